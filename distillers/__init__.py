@@ -1,0 +1,3 @@
+"""Knowledge distillation of image classifiers: exact losses, any teacher, any student."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,23 @@
+"""The one error that the command line shows without a traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something that the user gave cannot work; the message says what, and what would."""
+
+
+def unknown(kind: str, given: str, known: Iterable[str]) -> InputError:
+    """An `InputError` for a name that does not exist, with the nearest one that does.
+
+    Args:
+        kind: what was looked for, as in "loss" or "network".
+        given: the name that was given.
+        known: the names that exist.
+    """
+    names = sorted(known)
+    by_lower = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(given.lower(), by_lower, n=1, cutoff=0.5)
+    hint = f", did you mean {by_lower[near[0]]!r}?" if near else "."
+    return InputError(f"no {kind} {given!r}{hint} There are: {', '.join(names)}.")
