@@ -1,7 +1,7 @@
 """Inputs and parameters drawn from a text, so that numbers agree on every machine.
 
-The values come from numpy's legacy generator, whose stream numpy keeps fixed across releases, seeded
-with the CRC-32 of the text.
+The values come from numpy's legacy generator, whose stream numpy keeps fixed across releases,
+seeded with the CRC-32 of the text.
 """
 
 import math
