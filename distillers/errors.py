@@ -21,3 +21,7 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> InputError:
     near = difflib.get_close_matches(given.lower(), by_lower, n=1, cutoff=0.5)
     hint = f", did you mean {by_lower[near[0]]!r}?" if near else "."
     return InputError(f"no {kind} {given!r}{hint} There are: {', '.join(names)}.")
+
+
+class Diverged(RuntimeError):
+    """The loss is not a finite number any more; the message names its parts."""

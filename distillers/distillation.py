@@ -1,0 +1,232 @@
+"""The task that the library ships: a student, a frozen teacher, and a weighted sum of losses."""
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distillers import wiring
+from distillers.data.batch import Batch
+from distillers.errors import InputError
+from distillers.tap_rules import find_taps
+from distillers.taps import Reader, Taps, measure, module_at
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of the loss: a loss module, its weight, and the name that it is logged under."""
+
+    name: str
+    loss: nn.Module
+    weight: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a task gives the loop for one batch.
+
+    Attributes:
+        loss: scalar with gradient.
+        parts: scalars without gradient by name, before their weights.
+        logits: (n, k) of the network that learns, or None where the deployed network's logits do
+            not occur in the step.
+    """
+
+    loss: Tensor
+    parts: dict[str, Tensor]
+    logits: Tensor | None
+
+
+class Supervised(nn.Module):
+    """The task without a teacher: one network, one loss on its logits."""
+
+    def __init__(self, student: nn.Module, loss: nn.Module) -> None:
+        super().__init__()
+        self.student = student
+        self.loss = loss
+
+    def forward(self, batch: Batch, progress: float = 0.0) -> Step:
+        """One step's loss; `progress` is not used."""
+        logits = self.student(batch.images)
+        loss = self.loss(logits, batch.labels)
+        return Step(loss, {"ce": loss.detach()}, logits)
+
+    def deployed(self) -> nn.Module:
+        """The network that is scored, saved and exported."""
+        return self.student
+
+
+class Distillation(nn.Module):
+    """A student that learns from a frozen teacher by a weighted sum of losses.
+
+    The teacher is held outside the module tree: it has no part in the state dict, the parameters,
+    or a wrapper such as DistributedDataParallel, and it stays in evaluation mode. It moves along
+    with `.to(...)`.
+
+    Args:
+        student: maps images (n, c, h, w) to logits (n, k).
+        teacher: likewise; it is frozen here.
+        terms: the summands.
+        student_taps: where to read the student.
+        teacher_taps: where to read the teacher.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        terms: list[Term],
+        *,
+        student_taps: Taps,
+        teacher_taps: Taps,
+    ) -> None:
+        super().__init__()
+        _refuse_bad_terms(terms)
+        self.student = student
+        self.losses = nn.ModuleDict({term.name: term.loss for term in terms})
+        self.weights = {term.name: term.weight for term in terms}
+        self._reads = {term.name: wiring.reads(term.loss.forward) for term in terms}
+        asked = {name for names in self._reads.values() for name in names}
+        student_kinds = {wiring.FROM_STUDENT[n] for n in asked if n in wiring.FROM_STUDENT}
+        teacher_kinds = {wiring.FROM_TEACHER[n] for n in asked if n in wiring.FROM_TEACHER}
+        self._student_reader = Reader(student, student_taps, student_kinds | {"logits"})
+        self._teacher_reader = Reader(freeze(teacher), teacher_taps, teacher_kinds)
+
+    @property
+    def teacher(self) -> nn.Module:
+        """The frozen teacher."""
+        return self._teacher_reader.net
+
+    def forward(self, batch: Batch, progress: float = 0.0) -> Step:
+        """One step's loss.
+
+        Args:
+            batch: images, labels and index.
+            progress: share of the training that is done, in [0, 1].
+        """
+        values: dict[str, Any] = {"labels": batch.labels, "index": batch.index, "progress": progress}
+        values |= self.read_teacher(batch.images)
+        read = self._student_reader(batch.images)
+        values |= {f"student_{kind}": value for kind, value in read.items()}
+        parts = {
+            name: loss(**{key: values[key] for key in self._reads[name]})
+            for name, loss in self.losses.items()
+        }
+        total = sum(self.weights[name] * part for name, part in parts.items())
+        logits = None if self._deploying() else values["student_logits"]
+        return Step(total, {name: part.detach() for name, part in parts.items()}, logits)
+
+    @torch.no_grad()
+    def read_teacher(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
+        """What the losses ask of the teacher, by the names that they use; empty where they do not."""
+        if not self._teacher_reader.wanted:
+            return {}
+        return {f"teacher_{kind}": value for kind, value in self._teacher_reader(images).items()}
+
+    def deployed(self) -> nn.Module:
+        """The network that is scored, saved and exported: the student, or what a loss makes of it."""
+        deploying = self._deploying()
+        return deploying[0].deploy(self.student) if deploying else self.student
+
+    def _deploying(self) -> list[nn.Module]:
+        return [loss for loss in self.losses.values() if hasattr(loss, "deploy")]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Distillation":
+        self.teacher._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+
+def _refuse_bad_terms(terms: list[Term]) -> None:
+    names = [term.name for term in terms]
+    if not terms:
+        raise InputError("no loss is left: every weight is zero.")
+    if len(set(names)) < len(names):
+        raise InputError(f"a loss is named twice: {', '.join(names)}.")
+    for term in terms:
+        if not math.isfinite(term.weight) or term.weight < 0:
+            raise InputError(f"the weight of {term.name} is {term.weight}; it must be positive.")
+    deploying = [term.name for term in terms if hasattr(term.loss, "deploy")]
+    if len(deploying) > 1:
+        raise InputError(f"{' and '.join(deploying)} would each deploy a network of its own.")
+
+
+def freeze(net: nn.Module) -> nn.Module:
+    """`net` in evaluation mode, none of its parameters asking for gradient."""
+    return net.eval().requires_grad_(False)
+
+
+def distil(
+    student: nn.Module,
+    teacher: nn.Module,
+    weights: Mapping[str, float],
+    *,
+    images: Tensor,
+    train_labels: Tensor | None = None,
+    batch_size: int | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    student_taps: Taps | None = None,
+    teacher_taps: Taps | None = None,
+) -> Distillation:
+    """Wire a student, a teacher and losses by name.
+
+    Args:
+        student: maps images (n, c, h, w) to logits (n, k).
+        teacher: likewise, of any architecture.
+        weights: weight by loss name, as in `{"ce": 1.0, "crd": 0.8}`; a name may be
+            "package.module:Class". A weight of zero leaves the loss out.
+        images: (n, c, h, w), any content, of the shape that the networks will see, on their device.
+        train_labels: (N,) labels of the training set, for losses that ask for them.
+        batch_size: images a step, for losses that ask for it.
+        options: options by loss name, as in `{"crd": {"negatives": 4096}}`.
+        student_taps: where to read the student; found by rule where left out.
+        teacher_taps: where to read the teacher; found by rule where left out.
+
+    Raises:
+        InputError: for anything that cannot work: an unknown loss or option, networks with
+            different numbers of classes, a tap that does not exist.
+    """
+    chosen = {name: weight for name, weight in weights.items() if weight != 0}
+    classes = {name: wiring.find(name) for name in chosen}
+    short = {name: cls.__name__.lower() for name, cls in classes.items()}
+    for name in options or {}:
+        if name not in short.values():
+            raise InputError(f"options were given for {name!r}, which is not among the losses.")
+    student_taps = student_taps or find_taps(student, images)
+    teacher_taps = teacher_taps or find_taps(teacher, images)
+    student.taps = student_taps  # a deployed network is cut where the student is read
+    facts = _facts(student, teacher, student_taps, teacher_taps, images)
+    facts |= {"train_labels": train_labels, "batch_size": batch_size}
+    terms = [
+        Term(short[name], wiring.build(cls, facts, (options or {}).get(short[name])), chosen[name])
+        for name, cls in classes.items()
+    ]
+    task = Distillation(
+        student, teacher, terms, student_taps=student_taps, teacher_taps=teacher_taps
+    )
+    return task.to(images.device)
+
+
+def _facts(
+    student: nn.Module, teacher: nn.Module, student_taps: Taps, teacher_taps: Taps, images: Tensor
+) -> dict[str, Any]:
+    of_student = measure(student, student_taps, images)
+    of_teacher = measure(teacher, teacher_taps, images)
+    if of_student.num_classes != of_teacher.num_classes:
+        raise InputError(
+            f"the teacher tells {of_teacher.num_classes} classes apart and the student "
+            f"{of_student.num_classes}; they must agree."
+        )
+    return {
+        "student_dim": of_student.dim,
+        "teacher_dim": of_teacher.dim,
+        "student_channels": list(of_student.channels),
+        "teacher_channels": list(of_teacher.channels),
+        "student_sizes": list(of_student.sizes),
+        "teacher_sizes": list(of_teacher.sizes),
+        "teacher_head": freeze(copy.deepcopy(module_at(teacher, teacher_taps.head))),
+        "num_classes": of_student.num_classes,
+    }

@@ -1,0 +1,59 @@
+"""Score a network on a data set, each image counted exactly once."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distillers.data.batch import Batch
+from distillers.taps import evaluating
+
+
+@dataclass(frozen=True)
+class Score:
+    """Cross-entropy and accuracies of a network.
+
+    Attributes:
+        loss: mean cross-entropy in nats.
+        acc: top-1 accuracy in percent.
+        acc_top5: top-5 accuracy in percent (of all classes where there are fewer than five).
+        correct: images whose top-1 is right.
+        total: images seen.
+    """
+
+    loss: float
+    acc: float
+    acc_top5: float
+    correct: int
+    total: int
+
+
+@torch.no_grad()
+def score(net: nn.Module, batches: Iterable[Batch]) -> Score:
+    """Score `net`, in evaluation mode and in full precision, on every image of `batches`.
+
+    Args:
+        net: maps images (n, c, h, w) to logits (n, k), on the device of the batches.
+        batches: an evaluation loader's epoch.
+    """
+    sums: Tensor | None = None
+    total = 0
+    with evaluating(net):
+        for batch in batches:
+            logits = net(batch.images).float()
+            counted = _count(logits, batch.labels)
+            sums = counted if sums is None else sums + counted
+            total += len(batch.labels)
+    if sums is None:
+        raise ValueError("there is nothing to score: the loader yields no batch.")
+    loss, first, top5 = sums.tolist()
+    return Score(loss / total, 100 * first / total, 100 * top5 / total, int(first), total)
+
+
+def _count(logits: Tensor, labels: Tensor) -> Tensor:
+    """Summed cross-entropy, number right, number within the first five, in float64: (3,)."""
+    loss = F.cross_entropy(logits, labels, reduction="sum").double()
+    ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+    return torch.stack([loss, ranked[:, 0].sum().double(), ranked.any(1).sum().double()])
