@@ -1,0 +1,78 @@
+"""Networks by name: those of the distillation papers, timm's, torchvision's and the user's own."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from distillers.errors import InputError, unknown
+from distillers.models.zoo import LARGE_IMAGES, PUBLISHED, SMALL_IMAGES
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LARGEST_SMALL_IMAGE = 64
+
+
+def names() -> list[str]:
+    """The names of the networks that are built here, without importing torch."""
+    return list(SMALL_IMAGES | LARGE_IMAGES)
+
+
+def create(
+    name: str, num_classes: int = 100, image_size: int = 32, pretrained: bool = False
+) -> nn.Module:
+    """Build a network that maps images (n, 3, h, w) to logits (n, num_classes).
+
+    Args:
+        name: one of `names()`, or `timm:NAME`, `torchvision:NAME`, or `package.module:callable` for
+            a class or function of one's own that takes `num_classes`.
+        num_classes: number of logits.
+        image_size: side of the images in pixels. `ResNet50` is the net of the papers on CIFAR up to
+            64 pixels and ImageNet's above; nets that fix the size, as transformers do, get it too.
+        pretrained: start from the weights that timm or torchvision publish. The networks of this
+            package take the first published ones, which the distillation papers teach from. Where
+            these tell another number of classes apart, the classifier is a new one.
+
+    Raises:
+        InputError: when there is no such network or no such weights, or they cannot be fetched.
+    """
+    if ":" in name:
+        from distillers.models import elsewhere
+
+        return elsewhere.create(name, num_classes, image_size, pretrained)
+    is_large = name in LARGE_IMAGES and (
+        name not in SMALL_IMAGES or image_size > LARGEST_SMALL_IMAGE
+    )
+    table = LARGE_IMAGES if is_large else SMALL_IMAGES
+    if name not in table:
+        raise _unknown(name)
+    if not pretrained:
+        return _build(table, name, num_classes)
+    if not is_large or name not in PUBLISHED:
+        raise InputError(
+            f"{name} for {image_size} x {image_size} images has no published weights; "
+            f"these have: {', '.join(PUBLISHED)} for more than {LARGEST_SMALL_IMAGE} x "
+            f"{LARGEST_SMALL_IMAGE}, timm:NAME and torchvision:NAME."
+        )
+    from distillers.models import published
+
+    return published.fill(_build(table, name, 1000), PUBLISHED[name], num_classes)
+
+
+def _build(table: dict[str, tuple[str, tuple[object, ...]]], name: str, classes: int) -> nn.Module:
+    path, arguments = table[name]
+    module, _, constructor = path.partition(":")
+    build = getattr(import_module(f"distillers.models.{module}"), constructor)
+    return build(*arguments, num_classes=classes)
+
+
+def _unknown(name: str) -> InputError:
+    """The error for a bare name, which looks for it at timm and torchvision too."""
+    from distillers.models import elsewhere
+
+    same = [known for known in names() if known.lower() == name.lower()]
+    found = [*same, *elsewhere.places_of(name)]
+    if not found:
+        return unknown("network", name, names())
+    return InputError(f"no network {name!r}, did you mean {' or '.join(map(repr, found))}?")

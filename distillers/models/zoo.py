@@ -1,0 +1,50 @@
+"""The table of the networks that have a name here; reading it imports no torch.
+
+Each name stands for where its constructor is, as "module:constructor" in `distillers.models`, and
+for the arguments that precede `num_classes`.
+"""
+
+Entry = tuple[str, tuple[object, ...]]
+
+_RESNETS = {
+    **{f"resnet{depth}": (depth, 1) for depth in (8, 14, 20, 32, 38, 44, 56, 110, 116, 200)},
+    **{f"resnet{depth}x2": (depth, 2) for depth in (14, 38, 110)},
+    **{f"resnet{depth}x4": (depth, 4) for depth in (8, 14, 20, 26, 32, 38, 44, 56, 110)},
+}
+_WIDE_RESNETS = [(16, 1), (16, 2), (16, 4), (40, 1), (40, 2), (40, 4)]
+
+SMALL_IMAGES: dict[str, Entry] = {
+    **{name: ("resnet:ResNet", arguments) for name, arguments in _RESNETS.items()},
+    **{f"wrn_{d}_{k}": ("resnet_wide:WideResNet", (d, k)) for d, k in _WIDE_RESNETS},
+    **{f"vgg{depth}": ("vgg:VGG", (depth,)) for depth in (8, 11, 13, 16, 19)},
+    "MobileNetV2": ("mobilenet:MobileNetV2", (0.5,)),
+    "MobileNetV2_1_0": ("mobilenet:MobileNetV2", (1.0,)),
+    "ShuffleV1": ("shufflenet:ShuffleNet", (3,)),
+    "ShuffleV2": ("shufflenet_v2:ShuffleNetV2", (1.0,)),
+    "ShuffleV2_1_5": ("shufflenet_v2:ShuffleNetV2", (1.5,)),
+    "ResNet50": ("resnet50_small:ResNet50", ()),
+}
+
+LARGE_IMAGES: dict[str, Entry] = {
+    "ResNet18": ("resnet_imagenet:basic_resnet", ((2, 2, 2, 2), 1)),
+    "ResNet34": ("resnet_imagenet:basic_resnet", ((3, 4, 6, 3), 1)),
+    "ResNet50": ("resnet_imagenet:bottleneck_resnet", ((3, 4, 6, 3), 1, 64)),
+    "ResNet10x2": ("resnet_imagenet:basic_resnet", ((1, 1, 1, 1), 2)),
+    "ResNet18x2": ("resnet_imagenet:basic_resnet", ((2, 2, 2, 2), 2)),
+    "ResNet34x2": ("resnet_imagenet:basic_resnet", ((3, 4, 6, 3), 2)),
+    "resnext50_32x4d": ("resnet_imagenet:bottleneck_resnet", ((3, 4, 6, 3), 32, 4)),
+    "wrn_50_2": ("resnet_imagenet:bottleneck_resnet", ((3, 4, 6, 3), 1, 128)),
+    "MobileNetV2_Imagenet": ("mobile_imagenet:mobilenet_v2", ()),
+    "ShuffleV2_Imagenet": ("mobile_imagenet:shufflenet_v2", ()),
+}
+
+# Those whose weights torchvision publishes, by its name for them.
+PUBLISHED = {
+    "ResNet18": "resnet18",
+    "ResNet34": "resnet34",
+    "ResNet50": "resnet50",
+    "resnext50_32x4d": "resnext50_32x4d",
+    "wrn_50_2": "wide_resnet50_2",
+    "MobileNetV2_Imagenet": "mobilenet_v2",
+    "ShuffleV2_Imagenet": "shufflenet_v2_x1_0",
+}
