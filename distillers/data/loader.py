@@ -1,0 +1,232 @@
+"""Batches of small images that lie in memory: cropped, flipped and normalised on the device."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from distillers.data.batch import Batch
+from distillers.data.images import check_pair
+from distillers.errors import InputError
+
+PAD = 4  # black pixels put around an image before it is cropped back to its size
+
+
+class _Plan(NamedTuple):
+    """What an epoch does to each place of its order, drawn before it begins; each (m,) int64."""
+
+    rows: Tensor
+    top: Tensor
+    left: Tensor
+    mirrored: Tensor
+
+
+class Loader:
+    """Yields batches of a set of images, epoch by epoch.
+
+    The order of an epoch, and every crop and flip in it, are a pure function of `seed` and the
+    epoch's number: neither the batch size, nor the device, nor the number of processes, nor what
+    was consumed before, nor the global random state enters. So a run that stopped can go on in the
+    middle of an epoch. Without `drop_last` each image comes exactly once, over all processes
+    together.
+
+    Args:
+        images: (N, c, h, w) uint8, c 1 or 3; grey images come out with three equal channels.
+        labels: (N,) int64.
+        batch_size: images a batch, in each process.
+        mean: c numbers, on the scale where 0 is black and 1 is white.
+        std: c numbers, on the same scale.
+        seed: any whole number.
+        augment: whether to crop at random from the image with `PAD` black pixels around it, and
+            to flip one image in two, each image on its own.
+        flip: False crops only, for classes that change when mirrored.
+        shuffle: whether each epoch has an order of its own, or that of the rows.
+        drop_last: whether to leave out the last batch where it would be smaller.
+        device: where the images are kept, and the batches made.
+        index: (m,) int64, the rows to visit; all of them where left out.
+        dtype: of the batches' images, floating point.
+        channels_last: whether they have that memory format.
+        rank: the number of this process among `world_size`.
+        world_size: how many processes divide each epoch among themselves; their batches of one
+            number together are what a single process with batches that many times larger yields.
+
+    Attributes:
+        batch_size: as given.
+        num_images: how many images an epoch yields, in this process.
+        device: as given.
+
+    Raises:
+        InputError: if the data are empty or do not fit together, a number is out of range, or
+            `drop_last` would leave no batch.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        batch_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        seed: int = 0,
+        augment: bool = False,
+        flip: bool = True,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        device: torch.device | str = "cpu",
+        index: Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        check_pair("loader", images, labels)
+        _check_numbers(batch_size, images.shape[1], mean, std, dtype, rank, world_size)
+        self.batch_size, self.device = batch_size, torch.device(device)
+        self._seed, self._augment, self._flip, self._shuffle = seed, augment, flip, shuffle
+        self._rank, self._world_size, self._dtype = rank, world_size, dtype
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        self._rows = torch.arange(len(images)) if index is None else _checked(index, len(images))
+        self._bounds = _bounds(len(self._rows), batch_size, rank, world_size, drop_last)
+        self._check_count(drop_last)
+        self.num_images = sum(stop - start for start, stop in self._bounds)
+
+        images = images.to(self.device)
+        # Padded once, so that a crop is a view of 9 x 9 windows and the rest is one gather.
+        self._images = F.pad(images, (PAD, PAD, PAD, PAD)) if augment else images
+        self._labels = labels.to(self.device)
+        wide = torch.promote_types(dtype, torch.float32)
+        centre, spread = (torch.tensor(x, dtype=torch.float64).view(-1, 1, 1) for x in (mean, std))
+        self._scale = (1 / (255 * spread)).to(self.device, wide)
+        self._shift = (-centre / spread).to(self.device, wide)
+
+    def __len__(self) -> int:
+        """How many batches an epoch has, in this process."""
+        return len(self._bounds)
+
+    def epoch(self, number: int, start_batch: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch.
+
+        Args:
+            number: of the epoch, from 1.
+            start_batch: how many batches to skip; the others are the same to the bit.
+
+        Raises:
+            InputError: if `number` or `start_batch` is out of range.
+        """
+        if number < 1:
+            raise InputError(f"epoch is {number}; epochs count from 1.")
+        if not 0 <= start_batch <= len(self):
+            raise InputError(
+                f"start_batch is {start_batch}; an epoch has {len(self)} batches, "
+                f"so it must be in 0 to {len(self)}."
+            )
+        return self._batches(number, start_batch)
+
+    def _batches(self, number: int, start_batch: int) -> Iterator[Batch]:
+        plan = self._plan(number)
+        for start, stop in self._bounds[start_batch:]:
+            part = _Plan(*(x[start:stop] for x in plan))
+            pixels = self._crops(part) if self._augment else self._images[part.rows]
+            yield Batch(self._normalised(pixels), self._labels[part.rows], part.rows)
+
+    def _plan(self, number: int) -> _Plan:
+        """Draw the whole epoch at once, on the CPU, where every machine draws the same."""
+        digest = hashlib.blake2b(f"{self._seed} {number}".encode(), digest_size=8).digest()
+        rng = torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
+        size = (len(self._rows),)
+        rows = self._rows[torch.randperm(size[0], generator=rng)] if self._shuffle else self._rows
+        top = torch.randint(2 * PAD + 1, size, generator=rng)
+        left = torch.randint(2 * PAD + 1, size, generator=rng)
+        mirrored = torch.randint(2, size, generator=rng)
+        return _Plan(*(x.to(self.device) for x in (rows, top, left, mirrored)))
+
+    def _crops(self, part: _Plan) -> Tensor:
+        """Each image's own window of its padded image, mirrored or not, (n, c, h, w) uint8."""
+        num, channels, height, width = self._images.shape
+        n, c, y, x = self._images.stride()
+        windows = self._images.as_strided(
+            (num, 2 * PAD + 1, 2 * PAD + 1, channels, height - 2 * PAD, width - 2 * PAD),
+            (n, y, x, c, y, x),
+        )
+        crops = windows[part.rows, part.top, part.left]
+        if not self._flip:
+            return crops
+        count = len(crops)
+        choice = torch.arange(count, device=self.device) + count * part.mirrored
+        return torch.cat([crops, crops.flip(-1)]).index_select(0, choice)
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        """(x / 255 - mean) / std, in three channels."""
+        pixels = pixels.contiguous(memory_format=self._format)
+        images = pixels.to(self._scale.dtype).mul_(self._scale).add_(self._shift).to(self._dtype)
+        if images.shape[1] == 3:
+            return images
+        return images.expand(-1, 3, -1, -1).contiguous(memory_format=self._format)
+
+    def _check_count(self, drop_last: bool) -> None:
+        num, whole = len(self._rows), self.batch_size * self._world_size
+        if drop_last and num < whole:
+            raise InputError(
+                f"{num} images do not fill one batch of {self.batch_size}"
+                + (f" in each of {self._world_size} processes" if self._world_size > 1 else "")
+                + ", and drop_last leaves out what is smaller; "
+                + f"take a batch size of at most {num // self._world_size}, or drop_last=False."
+            )
+        if self._shuffle and not drop_last and 0 < num % whole < self._world_size:
+            raise InputError(
+                f"the last {num % whole} of {num} images cannot be divided among "
+                f"{self._world_size} processes, so some would wait forever for a batch of the "
+                "others; take drop_last=True or another batch size."
+            )
+
+
+def _bounds(
+    num: int, batch_size: int, rank: int, world_size: int, drop_last: bool
+) -> list[tuple[int, int]]:
+    """Where each batch of a process starts and stops in the order that all processes share."""
+    whole = batch_size * world_size
+    firsts = range(rank * batch_size, num // whole * whole, whole)
+    bounds = [(first, first + batch_size) for first in firsts]
+    rest, done = num % whole, num // whole * whole
+    start, stop = done + rest * rank // world_size, done + rest * (rank + 1) // world_size
+    return bounds if drop_last or start == stop else [*bounds, (start, stop)]
+
+
+def _checked(index: Tensor, num: int) -> Tensor:
+    if index.dtype != torch.int64 or index.ndim != 1 or len(index) == 0:
+        raise InputError(
+            f"index is {tuple(index.shape)} {index.dtype}; it must be (m,) torch.int64, m > 0."
+        )
+    index = index.cpu()
+    if index.min() < 0 or index.max() >= num:
+        raise InputError(
+            f"index reaches from {int(index.min())} to {int(index.max())}; "
+            f"there are {num} images, so it must be in 0 to {num - 1}."
+        )
+    return index
+
+
+def _check_numbers(
+    batch_size: int,
+    channels: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype,
+    rank: int,
+    world_size: int,
+) -> None:
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; it must be at least 1.")
+    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+        raise InputError(
+            f"mean {tuple(mean)} and std {tuple(std)} must hold one number for each of the "
+            f"{channels} channels of the images, and each std must be positive."
+        )
+    if not dtype.is_floating_point:
+        raise InputError(f"dtype is {dtype}; images are normalised to floating point numbers.")
+    if not 0 <= rank < world_size:
+        raise InputError(f"rank is {rank} of {world_size}; it must be in 0 to world_size - 1.")
