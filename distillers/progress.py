@@ -25,44 +25,40 @@ class Progress:
     ) -> None:
         self.epochs, self.batches, self.done = epochs, batches, done
         self.stream = stream or sys.stderr
-        self.start = self.spoke = self.began = time.monotonic()
+        self.start = self.spoke = time.monotonic()
         self.bar = (
             tqdm(total=batches, file=self.stream, leave=False, dynamic_ncols=True)
             if self.stream.isatty()
             else None
         )
 
-    def batch(self, epoch: int, number: int, images: int, figures: Mapping[str, float]) -> None:
+    def batch(self, epoch: int, number: int, figures: Mapping[str, float]) -> None:
         """Show the state within an epoch."""
         now = time.monotonic()
-        text = self._line(epoch, number, figures, images / max(now - self.began, 1e-9))
         if self.bar is not None:
             self.bar.n = number
-            self.bar.set_description_str(text)
+            self.bar.set_description_str(self._line(epoch, number, figures))
         elif now - self.spoke > QUIET:
             self.spoke = now
-            print(text, file=self.stream, flush=True)
+            print(self._line(epoch, number, figures), file=self.stream, flush=True)
 
-    def epoch(self, epoch: int, images: int, figures: Mapping[str, float]) -> None:
+    def epoch(self, epoch: int, figures: Mapping[str, float]) -> None:
         """Show the figures of a finished epoch."""
-        now = time.monotonic()
-        text = self._line(epoch, self.batches, figures, images / max(now - self.began, 1e-9))
-        self.began = self.spoke = now
+        self.spoke = time.monotonic()
         if self.bar is not None:
             self.bar.clear()
-        print(text, file=self.stream, flush=True)
+        print(self._line(epoch, self.batches, figures), file=self.stream, flush=True)
 
     def close(self) -> None:
         """Take the bar away."""
         if self.bar is not None:
             self.bar.close()
 
-    def _line(
-        self, epoch: int, number: int, figures: Mapping[str, float], speed: float
-    ) -> str:
+    def _line(self, epoch: int, number: int, figures: Mapping[str, float]) -> str:
         share = (epoch - 1 - self.done + number / self.batches) / max(self.epochs - self.done, 1)
-        left = (time.monotonic() - self.start) * (1 / max(share, 1e-9) - 1)
+        left = int((time.monotonic() - self.start) * (1 / max(share, 1e-9) - 1))
         shown = ("train_loss", "train_acc", "val_acc", "test_acc")
         parts = [f"{name.replace('_', ' ')} {figures[name]:.4g}" for name in shown if name in figures]
-        clock = f"{left // 3600:.0f}:{left % 3600 // 60:02.0f}:{left % 60:02.0f} left"
-        return f"epoch {epoch}/{self.epochs}  {'  '.join(parts)}  {speed:,.0f} images/s  {clock}"
+        speed = f"{figures['images_per_second']:,.0f} images/s"
+        clock = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+        return "  ".join([f"epoch {epoch}/{self.epochs}", *parts, speed, clock])

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -86,7 +87,7 @@ def fit(
     *,
     score: Callable[[nn.Module], dict[str, float]],
     keep: Callable[[dict[str, float], dict[str, Any], nn.Module], None],
-    report: Callable[[int, int, int, dict[str, float]], None] = lambda *_: None,
+    report: Callable[[int, int, dict[str, float]], None] = lambda *_: None,
     resumed: dict[str, Any] | None = None,
 ) -> None:
     """Train a task.
@@ -98,7 +99,7 @@ def fit(
         score: the figures of a deployed network on held-out images, by name.
         keep: called after every epoch with its figures, the state that `resumed` takes, and the
             deployed network: records and saves.
-        report: called every `plan.print_freq` batches with epoch, batch, images so far, figures.
+        report: called every `plan.print_freq` batches with epoch, batch, and the figures so far.
         resumed: the state to go on from.
 
     Raises:
@@ -145,7 +146,7 @@ class Trainer:
             if number == first + together:
                 self.step()
             if number % plan.print_freq == 0:
-                report(epoch, number, tally.images, tally.figures())
+                report(epoch, number, tally.figures())
         return {**tally.figures(), "lr": plan.rate(epoch)}
 
     def backward(self, batch: Batch, progress: float, together: int = 1) -> Step:
@@ -205,6 +206,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.images = 0
+        self._began = time.monotonic()
         self._sums: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -230,7 +232,7 @@ class Tally:
         if not math.isfinite(means["train_loss"]):
             parts = ", ".join(f"{n[6:]} {v:g}" for n, v in means.items() if n != "train_acc")
             raise Diverged(f"the loss is not finite any more ({parts}); try a lower learning rate.")
-        return means
+        return {**means, "images_per_second": self.images / (time.monotonic() - self._began)}
 
     def _plus(self, name: str, value: Tensor) -> None:
         self._sums[name] = self._sums[name] + value if name in self._sums else value.double()

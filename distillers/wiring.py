@@ -77,11 +77,13 @@ def needs(loss: type[nn.Module]) -> tuple[str, ...]:
     Raises:
         InputError: for a name that is no fact, with the nearest that is.
     """
-    return tuple(_required(loss, FACTS))
+    return tuple(_required(loss, FACTS)) if _has_constructor(loss) else ()
 
 
 def options(loss: type[nn.Module]) -> dict[str, Any]:
     """The options of a loss with their defaults."""
+    if not _has_constructor(loss):
+        return {}
     parameters = inspect.signature(loss).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
 
@@ -130,6 +132,10 @@ def from_text(loss: type[nn.Module], name: str, text: str) -> Any:
     if default is not None and type(value) is not type(default):
         raise InputError(f"{loss.__name__}.{name} is {default!r} by default; {text!r} does not fit.")
     return value
+
+
+def _has_constructor(loss: type[nn.Module]) -> bool:
+    return loss.__init__ is not nn.Module.__init__
 
 
 def _required(function: Callable, known: tuple[str, ...]) -> list[str]:

@@ -1,0 +1,92 @@
+"""The command `distillers`: finds the subcommand and runs it; imports nothing heavy."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from distillers.errors import Diverged, InputError, unknown
+
+COMMANDS = {
+    "teacher": "train a network on labels alone (train_teacher.py)",
+    "student": "distil a student from a trained teacher (train_student.py)",
+    "evaluate": "score a saved network",
+    "list": "show methods, networks and data sets",
+    "demo": "distil real handwritten digits in a few minutes, without a network or a GPU",
+}
+Config = TypeVar("Config")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run `distillers COMMAND ...`; the exit status."""
+    args = list(sys.argv[1:] if args is None else args)
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: distillers COMMAND [FLAGS]\n\nKnowledge distillation of image classifiers.\n")
+        print("\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items()))
+        print("\n`distillers COMMAND --help` tells the flags of a command.")
+        return 0 if args else 2
+    if args[0] in ("-V", "--version"):
+        from distillers import __version__
+
+        print(f"distillers {__version__}")
+        return 0
+    return run(args[0], args[1:])
+
+
+def run(command: str, args: Sequence[str]) -> int:
+    """Run one subcommand; what the user gave wrong is told in a line, without a traceback.
+
+    Returns:
+        the exit status: 0 done, 2 bad input, 3 diverged, 130 stopped by Ctrl-C.
+    """
+    try:
+        if command not in COMMANDS:
+            raise unknown("command", command, COMMANDS)
+        importlib.import_module(f"distillers.commands.{command}").main(args)
+    except (InputError, Diverged) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3 if isinstance(error, Diverged) else 2
+    except KeyboardInterrupt:
+        print("stopped; --resume goes on from the last finished epoch.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(config: type[Config], args: Sequence[str], prog: str) -> Config:
+    """Read flags into a dataclass; those of `--config FILE` go before the others."""
+    import tyro
+
+    return tyro.cli(config, args=[*_from_file(args), *args], prog=prog)
+
+
+def _from_file(args: Sequence[str]) -> list[str]:
+    """The flags in the file that `--config FILE` or `--config=FILE` names."""
+    path = None
+    for number, word in enumerate(args):
+        if word == "--config" and number + 1 < len(args):
+            path = args[number + 1]
+        elif word.startswith("--config="):
+            path = word.partition("=")[2]
+    if path is None:
+        return []
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read --config {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"--config {path} must hold a mapping of flags to values.")
+    return [word for name, value in content.items() for word in _flag(str(name), value)]
+
+
+def _flag(name: str, value: object) -> list[str]:
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    if value is None:
+        return []
+    if isinstance(value, list):
+        separate = all(isinstance(each, str) for each in value)
+        return [f"--{name}", *value] if separate else [f"--{name}", ",".join(map(str, value))]
+    return [f"--{name}", str(value)]

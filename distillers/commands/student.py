@@ -1,0 +1,48 @@
+"""`distillers student`, the documented train_student.py."""
+
+from collections.abc import Sequence
+
+from distillers.cli import parse
+from distillers.config import StudentConfig
+
+
+def main(args: Sequence[str]) -> None:
+    """Distil a student from a trained teacher."""
+    config = parse(StudentConfig, args, "train_student.py")
+    config.check()
+
+    from distillers import checkpoint, data, models, run, weights
+    from distillers.distillation import distil
+
+    chosen = weights.choose(config)
+    options = weights.options(config, chosen)
+    device = run.device_of(config.gpu_id)
+    images = data.load(config.dataset, config.data_dir, config.download)
+    size = images.test_images.shape[-1]
+    assert config.path_t is not None  # config.check refuses None
+    teacher, card = checkpoint.load_network(
+        config.path_t, name=config.model_t, num_classes=images.num_classes, image_size=size
+    )
+    teacher_name = card.get("model") or config.model_t or checkpoint.name_from_folder(config.path_t)
+    folder = config.folder(chosen.ce, chosen.kd, chosen.method, str(teacher_name))
+    place = run.claim(folder, config.model_s, config)
+    run.prepare(config)
+    student = models.create(config.model_s, num_classes=images.num_classes, image_size=size)
+    held_out = data.hold_out(images, config.val_fraction, config.trial)
+    task = distil(
+        student.to(device),
+        teacher.to(device),
+        chosen.terms(),
+        images=run.sample(images, device),
+        train_labels=held_out.train.train_labels.to(device),
+        batch_size=config.batch_size,
+        options=options,
+    )
+    terms = " + ".join(f"{weight:g} {name}" for name, weight in chosen.terms().items())
+    print(f"{config.model_s} from {teacher_name} on {config.dataset}, {device}, into {place.folder}")
+    print(f"loss: {terms} (protocol {config.protocol})")
+    if not config.skip_validation:
+        test = run.evaluation_loader(images.test_images, images.test_labels, images, device)
+        print(f"teacher: {run.score(teacher, test.epoch(1)).acc:.2f} % on the test images")
+    run.train(config, task, images, place, run.card_of(config.model_s, images, config), device)
+    print(f"saved {place.best}")

@@ -1,0 +1,48 @@
+"""`distillers teacher`, the documented train_teacher.py."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from distillers.cli import parse
+from distillers.config import TeacherConfig, file_name
+
+
+def main(args: Sequence[str]) -> None:
+    """Train a network on labels alone."""
+    config = parse(TeacherConfig, args, "train_teacher.py")
+    config.check()
+
+    from distillers import data, models, run
+    from distillers.distillation import Supervised
+    from distillers.losses import CE
+
+    device = run.device_of(config.gpu_id)
+    images = data.load(config.dataset, config.data_dir, config.download)
+    place = run.claim(config.folder(), config.model, config)
+    run.prepare(config)
+    size = images.test_images.shape[-1]
+    net = models.create(config.model, num_classes=images.num_classes, image_size=size)
+    task = Supervised(net.to(device), CE())
+    print(f"{config.model} on {config.dataset}, {device}, into {place.folder}")
+    run.train(config, task, images, place, run.card_of(config.model, images, config), device)
+    alias = _point(place.folder, config)
+    print(f"saved {alias / place.best.name}")
+
+
+def _point(folder: Path, config: TeacherConfig) -> Path:
+    """Let MODEL_vanilla, the documented folder, stand for the newest teacher of its name."""
+    alias = folder.with_name(f"{file_name(config.model)}_vanilla")
+    if alias.exists() and not alias.is_symlink():
+        print(f"{alias} is a folder of its own and stays as it is.")
+        return folder
+    aside = alias.with_name(alias.name + ".part")
+    aside.unlink(missing_ok=True)
+    try:
+        os.symlink(folder.name, aside, target_is_directory=True)
+    except OSError as error:
+        print(f"cannot link {alias} to the run ({error}); use the run's own path.")
+        return folder
+    aside.replace(alias)
+    print(f"{alias} now stands for {folder.name}")
+    return alias

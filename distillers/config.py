@@ -1,0 +1,261 @@
+"""The flags of the documented commands, as typed dataclasses; nothing here imports torch."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import UseAppendAction, arg
+from tyro.constructors import PrimitiveConstructorSpec
+
+from distillers.errors import InputError
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(",") if part.strip())
+
+
+Milestones = Annotated[
+    tuple[int, ...],
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="EPOCH,EPOCH,...",
+        instance_from_str=lambda args: _numbers(args[0]),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(map(str, value))],
+    ),
+]
+
+# Flags that change nothing of what a run computes; the folder's name leaves them out.
+NEUTRAL = (
+    *("print_freq", "tb_freq", "save_freq", "num_workers", "gpu_id", "data_dir", "save_dir"),
+    *("resume", "overwrite", "skip_validation", "dist_url", "multiprocessing_distributed"),
+    *("config", "download"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Flags that teachers and students share."""
+
+    dataset: str = "cifar100"
+    """digits, fashionmnist, cifar10 or cifar100 (see `distillers list`)."""
+    data_dir: str = "./data"
+    """Where data sets lie, or are downloaded to."""
+    download: bool = True
+    """Download a data set that is not there."""
+    val_fraction: float = 0.0
+    """Share of the training set held out to choose the best epoch on."""
+    protocol: Literal["simkd", "crd"] = "simkd"
+    """Whose published weights and rules: simkd reports the best test epoch, crd the last."""
+    batch_size: int = 64
+    """Images a step, on all devices together."""
+    num_workers: int = 8
+    """Processes that decode images; data sets in memory need none."""
+    epochs: int = 240
+    """Passes over the training set; they count from 1."""
+    learning_rate: float | None = None
+    """Left out: 0.05, but 0.01 for MobileNetV2 and the ShuffleNets on CIFAR, as published."""
+    lr_decay_epochs: Milestones = (150, 180, 210)
+    """The rate drops after each of these epochs."""
+    lr_decay_rate: float = 0.1
+    """What the rate is multiplied by."""
+    weight_decay: float = 5e-4
+    """L2 penalty of SGD."""
+    momentum: float = 0.9
+    """Momentum of SGD, without Nesterov."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the step; evaluation is always fp32."""
+    accumulate: int = 1
+    """Batches to an optimiser step."""
+    clip_grad: float | None = None
+    """Largest norm of the gradient."""
+    ema: float | None = None
+    """Decay of averaged weights, which are then scored and saved; 0.999, say."""
+    channels_last: bool = False
+    """Keep images and weights in channels-last order."""
+    compile: bool = False
+    """Compile the step with torch.compile."""
+    gpu_id: str | None = None
+    """The GPU to use, or "cpu". Left out: the first GPU where there is one."""
+    deterministic: bool = False
+    """Only deterministic kernels, also on a GPU."""
+    save_dir: str = "./save"
+    """Where run folders are made."""
+    resume: bool = False
+    """Go on with this very run from its last finished epoch."""
+    overwrite: bool = False
+    """Delete an earlier run with the same flags and start anew."""
+    print_freq: int = 100
+    """Steps between two looks at the running loss."""
+    tb_freq: int = 500
+    """Accepted for old scripts; scalars are written every epoch."""
+    save_freq: int = 40
+    """Epochs between two checkpoints that are kept; 0 keeps only last and best."""
+    dali: Literal["cpu", "gpu"] | None = None
+    """Decode with NVIDIA DALI."""
+    multiprocessing_distributed: bool = False
+    """Train on all GPUs of --gpu_id, a process each."""
+    dist_url: str = "tcp://127.0.0.1:23451"
+    """Where those processes meet."""
+    config: str | None = None
+    """A YAML or JSON file of flags, read before the other flags."""
+
+    def check(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            InputError: naming the flag, what was given, and what is allowed.
+        """
+        for name in ("batch_size", "epochs", "accumulate", "print_freq"):
+            _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        for name in ("num_workers", "save_freq", "weight_decay", "momentum"):
+            value = getattr(self, name)
+            _require(name, value, math.isfinite(value) and value >= 0, "0 or more")
+        for name in ("learning_rate", "lr_decay_rate", "clip_grad"):
+            value = getattr(self, name)
+            good = value is None or (math.isfinite(value) and value > 0)
+            _require(name, value, good, "greater than 0")
+        _require("val_fraction", self.val_fraction, 0 <= self.val_fraction < 1, "in [0, 1)")
+        _require("ema", self.ema, self.ema is None or 0 < self.ema < 1, "between 0 and 1")
+        steps = self.lr_decay_epochs
+        _require("lr_decay_epochs", steps, list(steps) == sorted(set(steps)), "rising epochs")
+        if self.resume and self.overwrite:
+            raise InputError("--resume and --overwrite contradict each other; choose one.")
+        if self.dali is not None:
+            raise InputError(
+                "--dali is not available yet: this version reads data sets that fit in memory, which it "
+                "augments on the device. Leave the flag out."
+            )
+        if self.multiprocessing_distributed:
+            raise InputError(
+                "--multiprocessing-distributed is not available yet: this version trains on one device. "
+                "Leave the flag out and name one GPU, as in --gpu_id 0."
+            )
+
+    def plain(self) -> dict[str, Any]:
+        """Every flag as JSON types."""
+        return json.loads(json.dumps(dataclasses.asdict(self), default=str))
+
+    def digest(self) -> str:
+        """Eight hexadecimal digits that differ wherever a flag that matters differs."""
+        flags = {k: v for k, v in self.plain().items() if k not in NEUTRAL}
+        return hashlib.sha256(json.dumps(flags, sort_keys=True).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig(Training):
+    """Train a network on labels alone."""
+
+    model: str = "resnet32x4"
+    """The network (see `distillers list`)."""
+    trial: Annotated[int, arg(aliases=["-t"])] = 0
+    """The seed, and part of the folder's name."""
+
+    def folder(self) -> Path:
+        """The run's folder."""
+        name = f"{file_name(self.model)}_vanilla_{self.dataset}_trial_{self.trial}_{self.digest()}"
+        return Path(self.save_dir) / "teachers" / "models" / name
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentConfig(Training):
+    """Distil a student from a trained teacher."""
+
+    path_t: str | None = None
+    """The teacher's checkpoint, as in ./save/teachers/models/resnet32x4_vanilla/resnet32x4_best.pth."""
+    model_t: str | None = None
+    """The teacher's architecture, where its checkpoint does not tell."""
+    model_s: str = "resnet8x4"
+    """The student (see `distillers list`)."""
+    distill: str = "kd"
+    """The method, or several joined by "+", as in crd+kd."""
+    loss: str | None = None
+    """A loss of your own, package.module:Class, beside or instead of --distill."""
+    option: Annotated[tuple[tuple[str, ...], ...], UseAppendAction] = ()
+    """Options of losses, as in crd.negatives=4096 rrd.dim=64; may be given more than once."""
+    trial: Annotated[int, arg(aliases=["-t"])] = 1
+    """The seed, and part of the folder's name."""
+    cls: Annotated[float | None, arg(aliases=["-c", "-r", "--gamma"])] = None
+    """Weight of the cross-entropy. Left out: as published."""
+    div: Annotated[float | None, arg(aliases=["-d", "-a", "--alpha"])] = None
+    """Weight of the KL divergence to the teacher's logits. Left out: as published."""
+    beta: Annotated[float | None, arg(aliases=["-b"])] = None
+    """Weight of the method. Left out: as published."""
+    kd_T: float | None = None  # noqa: N815, the documented spelling
+    """Temperature of KD (4)."""
+    hint_layer: int | None = None
+    """Stage that FitNet compares, from 1."""
+    factor: Annotated[int | None, arg(aliases=["-f"])] = None
+    """SimKD: how much narrower the projector is inside (2)."""
+    soft: Annotated[float | None, arg(aliases=["-s"])] = None
+    """SemCKD: softness of its attention (1)."""
+    feat_dim: int | None = None
+    """Width of the embeddings of CRD, RRD and DCD (128)."""
+    mode: Literal["exact", "relax"] | None = None
+    """CRD: the positive is the image itself, or any of its class."""
+    nce_k: int | None = None
+    """Negatives of CRD, queue of RRD (16384)."""
+    nce_t: float | None = None
+    """Temperature of CRD (0.07)."""
+    nce_t_s: float | None = None
+    """The student's temperature in RRD (0.1)."""
+    nce_t_t: float | None = None
+    """The teacher's temperature in RRD (0.02)."""
+    nce_m: float | None = None
+    """Momentum of CRD's banks (0.5)."""
+    memory_type: Literal["fifo", "momentum"] | None = None
+    """RRD: a queue, or a bank with momentum."""
+    init_epochs: int | None = None
+    """Epochs of the first stage of AB, FT and FSP (30)."""
+    skip_validation: bool = False
+    """Do not score the teacher before training."""
+
+    def methods(self) -> list[str]:
+        """The losses asked for by --distill and --loss, by the library's names."""
+        asked = [] if self.loss and self.distill == "kd" else self.distill.split("+")
+        asked = [PUBLISHED_NAMES.get(name.strip(), name.strip()) for name in asked]
+        return [*asked, *([self.loss] if self.loss else [])]
+
+    def folder(self, ce: float, kd: float, method: float, teacher: str) -> Path:
+        """The run's folder."""
+        title = file_name(self.loss or self.distill)
+        name = (
+            f"S_{file_name(self.model_s)}_T_{file_name(teacher)}_{self.dataset}_{title}"
+            f"_r_{ce:g}_a_{kd:g}_b_{method:g}_{self.trial}_{self.digest()}"
+        )
+        return Path(self.save_dir) / "students" / "models" / name
+
+    def check(self) -> None:
+        """Refuse what cannot work; see `Training.check`."""
+        super().check()
+        if not self.path_t:
+            raise InputError("--path_t is missing: the checkpoint of the teacher to learn from.")
+        for name in ("cls", "div", "beta"):
+            value = getattr(self, name)
+            good = value is None or (math.isfinite(value) and value >= 0)
+            _require(name, value, good, "0 or more")
+
+
+# The documented system's names of methods that have another name here.
+PUBLISHED_NAMES = {
+    "hint": "fitnet",
+    "attention": "at",
+    "similarity": "sp",
+    "correlation": "cc",
+    "abound": "ab",
+    "factor": "ft",
+}
+
+
+def file_name(text: str) -> str:
+    """`text` with everything that a file system may not like replaced by "-"."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in text)
+
+
+def _require(flag: str, value: object, good: bool, allowed: str) -> None:
+    if not good:
+        raise InputError(f"--{flag} is {value}; it must be {allowed}.")

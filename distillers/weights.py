@@ -1,0 +1,124 @@
+"""From flags to the weights and options of every loss of a student's run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from distillers import recipes, wiring
+from distillers.config import StudentConfig
+from distillers.errors import InputError
+
+# The documented flags that are options of losses: flag, loss, option.
+FLAG_OPTIONS = (
+    ("kd_T", "kd", "temperature"),
+    ("hint_layer", "fitnet", "hint_layer"),
+    ("factor", "simkd", "factor"),
+    ("soft", "semckd", "softness"),
+    ("feat_dim", "crd", "dim"),
+    ("feat_dim", "rrd", "dim"),
+    ("feat_dim", "dcd", "dim"),
+    ("mode", "crd", "mode"),
+    ("nce_k", "crd", "negatives"),
+    ("nce_k", "rrd", "queue_size"),
+    ("nce_t", "crd", "temperature"),
+    ("nce_t_s", "rrd", "student_temperature"),
+    ("nce_t_t", "rrd", "teacher_temperature"),
+    ("nce_m", "crd", "momentum"),
+    ("memory_type", "rrd", "memory"),
+    ("init_epochs", "ab", "warmup_epochs"),
+    ("init_epochs", "ft", "warmup_epochs"),
+    ("init_epochs", "fsp", "warmup_epochs"),
+)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a run.
+
+    Attributes:
+        ce: of the cross-entropy.
+        kd: of the KL divergence.
+        methods: of each other loss, by the name that it was asked for with.
+    """
+
+    ce: float
+    kd: float
+    methods: Mapping[str, float]
+
+    @property
+    def method(self) -> float:
+        """The weight of the first method, 0 where there is none: the folder name's b."""
+        return next(iter(self.methods.values()), 0.0)
+
+    def terms(self) -> dict[str, float]:
+        """Weight by loss name, those of weight zero left out."""
+        every = {"ce": self.ce, "kd": self.kd, **self.methods}
+        return {name: weight for name, weight in every.items() if weight}
+
+
+def choose(config: StudentConfig) -> Weights:
+    """The weights that the flags give, published ones in the place of those left out.
+
+    Raises:
+        InputError: for an unknown method, or a weight that has nothing to weigh.
+    """
+    asked = config.methods()
+    for name in asked:
+        wiring.find(name)
+    methods = [name for name in asked if name not in ("ce", "kd")]
+    published = [recipes.recipe(config.protocol, name) for name in methods]
+    if not methods:
+        base = recipes.recipe(config.protocol, "kd" if "kd" in asked else "ce")
+        if config.beta:
+            raise InputError(
+                f"--beta {config.beta:g} has nothing to weigh: --distill {config.distill} is weighted by "
+                "--cls and --div."
+            )
+    else:
+        kd = 1.0 if "kd" in asked else min(each.kd for each in published)
+        base = recipes.Recipe(ce=min(each.ce for each in published), kd=kd)
+    weights = Weights(
+        ce=base.ce if config.cls is None else config.cls,
+        kd=base.kd if config.div is None else config.div,
+        methods={
+            name: each.method if config.beta is None else config.beta
+            for name, each in zip(methods, published, strict=True)
+        },
+    )
+    if not weights.terms():
+        raise InputError("every weight is zero: nothing would be learned.")
+    return weights
+
+
+def options(config: StudentConfig, weights: Weights) -> dict[str, dict[str, Any]]:
+    """The options of each loss of the run by its class's lower-cased name.
+
+    The published ones of the protocol first, then those of the documented flags, then --option.
+
+    Raises:
+        InputError: for a flag or an --option of a loss that does not take part.
+    """
+    classes = {name: wiring.find(name) for name in weights.terms()}
+    short = {cls.__name__.lower(): cls for cls in classes.values()}
+    chosen = {
+        cls.__name__.lower(): dict(recipes.recipe(config.protocol, name).options)
+        for name, cls in classes.items()
+    }
+    flags = dict.fromkeys(flag for flag, _, _ in FLAG_OPTIONS)
+    for flag in flags:
+        value = getattr(config, flag)
+        targets = [(loss, option) for name, loss, option in FLAG_OPTIONS if name == flag]
+        for loss, option in targets:
+            if value is not None and loss in short:
+                chosen[loss][option] = value
+    for entry in (part for group in config.option for part in group):
+        loss, dot, rest = entry.partition(".")
+        option, equals, text = rest.partition("=")
+        if not dot or not equals:
+            raise InputError(f"--option {entry} must read LOSS.OPTION=VALUE, as in crd.negatives=4096.")
+        if loss not in short:
+            raise InputError(
+                f"--option {entry}: {loss} takes no part in this run; there are {', '.join(short)}."
+            )
+        chosen[loss][option] = wiring.from_text(short[loss], option, text)
+    return chosen

@@ -1,0 +1,42 @@
+"""Small networks and batches that the tests share."""
+
+import torch
+from torch import Tensor, nn
+
+from distillers.data.batch import Batch
+from distillers.taps import Taps
+
+
+class Small(nn.Module):
+    """Three stages of one convolution each, on 8 x 8 images."""
+
+    def __init__(self, width: int = 4, classes: int = 5, inplace: bool = False) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1)
+        self.stage1 = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.ReLU())
+        self.stage2 = nn.Sequential(
+            nn.Conv2d(width, 2 * width, 3, 2, 1), nn.BatchNorm2d(2 * width), nn.ReLU()
+        )
+        self.late = nn.ReLU(inplace)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(2 * width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stage2(self.stage1(self.stem(x)) - 0.1)
+        return self.fc(self.pool(self.late(x - 0.2 if not self.late.inplace else x)).flatten(1))
+
+
+class Declared(Small):
+    """The same, with its taps declared."""
+
+    def __init__(self, width: int = 4, classes: int = 5) -> None:
+        super().__init__(width, classes)
+        self.taps = Taps(
+            maps=("stage1", "stage2"), head="fc", stem="stem", final="late", preacts=("stage1.1", "stage2.2")
+        )
+
+
+def make_batch(n: int = 6, classes: int = 5, size: int = 8, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(n, 3, size, size, generator=generator)
+    return Batch(images, torch.randint(classes, (n,), generator=generator), torch.arange(n))

@@ -1,0 +1,8 @@
+"""The documented command: see `python train_teacher.py --help`."""
+
+import sys
+
+from distillers.cli import run
+
+if __name__ == "__main__":
+    sys.exit(run("teacher", sys.argv[1:]))
