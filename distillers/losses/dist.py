@@ -1,0 +1,64 @@
+"""DIST: the probabilities of student and teacher correlate, within images and within classes."""
+
+import torch
+from torch import Tensor, nn
+
+from distillers.losses.precision import full
+from distillers.losses.standardise import standardise as z_score
+
+
+class DIST(nn.Module):
+    """Knowledge Distillation from A Stronger Teacher.
+
+    Huang, You, Wang, Qian and Xu, 2022, https://arxiv.org/abs/2205.10536.
+
+    A strong teacher's probabilities are hard to match; that they correlate is enough. With r the
+    Pearson correlation of the softmax outputs at temperature T,
+
+        T^2 (beta (1 - mean over images of r across the classes)
+             + gamma (1 - mean over classes of r across the batch))
+
+    Published weight: 2 beside a cross-entropy of 1; temperature 4 on CIFAR-100 and 1 on ImageNet.
+    The second term depends on the batch. The correlation's denominator is |a| |b| + eps, as in the
+    public code: it lets the classes that hardly occur in a batch count less.
+
+    Args:
+        beta: weight of the relations between the classes of an image.
+        gamma: weight of the relations between the images of a class.
+        temperature: T.
+        eps: added to the correlation's denominator.
+        standardise: z-score the logits first (`distillers.losses.standardise`).
+    """
+
+    def __init__(
+        self,
+        *,
+        beta: float = 1.0,
+        gamma: float = 1.0,
+        temperature: float = 4.0,
+        eps: float = 1e-8,
+        standardise: bool = False,
+    ) -> None:
+        super().__init__()
+        self.beta = beta
+        self.gamma = gamma
+        self.temperature = temperature
+        self.eps = eps
+        self.standardise = standardise
+
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        """The loss from two (n, k)."""
+        prepare = z_score if self.standardise else full
+        student = (prepare(student_logits) / self.temperature).softmax(dim=1)
+        teacher = (prepare(teacher_logits.detach()) / self.temperature).softmax(dim=1)
+        inter = 1 - pearson(student, teacher, self.eps).mean()
+        intra = 1 - pearson(student.T, teacher.T, self.eps).mean()
+        return self.temperature**2 * (self.beta * inter + self.gamma * intra)
+
+
+def pearson(a: Tensor, b: Tensor, eps: float) -> Tensor:
+    """(n,) correlations of the rows of two (n, d); zero, without gradient, for a constant row."""
+    a = a - a.mean(dim=1, keepdim=True)
+    b = b - b.mean(dim=1, keepdim=True)
+    lengths = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
+    return (a * b).sum(dim=1) / (lengths + eps)

@@ -1,0 +1,96 @@
+"""FT: the student's translator finds the factors into which a paraphraser puts the teacher."""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distillers.losses.precision import full
+from distillers.losses.stages import same_size
+from distillers.losses.unit import unit
+
+FORMS = ("attention", "factor")
+
+
+class FT(nn.Module):
+    """Paraphrasing Complex Network: Network Compression via Factor Transfer.
+
+    Kim, Park and Kwak, 2018, https://arxiv.org/abs/1802.04977.
+
+    First an autoencoder, the paraphraser, learns to put the teacher's last map into fewer channels,
+    the factors (`warmup`); then, with it fixed, a translator on the student's last map learns,
+    together with the student, to produce the same factors (`forward`). Both are discarded.
+
+    `form="attention"` is that of the public tables: each factor map is squared, averaged over its
+    channels, brought to length one, and the absolute differences are averaged. `form="factor"` is
+    that of the paper: the whole factor is brought to length one. Published weight: 200; first stage
+    of 30 epochs, with the reconstruction error alone, learning rate 0.01 for ResNet and WRN
+    teachers and the base rate for others, not lowered.
+
+    Until the paraphraser is trained its factors are random. It gets no gradient in `forward`, the
+    translator none in `warmup`. The larger grid is averaged down to the smaller.
+
+    Args:
+        student_channels: channels of the student's stages; the last counts.
+        teacher_channels: channels of the teacher's stages; the last counts.
+        rate: factors per channel of the teacher.
+        power: of the responses in `form="attention"`.
+        form: `"attention"` or `"factor"`.
+        warmup_epochs: length of the first stage.
+
+    Raises:
+        ValueError: for another form, or when no factor is left.
+    """
+
+    def __init__(
+        self,
+        student_channels: list[int],
+        teacher_channels: list[int],
+        *,
+        rate: float = 0.5,
+        power: int = 2,
+        form: str = "attention",
+        warmup_epochs: int = 30,
+    ) -> None:
+        super().__init__()
+        if form not in FORMS:
+            raise ValueError(f"form is {form!r}; it may be {' or '.join(map(repr, FORMS))}.")
+        student, teacher = student_channels[-1], teacher_channels[-1]
+        factors = int(teacher * rate)
+        if factors < 1:
+            raise ValueError(f"rate is {rate}; of {teacher} channels it must leave at least one.")
+        self.power = power
+        self.form = form
+        self.warmup_epochs = warmup_epochs
+        self.translator = _layers(nn.Conv2d, (student, student, factors, factors), norm=True)
+        self.paraphraser = _layers(nn.Conv2d, (teacher, teacher, factors, factors), norm=False)
+        self.decoder = _layers(nn.ConvTranspose2d, (factors, factors, teacher, teacher), norm=False)
+
+    def forward(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
+        """The loss from lists of (n, c, h, w), one a stage."""
+        with torch.no_grad():
+            teacher = full(self.paraphraser(teacher_maps[-1]))
+        student, teacher = same_size(full(self.translator(student_maps[-1])), teacher)
+        return (self.factor(student) - self.factor(teacher)).abs().mean()
+
+    def warmup(self, teacher_maps: list[Tensor]) -> Tensor:
+        """The paraphraser's reconstruction error of the teacher's last map, for the first stage."""
+        maps = teacher_maps[-1].detach()
+        return F.mse_loss(full(self.decoder(self.paraphraser(maps))), full(maps))
+
+    def factor(self, maps: Tensor) -> Tensor:
+        """What is compared: (n, h w), or (n, c h w), of length one."""
+        if self.form == "attention":
+            maps = maps.pow(self.power).mean(dim=1)
+        return unit(maps.flatten(1))
+
+
+def _layers(conv: type[nn.Module], widths: tuple[int, ...], *, norm: bool) -> nn.Sequential:
+    layers = nn.Sequential()
+    for before, after in pairwise(widths):
+        layers.append(conv(before, after, 3, padding=1))
+        if norm:
+            layers.append(nn.BatchNorm2d(after))
+        layers.append(nn.LeakyReLU(0.1))
+    return layers

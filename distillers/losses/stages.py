@@ -1,0 +1,36 @@
+"""Stages of two networks, one against one, on grids of the same size."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def check_stages(method: str, student: Sequence[Any], teacher: Sequence[Any]) -> None:
+    """Refuse two networks that are read at different numbers of stages.
+
+    Raises:
+        ValueError: naming both numbers.
+    """
+    if len(student) != len(teacher):
+        raise ValueError(
+            f"{method} compares stage with stage, but the student is read at {len(student)} and "
+            f"the teacher at {len(teacher)}; say where, as in Taps(maps=(...), head=...)."
+        )
+
+
+def shrink(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """(n, c, h, w) averaged down to `size`; plain pooling where it divides, as it is repeatable."""
+    height, width = maps.shape[-2:]
+    if (height, width) == size:
+        return maps
+    if height % size[0] == 0 and width % size[1] == 0:
+        return F.avg_pool2d(maps, (height // size[0], width // size[1]))
+    return F.adaptive_avg_pool2d(maps, size)
+
+
+def same_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Both maps, the larger one averaged down to the grid of the smaller."""
+    size = (min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3]))
+    return shrink(first, size), shrink(second, size)
