@@ -1,0 +1,130 @@
+"""One row a loss: what `test_contract.py` must know of it. A loss without a row fails the suite."""
+
+import inspect
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distillers import wiring
+
+CLASSES = 5
+NUM_TRAIN = 40
+
+
+@dataclass(frozen=True)
+class Case:
+    """How to build a loss, and what it may refuse.
+
+    Attributes:
+        options: options by name, where the defaults are too large for a test.
+        batch: images a step.
+        student: (channels, height, width) of each stage of the student.
+        teacher: likewise.
+        stem: (channels, height, width) of both stems.
+        refuses_one: a batch of one raises a ValueError.
+        unread: student inputs, or parts of one as in "student_maps[0]", that the loss names but
+            does not learn from.
+        tolerance: relative, of the value under bfloat16 autocast.
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
+    batch: int = 6
+    student: tuple[tuple[int, int, int], ...] = ((4, 8, 8), (6, 4, 4), (8, 2, 2))
+    teacher: tuple[tuple[int, int, int], ...] = ((5, 8, 8), (7, 4, 4), (10, 2, 2))
+    stem: tuple[int, int, int] = (3, 8, 8)
+    refuses_one: bool = False
+    unread: tuple[str, ...] = ()
+    tolerance: float = 2e-2
+
+    def facts(self) -> dict[str, Any]:
+        """Every fact that a loss may require, the same on each call."""
+        generator = torch.Generator().manual_seed(1)
+        head = nn.Linear(self.teacher[-1][0], CLASSES)
+        with torch.no_grad():
+            head.weight.normal_(generator=generator)
+            head.bias.normal_(generator=generator)
+        return {
+            "student_dim": self.student[-1][0],
+            "teacher_dim": self.teacher[-1][0],
+            "student_channels": [stage[0] for stage in self.student],
+            "teacher_channels": [stage[0] for stage in self.teacher],
+            "student_sizes": [stage[1:] for stage in self.student],
+            "teacher_sizes": [stage[1:] for stage in self.teacher],
+            "teacher_head": head.requires_grad_(False),
+            "train_labels": torch.arange(NUM_TRAIN) * 3 % CLASSES,
+            "num_classes": CLASSES,
+            "batch_size": self.batch,
+        }
+
+    def build(self, cls: type[nn.Module], **changes: Any) -> nn.Module:
+        """The loss, with the same parameters on each call; `changes` are facts."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(2)
+            return wiring.build(cls, self.facts() | changes, self.options)
+
+    def inputs(self, cls: type[nn.Module], *, batch: int | None = None, seed: int = 3) -> dict:
+        """Float32 values for what `forward` reads: maps and embeddings as after a ReLU."""
+        n = self.batch if batch is None else batch
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(n, *shape, generator=generator)
+
+        index = torch.randperm(NUM_TRAIN, generator=generator)[:n]
+        values: dict[str, Any] = {
+            "labels": self.facts()["train_labels"][index],
+            "index": index,
+            "progress": 0.5,
+        }
+        for who, stages in (("student", self.student), ("teacher", self.teacher)):
+            values |= {
+                f"{who}_logits": 2 * normal(CLASSES),
+                f"{who}_pooled": normal(stages[-1][0]).abs(),
+                f"{who}_maps": [normal(*stage).abs() for stage in stages],
+                f"{who}_preacts": [normal(*stage) for stage in stages],
+                f"{who}_final": normal(*stages[-1]).abs(),
+                f"{who}_stem": normal(*self.stem),
+            }
+        return {name: values[name] for name in wiring.reads(cls.forward)}
+
+
+def tensors(inputs: dict, who: str) -> dict[str, Tensor]:
+    """The floating tensors among the inputs whose name starts with `who`, lists taken apart."""
+    found = {}
+    for name, value in inputs.items():
+        if name.startswith(who):
+            each = value if isinstance(value, list) else [value]
+            for i, tensor in enumerate(each):
+                found[f"{name}[{i}]" if isinstance(value, list) else name] = tensor
+    return found
+
+
+def mapped(inputs: dict, change: Any) -> dict:
+    """The inputs with `change` applied to every floating tensor."""
+
+    def apply(value: Any) -> Any:
+        if isinstance(value, list):
+            return [apply(each) for each in value]
+        return change(value) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    return {name: apply(value) for name, value in inputs.items()}
+
+
+def exported() -> dict[str, type[nn.Module]]:
+    """Every class that `distillers.losses` exports, by its name on the command line."""
+    return wiring.losses()
+
+
+def hyperparameters(cls: type[nn.Module]) -> list[inspect.Parameter]:
+    """The parameters of `__init__`, without self."""
+    if cls.__init__ is nn.Module.__init__:
+        return []
+    return list(inspect.signature(cls).parameters.values())
+
+
+CASES: dict[str, Case] = {
+    "ce": Case(),
+    "kd": Case(),
+}
