@@ -6,7 +6,7 @@ import sys
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -104,7 +104,7 @@ def unpack(archive: Path, folder: Path, names: Collection[str]) -> None:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Generator[None, None, None]:
     """Make other processes wait here, so that of several only one downloads into a folder.
 
     Args:

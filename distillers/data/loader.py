@@ -138,11 +138,11 @@ class Loader:
         digest = hashlib.blake2b(f"{self._seed} {number}".encode(), digest_size=8).digest()
         rng = torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
         size = (len(self._rows),)
-        rows = self._rows[torch.randperm(size[0], generator=rng)] if self._shuffle else self._rows
+        places = torch.randperm(*size, generator=rng) if self._shuffle else torch.arange(*size)
         top = torch.randint(2 * PAD + 1, size, generator=rng)
         left = torch.randint(2 * PAD + 1, size, generator=rng)
         mirrored = torch.randint(2, size, generator=rng)
-        return _Plan(*(x.to(self.device) for x in (rows, top, left, mirrored)))
+        return _Plan(*(x.to(self.device) for x in (self._rows[places], top, left, mirrored)))
 
     def _crops(self, part: _Plan) -> Tensor:
         """Each image's own window of its padded image, mirrored or not, (n, c, h, w) uint8."""
