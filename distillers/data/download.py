@@ -42,17 +42,18 @@ def fetch(url: str, target: Path, md5: str) -> None:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
-    for _ in range(TRIES):
+    for attempt in range(1, TRIES + 1):
         before = _size(part)
         try:
             _append(url, part)
             break
         except HTTPError as error:
+            error.close()
             if error.code == 416 and before:  # nothing beyond what is here: the sum will tell
                 break
             reason: Exception = error
         except (OSError, HTTPException) as error:
-            if _size(part) > before:
+            if _size(part) > before and attempt < TRIES:
                 continue
             reason = error
         kept = f" The {_size(part):,} bytes so far are kept." if part.exists() else ""
