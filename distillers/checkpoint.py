@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,10 @@ def load(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"there is no file {path}{_nearest(path)}")
     try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Newer pickle protocols are read as far as the safe reader knows them, else refused.
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            payload = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if _looks_damaged(path):
             raise InputError(f"{path} is damaged or not a checkpoint: {error}") from error
