@@ -24,6 +24,9 @@ class NST(nn.Module):
     the product of all pairs of channels with all positions is never held.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def forward(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
         """The loss from lists of (n, c, h, w), one a stage; channels may differ.
 

@@ -27,8 +27,8 @@ class ReviewKD(nn.Module):
 
     Args:
         student_channels: channels of the student's stages.
-        teacher_channels: channels of the teacher's stages.
         student_dim: width of the student's embedding.
+        teacher_channels: channels of the teacher's stages.
         teacher_dim: width of the teacher's embedding.
         max_width: the fusions work at the width of the student's embedding, but at most this.
         ramp: share of the training during which the loss rises linearly from zero.
@@ -40,8 +40,8 @@ class ReviewKD(nn.Module):
     def __init__(
         self,
         student_channels: list[int],
-        teacher_channels: list[int],
         student_dim: int,
+        teacher_channels: list[int],
         teacher_dim: int,
         *,
         max_width: int = 512,

@@ -1,4 +1,4 @@
-"""The classic losses against numbers from their public implementations (golden/losses_classic.json)."""
+"""The classic losses against numbers from their public implementations."""
 
 import json
 from pathlib import Path
