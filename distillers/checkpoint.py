@@ -114,6 +114,11 @@ def load_network(
         raise InputError(
             f"{path} does not tell its architecture; name it with --model_t, as in --model_t resnet32x4."
         )
+    if _is_users(known) and name != known:
+        raise InputError(
+            f"{path} says that it is {known!r}, code outside of distillers. If you trust it, name it "
+            f"yourself with --model_t {known}."
+        )
     if name is not None and name != known:
         raise InputError(f"{path} is a {known}, not a {name}.")
     classes = card.get("num_classes") or _classes(state)
@@ -158,6 +163,11 @@ def name_from_folder(path: str | Path) -> str | None:
         if folder == name or folder.startswith((f"{name}_", f"{name}:"))
     ]
     return max(fitting, key=len, default=None)
+
+
+def _is_users(name: str) -> bool:
+    """Whether a card's architecture would import a module that a file should not choose."""
+    return ":" in name and not name.startswith(("timm:", "torchvision:"))
 
 
 def _classes(state: dict[str, Tensor]) -> int | None:

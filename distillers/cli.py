@@ -1,6 +1,7 @@
 """The command `distillers`: finds the subcommand and runs it; imports nothing heavy."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,8 @@ def run(command: str, args: Sequence[str]) -> int:
     try:
         if command not in COMMANDS:
             raise unknown("command", command, COMMANDS)
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # for --loss and --model_s that name a module of the user's
         importlib.import_module(f"distillers.commands.{command}").main(args)
     except (InputError, Diverged) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -144,3 +144,10 @@ def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
         checkpoint.save(path, {"model": {"w": torch.zeros(3)}})
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]
+
+
+def test_a_card_cannot_choose_a_module_to_import(tmp_path):
+    card = {"format": 1, "model": "tests.nets:Small", "num_classes": 5}
+    path, _ = save_resnet8(tmp_path, lambda s: {"model": s, "card": card})
+    with pytest.raises(InputError, match="code outside of distillers"):
+        checkpoint.load_network(path)
