@@ -1,4 +1,32 @@
 """Every loss, one line each; its name on the command line is the lower-cased class name."""
 
+from distillers.losses.ab import AB as AB
+from distillers.losses.at import AT as AT
+from distillers.losses.cc import CC as CC
 from distillers.losses.ce import CE as CE
+from distillers.losses.crd import CRD as CRD
+from distillers.losses.dcd import DCD as DCD
+from distillers.losses.dist import DIST as DIST
+from distillers.losses.dkd import DKD as DKD
+from distillers.losses.ega import EGA as EGA
+from distillers.losses.fitnet import FitNet as FitNet
+from distillers.losses.fsp import FSP as FSP
+from distillers.losses.ft import FT as FT
+from distillers.losses.itrd import ITRD as ITRD
 from distillers.losses.kd import KD as KD
+from distillers.losses.kdsvd import KDSVD as KDSVD
+from distillers.losses.nkd import NKD as NKD
+from distillers.losses.nst import NST as NST
+from distillers.losses.ofd import OFD as OFD
+from distillers.losses.pkt import PKT as PKT
+from distillers.losses.reviewkd import ReviewKD as ReviewKD
+from distillers.losses.rkd import RKD as RKD
+from distillers.losses.rrd import RRD as RRD
+from distillers.losses.rrdmomentum import RRDMomentum as RRDMomentum
+from distillers.losses.semckd import SemCKD as SemCKD
+from distillers.losses.semckdinvariant import SemCKDInvariant as SemCKDInvariant
+from distillers.losses.simkd import SimKD as SimKD
+from distillers.losses.sp import SP as SP
+from distillers.losses.srrl import SRRL as SRRL
+from distillers.losses.vid import VID as VID
+from distillers.losses.wsld import WSLD as WSLD

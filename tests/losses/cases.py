@@ -1,6 +1,7 @@
 """One row a loss: what `test_contract.py` must know of it. A loss without a row fails the suite."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,7 @@ class Case:
         refuses_one: a batch of one raises a ValueError.
         unread: student inputs, or parts of one as in "student_maps[0]", that the loss names but
             does not learn from.
+        holds_gradient_back: the loss takes part of itself for a constant on purpose.
         tolerance: relative, of the value under bfloat16 autocast.
     """
 
@@ -36,6 +38,7 @@ class Case:
     stem: tuple[int, int, int] = (3, 8, 8)
     refuses_one: bool = False
     unread: tuple[str, ...] = ()
+    holds_gradient_back: bool = False
     tolerance: float = 2e-2
 
     def facts(self) -> dict[str, Any]:
@@ -64,8 +67,15 @@ class Case:
             torch.manual_seed(2)
             return wiring.build(cls, self.facts() | changes, self.options)
 
-    def inputs(self, cls: type[nn.Module], *, batch: int | None = None, seed: int = 3) -> dict:
-        """Float32 values for what `forward` reads: maps and embeddings as after a ReLU."""
+    def inputs(
+        self,
+        cls: type[nn.Module],
+        *,
+        batch: int | None = None,
+        seed: int = 3,
+        function: Callable | None = None,
+    ) -> dict:
+        """Float32 values for what `forward`, or `function`, reads: maps as after a ReLU."""
         n = self.batch if batch is None else batch
         generator = torch.Generator().manual_seed(seed)
 
@@ -87,7 +97,7 @@ class Case:
                 f"{who}_final": normal(*stages[-1]).abs(),
                 f"{who}_stem": normal(*self.stem),
             }
-        return {name: values[name] for name in wiring.reads(cls.forward)}
+        return {name: values[name] for name in wiring.reads(function or cls.forward)}
 
 
 def tensors(inputs: dict, who: str) -> dict[str, Tensor]:
@@ -124,7 +134,37 @@ def hyperparameters(cls: type[nn.Module]) -> list[inspect.Parameter]:
     return list(inspect.signature(cls).parameters.values())
 
 
+EQUAL_CHANNELS = ((4, 8, 8), (6, 4, 4), (8, 2, 2))
+
 CASES: dict[str, Case] = {
     "ce": Case(),
     "kd": Case(),
+    "fitnet": Case(unread=("student_maps[0]", "student_maps[2]")),
+    "at": Case(),
+    "sp": Case(unread=("student_maps[0]", "student_maps[1]")),
+    "vid": Case(),
+    "crd": Case(options={"negatives": 7, "dim": 6}),
+    "srrl": Case(refuses_one=True),
+    "semckd": Case(refuses_one=True),
+    "semckdinvariant": Case(options={"points": 8}),
+    "simkd": Case(unread=("student_maps[0]", "student_maps[1]")),
+    "rrd": Case(options={"queue_size": 16, "dim": 6}),
+    "rrdmomentum": Case(options={"dim": 6}),
+    "dcd": Case(options={"dim": 6}),
+    "ab": Case(),
+    "cc": Case(),
+    "dist": Case(),
+    "dkd": Case(options={"ramp": 0.75}),
+    "ega": Case(),
+    "fsp": Case(student=EQUAL_CHANNELS, teacher=EQUAL_CHANNELS),
+    "ft": Case(unread=("student_maps[0]", "student_maps[1]"), holds_gradient_back=True),
+    "itrd": Case(),
+    "kdsvd": Case(student=EQUAL_CHANNELS, teacher=EQUAL_CHANNELS),
+    "nkd": Case(),
+    "nst": Case(),
+    "ofd": Case(),
+    "pkt": Case(),
+    "reviewkd": Case(refuses_one=True),
+    "rkd": Case(),
+    "wsld": Case(holds_gradient_back=True),
 }

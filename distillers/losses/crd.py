@@ -1,0 +1,205 @@
+"""CRD: a student embedding finds its image's teacher embedding among thousands of others."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distillers.losses.negatives import Drawer
+from distillers.losses.precision import full, no_autocast
+from distillers.losses.unit import unit
+
+CHUNK = 2**22  # numbers gathered at once where rows are gathered: 16 MiB
+
+
+class CRD(nn.Module):
+    """Contrastive Representation Distillation.
+
+    Tian, Krishnan and Isola, 2019, https://arxiv.org/abs/1910.10699.
+
+    Both embeddings pass a learned linear map and are brought to length one. A bank holds a running
+    embedding of each of the N training images for either network. Student embeddings v are tried
+    against the teacher's bank: the row of the same image (positive) against K rows of images of
+    other classes (negatives), by noise-contrastive estimation,
+
+        (1 / n) sum over images of -log p_0 / (p_0 + c) - sum over k of log (K / N) / (p_k + c)
+
+    with p = exp(<v, row> / temperature) / Z and c = K / N + 1e-7; and teacher embeddings against
+    the student's bank. Z = N times the mean of exp over the first batch, one for each bank, then
+    fixed. The banks' rows move after the loss. Published weight: 0.8. Maps and banks are discarded.
+
+    The terms are written as softplus of log p - log c, so that none overflows, and Z has no
+    autograd history. Negatives are drawn on the device. The gradient for v is computed along with
+    the value, so that nothing of size n K is kept until the backward pass, and the banks may move
+    before it; second derivatives do not exist. Scores come from one product with the whole bank
+    where that moves less memory than gathering K rows an image. If an image is in a batch twice,
+    its row follows the last one.
+
+    A Z fixed by one batch of an untrained student is the part of the method that the authors of
+    similar banks advise against; `partition_momentum=0.99` lets it follow (no published table).
+
+    Args:
+        student_dim: width of the student's embedding.
+        teacher_dim: width of the teacher's embedding.
+        train_labels: (N,) labels of the training set.
+        dim: width that both are brought to.
+        negatives: K.
+        temperature: of the products.
+        momentum: share of a bank's row that stays when its image is seen again.
+        mode: `"exact"`, the positive is the image itself; `"relax"`, any image of its class.
+            Negatives are of other classes in both.
+        partition_momentum: share of Z that stays at each step; Z is fixed where it is None.
+
+    Raises:
+        ValueError: for another mode, or a training set of one class.
+    """
+
+    student_bank: Tensor
+    teacher_bank: Tensor
+    log_partition: Tensor
+    estimated: Tensor
+
+    def __init__(
+        self,
+        student_dim: int,
+        teacher_dim: int,
+        train_labels: Tensor,
+        *,
+        dim: int = 128,
+        negatives: int = 16384,
+        temperature: float = 0.07,
+        momentum: float = 0.5,
+        mode: str = "exact",
+        partition_momentum: float | None = None,
+    ) -> None:
+        super().__init__()
+        if mode not in ("exact", "relax"):
+            raise ValueError(f"mode is {mode!r}; it may be 'exact' or 'relax'.")
+        self.negatives = negatives
+        self.temperature = temperature
+        self.momentum = momentum
+        self.mode = mode
+        self.partition_momentum = partition_momentum
+        self.embed_student = nn.Linear(student_dim, dim)
+        self.embed_teacher = nn.Linear(teacher_dim, dim)
+        self.drawer = Drawer(train_labels)
+        bound = math.sqrt(3 / dim)
+        for who in ("student", "teacher"):
+            rows = torch.empty(len(train_labels), dim).uniform_(-bound, bound)
+            self.register_buffer(f"{who}_bank", rows)
+        # log Z of student and teacher embeddings, zeros before the first step
+        self.register_buffer("log_partition", torch.zeros(2))
+        self.register_buffer("estimated", torch.zeros((), dtype=torch.bool))
+
+    def forward(
+        self,
+        student_pooled: Tensor,
+        teacher_pooled: Tensor,
+        labels: Tensor,
+        index: Tensor,
+        negative_index: Tensor | None = None,
+    ) -> Tensor:
+        """The loss.
+
+        Args:
+            student_pooled: (n, d_s).
+            teacher_pooled: (n, d_t).
+            labels: (n,) classes.
+            index: (n,) rows in the training set.
+            negative_index: (n, K) rows in the training set to use as negatives; drawn where it is
+                left out.
+        """
+        student = unit(full(self.embed_student(student_pooled)))
+        teacher = unit(full(self.embed_teacher(teacher_pooled.detach())))
+        if negative_index is None:
+            negative_index = self.drawer.other_classes(labels, self.negatives)
+        positive = index if self.mode == "exact" else self.drawer.same_class(labels)
+        rows = torch.cat((positive[:, None], negative_index), dim=1)
+        loss = self.against(self.teacher_bank, student, rows, 0) + self.against(
+            self.student_bank, teacher, rows, 1
+        )
+        self.move(self.student_bank, student, index)
+        self.move(self.teacher_bank, teacher, index)
+        self.estimated.fill_(True)
+        return loss
+
+    def against(self, bank: Tensor, anchors: Tensor, rows: Tensor, which: int) -> Tensor:
+        """Contrast anchors (n, dim) with rows (n, 1 + K) of a bank, the positive first."""
+        n, num_negatives = len(rows), rows.shape[1] - 1
+        noise = num_negatives / len(bank)
+        with torch.no_grad(), no_autocast(bank):
+            found = anchors.detach() / self.temperature
+            logits = products(found, bank, rows)
+            shift = self.partition(logits, which) + math.log(noise + 1e-7)
+            logits.sub_(shift)
+            # -log p/(p+c) = softplus(x) - x and log (p+c)/c = softplus(x), for x = log p - log c
+            value = (F.softplus(logits).sum() - logits[:, 0].sum()) / n
+            value = value + num_negatives * math.log1p(1e-7 / noise)
+            if not anchors.requires_grad:
+                return value
+            slopes = logits.sigmoid_()
+            slopes[:, 0] -= 1
+            gradient = weighted_sum(slopes, bank, rows) / (n * self.temperature)
+        return WithGradient.apply(value, anchors, gradient)
+
+    def partition(self, scores: Tensor, which: int) -> Tensor:
+        """Log Z, from scores (n, 1 + K) where it is due."""
+        bank_rows, old = len(self.student_bank), self.log_partition[which]
+        seen = scores.flatten().logsumexp(dim=0) + math.log(bank_rows / scores.numel())
+        later = old
+        if self.partition_momentum is not None:
+            kept = self.partition_momentum
+            later = (kept * old.exp() + (1 - kept) * seen.exp()).log()
+        new = torch.where(self.estimated, later, seen)
+        self.log_partition[which] = new
+        return new
+
+    @torch.no_grad()
+    def move(self, bank: Tensor, anchors: Tensor, index: Tensor) -> None:
+        """Let the rows of the bank follow anchors (n, dim)."""
+        new = unit(self.momentum * bank[index] + (1 - self.momentum) * anchors)
+        # all copies of a repeated image write what its last one writes: the order is no matter
+        same = index[:, None] == index
+        last = (same * torch.arange(len(index), device=index.device)).amax(dim=1)
+        bank.index_copy_(0, index, new[last])
+
+
+def whole_bank(bank: Tensor, rows: Tensor) -> bool:
+    """Whether a product with the whole bank moves less memory than gathering its rows."""
+    (total, dim), n = bank.shape, len(rows)
+    return total * dim + n * total < rows.numel() * dim
+
+
+def products(anchors: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
+    """(n, m): the products of anchors (n, dim) with their rows (n, m) of a bank."""
+    if whole_bank(bank, rows):
+        return (anchors @ bank.T).gather(1, rows)
+    step = max(1, CHUNK // (rows.shape[1] * bank.shape[1]))
+    pairs = zip(anchors.split(step), rows.split(step), strict=True)
+    return torch.cat([(bank[few] @ anchor[:, :, None])[:, :, 0] for anchor, few in pairs])
+
+
+def weighted_sum(weights: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
+    """(n, dim): the sum of rows (n, m) of a bank by weights (n, m)."""
+    if whole_bank(bank, rows):
+        spread = weights.new_zeros(len(rows), len(bank)).scatter_add_(1, rows, weights)
+        return spread @ bank
+    return F.embedding_bag(rows, bank, per_sample_weights=weights, mode="sum")
+
+
+class WithGradient(torch.autograd.Function):
+    """A value whose gradient for `at` is known already."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, at: Tensor, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        """The value, as it is."""
+        ctx.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[None, Tensor, None]:
+        """The known gradient, scaled by what comes from above."""
+        (gradient,) = ctx.saved_tensors
+        return None, grads[0] * gradient, None

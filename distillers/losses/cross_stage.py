@@ -1,0 +1,74 @@
+"""Every stage of a student against every stage of a teacher, with attention over the latter."""
+
+import torch
+from torch import Tensor, nn
+
+from distillers.losses.precision import full, no_autocast
+from distillers.losses.stages import same_size
+from distillers.losses.unit import unit
+
+
+class CrossStage(nn.Module):
+    """A learned projection for each pair of stages.
+
+    Args:
+        student_channels: one count a stage.
+        teacher_channels: likewise.
+    """
+
+    def __init__(self, student_channels: list[int], teacher_channels: list[int]) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(
+            nn.ModuleList(projection(student, teacher) for teacher in teacher_channels)
+            for student in student_channels
+        )
+
+    def forward(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
+        """(n, student stages, teacher stages): mean squared distance, image by image."""
+        rows = []
+        for student, projections in zip(student_maps, self.projections, strict=True):
+            for teacher, project in zip(teacher_maps, projections, strict=True):
+                source, target = same_size(student, teacher)
+                error = full(project(source)) - full(target)
+                rows.append(error.square().flatten(1).mean(dim=1))
+        return torch.stack(rows, dim=1).unflatten(1, (len(student_maps), len(teacher_maps)))
+
+
+class Embedding(nn.Module):
+    """Two linear layers to vectors of length one, in full precision.
+
+    Args:
+        in_features: numbers that describe an image.
+        out_features: width of the result; twice as many in between.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(in_features, 2 * out_features)
+        self.linear2 = nn.Linear(2 * out_features, out_features)
+
+    def forward(self, described: Tensor) -> Tensor:
+        """(n, out_features) from (n, in_features)."""
+        with no_autocast(described):
+            return unit(self.linear2(self.linear1(described).relu()))
+
+
+def attention(queries: list[Tensor], keys: list[Tensor], softness: float) -> Tensor:
+    """(n, student stages, teacher stages), a softmax over the last, from one (n, d) a stage."""
+    with no_autocast(queries[0]):
+        products = torch.stack(queries, dim=1) @ torch.stack(keys, dim=2)
+    return (products / softness).softmax(dim=2)
+
+
+def projection(in_channels: int, out_channels: int) -> nn.Sequential:
+    """1 x 1, 3 x 3, 1 x 1 convolutions, twice as wide as the result in between."""
+    width = 2 * out_channels
+    return nn.Sequential(
+        nn.Conv2d(in_channels, width, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, out_channels, 1, bias=False),
+    )

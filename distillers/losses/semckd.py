@@ -1,0 +1,85 @@
+"""SemCKD: every student stage learns from all teacher stages, with attention to the fitting one."""
+
+from torch import Tensor, nn
+
+from distillers.losses.cross_stage import CrossStage, Embedding, attention
+from distillers.losses.precision import full, no_autocast
+
+
+class SemCKD(nn.Module):
+    """Cross-Layer Distillation with Semantic Calibration.
+
+    Chen, Mei, Zhang, Wang, Wang, Feng and Chen, 2021, https://arxiv.org/abs/2012.03236.
+
+    Every stage l of the student is projected onto every stage k of the teacher, and the distance
+    counts by an attention of its own for each image i, which is learned along:
+
+        mean over l and i of sum over k of a_lk^i mean (P_lk(S_l^i) - T_k^i)^2
+        a_lk^i = softmax over k of <q_l^i, k_k^i> / softness
+
+    Query and key are two-layer networks of row i of the stage's n x n matrix of products F F^T.
+    Published weight: 400 (ImageNet 50), beside cross-entropy and KD of weight 1. Projections and
+    attention are learned, and discarded; gradient passes through the attention.
+
+    A query is a function of a row as long as the batch. So the attention depends on the place of an
+    image in the batch, and the loss is bound to one batch size: any other is refused here, where
+    public code drops it or, when it divides, reshapes it into nonsense. `SemCKDInvariant` has
+    neither limit. The public code's second branch, which gets no gradient and stops distributed
+    training, is left out.
+
+    Args:
+        student_channels: one count a stage.
+        teacher_channels: likewise.
+        batch_size: images a step and process.
+        softness: temperature of the attention.
+        reduction: the query has batch_size / reduction numbers.
+
+    Raises:
+        ValueError: for a batch of another size, or one smaller than reduction.
+    """
+
+    def __init__(
+        self,
+        student_channels: list[int],
+        teacher_channels: list[int],
+        batch_size: int,
+        *,
+        softness: float = 1.0,
+        reduction: int = 4,
+    ) -> None:
+        super().__init__()
+        if batch_size < reduction:
+            raise ValueError(f"batch_size is {batch_size}; SemCKD needs {reduction} or more.")
+        self.batch_size = batch_size
+        self.softness = softness
+        width = batch_size // reduction
+        self.queries = nn.ModuleList(Embedding(batch_size, width) for _ in student_channels)
+        self.keys = nn.ModuleList(Embedding(batch_size, width) for _ in teacher_channels)
+        self.cross_stage = CrossStage(student_channels, teacher_channels)
+
+    def forward(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
+        """The loss from one (n, c, h, w) a stage of each network, n = batch_size."""
+        n = len(student_maps[0])
+        if n != self.batch_size:
+            raise ValueError(
+                f"SemCKD was made for batches of {self.batch_size} and got {n}; load with "
+                "drop_last=True, or use SemCKDInvariant, which takes any."
+            )
+        teacher_maps = [each.detach() for each in teacher_maps]
+        weights = self.attend(student_maps, teacher_maps)
+        distances = self.cross_stage(student_maps, teacher_maps)
+        return (weights * distances).sum(dim=2).mean()
+
+    def attend(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
+        """(n, student stages, teacher stages) that sum to one over the last."""
+        pairs = zip(self.queries, student_maps, strict=True)
+        queries = [query(products(maps)) for query, maps in pairs]
+        keys = [key(products(maps)) for key, maps in zip(self.keys, teacher_maps, strict=True)]
+        return attention(queries, keys, self.softness)
+
+
+def products(maps: Tensor) -> Tensor:
+    """(n, n) products of flattened maps (n, c, h, w)."""
+    flat = full(maps).flatten(1)
+    with no_autocast(flat):
+        return flat @ flat.T

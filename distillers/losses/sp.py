@@ -1,0 +1,36 @@
+"""SP: images that are similar to the teacher are similar to the student."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distillers.losses.precision import full, no_autocast
+from distillers.losses.unit import unit
+
+
+class SP(nn.Module):
+    """Similarity-Preserving Knowledge Distillation.
+
+    Tung and Mori, 2019, https://arxiv.org/abs/1907.09682.
+
+    The products of all pairs of images of the batch, each row of that matrix brought to length one,
+    agree between the networks:
+
+        |G(S) - G(T)|_F^2 / n^2,    G(F) = rows of F F^T divided by their length
+
+    for the last stage's maps F, flattened to (n, c h w). Published weight: 3000. No parameters; the
+    widths and sizes of the two networks may differ.
+
+    The loss depends on who is in the batch, and thus on its size; not on the order. The paper may
+    sum over several stages; the tables use the last one alone, as here.
+    """
+
+    def forward(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
+        """The loss from one (n, c, h, w) a stage of each network; the last of each is read."""
+        return F.mse_loss(similarity(student_maps[-1]), similarity(teacher_maps[-1].detach()))
+
+
+def similarity(maps: Tensor) -> Tensor:
+    """(n, n) from (n, c, h, w), rows of length one."""
+    flat = full(maps).flatten(1)
+    with no_autocast(flat):
+        return unit(flat @ flat.T)

@@ -1,0 +1,88 @@
+"""VID: the student's maps tell as much as they can about the teacher's."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distillers.losses.precision import full
+from distillers.losses.stages import check_stages, same_size
+
+
+class VID(nn.Module):
+    """Variational Information Distillation for Knowledge Transfer.
+
+    Ahn, Hu, Damianou, Lawrence and Dai, 2019, https://arxiv.org/abs/1904.05835.
+
+    The mutual information of student's and teacher's maps is bounded below by how well a Gaussian,
+    its mean read from the student and its variance learned per channel, predicts the teacher:
+
+        sum over stages of mean over all elements of ((mu(S) - T)^2 / v + log v) / 2
+
+    mu is three 1 x 1 convolutions without bias, v_c = softplus(log_scale_c) + eps. The larger of
+    two maps is averaged down to the smaller one before. Published weight: 1. The regressors and
+    variances are learned, and discarded. The loss may be negative: the constant log(2 pi) / 2 is
+    left out.
+
+    Where public code takes log(1 + exp(x)), which overflows in half precision, this is a stable
+    softplus; in the regressors' place in DistributedDataParallel see `distillers.distillation`.
+    The variances are under weight decay, as in the public code.
+
+    Args:
+        student_channels: one count a stage.
+        teacher_channels: likewise.
+        initial_variance: of every channel.
+        eps: lower limit of the variance.
+
+    Raises:
+        ValueError: when the numbers of stages differ.
+    """
+
+    def __init__(
+        self,
+        student_channels: list[int],
+        teacher_channels: list[int],
+        *,
+        initial_variance: float = 5.0,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        check_stages("VID", student_channels, teacher_channels)
+        pairs = zip(student_channels, teacher_channels, strict=True)
+        self.predictors = nn.ModuleList(
+            Predictor(student, teacher, initial_variance, eps) for student, teacher in pairs
+        )
+
+    def forward(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
+        """The loss from one (n, c, h, w) a stage of each network."""
+        stages = zip(self.predictors, student_maps, teacher_maps, strict=True)
+        return torch.stack(
+            [each(student, teacher.detach()) for each, student, teacher in stages]
+        ).sum()
+
+
+class Predictor(nn.Module):
+    """A Gaussian over the teacher's map, given the student's."""
+
+    def __init__(self, in_channels: int, out_channels: int, variance: float, eps: float) -> None:
+        super().__init__()
+        if variance <= eps:
+            raise ValueError(f"initial_variance is {variance}; it must exceed eps, {eps}.")
+        self.eps = eps
+        inverse_softplus = variance - eps + math.log(-math.expm1(eps - variance))
+        self.log_scale = nn.Parameter(torch.full((out_channels,), inverse_softplus))
+        self.regressor = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(out_channels, out_channels, 1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(out_channels, out_channels, 1, bias=False),
+        )
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Negative log-likelihood of teacher (n, c_t, h, w), mean over its elements."""
+        student, teacher = same_size(student, teacher)
+        error = full(self.regressor(student)) - full(teacher)
+        variance = (F.softplus(full(self.log_scale)) + self.eps)[:, None, None]
+        return 0.5 * (error.square() / variance + variance.log()).mean()
