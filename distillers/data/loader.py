@@ -13,10 +13,11 @@ from distillers.data.images import check_pair
 from distillers.errors import InputError
 
 PAD = 4  # black pixels put around an image before it is cropped back to its size
+CHUNK = 512  # images made at once and cut into batches: few large operations, bounded memory
 
 
 class _Plan(NamedTuple):
-    """What an epoch does to each place of its order, drawn before it begins; each (m,) int64."""
+    """What comes at each place of an epoch's order, drawn before it begins; each (m,) int64."""
 
     rows: Tensor
     top: Tensor
@@ -90,9 +91,9 @@ class Loader:
         self._rank, self._world_size, self._dtype = rank, world_size, dtype
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._rows = torch.arange(len(images)) if index is None else _checked(index, len(images))
-        self._bounds = _bounds(len(self._rows), batch_size, rank, world_size, drop_last)
-        self._check_count(drop_last)
-        self.num_images = sum(stop - start for start, stop in self._bounds)
+        _check_count(len(self._rows), batch_size, world_size, shuffle, drop_last)
+        self._places = _places(len(self._rows), batch_size, rank, world_size, drop_last)
+        self.num_images = len(self._places)
 
         images = images.to(self.device)
         # Padded once, so that a crop is a view of 9 x 9 windows and the rest is one gather.
@@ -105,7 +106,7 @@ class Loader:
 
     def __len__(self) -> int:
         """How many batches an epoch has, in this process."""
-        return len(self._bounds)
+        return -(-self.num_images // self.batch_size)
 
     def epoch(self, number: int, start_batch: int = 0) -> Iterator[Batch]:
         """The batches of one epoch.
@@ -127,14 +128,20 @@ class Loader:
         return self._batches(number, start_batch)
 
     def _batches(self, number: int, start_batch: int) -> Iterator[Batch]:
-        plan = self._plan(number)
-        for start, stop in self._bounds[start_batch:]:
-            part = _Plan(*(x[start:stop] for x in plan))
+        plan, size = self._plan(number), self.batch_size
+        step = max(1, CHUNK // size) * size
+        for start in range(start_batch * size, self.num_images, step):
+            part = _Plan(*(x[start : start + step] for x in plan))
             pixels = self._crops(part) if self._augment else self._images[part.rows]
-            yield Batch(self._normalised(pixels), self._labels[part.rows], part.rows)
+            chunk = Batch(self._normalised(pixels), self._labels[part.rows], part.rows)
+            for batch in zip(*(x.split(size) for x in chunk), strict=True):
+                yield Batch(*batch)
 
     def _plan(self, number: int) -> _Plan:
-        """Draw the whole epoch at once, on the CPU, where every machine draws the same."""
+        """Draw the whole epoch at once, on the CPU, where every machine draws the same.
+
+        What all processes draw is the same; each takes its own places of it.
+        """
         digest = hashlib.blake2b(f"{self._seed} {number}".encode(), digest_size=8).digest()
         rng = torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
         size = (len(self._rows),)
@@ -142,7 +149,8 @@ class Loader:
         top = torch.randint(2 * PAD + 1, size, generator=rng)
         left = torch.randint(2 * PAD + 1, size, generator=rng)
         mirrored = torch.randint(2, size, generator=rng)
-        return _Plan(*(x.to(self.device) for x in (self._rows[places], top, left, mirrored)))
+        drawn = (self._rows[places], top, left, mirrored)
+        return _Plan(*(x[self._places].to(self.device) for x in drawn))
 
     def _crops(self, part: _Plan) -> Tensor:
         """Each image's own window of its padded image, mirrored or not, (n, c, h, w) uint8."""
@@ -167,33 +175,36 @@ class Loader:
             return images
         return images.expand(-1, 3, -1, -1).contiguous(memory_format=self._format)
 
-    def _check_count(self, drop_last: bool) -> None:
-        num, whole = len(self._rows), self.batch_size * self._world_size
-        if drop_last and num < whole:
-            raise InputError(
-                f"{num} images do not fill one batch of {self.batch_size}"
-                + (f" in each of {self._world_size} processes" if self._world_size > 1 else "")
-                + ", and drop_last leaves out what is smaller; "
-                + f"take a batch size of at most {num // self._world_size}, or drop_last=False."
-            )
-        if self._shuffle and not drop_last and 0 < num % whole < self._world_size:
-            raise InputError(
-                f"the last {num % whole} of {num} images cannot be divided among "
-                f"{self._world_size} processes, so some would wait forever for a batch of the "
-                "others; take drop_last=True or another batch size."
-            )
 
-
-def _bounds(
-    num: int, batch_size: int, rank: int, world_size: int, drop_last: bool
-) -> list[tuple[int, int]]:
-    """Where each batch of a process starts and stops in the order that all processes share."""
+def _places(num: int, batch_size: int, rank: int, world_size: int, drop_last: bool) -> Tensor:
+    """Which places of the order that all processes share are this one's, (m,) int64."""
     whole = batch_size * world_size
-    firsts = range(rank * batch_size, num // whole * whole, whole)
-    bounds = [(first, first + batch_size) for first in firsts]
     rest, done = num % whole, num // whole * whole
-    start, stop = done + rest * rank // world_size, done + rest * (rank + 1) // world_size
-    return bounds if drop_last or start == stop else [*bounds, (start, stop)]
+    full = torch.arange(done).view(-1, world_size, batch_size)[:, rank].flatten()
+    if drop_last:
+        return full
+    last = torch.arange(rest * rank // world_size, rest * (rank + 1) // world_size)
+    return torch.cat([full, done + last])
+
+
+def _check_count(
+    num: int, batch_size: int, world_size: int, shuffle: bool, drop_last: bool
+) -> None:
+    whole = batch_size * world_size
+    if drop_last and num < whole:
+        raise InputError(
+            f"{num} images do not fill one batch of {batch_size}"
+            + (f" in each of {world_size} processes" if world_size > 1 else "")
+            + ", and drop_last leaves out what is smaller; take "
+            + (f"a batch size of at most {num // world_size}, or " if num >= world_size else "")
+            + "drop_last=False."
+        )
+    if shuffle and not drop_last and 0 < num % whole < world_size:
+        raise InputError(
+            f"the last {num % whole} of {num} images cannot be divided among {world_size} "
+            "processes, so some would wait forever for a batch of the others; take "
+            "drop_last=True or another batch size."
+        )
 
 
 def _checked(index: Tensor, num: int) -> Tensor:
