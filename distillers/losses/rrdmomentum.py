@@ -12,7 +12,8 @@ class RRDMomentum(nn.Module):
 
     `RRD(memory="momentum")` with a row for each of the N training images, which follows the image's
     teacher embedding as it is seen again under other augmentations. Each step compares the batch
-    with all N rows: 2 n N products of length `dim`, a matrix of n N numbers for either network.
+    with all N rows: 2 n N products of length `dim`, a matrix of n N numbers for either network. The
+    teacher's projection, `embed_teacher`, is frozen as in `RRD`.
 
     Args:
         student_dim: width of the student's embedding.

@@ -26,8 +26,7 @@ class VID(nn.Module):
     left out.
 
     Where public code takes log(1 + exp(x)), which overflows in half precision, this is a stable
-    softplus; in the regressors' place in DistributedDataParallel see `distillers.distillation`.
-    The variances are under weight decay, as in the public code.
+    softplus. The variances are under weight decay, as in the public code.
 
     Args:
         student_channels: one count a stage.
