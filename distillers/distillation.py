@@ -90,7 +90,11 @@ class Distillation(nn.Module):
         self.losses = nn.ModuleDict({term.name: term.loss for term in terms})
         self.weights = {term.name: term.weight for term in terms}
         self._reads = {term.name: wiring.reads(term.loss.forward) for term in terms}
-        asked = {name for names in self._reads.values() for name in names}
+        self._warmup_reads = {
+            term.name: wiring.reads(term.loss.warmup) for term in terms if _warmup_epochs(term.loss)
+        }
+        every = (*self._reads.values(), *self._warmup_reads.values())
+        asked = {name for names in every for name in names}
         student_kinds = {wiring.FROM_STUDENT[n] for n in asked if n in wiring.FROM_STUDENT}
         teacher_kinds = {wiring.FROM_TEACHER[n] for n in asked if n in wiring.FROM_TEACHER}
         self._student_reader = Reader(student, student_taps, student_kinds | {"logits"})
@@ -101,21 +105,33 @@ class Distillation(nn.Module):
         """The frozen teacher."""
         return self._teacher_reader.net
 
+    @property
+    def warmup_epochs(self) -> int:
+        """Epochs of the first stage, in which only the losses that have one act; mostly 0."""
+        return max(map(_warmup_epochs, self.losses.values()))
+
     def forward(self, batch: Batch, progress: float = 0.0) -> Step:
         """One step's loss.
 
         Args:
             batch: images, labels and index.
-            progress: share of the training that is done, in [0, 1].
+            progress: share of the training that is done, in [0, 1]; below 0 in the first stage.
         """
         values: dict[str, Any] = {"labels": batch.labels, "index": batch.index, "progress": progress}
         values |= self.read_teacher(batch.images)
         read = self._student_reader(batch.images)
         values |= {f"student_{kind}": value for kind, value in read.items()}
-        parts = {
-            name: loss(**{key: values[key] for key in self._reads[name]})
-            for name, loss in self.losses.items()
-        }
+        if progress < 0:
+            parts = {
+                name: self.losses[name].warmup(**{key: values[key] for key in keys})
+                for name, keys in self._warmup_reads.items()
+            }
+        else:
+            parts = {
+                name: loss(**{key: values[key] for key in self._reads[name]})
+                for name, loss in self.losses.items()
+                if _lasting(loss)
+            }
         total = sum(self.weights[name] * part for name, part in parts.items())
         logits = None if self._deploying() else values["student_logits"]
         return Step(total, {name: part.detach() for name, part in parts.items()}, logits)
@@ -140,6 +156,15 @@ class Distillation(nn.Module):
         return super()._apply(fn, recurse)
 
 
+def _warmup_epochs(loss: nn.Module) -> int:
+    return getattr(loss, "warmup_epochs", 0)
+
+
+def _lasting(loss: nn.Module) -> bool:
+    """Whether a loss acts after its first stage; AB's and FSP's, as published, do not."""
+    return not _warmup_epochs(loss) or getattr(loss, "keep", True)
+
+
 def _refuse_bad_terms(terms: list[Term]) -> None:
     names = [term.name for term in terms]
     if not terms:
@@ -149,6 +174,8 @@ def _refuse_bad_terms(terms: list[Term]) -> None:
     for term in terms:
         if not math.isfinite(term.weight) or term.weight < 0:
             raise InputError(f"the weight of {term.name} is {term.weight}; it must be positive.")
+    if not any(_lasting(term.loss) for term in terms):
+        raise InputError(f"nothing is left to learn after the first stage of {', '.join(names)}.")
     deploying = [term.name for term in terms if hasattr(term.loss, "deploy")]
     if len(deploying) > 1:
         raise InputError(f"{' and '.join(deploying)} would each deploy a network of its own.")

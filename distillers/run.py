@@ -164,7 +164,7 @@ def train(
     plan = plan_of(config, place.name, images.test_images.shape[-1])
     if config.overwrite and place.folder.exists():
         shutil.rmtree(place.folder)
-    done = place.state["epoch"] if place.state else 0
+    done = place.state["epoch"] if place.state else -getattr(task, "warmup_epochs", 0)
     record = Record(place.folder, config.plain(), done)
     progress = Progress(plan.epochs, len(loader), done)
     keeper = Keeper(config, place, record, card, progress)
@@ -225,7 +225,7 @@ class Keeper:
         """Record and save one epoch."""
         epoch = int(row["epoch"])
         hours = self.hours + (time.monotonic() - self.started) / 3600
-        better = self._is_better(row)
+        better = epoch >= 1 and self._is_better(row)
         if better:
             self.best = row
         payload = {

@@ -92,6 +92,9 @@ def fit(
 ) -> None:
     """Train a task.
 
+    A task with `warmup_epochs` W has a first stage: epochs 1 - W to 0, at the first learning rate,
+    after which the optimiser starts afresh.
+
     Args:
         task: see `Task`.
         loader: the training batches.
@@ -106,8 +109,11 @@ def fit(
         Diverged: when the loss is not finite any more.
     """
     trainer = Trainer(task, plan)
-    done = trainer.load_state(resumed) if resumed else 0
+    warmup_epochs = getattr(task, "warmup_epochs", 0)
+    done = trainer.load_state(resumed) if resumed else -warmup_epochs
     for epoch in range(done + 1, plan.epochs + 1):
+        if epoch == 1 and warmup_epochs:
+            trainer.forget()
         figures = trainer.train_epoch(loader, epoch, report)
         with trainer.averaged():
             deployed = task.deployed()
@@ -122,12 +128,16 @@ class Trainer:
         self.task = task
         self.plan = plan
         self.device = next(task.parameters()).device
-        self.optimizer = torch.optim.SGD(
-            parameter_groups(task, plan.weight_decay), lr=plan.learning_rate, momentum=plan.momentum
-        )
+        self.forget()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=plan.precision == "fp16")
         self.average = Average(task, plan.ema) if plan.ema else None
         self._run = torch.compile(task) if plan.compile else task
+
+    def forget(self) -> None:
+        """Start with a new optimiser, without momentum."""
+        groups = parameter_groups(self.task, self.plan.weight_decay)
+        rate, momentum = self.plan.learning_rate, self.plan.momentum
+        self.optimizer = torch.optim.SGD(groups, lr=rate, momentum=momentum)
 
     def train_epoch(
         self, loader: EpochLoader, epoch: int, report: Callable = lambda *_: None
@@ -138,7 +148,8 @@ class Trainer:
             group["lr"] = plan.rate(epoch)
         self.task.train()
         tally = Tally()
-        for number, batch in enumerate(loader.epoch(epoch), start=1):
+        order = epoch if epoch >= 1 else plan.epochs + 1 - epoch  # a first stage's own orders
+        for number, batch in enumerate(loader.epoch(order), start=1):
             progress = (epoch - 1 + (number - 1) / batches) / plan.epochs
             first = (number - 1) // plan.accumulate * plan.accumulate
             together = min(plan.accumulate, batches - first)

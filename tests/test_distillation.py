@@ -180,3 +180,31 @@ def test_the_step_compiles_without_a_break():
     compiled = torch.compile(task, fullgraph=True)
     torch.testing.assert_close(compiled(batch).loss, expected)
     torch.testing.assert_close(compiled(make_batch(seed=1)).loss, task(make_batch(seed=1)).loss)
+
+
+class TwoStages(nn.Module):
+    """A loss with a first stage of its own."""
+
+    def __init__(self, *, warmup_epochs: int = 2, keep: bool = False) -> None:
+        super().__init__()
+        self.warmup_epochs, self.keep = warmup_epochs, keep
+
+    def warmup(self, teacher_maps: list[Tensor], student_maps: list[Tensor]) -> Tensor:
+        return (student_maps[0].mean() - teacher_maps[0].mean()) ** 2
+
+    def forward(self, student_pooled: Tensor) -> Tensor:
+        return student_pooled.mean() ** 2
+
+
+def test_a_first_stage_has_only_its_own_loss():
+    name = "tests.test_distillation:TwoStages"
+    task = make({"ce": 1.0, name: 2.0})
+    assert task.warmup_epochs == 2
+    step = task(make_batch(), -0.1)
+    assert set(step.parts) == {"twostages"}
+    torch.testing.assert_close(step.loss.detach(), 2 * step.parts["twostages"])
+    assert set(task(make_batch(), 0.0).parts) == {"ce"}
+    kept = make({"ce": 1.0, name: 2.0}, options={"twostages": {"keep": True}})
+    assert set(kept(make_batch(), 0.0).parts) == {"ce", "twostages"}
+    with pytest.raises(InputError, match="nothing is left to learn"):
+        make({name: 1.0})

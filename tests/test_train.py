@@ -1,3 +1,4 @@
+import io
 import math
 
 import pytest
@@ -120,7 +121,7 @@ def test_resuming_gives_the_same_bits():
     copies = []
 
     def keep(row, state, deployed):
-        buffer = __import__("io").BytesIO()
+        buffer = io.BytesIO()
         torch.save(state, buffer)
         copies.append(buffer)
 
@@ -185,3 +186,32 @@ def test_bf16_trains():
     rows, _ = run(task, Plan(epochs=2, learning_rate=0.05, precision="bf16"))
     assert rows[-1]["train_loss"] < rows[0]["train_loss"] + 0.5
     assert next(task.parameters()).dtype == torch.float32
+
+
+def test_a_first_stage_comes_before_epoch_one_and_is_resumed():
+    name = "tests.test_distillation:TwoStages"
+
+    def task(seed):
+        torch.manual_seed(seed)
+        images = make_batch().images
+        return distil(Declared(), Declared(6), {"ce": 1.0, name: 1.0}, images=images)
+
+    plan = Plan(epochs=2, learning_rate=0.1)
+    whole = task(0)
+    rows, _ = run(whole, plan)
+    assert [row["epoch"] for row in rows] == [-1, 0, 1, 2]
+    assert ["train_twostages" in row for row in rows] == [True, True, False, False]
+    for stop in (0, 1):
+        copies, twin = [], task(0)
+
+        def keep(row, state, deployed, copies=copies):
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            copies.append(buffer)
+
+        run(twin, plan, keep=keep)
+        copies[stop].seek(0)
+        again, state = task(1), torch.load(copies[stop], weights_only=True)
+        again.teacher.load_state_dict(whole.teacher.state_dict())
+        run(again, plan, resumed=state)
+        assert torch.equal(weights(again), weights(whole))
