@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from distillers.losses.precision import full
 from distillers.losses.standardise import standardise as z_score
+from distillers.losses.unit import centred
 
 
 class DIST(nn.Module):
@@ -58,7 +59,6 @@ class DIST(nn.Module):
 
 def pearson(a: Tensor, b: Tensor, eps: float) -> Tensor:
     """(n,) correlations of the rows of two (n, d); zero, without gradient, for a constant row."""
-    a = a - a.mean(dim=1, keepdim=True)
-    b = b - b.mean(dim=1, keepdim=True)
+    a, b = centred(a), centred(b)
     lengths = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
     return (a * b).sum(dim=1) / (lengths + eps)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from distillers.losses.precision import full, no_autocast
-from distillers.losses.unit import unit
+from distillers.losses.unit import centred, unit
 
 
 class EGA(nn.Module):
@@ -43,16 +43,11 @@ class EGA(nn.Module):
 
     def forward(self, student_pooled: Tensor, teacher_pooled: Tensor) -> Tensor:
         """The loss from student_pooled (n, d_s) and teacher_pooled (n, d_t)."""
-        student = unit(centre(full(self.embed(student_pooled))))
-        teacher = unit(centre(full(teacher_pooled.detach())))
+        student = unit(centred(full(self.embed(student_pooled))))
+        teacher = unit(centred(full(teacher_pooled.detach())))
         with no_autocast(student):
             edges = teacher @ teacher.T - student @ student.T
             nodes = teacher @ student.T
         nodes = nodes - torch.eye(len(nodes), device=nodes.device, dtype=nodes.dtype)
         norm = torch.linalg.vector_norm
         return self.node * norm(nodes) + self.edge * norm(edges)
-
-
-def centre(rows: Tensor) -> Tensor:
-    """(n, d) without each row's mean."""
-    return rows - rows.mean(dim=1, keepdim=True)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from distillers.losses.precision import full, no_autocast
-from distillers.losses.unit import unit
+from distillers.losses.unit import centred, unit
 
 
 class ITRD(nn.Module):
@@ -63,8 +63,8 @@ class ITRD(nn.Module):
 def correlation_loss(student: Tensor, teacher: Tensor, alpha: float) -> Tensor:
     """log2 of the summed |c - 1|^(2 alpha), c the correlations of the columns of two (n, d)."""
     n = len(student)
-    a = unit(student - student.mean(dim=0), dim=0)
-    b = unit(teacher - teacher.mean(dim=0), dim=0)
+    a = unit(centred(student, dim=0), dim=0)
+    b = unit(centred(teacher, dim=0), dim=0)
     # published: deviations with n - 1, their product averaged with n
     correlations = (a * b).sum(dim=0) * (n - 1) / n
     return (correlations - 1).abs().pow(2 * alpha).sum().log2()

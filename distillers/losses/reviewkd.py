@@ -17,8 +17,8 @@ class ReviewKD(nn.Module):
     student level with what came from below it (ABF); the result is to match the teacher's level at
     several resolutions (HCL). So an early student stage also answers for deeper levels:
 
-        sum over levels of the pyramid's mean squared errors: whole map 1, then 4x4, 2x2 and 1x1
-        averages with 1/2, 1/4, 1/8, divided by the sum of those used
+        sum over levels of the pyramid's mean squared errors: the whole map with 1, then those of
+        its 4x4, 2x2 and 1x1 averages that are smaller with 1/2, 1/4, 1/8 in turn, over their sum
 
     Maps are read before the last activation, as in the public code. Published weight: by pair of
     networks, 5 as a rule on CIFAR-100 (0.6 to 8), 1 or 8 on ImageNet, after a linear rise over the

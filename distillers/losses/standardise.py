@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from distillers.losses.precision import full
+from distillers.losses.unit import centred
 
 
 def standardise(logits: Tensor, eps: float = 1e-7) -> Tensor:
@@ -25,8 +26,6 @@ def standardise(logits: Tensor, eps: float = 1e-7) -> Tensor:
     Returns:
         (n, k); a row of equal logits gives zeros and gets no gradient.
     """
-    logits = full(logits)
-    centred = logits - logits.mean(dim=1, keepdim=True)
-    variance = centred.square().sum(dim=1, keepdim=True) / max(logits.shape[1] - 1, 1)
-    there = variance > 0
-    return centred / (eps + torch.where(there, variance, 1.0).sqrt()) * there
+    apart = centred(full(logits), dim=1)
+    variance = apart.square().sum(dim=1, keepdim=True) / max(logits.shape[1] - 1, 1)
+    return apart / (eps + torch.where(variance > 0, variance, 1.0).sqrt())

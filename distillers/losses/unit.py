@@ -1,4 +1,4 @@
-"""Vectors of length one, with a gradient that stays finite where there is no direction."""
+"""Vectors of length one or mean zero, with a gradient that stays finite where nothing is left."""
 
 import torch
 from torch import Tensor
@@ -12,3 +12,10 @@ def unit(x: Tensor, dim: int = -1) -> Tensor:
     squares = x.square().sum(dim, keepdim=True)
     there = squares > 1e-24
     return x * torch.where(there, squares, 1.0).rsqrt() * there
+
+
+def centred(x: Tensor, dim: int = -1) -> Tensor:
+    """`x` less its mean along `dim`; where only rounding is left, zeros, and no gradient."""
+    apart = x - x.mean(dim, keepdim=True)
+    rounding = (8 * torch.finfo(x.dtype).eps) ** 2 * x.square().sum(dim, keepdim=True)
+    return apart * (apart.square().sum(dim, keepdim=True) > rounding)
