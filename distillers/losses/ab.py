@@ -22,9 +22,9 @@ class AB(nn.Module):
     batch norm), learned and discarded, brings each student stage to the teacher's channels.
 
     This is an initialisation. Published: for 30 epochs it alone trains the student, all but its
-    classifier, and the connectors, at the base learning rate; then cross-entropy trains the
-    student and this loss has weight zero. `warmup` is that first stage; `forward` is the same
-    loss, for those who want to keep it. Published weight: 1 in the first stage.
+    classifier, and the connectors, at the base learning rate, not lowered; then cross-entropy
+    trains the student, without this loss. `warmup` is that first stage; `forward` is the same loss,
+    which acts after it only with `keep=True`. Published weight: 1.
 
     Where the grids differ, which the paper does not treat, the larger is averaged down.
 
@@ -33,6 +33,7 @@ class AB(nn.Module):
         teacher_channels: channels of the teacher's stages.
         margin: m.
         warmup_epochs: length of the first stage.
+        keep: go on with this loss after the first stage.
 
     Raises:
         ValueError: when the numbers of stages differ.
@@ -45,11 +46,13 @@ class AB(nn.Module):
         *,
         margin: float = 1.0,
         warmup_epochs: int = 30,
+        keep: bool = False,
     ) -> None:
         super().__init__()
         check_stages("AB", student_channels, teacher_channels)
         self.margin = margin
         self.warmup_epochs = warmup_epochs
+        self.keep = keep
         self.connectors = nn.ModuleList(
             nn.Sequential(nn.Conv2d(s, t, 1), nn.BatchNorm2d(t))
             for s, t in zip(student_channels, teacher_channels, strict=True)

@@ -24,14 +24,16 @@ class FSP(nn.Module):
     Where the stages' grids differ, the larger is averaged down to the smaller.
 
     This is an initialisation. Published: for 30 epochs it alone trains the student, all but its
-    classifier, at the base learning rate; then cross-entropy trains the student and this loss has
-    weight zero (the public code lists 50, which acts nowhere). `warmup` is that first stage;
-    `forward` is the same loss, for those who want to keep it.
+    classifier, at the base learning rate, not lowered; then cross-entropy trains the student,
+    without this loss. `warmup` is that first stage; `forward` is the same loss, which acts after it
+    only with `keep=True`. Published weight: 50, which the public code uses in neither stage: its
+    first stage takes the loss as it is.
 
     Args:
         student_channels: channels of the student's stages.
         teacher_channels: channels of the teacher's stages; they must be the same.
         warmup_epochs: length of the first stage.
+        keep: go on with this loss after the first stage.
 
     Raises:
         ValueError: when the numbers of stages or their channels differ; the stems' channels, which
@@ -44,6 +46,7 @@ class FSP(nn.Module):
         teacher_channels: list[int],
         *,
         warmup_epochs: int = 30,
+        keep: bool = False,
     ) -> None:
         super().__init__()
         check_stages("FSP", student_channels, teacher_channels)
@@ -55,6 +58,7 @@ class FSP(nn.Module):
                 f"{', '.join(differ)}."
             )
         self.warmup_epochs = warmup_epochs
+        self.keep = keep
 
     def forward(
         self,

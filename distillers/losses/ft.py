@@ -24,9 +24,9 @@ class FT(nn.Module):
 
     `form="attention"` is that of the public tables: each factor map is squared, averaged over its
     channels, brought to length one, and the absolute differences are averaged. `form="factor"` is
-    that of the paper: the whole factor is brought to length one. Published weight: 200; first stage
-    of 30 epochs, with the reconstruction error alone, learning rate 0.01 for ResNet and WRN
-    teachers and the base rate for others, not lowered.
+    that of the paper: the whole factor is brought to length one. Published weight: 200 in the
+    second stage; the first takes 30 epochs of the reconstruction error alone, without that weight,
+    at a learning rate of 0.01 for ResNet and WRN teachers, the base rate for others, not lowered.
 
     Until the paraphraser is trained its factors are random. It gets no gradient in `forward`, the
     translator none in `warmup`. The larger grid is averaged down to the smaller.

@@ -27,8 +27,8 @@ class KDSVD(nn.Module):
     used have a gradient, the exact one, less the part between singular values whose squares differ
     by under 1e-6 of the largest. A singular vector has no sign of its own; the teacher's are turned
     to a sum that is not negative, so that the loss does not depend on the linear algebra library.
-    Slow: a decomposition per image and stage, in float32 or better; `torch.compile` takes it, as a
-    call to the library.
+    Slow: a decomposition per image and stage, in float32 or better, for which the host waits on a
+    GPU; `torch.compile` takes it, as a call to the library.
 
     Args:
         student_channels: channels of the student's stages.

@@ -28,6 +28,7 @@ class Case:
         unread: student inputs, or parts of one as in "student_maps[0]", that the loss names but
             does not learn from.
         holds_gradient_back: the loss takes part of itself for a constant on purpose.
+        waits: the host waits for the GPU, as the linear algebra library does.
         tolerance: relative, of the value under bfloat16 autocast.
     """
 
@@ -39,6 +40,7 @@ class Case:
     refuses_one: bool = False
     unread: tuple[str, ...] = ()
     holds_gradient_back: bool = False
+    waits: bool = False
     tolerance: float = 2e-2
 
     def facts(self) -> dict[str, Any]:
@@ -159,7 +161,7 @@ CASES: dict[str, Case] = {
     "fsp": Case(student=EQUAL_CHANNELS, teacher=EQUAL_CHANNELS),
     "ft": Case(unread=("student_maps[0]", "student_maps[1]"), holds_gradient_back=True),
     "itrd": Case(),
-    "kdsvd": Case(student=EQUAL_CHANNELS, teacher=EQUAL_CHANNELS),
+    "kdsvd": Case(student=EQUAL_CHANNELS, teacher=EQUAL_CHANNELS, waits=True),
     "nkd": Case(),
     "nst": Case(),
     "ofd": Case(),

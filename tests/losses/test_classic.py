@@ -338,6 +338,13 @@ def test_fsp_names_the_stages_whose_channels_differ():
         FSP([], [])(stems[0], [], stems[1], [])
 
 
+@pytest.mark.parametrize("build", [AB, FSP], ids=lambda cls: cls.__name__)
+def test_ab_and_fsp_act_in_their_first_stage_only_as_published(build):
+    assert build([4], [4]).warmup_epochs == 30
+    assert not build([4], [4]).keep
+    assert build([4], [4], keep=True).keep
+
+
 # ---- singular vectors ---------------------------------------------------------------------------
 
 
