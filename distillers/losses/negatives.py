@@ -9,8 +9,8 @@ DRAWS = 2**31
 class Drawer(nn.Module):
     """Draws training images by class, uniformly and with replacement.
 
-    With the training set sorted by class, an image of another class than y is one of the N - n_y
-    places that remain when the block of y is cut out. Draws are 31-bit integers scaled down to that
+    With the training set sorted by class and laid out as a ring, the images of other classes than y
+    are the N - n_y places that follow the block of y. Draws are 31-bit integers scaled down to that
     number, so that a place's chance is off by at most N / 2^31 of itself.
 
     Args:
@@ -31,16 +31,16 @@ class Drawer(nn.Module):
         if count.count_nonzero() < 2:
             raise ValueError("train_labels holds only 1 class; negatives come from others.")
         # all three follow from train_labels, so they stay out of the state dict
-        self.register_buffer("order", labels.argsort(stable=True), persistent=False)
+        ring = labels.argsort(stable=True).repeat(2)  # twice around saves the remainder
+        self.register_buffer("order", ring, persistent=False)
         self.register_buffer("start", count.cumsum(0) - count, persistent=False)
         self.register_buffer("count", count, persistent=False)
 
     def other_classes(self, labels: Tensor, num_draws: int) -> Tensor:
         """(n, num_draws) images whose class is not that of labels (n,)."""
         start, count = self.start[labels, None], self.count[labels, None]
-        places = self._uniform(len(self.order) - count, num_draws)
-        places += (places >= start) * count
-        return self.order[places]
+        places = self._uniform(len(self.order) // 2 - count, num_draws).add_(start + count)
+        return self.order.index_select(0, places.flatten()).view_as(places)
 
     def same_class(self, labels: Tensor) -> Tensor:
         """(n,) images of the class of labels (n,)."""
