@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from distillers.data import Batch, Loader
+from distillers.data import loader as module
 from distillers.errors import InputError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -121,6 +122,17 @@ def test_drop_last_leaves_out_only_what_does_not_fill_a_batch():
 def test_an_epoch_goes_on_in_its_middle_bit_for_bit(start):
     one = loader(augment=True, shuffle=True)
     assert same(list(one.epoch(2, start_batch=start)), list(one.epoch(2))[start:])
+
+
+@pytest.mark.parametrize("chunk", [1, 16, 17])
+def test_how_many_images_are_made_at_once_changes_nothing(monkeypatch, chunk):
+    options = {"augment": True, "shuffle": True, "channels_last": True}
+    whole = list(loader(**options).epoch(2))
+    monkeypatch.setattr(module, "CHUNK", chunk)
+    assert same(list(loader(**options).epoch(2)), whole)
+    assert same(list(loader(**options).epoch(2, start_batch=3)), whole[3:])
+    ours = list(loader(**options).epoch(2))
+    assert all(x.images.is_contiguous(memory_format=torch.channels_last) for x in ours)
 
 
 def test_normalised_numbers():
