@@ -30,7 +30,7 @@ def slowly(loss: CRD, anchors: Tensor, bank: Tensor, rows: Tensor, z: float | No
     """One of the two terms from the formula, and its Z."""
     n, k, total = len(rows), rows.shape[1] - 1, len(bank)
     scores = [
-        [math.exp(float(anchors[i] @ bank[j]) / loss.temperature) for j in rows[i]]
+        [math.exp((anchors[i] @ bank[j]).item() / loss.temperature) for j in rows[i]]
         for i in range(n)
     ]
     z = z or total * sum(map(sum, scores)) / (n * (k + 1))
