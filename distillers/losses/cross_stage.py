@@ -1,5 +1,7 @@
 """Every stage of a student against every stage of a teacher, with attention over the latter."""
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -18,20 +20,18 @@ class CrossStage(nn.Module):
 
     def __init__(self, student_channels: list[int], teacher_channels: list[int]) -> None:
         super().__init__()
-        self.projections = nn.ModuleList(
-            nn.ModuleList(projection(student, teacher) for teacher in teacher_channels)
-            for student in student_channels
-        )
+        pairs = itertools.product(student_channels, teacher_channels)
+        self.projections = nn.ModuleList(projection(*pair) for pair in pairs)
 
     def forward(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
         """(n, student stages, teacher stages): mean squared distance, image by image."""
-        rows = []
-        for student, projections in zip(student_maps, self.projections, strict=True):
-            for teacher, project in zip(teacher_maps, projections, strict=True):
-                source, target = same_size(student, teacher)
-                error = full(project(source)) - full(target)
-                rows.append(error.square().flatten(1).mean(dim=1))
-        return torch.stack(rows, dim=1).unflatten(1, (len(student_maps), len(teacher_maps)))
+        distances = []
+        pairs = itertools.product(student_maps, teacher_maps)
+        for project, pair in zip(self.projections, pairs, strict=True):
+            student, teacher = same_size(*pair)
+            error = full(project(student)) - full(teacher)
+            distances.append(error.square().flatten(1).mean(dim=1))
+        return torch.stack(distances, dim=1).unflatten(1, (len(student_maps), len(teacher_maps)))
 
 
 class Embedding(nn.Module):

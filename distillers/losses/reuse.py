@@ -1,7 +1,7 @@
 """A student's backbone that ends in a teacher's classifier, as one module to save and export."""
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,8 @@ class Reused(nn.Module):
         """Logits (n, k) of images (n, c, h, w)."""
         self.backbone(images)
         cut = self.backbone.get_submodule(self.card["cut"])
-        maps, cut.seen = cut.seen, None
+        maps = cast(Tensor, cut.seen)
+        del cut.seen
         if self.card["size"] is not None:
             height, width = self.card["size"]
             maps = shrink(maps, (min(height, maps.shape[2]), min(width, maps.shape[3])))

@@ -42,7 +42,7 @@ def expected(loss: SemCKD | SemCKDInvariant, students: list, teachers: list) -> 
             pairs = zip(student.shape[2:], teacher.shape[2:], strict=True)
             size = tuple(min(a, b) for a, b in pairs)
             source, target = (F.adaptive_avg_pool2d(x, size) for x in (student, teacher))
-            error = loss.cross_stage.projections[s][t](source) - target
+            error = loss.cross_stage.projections[s * len(teachers) + t](source) - target
             total = total + (weights[:, t] * error.square().mean(dim=(1, 2, 3))).mean()
     return total / len(students)
 
