@@ -1,13 +1,16 @@
-"""Where a network is read: stem, stage maps, final map, pooled embedding, logits, in one forward."""
+"""Where a network is read: stem, stage maps, final map, embedding, logits, in one forward."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from distillers.errors import InputError, unknown
+from distillers.maps import Layout
+
+Place = tuple[str, str]  # a module path, and "in" or "out"
 
 KINDS = ("logits", "pooled", "maps", "final", "preacts", "stem")
 
@@ -19,12 +22,20 @@ class Taps:
     A network may declare its own as an attribute `taps`; for any other they are found by rule.
 
     Attributes:
-        maps: modules whose OUTPUT is the feature map of a stage, in order, stem not among them.
-        head: the classifier; the pooled embedding is its INPUT.
+        maps: modules whose OUTPUT is the feature map of a stage, in order, stem not among them;
+            none for a network that has no such maps.
+        head: the classifier; the pooled embedding is its INPUT, averaged over the places where it
+            is still a map. Empty for a network of which only the logits can be read.
         stem: the module whose OUTPUT is the stem's map.
         final: the module whose OUTPUT is the map that gets pooled into the embedding; the last of
-            `maps` where it is left out.
-        preacts: activation modules, one a stage, whose INPUT is the map before the last activation.
+            `maps` where it is left out. The path of `head` itself stands for the embedding as a map
+            of 1 x 1, for a network in which no map's mean is the embedding: it reads a class token,
+            say, or normalises after pooling.
+        preacts: activation modules, one a stage, whose INPUT, the last time that they run, is the
+            map before the last activation. An empty path stands for the stage's map itself, where
+            it is not activated.
+        layouts: the layout of each place, a path and "in" or "out", that does not give (n, c, h, w)
+            as it is; recorded by `distillers.tap_rules.find_taps`.
     """
 
     maps: tuple[str, ...]
@@ -32,20 +43,50 @@ class Taps:
     stem: str | None = None
     final: str | None = None
     preacts: tuple[str, ...] = ()
+    layouts: tuple[tuple[Place, Layout], ...] = ()
 
-    def places(self, kind: str) -> list[tuple[str, str]]:
+    def places(self, kind: str) -> list[Place]:
         """The (module path, "in" or "out") pairs that `kind` is read from; none for "logits"."""
         if kind == "maps":
             return [(path, "out") for path in self.maps]
         if kind == "preacts":
-            return [(path, "in") for path in self.preacts]
+            own = (*self.maps, *self.preacts)  # as long as either
+            pairs = zip(self.preacts, own, strict=False)
+            return [(path, "in") if path else (stage, "out") for path, stage in pairs]
         if kind == "pooled":
-            return [(self.head, "in")]
+            return [(self.head, "in")] if self.head else []
         if kind == "final":
-            return [(self.final or self.maps[-1], "out")]
+            path = self.final or (self.maps[-1] if self.maps else "")
+            return [(path, "in" if path == self.head else "out")] if path else []
         if kind == "stem":
             return [(self.stem, "out")] if self.stem else []
         return []
+
+    def under(self, prefix: str) -> "Taps":
+        """The same places of a network that is a submodule, called `prefix`, of another."""
+
+        def deeper(path: str) -> str:
+            return f"{prefix}.{path}"
+
+        return Taps(
+            maps=tuple(map(deeper, self.maps)),
+            head=self.head and deeper(self.head),
+            stem=self.stem and deeper(self.stem),
+            final=self.final and deeper(self.final),
+            preacts=tuple(path and deeper(path) for path in self.preacts),
+            layouts=tuple(((deeper(path), side), each) for (path, side), each in self.layouts),
+        )
+
+
+def with_maps(taps: Taps, maps: Sequence[str]) -> Taps:
+    """`taps` with other stage maps; what belongs to the former stages is left out.
+
+    Args:
+        taps: where the network is read.
+        maps: paths of the modules whose outputs are the stage maps, in order.
+    """
+    final = taps.final or (taps.maps[-1] if taps.maps else None)
+    return replace(taps, maps=tuple(maps), final=final, preacts=(), layouts=())
 
 
 @dataclass(frozen=True)
@@ -53,9 +94,9 @@ class Shapes:
     """What losses must know of a network: widths and sizes, read off one probing forward.
 
     Attributes:
-        channels: one count a stage map.
+        channels: one count a stage map; none where the network shows no maps.
         sizes: one (h, w) a stage map.
-        dim: width of the pooled embedding.
+        dim: width of the pooled embedding; 0 where the network shows none.
         num_classes: width of the logits.
     """
 
@@ -83,10 +124,12 @@ class Reader:
         self.net = net
         self.taps = taps
         self.wanted = sorted(set(wanted))
-        self._seen: dict[tuple[str, str], Tensor] = {}
-        self._versions: dict[tuple[str, str], int] = {}
+        self._layouts = dict(taps.layouts)
+        self._seen: dict[Place, Tensor] = {}
+        self._versions: dict[Place, int] = {}
         self._reading = False
         self._handles = []
+        self._head = module_at(net, taps.head) if taps.head else None
         for kind in self.wanted:
             places = taps.places(kind)
             if not places and kind != "logits":
@@ -119,13 +162,16 @@ class Reader:
 
     def _watch(self, path: str, side: str) -> None:
         module = module_at(self.net, path)
+        last = side == "in" and path in self.taps.preacts  # an activation may run several times
 
         def keep(value: object) -> None:
             if not self._reading:
                 return
             if not isinstance(value, Tensor):
-                raise InputError(f"{path} gives a {type(value).__name__}, not a tensor; tap another module.")
-            if (path, side) in self._seen:
+                raise InputError(
+                    f"{path} gives a {type(value).__name__}, not a tensor; tap another module."
+                )
+            if (path, side) in self._seen and not last:
                 raise InputError(f"{path} runs more than once in a forward; tap another module.")
             if side == "in" and getattr(module, "inplace", False):
                 value = value.clone()  # the module is about to overwrite its input
@@ -134,9 +180,10 @@ class Reader:
                 self._versions[path, side] = value._version
 
         if side == "out":
-            self._handles.append(module.register_forward_hook(lambda _, args, output: keep(output)))
+            handle = module.register_forward_hook(lambda *called: keep(called[2]))
         else:
-            self._handles.append(module.register_forward_pre_hook(lambda _, args: keep(args[0])))
+            handle = module.register_forward_pre_hook(lambda *called: keep(called[1][0]))
+        self._handles.append(handle)
 
     def _refuse_overwritten(self) -> None:
         if torch.compiler.is_compiling():
@@ -144,8 +191,8 @@ class Reader:
         for (path, side), version in self._versions.items():
             if self._seen[path, side]._version != version:
                 raise InputError(
-                    f"the {side}put of {path} is overwritten in place later in the forward; tap a later "
-                    "module, or build the network without inplace=True there."
+                    f"the {side}put of {path} is overwritten in place later in the forward; tap "
+                    "a later module, or build the network without inplace=True there."
                 )
 
     def _collect(self, kind: str, logits: Tensor) -> Tensor | list[Tensor]:
@@ -154,10 +201,31 @@ class Reader:
         try:
             values = [self._seen[place] for place in self.taps.places(kind)]
         except KeyError as missing:
-            raise InputError(f"{missing.args[0][0]} did not run in the forward; tap another module.") from None
-        if kind in ("maps", "preacts"):
-            return values
-        return values[0].flatten(1) if kind == "pooled" else values[0]
+            raise InputError(
+                f"{missing.args[0][0]} did not run in the forward; tap another module."
+            ) from None
+        if kind == "pooled":
+            return embedding(self._head, values[0])
+        if kind == "final" and self.taps.final == self.taps.head:
+            return embedding(self._head, values[0])[:, :, None, None]
+        for i, place in enumerate(self.taps.places(kind)):
+            if place in self._layouts:
+                values[i] = self._layouts[place].arrange(values[i])
+        return values if kind in ("maps", "preacts") else values[0]
+
+
+def embedding(head: nn.Module | None, taken: Tensor) -> Tensor:
+    """(n, d) of what a classifier takes in: flattened, or averaged where it classifies each place.
+
+    Args:
+        head: the classifier.
+        taken: its input.
+    """
+    if isinstance(head, nn.Conv2d):
+        return taken.mean((2, 3))
+    if isinstance(head, nn.Linear) and taken.ndim > 2:
+        return taken.flatten(1, -2).mean(1)
+    return taken.flatten(1)
 
 
 def module_at(net: nn.Module, path: str) -> nn.Module:
@@ -182,22 +250,25 @@ def measure(net: nn.Module, taps: Taps, images: Tensor) -> Shapes:
         taps: where to read it.
         images: (n, c, h, w), any content.
     """
-    reader = Reader(net, taps, ("logits", "pooled", "maps"))
+    kinds = [kind for kind in ("maps", "pooled") if taps.places(kind)]
+    reader = Reader(net, taps, ("logits", *kinds))
     try:
         with evaluating(net):
             values = reader(images)
     finally:
         reader.close()
-    maps, pooled, logits = values["maps"], values["pooled"], values["logits"]
+    maps, pooled, logits = values.get("maps", []), values.get("pooled"), values["logits"]
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise InputError(f"{type(net).__name__} must return logits (n, classes).")
     for path, each in zip(taps.maps, maps, strict=True):
         if each.ndim != 4:
-            raise InputError(f"{path} gives a {each.ndim}-d tensor, a stage map needs (n, c, h, w).")
+            raise InputError(
+                f"{path} gives a {each.ndim}-d tensor, a stage map needs (n, c, h, w)."
+            )
     return Shapes(
         channels=tuple(each.shape[1] for each in maps),
         sizes=tuple((each.shape[2], each.shape[3]) for each in maps),
-        dim=pooled.shape[1],
+        dim=pooled.shape[1] if isinstance(pooled, Tensor) else 0,
         num_classes=logits.shape[1],
     )
 

@@ -103,10 +103,13 @@ def test_measure_leaves_the_network_as_it_was():
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 
 
-def test_a_network_without_a_linear_head_is_refused_with_what_to_say():
-    net = torchvision.models.squeezenet1_1(num_classes=10)
-    with pytest.raises(InputError, match=r"SqueezeNet shows \d+ feature maps and 0 linear layers"):
-        find_taps(net, torch.randn(1, 3, 64, 64))
+def test_a_classifier_of_every_place_has_the_mean_of_its_input_as_embedding():
+    net, x = torchvision.models.squeezenet1_1(num_classes=10).eval(), torch.randn(2, 3, 64, 64)
+    taps = find_taps(net, x)
+    assert taps.maps == ("features.4", "features.7", "features.12")
+    assert (taps.head, taps.final) == ("classifier.1", "features.12")
+    read = Reader(net, taps, ("pooled", "final"))(x)
+    torch.testing.assert_close(read["pooled"], read["final"].mean((2, 3)))
 
 
 @pytest.mark.parametrize(
