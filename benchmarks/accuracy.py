@@ -39,7 +39,14 @@ def main() -> None:
         alone = run("teacher", [*shared, "--model", args.student, "--trial", str(seed)])
         rows.setdefault(f"{args.student} alone", []).append(alone)
         for method in args.methods:
-            flags = ["--path_t", str(teacher["best"]), "--model_s", args.student, "--distill", method]
+            flags = [
+                "--path_t",
+                str(teacher["best"]),
+                "--model_s",
+                args.student,
+                "--distill",
+                method,
+            ]
             result = run("student", [*shared, *flags, "--trial", str(seed)])
             rows.setdefault(f"{args.student} {method}", []).append(result)
     write(rows, args)

@@ -6,7 +6,7 @@ import pickle
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ STATE_KEYS = ("model", "state_dict", "model_state_dict", "student", "net")
 
 
 def save(path: Path, payload: dict[str, Any]) -> None:
-    """Write `payload` beside `path`, then rename it into place: a failure leaves the old file whole.
+    """Write `payload` beside `path`, then rename it: a failure leaves the old file whole.
 
     Args:
         path: the file.
@@ -65,8 +65,8 @@ def load(path: str | Path) -> dict[str, Any]:
         if _looks_damaged(path):
             raise InputError(f"{path} is damaged or not a checkpoint: {error}") from error
         raise InputError(
-            f"{path} holds more than weights and was not opened, since that could run code from it. If "
-            "you trust it, convert it once where it was made: torch.save({'model': "
+            f"{path} holds more than weights and was not opened: that could run code from it. "
+            "If you trust it, convert it once where it was made: torch.save({'model': "
             "torch.load(FILE, weights_only=False)['model']}, NEW_FILE)."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -88,7 +88,11 @@ def weights(payload: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
 
 
 def load_network(
-    path: str | Path, *, name: str | None = None, num_classes: int | None = None, image_size: int = 32
+    path: str | Path,
+    *,
+    name: str | None = None,
+    num_classes: int | None = None,
+    image_size: int = 32,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The network in a checkpoint, ready to use, and its card.
 
@@ -112,24 +116,30 @@ def load_network(
     known = card.get("model") or name or name_from_folder(path)
     if known is None:
         raise InputError(
-            f"{path} does not tell its architecture; name it with --model_t, as in --model_t resnet32x4."
+            f"{path} does not tell its architecture; name it, as in --model_t resnet32x4 (or "
+            "--model for `distillers evaluate`)."
         )
     if _is_users(known) and name != known:
         raise InputError(
-            f"{path} says that it is {known!r}, code outside of distillers. If you trust it, name it "
-            f"yourself with --model_t {known}."
+            f"{path} says that it is {known!r}, code outside of distillers. If you trust it, name "
+            f"it yourself with --model_t {known}."
         )
     if name is not None and name != known:
         raise InputError(f"{path} is a {known}, not a {name}.")
-    classes = card.get("num_classes") or _classes(state)
+    classes = card.get("num_classes") or _classes(state) or num_classes
     if num_classes is not None and classes is not None and classes != num_classes:
         raise InputError(f"{path} tells {classes} classes apart, the data set has {num_classes}.")
-    net = models.create(
-        known, num_classes=classes or num_classes, image_size=card.get("image_size", image_size)
-    )
+    if classes is None:
+        raise InputError(f"{path} does not tell how many classes there are.")
+    net = models.create(known, num_classes=classes, image_size=card.get("image_size", image_size))
     deploy = card.get("deploy")
     if deploy:
-        net = wiring.find(deploy["name"]).rebuild(net, deploy)
+        if ":" in deploy["name"]:
+            raise InputError(
+                f"{path} needs {deploy['name']!r}, code outside of distillers, to be built again; "
+                "import that loss and call its `rebuild` yourself."
+            )
+        net = cast(Any, wiring.find(deploy["name"])).rebuild(net, deploy)
     fill(net, state, path)
     return net.eval(), card
 
@@ -186,7 +196,9 @@ def _nearest(path: Path) -> str:
     """What there is instead: the files beside, or the first folder of the path that is missing."""
     if path.parent.is_dir():
         beside = sorted(p.name for p in path.parent.glob("*.pth"))
-        return f"; its folder has {', '.join(beside)}." if beside else "; its folder has no .pth file."
+        return (
+            f"; its folder has {', '.join(beside)}." if beside else "; its folder has no .pth file."
+        )
     missing = path.parent
     while not missing.parent.is_dir() and missing.parent != missing:
         missing = missing.parent

@@ -45,7 +45,9 @@ def run(command: str, args: Sequence[str]) -> int:
         if command not in COMMANDS:
             raise unknown("command", command, COMMANDS)
         if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())  # for --loss and --model_s that name a module of the user's
+            sys.path.append(
+                os.getcwd()
+            )  # for --loss and --model_s that name a module of the user's
         importlib.import_module(f"distillers.commands.{command}").main(args)
     except (InputError, Diverged) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -41,6 +41,8 @@ NEUTRAL = (
 class Training:
     """Flags that teachers and students share."""
 
+    trial: int
+
     dataset: str = "cifar100"
     """digits, fashionmnist, cifar10 or cifar100 (see `distillers list`)."""
     data_dir: str = "./data"
@@ -127,13 +129,13 @@ class Training:
             raise InputError("--resume and --overwrite contradict each other; choose one.")
         if self.dali is not None:
             raise InputError(
-                "--dali is not available yet: this version reads data sets that fit in memory, which it "
-                "augments on the device. Leave the flag out."
+                "--dali is not available yet: this version reads data sets that fit in memory, "
+                "which it augments on the device. Leave the flag out."
             )
         if self.multiprocessing_distributed:
             raise InputError(
-                "--multiprocessing-distributed is not available yet: this version trains on one device. "
-                "Leave the flag out and name one GPU, as in --gpu_id 0."
+                "--multiprocessing-distributed is not available yet: this version trains on one "
+                "device. Leave the flag out and name one GPU, as in --gpu_id 0."
             )
 
     def plain(self) -> dict[str, Any]:
@@ -166,7 +168,7 @@ class StudentConfig(Training):
     """Distil a student from a trained teacher."""
 
     path_t: str | None = None
-    """The teacher's checkpoint, as in ./save/teachers/models/resnet32x4_vanilla/resnet32x4_best.pth."""
+    """The teacher's checkpoint: ./save/teachers/models/resnet32x4_vanilla/resnet32x4_best.pth."""
     model_t: str | None = None
     """The teacher's architecture, where its checkpoint does not tell."""
     model_s: str = "resnet8x4"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from distillers import models, recipes, run
 from distillers.data import ImageSet, Loader, load
-from distillers.distillation import Supervised, distil
+from distillers.distillation import Distillation, Supervised, distil
 from distillers.losses import CE
 from distillers.train import Plan, fit
 
@@ -85,6 +85,7 @@ def compare(
             result.net = net
             say(f"seed {seed}, {result.name}: {curve[-1]:.1f} %")
     for result in results:
+        assert result.net is not None  # there is at least one seed
         result.right = _right(result.net, tests["test"])
     return of_teacher, results, images
 
@@ -110,7 +111,7 @@ def _train_student(
     torch.manual_seed(seed)
     student = _create(STUDENT, images).to(device)
     if method == "alone":
-        task: nn.Module = Supervised(student, CE())
+        task: Supervised | Distillation = Supervised(student, CE())
     else:
         row = recipes.recipe(PROTOCOL, method)
         weights = {"ce": row.ce, "kd": row.kd, method: row.method}

@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ class Supervised(nn.Module):
         self.student = student
         self.loss = loss
 
-    def forward(self, batch: Batch, progress: float = 0.0) -> Step:
+    def forward(self, batch: Batch, progress: float = 0.0) -> Step:  # noqa: ARG002
         """One step's loss; `progress` is not used."""
         logits = self.student(batch.images)
         loss = self.loss(logits, batch.labels)
@@ -91,7 +91,9 @@ class Distillation(nn.Module):
         self.weights = {term.name: term.weight for term in terms}
         self._reads = {term.name: wiring.reads(term.loss.forward) for term in terms}
         self._warmup_reads = {
-            term.name: wiring.reads(term.loss.warmup) for term in terms if _warmup_epochs(term.loss)
+            term.name: wiring.reads(cast(Any, term.loss).warmup)
+            for term in terms
+            if _warmup_epochs(term.loss)
         }
         every = (*self._reads.values(), *self._warmup_reads.values())
         asked = {name for names in every for name in names}
@@ -117,38 +119,50 @@ class Distillation(nn.Module):
             batch: images, labels and index.
             progress: share of the training that is done, in [0, 1]; below 0 in the first stage.
         """
-        values: dict[str, Any] = {"labels": batch.labels, "index": batch.index, "progress": progress}
+        values: dict[str, Any] = {
+            "labels": batch.labels,
+            "index": batch.index,
+            "progress": progress,
+        }
         values |= self.read_teacher(batch.images)
         read = self._student_reader(batch.images)
         values |= {f"student_{kind}": value for kind, value in read.items()}
         if progress < 0:
-            parts = {
-                name: self.losses[name].warmup(**{key: values[key] for key in keys})
-                for name, keys in self._warmup_reads.items()
-            }
+            parts = self._warmup_parts(values)
+            weighted = list(parts.values())  # as published, a first stage has no weights
         else:
-            parts = {
-                name: loss(**{key: values[key] for key in self._reads[name]})
-                for name, loss in self.losses.items()
-                if _lasting(loss)
-            }
-        total = sum(self.weights[name] * part for name, part in parts.items())
+            parts = self._parts(values)
+            weighted = [self.weights[name] * part for name, part in parts.items()]
         logits = None if self._deploying() else values["student_logits"]
-        return Step(total, {name: part.detach() for name, part in parts.items()}, logits)
+        noted = {name: part.detach() for name, part in parts.items()}
+        return Step(torch.stack(weighted).sum(), noted, logits)
 
     @torch.no_grad()
     def read_teacher(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
-        """What the losses ask of the teacher, by the names that they use; empty where they do not."""
+        """What the losses ask of the teacher, by the names that they use; perhaps nothing."""
         if not self._teacher_reader.wanted:
             return {}
         return {f"teacher_{kind}": value for kind, value in self._teacher_reader(images).items()}
 
     def deployed(self) -> nn.Module:
-        """The network that is scored, saved and exported: the student, or what a loss makes of it."""
+        """The network that is scored, saved, exported: the student, or what a loss makes of it."""
         deploying = self._deploying()
         return deploying[0].deploy(self.student) if deploying else self.student
 
-    def _deploying(self) -> list[nn.Module]:
+    def _parts(self, values: Mapping[str, Any]) -> dict[str, Tensor]:
+        return {
+            name: loss(**{key: values[key] for key in self._reads[name]})
+            for name, loss in self.losses.items()
+            if _lasting(loss)
+        }
+
+    def _warmup_parts(self, values: Mapping[str, Any]) -> dict[str, Tensor]:
+        return {
+            name: cast(Any, self.losses[name]).warmup(**{key: values[key] for key in keys})
+            for name, keys in self._warmup_reads.items()
+        }
+
+    def _deploying(self) -> list[Any]:
         return [loss for loss in self.losses.values() if hasattr(loss, "deploy")]
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Distillation":
@@ -224,7 +238,7 @@ def distil(
             raise InputError(f"options were given for {name!r}, which is not among the losses.")
     student_taps = student_taps or find_taps(student, images)
     teacher_taps = teacher_taps or find_taps(teacher, images)
-    student.taps = student_taps  # a deployed network is cut where the student is read
+    cast(Any, student).taps = student_taps  # a deployed network is cut where the student is read
     facts = _facts(student, teacher, student_taps, teacher_taps, images)
     facts |= {"train_labels": train_labels, "batch_size": batch_size}
     terms = [

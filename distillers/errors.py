@@ -23,5 +23,5 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> InputError:
     return InputError(f"no {kind} {given!r}{hint} There are: {', '.join(names)}.")
 
 
-class Diverged(RuntimeError):
+class Diverged(RuntimeError):  # noqa: N818, a word that reads
     """The loss is not a finite number any more; the message names its parts."""

@@ -58,7 +58,9 @@ class Progress:
         share = (epoch - 1 - self.done + number / self.batches) / max(self.epochs - self.done, 1)
         left = int((time.monotonic() - self.start) * (1 / max(share, 1e-9) - 1))
         shown = ("train_loss", "train_acc", "val_acc", "test_acc")
-        parts = [f"{name.replace('_', ' ')} {figures[name]:.4g}" for name in shown if name in figures]
+        parts = [
+            f"{name.replace('_', ' ')} {figures[name]:.4g}" for name in shown if name in figures
+        ]
         speed = f"{figures['images_per_second']:,.0f} images/s"
         clock = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
         return "  ".join([f"epoch {epoch}/{self.epochs}", *parts, speed, clock])

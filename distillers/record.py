@@ -1,4 +1,4 @@
-"""The folder of a run: what was asked, where it ran, what came out, in files that others can read."""
+"""The folder of a run: what was asked, where it ran, what came out, for others to read."""
 
 import csv
 import importlib.metadata
@@ -95,7 +95,7 @@ def environment() -> dict[str, Any]:
 
 
 def revision() -> str | None:
-    """The commit of the source, "+changes" behind it where files differ; None outside a checkout."""
+    """The commit of the source, "+changes" where files differ from it; None without git."""
     root = Path(__file__).parents[1]
     if not (root / ".git").exists():
         return None

@@ -126,7 +126,7 @@ def sample(images: ImageSet, device: torch.device) -> torch.Tensor:
 
 def train(
     config: Training,
-    task: nn.Module,
+    task: Any,
     images: ImageSet,
     place: Place,
     card: dict[str, Any],
@@ -181,8 +181,8 @@ def train(
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise InputError(
-                f"the disk is full: {error}. The checkpoints written before are whole; make room and go "
-                "on with --resume."
+                f"the disk is full: {error}. The checkpoints written before are whole; make room "
+                "and go on with --resume."
             ) from error
         raise
     finally:
@@ -192,7 +192,7 @@ def train(
 
 
 def figures_of(net: nn.Module, tests: dict[str, Loader]) -> dict[str, float]:
-    """Loss and accuracies on each set, as `test_loss`, `test_acc`, `test_acc_top5`, `val_acc`, ..."""
+    """Loss and accuracies on each set: `test_loss`, `test_acc`, `test_acc_top5`, `val_acc`..."""
     figures: dict[str, float] = {}
     for name, loader in tests.items():
         each = score(net, loader.epoch(1))

@@ -37,7 +37,7 @@ class EpochLoader(Protocol):
         """Batches an epoch."""
         ...
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
+    def epoch(self, number: int, /) -> Iterator[Batch]:
         """The batches of an epoch; epochs count from 1."""
         ...
 
@@ -81,7 +81,7 @@ class Plan:
 
 
 def fit(
-    task: nn.Module,
+    task: Any,
     loader: EpochLoader,
     plan: Plan,
     *,
@@ -124,7 +124,7 @@ def fit(
 class Trainer:
     """A task with its optimiser, and everything else that shapes its future."""
 
-    def __init__(self, task: nn.Module, plan: Plan) -> None:
+    def __init__(self, task: Any, plan: Plan) -> None:
         self.task = task
         self.plan = plan
         self.device = next(task.parameters()).device
@@ -252,7 +252,7 @@ class Tally:
 def parameter_groups(task: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """The trainable parameters in two groups: with weight decay, and those named to go without.
 
-    A module names the latter in an attribute `no_weight_decay`, a tuple of its own parameters' names.
+    A module names the latter in its attribute `no_weight_decay`, a tuple of parameters' names.
     """
     exempt = {
         id(module.get_parameter(name))

@@ -71,8 +71,8 @@ def choose(config: StudentConfig) -> Weights:
         base = recipes.recipe(config.protocol, "kd" if "kd" in asked else "ce")
         if config.beta:
             raise InputError(
-                f"--beta {config.beta:g} has nothing to weigh: --distill {config.distill} is weighted by "
-                "--cls and --div."
+                f"--beta {config.beta:g} has nothing to weigh: --distill {config.distill} is "
+                "weighted by --cls and --div."
             )
     else:
         kd = 1.0 if "kd" in asked else min(each.kd for each in published)
@@ -115,7 +115,9 @@ def options(config: StudentConfig, weights: Weights) -> dict[str, dict[str, Any]
         loss, dot, rest = entry.partition(".")
         option, equals, text = rest.partition("=")
         if not dot or not equals:
-            raise InputError(f"--option {entry} must read LOSS.OPTION=VALUE, as in crd.negatives=4096.")
+            raise InputError(
+                f"--option {entry} must read LOSS.OPTION=VALUE, as in crd.negatives=4096."
+            )
         if loss not in short:
             raise InputError(
                 f"--option {entry}: {loss} takes no part in this run; there are {', '.join(short)}."

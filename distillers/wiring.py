@@ -114,7 +114,8 @@ def build(
     try:
         return loss(**{name: facts[name] for name in needs(loss)}, **chosen)
     except (ValueError, TypeError) as error:
-        raise InputError(f"{loss.__name__}: {error}") from error
+        told = str(error).startswith(loss.__name__)
+        raise InputError(str(error) if told else f"{loss.__name__}: {error}") from error
 
 
 def from_text(loss: type[nn.Module], name: str, text: str) -> Any:
@@ -130,7 +131,9 @@ def from_text(loss: type[nn.Module], name: str, text: str) -> Any:
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if default is not None and type(value) is not type(default):
-        raise InputError(f"{loss.__name__}.{name} is {default!r} by default; {text!r} does not fit.")
+        raise InputError(
+            f"{loss.__name__}.{name} is {default!r} by default; {text!r} does not fit."
+        )
     return value
 
 

@@ -32,7 +32,11 @@ class Declared(Small):
     def __init__(self, width: int = 4, classes: int = 5) -> None:
         super().__init__(width, classes)
         self.taps = Taps(
-            maps=("stage1", "stage2"), head="fc", stem="stem", final="late", preacts=("stage1.1", "stage2.2")
+            maps=("stage1", "stage2"),
+            head="fc",
+            stem="stem",
+            final="late",
+            preacts=("stage1.1", "stage2.2"),
         )
 
 

@@ -111,7 +111,7 @@ def test_every_truncation_is_refused(tmp_path):
 
 def test_a_missing_file_says_what_there_is(tmp_path):
     save_resnet8(tmp_path / "a")
-    with pytest.raises(InputError, match="its folder has resnet8_best.pth"):
+    with pytest.raises(InputError, match=r"its folder has resnet8_best\.pth"):
         checkpoint.load(tmp_path / "a" / "resnet20_best.pth")
     with pytest.raises(InputError, match=r"/b does not exist"):
         checkpoint.load(tmp_path / "b" / "c" / "resnet20_best.pth")

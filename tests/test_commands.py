@@ -62,7 +62,12 @@ def test_the_teacher_lies_where_the_documented_command_looks(home):
     assert folder.name.startswith("resnet8_vanilla_digits_trial_0_")
     names = {p.name for p in folder.iterdir()}
     expected = {"config.json", "environment.json", "metrics.jsonl", "metrics.csv", "tensorboard"}
-    expected |= {"test_best_metrics.json", "parameters.json", "resnet8_best.pth", "resnet8_last.pth"}
+    expected |= {
+        "test_best_metrics.json",
+        "parameters.json",
+        "resnet8_best.pth",
+        "resnet8_last.pth",
+    }
     assert expected <= names
     best = json.loads((folder / "test_best_metrics.json").read_text())
     assert set(best) == {"test_loss", "test_acc", "test_acc_top5", "epoch"}
@@ -100,7 +105,9 @@ def test_a_killed_run_resumes_to_the_same_bits(there):
     whole = command(there, "train_student.py", *flags, "--save_dir", "whole")
     assert whole.returncode == 0, whole.stderr
     words = [sys.executable, str(ROOT / "train_student.py"), *flags, "--save_dir", "killed"]
-    process = subprocess.Popen(words, cwd=there, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        words, cwd=there, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 120
     while not list((there / "killed").rglob("resnet8_last.pth")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -233,10 +240,10 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(there, capsys, monkeypatch):
             raise OSError(28, "No space left on device")
         write(path, content)
 
-    monkeypatch.setattr(checkpoint, "write_atomically", fill_up)
-    assert cli.run("teacher", flags) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_atomically", fill_up)
+        assert cli.run("teacher", flags) == 2
     assert "the disk is full" in capsys.readouterr().err
-    monkeypatch.undo()
     folder = run_folder(there / "full", "resnet8_vanilla_")
     assert saved(folder / "resnet8_last.pth")["epoch"] == 1
     assert cli.run("teacher", [*flags, "--resume"]) == 0
@@ -264,7 +271,7 @@ def test_help_comes_without_torch():
             [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True
         )
         assert done.returncode == 0
-        assert f"usage: " in done.stdout
+        assert "usage: " in done.stdout
         assert " torch\n" not in done.stderr, name
 
 

@@ -11,14 +11,19 @@ def test_the_demo_shows_a_teacher_that_helps(tmp_path, capsys, monkeypatch):
     """The student with KD beats the student alone: the claim that the demo makes."""
     assert cli.run("demo", ["--methods", "kd", "--seeds", "1", "--out", str(tmp_path)]) == 0
     text = capsys.readouterr().out
-    accuracy = {line.split()[1]: float(line.split()[2]) for line in text.splitlines() if "resnet8 " in line}
+    accuracy = {
+        line.split()[1]: float(line.split()[2]) for line in text.splitlines() if "resnet8 " in line
+    }
     assert accuracy["kd"] > accuracy["alone"] + 3
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_method_that_does_not_win_is_named():
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
-    results = [demo.Result("alone", [80.0, 82.0], net=net), demo.Result("kd", [81.0, 80.0], net=net)]
+    results = [
+        demo.Result("alone", [80.0, 82.0], net=net),
+        demo.Result("kd", [81.0, 80.0], net=net),
+    ]
     text = table(demo.Result("teacher", [98.0], net=net), results, 8)
     assert "Not better than the student alone here: kd." in text
     assert "81.0 ± 1.4" in text

@@ -40,7 +40,7 @@ def run(task, plan, resumed=None, keep=None):
         if keep:
             keep(row, state, deployed)
 
-    fit(task, Batches(), plan, score=lambda net: {"test_acc": 0.0}, keep=note, resumed=resumed)
+    fit(task, Batches(), plan, score=lambda _: {"test_acc": 0.0}, keep=note, resumed=resumed)
     return rows, states
 
 
@@ -98,14 +98,18 @@ def test_a_left_over_batch_is_weighted_by_its_own_group():
     seen = []
     original = trainer.backward
     trainer.backward = lambda batch, progress, together: (
-        seen.append(together), original(batch, progress, together))[1]
+        seen.append(together),
+        original(batch, progress, together),
+    )[1]
     trainer.train_epoch(Batches(5), 1)
     assert seen == [2, 2, 2, 2, 1]
 
 
 def test_clipping_bounds_the_gradient():
     task = supervised()
-    trainer = Trainer(task, Plan(epochs=1, learning_rate=1.0, momentum=0, weight_decay=0, clip_grad=1e-3))
+    trainer = Trainer(
+        task, Plan(epochs=1, learning_rate=1.0, momentum=0, weight_decay=0, clip_grad=1e-3)
+    )
     before = weights(task)
     task.eval()
     trainer.backward(make_batch(), 0.0)

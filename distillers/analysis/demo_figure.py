@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from distillers.data import ImageSet
 from distillers.demo import LABELLED, Result
@@ -25,13 +25,13 @@ def draw(path: Path, teacher: Result, results: Sequence[Result], images: ImageSe
     """
     figure = Figure(figsize=(11, 7), layout="constrained")
     FigureCanvasAgg(figure)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(2.2, 1))
-    _curves(top, teacher, results)
-    _digits(bottom, results, images)
+    halves = np.asarray(figure.subfigures(2, 1, height_ratios=(2.2, 1)))
+    _curves(halves[0], teacher, results)
+    _digits(halves[1], results, images)
     figure.savefig(path, dpi=120)
 
 
-def _curves(figure: Figure, teacher: Result, results: Sequence[Result]) -> None:
+def _curves(figure: SubFigure, teacher: Result, results: Sequence[Result]) -> None:
     axes = figure.subplots()
     axes.axhline(teacher.accuracies[0], color="black", lw=1, ls=":", label="teacher")
     for number, result in enumerate(results):
@@ -53,7 +53,7 @@ def _curves(figure: Figure, teacher: Result, results: Sequence[Result]) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 
 
-def _digits(figure: Figure, results: Sequence[Result], images: ImageSet) -> None:
+def _digits(figure: SubFigure, results: Sequence[Result], images: ImageSet) -> None:
     best = max(results[1:], key=lambda r: np.mean(r.accuracies), default=results[0])
     assert best.right is not None  # filled by compare
     assert results[0].right is not None
@@ -65,5 +65,5 @@ def _digits(figure: Figure, results: Sequence[Result], images: ImageSet) -> None
     for axes, row in zip(figure.subplots(1, SHOWN), rows + [None] * SHOWN, strict=False):
         axes.axis("off")
         if row is not None:
-            axes.imshow(images.test_images[row, 0], cmap="gray_r")
+            axes.imshow(images.test_images[row, 0].numpy(), cmap="gray_r")
             axes.set_title(str(images.test_labels[row].item()))

@@ -49,9 +49,7 @@ def main(args: Sequence[str]) -> None:
 
     device = run.device_of(config.gpu_id)
     say(f"digits, {device}: the teacher sees 1,297 labelled images, the students {LABELLED}")
-    teacher, results, images = compare(
-        ["alone", *config.methods], range(config.seeds), device, say
-    )
+    teacher, results, images = compare(["alone", *config.methods], range(config.seeds), device, say)
     print("\n" + table(teacher, results, images.test_images.shape[-1]))
     path = Path(config.out) / "demo.png"
     path.parent.mkdir(parents=True, exist_ok=True)

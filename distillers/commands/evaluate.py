@@ -66,5 +66,7 @@ def best_of(path: Path) -> Path:
         return path
     found = sorted(path.glob("*_best.pth"))
     if len(found) != 1:
-        raise InputError(f"{path} holds {len(found)} files called *_best.pth; name the one to score.")
+        raise InputError(
+            f"{path} holds {len(found)} files called *_best.pth; name the one to score."
+        )
     return found[0]

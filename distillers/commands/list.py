@@ -48,14 +48,15 @@ def networks() -> list[str]:
 
     from distillers import models
     from distillers.models.measure import count_macs, count_parameters
+    from distillers.models.zoo import LARGE_IMAGES, SMALL_IMAGES
 
     lines = [f"{'name':<20}{'image':>8}{'parameters':>14}{'MACs':>18}"]
-    for name in models.names():
-        size = models.image_size(name)
-        with torch.device("meta"):
-            net = models.create(name, num_classes=1000 if size > 64 else 100, image_size=size)
-        macs = count_macs(net, size)
-        lines.append(f"{name:<20}{size:>8}{count_parameters(net):>14,}{macs:>18,}")
+    for size, classes, names in ((32, 100, SMALL_IMAGES), (224, 1000, LARGE_IMAGES)):
+        for name in names:
+            with torch.device("meta"):  # counted without computing anything
+                net = models.create(name, num_classes=classes, image_size=size)
+                macs = count_macs(net, size)
+            lines.append(f"{name:<20}{size:>8}{count_parameters(net):>14,}{macs:>18,}")
     return [*lines, "and timm:NAME, torchvision:NAME, package.module:callable"]
 
 

@@ -39,7 +39,9 @@ def main(args: Sequence[str]) -> None:
         options=options,
     )
     terms = " + ".join(f"{weight:g} {name}" for name, weight in chosen.terms().items())
-    print(f"{config.model_s} from {teacher_name} on {config.dataset}, {device}, into {place.folder}")
+    print(
+        f"{config.model_s} from {teacher_name} on {config.dataset}, {device}, into {place.folder}"
+    )
     print(f"loss: {terms} (protocol {config.protocol})")
     if not config.skip_validation:
         test = run.evaluation_loader(images.test_images, images.test_labels, images, device)

@@ -10,5 +10,5 @@ def full(x: Tensor) -> Tensor:
 
 
 def no_autocast(x: Tensor) -> torch.autocast:
-    """A context in which matrix products on the device of `x` keep the precision of their inputs."""
+    """A context in which matrix products on the device of `x` keep their inputs' precision."""
     return torch.autocast(x.device.type, enabled=False)

@@ -50,6 +50,14 @@ CRD = {
     "srrl": Recipe(method=1),
     "semckd": Recipe(method=400),
     "simkd": Recipe(ce=0, method=1),
+    # Their own papers and repositories, on the same schedule.
+    "itrd": Recipe(method=1),
+    "wsld": Recipe(method=2.5),
+    "dkd": Recipe(method=1, options={"ramp": 20 / 240}),
+    "dist": Recipe(method=2),
+    "nkd": Recipe(method=1),
+    "ofd": Recipe(method=1e-3),
+    "reviewkd": Recipe(method=5, options={"ramp": 20 / 240}),
 }
 
 # Run scripts of SimKD and SemCKD.
@@ -82,7 +90,9 @@ def recipe(protocol: str, method: str) -> Recipe:
     if method in PROTOCOLS[protocol]:
         return PROTOCOLS[protocol][method]
     known = CRD.get(method, Recipe())
-    return Recipe(ce=1, kd=1 if protocol == "simkd" else 0, method=known.method, options=known.options)
+    return Recipe(
+        ce=1, kd=1 if protocol == "simkd" else 0, method=known.method, options=known.options
+    )
 
 
 def learning_rate(network: str, image_size: int) -> float:
