@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from distillers.losses.negatives import Drawer
 from distillers.losses.precision import full, no_autocast
+from distillers.losses.ranks import from_all_ranks
+from distillers.losses.rows import write_rows
 from distillers.losses.unit import unit
 
 CHUNK = 2**24  # numbers gathered at once where rows are gathered: 64 MiB
@@ -35,7 +37,8 @@ class CRD(nn.Module):
     the value, so that nothing of size n K is kept until the backward pass, and the banks may move
     before it; second derivatives do not exist. Scores come from one product with the whole bank
     where that moves less memory than gathering K rows an image. If an image is in a batch twice,
-    its row follows the last one.
+    its row follows the last one. In distributed training every process moves its banks by the
+    batches of all, so that they stay the same; public code moves each by its own batch only.
 
     A Z fixed by one batch of an untrained student is the part of the method that the authors of
     similar banks advise against; `partition_momentum=0.99` lets it follow (no published table).
@@ -123,8 +126,9 @@ class CRD(nn.Module):
         loss = self.against(self.teacher_bank, student, rows, 0) + self.against(
             self.student_bank, teacher, rows, 1
         )
-        self.move(self.student_bank, student, index)
-        self.move(self.teacher_bank, teacher, index)
+        seen = from_all_ranks(index)
+        self.move(self.student_bank, from_all_ranks(student), seen)
+        self.move(self.teacher_bank, from_all_ranks(teacher), seen)
         self.estimated.fill_(True)
         return loss
 
@@ -150,7 +154,8 @@ class CRD(nn.Module):
     def partition(self, scores: Tensor, which: int) -> Tensor:
         """Log Z, from scores (n, 1 + K) where it is due."""
         bank_rows, old = len(self.student_bank), self.log_partition[which]
-        seen = scores.flatten().logsumexp(dim=0) + math.log(bank_rows / scores.numel())
+        sums = from_all_ranks(scores.flatten().logsumexp(dim=0, keepdim=True))
+        seen = sums.logsumexp(dim=0) + math.log(bank_rows / scores.numel() / len(sums))
         later = old
         if self.partition_momentum is not None:
             kept = self.partition_momentum
@@ -163,10 +168,7 @@ class CRD(nn.Module):
     def move(self, bank: Tensor, anchors: Tensor, index: Tensor) -> None:
         """Let the rows of the bank follow anchors (n, dim)."""
         new = unit(self.momentum * bank[index] + (1 - self.momentum) * anchors)
-        # all copies of a repeated image write what its last one writes: the order is no matter
-        same = index[:, None] == index
-        last = (same * torch.arange(len(index), device=index.device)).amax(dim=1)
-        bank.index_copy_(0, index, new[last])
+        write_rows(bank, index, new)
 
 
 def softplus(x: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from distillers.losses.precision import full, no_autocast
+from distillers.losses.ranks import from_all_ranks
+from distillers.losses.rows import write_rows
 from distillers.losses.unit import unit
 
 PRESETS: dict[str, dict[str, float | str]] = {
@@ -39,9 +41,10 @@ class RRD(nn.Module):
 
     Set right: the memory starts with rows of length one (the public code normalises columns, and
     rows start at 0.09); any batch size goes, also one larger than the memory; memory and place in
-    it are in the state dict; in `memory="momentum"` the teacher is compared with the bank of
-    teacher embeddings, and both softmaxes are taken of the plain products (the public code compares
-    it with the student's bank and exponentiates twice).
+    it are in the state dict; every process of a distributed run stores the batches of all; in
+    `memory="momentum"` the teacher is compared with the bank of teacher embeddings, and both
+    softmaxes are taken of the plain products (the public code compares it with the student's bank
+    and exponentiates twice).
 
     Args:
         student_dim: width of the student's embedding.
@@ -134,17 +137,18 @@ class RRD(nn.Module):
 
     @torch.no_grad()
     def store(self, teacher: Tensor, index: Tensor | None = None) -> None:
-        """Write teacher embeddings (n, dim) into the memory."""
+        """Write teacher embeddings (n, dim), those of all processes, into the memory."""
+        teacher = from_all_ranks(teacher)
         if self.memory == "momentum":
             if index is None:
                 raise ValueError("memory='momentum' needs index, the rows in the training set.")
-            rows = unit(self.momentum * self.queue[index] + (1 - self.momentum) * teacher)
-            slots = index
+            slots = from_all_ranks(index)
+            rows = unit(self.momentum * self.queue[slots] + (1 - self.momentum) * teacher)
         else:
             size, n = len(self.queue), len(teacher)
             rows = teacher[-size:]
             slots = torch.arange(n - len(rows), n, device=teacher.device)
             slots = (slots + self.pointer) % size
             self.pointer.add_(n).remainder_(size)
-        self.queue.index_copy_(0, slots, rows.to(self.queue.dtype))
+        write_rows(self.queue, slots, rows)
         self.written.index_fill_(0, slots, True)
