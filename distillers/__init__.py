@@ -1,3 +1,36 @@
 """Knowledge distillation of image classifiers: exact losses, any teacher, any student."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from distillers.distillation import Distillation as Distillation
+    from distillers.distillation import Step as Step
+    from distillers.distillation import Supervised as Supervised
+    from distillers.distillation import Term as Term
+    from distillers.distillation import distil as distil
+    from distillers.evaluate import score as score
+    from distillers.taps import Taps as Taps
+    from distillers.train import Plan as Plan
+    from distillers.train import fit as fit
+
 __version__ = "0.1.0"
+
+# What needs torch is imported when it is first asked for, so that `--help` answers at once.
+_LAZY = {
+    "Distillation": "distillers.distillation",
+    "Plan": "distillers.train",
+    "Step": "distillers.distillation",
+    "Supervised": "distillers.distillation",
+    "Taps": "distillers.taps",
+    "Term": "distillers.distillation",
+    "distil": "distillers.distillation",
+    "fit": "distillers.train",
+    "score": "distillers.evaluate",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,64 @@
+"""Writes docs/methods.md from the losses' docstrings: python docs/make_methods.py."""
+
+import inspect
+import re
+from pathlib import Path
+
+from distillers import recipes, wiring
+
+PAGE = Path(__file__).with_name("methods.md")
+HEAD = """# Methods
+
+Made from the docstrings by `python docs/make_methods.py`; edit those, not this page.
+
+Weights are those of cross-entropy / KL divergence / the method, under `--protocol crd` and
+`--protocol simkd`. Every loss is a plain `torch.nn.Module` in `distillers.losses`; *reads* are the
+arguments of its `forward`, *needs* the facts that its constructor requires, *options* what
+`--option NAME.OPTION=VALUE` sets.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    return HEAD + "".join(section(name, cls) for name, cls in sorted(wiring.losses().items()))
+
+
+def section(name: str, cls: type) -> str:
+    """One method's part of the page."""
+    rows = [recipes.recipe(protocol, name) for protocol in ("crd", "simkd")]
+    weights = ", ".join(
+        f"{protocol} {row.ce:g} / {row.kd:g} / {row.method:g}"
+        for protocol, row in zip(("crd", "simkd"), rows, strict=True)
+    )
+    options = ", ".join(f"`{key}={value!r}`" for key, value in wiring.options(cls).items())
+    lines = [
+        f"\n## {cls.__name__}\n",
+        f"`--distill {name}` · weights: {weights}\n",
+        f"reads {', '.join(f'`{n}`' for n in wiring.reads(cls.forward))}"
+        + (f" · needs {', '.join(f'`{n}`' for n in wiring.needs(cls))}" if wiring.needs(cls) else "")
+        + (f" · options {options}" if options else "")
+        + "\n",
+        f"{markdown(inspect.getdoc(cls) or '')}\n",
+    ]
+    return "\n".join(lines)
+
+
+def markdown(docstring: str) -> str:
+    """A docstring with its Args, Raises and Attributes as lists."""
+    lines: list[str] = []
+    listing = False
+    for line in docstring.splitlines():
+        heading = re.fullmatch(r"(Args|Raises|Attributes|Returns):", line)
+        entry = re.match(r" {4}(\w+): (.*)", line) if listing else None
+        listing = bool(heading) or (listing and line.startswith(" "))
+        if heading:
+            lines += [f"*{heading[1]}*\n"]
+        elif entry:
+            lines += [f"* `{entry[1]}`: {entry[2]}"]
+        else:
+            lines += [line.strip() if listing else line]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

@@ -1,0 +1,32 @@
+"""One loss of the library in a training loop of your own; nothing else of it is used."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distillers.losses import KD
+
+
+def train(student: nn.Module, teacher: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> float:
+    """Distil with plain PyTorch; the loss of the last batch."""
+    kd = KD(temperature=4.0)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9)
+    teacher.eval()
+    for images, labels in batches:
+        with torch.no_grad():
+            teacher_logits = teacher(images)
+        logits = student(images)
+        loss = 0.1 * F.cross_entropy(logits, labels) + 0.9 * kd(logits, teacher_logits)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return loss.item()
+
+
+if __name__ == "__main__":
+    from distillers import models
+
+    torch.manual_seed(0)
+    batch = (torch.randn(16, 3, 32, 32), torch.randint(10, (16,)))
+    networks = [models.create(name, num_classes=10) for name in ("resnet8", "resnet20")]
+    print(f"loss {train(*networks, [batch] * 5):.3f}")

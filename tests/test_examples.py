@@ -1,0 +1,95 @@
+"""The examples, the README's blocks, and the pages made from docstrings."""
+
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import tyro
+
+from distillers import wiring
+from distillers.cli import COMMANDS
+from distillers.config import StudentConfig, TeacherConfig
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language):
+    for page in PAGES:
+        text = page.read_text()
+        for number, block in enumerate(re.findall(rf"```{language}\n(.*?)```", text, re.S)):
+            yield pytest.param(block, id=f"{page.name}-{number}")
+
+
+@pytest.mark.parametrize("name", ["own_loop", "own_loss"])
+def test_examples_run(name, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
+    assert capsys.readouterr().out
+
+
+def test_mutual_learning_learns(monkeypatch):
+    module = runpy.run_path(str(ROOT / "examples/own_task.py"))
+    assert module["main"](epochs=6) > 60
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python_blocks_run(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "block", "exec"), {"__name__": "block"})
+
+
+@pytest.mark.parametrize("block", blocks("sh"))
+def test_documented_commands_parse(block):
+    lines = block.replace("\\\n", " ").splitlines()
+    for line in filter(None, (line.split("#")[0].strip() for line in lines)):
+        words = shlex.split(line)
+        if words[0] == "./dev" and len(words) > 1 and words[1] in ("python", "distillers"):
+            words = words[1:]
+        if words[0] == "distillers":
+            assert words[1] in COMMANDS
+        elif words[:1] == ["python"] and words[1] in ("train_teacher.py", "train_student.py"):
+            assert (ROOT / words[1]).exists()
+            config = TeacherConfig if "teacher" in words[1] else StudentConfig
+            tyro.cli(config, args=words[2:])
+        elif words[0] == "python":
+            assert (ROOT / words[1]).exists()
+        else:
+            assert words[0] in ("./dev", "git", "cd", "pip", ".venv/bin/python")
+
+
+def test_the_methods_page_is_the_docstrings():
+    module = runpy.run_path(str(ROOT / "docs/make_methods.py"))
+    assert (ROOT / "docs/methods.md").read_text() == module["page"](), "run docs/make_methods.py"
+
+
+def test_a_method_is_added_by_one_file_and_one_line(tmp_path, monkeypatch):
+    """At run time: a new module, a new name in `distillers.losses`, and everything knows it."""
+    from distillers import losses
+
+    (tmp_path / "fresh.py").write_text(
+        "from torch import Tensor, nn\n"
+        "class Fresh(nn.Module):\n"
+        "    def __init__(self, student_dim: int, *, power: float = 2.0) -> None:\n"
+        "        super().__init__()\n"
+        "        self.power = power\n"
+        "    def forward(self, student_pooled: Tensor) -> Tensor:\n"
+        "        return student_pooled.abs().pow(self.power).mean()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(losses, "Fresh", __import__("fresh").Fresh, raising=False)
+    from distillers import cli
+
+    assert wiring.find("fresh") is losses.Fresh
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        teacher = ["--dataset", "digits", "--model", "resnet8", "--epochs", "1"]
+        assert cli.run("teacher", teacher) == 0
+        path = "save/teachers/models/resnet8_vanilla/resnet8_best.pth"
+        student = ["--dataset", "digits", "--model_s", "resnet8", "--epochs", "1", "--path_t", path]
+        options = ["--distill", "fresh+kd", "--option", "fresh.power=3", "-b", "0.5"]
+        assert cli.run("student", [*student, *options]) == 0
+    sys.modules.pop("fresh")
