@@ -1,6 +1,5 @@
 """The task that the library ships: a student, a frozen teacher, and a weighted sum of losses."""
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ from torch import Tensor, nn
 from distillers import wiring
 from distillers.data.batch import Batch
 from distillers.errors import InputError
+from distillers.heads import head_of
 from distillers.tap_rules import find_taps
-from distillers.taps import Reader, Taps, measure, module_at
+from distillers.taps import Reader, Taps, measure
 
 
 @dataclass(frozen=True)
@@ -236,8 +236,10 @@ def distil(
     for name in options or {}:
         if name not in short.values():
             raise InputError(f"options were given for {name!r}, which is not among the losses.")
-    student_taps = student_taps or find_taps(student, images)
-    teacher_taps = teacher_taps or find_taps(teacher, images)
+    student_taps = find_taps(student, images, student_taps)
+    teacher_taps = find_taps(teacher, images, teacher_taps)
+    for cls in classes.values():
+        wiring.refuse_unseen(cls, student_taps, teacher_taps)
     cast(Any, student).taps = student_taps  # a deployed network is cut where the student is read
     facts = _facts(student, teacher, student_taps, teacher_taps, images)
     facts |= {"train_labels": train_labels, "batch_size": batch_size}
@@ -262,12 +264,12 @@ def _facts(
             f"{of_student.num_classes}; they must agree."
         )
     return {
-        "student_dim": of_student.dim,
-        "teacher_dim": of_teacher.dim,
+        "student_dim": of_student.dim or None,
+        "teacher_dim": of_teacher.dim or None,
         "student_channels": list(of_student.channels),
         "teacher_channels": list(of_teacher.channels),
         "student_sizes": list(of_student.sizes),
         "teacher_sizes": list(of_teacher.sizes),
-        "teacher_head": freeze(copy.deepcopy(module_at(teacher, teacher_taps.head))),
+        "teacher_head": head_of(teacher, teacher_taps, images),
         "num_classes": of_student.num_classes,
     }

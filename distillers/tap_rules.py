@@ -56,15 +56,13 @@ def find_taps(net: nn.Module, images: Tensor, given: Taps | None = None) -> Taps
 def _by_rule(watched: Watched) -> Taps:
     head = _head(watched)
     maps, before = stages_of(watched, head)
-    convolutions = (
-        call.path
-        for call in watched.readable()
-        if isinstance(call.module, nn.Conv2d) and as_map(watched, call) is not None
+    first = next(
+        (call.path for call in watched.readable() if as_map(watched, call) is not None), ""
     )
     return Taps(
         maps=maps,
         head=head,
-        stem=before or next(convolutions, None),
+        stem=before or (first if first and first not in maps else None),
         final=_final(watched, head, maps),
     )
 

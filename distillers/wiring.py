@@ -14,7 +14,7 @@ import yaml
 from torch import nn
 
 from distillers.errors import InputError, unknown
-from distillers.taps import KINDS
+from distillers.taps import KINDS, Taps
 
 # What `forward` (and `warmup`) may name: read from a network, or from the batch and the loop.
 FROM_STUDENT = {f"student_{kind}": kind for kind in KINDS}
@@ -27,6 +27,9 @@ FACTS = (
     *("student_sizes", "teacher_sizes", "teacher_head", "train_labels"),
     *("num_classes", "batch_size"),
 )
+
+
+WITHOUT_HEAD = "The teacher shows no single layer that makes its logits of its embedding."
 
 
 def losses() -> dict[str, type[nn.Module]]:
@@ -109,13 +112,41 @@ def build(
         chosen[name] = value
     missing = [name for name in needs(loss) if facts.get(name) is None]
     if missing:
-        raise InputError(f"{loss.__name__} needs {', '.join(missing)}, which is not known here.")
+        why = " " + WITHOUT_HEAD if "teacher_head" in missing else ""
+        raise InputError(
+            f"{loss.__name__} needs {', '.join(missing)}, which is not known here.{why}"
+        )
     reads(loss.forward)
     try:
         return loss(**{name: facts[name] for name in needs(loss)}, **chosen)
     except (ValueError, TypeError) as error:
         told = str(error).startswith(loss.__name__)
         raise InputError(str(error) if told else f"{loss.__name__}: {error}") from error
+
+
+def refuse_unseen(loss: type[nn.Module], student: Taps, teacher: Taps) -> None:
+    """Refuse a loss that reads what a network does not show.
+
+    Args:
+        loss: the class.
+        student: where the student is read.
+        teacher: where the teacher is read.
+
+    Raises:
+        InputError: naming what is read, and how to show it.
+    """
+    functions = [getattr(loss, name) for name in ("forward", "warmup") if hasattr(loss, name)]
+    for name in (name for function in functions for name in reads(function)):
+        side, _, kind = name.partition("_")
+        taps = {"student": student, "teacher": teacher}.get(side)
+        if taps is None or kind not in KINDS or kind == "logits" or taps.places(kind):
+            continue
+        named = "maps=(...), head=..." + ("" if kind in ("maps", "pooled") else f", {kind}=...")
+        flag = f", or --taps_{side[0]} PATH,PATH" if kind == "maps" else ""
+        raise InputError(
+            f"{loss.__name__} reads {name}, but the {side} shows none; name the modules, as in "
+            f"{side}_taps=Taps({named}){flag}."
+        )
 
 
 def from_text(loss: type[nn.Module], name: str, text: str) -> Any:

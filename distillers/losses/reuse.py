@@ -1,12 +1,13 @@
 """A student's backbone that ends in a teacher's classifier, as one module to save and export."""
 
 import copy
+from dataclasses import asdict
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from distillers.losses.stages import shrink
+from distillers.maps import Layout
 
 
 class Reused(nn.Module):
@@ -39,10 +40,17 @@ class Reused(nn.Module):
                     f"{type(student).__name__} has no taps; set them, as in "
                     "student.taps = Taps(maps=('layer1', 'layer2'), head='fc')."
                 )
-            card = card | {"cut": taps.maps[-1], "classifier": taps.head}
+            layout = dict(taps.layouts).get((taps.maps[-1], "out"))
+            card = card | {
+                "cut": taps.maps[-1],
+                "classifier": taps.head,
+                "layout": layout and asdict(layout),
+            }
         self.card = card
+        self.layout = _layout(card.get("layout"))
         self.backbone = sharing_copy(student)
-        self.backbone.set_submodule(card["classifier"], nn.Identity())
+        if card["classifier"]:
+            self.backbone.set_submodule(card["classifier"], nn.Identity())
         self.backbone.get_submodule(card["cut"]).register_forward_hook(remember)
         self.projector = sharing_copy(between)
         self.head = sharing_copy(head)
@@ -51,12 +59,20 @@ class Reused(nn.Module):
         """Logits (n, k) of images (n, c, h, w)."""
         self.backbone(images)
         cut = self.backbone.get_submodule(self.card["cut"])
-        maps = cast(Tensor, cut.seen)
+        maps = self.layout.arrange(cast(Tensor, cut.seen))
         del cut.seen
         if self.card["size"] is not None:
             height, width = self.card["size"]
             maps = shrink(maps, (min(height, maps.shape[2]), min(width, maps.shape[3])))
         return self.head(self.projector(maps).mean(dim=(2, 3)))
+
+
+def _layout(plain: dict[str, Any] | None) -> Layout:
+    """A layout from its fields, perhaps through JSON; None for (n, c, h, w) as it is."""
+    if not plain:
+        return Layout()
+    grid = plain["grid"]
+    return Layout(**plain | {"grid": None if grid is None else (grid[0], grid[1])})
 
 
 def remember(module: nn.Module, _: tuple[Any, ...], output: Tensor) -> None:
@@ -85,7 +101,7 @@ def projector(in_channels: int, out_channels: int, factor: int) -> nn.Sequential
 
 
 def linear_of(head: nn.Module) -> nn.Linear:
-    """A frozen copy of the one linear layer that a classifier consists of, dropout aside.
+    """The one linear layer that a classifier consists of, dropout aside, frozen.
 
     Raises:
         ValueError: when there is more to it.
@@ -96,5 +112,4 @@ def linear_of(head: nn.Module) -> nn.Linear:
     if len(linear) != 1 or not all(isinstance(each, idle) for each in leaves):
         names = ", ".join(type(each).__name__ for each in leaves)
         raise ValueError(f"the teacher's classifier must be one linear layer; it is {names}.")
-    with torch.no_grad():
-        return copy.deepcopy(linear[0]).requires_grad_(False)
+    return linear[0].requires_grad_(False)
