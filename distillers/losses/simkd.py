@@ -35,7 +35,7 @@ class SimKD(nn.Module):
     Args:
         student_channels: one count a stage; the last is read.
         teacher_dim: channels of the teacher's last map.
-        teacher_head: the teacher's classifier: one linear layer, which is copied and frozen.
+        teacher_head: the teacher's classifier, one linear layer; it is frozen.
         factor: P is teacher_dim / factor wide inside. 2 is best and largest; published are also 4
             and 8.
 

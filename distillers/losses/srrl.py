@@ -1,7 +1,5 @@
 """SRRL: the teacher's own classifier reads the student's embedding."""
 
-import copy
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,13 +22,13 @@ class SRRL(nn.Module):
     bias, batch normalisation and ReLU on the pooled embedding; the authors' own code has the same
     layers before the pooling.
 
-    In public code gradient piles up in the teacher's classifier; here its copy `teacher_head` is
-    frozen and in evaluation mode always, and gradient passes through it.
+    In public code gradient piles up in the teacher's classifier; here `teacher_head` is frozen and
+    in evaluation mode always, and gradient passes through it.
 
     Args:
         student_dim: width of the student's embedding.
         teacher_dim: width of the teacher's embedding.
-        teacher_head: the teacher's classifier, (n, teacher_dim) to (n, k); it is copied.
+        teacher_head: the teacher's classifier, (n, teacher_dim) to (n, k); it is frozen.
     """
 
     def __init__(self, student_dim: int, teacher_dim: int, teacher_head: nn.Module) -> None:
@@ -38,7 +36,7 @@ class SRRL(nn.Module):
         self.connector = nn.Sequential(
             nn.Linear(student_dim, teacher_dim, bias=False), nn.BatchNorm1d(teacher_dim), nn.ReLU()
         )
-        self.teacher_head = copy.deepcopy(teacher_head).requires_grad_(False).eval()
+        self.teacher_head = teacher_head.requires_grad_(False).eval()
 
     def forward(
         self, student_pooled: Tensor, teacher_pooled: Tensor, teacher_logits: Tensor

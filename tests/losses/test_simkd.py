@@ -161,11 +161,12 @@ def test_takes_a_classifier_of_one_linear_layer():
         SimKD([4, 8], 6, nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 5)))
 
 
-def test_leaves_the_callers_classifier_alone():
+def test_the_teachers_classifier_is_frozen_and_not_changed():
     own = head()
-    loss = SimKD([4, 8], 6, own)
-    assert own.weight.requires_grad
-    assert not loss.teacher_head.weight.requires_grad
+    before = own.weight.clone()
+    loss, student = trained()
+    assert not any(p.requires_grad for p in loss.teacher_head.parameters())
+    assert torch.equal(loss.deploy(student).head.weight, before)
 
 
 def test_refuses_an_embedding_that_is_not_the_pooled_map():
