@@ -4,9 +4,9 @@
     python benchmarks/speed.py --methods kd crd --rounds 9
 
 In one process, in rounds that run everything in turn: the student's plain step (forward,
-cross-entropy, backward, SGD), the teacher's forward, and each method's whole step. A method's ratio
-is its step divided by student step + teacher forward of the same round; the table gives medians over
-the rounds. Peak memory is that of a process of its own a method. Writes
+cross-entropy, backward, SGD), the teacher's forward, and each method's whole step. A method's ratio is its step divided by student
+step + teacher forward of the same round; the table gives medians over the rounds. Peak memory is that
+of a process of its own for each method. Writes
 `benchmarks/results/speed.json`.
 """
 
@@ -30,7 +30,7 @@ from distillers.distillation import Distillation, distil
 from distillers.train import Plan, Trainer
 
 ROOT = Path(__file__).parents[1]
-ELEVEN = "kd fitnet at sp vid crd srrl semckd simkd rrd dcd".split()
+ELEVEN = ["kd", "fitnet", "at", "sp", "vid", "crd", "srrl", "semckd", "simkd", "rrd", "dcd"]
 IMAGES, CLASSES = 50_000, 100  # of CIFAR-100: the size of the memory banks
 
 

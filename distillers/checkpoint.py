@@ -113,12 +113,7 @@ def load_network(
     card = payload.get("card") or {}
     if card.get("format", FORMAT) > FORMAT:
         raise InputError(f"{path} was written by a newer version of distillers; update to read it.")
-    known = card.get("model") or name or name_from_folder(path)
-    if known is None:
-        raise InputError(
-            f"{path} does not tell its architecture; name it, as in --model_t resnet32x4 (or "
-            "--model for `distillers evaluate`)."
-        )
+    known = name_of(path, card, name)
     if _is_users(known) and name != known:
         raise InputError(
             f"{path} says that it is {known!r}, code outside of distillers. If you trust it, name "
@@ -142,6 +137,21 @@ def load_network(
         net = cast(Any, wiring.find(deploy["name"])).rebuild(net, deploy)
     fill(net, state, path)
     return net.eval(), card
+
+
+def name_of(path: str | Path, card: dict[str, Any], name: str | None = None) -> str:
+    """The architecture by a card, else as given, else as the folder tells.
+
+    Raises:
+        InputError: when none of them does.
+    """
+    known = card.get("model") or name or name_from_folder(path)
+    if known is None:
+        raise InputError(
+            f"{path} does not tell its architecture; name it, as in --model_t resnet32x4 (or "
+            "--model for `distillers evaluate`)."
+        )
+    return known
 
 
 def fill(net: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:

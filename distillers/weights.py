@@ -56,8 +56,12 @@ class Weights:
         return {name: weight for name, weight in every.items() if weight}
 
 
-def choose(config: StudentConfig) -> Weights:
+def choose(config: StudentConfig, teacher: str | None = None) -> Weights:
     """The weights that the flags give, published ones in the place of those left out.
+
+    Args:
+        config: the flags.
+        teacher: its name, for pairs that have weights of their own.
 
     Raises:
         InputError: for an unknown method, or a weight that has nothing to weigh.
@@ -66,9 +70,9 @@ def choose(config: StudentConfig) -> Weights:
     for name in asked:
         wiring.find(name)
     methods = [name for name in asked if name not in ("ce", "kd")]
-    published = [recipes.recipe(config.protocol, name) for name in methods]
+    published = [_recipe(config, name, teacher) for name in methods]
     if not methods:
-        base = recipes.recipe(config.protocol, "kd" if "kd" in asked else "ce")
+        base = _recipe(config, "kd" if "kd" in asked else "ce", teacher)
         if config.beta:
             raise InputError(
                 f"--beta {config.beta:g} has nothing to weigh: --distill {config.distill} is "
@@ -90,7 +94,9 @@ def choose(config: StudentConfig) -> Weights:
     return weights
 
 
-def options(config: StudentConfig, weights: Weights) -> dict[str, dict[str, Any]]:
+def options(
+    config: StudentConfig, weights: Weights, teacher: str | None = None
+) -> dict[str, dict[str, Any]]:
     """The options of each loss of the run by its class's lower-cased name.
 
     The published ones of the protocol first, then those of the documented flags, then --option.
@@ -101,7 +107,7 @@ def options(config: StudentConfig, weights: Weights) -> dict[str, dict[str, Any]
     classes = {name: wiring.find(name) for name in weights.terms()}
     short = {cls.__name__.lower(): cls for cls in classes.values()}
     chosen = {
-        cls.__name__.lower(): dict(recipes.recipe(config.protocol, name).options)
+        cls.__name__.lower(): dict(_recipe(config, name, teacher).options)
         for name, cls in classes.items()
     }
     flags = dict.fromkeys(flag for flag, _, _ in FLAG_OPTIONS)
@@ -124,3 +130,9 @@ def options(config: StudentConfig, weights: Weights) -> dict[str, dict[str, Any]
             )
         chosen[loss][option] = wiring.from_text(short[loss], option, text)
     return chosen
+
+
+def _recipe(config: StudentConfig, method: str, teacher: str | None) -> recipes.Recipe:
+    return recipes.recipe(
+        config.protocol, method, dataset=config.dataset, teacher=teacher, student=config.model_s
+    )

@@ -14,8 +14,7 @@ def main(args: Sequence[str]) -> None:
     from distillers import checkpoint, data, models, run, weights
     from distillers.distillation import distil
 
-    chosen = weights.choose(config)
-    options = weights.options(config, chosen)
+    weights.options(config, weights.choose(config))  # names and numbers, before files are read
     device = run.device_of(config.gpu_id)
     images = data.load(config.dataset, config.data_dir, config.download)
     size = images.test_images.shape[-1]
@@ -23,8 +22,10 @@ def main(args: Sequence[str]) -> None:
     teacher, card = checkpoint.load_network(
         config.path_t, name=config.model_t, num_classes=images.num_classes, image_size=size
     )
-    teacher_name = card.get("model") or config.model_t or checkpoint.name_from_folder(config.path_t)
-    folder = config.folder(chosen.ce, chosen.kd, chosen.method, str(teacher_name))
+    teacher_name = checkpoint.name_of(config.path_t, card, config.model_t)
+    chosen = weights.choose(config, teacher_name)
+    options = weights.options(config, chosen, teacher_name)
+    folder = config.folder(chosen.ce, chosen.kd, chosen.method, teacher_name)
     place = run.claim(folder, config.model_s, config)
     run.prepare(config)
     student = models.create(config.model_s, num_classes=images.num_classes, image_size=size)

@@ -6,9 +6,15 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
+
+REPDISTILLER = "run scripts of HobbitLong/RepDistiller"
+DISTILLERS = "run scripts of giakoumoglou/distillers"
+SIMKD_SCRIPTS = "run scripts of DefangChen/SimKD"
+SEMCKD_SCRIPTS = "run scripts of DefangChen/SemCKD"
+MDISTILLER = "configurations of megvii-research/mdistiller"
 
 
 @dataclass(frozen=True)
@@ -19,80 +25,139 @@ class Recipe:
         ce: weight of the cross-entropy.
         kd: weight of the KL divergence to the teacher's logits.
         method: weight of the method's own loss.
-        options: options of the method that the protocol sets otherwise than its paper.
+        options: options of the method, or of the loss that is named before a dot, that are set
+            otherwise than by default.
+        source: where the numbers stand.
     """
 
     ce: float = 1.0
     kd: float = 0.0
     method: float = 1.0
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    source: str = "no published run; the protocol's weights beside 1"
 
 
-# Run scripts of RepDistiller, and of the repositories that use its protocol.
 CRD = {
-    "ce": Recipe(method=0),
-    "kd": Recipe(ce=0.1, kd=0.9, method=0),
-    "fitnet": Recipe(method=100, options={"hint_layer": 2}),
-    "at": Recipe(method=1000),
-    "sp": Recipe(method=3000),
-    "cc": Recipe(method=0.02),
-    "vid": Recipe(method=1),
-    "rkd": Recipe(method=1),
-    "pkt": Recipe(method=30000),
-    "ab": Recipe(method=1),
-    "ft": Recipe(method=200),
-    "fsp": Recipe(method=50),
-    "nst": Recipe(method=50),
-    "kdsvd": Recipe(method=1),
-    "crd": Recipe(method=0.8),
-    "rrd": Recipe(method=1),
-    "dcd": Recipe(method=1),
-    "srrl": Recipe(method=1),
-    "semckd": Recipe(method=400),
-    "simkd": Recipe(ce=0, method=1),
-    # Their own papers and repositories, on the same schedule.
-    "itrd": Recipe(method=1),
-    "wsld": Recipe(method=2.5),
-    "dkd": Recipe(method=1, options={"ramp": 20 / 240}),
-    "dist": Recipe(method=2),
-    "nkd": Recipe(method=1),
-    "ofd": Recipe(method=1e-3),
-    "reviewkd": Recipe(method=5, options={"ramp": 20 / 240}),
+    "ce": Recipe(method=0, source=REPDISTILLER),
+    "kd": Recipe(ce=0.1, kd=0.9, method=0, source=REPDISTILLER),
+    "fitnet": Recipe(method=100, options={"hint_layer": 2}, source=REPDISTILLER),
+    "at": Recipe(method=1000, source=REPDISTILLER),
+    "sp": Recipe(method=3000, source=REPDISTILLER),
+    "cc": Recipe(method=0.02, source=REPDISTILLER),
+    "vid": Recipe(method=1, source=REPDISTILLER),
+    "rkd": Recipe(method=1, source=REPDISTILLER),
+    "pkt": Recipe(method=30000, source=REPDISTILLER),
+    "ab": Recipe(method=1, source=REPDISTILLER),
+    "ft": Recipe(method=200, source=REPDISTILLER),
+    "fsp": Recipe(method=50, source=REPDISTILLER),
+    "nst": Recipe(method=50, source=REPDISTILLER),
+    "kdsvd": Recipe(method=1, source="default of RepDistiller; mdistiller too"),
+    "crd": Recipe(method=0.8, source=REPDISTILLER),
+    "rrd": Recipe(method=1, source=DISTILLERS),
+    "rrdmomentum": Recipe(method=1, source=DISTILLERS),
+    "dcd": Recipe(method=1, source="README of giakoumoglou/distillers"),
+    "itrd": Recipe(method=1, source="README of roymiles/ITRD; its factors are options"),
+    "wsld": Recipe(method=2.5, source="code of bellymonster/Weighted-Soft-Label-Distillation"),
+    "dkd": Recipe(method=1, options={"ramp": 20 / 240}, source=MDISTILLER),
+    "dist": Recipe(method=2, source="configuration of hunto/DIST_KD"),
+    "ofd": Recipe(method=1e-3, source=MDISTILLER),
+    "reviewkd": Recipe(method=5, options={"ramp": 20 / 240}, source=MDISTILLER),
 }
 
-# Run scripts of SimKD and SemCKD.
 SIMKD = {
-    "ce": Recipe(method=0),
-    "kd": Recipe(kd=1, method=0),
-    "fitnet": Recipe(kd=1, method=100, options={"hint_layer": 1}),
-    "at": Recipe(kd=1, method=1000),
-    "sp": Recipe(kd=1, method=3000),
-    "cc": Recipe(kd=1, method=0.02),
-    "vid": Recipe(kd=1, method=1),
-    "rkd": Recipe(kd=1, method=1),
-    "pkt": Recipe(kd=1, method=30000),
-    "crd": Recipe(kd=1, method=0.8),
-    "srrl": Recipe(kd=1, method=1),
-    "semckd": Recipe(kd=1, method=400),
-    "simkd": Recipe(ce=0, method=1),
+    "ce": Recipe(method=0, source=SIMKD_SCRIPTS),
+    "kd": Recipe(kd=1, method=0, source=SIMKD_SCRIPTS),
+    "fitnet": Recipe(kd=1, method=100, options={"hint_layer": 1}, source=SIMKD_SCRIPTS),
+    "at": Recipe(kd=1, method=1000, source=SIMKD_SCRIPTS),
+    "sp": Recipe(kd=1, method=3000, source=SIMKD_SCRIPTS),
+    "cc": Recipe(kd=1, method=0.02, source=SEMCKD_SCRIPTS),
+    "vid": Recipe(kd=1, method=1, source=SIMKD_SCRIPTS),
+    "rkd": Recipe(kd=1, method=1, source=SEMCKD_SCRIPTS),
+    "pkt": Recipe(kd=1, method=30000, source=SEMCKD_SCRIPTS),
+    "crd": Recipe(kd=1, method=0.8, source=SIMKD_SCRIPTS),
+    "srrl": Recipe(kd=1, method=1, source=SIMKD_SCRIPTS),
+    "semckd": Recipe(kd=1, method=400, source=SIMKD_SCRIPTS),
+    "simkd": Recipe(ce=0, method=1, source=SIMKD_SCRIPTS),
 }
 
 PROTOCOLS = {"crd": CRD, "simkd": SIMKD}
+
+# Where ImageNet's numbers differ from CIFAR's.
+IMAGENET = {
+    "crd": {
+        "kd": Recipe(ce=0.5, kd=0.9, method=0, source="RepDistiller, issue 10"),
+        "srrl": Recipe(method=1, source="defaults of the ImageNet script of KD_SRRL"),
+        "dkd": Recipe(
+            options={"ramp": 1 / 100, "temperature": 1.0, "beta": 0.5}, source=MDISTILLER
+        ),
+        "dist": Recipe(method=2, options={"temperature": 1.0}, source="hunto/DIST_KD"),
+        "ofd": Recipe(method=1e-4, source=MDISTILLER),
+        "reviewkd": Recipe(method=1, options={"ramp": 1 / 100}, source=MDISTILLER),
+    },
+    "simkd": {"semckd": Recipe(kd=1, method=50, source=SEMCKD_SCRIPTS)},
+}
+
+# Pairs of teacher and student, or students alone, that have numbers of their own.
+PAIRS = {
+    **{
+        ("dkd", *pair): {"beta": 2.0}
+        for pair in (("resnet56", "resnet20"), ("resnet110", "resnet32"))
+    },
+    **{
+        ("dkd", *pair): {"beta": 6.0}
+        for pair in (
+            ("wrn_40_2", "wrn_16_2"),
+            ("wrn_40_2", "wrn_40_1"),
+            ("vgg13", "vgg8"),
+            ("vgg13", "MobileNetV2"),
+        )
+    },
+}
+REVIEWKD_WEIGHTS = {"ShuffleV2": 8.0, "resnet20": 0.6, "resnet32": 1.0}  # scripts of ReviewKD
 SLOW_STUDENTS = ("MobileNetV2", "MobileNetV2_1_0", "ShuffleV1", "ShuffleV2", "ShuffleV2_1_5")
 
 
-def recipe(protocol: str, method: str) -> Recipe:
+def recipe(
+    protocol: str,
+    method: str,
+    *,
+    dataset: str = "cifar100",
+    teacher: str | None = None,
+    student: str | None = None,
+) -> Recipe:
     """The weights of a method under a protocol.
 
-    A method that a protocol never ran takes the other's weight of the method itself, and one that
-    neither ran takes 1, beside the cross-entropy and KL weights that the protocol gives to all.
+    A method that a protocol never ran takes the other's weight and options of the method itself,
+    and one that neither ran takes 1, beside the cross-entropy and KL weights that the protocol
+    gives to all.
+
+    Args:
+        protocol: "crd" or "simkd".
+        method: a loss by its name on the command line.
+        dataset: "imagenet" has numbers of its own; every other takes CIFAR-100's.
+        teacher: its name, for pairs that have numbers of their own.
+        student: likewise.
     """
+    found = _of_protocol(protocol, method, dataset)
+    if method == "reviewkd" and dataset != "imagenet" and student in REVIEWKD_WEIGHTS:
+        found = replace(found, method=REVIEWKD_WEIGHTS[student])
+    own = PAIRS.get((method, teacher, student)) if dataset != "imagenet" else None
+    return replace(found, options={**found.options, **own}) if own else found
+
+
+def _of_protocol(protocol: str, method: str, dataset: str) -> Recipe:
+    if dataset == "imagenet" and method in IMAGENET[protocol]:
+        return IMAGENET[protocol][method]
     if method in PROTOCOLS[protocol]:
         return PROTOCOLS[protocol][method]
-    known = CRD.get(method, Recipe())
-    return Recipe(
-        ce=1, kd=1 if protocol == "simkd" else 0, method=known.method, options=known.options
-    )
+    if method == "simkd":
+        return SIMKD[method]
+    base = replace(SIMKD["srrl"], method=1.0) if protocol == "simkd" else Recipe()
+    other = CRD if protocol == "simkd" else SIMKD
+    known = other.get(method, Recipe())
+    if dataset == "imagenet":
+        known = IMAGENET["crd" if protocol == "simkd" else "simkd"].get(method, known)
+    return replace(known, ce=base.ce, kd=base.kd)
 
 
 def learning_rate(network: str, image_size: int) -> float:
