@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distillers.losses import CRD, crd
+from distillers.losses import CRD, bank, crd
 from distillers.losses.negatives import Drawer
 
 LABELS = torch.tensor([2, 0, 0, 1, 2, 2, 0, 1, 3, 0, 2, 1])  # unsorted, of unequal sizes
@@ -26,11 +26,11 @@ def batch(n: int = 3, seed: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return student, teacher, LABELS[index], index
 
 
-def slowly(loss: CRD, anchors: Tensor, bank: Tensor, rows: Tensor, z: float | None) -> tuple:
+def slowly(loss: CRD, anchors: Tensor, memory: Tensor, rows: Tensor, z: float | None) -> tuple:
     """One of the two terms from the formula, and its Z."""
-    n, k, total = len(rows), rows.shape[1] - 1, len(bank)
+    n, k, total = len(rows), rows.shape[1] - 1, len(memory)
     scores = [
-        [math.exp((anchors[i] @ bank[j]).item() / loss.temperature) for j in rows[i]]
+        [math.exp((anchors[i] @ memory[j]).item() / loss.temperature) for j in rows[i]]
         for i in range(n)
     ]
     z = z or total * sum(map(sum, scores)) / (n * (k + 1))
@@ -72,9 +72,9 @@ def test_gradient_is_that_of_the_formula():
     value = 0
     heads = ((loss.embed_student, student, loss.teacher_bank, 0),)
     heads += ((loss.embed_teacher, teacher, loss.student_bank, 1),)
-    for head, pooled, bank, which in heads:
+    for head, pooled, memory, which in heads:
         anchors = F.normalize(head(pooled), dim=1)
-        p = (torch.einsum("nd,nkd->nk", anchors, bank[rows]) / loss.temperature).exp()
+        p = (torch.einsum("nd,nkd->nk", anchors, memory[rows]) / loss.temperature).exp()
         p = p / loss.log_partition[which].exp()
         noise = 6 / len(LABELS)
         value = value - (p[:, 0] / (p[:, 0] + noise + 1e-7)).log().sum() / 3
@@ -90,8 +90,8 @@ def test_gradient_is_that_of_the_formula():
 def test_gathering_rows_gives_the_numbers_of_the_whole_product(monkeypatch, steps):
     results = []
     for whole in (True, False):
-        monkeypatch.setattr(crd, "whole_bank", lambda *_, whole=whole: whole)
-        monkeypatch.setattr(crd, "CHUNK", 50)  # one image at a time
+        monkeypatch.setattr(bank, "whole_bank", lambda *_, whole=whole: whole)
+        monkeypatch.setattr(bank, "CHUNK", 50)  # one image at a time
         loss = make()
         for step in range(steps):
             student, teacher, labels, index = batch(seed=step)
@@ -106,8 +106,8 @@ def test_gathering_rows_gives_the_numbers_of_the_whole_product(monkeypatch, step
 
 def test_the_cheaper_way_is_taken():
     ids = torch.empty(64, 16385, device="meta")
-    assert crd.whole_bank(torch.empty(50_000, 128, device="meta"), ids)
-    assert not crd.whole_bank(torch.empty(1_281_167, 128, device="meta"), ids)
+    assert bank.whole_bank(torch.empty(50_000, 128, device="meta"), ids)
+    assert not bank.whole_bank(torch.empty(1_281_167, 128, device="meta"), ids)
 
 
 def test_negatives_are_uniform_over_the_other_classes():
