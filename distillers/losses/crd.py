@@ -36,7 +36,8 @@ class CRD(nn.Module):
     before it; second derivatives do not exist. Scores come from one product with the whole bank
     where that moves less memory than gathering K rows an image. If an image is in a batch twice,
     its row follows the last one. In distributed training every process moves its banks by the
-    batches of all, so that they stay the same; public code moves each by its own batch only.
+    batches of all, so that they stay the same; public code moves each by its own batch only. In
+    evaluation mode nothing moves.
 
     A Z fixed by one batch of an untrained student is the part of the method that the authors of
     similar banks advise against; `partition_momentum=0.99` lets it follow (no published table).
@@ -124,10 +125,11 @@ class CRD(nn.Module):
         loss = self.against(self.teacher_bank, student, rows, 0) + self.against(
             self.student_bank, teacher, rows, 1
         )
-        seen = from_all_ranks(index)
-        self.move(self.student_bank, from_all_ranks(student), seen)
-        self.move(self.teacher_bank, from_all_ranks(teacher), seen)
-        self.estimated.fill_(True)
+        if self.training:
+            seen = from_all_ranks(index)
+            self.move(self.student_bank, from_all_ranks(student), seen)
+            self.move(self.teacher_bank, from_all_ranks(teacher), seen)
+            self.estimated.fill_(True)
         return loss
 
     def against(self, bank: Tensor, anchors: Tensor, rows: Tensor, which: int) -> Tensor:
@@ -159,7 +161,8 @@ class CRD(nn.Module):
             kept = self.partition_momentum
             later = torch.logaddexp(old + math.log(kept), seen + math.log(1 - kept))
         new = torch.where(self.estimated, later, seen)
-        self.log_partition[which] = new
+        if self.training:
+            self.log_partition[which] = new
         return new
 
     @torch.no_grad()

@@ -44,7 +44,7 @@ class RRD(nn.Module):
     it are in the state dict; every process of a distributed run stores the batches of all; in
     `memory="momentum"` the teacher is compared with the bank of teacher embeddings, and both
     softmaxes are taken of the plain products (the public code compares it with the student's bank
-    and exponentiates twice).
+    and exponentiates twice). In evaluation mode nothing is stored.
 
     Args:
         student_dim: width of the student's embedding.
@@ -138,6 +138,8 @@ class RRD(nn.Module):
     @torch.no_grad()
     def store(self, teacher: Tensor, index: Tensor | None = None) -> None:
         """Write teacher embeddings (n, dim), those of all processes, into the memory."""
+        if not self.training:
+            return
         teacher = from_all_ranks(teacher)
         if self.memory == "momentum":
             if index is None:

@@ -71,8 +71,9 @@ class SimKD(nn.Module):
                 f"the teacher's last map has {teacher_final.shape[1]} channels and its classifier "
                 f"reads {self.channels[1]}; SimKD needs a classifier of the pooled last map."
             )
-        for side, length in enumerate(teacher_final.shape[-2:]):
-            self.teacher_size[side].fill_(length)
+        if self.training:
+            for side, length in enumerate(teacher_final.shape[-2:]):
+                self.teacher_size[side].fill_(length)
         source, target = same_size(student_maps[-1], teacher_final.detach())
         return F.mse_loss(full(self.projector(source)), full(target))
 

@@ -278,8 +278,12 @@ def test_same_seed_same_value(cls, case):
     assert torch.equal(first, second)
 
 
-def test_evaluation_mode_gives_a_finite_value(cls, case):
-    assert call(case.build(cls).eval(), case.inputs(cls)).isfinite()
+def test_evaluation_mode_gives_a_finite_value_and_keeps_the_state(cls, case):
+    loss = case.build(cls).eval()
+    before = copy.deepcopy(loss.state_dict())
+    assert call(loss, case.inputs(cls)).isfinite()
+    for name, value in loss.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 # ---- device and compiler ------------------------------------------------------------------------
