@@ -18,6 +18,10 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(",") if part.strip())
 
 
+def _words(args: list[str]) -> tuple[str, ...]:
+    return tuple(part for arg in args for part in arg.replace(",", " ").split())
+
+
 Milestones = Annotated[
     tuple[int, ...],
     PrimitiveConstructorSpec(
@@ -26,6 +30,17 @@ Milestones = Annotated[
         instance_from_str=lambda args: _numbers(args[0]),
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [",".join(map(str, value))],
+    ),
+]
+
+Paths = Annotated[
+    tuple[str, ...],
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="PATH,PATH,...",
+        instance_from_str=_words,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(value)] if value else [],
     ),
 ]
 
@@ -213,6 +228,10 @@ class StudentConfig(Training):
     """RRD: a queue, or a bank with momentum."""
     init_epochs: int | None = None
     """Epochs of the first stage of AB, FT and FSP (30)."""
+    taps_t: Paths = ()
+    """Modules of the teacher whose outputs are its stage maps. Left out: found by rule."""
+    taps_s: Paths = ()
+    """Likewise of the student."""
     skip_validation: bool = False
     """Do not score the teacher before training."""
 

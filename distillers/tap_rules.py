@@ -1,5 +1,6 @@
 """Where a network that declares nothing is read, by rules on one watched forward."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -8,11 +9,13 @@ from torch import Tensor, nn
 from distillers.errors import InputError
 from distillers.maps import PLAIN, Layout, guess
 from distillers.stage_rules import as_map, outermost, prefix_of, stages_of
-from distillers.taps import Place, Taps, embedding, module_at
+from distillers.taps import Place, Taps, embedding, module_at, with_maps
 from distillers.watching import Call, Watched
 
 
-def find_taps(net: nn.Module, images: Tensor, given: Taps | None = None) -> Taps:
+def find_taps(
+    net: nn.Module, images: Tensor, given: Taps | None = None, *, maps: Sequence[str] = ()
+) -> Taps:
     """The taps of a network, with the layout of each place recorded.
 
     They are those given, else those that the network declares as `taps`, else found by rule on one
@@ -35,6 +38,7 @@ def find_taps(net: nn.Module, images: Tensor, given: Taps | None = None) -> Taps
         net: maps images (n, c, h, w) to logits (n, k).
         images: (n, c, h, w), any content, of the size that the network will see.
         given: taps to complete rather than to find.
+        maps: paths of the stage maps, in the place of those given, declared or found.
 
     Raises:
         InputError: when the network returns anything but logits, or a tap that was given or
@@ -43,8 +47,8 @@ def find_taps(net: nn.Module, images: Tensor, given: Taps | None = None) -> Taps
     declared = getattr(net, "taps", None)
     taps = given or (declared if isinstance(declared, Taps) else None)
     watched = Watched(net, images)
-    if taps is None:
-        taps = _by_rule(watched)
+    taps = _by_rule(watched) if taps is None else taps
+    taps = with_maps(taps, maps) if maps else taps
     if not taps.preacts:
         taps = replace(taps, preacts=_preacts(watched, taps.maps))
     known = dict(taps.layouts)

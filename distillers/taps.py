@@ -1,5 +1,6 @@
 """Where a network is read: stem, stage maps, final map, embedding, logits, in one forward."""
 
+import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,6 +12,8 @@ from distillers.errors import InputError, unknown
 from distillers.maps import Layout
 
 Place = tuple[str, str]  # a module path, and "in" or "out"
+
+MOST_NAMES = 12  # that an error lists
 
 KINDS = ("logits", "pooled", "maps", "final", "preacts", "stem")
 
@@ -237,6 +240,8 @@ def module_at(net: nn.Module, path: str) -> nn.Module:
     modules = dict(net.named_modules())
     if path not in modules or not path:
         known = [name for name in modules if name and name.count(".") <= path.count(".")]
+        if len(known) > MOST_NAMES:
+            known = difflib.get_close_matches(path, known, n=MOST_NAMES, cutoff=0)
         raise unknown(f"module in {type(net).__name__} called", path, known)
     return modules[path]
 

@@ -11,8 +11,9 @@ def main(args: Sequence[str]) -> None:
     config = parse(StudentConfig, args, "train_student.py")
     config.check()
 
-    from distillers import checkpoint, data, models, run, weights
+    from distillers import checkpoint, data, inputs, models, run, weights
     from distillers.distillation import distil
+    from distillers.tap_rules import find_taps
 
     weights.options(config, weights.choose(config))  # names and numbers, before files are read
     device = run.device_of(config.gpu_id)
@@ -22,6 +23,8 @@ def main(args: Sequence[str]) -> None:
     teacher, card = checkpoint.load_network(
         config.path_t, name=config.model_t, num_classes=images.num_classes, image_size=size
     )
+    height, width = images.test_images.shape[-2:]
+    teacher = inputs.adapted(teacher, card, mean=images.mean, std=images.std, size=(height, width))
     teacher_name = checkpoint.name_of(config.path_t, card, config.model_t)
     chosen = weights.choose(config, teacher_name)
     options = weights.options(config, chosen, teacher_name)
@@ -30,14 +33,17 @@ def main(args: Sequence[str]) -> None:
     run.prepare(config)
     student = models.create(config.model_s, num_classes=images.num_classes, image_size=size)
     held_out = data.hold_out(images, config.val_fraction, config.trial)
+    sample = run.sample(images, device)
     task = distil(
         student.to(device),
         teacher.to(device),
         chosen.terms(),
-        images=run.sample(images, device),
+        images=sample,
         train_labels=held_out.train.train_labels.to(device),
         batch_size=config.batch_size,
         options=options,
+        student_taps=find_taps(student, sample, maps=config.taps_s),
+        teacher_taps=find_taps(teacher, sample, maps=config.taps_t),
     )
     terms = " + ".join(f"{weight:g} {name}" for name, weight in chosen.terms().items())
     print(
