@@ -4,9 +4,9 @@
     python benchmarks/speed.py --methods kd crd --rounds 9
 
 In one process, in rounds that run everything in turn: the student's plain step (forward,
-cross-entropy, backward, SGD), the teacher's forward, and each method's whole step. A method's ratio is its step divided by student
-step + teacher forward of the same round; the table gives medians over the rounds. Peak memory is that
-of a process of its own for each method. Writes
+cross-entropy, backward, SGD), the teacher's forward, and each method's whole step. A method's ratio
+is its step divided by student step + teacher forward of the same round; the table gives medians
+over the rounds. Peak memory is that of a process of its own for each method. Writes
 `benchmarks/results/speed.json`.
 """
 

@@ -95,3 +95,7 @@ def _flag(name: str, value: object) -> list[str]:
         separate = all(isinstance(each, str) for each in value)
         return [f"--{name}", *value] if separate else [f"--{name}", ",".join(map(str, value))]
     return [f"--{name}", str(value)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -34,13 +34,18 @@ def section(name: str, cls: type) -> str:
     lines = [
         f"\n## {cls.__name__}\n",
         f"`--distill {name}` · weights: {weights}\n",
-        f"reads {', '.join(f'`{n}`' for n in wiring.reads(cls.forward))}"
-        + (f" · needs {', '.join(f'`{n}`' for n in wiring.needs(cls))}" if wiring.needs(cls) else "")
+        f"reads {names(wiring.reads(cls.forward))}"
+        + (f" · needs {names(wiring.needs(cls))}" if wiring.needs(cls) else "")
         + (f" · options {options}" if options else "")
         + "\n",
         f"{markdown(inspect.getdoc(cls) or '')}\n",
     ]
     return "\n".join(lines)
+
+
+def names(each: tuple[str, ...]) -> str:
+    """Names as code, separated by commas."""
+    return ", ".join(f"`{name}`" for name in each)
 
 
 def markdown(docstring: str) -> str:

@@ -28,5 +28,6 @@ if __name__ == "__main__":
 
     torch.manual_seed(0)
     batch = (torch.randn(16, 3, 32, 32), torch.randint(10, (16,)))
-    networks = [models.create(name, num_classes=10) for name in ("resnet8", "resnet20")]
-    print(f"loss {train(*networks, [batch] * 5):.3f}")
+    small = models.create("resnet8", num_classes=10)
+    large = models.create("resnet20", num_classes=10)
+    print(f"loss {train(small, large, [batch] * 5):.3f}")

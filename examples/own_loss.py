@@ -1,6 +1,7 @@
 """A method of your own: one module whose parameter names say what it reads.
 
-    python train_student.py --path_t ... --loss examples.own_loss:Centre --option centre.power=2
+Use it as `python train_student.py --path_t ... --loss examples.own_loss:Centre`, with options as
+`--option centre.power=2`.
 """
 
 from torch import Tensor, nn

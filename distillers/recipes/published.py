@@ -98,7 +98,7 @@ IMAGENET = {
 }
 
 # Pairs of teacher and student, or students alone, that have numbers of their own.
-PAIRS = {
+PAIRS: dict[tuple[str | None, ...], dict[str, float]] = {
     **{
         ("dkd", *pair): {"beta": 2.0}
         for pair in (("resnet56", "resnet20"), ("resnet110", "resnet32"))
