@@ -239,6 +239,8 @@ class StudentConfig(Training):
         """The losses asked for by --distill and --loss, by the library's names."""
         asked = [] if self.loss and self.distill == "kd" else self.distill.split("+")
         asked = [PUBLISHED_NAMES.get(name.strip(), name.strip()) for name in asked]
+        if self.memory_type == "momentum":
+            asked = ["rrdmomentum" if name == "rrd" else name for name in asked]
         return [*asked, *([self.loss] if self.loss else [])]
 
     def folder(self, ce: float, kd: float, method: float, teacher: str) -> Path:

@@ -119,3 +119,8 @@ def test_slow_networks_take_the_lower_published_rate():
     assert recipes.learning_rate("MobileNetV2", 32) == 0.01
     assert recipes.learning_rate("resnet8x4", 32) == 0.05
     assert recipes.learning_rate("ResNet18", 224) == 0.1
+
+
+def test_the_documented_bank_of_rrd_is_its_own_loss():
+    assert config(distill="rrd", memory_type="momentum").methods() == ["rrdmomentum"]
+    assert config(distill="rrd", memory_type="fifo").methods() == ["rrd"]
