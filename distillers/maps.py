@@ -93,6 +93,14 @@ def _grid(count: int, image_size: tuple[int, int]) -> tuple[int, int] | None:
 def _fits(size: tuple[int, int], image_size: tuple[int, int]) -> bool:
     """Whether a map of this size keeps the proportions of the image, up to rounding."""
     (height, width), (image_height, image_width) = size, image_size
-    if height > image_height or width > image_width:
+    if not (0 < height <= image_height and 0 < width <= image_width):
         return False
-    return abs(height - width * image_height / image_width) < 1
+    if abs(height - width * image_height / image_width) < 1:
+        return True
+    # or one stride gives both sides, each rounded up
+    largest = min(_ratio(image_height, height - 1), _ratio(image_width, width - 1))
+    return max(image_height / height, image_width / width) < largest
+
+
+def _ratio(length: int, count: int) -> float:
+    return length / count if count else math.inf
