@@ -112,6 +112,11 @@ class Distillation(nn.Module):
         """Epochs of the first stage, in which only the losses that have one act; mostly 0."""
         return max(map(_warmup_epochs, self.losses.values()))
 
+    @property
+    def full_batches(self) -> bool:
+        """Whether a loss is made for one size of batch: a smaller last one must be left out."""
+        return any("batch_size" in wiring.needs(type(loss)) for loss in self.losses.values())
+
     def forward(self, batch: Batch, progress: float = 0.0) -> Step:
         """One step's loss.
 

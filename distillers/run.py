@@ -153,7 +153,7 @@ def train(
         augment=True,
         flip=images.flip,
         shuffle=True,
-        drop_last=config.protocol == "simkd",
+        drop_last=config.protocol == "simkd" or getattr(task, "full_batches", False),
         device=device,
     )
     tests = {"test": evaluation_loader(images.test_images, images.test_labels, images, device)}

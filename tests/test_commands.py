@@ -281,3 +281,11 @@ def test_list_shows_methods_networks_and_data(capsys):
     for name in ("kd", "resnet32x4", "wrn_40_2", "digits", "cifar100"):
         assert f"  {name} " in text or f"  {name}\n" in text
     assert "278,324" in text  # resnet20's parameters
+
+
+def test_a_loss_for_full_batches_leaves_out_the_last_under_any_protocol(there, capsys):
+    """1,297 images are no multiple of 128: SemCKD would refuse the last batch."""
+    flags = [*STUDENT, "--path_t", PATH_T, "--epochs", "1", "--distill", "semckd"]
+    assert cli.run("student", [*flags, "--protocol", "crd", "--save_dir", "full_batches"]) == 0
+    folder = run_folder(there / "full_batches")
+    assert (folder / "resnet8_best.pth").exists()
