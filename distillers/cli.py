@@ -52,6 +52,9 @@ def run(command: str, args: Sequence[str]) -> int:
     except (InputError, Diverged) as error:
         print(f"error: {error}", file=sys.stderr)
         return 3 if isinstance(error, Diverged) else 2
+    except BrokenPipeError:  # the reader of a pipe, `| head` say, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("stopped; --resume goes on from the last finished epoch.", file=sys.stderr)
         return 130
