@@ -55,23 +55,27 @@ def guess(
     *,
     prefix: int | None = None,
     channels: int | None = None,
+    channels_last: bool = False,
 ) -> Layout | None:
     """The layout of an output, by its shape; None where it can be no map of the image.
 
-    A map keeps the proportions of the image and is not larger. Where two layouts fit, (n, c, h, w)
-    is preferred, and fewer tokens in front.
+    A map keeps the proportions of the image and is not larger. Where two layouts fit, fewer tokens
+    in front are preferred.
 
     Args:
         shape: of the output, the batch first.
         image_size: (h, w) of the images that were fed.
         prefix: the tokens in front, where the network tells.
         channels: the channels of the map, where they are known.
+        channels_last: prefer (n, h, w, c) to (n, c, h, w) where both fit.
     """
     if len(shape) == 4:
         _, first, middle, last = shape
-        if _fits((middle, last), image_size) and channels in (None, first):
+        is_plain = _fits((middle, last), image_size) and channels in (None, first)
+        is_last = _fits((first, middle), image_size) and channels in (None, last)
+        if is_plain and not (is_last and channels_last):
             return PLAIN
-        if _fits((first, middle), image_size) and channels in (None, last):
+        if is_last:
             return Layout(channels_last=True)
     if len(shape) == 3 and channels in (None, shape[2]):
         for before in (*([] if prefix is None else [prefix]), *USUAL_PREFIXES):

@@ -30,22 +30,36 @@ def stages_of(watched: Watched, head: str) -> tuple[tuple[str, ...], str | None]
     return tuple(paths[-MOST_STAGES:]), before
 
 
-def layout_of(watched: Watched, call: Call, channels: int | None = None) -> Layout | None:
-    """The layout in which a call's output is a map; None where it is none."""
-    prefix = prefix_of(watched.net)
-    return guess(call.given.shape, watched.size, prefix=prefix, channels=channels)
+def layout_of(watched: Watched, value: Tensor, channels: int | None = None) -> Layout | None:
+    """The layout in which a value is a map; None where it is none.
+
+    Where its shape leaves in doubt whether channels come first or last, modules of the same kind as
+    those that gave it decide by what they gave elsewhere.
+    """
+    prefix = watched.prefix
+    first, last = (
+        guess(value.shape, watched.size, prefix=prefix, channels=channels, channels_last=preferred)
+        for preferred in (False, True)
+    )
+    if first == last:
+        return first
+    kinds = {type(call.module) for call in watched.calls if call.given is value}
+    votes = 0
+    for call in watched.calls:
+        if type(call.module) in kinds and call.given.ndim == 4:
+            one, other = (
+                guess(call.given.shape, watched.size, channels_last=preferred)
+                for preferred in (False, True)
+            )
+            if one is not None and one == other:
+                votes += 1 if one.channels_last else -1
+    return last if votes > 0 else first
 
 
 def as_map(watched: Watched, call: Call) -> Tensor | None:
     """A call's output as a map (n, c, h, w); None where it is none."""
-    layout = layout_of(watched, call)
+    layout = layout_of(watched, call.given)
     return None if layout is None else layout.arrange(call.given)
-
-
-def prefix_of(net: nn.Module) -> int | None:
-    """How many tokens stand before those of the image, where the network tells, as timm's do."""
-    found = (getattr(module, "num_prefix_tokens", None) for module in net.modules())
-    return next((count for count in found if isinstance(count, int)), None)
 
 
 def outermost(watched: Watched, call: Call, holding_none_of: Sequence[str]) -> str:
@@ -78,7 +92,7 @@ def _named_by_timm(watched: Watched) -> list[Call]:
         for row in getattr(info, "info", info):
             path = f"{prefix}.{row['module']}" if prefix else row["module"]
             call = readable.get(path)
-            layout = layout_of(watched, call, row["num_chs"]) if call else None
+            layout = layout_of(watched, call.given, row["num_chs"]) if call else None
             if call is None or not any(call.given is each for each in pooled):
                 found.append(None if layout is None else call)
         shown = [call for call in found[-MOST_STAGES:] if call is not None]

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from distillers.errors import InputError
-from distillers.maps import PLAIN, Layout, guess
-from distillers.stage_rules import as_map, outermost, prefix_of, stages_of
+from distillers.maps import PLAIN, Layout
+from distillers.stage_rules import as_map, layout_of, outermost, stages_of
 from distillers.taps import Place, Taps, embedding, module_at, with_maps
 from distillers.watching import Call, Watched
 
@@ -170,7 +170,7 @@ def _layout(watched: Watched, place: Place) -> Layout:
     value = (calls[-1].given if side == "out" else calls[-1].taken) if calls else None
     if value is None:
         return PLAIN  # reading it says what is wrong
-    layout = guess(value.shape, watched.size, prefix=prefix_of(watched.net))
+    layout = layout_of(watched, value)
     if layout is None and value.ndim != 4:
         height, width = watched.size
         raise InputError(

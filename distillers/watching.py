@@ -50,6 +50,7 @@ class Watched:
     Attributes:
         net: the network.
         images: the two images.
+        prefix: the tokens before those of the image, where the network tells, as timm's do.
         logits: (2, k).
         calls: every call that gave a tensor, in the order in which they ended.
 
@@ -60,6 +61,7 @@ class Watched:
     def __init__(self, net: nn.Module, images: Tensor) -> None:
         self.net = net
         self.images = images[:2]
+        self.prefix = _prefix_of(net)
         self.calls: list[Call] = []
         self.logits = self._run()
         self._count: dict[str, int] = {}
@@ -114,3 +116,8 @@ class Watched:
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise InputError(f"{type(self.net).__name__} must return logits (n, classes).")
         return logits
+
+
+def _prefix_of(net: nn.Module) -> int | None:
+    found = (getattr(module, "num_prefix_tokens", None) for module in net.modules())
+    return next((count for count in found if isinstance(count, int)), None)

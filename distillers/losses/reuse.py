@@ -50,7 +50,7 @@ class Reused(nn.Module):
         self.layout = _layout(card.get("layout"))
         self.backbone = sharing_copy(student)
         if card["classifier"]:
-            self.backbone.set_submodule(card["classifier"], nn.Identity())
+            self.backbone.set_submodule(card["classifier"], Unused())
         self.backbone.get_submodule(card["cut"]).register_forward_hook(remember)
         self.projector = sharing_copy(between)
         self.head = sharing_copy(head)
@@ -73,6 +73,14 @@ def _layout(plain: dict[str, Any] | None) -> Layout:
         return Layout()
     grid = plain["grid"]
     return Layout(**plain | {"grid": None if grid is None else (grid[0], grid[1])})
+
+
+class Unused(nn.Module):
+    """Stands where a classifier stood whose logits are not wanted."""
+
+    def forward(self, taken: Tensor) -> Tensor:
+        """(n, 1) of (n, d), likewise of maps: of a size that adds to what a second head gives."""
+        return taken[:, :1]
 
 
 def remember(module: nn.Module, _: tuple[Any, ...], output: Tensor) -> None:
