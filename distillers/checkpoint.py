@@ -1,6 +1,7 @@
 """Files of weights: written whole or not at all, read without running what is in them."""
 
 import io
+import json
 import os
 import pickle
 import warnings
@@ -9,13 +10,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from distillers import models, wiring
+from distillers import foreign, models, simkd_file, wiring
 from distillers.errors import InputError
 
 FORMAT = 1
-STATE_KEYS = ("model", "state_dict", "model_state_dict", "student", "net")
 
 
 def save(path: Path, payload: dict[str, Any]) -> None:
@@ -48,7 +49,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint, weights and plain types only; nothing in it is ever run.
+    """Read a checkpoint or a safetensors file; nothing in it is ever run.
 
     Raises:
         InputError: when there is none, it is damaged, or it holds objects that would run code.
@@ -56,6 +57,8 @@ def load(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no file {path}{_nearest(path)}")
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
     try:
         with warnings.catch_warnings():
             # Newer pickle protocols are read as far as the safe reader knows them, else refused.
@@ -76,15 +79,16 @@ def load(path: str | Path) -> dict[str, Any]:
     return payload
 
 
-def weights(payload: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a checkpoint of ours or of another project, `module.` prefixes removed."""
-    state = next((payload[k] for k in STATE_KEYS if isinstance(payload.get(k), dict)), payload)
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(
-            f"{path} has no state dict: none of {', '.join(STATE_KEYS)} holds one; it has "
-            f"{', '.join(map(str, list(payload)[:8]))}."
-        )
-    return {key.removeprefix("module."): value for key, value in state.items()}
+def _load_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, "pt") as file:
+            payload: dict[str, Any] = {"model": {k: file.get_tensor(k) for k in file.keys()}}  # noqa: SIM118
+            metadata = file.metadata() or {}
+        if "card" in metadata:
+            payload["card"] = json.loads(metadata["card"])
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged or not a safetensors file: {error}") from error
+    return payload
 
 
 def load_network(
@@ -93,6 +97,7 @@ def load_network(
     name: str | None = None,
     num_classes: int | None = None,
     image_size: int = 32,
+    teacher: nn.Module | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The network in a checkpoint, ready to use, and its card.
 
@@ -101,16 +106,46 @@ def load_network(
         name: the architecture, where the file does not tell; else it must agree.
         num_classes: what the data has; refused where the file has another number.
         image_size: side of the images in pixels, for files without a card.
+        teacher: of a student that SimKD's authors' code saved, to build what was scored.
 
     Returns:
-        the network on the CPU in evaluation mode, and the card (empty for a foreign file).
+        the network on the CPU in evaluation mode, and the card; that of another project's file
+        tells the architecture and the number of classes.
 
     Raises:
         InputError: when the architecture is unknown or does not fit the weights.
     """
     payload = load(path)
-    state = weights(payload, path)
     card = payload.get("card") or {}
+    if not isinstance(card, dict):
+        raise InputError(f"the card in {path} is a {type(card).__name__}, not a mapping.")
+    if card:
+        net, card = _ours(payload, card, path, name)
+    else:
+        net, card = _foreign(payload, path, name, num_classes, image_size, teacher)
+    if num_classes not in (None, card["num_classes"]):
+        raise InputError(
+            f"{path} tells {card['num_classes']} classes apart, the data set has {num_classes}."
+        )
+    return net.eval(), card
+
+
+def name_of(path: str | Path, card: dict[str, Any], name: str | None = None) -> str:
+    """The architecture by a card, else as given, else as the folder tells.
+
+    Raises:
+        InputError: when none of them does.
+    """
+    known = card.get("model") or name or foreign.name_from_folder(path)
+    if known is None:
+        raise InputError(f"{path} does not tell its architecture; name it with --model_t.")
+    return known
+
+
+def _ours(
+    payload: dict[str, Any], card: dict[str, Any], path: str | Path, name: str | None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of a file with a card, which is all that is asked how to build it."""
     if card.get("format", FORMAT) > FORMAT:
         raise InputError(f"{path} was written by a newer version of distillers; update to read it.")
     known = name_of(path, card, name)
@@ -121,12 +156,13 @@ def load_network(
         )
     if name is not None and name != known:
         raise InputError(f"{path} is a {known}, not a {name}.")
-    classes = card.get("num_classes") or _classes(state) or num_classes
-    if num_classes is not None and classes is not None and classes != num_classes:
-        raise InputError(f"{path} tells {classes} classes apart, the data set has {num_classes}.")
+    state = payload.get("model")
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"{path} has no state dict: `model` does not hold one.")
+    classes = card.get("num_classes") or foreign.classes_of(state)
     if classes is None:
         raise InputError(f"{path} does not tell how many classes there are.")
-    net = models.create(known, num_classes=classes, image_size=card.get("image_size", image_size))
+    net = models.create(known, num_classes=classes, image_size=card.get("image_size", 32))
     deploy = card.get("deploy")
     if deploy:
         if ":" in deploy["name"]:
@@ -135,65 +171,42 @@ def load_network(
                 "import that loss and call its `rebuild` yourself."
             )
         net = cast(Any, wiring.find(deploy["name"])).rebuild(net, deploy)
-    fill(net, state, path)
-    return net.eval(), card
+    foreign.fill(net, state, path)
+    return net, {**card, "num_classes": classes}
 
 
-def name_of(path: str | Path, card: dict[str, Any], name: str | None = None) -> str:
-    """The architecture by a card, else as given, else as the folder tells.
-
-    Raises:
-        InputError: when none of them does.
-    """
-    known = card.get("model") or name or name_from_folder(path)
-    if known is None:
-        raise InputError(
-            f"{path} does not tell its architecture; name it, as in --model_t resnet32x4 (or "
-            "--model for `distillers evaluate`)."
+def _foreign(
+    payload: dict[str, Any],
+    path: str | Path,
+    name: str | None,
+    num_classes: int | None,
+    image_size: int,
+    teacher: nn.Module | None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of another project's file, and a card made up for it."""
+    found = foreign.load(payload, path, name=name, num_classes=num_classes, image_size=image_size)
+    card: dict[str, Any] = {"model": found.name, "num_classes": found.num_classes}
+    if found.image_size != image_size:
+        card["image_size"] = found.image_size  # the only one that it can take
+    if isinstance(payload.get("attention"), dict):
+        foreign.log.warning("%s: SemCKD's attention is left out; only training needs it.", path)
+    if not isinstance(payload.get("proj"), dict):
+        return found.net, card
+    if teacher is None:
+        foreign.log.warning(
+            "%s: SimKD's projector is left out, and this is the plain student, whose own "
+            "classifier was not trained; the accuracy in the file is not this network's. With the "
+            "teacher (--path_t) the network that was scored is built.",
+            path,
         )
-    return known
-
-
-def fill(net: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:
-    """Load a state dict, every tensor of it and nothing else.
-
-    Raises:
-        InputError: when names or shapes differ, with the first few.
-    """
-    try:
-        net.load_state_dict(state)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:4]]
-        detail = "; ".join(line if len(line) < 160 else line[:157] + "..." for line in lines)
-        raise InputError(f"{path} does not fit {type(net).__name__}: {detail}") from error
-
-
-def name_from_folder(path: str | Path) -> str | None:
-    """The network that a folder's name speaks of, by the habits of the documented system.
-
-    `resnet32x4_vanilla`, `resnet110_cifar100_lr_0.05...`, `cifar100_vgg13_trial_0` and
-    `S_resnet8_T_resnet20_...` (also with `S:`) are understood; the longest name that fits wins.
-    """
-    folder = Path(path).resolve().parent.name
-    for prefix in ("S_", "S:", "cifar100_", "cifar10_", "imagenet_"):
-        folder = folder.removeprefix(prefix)
-    fitting = [
-        name
-        for name in models.names()
-        if folder == name or folder.startswith((f"{name}_", f"{name}:"))
-    ]
-    return max(fitting, key=len, default=None)
+        return found.net, card
+    net = simkd_file.build(found, payload["proj"], teacher, path)
+    return net, {**card, "deploy": net.card}
 
 
 def _is_users(name: str) -> bool:
     """Whether a card's architecture would import a module that a file should not choose."""
     return ":" in name and not name.startswith(("timm:", "torchvision:"))
-
-
-def _classes(state: dict[str, Tensor]) -> int | None:
-    """The number of classes by the last two-dimensional weight, the classifier's."""
-    matrices = [value for value in state.values() if value.ndim == 2]
-    return matrices[-1].shape[0] if matrices else None
 
 
 def _looks_damaged(path: Path) -> bool:

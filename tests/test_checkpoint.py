@@ -27,53 +27,6 @@ def save_resnet8(folder, payload=None, classes=10, name="resnet8"):
     return path, net
 
 
-@pytest.mark.parametrize(
-    "payload",
-    [
-        lambda s: {"model": s},
-        lambda s: s,
-        lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}},
-        lambda s: {"epoch": 240, "model": s, "best_acc": torch.tensor([72.1]), "optimizer": {}},
-    ],
-)
-def test_files_of_other_projects_load(tmp_path, payload):
-    path, net = save_resnet8(tmp_path / "resnet8_vanilla", payload)
-    loaded, card = checkpoint.load_network(path, num_classes=10)
-    assert card == {}
-    x = torch.randn(2, 3, 32, 32)
-    assert torch.equal(loaded(x), net.eval()(x))
-    assert not loaded.training
-
-
-@pytest.mark.parametrize(
-    ("folder", "name"),
-    [
-        ("resnet32x4_vanilla", "resnet32x4"),
-        ("resnet110_cifar100_lr_0.05_decay_0.0005_trial_0", "resnet110"),
-        ("cifar100_vgg13_trial_0", "vgg13"),
-        ("S_resnet8x4_T_resnet32x4_cifar100_kd_r_1.0", "resnet8x4"),
-        ("S:ShuffleV2_T:resnet32x4_cifar100_kd_r:1.0", "ShuffleV2"),
-        ("ShuffleV2_1_5_vanilla", "ShuffleV2_1_5"),
-        ("MobileNetV2_1_0_vanilla", "MobileNetV2_1_0"),
-        ("MobileNetV2_vanilla", "MobileNetV2"),
-        ("wrn_40_2_vanilla", "wrn_40_2"),
-        ("resnext50_32x4d_vanilla_imagenet_trial_0", "resnext50_32x4d"),
-        ("my_own_folder", None),
-    ],
-)
-def test_the_folder_tells_the_network(tmp_path, folder, name):
-    assert checkpoint.name_from_folder(tmp_path / folder / "x.pth") == name
-
-
-def test_an_architecture_that_is_not_told_is_asked_for(tmp_path):
-    path, _ = save_resnet8(tmp_path / "mine")
-    with pytest.raises(InputError, match="--model_t"):
-        checkpoint.load_network(path)
-    checkpoint.load_network(path, name="resnet8")
-    with pytest.raises(InputError, match="does not fit"):
-        checkpoint.load_network(path, name="resnet14")
-
-
 def test_another_number_of_classes_is_refused(tmp_path):
     path, _ = save_resnet8(tmp_path / "resnet8_vanilla", classes=100)
     with pytest.raises(InputError, match="100 classes apart, the data set has 10"):
@@ -122,7 +75,7 @@ def test_a_file_without_weights_is_refused(tmp_path, content):
     path = tmp_path / "resnet8_vanilla.pth"
     torch.save(content, path)
     with pytest.raises(InputError, match=r"not a state dict|no state dict"):
-        checkpoint.weights(checkpoint.load(path), path)
+        checkpoint.load_network(path)
 
 
 def test_a_newer_format_is_refused(tmp_path):
