@@ -113,6 +113,12 @@ class Distillation(nn.Module):
         return max(map(_warmup_epochs, self.losses.values()))
 
     @property
+    def reads_progress(self) -> bool:
+        """Whether a loss asks how far the training is."""
+        every = (*self._reads.values(), *self._warmup_reads.values())
+        return any("progress" in names for names in every)
+
+    @property
     def full_batches(self) -> bool:
         """Whether a loss is made for one size of batch: a smaller last one must be left out."""
         return any("batch_size" in wiring.needs(type(loss)) for loss in self.losses.values())

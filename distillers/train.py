@@ -150,7 +150,7 @@ class Trainer:
         tally = Tally()
         order = epoch if epoch >= 1 else plan.epochs + 1 - epoch  # a first stage's own orders
         for number, batch in enumerate(loader.epoch(order), start=1):
-            progress = (epoch - 1 + (number - 1) / batches) / plan.epochs
+            progress = self.progress(epoch - 1 + (number - 1) / batches)
             first = (number - 1) // plan.accumulate * plan.accumulate
             together = min(plan.accumulate, batches - first)
             tally.add(self.backward(batch, progress, together), batch)
@@ -159,6 +159,16 @@ class Trainer:
             if number % plan.print_freq == 0:
                 report(epoch, number, tally.figures())
         return {**tally.figures(), "lr": plan.rate(epoch)}
+
+    def progress(self, epochs: float) -> float:
+        """The share of the training that is done after so many epochs.
+
+        Where the task does not read it, one constant a stage: a step that is compiled would else
+        be compiled again for a number that it ignores.
+        """
+        if not getattr(self.task, "reads_progress", True):
+            return -1.0 if epochs < 0 else 0.0
+        return epochs / self.plan.epochs
 
     def backward(self, batch: Batch, progress: float, together: int = 1) -> Step:
         """Add a batch's gradient, as one of `together` that share an optimiser step."""

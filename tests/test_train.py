@@ -219,3 +219,26 @@ def test_a_first_stage_comes_before_epoch_one_and_is_resumed():
         again.teacher.load_state_dict(whole.teacher.state_dict())
         run(again, plan, resumed=state)
         assert torch.equal(weights(again), weights(whole))
+
+
+@pytest.mark.slow
+def test_a_compiled_step_is_compiled_once():
+    from torch._dynamo.testing import CompileCounter
+
+    images = make_batch().images
+    task = distil(Declared(), Declared(6), {"ce": 1.0, "kd": 1.0}, images=images)
+    trainer = Trainer(task, Plan(epochs=2, learning_rate=0.1))
+    counter = CompileCounter()
+    trainer._run = torch.compile(task, backend=counter, fullgraph=True)
+    for epoch in (1, 2):
+        trainer.train_epoch(Batches(), epoch)
+    assert counter.frame_count == 1
+    assert counter.op_count > 10
+
+
+def test_a_task_that_reads_progress_sees_it_grow():
+    name, seen = "tests.test_distillation:Everything", []
+    task = distil(Declared(), Declared(6), {name: 1.0}, images=make_batch().images)
+    task.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+    run(task, Plan(epochs=2, learning_rate=1e-6))
+    assert seen == pytest.approx([i / 8 for i in range(8)])
