@@ -172,7 +172,9 @@ def _ours(
             )
         net = cast(Any, wiring.find(deploy["name"])).rebuild(net, deploy)
     foreign.fill(net, state, path)
-    return net, {**card, "num_classes": classes}
+    accuracy = payload.get("best_acc", payload.get("accuracy"))
+    scored = {"accuracy": accuracy} if isinstance(accuracy, float) else {}
+    return net, {**card, "num_classes": classes, **scored}
 
 
 def _foreign(

@@ -141,9 +141,10 @@ def names_by_shapes(state: dict[str, Tensor], num_classes: int) -> list[tuple[st
 
 
 def classes_of(state: dict[str, Tensor]) -> int | None:
-    """The number of classes by the last two-dimensional weight, the classifier's."""
+    """The number of classes by the last matrix, the classifier's, or else the last 1 x 1 kernel."""
     matrices = [value for value in state.values() if value.ndim == 2]
-    return matrices[-1].shape[0] if matrices else None
+    kernels = [value for value in state.values() if value.shape[2:] == (1, 1)]
+    return next((found[-1].shape[0] for found in (matrices, kernels) if found), None)
 
 
 def fill(net: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:

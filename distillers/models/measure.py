@@ -57,7 +57,7 @@ def latency_ms(
 
 def _image(net: nn.Module, batch_size: int, channels: int, image_size: int) -> Tensor:
     """Zeros (batch_size, channels, image_size, image_size) where and as the parameters are."""
-    like = next(net.parameters())
+    like = next(net.parameters(), torch.zeros(()))  # an ONNX file's network has none
     return like.new_zeros(batch_size, channels, image_size, image_size)
 
 
