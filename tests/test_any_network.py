@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distillers import models
+from distillers import cli, models
+from distillers.config import StudentConfig
 from distillers.distillation import distil
 from distillers.errors import InputError
 from distillers.losses import SimKD
@@ -249,6 +250,13 @@ def test_maps_may_be_named():
         find_taps(small, torch.randn(2, 3, 8, 8), maps=("stage22",))
     with pytest.raises(InputError, match=r"fc is \(2, 5\), which is no map of images of 8 x 8"):
         find_taps(small, torch.randn(2, 3, 8, 8), maps=("fc",))
+
+
+@pytest.mark.parametrize("words", [["layer2,layer3"], ["layer2", "layer3"], ["layer2, layer3,"]])
+def test_maps_may_be_named_on_the_command_line(words):
+    config = cli.parse(StudentConfig, ["--taps_t", *words, "--taps-s", "a.b", "-c", "1"], "test")
+    assert (config.taps_t, config.taps_s, config.cls) == (("layer2", "layer3"), ("a.b",), 1)
+    assert cli.parse(StudentConfig, [], "test").taps_t == ()
 
 
 def test_a_wrong_path_into_a_large_network_names_few():
