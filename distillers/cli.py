@@ -14,6 +14,7 @@ COMMANDS = {
     "student": "distil a student from a trained teacher (train_student.py)",
     "evaluate": "score a saved network",
     "list": "show methods, networks and data sets",
+    "data": "unpack the archives of ImageNet or Tiny ImageNet",
     "demo": "distil real handwritten digits in a few minutes, without a network or a GPU",
 }
 Config = TypeVar("Config")

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import UseAppendAction, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
+from distillers.data.reading import Reading
 from distillers.errors import InputError
 
 
@@ -59,13 +60,18 @@ class Training:
     trial: int
 
     dataset: str = "cifar100"
-    """digits, fashionmnist, cifar10 or cifar100 (see `distillers list`)."""
+    """cifar100, imagenet, folder (your own images), ... (see `distillers list`)."""
     data_dir: str = "./data"
     """Where data sets lie, or are downloaded to."""
     download: bool = True
     """Download a data set that is not there."""
     val_fraction: float = 0.0
-    """Share of the training set held out to choose the best epoch on."""
+    """Share of the training set held out to choose the best epoch on, or where --dataset folder
+    has no val/, to score on."""
+    image_size: int | None = None
+    """Pixels on a side of images in folders. Left out: 224, tinyimagenet 64."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """An image that cannot be read stops the run, or is counted and replaced by another."""
     protocol: Literal["simkd", "crd"] = "simkd"
     """Whose published weights and rules: simkd reports the best test epoch, crd the last."""
     batch_size: int = 64
@@ -127,6 +133,8 @@ class Training:
         Raises:
             InputError: naming the flag, what was given, and what is allowed.
         """
+        side = self.image_size
+        _require("image_size", side, side is None or side >= 8, "at least 8")
         for name in ("batch_size", "epochs", "accumulate", "print_freq"):
             _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("num_workers", "save_freq", "weight_decay", "momentum"):
@@ -153,6 +161,10 @@ class Training:
                 "device. Leave the flag out and name one GPU, as in --gpu_id 0."
             )
 
+    def reading(self) -> Reading:
+        """How images in files are read."""
+        return Reading(self.image_size, self.num_workers, self.on_bad_image, self.val_fraction)
+
     def plain(self) -> dict[str, Any]:
         """Every flag as JSON types."""
         return json.loads(json.dumps(dataclasses.asdict(self), default=str))
@@ -160,6 +172,8 @@ class Training:
     def digest(self) -> str:
         """Eight hexadecimal digits that differ wherever a flag that matters differs."""
         flags = {k: v for k, v in self.plain().items() if k not in NEUTRAL}
+        if self.dataset == "folder":  # whose name does not say which images
+            flags["data_dir"] = str(Path(self.data_dir).expanduser().resolve())
         return hashlib.sha256(json.dumps(flags, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -48,7 +48,7 @@ def train_teacher(images: ImageSet, device: torch.device) -> nn.Module:
     """A teacher trained on every training digit."""
     torch.manual_seed(0)
     task = Supervised(_create(TEACHER, images).to(device), CE())
-    loader = _loader(images, 64, 0, device)
+    loader = images.train_loader(64, seed=0, drop_last=True, device=device)
     fit(task, loader, TEACHER_PLAN, score=lambda _: {}, keep=lambda *_: None)
     return task.deployed()
 
@@ -71,7 +71,7 @@ def compare(
         the teacher's result, one a method, and the digits.
     """
     images = halved(load("digits"))
-    tests = {"test": run.evaluation_loader(images.test_images, images.test_labels, images, device)}
+    tests = {"test": images.test_loader(device)}
     teacher = train_teacher(images, device)
     of_teacher = Result("teacher", [run.figures_of(teacher, tests)["test_acc"]], net=teacher)
     say(f"teacher {TEACHER}: {of_teacher.accuracies[0]:.1f} %")
@@ -121,14 +121,14 @@ def _train_student(
             student,
             teacher,
             weights,
-            images=run.sample(images, device),
+            images=images.sample(device),
             train_labels=images.train_labels.to(device),
             batch_size=BATCH,
         )
     curve: list[float] = []
     fit(
         task,
-        _loader(images, BATCH, seed, device),
+        images.train_loader(BATCH, seed=seed, drop_last=True, device=device),
         STUDENT_PLAN,
         score=lambda net: run.figures_of(net, tests),
         keep=lambda row, state, net: curve.append(row["test_acc"]),  # noqa: ARG005
@@ -137,24 +137,7 @@ def _train_student(
 
 
 def _create(name: str, images: ImageSet) -> nn.Module:
-    size = images.test_images.shape[-1]
-    return models.create(name, num_classes=images.num_classes, image_size=size)
-
-
-def _loader(images: ImageSet, batch_size: int, seed: int, device: torch.device) -> Loader:
-    return Loader(
-        images.train_images,
-        images.train_labels,
-        batch_size=batch_size,
-        mean=images.mean,
-        std=images.std,
-        seed=seed,
-        augment=True,
-        flip=images.flip,
-        shuffle=True,
-        drop_last=True,
-        device=device,
-    )
+    return models.create(name, num_classes=images.num_classes, image_size=images.image_size)
 
 
 def _balanced_rows(labels: Tensor, count: int, seed: int) -> Tensor:

@@ -5,6 +5,7 @@ import errno
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,13 @@ from torch import nn
 
 from distillers import checkpoint, recipes
 from distillers.config import Training, file_name
-from distillers.data import ImageSet, Loader, hold_out
+from distillers.data.source import BatchLoader, DataSource
 from distillers.errors import InputError
 from distillers.evaluate import score
 from distillers.models.measure import count_parameters
 from distillers.progress import Progress
 from distillers.record import Record
 from distillers.train import Plan, fit
-
-EVALUATION_BATCH = 256  # one size for every scoring, so that a score can be repeated exactly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,31 +102,10 @@ def plan_of(config: Training, network: str, image_size: int) -> Plan:
     return Plan(learning_rate=rate, milestones=config.lr_decay_epochs, **same)
 
 
-def evaluation_loader(
-    images: torch.Tensor, labels: torch.Tensor, like: ImageSet, device: torch.device
-) -> Loader:
-    """Batches of images as they are, in their order, each exactly once."""
-    return Loader(
-        images,
-        labels,
-        batch_size=EVALUATION_BATCH,
-        mean=like.mean,
-        std=like.std,
-        shuffle=False,
-        device=device,
-    )
-
-
-def sample(images: ImageSet, device: torch.device) -> torch.Tensor:
-    """Two test images as the networks see them, for probing: (2, 3, h, w)."""
-    few = evaluation_loader(images.test_images[:2], images.test_labels[:2], images, device)
-    return next(few.epoch(1)).images
-
-
 def train(
     config: Training,
     task: Any,
-    images: ImageSet,
+    source: DataSource,
     place: Place,
     card: dict[str, Any],
     device: torch.device,
@@ -137,31 +115,22 @@ def train(
     Args:
         config: the flags.
         task: see `distillers.train.Task`, on `device`.
-        images: the data.
+        source: the data.
         place: where the files go.
         card: what describes the deployed network in its checkpoints.
         device: where to train.
     """
-    held_out = hold_out(images, config.val_fraction, config.trial)
-    loader = Loader(
-        held_out.train.train_images,
-        held_out.train.train_labels,
-        batch_size=config.batch_size,
-        mean=images.mean,
-        std=images.std,
-        seed=config.trial,
-        augment=True,
-        flip=images.flip,
-        shuffle=True,
-        drop_last=config.protocol == "simkd" or getattr(task, "full_batches", False),
-        device=device,
+    kept, held_out = source.split(config.val_fraction, config.trial)
+    drop_last = config.protocol == "simkd" or getattr(task, "full_batches", False)
+    loader = kept.train_loader(
+        config.batch_size, seed=config.trial, drop_last=drop_last, device=device
     )
-    tests = {"test": evaluation_loader(images.test_images, images.test_labels, images, device)}
-    if len(held_out.labels):
-        tests["val"] = evaluation_loader(held_out.images, held_out.labels, images, device)
+    tests = {"test": source.test_loader(device)}
+    if held_out:
+        tests["val"] = held_out.test_loader(device)
     if config.channels_last:
         task.to(memory_format=torch.channels_last)
-    plan = plan_of(config, place.name, images.test_images.shape[-1])
+    plan = plan_of(config, place.name, source.image_size)
     if config.overwrite and place.folder.exists():
         shutil.rmtree(place.folder)
     done = place.state["epoch"] if place.state else -getattr(task, "warmup_epochs", 0)
@@ -191,7 +160,7 @@ def train(
     keeper.finish(task.deployed())
 
 
-def figures_of(net: nn.Module, tests: dict[str, Loader]) -> dict[str, float]:
+def figures_of(net: nn.Module, tests: Mapping[str, BatchLoader]) -> dict[str, float]:
     """Loss and accuracies on each set: `test_loss`, `test_acc`, `test_acc_top5`, `val_acc`..."""
     figures: dict[str, float] = {}
     for name, loader in tests.items():
@@ -269,15 +238,15 @@ def _reported(row: dict[str, float]) -> dict[str, float]:
     return {name: row[name] for name in names}
 
 
-def card_of(model: str, images: ImageSet, config: Training) -> dict[str, Any]:
+def card_of(model: str, source: DataSource, config: Training) -> dict[str, Any]:
     """What a checkpoint says of its network: enough to build it and to feed it rightly."""
     return {
         "format": checkpoint.FORMAT,
         "model": model,
-        "num_classes": images.num_classes,
-        "image_size": images.test_images.shape[-1],
-        "dataset": images.name,
-        "mean": list(images.mean),
-        "std": list(images.std),
+        "num_classes": source.num_classes,
+        "image_size": source.image_size,
+        "dataset": source.name,
+        "mean": list(source.mean),
+        "std": list(source.std),
         "channels_last": config.channels_last,
     }

@@ -60,7 +60,7 @@ def build(name, digits, teacher, seed=0):
         models.create("resnet8", num_classes=10),
         teacher,
         weights,
-        images=run.sample(digits, torch.device("cpu")),
+        images=digits.sample(torch.device("cpu")),
         train_labels=digits.train_labels,
         batch_size=BATCH,
         options={name: options} if options else None,
@@ -68,10 +68,7 @@ def build(name, digits, teacher, seed=0):
 
 
 def scores(net, digits):
-    test = run.evaluation_loader(
-        digits.test_images, digits.test_labels, digits, torch.device("cpu")
-    )
-    return run.figures_of(net, {"test": test})
+    return run.figures_of(net, {"test": digits.test_loader(torch.device("cpu"))})
 
 
 def train(name, digits, teacher):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -24,6 +25,14 @@ class EvaluateConfig:
     """Where data sets lie, or are downloaded to."""
     download: bool = True
     """Download a data set that is not there."""
+    image_size: int | None = None
+    """Of images in folders. Left out: what the network was trained on."""
+    num_workers: int = 8
+    """Processes that decode images in folders."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """What to do with an image that cannot be read: stop, or count it and score without it."""
+    val_fraction: float = 0.0
+    """As in training, for a folder without train/ and val/."""
     gpu_id: str | None = None
     """The GPU to use, or "cpu". Left out: the first GPU where there is one."""
 
@@ -43,21 +52,26 @@ def main(args: Sequence[str]) -> None:
     name = config.dataset or card.get("dataset")
     if name is None:
         raise InputError(f"{path} does not tell its data set; name it with --dataset.")
-    images = data.load(name, config.data_dir, config.download)
-    net, card = checkpoint.load_network(path, name=config.model, num_classes=images.num_classes)
+    own = name == card.get("dataset")
+    reading = data.Reading(
+        config.image_size or (card.get("image_size") if own else None),
+        config.num_workers,
+        config.on_bad_image,
+        config.val_fraction,
+    )
+    source = data.source_of(name, config.data_dir, config.download, reading)
+    net, card = checkpoint.load_network(path, name=config.model, num_classes=source.num_classes)
     net = net.to(device)
     if card.get("channels_last"):
         net = net.to(memory_format=torch.channels_last)
-    test = run.evaluation_loader(images.test_images, images.test_labels, images, device)
-    result = run.score(net, test.epoch(1))
-    size = images.test_images.shape[-1]
+    result = run.score(net, source.test_loader(device).epoch(1))
     print(f"{path} on the {result.total} test images of {name}")
     print(f"test_acc       {result.acc!r}")
     print(f"test_acc_top5  {result.acc_top5!r}")
     print(f"test_loss      {result.loss!r}")
     print(f"correct        {result.correct}")
     print(f"parameters     {count_parameters(net)}")
-    print(f"MACs           {count_macs(net.cpu(), size)}")
+    print(f"MACs           {count_macs(net.cpu(), source.image_size)}")
 
 
 def best_of(path: Path) -> Path:

@@ -17,29 +17,28 @@ def main(args: Sequence[str]) -> None:
 
     weights.options(config, weights.choose(config))  # names and numbers, before files are read
     device = run.device_of(config.gpu_id)
-    images = data.load(config.dataset, config.data_dir, config.download)
-    size = images.test_images.shape[-1]
+    source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
+    size = source.image_size
     assert config.path_t is not None  # config.check refuses None
     teacher, card = checkpoint.load_network(
-        config.path_t, name=config.model_t, num_classes=images.num_classes, image_size=size
+        config.path_t, name=config.model_t, num_classes=source.num_classes, image_size=size
     )
-    height, width = images.test_images.shape[-2:]
-    teacher = inputs.adapted(teacher, card, mean=images.mean, std=images.std, size=(height, width))
+    teacher = inputs.adapted(teacher, card, mean=source.mean, std=source.std, size=(size, size))
     teacher_name = checkpoint.name_of(config.path_t, card, config.model_t)
     chosen = weights.choose(config, teacher_name)
     options = weights.options(config, chosen, teacher_name)
     folder = config.folder(chosen.ce, chosen.kd, chosen.method, teacher_name)
     place = run.claim(folder, config.model_s, config)
     run.prepare(config)
-    student = models.create(config.model_s, num_classes=images.num_classes, image_size=size)
-    held_out = data.hold_out(images, config.val_fraction, config.trial)
-    sample = run.sample(images, device)
+    student = models.create(config.model_s, num_classes=source.num_classes, image_size=size)
+    kept, _ = source.split(config.val_fraction, config.trial)
+    sample = source.sample(device)
     task = distil(
         student.to(device),
         teacher.to(device),
         chosen.terms(),
         images=sample,
-        train_labels=held_out.train.train_labels.to(device),
+        train_labels=kept.train_labels.to(device),
         batch_size=config.batch_size,
         options=options,
         student_taps=find_taps(student, sample, maps=config.taps_s),
@@ -51,7 +50,7 @@ def main(args: Sequence[str]) -> None:
     )
     print(f"loss: {terms} (protocol {config.protocol})")
     if not config.skip_validation:
-        test = run.evaluation_loader(images.test_images, images.test_labels, images, device)
+        test = source.test_loader(device)
         print(f"teacher: {run.score(teacher, test.epoch(1)).acc:.2f} % on the test images")
-    run.train(config, task, images, place, run.card_of(config.model_s, images, config), device)
+    run.train(config, task, source, place, run.card_of(config.model_s, source, config), device)
     print(f"saved {place.best}")

@@ -18,14 +18,13 @@ def main(args: Sequence[str]) -> None:
     from distillers.losses import CE
 
     device = run.device_of(config.gpu_id)
-    images = data.load(config.dataset, config.data_dir, config.download)
+    source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
     place = run.claim(config.folder(), config.model, config)
     run.prepare(config)
-    size = images.test_images.shape[-1]
-    net = models.create(config.model, num_classes=images.num_classes, image_size=size)
+    net = models.create(config.model, num_classes=source.num_classes, image_size=source.image_size)
     task = Supervised(net.to(device), CE())
     print(f"{config.model} on {config.dataset}, {device}, into {place.folder}")
-    run.train(config, task, images, place, run.card_of(config.model, images, config), device)
+    run.train(config, task, source, place, run.card_of(config.model, source, config), device)
     alias = _point(place.folder, config)
     print(f"saved {alias / place.best.name}")
 

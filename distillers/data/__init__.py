@@ -4,6 +4,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distillers.data.reading import Reading as Reading
 from distillers.errors import InputError, unknown
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from distillers.data.images import ImageSet as ImageSet
     from distillers.data.images import hold_out as hold_out
     from distillers.data.loader import Loader as Loader
+    from distillers.data.source import DataSource as DataSource
 
 # name: the module that holds the function of that name
 _SETS = {
@@ -19,11 +21,19 @@ _SETS = {
     "cifar100": "distillers.data.cifar",
     "digits": "distillers.data.digits",
     "fashionmnist": "distillers.data.fashionmnist",
+    "stl10": "distillers.data.stl10",
+}
+# The same of those that stay in files.
+_FOLDERS = {
+    "folder": "distillers.data.folder",
+    "imagenet": "distillers.data.folder",
+    "tinyimagenet": "distillers.data.folder",
 }
 
 # What needs torch is imported when it is first asked for: `names` must answer at once.
 _LAZY = {
     "Batch": "distillers.data.batch",
+    "DataSource": "distillers.data.source",
     "HeldOut": "distillers.data.images",
     "ImageSet": "distillers.data.images",
     "Loader": "distillers.data.loader",
@@ -32,15 +42,15 @@ _LAZY = {
 
 
 def names() -> tuple[str, ...]:
-    """The datasets that `load` knows, in alphabetical order."""
-    return tuple(sorted(_SETS))
+    """The datasets that `source_of` knows, in alphabetical order."""
+    return tuple(sorted(_SETS | _FOLDERS))
 
 
 def load(name: str, data_dir: str | Path = "./data", download: bool = True) -> "ImageSet":
     """Read a dataset into memory.
 
     Args:
-        name: one of `names()`.
+        name: one of `names()` but those that stay in files.
         data_dir: where the files lie, or will lie once downloaded.
         download: whether files that are missing may be fetched from their official address.
 
@@ -48,12 +58,49 @@ def load(name: str, data_dir: str | Path = "./data", download: bool = True) -> "
         InputError: if there is no such dataset, its files are missing and cannot be fetched, or
             they are damaged; the message says what to do.
     """
-    if name not in _SETS:
-        raise unknown("dataset", name, _SETS)
+    if name in _FOLDERS:
+        raise InputError(f"{name} does not fit into memory; take distillers.data.source_of({name!r}).")
+    folder = _folder(name, data_dir)
+    return getattr(import_module(_SETS[name]), name)(folder, download)
+
+
+def source_of(
+    name: str,
+    data_dir: str | Path = "./data",
+    download: bool = True,
+    reading: Reading = Reading(),  # noqa: B008, frozen
+) -> "DataSource":
+    """What a run trains and is scored on: a set in memory, or one that is decoded from files.
+
+    Args:
+        name: one of `names()`.
+        data_dir: where the files lie, or will lie once downloaded.
+        download: whether files that are missing may be fetched from their official address.
+        reading: how images in files are read.
+
+    Raises:
+        InputError: as `load`; or if files of classes or of images do not belong together; or if
+            the images lie in memory in another size than was asked for.
+    """
+    folder = _folder(name, data_dir)
+    if name in _FOLDERS:
+        return getattr(import_module(_FOLDERS[name]), name)(folder, reading)
+    images = load(name, data_dir, download)
+    if reading.image_size not in (None, images.image_size):
+        raise InputError(
+            f"--image_size is {reading.image_size}, but {name} has images of {images.image_size} "
+            f"pixels; the flag is for {', '.join(_FOLDERS)}."
+        )
+    return images
+
+
+def _folder(name: str, data_dir: str | Path) -> Path:
+    if name not in names():
+        raise unknown("dataset", name, names())
     folder = Path(data_dir).expanduser()
     if folder.exists() and not folder.is_dir():
         raise InputError(f"data_dir {str(data_dir)!r} is a file; it must be a folder.")
-    return getattr(import_module(_SETS[name]), name)(folder, download)
+    return folder
 
 
 def __getattr__(name: str) -> object:

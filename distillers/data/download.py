@@ -38,7 +38,7 @@ def fetch(url: str, target: Path, md5: str) -> None:
         InputError: if it cannot be fetched, or it or the file already there has another checksum.
     """
     if target.exists():
-        _check_sum(target, md5, f"delete it to download {url} anew")
+        check_sum(target, md5, f"delete it to download {url} anew")
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
@@ -62,7 +62,7 @@ def fetch(url: str, target: Path, md5: str) -> None:
             f"machine and put it at {target}. The dataset 'digits' needs no download."
         ) from reason
     try:
-        _check_sum(part, md5, "it was deleted; try again")
+        check_sum(part, md5, "it was deleted; try again")
     except InputError:
         part.unlink()
         raise
@@ -157,7 +157,12 @@ def _append(url: str, part: Path) -> None:
         raise ConnectionError(f"the connection closed after {_size(part):,} of {total:,} bytes")
 
 
-def _check_sum(file: Path, md5: str, advice: str) -> None:
+def check_sum(file: Path, md5: str, advice: str) -> None:
+    """Refuse a file with another checksum.
+
+    Raises:
+        InputError: with both sums and the advice.
+    """
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found != md5:

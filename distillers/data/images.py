@@ -1,12 +1,15 @@
 """A dataset of small images that lies in memory as a whole."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from distillers.data.held_out import chosen_rows
+from distillers.data.loader import Loader
+from distillers.data.pairs import check_pair
+from distillers.data.source import EVALUATION_BATCH
 from distillers.errors import InputError
 
 
@@ -59,6 +62,55 @@ class ImageSet:
         """How many classes there are."""
         return len(self.class_names)
 
+    @property
+    def image_size(self) -> int:
+        """Pixels on a side."""
+        return self.test_images.shape[-1]
+
+    def train_loader(
+        self, batch_size: int, *, seed: int, drop_last: bool, device: torch.device
+    ) -> Loader:
+        """The training images, cropped and flipped, in an order of its own in each epoch."""
+        return Loader(
+            self.train_images,
+            self.train_labels,
+            batch_size=batch_size,
+            mean=self.mean,
+            std=self.std,
+            seed=seed,
+            augment=True,
+            flip=self.flip,
+            shuffle=True,
+            drop_last=drop_last,
+            device=device,
+        )
+
+    def test_loader(self, device: torch.device) -> Loader:
+        """The test images as they are, in their order, each exactly once."""
+        return self._as_they_are(len(self.test_images), device)
+
+    def sample(self, device: torch.device) -> Tensor:
+        """Two test images as the networks see them, for probing: (2, 3, h, w)."""
+        return next(self._as_they_are(2, device).epoch(1)).images
+
+    def split(self, fraction: float, seed: int) -> tuple["ImageSet", "ImageSet | None"]:
+        """The set with a part of its training images, and the rest as a test set; `hold_out`."""
+        held_out = hold_out(self, fraction, seed)
+        if not len(held_out.labels):
+            return self, None
+        rest = replace(self, test_images=held_out.images, test_labels=held_out.labels)
+        return held_out.train, rest
+
+    def _as_they_are(self, count: int, device: torch.device) -> Loader:
+        return Loader(
+            self.test_images[:count],
+            self.test_labels[:count],
+            batch_size=EVALUATION_BATCH,
+            mean=self.mean,
+            std=self.std,
+            device=device,
+        )
+
     def keep(self, rows: Tensor) -> "ImageSet":
         """The same set with only some of its training images; the test images all stay.
 
@@ -105,60 +157,9 @@ def hold_out(image_set: ImageSet, fraction: float, seed: int) -> HeldOut:
             so large that no image would stay.
     """
     labels = image_set.train_labels
-    if not 0 <= fraction < 1:
-        raise InputError(f"fraction to hold out is {fraction}; it must be in [0, 1).")
-    total = round(fraction * len(labels))
-    if fraction > 0 and not 0 < total < len(labels):
-        raise InputError(
-            f"holding out {fraction} of {len(labels)} training images would set aside {total}; "
-            "both parts need at least one."
-        )
-    rng = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(labels), generator=rng)
-    counts = _shares(torch.bincount(labels, minlength=image_set.num_classes).tolist(), total)
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
-    for label, count in enumerate(counts):
-        chosen[order[labels[order] == label][:count]] = True
-    rows, train_rows = chosen.nonzero().flatten(), (~chosen).nonzero().flatten()
-    train = image_set.keep(train_rows) if total else image_set
+    rows, train_rows = chosen_rows(labels, image_set.num_classes, fraction, seed)
+    train = image_set.keep(train_rows) if len(rows) else image_set
     return HeldOut(train, image_set.train_images[rows], labels[rows], train_rows, rows)
-
-
-def _shares(sizes: Sequence[int], total: int) -> list[int]:
-    """Divide `total` among classes in proportion to their sizes, by largest remainder."""
-    whole = sum(sizes)
-    counts = [size * total // whole for size in sizes]
-    by_remainder = sorted(range(len(sizes)), key=lambda i: -(sizes[i] * total % whole))
-    for i in by_remainder[: total - sum(counts)]:
-        counts[i] += 1
-    return counts
-
-
-def check_pair(what: str, images: Tensor, labels: Tensor) -> None:
-    """Refuse images and labels that cannot belong together, or are none at all.
-
-    Args:
-        what: begins the message.
-        images: should be (N, c, h, w) uint8, N at least 1, c 1 or 3.
-        labels: should be (N,) int64.
-
-    Raises:
-        InputError: if they are not.
-    """
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise InputError(
-            f"{what}: images are {tuple(images.shape)} {images.dtype}; "
-            "they must be (N, 1 or 3, h, w) torch.uint8."
-        )
-    if labels.dtype != torch.int64 or labels.ndim != 1:
-        raise InputError(
-            f"{what}: labels are {tuple(labels.shape)} {labels.dtype}; "
-            "they must be (N,) torch.int64."
-        )
-    if len(images) != len(labels):
-        raise InputError(f"{what}: there are {len(images)} images but {len(labels)} labels.")
-    if images.numel() == 0:
-        raise InputError(f"{what}: there are no images.")
 
 
 def _check(what: str, images: Tensor, labels: Tensor, num_classes: int) -> None:

@@ -1,6 +1,5 @@
 """Batches of small images that lie in memory: cropped, flipped and normalised on the device."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -9,7 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distillers.data.batch import Batch
-from distillers.data.images import check_pair
+from distillers.data.normalise import Normalise, check_statistics
+from distillers.data.order import check_count, check_epoch, check_numbers, generator, places
+from distillers.data.pairs import check_pair
 from distillers.errors import InputError
 
 PAD = 4  # black pixels put around an image before it is cropped back to its size
@@ -85,24 +86,20 @@ class Loader:
         world_size: int = 1,
     ) -> None:
         check_pair("loader", images, labels)
-        _check_numbers(batch_size, images.shape[1], mean, std, dtype, rank, world_size)
+        check_numbers(batch_size, rank, world_size)
+        check_statistics(images.shape[1], mean, std, dtype)
         self.batch_size, self.device = batch_size, torch.device(device)
         self._seed, self._augment, self._flip, self._shuffle = seed, augment, flip, shuffle
-        self._rank, self._world_size, self._dtype = rank, world_size, dtype
-        self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._rows = torch.arange(len(images)) if index is None else _checked(index, len(images))
-        _check_count(len(self._rows), batch_size, world_size, shuffle, drop_last)
-        self._places = _places(len(self._rows), batch_size, rank, world_size, drop_last)
+        check_count(len(self._rows), batch_size, world_size, shuffle, drop_last)
+        self._places = places(len(self._rows), batch_size, rank, world_size, drop_last)
         self.num_images = len(self._places)
 
         images = images.to(self.device)
         # Padded once, so that a crop is a view of 9 x 9 windows and the rest is one gather.
         self._images = F.pad(images, (PAD, PAD, PAD, PAD)) if augment else images
         self._labels = labels.to(self.device)
-        wide = torch.promote_types(dtype, torch.float32)
-        centre, spread = (torch.tensor(x, dtype=torch.float64).view(-1, 1, 1) for x in (mean, std))
-        self._scale = (1 / (255 * spread)).to(self.device, wide)
-        self._shift = (-centre / spread).to(self.device, wide)
+        self._normalised = Normalise(mean, std, self.device, dtype, channels_last)
 
     def __len__(self) -> int:
         """How many batches an epoch has, in this process."""
@@ -118,13 +115,7 @@ class Loader:
         Raises:
             InputError: if `number` or `start_batch` is out of range.
         """
-        if number < 1:
-            raise InputError(f"epoch is {number}; epochs count from 1.")
-        if not 0 <= start_batch <= len(self):
-            raise InputError(
-                f"start_batch is {start_batch}; an epoch has {len(self)} batches, "
-                f"so it must be in 0 to {len(self)}."
-            )
+        check_epoch(number, start_batch, len(self))
         return self._batches(number, start_batch)
 
     def _batches(self, number: int, start_batch: int) -> Iterator[Batch]:
@@ -142,14 +133,13 @@ class Loader:
 
         What all processes draw is the same; each takes its own places of it.
         """
-        digest = hashlib.blake2b(f"{self._seed} {number}".encode(), digest_size=8).digest()
-        rng = torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
+        rng = generator(self._seed, number)
         size = (len(self._rows),)
-        places = torch.randperm(*size, generator=rng) if self._shuffle else torch.arange(*size)
+        order = torch.randperm(*size, generator=rng) if self._shuffle else torch.arange(*size)
         top = torch.randint(2 * PAD + 1, size, generator=rng)
         left = torch.randint(2 * PAD + 1, size, generator=rng)
         mirrored = torch.randint(2, size, generator=rng)
-        drawn = (self._rows[places], top, left, mirrored)
+        drawn = (self._rows[order], top, left, mirrored)
         return _Plan(*(x[self._places].to(self.device) for x in drawn))
 
     def _crops(self, part: _Plan) -> Tensor:
@@ -167,45 +157,6 @@ class Loader:
         choice = torch.arange(count, device=self.device) + count * part.mirrored
         return torch.cat([crops, crops.flip(-1)]).index_select(0, choice)
 
-    def _normalised(self, pixels: Tensor) -> Tensor:
-        """(x / 255 - mean) / std, in three channels."""
-        pixels = pixels.contiguous(memory_format=self._format)
-        images = pixels.to(self._scale.dtype).mul_(self._scale).add_(self._shift).to(self._dtype)
-        if images.shape[1] == 3:
-            return images
-        return images.expand(-1, 3, -1, -1).contiguous(memory_format=self._format)
-
-
-def _places(num: int, batch_size: int, rank: int, world_size: int, drop_last: bool) -> Tensor:
-    """Which places of the order that all processes share are this one's, (m,) int64."""
-    whole = batch_size * world_size
-    rest, done = num % whole, num // whole * whole
-    full = torch.arange(done).view(-1, world_size, batch_size)[:, rank].flatten()
-    if drop_last:
-        return full
-    last = torch.arange(rest * rank // world_size, rest * (rank + 1) // world_size)
-    return torch.cat([full, done + last])
-
-
-def _check_count(
-    num: int, batch_size: int, world_size: int, shuffle: bool, drop_last: bool
-) -> None:
-    whole = batch_size * world_size
-    if drop_last and num < whole:
-        raise InputError(
-            f"{num} images do not fill one batch of {batch_size}"
-            + (f" in each of {world_size} processes" if world_size > 1 else "")
-            + ", and drop_last leaves out what is smaller; take "
-            + (f"a batch size of at most {num // world_size}, or " if num >= world_size else "")
-            + "drop_last=False."
-        )
-    if shuffle and not drop_last and 0 < num % whole < world_size:
-        raise InputError(
-            f"the last {num % whole} of {num} images cannot be divided among {world_size} "
-            "processes, so some would wait forever for a batch of the others; take "
-            "drop_last=True or another batch size."
-        )
-
 
 def _checked(index: Tensor, num: int) -> Tensor:
     if index.dtype != torch.int64 or index.ndim != 1 or len(index) == 0:
@@ -219,25 +170,3 @@ def _checked(index: Tensor, num: int) -> Tensor:
             f"there are {num} images, so it must be in 0 to {num - 1}."
         )
     return index
-
-
-def _check_numbers(
-    batch_size: int,
-    channels: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    dtype: torch.dtype,
-    rank: int,
-    world_size: int,
-) -> None:
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}; it must be at least 1.")
-    if len(mean) != channels or len(std) != channels or min(std) <= 0:
-        raise InputError(
-            f"mean {tuple(mean)} and std {tuple(std)} must hold one number for each of the "
-            f"{channels} channels of the images, and each std must be positive."
-        )
-    if not dtype.is_floating_point:
-        raise InputError(f"dtype is {dtype}; images are normalised to floating point numbers.")
-    if not 0 <= rank < world_size:
-        raise InputError(f"rank is {rank} of {world_size}; it must be in 0 to world_size - 1.")

@@ -15,7 +15,10 @@ def test_names_answers_without_torch():
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
-    assert done.stdout.split() == ["cifar10", "cifar100", "digits", "fashionmnist"]
+    assert done.stdout.split() == [
+        *("cifar10", "cifar100", "digits", "fashionmnist", "folder"),
+        *("imagenet", "stl10", "tinyimagenet"),
+    ]
 
 
 def test_an_unknown_dataset_gets_a_suggestion():

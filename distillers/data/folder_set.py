@@ -1,0 +1,120 @@
+"""A dataset whose images stay in files and are decoded when they are needed."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from distillers.data.decode import Images, OnBad
+from distillers.data.folder_loader import FolderLoader
+from distillers.data.held_out import chosen_rows
+from distillers.data.listing import Listing
+from distillers.data.source import EVALUATION_BATCH
+from distillers.errors import InputError
+
+# ImageNet's, on which almost every network of photographs was trained.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, eq=False)
+class FolderSet:
+    """Training and test images in files; a `DataSource` as `ImageSet` is.
+
+    Attributes:
+        name: as in `distillers.data.load`.
+        train: the files to train on.
+        test: the files to score on.
+        train_rows: (N,) int64, which of `train` are in use.
+        test_rows: (M,) int64, which of `test` are.
+        image_size: pixels on a side of what a network gets.
+        num_workers: processes that decode for one loader.
+        on_bad_image: "error" stops at an image that cannot be read; "skip" counts it, and replaces
+            it in training.
+        is_split: whether the test images were set aside from the training images already, as one
+            asks for with --val_fraction; then `split` does not do it again.
+        mean: what the images are normalised with.
+        std: likewise.
+    """
+
+    name: str
+    train: Listing
+    test: Listing
+    train_rows: Tensor
+    test_rows: Tensor
+    image_size: int
+    num_workers: int = 0
+    on_bad_image: OnBad = "error"
+    is_split: bool = False
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One a class, in the order of the labels."""
+        return self.train.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+    @property
+    def train_labels(self) -> Tensor:
+        """(N,) int64, the class of each training image."""
+        return self.train.labels[self.train_rows]
+
+    def train_loader(
+        self, batch_size: int, *, seed: int, drop_last: bool, device: torch.device
+    ) -> FolderLoader:
+        """The training images, cropped and flipped, in an order of its own in each epoch."""
+        return FolderLoader(
+            self._images(self.train, self.train_rows, seed, augment=True),
+            batch_size=batch_size,
+            mean=self.mean,
+            std=self.std,
+            shuffle=True,
+            drop_last=drop_last,
+            device=device,
+            num_workers=self.num_workers,
+        )
+
+    def test_loader(self, device: torch.device) -> FolderLoader:
+        """The middle of each test image, in their order, each exactly once."""
+        return self._as_they_are(self.test_rows, device, self.num_workers)
+
+    def sample(self, device: torch.device) -> Tensor:
+        """Two test images as the networks see them, for probing: (2, 3, h, w)."""
+        for batch in self._as_they_are(self.test_rows[:EVALUATION_BATCH], device, 0, 2).epoch(1):
+            return batch.images
+        raise InputError(f"none of the first {EVALUATION_BATCH} test images can be read.")
+
+    def split(self, fraction: float, seed: int) -> tuple["FolderSet", "FolderSet | None"]:
+        """The set with a part of its training images, and the rest as a test set; `hold_out`."""
+        if fraction == 0 or self.is_split:
+            return self, None
+        held_out, kept = chosen_rows(self.train_labels, self.num_classes, fraction, seed)
+        rest = replace(self, test=self.train, test_rows=self.train_rows[held_out])
+        return replace(self, train_rows=self.train_rows[kept]), rest
+
+    def _as_they_are(
+        self, rows: Tensor, device: torch.device, workers: int, batch_size: int = EVALUATION_BATCH
+    ) -> FolderLoader:
+        return FolderLoader(
+            self._images(self.test, rows, 0, augment=False),
+            batch_size=batch_size,
+            mean=self.mean,
+            std=self.std,
+            device=device,
+            num_workers=workers,
+        )
+
+    def _images(self, listing: Listing, rows: Tensor, seed: int, augment: bool) -> Images:
+        return Images(
+            paths=listing.paths,
+            labels=listing.labels,
+            rows=rows,
+            size=self.image_size,
+            augment=augment,
+            seed=seed,
+            on_bad=self.on_bad_image,
+        )

@@ -1,0 +1,60 @@
+"""Bytes to normalised floating-point images, a batch at a time, on the device."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from distillers.errors import InputError
+
+
+class Normalise:
+    """(x / 255 - mean) / std, in three channels.
+
+    Args:
+        mean: c numbers, on the scale where 0 is black and 1 is white.
+        std: c numbers, on the same scale.
+        device: where the images lie.
+        dtype: of what comes out, floating point.
+        channels_last: whether it has that memory format.
+    """
+
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
+    ) -> None:
+        self._dtype = dtype
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        wide = torch.promote_types(dtype, torch.float32)
+        centre, spread = (torch.tensor(x, dtype=torch.float64).view(-1, 1, 1) for x in (mean, std))
+        self._scale = (1 / (255 * spread)).to(device, wide)
+        self._shift = (-centre / spread).to(device, wide)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """(n, 3, h, w) of `pixels`, (n, c, h, w) uint8 with c 1 or 3."""
+        pixels = pixels.contiguous(memory_format=self._format)
+        images = pixels.to(self._scale.dtype).mul_(self._scale).add_(self._shift).to(self._dtype)
+        if images.shape[1] == 3:
+            return images
+        return images.expand(-1, 3, -1, -1).contiguous(memory_format=self._format)
+
+
+def check_statistics(
+    channels: int, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
+) -> None:
+    """Refuse what images of so many channels cannot be normalised with.
+
+    Raises:
+        InputError: naming it.
+    """
+    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+        raise InputError(
+            f"mean {tuple(mean)} and std {tuple(std)} must hold one number for each of the "
+            f"{channels} channels of the images, and each std must be positive."
+        )
+    if not dtype.is_floating_point:
+        raise InputError(f"dtype is {dtype}; images are normalised to floating point numbers.")

@@ -1,0 +1,75 @@
+"""The order of an epoch: a pure function of the seed, the epoch and the number of images."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from distillers.errors import InputError
+
+
+def generator(seed: int, epoch: int) -> torch.Generator:
+    """A generator on the CPU, where every machine draws the same."""
+    digest = hashlib.blake2b(f"{seed} {epoch}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
+
+
+def places(num: int, batch_size: int, rank: int, world_size: int, drop_last: bool) -> Tensor:
+    """Which places of the order that all processes share are this one's, (m,) int64."""
+    whole = batch_size * world_size
+    rest, done = num % whole, num // whole * whole
+    full = torch.arange(done).view(-1, world_size, batch_size)[:, rank].flatten()
+    if drop_last:
+        return full
+    last = torch.arange(rest * rank // world_size, rest * (rank + 1) // world_size)
+    return torch.cat([full, done + last])
+
+
+def check_count(num: int, batch_size: int, world_size: int, shuffle: bool, drop_last: bool) -> None:
+    """Refuse an epoch that has no batch, or in which processes would wait for each other.
+
+    Raises:
+        InputError: saying which batch size would do.
+    """
+    whole = batch_size * world_size
+    if drop_last and num < whole:
+        raise InputError(
+            f"{num} images do not fill one batch of {batch_size}"
+            + (f" in each of {world_size} processes" if world_size > 1 else "")
+            + ", and drop_last leaves out what is smaller; take "
+            + (f"a batch size of at most {num // world_size}, or " if num >= world_size else "")
+            + "drop_last=False."
+        )
+    if shuffle and not drop_last and 0 < num % whole < world_size:
+        raise InputError(
+            f"the last {num % whole} of {num} images cannot be divided among {world_size} "
+            "processes, so some would wait forever for a batch of the others; take "
+            "drop_last=True or another batch size."
+        )
+
+
+def check_numbers(batch_size: int, rank: int, world_size: int) -> None:
+    """Refuse a batch size or a rank that cannot be.
+
+    Raises:
+        InputError: naming it.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; it must be at least 1.")
+    if not 0 <= rank < world_size:
+        raise InputError(f"rank is {rank} of {world_size}; it must be in 0 to world_size - 1.")
+
+
+def check_epoch(number: int, start_batch: int, num_batches: int) -> None:
+    """Refuse an epoch or a first batch that there is not.
+
+    Raises:
+        InputError: naming it.
+    """
+    if number < 1:
+        raise InputError(f"epoch is {number}; epochs count from 1.")
+    if not 0 <= start_batch <= num_batches:
+        raise InputError(
+            f"start_batch is {start_batch}; an epoch has {num_batches} batches, "
+            f"so it must be in 0 to {num_batches}."
+        )

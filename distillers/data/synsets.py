@@ -1,0 +1,72 @@
+"""Which class each validation image of ImageNet belongs to."""
+
+import csv
+import io
+import tarfile
+import zlib
+from pathlib import Path
+
+from distillers.errors import InputError
+
+DEVKIT, SOLUTION = "ILSVRC2012_devkit_t12.tar.gz", "LOC_val_solution.csv"
+META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
+
+
+def val_synsets(source: Path, images: list[str]) -> dict[str, str]:
+    """The synset, as n01440764, of each image by its file's name.
+
+    Args:
+        source: the folder with `ILSVRC2012_devkit_t12.tar.gz` or `LOC_val_solution.csv`.
+        images: the files' names, in alphabetical order.
+
+    Raises:
+        InputError: if there is neither, or it does not belong to these images.
+    """
+    if (source / DEVKIT).is_file():
+        return _from_devkit(source / DEVKIT, images)
+    if (source / SOLUTION).is_file():
+        return _from_solution(source / SOLUTION, images)
+    raise InputError(
+        f"{source} has neither {DEVKIT} nor {SOLUTION}, one of which says what the validation "
+        "images show."
+    )
+
+
+def _from_solution(path: Path, images: list[str]) -> dict[str, str]:
+    with path.open(newline="") as file:
+        found = {
+            f"{row['ImageId']}.JPEG": row["PredictionString"].split()[0]
+            for row in csv.DictReader(file)
+        }
+    lacking = [name for name in images if name not in found]
+    if lacking:
+        raise InputError(f"{path} has no line for {len(lacking)} images, as {lacking[0]}.")
+    return {name: found[name] for name in images}
+
+
+def _from_devkit(path: Path, images: list[str]) -> dict[str, str]:
+    from scipy.io import loadmat  # reads numbers and texts, runs nothing
+
+    try:
+        with tarfile.open(path, "r:gz") as tar:
+            contents = {
+                wanted: stream.read()
+                for member in tar
+                for wanted in (META, TRUTH)
+                if member.name.endswith(wanted)
+                and (stream := tar.extractfile(member)) is not None
+            }  # fmt: skip
+        synsets = loadmat(io.BytesIO(contents[META]), squeeze_me=True)["synsets"]
+        numbers = [int(line) for line in contents[TRUTH].split()]
+    except (tarfile.TarError, zlib.error, EOFError, OSError, KeyError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}); fetch it again.") from error
+    leaves = synsets[synsets["num_children"] == 0]
+    names = {int(leaf["ILSVRC2012_ID"]): str(leaf["WNID"]) for leaf in leaves}
+    if len(numbers) != len(images):
+        raise InputError(f"{path} has {len(numbers)} labels for {len(images)} images.")
+    wrong = [number for number in numbers if number not in names]
+    if wrong:
+        raise InputError(
+            f"{path}: label {wrong[0]} is no class; they reach from {min(names)} to {max(names)}."
+        )
+    return {image: names[number] for image, number in zip(images, numbers, strict=True)}
