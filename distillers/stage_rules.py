@@ -86,10 +86,11 @@ def _named_by_timm(watched: Watched) -> list[Call]:
     pooled = _pooled(watched)
     for prefix, module in watched.net.named_modules():
         info = getattr(module, "feature_info", None)
-        if not info:
+        rows = getattr(info, "info", info)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             continue
         found: list[Call | None] = []
-        for row in getattr(info, "info", info):
+        for row in rows:
             path = f"{prefix}.{row['module']}" if prefix else row["module"]
             call = readable.get(path)
             layout = layout_of(watched, call.given, row["num_chs"]) if call else None
