@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from distillers.distillation import Term as Term
     from distillers.distillation import distil as distil
     from distillers.evaluate import score as score
+    from distillers.hub import from_pretrained as from_pretrained
+    from distillers.hub import push_to_hub as push_to_hub
+    from distillers.ready import load as load
     from distillers.taps import Taps as Taps
     from distillers.train import Plan as Plan
     from distillers.train import fit as fit
@@ -26,6 +29,9 @@ _LAZY = {
     "Term": "distillers.distillation",
     "distil": "distillers.distillation",
     "fit": "distillers.train",
+    "from_pretrained": "distillers.hub",
+    "load": "distillers.ready",
+    "push_to_hub": "distillers.hub",
     "score": "distillers.evaluate",
 }
 

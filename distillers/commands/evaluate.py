@@ -16,11 +16,16 @@ class EvaluateConfig:
     """Score a saved network on the test images of its data set."""
 
     path: tyro.conf.Positional[str]
-    """A checkpoint, or a run's folder (its best checkpoint is taken)."""
+    """A checkpoint, a run's folder (its best checkpoint is taken), or what `distillers export`
+    wrote."""
+    path_t: str | None = None
+    """The teacher's file, to tell how often the two agree."""
     dataset: str | None = None
-    """Left out: the one that the checkpoint was trained on."""
+    """Left out: the one that the network was trained on."""
     model: str | None = None
-    """The architecture, where the checkpoint does not tell."""
+    """The architecture, where the file does not tell."""
+    model_t: str | None = None
+    """The teacher's, likewise."""
     data_dir: str = "./data"
     """Where data sets lie, or are downloaded to."""
     download: bool = True
@@ -38,49 +43,46 @@ class EvaluateConfig:
 
 
 def main(args: Sequence[str]) -> None:
-    """Print loss and accuracies, parameters and multiply-accumulates of the deployed network."""
+    """Print loss, accuracies, calibration, agreement, and what a forward costs."""
     config = parse(EvaluateConfig, args, "distillers evaluate")
 
-    import torch
-
-    from distillers import checkpoint, data, run
-    from distillers.models.measure import count_macs, count_parameters
+    from distillers import data, run
+    from distillers.analysis.calibration import Predictions, agreement
+    from distillers.models.measure import latency_ms
+    from distillers.ready import best_of
+    from distillers.saved import costs, fitted, read
 
     path = best_of(Path(config.path))
     device = run.device_of(config.gpu_id)
-    net, card = checkpoint.load_network(path, name=config.model)
-    name = config.dataset or card.get("dataset")
+    teacher = read(Path(config.path_t), config.model_t) if config.path_t else None
+    net = read(path, config.model, teacher)
+    name = config.dataset or net.card.get("dataset")
     if name is None:
         raise InputError(f"{path} does not tell its data set; name it with --dataset.")
-    own = name == card.get("dataset")
+    own = name == net.card.get("dataset")
     reading = data.Reading(
-        config.image_size or (card.get("image_size") if own else None),
+        config.image_size or (net.card.get("image_size") if own else None),
         config.num_workers,
         config.on_bad_image,
         config.val_fraction,
     )
     source = data.source_of(name, config.data_dir, config.download, reading)
-    net, card = checkpoint.load_network(path, name=config.model, num_classes=source.num_classes)
-    net = net.to(device)
-    if card.get("channels_last"):
-        net = net.to(memory_format=torch.channels_last)
-    result = run.score(net, source.test_loader(device).epoch(1))
+    seen, of_teacher = Predictions(), Predictions()
+    ready = fitted(net, source, path, device)
+    result = run.score(seen.watch(ready), seen.label(source.test_loader(device).epoch(1)))
     print(f"{path} on the {result.total} test images of {name}")
     print(f"test_acc       {result.acc!r}")
     print(f"test_acc_top5  {result.acc_top5!r}")
     print(f"test_loss      {result.loss!r}")
     print(f"correct        {result.correct}")
-    print(f"parameters     {count_parameters(net)}")
-    print(f"MACs           {count_macs(net.cpu(), source.image_size)}")
-
-
-def best_of(path: Path) -> Path:
-    """`path`, or the best checkpoint in it where it is a run's folder."""
-    if not path.is_dir():
-        return path
-    found = sorted(path.glob("*_best.pth"))
-    if len(found) != 1:
-        raise InputError(
-            f"{path} holds {len(found)} files called *_best.pth; name the one to score."
-        )
-    return found[0]
+    print(f"ece            {seen.calibration_error()!r}")
+    if teacher is not None:
+        other = fitted(teacher, source, config.path_t or "", device)
+        its = run.score(of_teacher.watch(other), source.test_loader(device).epoch(1))
+        print(f"teacher_acc    {its.acc!r}")
+        print(f"agreement      {agreement(seen, of_teacher)!r}")
+    latency = latency_ms(ready, source.image_size)
+    parameters, macs = costs(net, source.image_size)
+    print(f"parameters     {parameters}")
+    print(f"MACs           {macs}")
+    print(f"latency_ms     {latency:.3f} (one image, {device})")

@@ -1,0 +1,102 @@
+"""ONNX files: written from PyTorch, run by onnxruntime; the extra `export`."""
+
+import io
+import json
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distillers.errors import InputError
+
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+
+
+def require() -> None:
+    """Make sure that the extra is installed.
+
+    Raises:
+        InputError: with how to install it.
+    """
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise InputError(f"{', '.join(missing)} missing: pip install distillers[export]")
+
+
+def write(net: nn.Module, card: dict[str, Any], path: Path, images: Tensor) -> None:
+    """Write a network with any batch size, the card in its metadata.
+
+    Args:
+        net: its forward names its argument `images`; in evaluation mode.
+        card: goes in as JSON, under "card".
+        path: of the file.
+        images: (n, 3, h, w), n at least 2, to trace it with.
+
+    Raises:
+        InputError: when the network has an operation that ONNX does not.
+    """
+    require()
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")  # of the exporter about itself
+        try:
+            program = torch.onnx.export(
+                net,
+                (images,),
+                dynamo=True,
+                verbose=False,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            )
+        except torch.onnx.OnnxExporterError as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            raise InputError(f"this network cannot be written as ONNX: {reason}") from error
+    assert program is not None  # with dynamo=True there is one
+    model = program.model_proto
+    entry = model.metadata_props.add()
+    entry.key, entry.value = "card", json.dumps(card)
+    path.write_bytes(model.SerializeToString())
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX file as a module without parameters, run by onnxruntime on the CPU.
+
+    Args:
+        path: a file with one input and one output.
+
+    Attributes:
+        card: from its metadata, empty where there is none.
+
+    Raises:
+        InputError: when onnxruntime is missing or cannot read the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        require()
+        import onnxruntime
+
+        if not path.is_file():
+            raise InputError(f"there is no file {path}.")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's own classes are private
+            raise InputError(f"{path} is damaged or not an ONNX file: {error}") from error
+        self.card: dict[str, Any] = json.loads(
+            self.session.get_modelmeta().custom_metadata_map.get("card", "{}")
+        )
+        self._input = self.session.get_inputs()[0].name
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (n, k) of images (n, 3, h, w), on their device."""
+        (logits,) = self.session.run(None, {self._input: images.float().cpu().numpy()})
+        return torch.from_numpy(logits).to(images.device)
