@@ -1,0 +1,139 @@
+import io
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from distillers import cli, data
+from distillers.data import Reading
+
+from .trees import WNIDS, picture, tiny_tree
+
+
+def jpeg(seed):
+    out = io.BytesIO()
+    picture(seed).save(out, "JPEG")
+    return out.getvalue()
+
+
+def add(tar, name, content):
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
+def train_archive(path):
+    with tarfile.open(path, "w") as outer:
+        for number, name in enumerate(WNIDS):
+            inner = io.BytesIO()
+            with tarfile.open(fileobj=inner, mode="w") as tar:
+                for i in range(3):
+                    add(tar, f"{name}_{i}.JPEG", jpeg(10 * number + i))
+            add(outer, f"{name}.tar", inner.getvalue())
+
+
+def val_archive(path, count=6):
+    with tarfile.open(path, "w") as tar:
+        for i in range(count):
+            add(tar, f"ILSVRC2012_val_{i + 1:08}.JPEG", jpeg(100 + i))
+
+
+def devkit(path, numbers):
+    """Three classes and the animal above them, with the fields of the official file."""
+    kinds = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("num_children", "O")]
+    rows = [(i + 1, name, "a fish", 0) for i, name in enumerate(WNIDS)]
+    synsets = np.array([*rows, (4, "n00000001", "an animal", 3)], dtype=kinds)
+    meta = io.BytesIO()
+    savemat(meta, {"synsets": synsets})
+    with tarfile.open(path, "w:gz") as tar:
+        add(tar, "ILSVRC2012_devkit_t12/data/meta.mat", meta.getvalue())
+        truth = "".join(f"{number}\n" for number in numbers).encode()
+        add(tar, "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", truth)
+
+
+@pytest.fixture
+def archives(tmp_path):
+    folder = tmp_path / "archives"
+    folder.mkdir()
+    train_archive(folder / "ILSVRC2012_img_train.tar")
+    val_archive(folder / "ILSVRC2012_img_val.tar")
+    devkit(folder / "ILSVRC2012_devkit_t12.tar.gz", [3, 1, 2, 1, 2, 3])
+    return folder
+
+
+def prepare(what, archives, *more):
+    flags = ["prepare", what, "--from", str(archives), "--to", str(archives.parent / "out")]
+    return cli.run("data", [*flags, *more])
+
+
+def labels(name, root):
+    made = data.source_of(name, root, reading=Reading(image_size=32))
+    return made, made.test.labels.tolist()
+
+
+def test_imagenet_is_unpacked_from_its_archives(archives, capsys):
+    assert prepare("imagenet", archives, "--no-check") == 0
+    assert "is ready" in capsys.readouterr().out
+    out = archives.parent / "out"
+    made, tested = labels("imagenet", out)
+    assert made.class_names == WNIDS
+    assert made.train_labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert tested == [0, 0, 1, 1, 2, 2]
+    assert (out / "val" / WNIDS[2] / "ILSVRC2012_val_00000001.JPEG").read_bytes() == jpeg(100)
+
+
+def test_the_solution_file_does_instead_of_the_devkit(archives):
+    (archives / "ILSVRC2012_devkit_t12.tar.gz").unlink()
+    rows = [f"ILSVRC2012_val_{i + 1:08},{WNIDS[i % 3]} 1 2 3 4 \n" for i in range(6)]
+    (archives / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + "".join(rows))
+    assert prepare("imagenet", archives, "--no-check") == 0
+    assert labels("imagenet", archives.parent / "out")[1] == [0, 0, 1, 1, 2, 2]
+
+
+def test_unpacking_goes_on_where_it_stopped(archives):
+    assert prepare("imagenet", archives, "--no-check") == 0
+    train = archives.parent / "out" / "train"
+    (train / WNIDS[1]).rename(train / f".{WNIDS[1]}.part")
+    (train / f".{WNIDS[1]}.part" / f"{WNIDS[1]}_0.JPEG").write_bytes(b"half")
+    kept = (train / WNIDS[0]).stat().st_mtime_ns
+    assert prepare("imagenet", archives, "--no-check") == 0
+    assert (train / WNIDS[0]).stat().st_mtime_ns == kept
+    assert (train / WNIDS[1] / f"{WNIDS[1]}_0.JPEG").read_bytes() == jpeg(10)
+    assert not list(train.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [([2, 0, 1, 0, 1, 2], "label 0 is no class"), ([1, 2, 3], "3 labels for 6 images")],
+)
+def test_a_label_file_that_is_off_is_refused(archives, capsys, numbers, message):
+    devkit(archives / "ILSVRC2012_devkit_t12.tar.gz", numbers)
+    assert prepare("imagenet", archives, "--no-check") == 2
+    assert message in capsys.readouterr().err
+    assert not (archives.parent / "out" / "val").exists()
+
+
+def test_bad_archives_are_named(archives, capsys):
+    assert prepare("imagenet", archives) == 2
+    assert "ILSVRC2012_img_train.tar has md5" in capsys.readouterr().err
+    assert prepare("tinyimagenet", archives) == 2
+    assert "there is no" in capsys.readouterr().err
+    whole = (archives / "ILSVRC2012_img_train.tar").read_bytes()
+    (archives / "ILSVRC2012_img_train.tar").write_bytes(b"\0\1" * 600 + whole[:3000])
+    assert prepare("imagenet", archives, "--no-check") == 2
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_tiny_imagenet_is_unpacked(archives):
+    root = tiny_tree(archives / "tiny-imagenet-200")
+    (root / "words.txt").write_text("words")
+    with zipfile.ZipFile(archives / "tiny-imagenet-200.zip", "w") as archive:
+        for path in sorted(root.rglob("*")):
+            archive.write(path, path.relative_to(archives))
+    for _ in range(2):
+        assert prepare("tinyimagenet", archives, "--no-check") == 0
+    out = archives.parent / "out"
+    assert labels("tinyimagenet", out)[1] == [0, 1, 2, 0, 1, 2]
+    assert (out / "words.txt").read_text() == "words"
