@@ -36,13 +36,13 @@ def test_mutual_learning_learns(monkeypatch):
     assert module["main"](epochs=6) > 60
 
 
-@pytest.mark.parametrize("block", blocks("python"))
+@pytest.mark.parametrize("block", list(blocks("python")))
 def test_python_blocks_run(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "block", "exec"), {"__name__": "block"})
 
 
-@pytest.mark.parametrize("block", blocks("sh"))
+@pytest.mark.parametrize("block", list(blocks("sh")))
 def test_documented_commands_parse(block):
     lines = block.replace("\\\n", " ").splitlines()
     for line in filter(None, (line.split("#")[0].strip() for line in lines)):
