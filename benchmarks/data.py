@@ -1,6 +1,6 @@
 """Images a second: our in-memory loader against the usual torchvision pipeline.
 
-    python benchmarks/data.py [--data_dir ./data] [--rounds 7]
+    python benchmarks/data.py [--data_dir ./data] [--rounds 7] [--folder]
 
 Both crop from four black pixels around, flip, and normalise 32x32 images in float32 at batch 64.
 The usual one is a `Dataset` of PIL images with `RandomCrop(32, padding=4)`,
@@ -68,7 +68,14 @@ def main() -> None:
     parser.add_argument("--data_dir", help="take the real CIFAR-10 from here; else random bytes")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--images", type=int, default=10000, help="an epoch of the usual pipeline")
+    parser.add_argument("--folder", action="store_true", help="JPEGs in folders; see folder.py")
+    parser.add_argument("--workers", type=int, default=2, help="with --folder")
     given = parser.parse_args()
+    if given.folder:
+        import folder
+
+        folder.compare(given.rounds, given.workers)
+        return
     images, labels = _data(given.data_dir)
     threads, load_before = torch.get_num_threads(), os.getloadavg()[0]
     ours = {

@@ -152,8 +152,8 @@ class Training:
             raise InputError("--resume and --overwrite contradict each other; choose one.")
         if self.dali is not None:
             raise InputError(
-                "--dali is not available yet: this version reads data sets that fit in memory, "
-                "which it augments on the device. Leave the flag out."
+                "--dali is not available yet: this version decodes images in --num_workers "
+                "processes. Leave the flag out."
             )
         if self.multiprocessing_distributed:
             raise InputError(
