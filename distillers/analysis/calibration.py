@@ -75,7 +75,8 @@ class Predictions:
 
 def agreement(first: Predictions, second: Predictions) -> float:
     """Of how many of the same images two networks say the same class, in percent."""
-    return 100 * float((first.classes() == second.classes()).double().mean())
+    same = first.classes() == second.classes()
+    return 100 * int(same.sum()) / len(same)
 
 
 class _Watched(nn.Module):
