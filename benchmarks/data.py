@@ -12,6 +12,7 @@ each second of one core's work, which only makes sense for what runs in one thre
 """
 
 import argparse
+import importlib
 import json
 import os
 import statistics
@@ -72,9 +73,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="with --folder")
     given = parser.parse_args()
     if given.folder:
-        import folder
-
-        folder.compare(given.rounds, given.workers)
+        importlib.import_module("folder").compare(given.rounds, given.workers)
         return
     images, labels = _data(given.data_dir)
     threads, load_before = torch.get_num_threads(), os.getloadavg()[0]
