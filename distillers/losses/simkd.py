@@ -26,7 +26,8 @@ class SimKD(nn.Module):
     maps is averaged down to the smaller one, the student's before P.
 
     The teacher's map is the one that its embedding is the average of (`teacher_final`): for a WRN
-    the map after the last ReLU, which public code does not take; hence it must avoid WRNs.
+    the map after the last ReLU, which public code does not take; hence it must avoid WRNs. Where an
+    embedding is no average of a map (a class token, say), it is read as a map of one place.
 
     Where public code saves the student without P, so that the network that was scored cannot be had
     again, `deploy` gives one module with all of it. Public code runs the teacher at inference to
