@@ -109,11 +109,13 @@ def alone(folder: Path) -> Generator[None, None, None]:
     """Make other processes wait here, so that of several only one downloads into a folder.
 
     Args:
-        folder: made if it is not there; an empty file `.lock` stays in it.
+        folder: made if it is not there, and taken away again where nothing came into it; an
+            empty file `.lock` stays in it otherwise.
 
     Raises:
         InputError: if the folder cannot be written to.
     """
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("a")
@@ -125,7 +127,13 @@ def alone(folder: Path) -> Generator[None, None, None]:
             import fcntl
 
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        except InputError:
+            if made and [each.name for each in folder.iterdir()] == [".lock"]:
+                (folder / ".lock").unlink()
+                folder.rmdir()
+            raise
 
 
 def _append(url: str, part: Path) -> None:

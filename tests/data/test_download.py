@@ -159,3 +159,14 @@ def test_not_an_archive(tmp_path):
     with pytest.raises(InputError, match=r"cannot unpack .*x.tar.gz .*delete it"):
         download.unpack(tmp_path / "x.tar.gz", tmp_path / "folder", ["a"])
     assert not (tmp_path / "folder").exists()
+
+
+def test_a_folder_that_nothing_came_into_is_taken_away(tmp_path):
+    folder = tmp_path / "data"
+    with pytest.raises(InputError), download.alone(folder):
+        raise InputError("no network")
+    assert not folder.exists()
+    with pytest.raises(InputError), download.alone(folder):
+        (folder / "x.part").write_bytes(b"half")
+        raise InputError("no network")
+    assert (folder / "x.part").exists()
