@@ -87,6 +87,7 @@ def write(rows: dict[str, list[dict]], args: argparse.Namespace) -> None:
         "results": table,
         "curves": {name: [r["rows"] for r in runs] for name, runs in rows.items()},
     }
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     Path(args.out).write_text(json.dumps(content, indent=1) + "\n")
 
 
