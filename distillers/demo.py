@@ -21,7 +21,7 @@ TEACHER, STUDENT = "resnet20", "resnet8"
 LABELLED = 50  # training images of the student
 REPEAT, BATCH, EPOCHS = 12, 60, 12  # 12 x 50 / 60 = 10 steps an epoch, 120 in all
 TEACHER_PLAN = Plan(epochs=12, learning_rate=0.05, milestones=(8, 11))
-STUDENT_PLAN = Plan(epochs=EPOCHS, learning_rate=0.05, milestones=(8, 11))
+STUDENT_PLAN = Plan(epochs=EPOCHS, learning_rate=0.05, milestones=(8, 11), clip_grad=10.0)
 PROTOCOL = "crd"
 
 
