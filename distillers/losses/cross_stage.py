@@ -29,6 +29,8 @@ class CrossStage(nn.Module):
         pairs = itertools.product(student_maps, teacher_maps)
         for project, pair in zip(self.projections, pairs, strict=True):
             student, teacher = same_size(*pair)
+            # 5 % of SemCKD's whole step on a CPU: its convolutions run faster so
+            student = student.contiguous(memory_format=torch.channels_last)
             error = full(project(student)) - full(teacher)
             distances.append(error.square().flatten(1).mean(dim=1))
         return torch.stack(distances, dim=1).unflatten(1, (len(student_maps), len(teacher_maps)))
