@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import UseAppendAction, arg
+from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from distillers.data.reading import Reading
@@ -19,10 +19,6 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(",") if part.strip())
 
 
-def _words(args: list[str]) -> tuple[str, ...]:
-    return tuple(part for arg in args for part in arg.replace(",", " ").split())
-
-
 Milestones = Annotated[
     tuple[int, ...],
     PrimitiveConstructorSpec(
@@ -31,17 +27,6 @@ Milestones = Annotated[
         instance_from_str=lambda args: _numbers(args[0]),
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [",".join(map(str, value))],
-    ),
-]
-
-Paths = Annotated[
-    tuple[str, ...],
-    PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="PATH,PATH,...",
-        instance_from_str=_words,
-        is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=lambda value: [",".join(value)] if value else [],
     ),
 ]
 
@@ -134,20 +119,20 @@ class Training:
             InputError: naming the flag, what was given, and what is allowed.
         """
         side = self.image_size
-        _require("image_size", side, side is None or side >= 8, "at least 8")
+        require("image_size", side, side is None or side >= 8, "at least 8")
         for name in ("batch_size", "epochs", "accumulate", "print_freq"):
-            _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+            require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("num_workers", "save_freq", "weight_decay", "momentum"):
             value = getattr(self, name)
-            _require(name, value, math.isfinite(value) and value >= 0, "0 or more")
+            require(name, value, math.isfinite(value) and value >= 0, "0 or more")
         for name in ("learning_rate", "lr_decay_rate", "clip_grad"):
             value = getattr(self, name)
             good = value is None or (math.isfinite(value) and value > 0)
-            _require(name, value, good, "greater than 0")
-        _require("val_fraction", self.val_fraction, 0 <= self.val_fraction < 1, "in [0, 1)")
-        _require("ema", self.ema, self.ema is None or 0 < self.ema < 1, "between 0 and 1")
+            require(name, value, good, "greater than 0")
+        require("val_fraction", self.val_fraction, 0 <= self.val_fraction < 1, "in [0, 1)")
+        require("ema", self.ema, self.ema is None or 0 < self.ema < 1, "between 0 and 1")
         steps = self.lr_decay_epochs
-        _require("lr_decay_epochs", steps, list(steps) == sorted(set(steps)), "rising epochs")
+        require("lr_decay_epochs", steps, list(steps) == sorted(set(steps)), "rising epochs")
         if self.resume and self.overwrite:
             raise InputError("--resume and --overwrite contradict each other; choose one.")
         if self.dali is not None:
@@ -192,107 +177,16 @@ class TeacherConfig(Training):
         return Path(self.save_dir) / "teachers" / "models" / name
 
 
-@dataclass(frozen=True, kw_only=True)
-class StudentConfig(Training):
-    """Distil a student from a trained teacher."""
-
-    path_t: str | None = None
-    """The teacher's checkpoint: ./save/teachers/models/resnet32x4_vanilla/resnet32x4_best.pth."""
-    model_t: str | None = None
-    """The teacher's architecture, where its checkpoint does not tell."""
-    model_s: str = "resnet8x4"
-    """The student (see `distillers list`)."""
-    distill: str = "kd"
-    """The method, or several joined by "+", as in crd+kd."""
-    loss: str | None = None
-    """A loss of your own, package.module:Class, beside or instead of --distill."""
-    option: Annotated[tuple[tuple[str, ...], ...], UseAppendAction] = ()
-    """Options of losses, as in crd.negatives=4096 rrd.dim=64; may be given more than once."""
-    trial: Annotated[int, arg(aliases=["-t"])] = 1
-    """The seed, and part of the folder's name."""
-    cls: Annotated[float | None, arg(aliases=["-c", "-r", "--gamma"])] = None
-    """Weight of the cross-entropy. Left out: as published."""
-    div: Annotated[float | None, arg(aliases=["-d", "-a", "--alpha"])] = None
-    """Weight of the KL divergence to the teacher's logits. Left out: as published."""
-    beta: Annotated[float | None, arg(aliases=["-b"])] = None
-    """Weight of the method. Left out: as published."""
-    kd_T: float | None = None  # noqa: N815, the documented spelling
-    """Temperature of KD (4)."""
-    hint_layer: int | None = None
-    """Stage that FitNet compares, from 1."""
-    factor: Annotated[int | None, arg(aliases=["-f"])] = None
-    """SimKD: how much narrower the projector is inside (2)."""
-    soft: Annotated[float | None, arg(aliases=["-s"])] = None
-    """SemCKD: softness of its attention (1)."""
-    feat_dim: int | None = None
-    """Width of the embeddings of CRD, RRD and DCD (128)."""
-    mode: Literal["exact", "relax"] | None = None
-    """CRD: the positive is the image itself, or any of its class."""
-    nce_k: int | None = None
-    """Negatives of CRD, queue of RRD (16384)."""
-    nce_t: float | None = None
-    """Temperature of CRD (0.07)."""
-    nce_t_s: float | None = None
-    """The student's temperature in RRD (0.1)."""
-    nce_t_t: float | None = None
-    """The teacher's temperature in RRD (0.02)."""
-    nce_m: float | None = None
-    """Momentum of CRD's banks (0.5)."""
-    memory_type: Literal["fifo", "momentum"] | None = None
-    """RRD: a queue, or a bank with momentum."""
-    init_epochs: int | None = None
-    """Epochs of the first stage of AB, FT and FSP (30)."""
-    taps_t: Paths = ()
-    """Modules of the teacher whose outputs are its stage maps. Left out: found by rule."""
-    taps_s: Paths = ()
-    """Likewise of the student."""
-    skip_validation: bool = False
-    """Do not score the teacher before training."""
-
-    def methods(self) -> list[str]:
-        """The losses asked for by --distill and --loss, by the library's names."""
-        asked = [] if self.loss and self.distill == "kd" else self.distill.split("+")
-        asked = [PUBLISHED_NAMES.get(name.strip(), name.strip()) for name in asked]
-        if self.memory_type == "momentum":
-            asked = ["rrdmomentum" if name == "rrd" else name for name in asked]
-        return [*asked, *([self.loss] if self.loss else [])]
-
-    def folder(self, ce: float, kd: float, method: float, teacher: str) -> Path:
-        """The run's folder."""
-        title = file_name(self.loss or self.distill)
-        name = (
-            f"S_{file_name(self.model_s)}_T_{file_name(teacher)}_{self.dataset}_{title}"
-            f"_r_{ce:g}_a_{kd:g}_b_{method:g}_{self.trial}_{self.digest()}"
-        )
-        return Path(self.save_dir) / "students" / "models" / name
-
-    def check(self) -> None:
-        """Refuse what cannot work; see `Training.check`."""
-        super().check()
-        if not self.path_t:
-            raise InputError("--path_t is missing: the checkpoint of the teacher to learn from.")
-        for name in ("cls", "div", "beta"):
-            value = getattr(self, name)
-            good = value is None or (math.isfinite(value) and value >= 0)
-            _require(name, value, good, "0 or more")
-
-
-# The documented system's names of methods that have another name here.
-PUBLISHED_NAMES = {
-    "hint": "fitnet",
-    "attention": "at",
-    "similarity": "sp",
-    "correlation": "cc",
-    "abound": "ab",
-    "factor": "ft",
-}
-
-
 def file_name(text: str) -> str:
     """`text` with everything that a file system may not like replaced by "-"."""
     return "".join(c if c.isalnum() or c in "._-" else "-" for c in text)
 
 
-def _require(flag: str, value: object, good: bool, allowed: str) -> None:
+def require(flag: str, value: object, good: bool, allowed: str) -> None:
+    """Refuse a flag's value.
+
+    Raises:
+        InputError: when it is not `good`, saying what is `allowed`.
+    """
     if not good:
         raise InputError(f"--{flag} is {value}; it must be {allowed}.")

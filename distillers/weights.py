@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distillers import recipes, wiring
-from distillers.config import StudentConfig
+from distillers.config_student import StudentConfig
 from distillers.errors import InputError
 
 # The documented flags that are options of losses: flag, loss, option.
@@ -78,8 +78,8 @@ def choose(config: StudentConfig, teacher: str | None = None) -> Weights:
         base = _recipe(config, "kd" if "kd" in asked else "ce", teacher)
         if config.beta:
             raise InputError(
-                f"--beta {config.beta:g} has nothing to weigh: --distill {config.distill} is "
-                "weighted by --cls and --div."
+                f"--beta {config.beta:g} has nothing to weigh: {' and '.join(asked)} is weighted "
+                "by --cls and --div."
             )
     else:
         kd = 1.0 if "kd" in asked else min(each.kd for each in published)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from distillers import cli, models
-from distillers.config import StudentConfig
+from distillers.config_student import StudentConfig
 from distillers.distillation import distil
 from distillers.errors import InputError
 from distillers.losses import SimKD

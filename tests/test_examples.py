@@ -11,7 +11,8 @@ import tyro
 
 from distillers import wiring
 from distillers.cli import COMMANDS
-from distillers.config import StudentConfig, TeacherConfig
+from distillers.config import TeacherConfig
+from distillers.config_student import StudentConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -3,7 +3,7 @@
 import pytest
 
 from distillers import recipes, weights, wiring
-from distillers.config import StudentConfig
+from distillers.config_student import StudentConfig
 from distillers.errors import InputError
 
 # CE, KL, method; copied from the published run scripts' tables.
@@ -124,3 +124,15 @@ def test_slow_networks_take_the_lower_published_rate():
 def test_the_documented_bank_of_rrd_is_its_own_loss():
     assert config(distill="rrd", memory_type="momentum").methods() == ["rrdmomentum"]
     assert config(distill="rrd", memory_type="fifo").methods() == ["rrd"]
+
+
+def test_a_loss_of_ones_own_is_alone_unless_a_method_is_named_beside_it():
+    own = {"loss": "examples.own_loss:CosineEmbedding"}
+    assert config().methods() == ["kd"]
+    assert config(**own).methods() == [own["loss"]]
+    assert config(distill="kd", **own).methods() == ["kd", own["loss"]]
+    names = {
+        config(**each).folder(1, 0, 1, "t").name.rpartition("_")[0]
+        for each in ({}, own, {"distill": "kd", **own})
+    }
+    assert len(names) == 3

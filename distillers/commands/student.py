@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from distillers.cli import parse
-from distillers.config import StudentConfig
+from distillers.config_student import StudentConfig
 
 
 def main(args: Sequence[str]) -> None:

@@ -12,7 +12,14 @@ from distillers.data.batch import Batch
 from distillers.data.decode import Decoded, Images, same
 from distillers.data.listing import some
 from distillers.data.normalise import Normalise
-from distillers.data.order import check_count, check_epoch, check_numbers, generator, places
+from distillers.data.order import (
+    check_count,
+    check_epoch,
+    check_numbers,
+    counts,
+    generator,
+    places,
+)
 from distillers.errors import InputError
 
 
@@ -34,6 +41,7 @@ class FolderLoader:
         num_workers: processes that decode; no more are started than there are cores or batches.
         rank: the number of this process among `world_size`.
         world_size: how many processes divide each epoch among themselves.
+        whole_batches: as in `Loader`.
         say: told at the end of an epoch of the images that could not be read.
 
     Attributes:
@@ -60,6 +68,7 @@ class FolderLoader:
         num_workers: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        whole_batches: bool = False,
         say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
     ) -> None:
         check_numbers(batch_size, rank, world_size)
@@ -67,7 +76,10 @@ class FolderLoader:
         self.batch_size, self.device = batch_size, torch.device(device)
         self.num_bad = 0
         self._images, self._shuffle, self._say = images, shuffle, say
-        self._places = places(len(images), batch_size, rank, world_size, drop_last)
+        self._places = places(
+            len(images), batch_size, rank, world_size, drop_last, whole_batches
+        )
+        self._divided_by = 1 if whole_batches else world_size
         self.num_images = len(self._places)
         self._normalised = Normalise(mean, std, self.device)
         self._order = _Order()
@@ -101,12 +113,15 @@ class FolderLoader:
             [(number, row) for row in batch.tolist()] for batch in mine.split(self.batch_size)
         ]
         bad: list[str] = []
-        for decoded in self._decoded:
+        for place, decoded in enumerate(self._decoded, start_batch):
             bad += decoded.bad
             if decoded.bad and self._images.on_bad == "error":
                 raise InputError(f"{decoded.bad[0]} --on_bad_image skip goes on without it.")
             if len(decoded.labels):
-                yield self._moved(decoded)
+                together = counts(
+                    len(self._images), self.batch_size, self._divided_by, place
+                )
+                yield self._moved(decoded, together)
             elif self._images.augment:
                 raise InputError(f"no image of a batch can be read: {some(bad)}")
         self.num_bad = len(bad)
@@ -114,12 +129,12 @@ class FolderLoader:
             did = "replaced by others" if self._images.augment else "left out of the score"
             self._say(f"{len(bad)} bad images were {did} in epoch {number}: {some(bad)}")
 
-    def _moved(self, decoded: Decoded) -> Batch:
+    def _moved(self, decoded: Decoded, together: tuple[int, ...]) -> Batch:
         pixels, labels, index = (
             part.to(self.device, non_blocking=True)
             for part in (decoded.images, decoded.labels, decoded.index)
         )
-        return Batch(self._normalised(pixels), labels, index)
+        return Batch(self._normalised(pixels), labels, index, counts=together)
 
     def _loader(self, num_workers: int) -> DataLoader:
         """The workers start with the first epoch and stay; they touch no global random state."""

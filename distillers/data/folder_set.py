@@ -9,6 +9,7 @@ from distillers.data.decode import Images, OnBad
 from distillers.data.folder_loader import FolderLoader
 from distillers.data.held_out import chosen_rows
 from distillers.data.listing import Listing
+from distillers.data.order import Shard
 from distillers.data.source import EVALUATION_BATCH
 from distillers.errors import InputError
 
@@ -64,7 +65,13 @@ class FolderSet:
         return self.train.labels[self.train_rows]
 
     def train_loader(
-        self, batch_size: int, *, seed: int, drop_last: bool, device: torch.device
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        drop_last: bool,
+        device: torch.device,
+        shard: Shard = Shard(),
     ) -> FolderLoader:
         """The training images, cropped and flipped, in an order of its own in each epoch."""
         return FolderLoader(
@@ -75,12 +82,14 @@ class FolderSet:
             shuffle=True,
             drop_last=drop_last,
             device=device,
+            rank=shard.rank,
+            world_size=shard.world_size,
             num_workers=self.num_workers,
         )
 
-    def test_loader(self, device: torch.device) -> FolderLoader:
+    def test_loader(self, device: torch.device, shard: Shard = Shard()) -> FolderLoader:
         """The middle of each test image, in their order, each exactly once."""
-        return self._as_they_are(self.test_rows, device, self.num_workers)
+        return self._as_they_are(self.test_rows, device, self.num_workers, shard=shard)
 
     def sample(self, device: torch.device) -> Tensor:
         """Two test images as the networks see them, for probing: (2, 3, h, w)."""
@@ -97,7 +106,12 @@ class FolderSet:
         return replace(self, train_rows=self.train_rows[kept]), rest
 
     def _as_they_are(
-        self, rows: Tensor, device: torch.device, workers: int, batch_size: int = EVALUATION_BATCH
+        self,
+        rows: Tensor,
+        device: torch.device,
+        workers: int,
+        batch_size: int = EVALUATION_BATCH,
+        shard: Shard = Shard(),
     ) -> FolderLoader:
         return FolderLoader(
             self._images(self.test, rows, 0, augment=False),
@@ -106,6 +120,9 @@ class FolderSet:
             std=self.std,
             device=device,
             num_workers=workers,
+            rank=shard.rank,
+            world_size=shard.world_size,
+            whole_batches=True,
         )
 
     def _images(self, listing: Listing, rows: Tensor, seed: int, augment: bool) -> Images:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from distillers.data.held_out import chosen_rows
 from distillers.data.loader import Loader
+from distillers.data.order import Shard
 from distillers.data.pairs import check_pair
 from distillers.data.source import EVALUATION_BATCH
 from distillers.errors import InputError
@@ -68,7 +69,13 @@ class ImageSet:
         return self.test_images.shape[-1]
 
     def train_loader(
-        self, batch_size: int, *, seed: int, drop_last: bool, device: torch.device
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        drop_last: bool,
+        device: torch.device,
+        shard: Shard = Shard(),
     ) -> Loader:
         """The training images, cropped and flipped, in an order of its own in each epoch."""
         return Loader(
@@ -83,11 +90,13 @@ class ImageSet:
             shuffle=True,
             drop_last=drop_last,
             device=device,
+            rank=shard.rank,
+            world_size=shard.world_size,
         )
 
-    def test_loader(self, device: torch.device) -> Loader:
+    def test_loader(self, device: torch.device, shard: Shard = Shard()) -> Loader:
         """The test images as they are, in their order, each exactly once."""
-        return self._as_they_are(len(self.test_images), device)
+        return self._as_they_are(len(self.test_images), device, shard)
 
     def sample(self, device: torch.device) -> Tensor:
         """Two test images as the networks see them, for probing: (2, 3, h, w)."""
@@ -101,7 +110,9 @@ class ImageSet:
         rest = replace(self, test_images=held_out.images, test_labels=held_out.labels)
         return held_out.train, rest
 
-    def _as_they_are(self, count: int, device: torch.device) -> Loader:
+    def _as_they_are(
+        self, count: int, device: torch.device, shard: Shard = Shard()
+    ) -> Loader:
         return Loader(
             self.test_images[:count],
             self.test_labels[:count],
@@ -109,6 +120,9 @@ class ImageSet:
             mean=self.mean,
             std=self.std,
             device=device,
+            rank=shard.rank,
+            world_size=shard.world_size,
+            whole_batches=True,
         )
 
     def keep(self, rows: Tensor) -> "ImageSet":

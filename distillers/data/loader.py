@@ -9,7 +9,14 @@ from torch.nn import functional as F
 
 from distillers.data.batch import Batch
 from distillers.data.normalise import Normalise, check_statistics
-from distillers.data.order import check_count, check_epoch, check_numbers, generator, places
+from distillers.data.order import (
+    check_count,
+    check_epoch,
+    check_numbers,
+    counts,
+    generator,
+    places,
+)
 from distillers.data.pairs import check_pair
 from distillers.errors import InputError
 
@@ -54,6 +61,8 @@ class Loader:
         rank: the number of this process among `world_size`.
         world_size: how many processes divide each epoch among themselves; their batches of one
             number together are what a single process with batches that many times larger yields.
+        whole_batches: instead, the batches of a single process go to the processes in turn, and
+            perhaps none to some: for scoring, where each batch is then computed as by one.
 
     Attributes:
         batch_size: as given.
@@ -84,6 +93,7 @@ class Loader:
         channels_last: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        whole_batches: bool = False,
     ) -> None:
         check_pair("loader", images, labels)
         check_numbers(batch_size, rank, world_size)
@@ -92,7 +102,10 @@ class Loader:
         self._seed, self._augment, self._flip, self._shuffle = seed, augment, flip, shuffle
         self._rows = torch.arange(len(images)) if index is None else _checked(index, len(images))
         check_count(len(self._rows), batch_size, world_size, shuffle, drop_last)
-        self._places = places(len(self._rows), batch_size, rank, world_size, drop_last)
+        self._places = places(
+            len(self._rows), batch_size, rank, world_size, drop_last, whole_batches
+        )
+        self._divided_by = 1 if whole_batches else world_size
         self.num_images = len(self._places)
 
         images = images.to(self.device)
@@ -124,9 +137,11 @@ class Loader:
         for start in range(start_batch * size, self.num_images, step):
             part = _Plan(*(x[start : start + step] for x in plan))
             pixels = self._crops(part) if self._augment else self._images[part.rows]
-            chunk = Batch(self._normalised(pixels), self._labels[part.rows], part.rows)
-            for batch in zip(*(x.split(size) for x in chunk), strict=True):
-                yield Batch(*batch)
+            chunk = (self._normalised(pixels), self._labels[part.rows], part.rows)
+            parts = zip(*(x.split(size) for x in chunk), strict=True)
+            for place, (images, labels, index) in enumerate(parts, start // size):
+                together = counts(len(self._rows), size, self._divided_by, place)
+                yield Batch(images, labels, index, counts=together)
 
     def _plan(self, number: int) -> _Plan:
         """Draw the whole epoch at once, on the CPU, where every machine draws the same.

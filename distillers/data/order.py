@@ -1,6 +1,7 @@
 """The order of an epoch: a pure function of the seed, the epoch and the number of images."""
 
 import hashlib
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +15,40 @@ def generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
 
 
-def places(num: int, batch_size: int, rank: int, world_size: int, drop_last: bool) -> Tensor:
-    """Which places of the order that all processes share are this one's, (m,) int64."""
+class Shard(NamedTuple):
+    """Which part of every epoch a process takes.
+
+    Attributes:
+        rank: the number of this process.
+        world_size: how many processes divide each epoch among themselves.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+
+
+def places(
+    num: int,
+    batch_size: int,
+    rank: int,
+    world_size: int,
+    drop_last: bool,
+    whole_batches: bool = False,
+) -> Tensor:
+    """Which places of the order that all processes share are this one's, (m,) int64.
+
+    Args:
+        num: how many places there are.
+        batch_size: in each process.
+        rank: of this process.
+        world_size: how many processes there are.
+        drop_last: whether a batch that all processes together cannot fill is left out.
+        whole_batches: give the batches that one process would make to the processes in turn, and
+            some perhaps none, instead of dividing batches `world_size` times larger among them.
+    """
+    if whole_batches:
+        mine = torch.arange(num).split(batch_size)[rank::world_size]
+        return torch.cat(mine) if mine else torch.empty(0, dtype=torch.int64)
     whole = batch_size * world_size
     rest, done = num % whole, num // whole * whole
     full = torch.arange(done).view(-1, world_size, batch_size)[:, rank].flatten()
@@ -23,6 +56,27 @@ def places(num: int, batch_size: int, rank: int, world_size: int, drop_last: boo
         return full
     last = torch.arange(rest * rank // world_size, rest * (rank + 1) // world_size)
     return torch.cat([full, done + last])
+
+
+def counts(num: int, batch_size: int, world_size: int, number: int) -> tuple[int, ...]:
+    """Images of a batch in each of several processes, for batches as `places` divides them.
+
+    Args:
+        num: how many places there are.
+        batch_size: in each process.
+        world_size: how many processes there are.
+        number: of the batch, from 0.
+
+    Returns:
+        one count a process; nothing where there is one process.
+    """
+    if world_size == 1:
+        return ()
+    whole = batch_size * world_size
+    here = min(whole, num - number * whole)
+    if here == whole:
+        return (batch_size,) * world_size
+    return tuple(here * (r + 1) // world_size - here * r // world_size for r in range(world_size))
 
 
 def check_count(num: int, batch_size: int, world_size: int, shuffle: bool, drop_last: bool) -> None:

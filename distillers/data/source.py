@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from distillers.data.batch import Batch
+from distillers.data.order import Shard
 
 EVALUATION_BATCH = 256  # one size for every scoring, so that a score can be repeated exactly
 
@@ -77,13 +78,25 @@ class DataSource(Protocol):
         ...
 
     def train_loader(
-        self, batch_size: int, *, seed: int, drop_last: bool, device: torch.device
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        drop_last: bool,
+        device: torch.device,
+        shard: Shard = Shard(),
     ) -> BatchLoader:
-        """The training images, augmented, in an order of its own in each epoch."""
+        """The training images, augmented, in an order of its own in each epoch.
+
+        `batch_size` is that of each process, and so is what the loader yields.
+        """
         ...
 
-    def test_loader(self, device: torch.device) -> BatchLoader:
-        """The test images as they are, in their order, each exactly once."""
+    def test_loader(self, device: torch.device, shard: Shard = Shard()) -> BatchLoader:
+        """The test images as they are, in their order, each exactly once over all processes.
+
+        The batches are those that one process makes; the processes take them in turn.
+        """
         ...
 
     def sample(self, device: torch.device) -> Tensor:

@@ -207,6 +207,34 @@ def test_processes_together_train_as_one_with_larger_batches():
         for parts in zip(*ranks, strict=True)
     ]
     assert same(joined, whole)
+    assert all(batch.counts == (8, 8, 8) for part in ranks for batch in part)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("num", [48, 51, 53])
+def test_a_batch_tells_how_many_images_every_process_has(num, world_size):
+    ranks = [
+        list(loader(num, batch_size=4, rank=r, world_size=world_size, shuffle=True).epoch(1))
+        for r in range(world_size)
+    ]
+    for batches in zip(*ranks, strict=True):
+        lengths = tuple(len(batch.labels) for batch in batches)
+        assert all(batch.counts == lengths for batch in batches)
+    one = loader(num, rank=1, batch_size=4, world_size=world_size, shuffle=True)
+    last = list(one.epoch(1, start_batch=len(one) - 1))
+    assert last[0].counts == ranks[1][-1].counts
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("num", [3, 8, 21])
+def test_whole_batches_are_those_of_one_process(num, world_size):
+    whole = list(loader(num).epoch(1))
+    kept = {"world_size": world_size, "whole_batches": True}
+    ranks = [list(loader(num, rank=rank, **kept).epoch(1)) for rank in range(world_size)]
+    for number, batch in enumerate(whole):
+        assert same([ranks[number % world_size][number // world_size]], [batch])
+    assert sum(map(len, ranks)) == len(whole)
+    assert not any(batch.counts for part in ranks for batch in part)
 
 
 @pytest.mark.parametrize(
