@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from distillers.data.reading import Reading
+from distillers.data.reading import Dali, Reading, check_dali
 from distillers.errors import InputError
 
 
@@ -103,8 +103,8 @@ class Training:
     """Accepted for old scripts; scalars are written every epoch."""
     save_freq: int = 40
     """Epochs between two checkpoints that are kept; 0 keeps only last and best."""
-    dali: Literal["cpu", "gpu"] | None = None
-    """Decode with NVIDIA DALI."""
+    dali: Dali = None
+    """Decode training images in folders with NVIDIA DALI, on the CPU or on the GPU that trains."""
     multiprocessing_distributed: bool = False
     """Train on all GPUs of --gpu_id, a process each."""
     dist_url: str = "tcp://127.0.0.1:23451"
@@ -135,11 +135,7 @@ class Training:
         require("lr_decay_epochs", steps, list(steps) == sorted(set(steps)), "rising epochs")
         if self.resume and self.overwrite:
             raise InputError("--resume and --overwrite contradict each other; choose one.")
-        if self.dali is not None:
-            raise InputError(
-                "--dali is not available yet: this version decodes images in --num_workers "
-                "processes. Leave the flag out."
-            )
+        check_dali(self.dali)
         if self.multiprocessing_distributed:
             raise InputError(
                 "--multiprocessing-distributed is not available yet: this version trains on one "
@@ -148,7 +144,13 @@ class Training:
 
     def reading(self) -> Reading:
         """How images in files are read."""
-        return Reading(self.image_size, self.num_workers, self.on_bad_image, self.val_fraction)
+        return Reading(
+            image_size=self.image_size,
+            num_workers=self.num_workers,
+            on_bad_image=self.on_bad_image,
+            val_fraction=self.val_fraction,
+            dali=self.dali,
+        )
 
     def plain(self) -> dict[str, Any]:
         """Every flag as JSON types."""

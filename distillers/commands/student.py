@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from distillers.cli import parse
 from distillers.config_student import StudentConfig
+from distillers.data.reading import check_dali
 
 
 def main(args: Sequence[str]) -> None:
@@ -17,6 +18,7 @@ def main(args: Sequence[str]) -> None:
 
     weights.options(config, weights.choose(config))  # names and numbers, before files are read
     device = run.device_of(config.gpu_id)
+    check_dali(config.dali, device.type)
     source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
     size = source.image_size
     assert config.path_t is not None  # config.check refuses None

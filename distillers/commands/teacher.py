@@ -6,6 +6,7 @@ from pathlib import Path
 
 from distillers.cli import parse
 from distillers.config import TeacherConfig, file_name
+from distillers.data.reading import check_dali
 
 
 def main(args: Sequence[str]) -> None:
@@ -18,6 +19,7 @@ def main(args: Sequence[str]) -> None:
     from distillers.losses import CE
 
     device = run.device_of(config.gpu_id)
+    check_dali(config.dali, device.type)
     source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
     place = run.claim(config.folder(), config.model, config)
     run.prepare(config)

@@ -261,3 +261,11 @@ def test_many_files_are_listed_in_seconds(tmp_path):
     assert len(listing.paths) == 20000
     assert time.monotonic() - start < 10
     assert listing.paths[19999] == str(tmp_path / "19" / "999.jpg")
+
+
+def test_dali_is_refused_where_it_can_do_nothing(root, monkeypatch):
+    with pytest.raises(InputError, match="digits lies in memory, where nothing is decoded"):
+        data.source_of("digits", reading=Reading(dali="cpu"))
+    monkeypatch.setattr("distillers.data.reading.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install distillers\[dali\]"):
+        loader(root, dali="cpu")
