@@ -30,6 +30,26 @@ Milestones = Annotated[
     ),
 ]
 
+PUBLISHED = "published"  # what --pretrained alone stands for
+
+
+def _one_file(args: list[str]) -> str:
+    if len(args) > 1:
+        raise ValueError("it takes one file, or none for the published weights")
+    return args[0] if args else PUBLISHED
+
+
+Pretrained = Annotated[
+    str | None,
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[FILE]",
+        instance_from_str=_one_file,
+        is_instance=lambda value: value is None or isinstance(value, str),
+        str_from_instance=lambda value: [value] if value else [],
+    ),
+]
+
 # Flags that change nothing of what a run computes; the folder's name leaves them out.
 NEUTRAL = (
     *("print_freq", "tb_freq", "save_freq", "num_workers", "gpu_id", "data_dir", "save_dir"),
@@ -57,6 +77,9 @@ class Training:
     """Pixels on a side of images in folders. Left out: 224, tinyimagenet 64."""
     on_bad_image: Literal["error", "skip"] = "error"
     """An image that cannot be read stops the run, or is counted and replaced by another."""
+    pretrained: Pretrained = None
+    """Start from the weights in this file, or without one from those that timm or torchvision
+    publish; a classifier of another number of classes is made anew."""
     protocol: Literal["simkd", "crd"] = "simkd"
     """Whose published weights and rules: simkd reports the best test epoch, crd the last."""
     batch_size: int = 64

@@ -12,7 +12,7 @@ def main(args: Sequence[str]) -> None:
     config = parse(StudentConfig, args, "train_student.py")
     config.check()
 
-    from distillers import checkpoint, data, inputs, models, run, weights
+    from distillers import checkpoint, data, inputs, run, start, weights
     from distillers.distillation import distil
     from distillers.tap_rules import find_taps
 
@@ -25,14 +25,18 @@ def main(args: Sequence[str]) -> None:
     teacher, card = checkpoint.load_network(
         config.path_t, name=config.model_t, num_classes=source.num_classes, image_size=size
     )
-    teacher = inputs.adapted(teacher, card, mean=source.mean, std=source.std, size=(size, size))
+    inputs.check_classes(card, source, config.path_t)
     teacher_name = checkpoint.name_of(config.path_t, card, config.model_t)
     chosen = weights.choose(config, teacher_name)
     options = weights.options(config, chosen, teacher_name)
     folder = config.folder(chosen.ce, chosen.kd, chosen.method, teacher_name)
     place = run.claim(folder, config.model_s, config)
     run.prepare(config)
-    student = models.create(config.model_s, num_classes=source.num_classes, image_size=size)
+    begun = start.network(
+        config.model_s, config.pretrained, num_classes=source.num_classes, image_size=size
+    )
+    student, source = begun.net, inputs.normalised(source, begun.mean, begun.std)
+    teacher = inputs.adapted(teacher, card, mean=source.mean, std=source.std, size=(size, size))
     kept, _ = source.split(config.val_fraction, config.trial)
     sample = source.sample(device)
     task = distil(

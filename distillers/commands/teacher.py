@@ -14,7 +14,7 @@ def main(args: Sequence[str]) -> None:
     config = parse(TeacherConfig, args, "train_teacher.py")
     config.check()
 
-    from distillers import data, models, run
+    from distillers import data, inputs, run, start
     from distillers.distillation import Supervised
     from distillers.losses import CE
 
@@ -23,8 +23,14 @@ def main(args: Sequence[str]) -> None:
     source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
     place = run.claim(config.folder(), config.model, config)
     run.prepare(config)
-    net = models.create(config.model, num_classes=source.num_classes, image_size=source.image_size)
-    task = Supervised(net.to(device), CE())
+    begun = start.network(
+        config.model,
+        config.pretrained,
+        num_classes=source.num_classes,
+        image_size=source.image_size,
+    )
+    source = inputs.normalised(source, begun.mean, begun.std)
+    task = Supervised(begun.net.to(device), CE())
     print(f"{config.model} on {config.dataset}, {device}, into {place.folder}")
     run.train(config, task, source, place, run.card_of(config.model, source, config), device)
     alias = _point(place.folder, config)

@@ -103,12 +103,10 @@ class Images(Dataset):
         return None
 
     def _shaped(self, image: Tensor, rng: random.Random) -> Tensor:
-        side = [self.size, self.size]
         if not self.augment:
-            image = F.resize(image, [round(self.size * 256 / 224)], antialias=True)
-            return F.center_crop(image, side)
+            return middle(image, self.size, shorter_side(self.size))
         cut = cut_of(image.shape[-2], image.shape[-1], rng)
-        image = F.resized_crop(image, *cut.window, side, antialias=True)
+        image = F.resized_crop(image, *cut.window, [self.size, self.size], antialias=True)
         return image.flip(-1) if cut.mirrored else image
 
 
@@ -145,6 +143,16 @@ def _decoded(path: str) -> Tensor:
             return decode_image(path, mode=ImageReadMode.RGB, apply_exif_orientation=True)
         except NotImplementedError:  # what is turned has 8 bits
             return decode_image(path, mode=ImageReadMode.RGB)
+
+
+def shorter_side(size: int) -> int:
+    """To what the shorter side of an image is resized before its middle is scored."""
+    return round(size * 256 / 224)
+
+
+def middle(images: Tensor, size: int, shorter: int) -> Tensor:
+    """The middle (..., size, size) of images (..., h, w) whose shorter side becomes `shorter`."""
+    return F.center_crop(F.resize(images, [shorter], antialias=True), [size, size])
 
 
 def draws(seed: int, epoch: int, row: int) -> random.Random:

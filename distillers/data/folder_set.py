@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from distillers.data.decode import Images, OnBad
+from distillers.data.decode import Images, OnBad, shorter_side
 from distillers.data.folder_loader import FolderLoader
 from distillers.data.held_out import chosen_rows
 from distillers.data.listing import Listing
@@ -62,6 +62,11 @@ class FolderSet:
     def num_classes(self) -> int:
         """How many classes there are."""
         return len(self.class_names)
+
+    @property
+    def shorter_side(self) -> int:
+        """To what the shorter side of a test image is resized, before its middle is cut out."""
+        return shorter_side(self.image_size)
 
     @property
     def train_labels(self) -> Tensor:
