@@ -126,6 +126,9 @@ def test_tiny_imagenet_reads_its_annotations(tmp_path):
     annotations.write_text("".join(lines[:-1]) + "val_5.JPEG\tn99\n")
     with pytest.raises(InputError, match="line 6, reads"):
         data.source_of("tinyimagenet", tmp_path)
+    annotations.write_text("".join(lines) + lines[0].replace(WNIDS[0], WNIDS[1]))
+    with pytest.raises(InputError, match="line 7, gives val_0.JPEG a second class"):
+        data.source_of("tinyimagenet", tmp_path)
 
 
 def test_cmyk_16_bits_grey_and_turned_images_are_converted(tmp_path):
