@@ -128,8 +128,8 @@ def train(
     tests = {"test": source.test_loader(device)}
     if held_out:
         tests["val"] = held_out.test_loader(device)
-    if config.channels_last:
-        task.to(memory_format=torch.channels_last)
+    order = torch.channels_last if config.channels_last else torch.contiguous_format
+    task.to(memory_format=order)  # the teacher's copy too
     plan = plan_of(config, place.name, source.image_size)
     if config.overwrite and place.folder.exists():
         shutil.rmtree(place.folder)
