@@ -83,8 +83,8 @@ class Training:
     """Largest norm of the gradient."""
     ema: float | None = None
     """Decay of averaged weights, which are then scored and saved; 0.999, say."""
-    channels_last: bool = False
-    """Keep images and weights in channels-last order."""
+    channels_last: bool = True
+    """Keep maps and weights in channels-last order, which is faster."""
     compile: bool = False
     """Compile the step with torch.compile."""
     gpu_id: str | None = None

@@ -105,8 +105,8 @@ def train(
     tests = {"test": source.test_loader(world.device, world.shard)}
     if held_out:
         tests["val"] = held_out.test_loader(world.device, world.shard)
-    if config.channels_last:
-        task.to(memory_format=torch.channels_last)
+    order = torch.channels_last if config.channels_last else torch.contiguous_format
+    task.to(memory_format=order)  # the teacher's copy too
     if world.rank:  # what is drawn from here on differs; the first draws what one alone would
         seeds = np.random.SeedSequence([config.trial, world.rank])
         torch.manual_seed(int(seeds.generate_state(1)[0]))
