@@ -1,6 +1,6 @@
 """The network that a run begins with: a new one, or one that has learned something already."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,14 @@ class Start:
     std: Sequence[float] | None = None
 
 
-def network(name: str, pretrained: str | None, *, num_classes: int, image_size: int) -> Start:
+def network(
+    name: str,
+    pretrained: str | None,
+    *,
+    num_classes: int,
+    image_size: int,
+    say: Callable[[str], None] = print,
+) -> Start:
     """Build a network, with weights where they are asked for.
 
     Where the weights tell another number of classes apart, the classifier is a new one.
@@ -38,6 +45,7 @@ def network(name: str, pretrained: str | None, *, num_classes: int, image_size: 
             those that timm or torchvision publish; None for new ones.
         num_classes: number of logits.
         image_size: side of the images in pixels.
+        say: told what was done with a file.
 
     Raises:
         InputError: for weights that are not there, are damaged, or are of another network.
@@ -64,7 +72,7 @@ def network(name: str, pretrained: str | None, *, num_classes: int, image_size: 
         began += f", with a new classifier ({num_classes} classes in the place of "
         began += f"{card['num_classes']})"
         net = _for_classes(net, num_classes)
-    print(began)
+    say(began)
     return Start(net, card.get("mean"), card.get("std"))
 
 
