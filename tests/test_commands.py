@@ -193,6 +193,8 @@ WRONG = {
     "student --path_t PATH_T -b 3": "--beta 3 has nothing to weigh",
     "student --path_t PATH_T -c 0 -d 0": "every weight is zero",
     "student --path_t PATH_T -d -1": "--div is -1.0; it must be 0 or more",
+    "student --path_t PATH_T --kd_T 0": "KD: temperature is 0.0; it must be greater than 0",
+    "student --path_t PATH_T --distill crd --nce_k 0": "CRD: negatives is 0; it must be",
     "student --path_t PATH_T --option kd": "must read LOSS.OPTION=VALUE",
     "student --path_t PATH_T --option crd.dim=3": "crd takes no part",
     "student --path_t PATH_T --option kd.tmp=3": "no option of KD 'tmp'",

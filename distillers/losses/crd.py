@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from distillers.losses.bank import products, weighted_sum
 from distillers.losses.negatives import Drawer
+from distillers.losses.positive import require_positive
 from distillers.losses.precision import full, no_autocast
 from distillers.losses.ranks import from_all_ranks, one_from_each, total_rows
 from distillers.losses.rows import write_rows
@@ -78,6 +79,7 @@ class CRD(nn.Module):
         mode: str = "exact",
         partition_momentum: float | None = None,
     ) -> None:
+        require_positive(dim=dim, negatives=negatives, temperature=temperature)
         super().__init__()
         if mode not in ("exact", "relax"):
             raise ValueError(f"mode is {mode!r}; it may be 'exact' or 'relax'.")

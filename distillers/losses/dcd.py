@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers.losses.positive import require_positive
 from distillers.losses.precision import full, no_autocast
 from distillers.losses.ranks import first_row, gathered
 from distillers.losses.unit import unit
@@ -59,6 +60,7 @@ class DCD(nn.Module):
         consistency: float = 0.5,
         gather: bool = True,
     ) -> None:
+        require_positive(dim=dim)
         super().__init__()
         self.consistency = consistency
         self.gather = gather

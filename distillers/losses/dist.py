@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from distillers.losses.positive import require_positive
 from distillers.losses.precision import full
 from distillers.losses.ranks import gathered
 from distillers.losses.standardise import standardise as z_score
@@ -44,6 +45,7 @@ class DIST(nn.Module):
         standardise: bool = False,
         gather: bool = True,
     ) -> None:
+        require_positive(temperature=temperature)
         super().__init__()
         self.beta = beta
         self.gamma = gamma

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from distillers.losses.positive import require_positive
 from distillers.losses.precision import full
 from distillers.losses.standardise import standardise as z_score
 
@@ -42,6 +43,7 @@ class DKD(nn.Module):
         ramp: float = 0.0,
         standardise: bool = False,
     ) -> None:
+        require_positive(temperature=temperature)
         super().__init__()
         self.alpha = alpha
         self.beta = beta

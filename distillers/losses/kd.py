@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers.losses.positive import require_positive
 from distillers.losses.precision import full
 from distillers.losses.standardise import standardise as z_score
 
@@ -30,6 +31,7 @@ class KD(nn.Module):
     """
 
     def __init__(self, *, temperature: float = 4.0, standardise: bool = False) -> None:
+        require_positive(temperature=temperature)
         super().__init__()
         self.temperature = temperature
         self.standardise = standardise

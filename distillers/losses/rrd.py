@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from distillers.losses.positive import require_positive
 from distillers.losses.precision import full, no_autocast
 from distillers.losses.ranks import from_all_ranks
 from distillers.losses.rows import write_rows
@@ -85,6 +86,12 @@ class RRD(nn.Module):
         empty: str = "keep",
         preset: str | None = None,
     ) -> None:
+        require_positive(
+            dim=dim,
+            queue_size=queue_size,
+            student_temperature=student_temperature,
+            teacher_temperature=teacher_temperature,
+        )
         super().__init__()
         given = {"enqueue": enqueue, "memory": memory, "empty": empty, "preset": preset}
         for name, value in given.items():

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers.losses.positive import require_positive
 from distillers.losses.precision import full
 from distillers.losses.standardise import standardise as z_score
 
@@ -33,6 +34,7 @@ class WSLD(nn.Module):
     """
 
     def __init__(self, *, temperature: float = 2.0, standardise: bool = False) -> None:
+        require_positive(temperature=temperature)
         super().__init__()
         self.temperature = temperature
         self.standardise = standardise
