@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from distillers import checkpoint, recipes
+from distillers.allocator import keep_freed_memory
 from distillers.config import Training, file_name
 from distillers.data.source import BatchLoader, DataSource
 from distillers.errors import InputError
@@ -86,7 +87,8 @@ def device_of(gpu_id: str | None) -> torch.device:
 
 
 def prepare(config: Training) -> None:
-    """Seed every generator from --trial, and choose kernels."""
+    """Seed every generator from --trial, and choose kernels and how memory is kept."""
+    keep_freed_memory()
     torch.manual_seed(config.trial)
     torch.backends.cudnn.benchmark = not config.deterministic
     if config.deterministic:
