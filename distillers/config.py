@@ -75,8 +75,8 @@ class Training:
     """L2 penalty of SGD."""
     momentum: float = 0.9
     """Momentum of SGD, without Nesterov."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the step; evaluation is always fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    """Of the step; auto tries them on this device and takes the fastest. Evaluation is fp32."""
     accumulate: int = 1
     """Batches to an optimiser step."""
     clip_grad: float | None = None

@@ -22,6 +22,7 @@ from distillers.interrupts import Interrupts, ignore
 from distillers.keeper import opened
 from distillers.parallel import with_synced_statistics
 from distillers.place import Place
+from distillers.precision import choose
 from distillers.train import Plan, fit
 
 
@@ -113,6 +114,8 @@ def train(
         seeds = np.random.SeedSequence([config.trial, world.rank])
         torch.manual_seed(int(seeds.generate_state(1)[0]))
     plan = plan_of(config, place.name, source.image_size)
+    if plan.precision == "auto":
+        plan = dataclasses.replace(plan, precision=_precision(task, loader, plan, place, world))
     done = -getattr(task, "warmup_epochs", 0) if place.done is None else place.done
     with _explained(), contextlib.ExitStack() as stack:
         keeper = None
@@ -134,6 +137,16 @@ def train(
             )
         if keeper:
             keeper.finish(deployed)
+
+
+def _precision(task: Any, loader: BatchLoader, plan: Plan, place: Place, world: World) -> str:
+    """The precision of the run that is gone on with, else the fastest one here."""
+    if place.state:
+        return place.state["trainer"]["precision"]
+    choice = choose(task, next(iter(loader.epoch(1))), plan)
+    chosen = world.from_first([choice.precision, str(choice)])
+    world.say(chosen[1])
+    return chosen[0]
 
 
 @contextlib.contextmanager
