@@ -174,6 +174,8 @@ def card_of(model: str, source: DataSource, config: Training) -> dict[str, Any]:
         "model": model,
         "num_classes": source.num_classes,
         "image_size": source.image_size,
+        "shorter_side": source.shorter_side,
+        "class_names": list(source.class_names),
         "dataset": source.name,
         "mean": list(source.mean),
         "std": list(source.std),

@@ -46,7 +46,7 @@ def main(args: Sequence[str]) -> None:
     """Print loss, accuracies, calibration, agreement, and what a forward costs."""
     config = parse(EvaluateConfig, args, "distillers evaluate")
 
-    from distillers import data, run
+    from distillers import data, inputs, run
     from distillers.analysis.calibration import Predictions, agreement
     from distillers.meeting import device_of
     from distillers.models.measure import latency_ms
@@ -68,6 +68,8 @@ def main(args: Sequence[str]) -> None:
         config.val_fraction,
     )
     source = data.source_of(name, config.data_dir, config.download, reading)
+    if own:  # so that what was scored in training is computed again to the bit
+        source = inputs.normalised(source, net.card.get("mean"), net.card.get("std"))
     seen, of_teacher = Predictions(), Predictions()
     ready = fitted(net, source, path, device)
     result = run.score(seen.watch(ready), seen.label(source.test_loader(device).epoch(1)))

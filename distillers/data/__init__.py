@@ -91,6 +91,11 @@ def source_of(
             f"--image_size is {reading.image_size}, but {name} has images of {images.image_size} "
             f"pixels; the flag is for {', '.join(_FOLDERS)}."
         )
+    if reading.dali is not None:
+        raise InputError(
+            f"--dali {reading.dali} decodes images in files, but {name} lies in memory, where "
+            f"nothing is decoded; leave it out, it is for {', '.join(_FOLDERS)}."
+        )
     return images
 
 

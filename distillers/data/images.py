@@ -68,6 +68,11 @@ class ImageSet:
         """Pixels on a side."""
         return self.test_images.shape[-1]
 
+    @property
+    def shorter_side(self) -> int:
+        """The same: the images are taken as they are."""
+        return self.image_size
+
     def train_loader(
         self,
         batch_size: int,
