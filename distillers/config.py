@@ -30,6 +30,8 @@ Milestones = Annotated[
     ),
 ]
 
+Rules = Literal["simkd", "crd"]
+
 # Flags that change nothing of what a run computes; the folder's name leaves them out.
 NEUTRAL = (
     *("print_freq", "tb_freq", "save_freq", "num_workers", "gpu_id", "data_dir", "save_dir"),
@@ -43,6 +45,8 @@ class Training:
     """Flags that teachers and students share."""
 
     trial: int
+    protocol: str
+    weight_decay: float | None
 
     dataset: str = "cifar100"
     """cifar100, imagenet, folder (your own images), ... (see `distillers list`)."""
@@ -54,11 +58,10 @@ class Training:
     """Share of the training set held out to choose the best epoch on, or where --dataset folder
     has no val/, to score on."""
     image_size: int | None = None
-    """Pixels on a side of images in folders. Left out: 224, tinyimagenet 64."""
+    """Pixels on a side of the images. Left out: the data set's own; of folders 224, tinyimagenet
+    64."""
     on_bad_image: Literal["error", "skip"] = "error"
     """An image that cannot be read stops the run, or is counted and replaced by another."""
-    protocol: Literal["simkd", "crd"] = "simkd"
-    """Whose published weights and rules: simkd reports the best test epoch, crd the last."""
     batch_size: int = 64
     """Images a step, on all devices together."""
     num_workers: int = 8
@@ -71,8 +74,6 @@ class Training:
     """The rate drops after each of these epochs."""
     lr_decay_rate: float = 0.1
     """What the rate is multiplied by."""
-    weight_decay: float = 5e-4
-    """L2 penalty of SGD."""
     momentum: float = 0.9
     """Momentum of SGD, without Nesterov."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -124,7 +125,8 @@ class Training:
             require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("num_workers", "save_freq", "weight_decay", "momentum"):
             value = getattr(self, name)
-            require(name, value, math.isfinite(value) and value >= 0, "0 or more")
+            good = value is None or (math.isfinite(value) and value >= 0)
+            require(name, value, good, "0 or more")
         for name in ("learning_rate", "lr_decay_rate", "clip_grad"):
             value = getattr(self, name)
             good = value is None or (math.isfinite(value) and value > 0)
@@ -145,6 +147,11 @@ class Training:
                 "--multiprocessing-distributed is not available yet: this version trains on one "
                 "device. Leave the flag out and name one GPU, as in --gpu_id 0."
             )
+
+    @property
+    def as_published_by_simkd(self) -> bool:
+        """Whether the best test epoch is reported, and each epoch's smaller last batch left out."""
+        return self.protocol in ("simkd", "public")
 
     def reading(self) -> Reading:
         """How images in files are read."""
@@ -168,6 +175,10 @@ class TeacherConfig(Training):
 
     model: str = "resnet32x4"
     """The network (see `distillers list`)."""
+    protocol: Rules = "simkd"
+    """Whose rules: simkd reports the best test epoch, crd the last."""
+    weight_decay: float = 5e-4
+    """L2 penalty of SGD."""
     trial: Annotated[int, arg(aliases=["-t"])] = 0
     """The seed, and part of the folder's name."""
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from tyro.conf import UseAppendAction, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from distillers.config import Training, file_name, require
+from distillers.config import Rules, Training, file_name, require
 from distillers.errors import InputError
 
 
@@ -54,6 +54,10 @@ class StudentConfig(Training):
     """A loss of your own, package.module:Class, beside or instead of --distill."""
     option: Annotated[tuple[tuple[str, ...], ...], UseAppendAction] = ()
     """Options of losses, as in crd.negatives=4096 rrd.dim=64; may be given more than once."""
+    protocol: Rules = "simkd"
+    """Whose published weights and rules: simkd reports the best test epoch, crd the last."""
+    weight_decay: float = 5e-4
+    """L2 penalty of SGD."""
     trial: Annotated[int, arg(aliases=["-t"])] = 1
     """The seed, and part of the folder's name."""
     cls: Annotated[float | None, arg(aliases=["-c", "-r", "--gamma"])] = None
