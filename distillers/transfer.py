@@ -9,7 +9,7 @@ from distillers.data.batch import Batch
 from distillers.distillation import Step
 from distillers.errors import InputError
 from distillers.tap_rules import find_taps
-from distillers.taps import Reader, Taps, evaluating, module_at
+from distillers.taps import Reader, Taps, evaluating
 from distillers.watching import Watched
 
 SPREAD = 0.01  # standard deviation of a new classifier's weights, as published
@@ -49,11 +49,12 @@ class Transfer(nn.Module):
         self.net, self.loss, self.head = net, loss, head
         self.learns, self.drifts, self.embeds = learns, drifts, embeds
         net.requires_grad_(learns)
-        module_at(net, head).requires_grad_(True)
+        net.get_submodule(head).requires_grad_(True)
 
     def forward(self, batch: Batch, progress: float = 0.0) -> Step:  # noqa: ARG002
         """One step's loss; `progress` is not used."""
-        logits = self.deployed()(batch.images)
+        entered = self.net.get_submodule(self.head) if self.embeds else self.net
+        logits = entered(batch.images)
         loss = self.loss(logits, batch.labels)
         return Step(loss, {"ce": loss.detach()}, logits)
 
@@ -100,7 +101,7 @@ class FromEmbeddings(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Logits (n, k) of embeddings (n, d)."""
-        return module_at(self.net, self._head)(embeddings)
+        return self.net.get_submodule(self._head)(embeddings)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The network's own."""
@@ -124,7 +125,7 @@ def classifier_of(net: nn.Module, images: Tensor) -> str:
         if is_linear and takes_vectors and torch.equal(call.given, watched.logits):
             return call.path
     head = find_taps(net, images).head
-    what = f"{head}, a {type(module_at(net, head)).__name__}" if head else "no layer of its own"
+    what = f"{head}, a {type(net.get_submodule(head)).__name__}" if head else "none of its layers"
     raise InputError(
         f"{type(net).__name__} does not end in one linear layer on an embedding but in {what}; "
         "only such a classifier can be replaced."
@@ -143,7 +144,7 @@ def replace_classifier(net: nn.Module, head: str, num_classes: int) -> None:
         head: path of the old one.
         num_classes: number of logits.
     """
-    old = module_at(net, head)
+    old = net.get_submodule(head)
     assert isinstance(old, nn.Linear)  # classifier_of gives no other
     new = nn.Linear(old.in_features, num_classes, bias=old.bias is not None)
     nn.init.normal_(new.weight, std=SPREAD)

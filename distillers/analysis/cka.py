@@ -15,6 +15,7 @@ from torch import Tensor
 from distillers.analysis.picture import Picture, panels
 from distillers.analysis.responses import Network
 from distillers.data.batch import Batch
+from distillers.errors import InputError
 from distillers.taps import Reader, evaluating
 
 FEWEST = 4  # images of a batch: the estimate divides by n - 3
@@ -66,10 +67,10 @@ class CKA:
         """(p, p) float64.
 
         Raises:
-            ValueError: when no batch had four images.
+            InputError: when no batch had four images.
         """
         if self._sums is None:
-            raise ValueError(f"CKA needs a batch of at least {FEWEST} images.")
+            raise InputError(f"CKA needs a batch of at least {FEWEST} images.")
         own = self._sums.diagonal().sqrt()
         return self._sums / (own[:, None] * own)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from distillers.analysis.picture import Picture, panels
 from distillers.analysis.responses import Responses
+from distillers.errors import InputError
 
 MOST_NAMED = 20  # classes whose names fit beside a matrix
 COLUMNS = 3
@@ -32,12 +33,12 @@ def class_correlation(logits: Tensor) -> Tensor:
         logits: (n, k), n at least 2.
 
     Raises:
-        ValueError: when a class has the same logit for all images, which correlates with nothing.
+        InputError: when a class has the same logit for all images, which correlates with nothing.
     """
     centred = logits.double() - logits.double().mean(0)
     length = centred.norm(dim=0)
     if not bool((length > 0).all()):
-        raise ValueError(f"the logit of class {int(length.argmin())} is the same for all images.")
+        raise InputError(f"the logit of class {int(length.argmin())} is the same for all images.")
     unit = centred / length
     return unit.T @ unit
 
@@ -76,7 +77,7 @@ def draw(teacher: Responses, students: Sequence[Responses], class_names: Sequenc
         }
         for student, matrix in zip(students, matrices, strict=True)
         for a in range(len(class_names))
-        for b in range(len(class_names))
+        for b in range(a + 1, len(class_names))
     ]
     caption = (
         f"Class-logit correlation, student minus teacher ({teacher.name}): Pearson's correlation "

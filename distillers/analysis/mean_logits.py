@@ -14,6 +14,7 @@ from torch import Tensor
 from distillers.analysis.correlation import matrices_of
 from distillers.analysis.picture import Picture
 from distillers.analysis.responses import Responses
+from distillers.errors import InputError
 
 
 def mean_logits(logits: Tensor, labels: Tensor) -> Tensor:
@@ -24,12 +25,12 @@ def mean_logits(logits: Tensor, labels: Tensor) -> Tensor:
         labels: (n,) int64.
 
     Raises:
-        ValueError: when a class has no image.
+        InputError: when a class has no image.
     """
     k = logits.shape[1]
     counts = torch.bincount(labels, minlength=k)
     if not bool((counts > 0).all()):
-        raise ValueError(f"class {int(counts.argmin())} has no image.")
+        raise InputError(f"class {int(counts.argmin())} has no image.")
     sums = torch.zeros(k, k, dtype=torch.float64).index_add_(0, labels, logits.double())
     return sums / counts[:, None]
 

@@ -38,14 +38,14 @@ def lay_out(features: Tensor, *, seed: int = 0, perplexity: float = PERPLEXITY) 
     Args:
         features: (n, d).
         seed: any whole number from 0.
-        perplexity: how many neighbours count; at most a third of n is taken.
+        perplexity: how many neighbours count.
     """
     from sklearn.manifold import TSNE  # slow to import
 
     values = features.double().numpy()
     layout = TSNE(
         n_components=2,
-        perplexity=min(perplexity, max(2.0, (len(values) - 1) / 3)),
+        perplexity=perplexity,
         init="pca",
         learning_rate="auto",
         max_iter=MAX_ITER,
@@ -86,13 +86,14 @@ def draw(
         class_names: one a class.
         seed: of the choice of images and of t-SNE.
         num_images: how many at most, of ten classes at most.
-        perplexity: see `lay_out`.
+        perplexity: see `lay_out`; at most a third of the images is taken.
 
     Raises:
         ValueError: when a network shows no pooled features.
     """
     labels = responses[0].labels
     rows = chosen_images(labels, NUM_CLASSES, num_images, seed)
+    perplexity = min(perplexity, (len(rows) - 1) / 3)  # each has that many neighbours to count
     kinds = labels[rows].unique().tolist()
     columns = 2 if len(responses) in (2, 4) else min(len(responses), 3)
     height = {1: 2.8, 2: 1.65, 3: 1.15}[columns]

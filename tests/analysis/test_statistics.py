@@ -12,6 +12,7 @@ from distillers.analysis.class_gain import gain
 from distillers.analysis.correlation import class_correlation, mean_difference
 from distillers.analysis.mean_logits import mean_logits
 from distillers.analysis.responses import Responses
+from distillers.errors import InputError
 
 N, K = 40, 4
 
@@ -44,7 +45,7 @@ def test_correlation_ignores_order_level_and_scale_of_each_class():
         torch.testing.assert_close(class_correlation(same), found)
     turned = class_correlation(LOGITS * torch.tensor([-1.0, 1.0, 1.0, 1.0]))
     torch.testing.assert_close(turned[0, 1:], -found[0, 1:])
-    with pytest.raises(ValueError, match="class 2 is the same for all images"):
+    with pytest.raises(InputError, match="class 2 is the same for all images"):
         class_correlation(LOGITS * torch.tensor([1.0, 1.0, 0.0, 1.0]))
 
 
@@ -53,7 +54,7 @@ def test_mean_logits_are_means_of_each_true_class():
     for c, j in itertools.product(range(K), repeat=2):
         values = [float(LOGITS[i, j]) for i in range(N) if int(LABELS[i]) == c]
         assert float(found[c, j]) == pytest.approx(statistics.mean(values), abs=1e-6)
-    with pytest.raises(ValueError, match="class 3 has no image"):
+    with pytest.raises(InputError, match="class 3 has no image"):
         mean_logits(LOGITS, LABELS.clamp(max=2))
 
 
@@ -106,7 +107,7 @@ def test_cka_of_batches_is_the_ratio_of_their_sums():
             sums[a + b] += hsic_slowly(first, second)
     expected = sums["xy"] / math.sqrt(sums["xx"] * sums["yy"])
     assert float(similarity.matrix()[0, 1]) == pytest.approx(expected)
-    with pytest.raises(ValueError, match="at least 4 images"):
+    with pytest.raises(InputError, match="at least 4 images"):
         cka(x[:3], y[:3]).matrix()
 
 
