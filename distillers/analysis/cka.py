@@ -12,7 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from distillers.analysis.picture import Picture, panels
+from distillers.analysis.picture import WIDTH, Picture, panels
 from distillers.analysis.responses import Network
 from distillers.data.batch import Batch
 from distillers.errors import InputError
@@ -143,14 +143,15 @@ def draw(similarity: CKA, places: Sequence[Places]) -> Picture:
     matrix = similarity.matrix().cpu()
     teacher, students = places[0], places[1:]
     columns = 2 if len(students) in (2, 4) else min(len(students), 3)
-    height = {1: 2.2, 2: 1.8, 3: 1.4}[columns]
-    figure, axes = panels(len(students), columns=columns, panel_height=height, extra=0.1)
+    cell = (WIDTH - 0.8) / columns / max(len(each.names) for each in students)
+    height = cell * len(teacher.names) + 0.65  # what stands around the cells
+    figure, axes = panels(len(students), columns=columns, panel_height=height)
     rows: list[dict[str, object]] = []
     start = len(teacher.names)
     for number, (panel, student) in enumerate(zip(axes, students, strict=True)):
         block = matrix[: len(teacher.names), start : start + len(student.names)]
         start += len(student.names)
-        panel.imshow(block.numpy(), cmap="cividis", vmin=0, vmax=1, origin="lower")
+        panel.imshow(block.numpy(), cmap="cividis", vmin=0, vmax=1, origin="lower", interpolation="nearest")
         panel.set_title(student.network)
         panel.set_xticks(range(len(student.names)), student.names, rotation=90)
         panel.set_yticks(range(len(teacher.names)), teacher.names if not number % columns else ())
