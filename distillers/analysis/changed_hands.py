@@ -122,7 +122,7 @@ def _grid(
         box = (column * step / width, bottom / height, CELL / width, CELL / height)
         cell = figure.add_axes(box)
         cell.set_axis_off()
-        cell.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
+        cell.imshow(image.permute(1, 2, 0).numpy())
         middle, place = (column * step + CELL / 2) / width, places[number]
         label, said = (_name(class_names, of[place]) for of in (wrong.labels, wrong.classes))
         figure.text(middle, (bottom + CELL + 0.025) / height, label, ha="center", fontsize=5.5)

@@ -151,7 +151,7 @@ def draw(similarity: CKA, places: Sequence[Places]) -> Picture:
     for number, (panel, student) in enumerate(zip(axes, students, strict=True)):
         block = matrix[: len(teacher.names), start : start + len(student.names)]
         start += len(student.names)
-        panel.imshow(block.numpy(), cmap="cividis", vmin=0, vmax=1, origin="lower", interpolation="nearest")
+        panel.imshow(block.numpy(), "cividis", vmin=0, vmax=1, origin="lower")
         panel.set_title(student.network)
         panel.set_xticks(range(len(student.names)), student.names, rotation=90)
         panel.set_yticks(range(len(teacher.names)), teacher.names if not number % columns else ())

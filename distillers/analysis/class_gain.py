@@ -87,6 +87,7 @@ def draw(networks: Sequence[Responses], baseline: Responses, class_names: Sequen
     for number, (network, each) in enumerate(zip(networks, gains, strict=True)):
         shift = (number - (len(networks) - 1) / 2) * -step
         low, high = (end[shown].numpy() for end in each.interval)
+        gained = f"{network.accuracy - baseline.accuracy:+.1f}".replace("-", "−")
         tint = COLOURS[number % len(COLOURS)]
         axes.hlines(places + shift, low, high, color=tint, lw=0.7, alpha=0.6)
         axes.plot(
@@ -96,7 +97,7 @@ def draw(networks: Sequence[Responses], baseline: Responses, class_names: Sequen
             ms=2.6,
             mew=0,
             color=tint,
-            label=f"{network.name} ({network.accuracy - baseline.accuracy:+.1f})",
+            label=f"{network.name} ({gained})",
         )
     axes.axvline(0, color="black", lw=0.6)
     axes.set_yticks(places, [short(class_names[label], 14) for label in shown])

@@ -117,7 +117,6 @@ def matrices_of(
             cmap="PuOr" if signed else "cividis",
             vmin=-largest if signed else 0,
             vmax=largest,
-            interpolation="nearest",
         )
         panel.set_title(titles[number])
         panel.set_xticks([])

@@ -23,7 +23,7 @@ SMALL = 6.0  # points, the smallest letters
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; their yellow is too pale.
 BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-ORANGE, SKY, BLACK, GREY = "#E69F00", "#56B4E9", "#000000", "#888888"
+ORANGE, SKY, BLACK = "#E69F00", "#56B4E9", "#000000"
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 MARKERS = "osv^D<>Pp*"
 
@@ -47,7 +47,7 @@ LOOK: dict[str, Any] = {
     "legend.frameon": False,
     "legend.handlelength": 1.2,
     "legend.handletextpad": 0.4,
-    "hatch.linewidth": 0.4,
+    "image.interpolation": "nearest",
     "pdf.fonttype": 42,  # TrueType, whole letters that can be selected; journals refuse type 3
     "figure.constrained_layout.h_pad": 0.02,
     "figure.constrained_layout.w_pad": 0.02,
