@@ -46,28 +46,28 @@ class Transfer(nn.Module):
         super().__init__()
         if embeds and (learns or drifts):
             raise ValueError("embeddings that were computed before do not follow a backbone.")
-        self.net, self.loss, self.head = net, loss, head
+        self.student, self.loss, self.head = net, loss, head
         self.learns, self.drifts, self.embeds = learns, drifts, embeds
         net.requires_grad_(learns)
         net.get_submodule(head).requires_grad_(True)
 
     def forward(self, batch: Batch, progress: float = 0.0) -> Step:  # noqa: ARG002
         """One step's loss; `progress` is not used."""
-        entered = self.net.get_submodule(self.head) if self.embeds else self.net
+        entered = self.student.get_submodule(self.head) if self.embeds else self.student
         logits = entered(batch.images)
         loss = self.loss(logits, batch.labels)
         return Step(loss, {"ce": loss.detach()}, logits)
 
     def deployed(self) -> nn.Module:
         """The network that is scored and saved."""
-        return FromEmbeddings(self.net, self.head) if self.embeds else self.net
+        return FromEmbeddings(self.student, self.head) if self.embeds else self.student
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
         """What the classifier takes in, (n, d), of images (n, c, h, w), in evaluation mode."""
-        reader = Reader(self.net, Taps(maps=(), head=self.head), ["pooled"])
+        reader = Reader(self.student, Taps(maps=(), head=self.head), ["pooled"])
         try:
-            with evaluating(self.net):
+            with evaluating(self.student):
                 return cast(Tensor, reader(images)["pooled"])
         finally:
             reader.close()
@@ -78,8 +78,8 @@ class Transfer(nn.Module):
         if self.drifts:
             return self
         if not self.learns:
-            self.net.eval()
-        for module in self.net.modules():
+            self.student.eval()
+        for module in self.student.modules():
             if getattr(module, "running_mean", None) is not None:
                 module.eval()
         return self
@@ -106,6 +106,10 @@ class FromEmbeddings(nn.Module):
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The network's own."""
         return self.net.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Likewise."""
+        return self.net.load_state_dict(*args, **kwargs)
 
 
 def classifier_of(net: nn.Module, images: Tensor) -> str:

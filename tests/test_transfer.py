@@ -4,19 +4,24 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from distillers import models
 from distillers.data import load
+from distillers.data.batch import Batch
 from distillers.data.order import Shard
 from distillers.distillation import distil
+from distillers.distributed import World
 from distillers.embedded import Embedded, Shuffled
 from distillers.errors import InputError
 from distillers.losses import CE
 from distillers.seen import seen_by
-from distillers.train import Plan, fit
+from distillers.sharded import whole
+from distillers.train import Plan, Trainer, fit
 from distillers.transfer import Transfer, classifier_of, replace_classifier
 from tests.nets import Declared, Small, make_batch
+from tests.processes import together
 
 CLASSIFIERS = {
     "resnet8": "fc",
@@ -40,7 +45,7 @@ class Batches:
     def __len__(self):
         return 3
 
-    def epoch(self, number):
+    def epoch(self, number, start_batch=0):
         batches = (make_batch(seed=10 * number + i) for i in range(3))
         embed = self.task.embed
         return (replace(b, images=embed(b.images)) if self.task.embeds else b for b in batches)
@@ -129,6 +134,52 @@ def test_a_step_on_embeddings_is_the_step_on_their_images():
     assert torch.equal(one.loss, other.loss)
     assert one.parts.keys() == other.parts.keys() == {"ce"}
     assert on_embeddings.deployed().state_dict().keys() == net.state_dict().keys()
+
+
+# A linear probe on embeddings and on images, fine-tuning, and that with divided weights
+TOGETHER = [({"embeds": True}, False), ({}, False), ({"learns": True}, False)]
+TOGETHER += [({"learns": True}, True)]
+
+
+def learned_together():
+    """Three steps in each process, on its part of every batch; what comes out is kept."""
+    world = World(dist.get_rank(), dist.get_world_size(), dist.get_rank())
+    for number, (modes, shard) in enumerate(TOGETHER):
+        found = whole(steps(world, Plan(1, 0.1, shard=shard), modes))
+        for key, value in found.items():
+            assert all(torch.equal(each, value) for each in world.gather(value)), key
+        if world.is_first:
+            torch.save(found, f"found{number}.pt")
+
+
+def steps(world, plan, modes):
+    torch.manual_seed(0)
+    task = Transfer(small(), "fc", CE(), **modes)
+    trainer = Trainer(task, plan, world)
+    task.train()
+    for step in range(3):
+        batch = make_batch(n=12, classes=7, seed=step)
+        rows = torch.arange(12).split(12 // world.size)[world.rank]
+        counts = (len(rows),) * world.size if world.size > 1 else ()
+        part = Batch(*(each[rows] for each in batch), counts=counts)
+        if task.embeds:
+            part = replace(part, images=task.embed(part.images))
+        trainer.backward(part, 0.0)
+        trainer.step()
+    return trainer.run.deployed().state_dict()
+
+
+def test_several_processes_learn_what_one_does_and_leave_the_backbone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    together(3, learned_together)
+    before = small().state_dict()
+    statistics = {key for key in before if "running_" in key or "num_batches" in key}
+    for number, (modes, _) in enumerate(TOGETHER):
+        found, expected = torch.load(f"found{number}.pt"), steps(World(), Plan(1, 0.1), modes)
+        torch.testing.assert_close(found, dict(expected), rtol=1e-5, atol=1e-6)
+        same = {key for key in before if same_bytes((before[key], found[key]))}
+        kept = statistics if modes.get("learns") else set(before) - {"fc.weight", "fc.bias"}
+        assert same == kept, modes
 
 
 def test_embeddings_come_in_the_order_and_share_of_images():

@@ -7,7 +7,7 @@ import torch
 
 from distillers import checkpoint, cli, models
 from distillers.distillation import distil
-from distillers.run import Keeper
+from distillers.keeper import Keeper
 
 from .data.trees import WNIDS, tree
 

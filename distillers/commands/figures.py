@@ -113,10 +113,10 @@ def main(args: Sequence[str]) -> None:
 
 
 def _comparison(config: FiguresConfig) -> "Comparison":
-    from distillers import run
     from distillers.analysis.figures import Comparison
+    from distillers.meeting import device_of
 
-    device = run.device_of(config.gpu_id)
+    device = device_of((config.gpu_id,) if config.gpu_id else ())
     files = [_named(text, config.model) for text in config.networks]
     teacher = _named(config.path_t, config.model_t) if config.path_t else None
     baseline = _named(config.baseline, config.model) if config.baseline else None

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from distillers.data.source import DataSource
+    from distillers.distributed import World
 
 
 def main(args: Sequence[str]) -> None:
@@ -20,37 +21,47 @@ def main(args: Sequence[str]) -> None:
     config = parse(TransferConfig, args, "transfer_student.py")
     config.check()
 
+    from distillers import launch
+
+    launch.run(config, "transfer", args, lambda world: work(config, world))
+
+
+def work(config: TransferConfig, world: "World") -> None:
+    """Train it in one of the processes that do."""
     import torch
 
     from distillers import checkpoint, data, recipes, run
     from distillers.embedded import Embedded
     from distillers.losses import CE
+    from distillers.place import claim
     from distillers.ready import best_of
     from distillers.seen import seen_by
     from distillers.transfer import Transfer, classifier_of, replace_classifier
 
+    run.batch_of(config, world)
     assert config.path_s is not None  # config.check refuses None
-    path, device = best_of(Path(config.path_s)), run.device_of(config.gpu_id)
+    path = best_of(Path(config.path_s))
     net, card = _network(config, path)
     name = checkpoint.name_of(path, card, config.model_s)
     reading = replace(config.reading(), image_size=_side(config, card, name))
-    images = data.source_of(config.dataset, config.data_dir, config.download, reading)
+    with world.one_after_another():
+        images = data.source_of(config.dataset, config.data_dir, config.download, reading)
     source = seen_by(card, images)
     config = config.resolved(recipes.learning_rate(name, SIZE))
-    place = run.claim(config.folder(name), name, config)
+    place = claim(config.folder(name), name, config, world)
     run.prepare(config)
-    net = net.to(device)
-    if config.channels_last:
-        net = net.to(memory_format=torch.channels_last)  # before anything is embedded
-    head = classifier_of(net, source.sample(device))
+    order = torch.channels_last if config.channels_last else torch.contiguous_format
+    net = run.ready(net, config, world).to(memory_format=order)  # before anything is embedded
+    head = classifier_of(net, source.sample(world.device))
     replace_classifier(net, head, source.num_classes)
     modes = {"learns": config.learns, "drifts": config.drifts, "embeds": config.embeds}
     task = Transfer(net, head, CE(), **modes)
     given = Embedded(source, task.embed) if config.embeds else source
-    print(f"{name} of {path} on {config.dataset}, {device}, into {place.folder}")
-    print(_rules(config, source))
-    run.train(config, task, given, place, run.card_of(name, source, config), device)
-    print(f"saved {place.best}")
+    which = f"{name} of {path} on {config.dataset}"
+    world.say(f"{which}, {run.where(world)}, into {place.folder}")
+    world.say(_rules(config, source))
+    run.train(config, task, given, place, run.card_of(name, source, config), world)
+    world.say(f"saved {place.best}")
 
 
 def _network(config: TransferConfig, path: Path) -> "tuple[nn.Module, dict[str, Any]]":
