@@ -49,6 +49,7 @@ Pretrained = Annotated[
         str_from_instance=lambda value: [value] if value else [],
     ),
 ]
+Rules = Literal["simkd", "crd"]
 
 # Flags that change nothing of what a run computes; the folder's name leaves them out.
 NEUTRAL = (
@@ -63,6 +64,8 @@ class Training:
     """Flags that teachers and students share."""
 
     trial: int
+    protocol: str
+    weight_decay: float | None
 
     dataset: str = "cifar100"
     """cifar100, imagenet, folder (your own images), ... (see `distillers list`)."""
@@ -74,14 +77,10 @@ class Training:
     """Share of the training set held out to choose the best epoch on, or where --dataset folder
     has no val/, to score on."""
     image_size: int | None = None
-    """Pixels on a side of images in folders. Left out: 224, tinyimagenet 64."""
+    """Pixels on a side of the images. Left out: the data set's own; of folders 224, tinyimagenet
+    64."""
     on_bad_image: Literal["error", "skip"] = "error"
     """An image that cannot be read stops the run, or is counted and replaced by another."""
-    pretrained: Pretrained = None
-    """Start from the weights in this file, or without one from those that timm or torchvision
-    publish; a classifier of another number of classes is made anew."""
-    protocol: Literal["simkd", "crd"] = "simkd"
-    """Whose published weights and rules: simkd reports the best test epoch, crd the last."""
     batch_size: int = 64
     """Images a step, on all devices together."""
     num_workers: int = 8
@@ -94,8 +93,6 @@ class Training:
     """The rate drops after each of these epochs."""
     lr_decay_rate: float = 0.1
     """What the rate is multiplied by."""
-    weight_decay: float = 5e-4
-    """L2 penalty of SGD."""
     momentum: float = 0.9
     """Momentum of SGD, without Nesterov."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -157,7 +154,8 @@ class Training:
             require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("num_workers", "save_freq", "save_minutes", "weight_decay", "momentum"):
             value = getattr(self, name)
-            require(name, value, math.isfinite(value) and value >= 0, "0 or more")
+            good = value is None or (math.isfinite(value) and value >= 0)
+            require(name, value, good, "0 or more")
         for name in ("learning_rate", "lr_decay_rate", "clip_grad", "dist_timeout"):
             value = getattr(self, name)
             good = value is None or (math.isfinite(value) and value > 0)
@@ -177,6 +175,11 @@ class Training:
     def devices(self) -> tuple[str, ...]:
         """What --gpu_id names, one a process; nothing where it is left out."""
         return tuple(part.strip() for part in (self.gpu_id or "").split(",") if part.strip())
+
+    @property
+    def as_published_by_simkd(self) -> bool:
+        """Whether the best test epoch is reported, and each epoch's smaller last batch left out."""
+        return self.protocol in ("simkd", "public")
 
     def reading(self) -> Reading:
         """How images in files are read."""
@@ -206,6 +209,13 @@ class TeacherConfig(Training):
 
     model: str = "resnet32x4"
     """The network (see `distillers list`)."""
+    pretrained: Pretrained = None
+    """Start from the weights in this file, or without one from those that timm or torchvision
+    publish; a classifier of another number of classes is made anew."""
+    protocol: Rules = "simkd"
+    """Whose rules: simkd reports the best test epoch, crd the last."""
+    weight_decay: float = 5e-4
+    """L2 penalty of SGD."""
     trial: Annotated[int, arg(aliases=["-t"])] = 0
     """The seed, and part of the folder's name."""
 

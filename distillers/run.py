@@ -96,7 +96,7 @@ def train(
         Lost: when other processes are gone.
     """
     kept, held_out = source.split(config.val_fraction, config.trial)
-    drop_last = config.protocol == "simkd" or getattr(task, "full_batches", False)
+    drop_last = config.as_published_by_simkd or getattr(task, "full_batches", False)
     loader = kept.train_loader(
         batch_of(config, world),
         seed=config.trial,

@@ -101,6 +101,10 @@ class FolderSet:
         """The middle of each test image, in their order, each exactly once."""
         return self._as_they_are(self.test_rows, device, self.num_workers, shard=shard)
 
+    def train_as_they_are(self, device: torch.device) -> FolderLoader:
+        """The middle of each training image, in their order, each exactly once."""
+        return replace(self, test=self.train, test_rows=self.train_rows).test_loader(device)
+
     def sample(self, device: torch.device) -> Tensor:
         """Two test images as the networks see them, for probing: (2, 3, h, w)."""
         for batch in self._as_they_are(self.test_rows[:EVALUATION_BATCH], device, 0, 2).epoch(1):

@@ -104,6 +104,10 @@ class DataSource(Protocol):
         """
         ...
 
+    def train_as_they_are(self, device: torch.device) -> BatchLoader:
+        """The training images as test images would come, in their order, each exactly once."""
+        ...
+
     def sample(self, device: torch.device) -> Tensor:
         """Two test images as the networks see them, for probing: (2, 3, h, w)."""
         ...
