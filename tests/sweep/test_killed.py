@@ -1,0 +1,74 @@
+"""A real sweep of twelve runs whose driver is killed three times."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+
+from distillers.sweep import grid as grids
+from distillers.sweep.ledger import Ledger
+from distillers.sweep.runs import expand
+from tests.sweep.test_launch import alive, wait_for
+
+METHODS = ["kd", "fitnet", "at", "sp", "vid", "crd", "srrl", "semckd", "simkd", "rrd", "dcd"]
+EPOCHS, KILLS, AT_ONCE = 4, 3, 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_twelve_runs_survive_three_kills_of_their_driver(tmp_path, engine):
+    if engine == "ray":
+        pytest.importorskip("ray")
+    text = json.dumps({
+        "save_dir": str(tmp_path),
+        "fixed": {"dataset": "digits", "epochs": EPOCHS, "batch_size": 128, "nce_k": 256},
+        "pairs": ["resnet14 -> resnet8"],
+        "methods": METHODS,
+    })  # fmt: skip
+    (tmp_path / "grid.json").write_text(text)
+    runs, ledger = expand(grids.from_text(text, "here")).runs, Ledger(tmp_path)
+    assert len(runs) == 12
+    words = [sys.executable, "-m", "distillers.cli", "sweep", str(tmp_path / "grid.json")]
+    words += ["--engine", engine, "--gpu_id", "cpu", "--jobs", str(AT_ONCE), "--threads", "1"]
+    rng = random.Random(7)
+    for _ in range(KILLS):
+        before = counts(ledger, runs)
+        finished = [run for run in runs if ledger.is_done(run.folder)]
+        with (tmp_path / "driver.log").open("a") as log:
+            driver = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
+        wait_for(lambda: counts(ledger, runs) != before, 120)  # noqa: B023, called at once
+        time.sleep(rng.uniform(0, 20))
+        assert driver.poll() is None, (tmp_path / "driver.log").read_text()
+        driver.kill()
+        driver.wait()
+        wait_for(lambda: not any(map(alive, pids(ledger, runs))), 60)
+        after = counts(ledger, runs)
+        assert all(after[run] == before[run] for run in finished)
+        assert all(after[run] <= before[run] + 1 for run in runs)
+    assert not all(ledger.is_done(run.folder) for run in runs)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for run in runs:
+        assert ledger.is_done(run.folder)
+        rows = (run.folder / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(row)["epoch"] for row in rows] == list(range(1, EPOCHS + 1))
+    starts = counts(ledger, runs)
+    assert max(starts.values()) <= 1 + KILLS
+    assert len(runs) < sum(starts.values()) <= len(runs) + KILLS * AT_ONCE
+    print(f"{engine}: starts {sorted(starts.values())}")
+
+
+def counts(ledger, runs):
+    return {run: ledger.starts(run.folder) for run in runs}
+
+
+def pids(ledger, runs):
+    """The processes that the logs tell of."""
+    logs = [ledger.log(run.folder) for run in runs if ledger.log(run.folder).exists()]
+    lines = [line for log in logs for line in log.read_text().splitlines()]
+    starts = [line for line in lines if line.startswith("=== started")]
+    return [int(line.partition("process ")[2].partition(":")[0]) for line in starts]
