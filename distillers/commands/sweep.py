@@ -12,7 +12,8 @@ from tyro.conf import Positional, UseAppendAction, arg
 from distillers.cli import parse
 from distillers.config import require
 from distillers.errors import InputError
-from distillers.sweep import grid as grids
+from distillers.sweep import grid_file
+from distillers.sweep.grid import Grid
 
 if TYPE_CHECKING:
     from distillers.sweep.engine import Engine, Slots
@@ -78,10 +79,10 @@ class SweepConfig:
                 "nothing to sweep: name a grid file, or --pairs 'resnet20 -> resnet8'."
             )
 
-    def read_grid(self) -> grids.Grid:
+    def read_grid(self) -> Grid:
         """The file's grid with what the flags change."""
-        grid = grids.from_file(self.grid) if self.grid else grids.Grid()
-        grid = grids.changed(
+        grid = grid_file.from_file(self.grid) if self.grid else Grid()
+        grid = grid_file.changed(
             grid,
             pairs=self.pairs,
             methods=self.methods,

@@ -3,7 +3,11 @@
 These outlive the sweep that submitted them: the next one finds each by its number and waits for it.
 """
 
+import contextlib
+import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ from distillers.sweep.job import Job, running
 from distillers.sweep.on_ray import EXTRA
 
 DAY = 24 * 60  # minutes that a job may take where nothing else is said
+PATIENCE = 60.0  # seconds between SLURM's two signals
 REQUEUES = 100  # times that a job which ran out of time is queued anew
 
 
@@ -116,13 +121,20 @@ class Submitted:
         """Run to the end; the exit status."""
         with running(self.job, self.gpu) as process:
             self.process = process
-            return process.wait()
+            status = process.wait()
+        if status == -signal.SIGTERM:  # SLURM sends that to all, then the signal of `checkpoint`
+            time.sleep(PATIENCE)
+        return status
 
     def checkpoint(self) -> Any:
-        """Called by submitit before the job is taken off: the run saves, and goes on later."""
+        """Called by submitit before the job is taken off: the run saves, and goes on later.
+
+        The call comes from a signal, in the middle of `Popen.wait`, whose lock is not to be had.
+        """
         import submitit
 
         if self.process is not None:
             self.process.terminate()
-            self.process.wait()
+            with contextlib.suppress(ChildProcessError):  # it has ended
+                os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         return submitit.helpers.DelayedSubmission(Submitted(self.job, self.gpu))

@@ -14,7 +14,8 @@ from distillers.cli import flag_words, parse
 from distillers.config import TeacherConfig, Training, file_name
 from distillers.config_student import StudentConfig
 from distillers.errors import InputError, unknown
-from distillers.sweep.grid import TEACHER_FLAGS, Grid, Pair, Part, teacher_of
+from distillers.sweep.grid import Grid, Method, Pair, teacher_of
+from distillers.sweep.grid_file import TEACHER_FLAGS
 
 SCRIPTS = {"teacher": "train_teacher.py", "student": "train_student.py"}
 
@@ -95,12 +96,14 @@ class _Expansion:
         self._names: dict[str, str] = {}
         self._by_folder: dict[Path, Run] = {}
         for trial, pair, method in itertools.product(grid.trials, grid.pairs, grid.methods):
+            if not method.suits(pair):
+                continue
             for flags, shown in _alternatives(grid):
                 self.plan.points += 1
                 self._add_point(pair, method, {**pair.flags, **method.flags, **flags}, trial, shown)
 
     def _add_point(
-        self, pair: Pair, method: Part, flags: Mapping[str, Any], trial: int, shown: str
+        self, pair: Pair, method: Method, flags: Mapping[str, Any], trial: int, shown: str
     ) -> None:
         alone = not flags.keys() & {"distill", "loss"}
         who = pair.student if alone else pair.name

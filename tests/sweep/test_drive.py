@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from distillers.sweep import drive, screen
-from distillers.sweep import grid as grids
+from distillers.sweep import drive, grid_file, screen
 from distillers.sweep.drive import State, Sweep
 from distillers.sweep.launch import BUSY
 from distillers.sweep.ledger import Ledger
@@ -25,7 +24,7 @@ def runs(tmp_path, monkeypatch):
         "pairs: [resnet20 -> resnet8, resnet14 -> resnet8]\nmethods: [alone, kd, at]\n"
         "trials: [1, 2]"
     )
-    return expand(grids.from_text(text, "here")).runs
+    return expand(grid_file.from_text(text, "here")).runs
 
 
 def sweep_of(runs, tmp_path, engine):

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from distillers.errors import InputError
-from distillers.sweep import grid as grids
-from distillers.sweep.grid import Pair, Part, Teacher
+from distillers.sweep import grid_file
+from distillers.sweep.grid import Grid, Method, Pair, Teacher, teacher_of
 
 WHOLE = """
 save_dir: save/here
@@ -22,14 +22,14 @@ methods:
   - crd+kd
   - mine.losses:Own
   - {distill: kd, cls: 1, div: 1}
-  - {name: soft, distill: kd, kd_T: 8}
+  - {name: soft, distill: kd, kd_T: 8, pairs: [big -> resnet8]}
 trials: [1, 2]
 set: {batch_size: [32, 64], channels_last: true}
 """
 
 
 def test_every_entry_of_a_file_is_read():
-    grid = grids.from_text(WHOLE, "here")
+    grid = grid_file.from_text(WHOLE, "here")
     assert grid.save_dir == "save/here"
     assert grid.fixed == {"dataset": "digits", "epochs": 3, "lr_decay_epochs": [1, 2]}
     assert grid.teachers == {
@@ -37,16 +37,22 @@ def test_every_entry_of_a_file_is_read():
         "there": Teacher(path="some/where.pth"),
     }
     assert grid.pairs == (
-        Pair("big -> resnet8", {}, "big", "resnet8"),
-        Pair("there -> vgg8 (learning_rate 0.01)", {"learning_rate": 0.01}, "there", "vgg8"),
+        Pair("big", "resnet8", {}),
+        Pair("there", "vgg8", {"learning_rate": 0.01}),
     )
+    assert [pair.name for pair in grid.pairs] == [
+        "big -> resnet8",
+        "there -> vgg8 (learning_rate 0.01)",
+    ]
     assert grid.methods == (
-        Part("alone", {}),
-        Part("crd+kd", {"distill": "crd+kd"}),
-        Part("mine.losses:Own", {"loss": "mine.losses:Own"}),
-        Part("kd (cls 1, div 1)", {"distill": "kd", "cls": 1, "div": 1}),
-        Part("soft", {"distill": "kd", "kd_T": 8}),
+        Method("alone", {}),
+        Method("crd+kd", {"distill": "crd+kd"}),
+        Method("mine.losses:Own", {"loss": "mine.losses:Own"}),
+        Method("kd (cls 1, div 1)", {"distill": "kd", "cls": 1, "div": 1}),
+        Method("soft", {"distill": "kd", "kd_T": 8}, (("big", "resnet8"),)),
     )
+    assert [grid.methods[4].suits(pair) for pair in grid.pairs] == [True, False]
+    assert all(grid.methods[3].suits(pair) for pair in grid.pairs)
     assert grid.trials == (1, 2)
     assert grid.sets == {"batch_size": (32, 64), "channels_last": (True,)}
     grid.check()
@@ -55,25 +61,25 @@ def test_every_entry_of_a_file_is_read():
 def test_json_is_read_too(tmp_path):
     path = tmp_path / "grid.json"
     path.write_text(json.dumps({"pairs": ["resnet20 -> resnet8"], "methods": ["kd"]}))
-    grid = grids.from_file(str(path))
+    grid = grid_file.from_file(str(path))
     assert grid.pairs[0].student == "resnet8"
     assert grid.trials == (1,)
 
 
 def test_a_teacher_without_an_entry_is_a_file_or_a_network():
-    grid = grids.Grid()
+    grid = Grid()
     for name, expected in {
         "resnet20": Teacher(model="resnet20"),
         "timm:resnet18": Teacher(model="timm:resnet18"),
         "save/t_best.pth": Teacher(path="save/t_best.pth"),
         "t.safetensors": Teacher(path="t.safetensors"),
     }.items():
-        assert grids.teacher_of(grid, Pair("", {}, name, "resnet8")) == expected
+        assert teacher_of(grid, Pair(name, "resnet8")) == expected
 
 
 def test_flags_replace_axes_and_add_to_the_rest():
-    grid = grids.from_text(WHOLE, "here")
-    other = grids.changed(
+    grid = grid_file.from_text(WHOLE, "here")
+    other = grid_file.changed(
         grid, pairs=["a -> b"], trials=[5], fixed={"epochs": 9}, sets={"kd_T": [1, 2]}
     )
     assert [pair.name for pair in other.pairs] == ["a -> b"]
@@ -113,11 +119,12 @@ WRONG = {
 @pytest.mark.parametrize("text", WRONG)
 def test_a_wrong_entry_is_named(text):
     with pytest.raises(InputError) as told:
-        grids.from_text(text, "here")
+        grid_file.from_text(text, "here")
     assert WRONG[text] in str(told.value)
 
 
 INCOMPLETE = {
+    "pairs: [a -> b]\nmethods: [{distill: kd, pairs: [a -> c]}]": "'a -> c', did you mean 'a -> b'",
     "methods: [kd]": "the grid has no pairs",
     "pairs: [a -> b]\nmethods: [{distill: kd, cls: 1}]\nset: {cls: [1, 2]}": "cls is given by the",
     "pairs: [{pair: a -> b, cls: 1}]\nmethods: [kd]\nset: {cls: [1]}": "cls is given by the pair",
@@ -127,11 +134,11 @@ INCOMPLETE = {
 
 @pytest.mark.parametrize("text", INCOMPLETE)
 def test_axes_that_are_empty_or_contradict_each_other_are_refused(text):
-    with pytest.raises(InputError, match=r"the grid has no|keep one of them") as told:
-        grids.from_text(text, "here").check()
+    with pytest.raises(InputError, match=r"the grid has no|keep one of them|no pair") as told:
+        grid_file.from_text(text, "here").check()
     assert INCOMPLETE[text] in str(told.value)
 
 
 def test_a_missing_file_is_told():
     with pytest.raises(InputError, match=r"cannot read the grid nowhere\.yml"):
-        grids.from_file("nowhere.yml")
+        grid_file.from_file("nowhere.yml")

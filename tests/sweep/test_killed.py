@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from distillers.sweep import grid as grids
+from distillers.sweep import grid_file
 from distillers.sweep.ledger import Ledger
 from distillers.sweep.runs import expand
 from tests.sweep.test_launch import alive, wait_for
@@ -30,7 +30,7 @@ def test_twelve_runs_survive_three_kills_of_their_driver(tmp_path, engine):
         "methods": METHODS,
     })  # fmt: skip
     (tmp_path / "grid.json").write_text(text)
-    runs, ledger = expand(grids.from_text(text, "here")).runs, Ledger(tmp_path)
+    runs, ledger = expand(grid_file.from_text(text, "here")).runs, Ledger(tmp_path)
     assert len(runs) == 12
     words = [sys.executable, "-m", "distillers.cli", "sweep", str(tmp_path / "grid.json")]
     words += ["--engine", engine, "--gpu_id", "cpu", "--jobs", str(AT_ONCE), "--threads", "1"]

@@ -10,7 +10,7 @@ from distillers.cli import parse
 from distillers.config import TeacherConfig
 from distillers.config_student import StudentConfig
 from distillers.errors import InputError
-from distillers.sweep import grid as grids
+from distillers.sweep import grid_file
 from distillers.sweep.runs import expand
 
 SMALL = """
@@ -23,7 +23,7 @@ set: {learning_rate: [0.05, 0.1]}
 
 
 def plan_of(text, **changes):
-    return expand(grids.changed(grids.from_text(text, "here"), **changes))
+    return expand(grid_file.changed(grid_file.from_text(text, "here"), **changes))
 
 
 def test_each_line_read_by_its_command_is_the_run():
