@@ -109,7 +109,9 @@ def main(args: Sequence[str]) -> None:
     if config.dry_run:
         from distillers.sweep.dry import tell
 
-        tell(plan, ledger, grid.save_dir, slots_here(config))
+        here = config if config.engine == "local" else replace(config, jobs=None, gpu_id=None)
+        slots = slots_here(here)
+        tell(plan, ledger, grid.save_dir, slots, config.jobs or len(slots.gpus))
         return
     check_networks(plan.runs, Sources())
     drive(config, plan, ledger, grid.save_dir)
@@ -125,13 +127,14 @@ def drive(config: SweepConfig, plan: "Plan", ledger: "Ledger", save_dir: str) ->
             ledger.forgive(run.folder)
     engine, threads = make_engine(config, save_dir)
     sweep, screen = Sweep(plan.runs, ledger, engine, threads, save_dir), Screen()
-    signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         sweep.run(screen.show)
     except KeyboardInterrupt:
         print("stopped; the same command goes on.", file=sys.stderr)
         sys.exit(130)
     finally:
+        signal.signal(signal.SIGTERM, before)
         screen.close(sweep)
     if len(sweep.of(State.DONE)) < len(sweep.all):
         print("\n".join(failures(sweep)))

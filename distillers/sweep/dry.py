@@ -10,14 +10,15 @@ from distillers.sweep.ledger import Ledger
 from distillers.sweep.runs import Plan, Run
 
 
-def tell(plan: Plan, ledger: Ledger, save_dir: str, slots: Slots) -> None:
+def tell(plan: Plan, ledger: Ledger, save_dir: str, slots: Slots, at_once: int) -> None:
     """Print the commands, everything else behind "#", so that the whole is a shell script.
 
     Args:
         plan: the runs.
         ledger: which of them are done or failed.
         save_dir: where they are saved.
-        slots: how many this machine takes at once, for the time.
+        slots: the devices of this machine, the first of which is measured on.
+        at_once: how many runs will run at once.
     """
     left = [run for run in plan.runs if not ledger.is_done(run.folder)]
     failed = [run for run in left if ledger.has_failed(run.folder)]
@@ -30,10 +31,10 @@ def tell(plan: Plan, ledger: Ledger, save_dir: str, slots: Slots) -> None:
         print(f"# {note}{'; '.join([run.label, *plan.twins.get(run.folder, [])])}")
         print(f"# {run.line()}" if note else run.line())
     if left:
-        _tell_costs(left, save_dir, slots)
+        _tell_costs(left, save_dir, slots, at_once)
 
 
-def _tell_costs(left: list[Run], save_dir: str, slots: Slots) -> None:
+def _tell_costs(left: list[Run], save_dir: str, slots: Slots, at_once: int) -> None:
     sources = Sources(download=False)
     try:
         for run in left:
@@ -49,7 +50,6 @@ def _tell_costs(left: list[Run], save_dir: str, slots: Slots) -> None:
         found = estimate(left, save_dir, sources, device, lambda text: print(f"# {text}"))
     finally:
         torch.set_num_threads(before)
-    at_once = len(slots.gpus)
     hours = max(found.hours / at_once, found.longest)
     print(
         f"# {found.hours:.2f} h of training, {hours:.2f} h where {at_once} run at once, "

@@ -37,7 +37,8 @@ CHEAP = (
 )
 BUDGET = 1.0  # seconds of training that a measurement takes, after its first batch
 MOST = 50  # batches of it
-RECORDS = 100_000  # bytes of a run's figures, flags and scalars, about
+RECORDS = 10_000  # bytes of a run's flags and environment, about
+FIGURES = 1_000  # bytes of the figures of an epoch, about
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,8 @@ def measure(run: Run, source: DataSource, device: torch.device) -> Cost:
     scoring = Timed(tests, device)
     score(deployed, scoring.epoch(1))
     best = _bytes(deployed.state_dict())
-    size = 2 * best + _bytes(trainer.state(1)) + RECORDS
+    last = _bytes({"model": deployed.state_dict(), "trainer": trainer.state(1)})
+    size = best + last + RECORDS + FIGURES * config.epochs
     seconds = training.seconds * len(loader) + scoring.seconds * len(tests)
     return Cost(seconds, size, best)
 

@@ -48,8 +48,8 @@ class Screen:
 
     def _write(self, rows: list[str]) -> None:
         if self.live:
-            width = shutil.get_terminal_size().columns - 1
-            rows = [row[:width] for row in rows]
+            columns, height = shutil.get_terminal_size()
+            rows = [row[: columns - 1] for row in rows[: max(1, height - 1)]]
             self._drawn = len(rows)
         print("\n".join(rows), file=self.stream, flush=True)
 

@@ -3,12 +3,16 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 from distillers import cli
-from distillers.sweep import estimate
+from distillers.sweep import estimate, grid_file
+from distillers.sweep.checks import Sources
 from distillers.sweep.ledger import Ledger
+from distillers.sweep.runs import expand
 
 # The student alone is its own teacher: one run serves both.
 GRID = """
@@ -54,6 +58,7 @@ def test_a_small_sweep(grid, tmp_path, capsys):
     assert environment["cpu_threads"] == 1
     assert environment["command"][0] == "train_student.py"
 
+    check_sizes(grid, tmp_path)
     assert sweep(*words) == 1  # nothing is started again
     assert "3 runs:  2 done  1 failed" in capsys.readouterr().out
     assert [ledger.starts(folder) for folder in folders] == [1, 1, 1]
@@ -65,6 +70,18 @@ def test_a_small_sweep(grid, tmp_path, capsys):
     assert text.count("# done: ") == 2
     assert "by finished runs of the same kind: 1 kinds" in text  # of the other rate
     assert "each with random weights, alone on cpu, 1 threads: 0 kinds" in text
+
+
+def check_sizes(grid, tmp_path):
+    """What a run would write, by a measurement, is what such a run has written."""
+    text = f"{Path(grid).read_text()}save_dir: {tmp_path / 'save'}"
+    known, sources = estimate.finished(str(tmp_path / "save")), Sources()
+    assert len(known) == 2
+    for run in expand(grid_file.from_text(text, "here")).runs[:2]:
+        cost = estimate.measure(run, sources.of(run.config), torch.device("cpu"))
+        real = known[estimate.kind_of(run.config.plain())]
+        assert cost.size == pytest.approx(real.size, rel=0.02)
+        assert cost.kept == pytest.approx(real.kept, rel=0.02)
 
 
 def test_a_dry_run_is_a_shell_script_and_writes_nothing(tmp_path, capsys, monkeypatch):
