@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +25,8 @@ class Term:
     weight: float
 
 
-@dataclass(frozen=True)
-class Step:
-    """What a task gives the loop for one batch.
+class Step(NamedTuple):
+    """What a task gives the loop for one batch; a tuple, which DistributedDataParallel sees into.
 
     Attributes:
         loss: scalar with gradient.
