@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from distillers.cli import TRY_AGAIN
 from distillers.errors import InputError
 from distillers.record import read_metrics
 from distillers.sweep.engine import Engine
@@ -18,7 +19,8 @@ from distillers.sweep.runs import Run
 
 PAUSE = 0.25  # seconds between two looks at the runs
 LOOK = 2.0  # seconds between two looks at what another sweep runs
-STOPPED = (0, -15, 130, 143)  # exit statuses of a run that was told to stop and may go on
+AGAIN = (BUSY, TRY_AGAIN)  # exit statuses of a run that is to be looked at again
+STOPPED = (0, -15, 130, 143)  # those of one that was told to stop, and of which no more is known
 
 
 class State(StrEnum):
@@ -168,7 +170,7 @@ class Sweep:
         folder = progress.run.folder
         if self.ledger.is_done(folder):
             progress.state = State.DONE
-        elif status == BUSY:
+        elif status in AGAIN:
             progress.state, progress.looked = State.ELSEWHERE, time.monotonic()
         elif status in STOPPED:
             progress.state = State.STOPPED

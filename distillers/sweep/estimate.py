@@ -28,7 +28,7 @@ from distillers.sweep.checks import Sources
 from distillers.sweep.ledger import DONE
 from distillers.sweep.runs import Run
 from distillers.tap_rules import find_taps
-from distillers.train import Trainer
+from distillers.train import Position, Trainer
 
 # Flags that change what a run learns but not what an epoch of it costs.
 CHEAP = (
@@ -151,14 +151,14 @@ def measure(run: Run, source: DataSource, device: torch.device) -> Cost:
     trainer = Trainer(task, running.plan_of(config, run.network, source.image_size))
     loader = kept.train_loader(config.batch_size, seed=0, drop_last=True, device=device)
     training = Timed(loader, device)
-    trainer.train_epoch(training, 1)
+    trainer.train_epoch(training, Position(0))
     deployed = task.deployed()
     tests = source.test_loader(device)
     scoring = Timed(tests, device)
     score(deployed, scoring.epoch(1))
     best = _bytes(deployed.state_dict())
-    last = _bytes({"model": deployed.state_dict(), "trainer": trainer.state(1)})
-    size = best + last + RECORDS + FIGURES * config.epochs
+    last = _bytes({"model": deployed.state_dict(), "trainer": trainer.state(Position(1))})
+    size = best + last * min(2, config.epochs) + RECORDS + FIGURES * config.epochs
     seconds = training.seconds * len(loader) + scoring.seconds * len(tests)
     return Cost(seconds, size, best)
 

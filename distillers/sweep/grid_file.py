@@ -18,11 +18,13 @@ STUDENT_FLAGS = frozenset(f.name for f in fields(StudentConfig)) - {"trial"}
 # Flags that a grid may not set, and what sets them.
 NOT_HERE = {
     "config": "the grid takes its place",
+    "dist_url": "a run of a sweep has one device",
     "distill": "`methods` names it",
     "gpu_id": "the sweep places its runs, on the devices of its own --gpu_id",
     "loss": "`methods` names it",
     "model": "`teachers` and `pairs` name it",
     "model_s": "`pairs` names it",
+    "multiprocessing_distributed": "a run of a sweep has one device",
     "overwrite": "delete the folders of the runs that shall start anew",
     "path_t": "`teachers` and `pairs` name it",
     "resume": "every run of a sweep goes on where it stopped",

@@ -15,7 +15,7 @@ from pathlib import Path
 from distillers import cli
 from distillers.sweep.ledger import hold, started_line
 
-BUSY = 75  # exit status: somebody else runs it now
+BUSY = 69  # exit status, EX_UNAVAILABLE: somebody else runs it now
 PR_SET_PDEATHSIG = 1
 
 

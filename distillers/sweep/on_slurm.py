@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from distillers.cli import TRY_AGAIN
 from distillers.errors import InputError
 from distillers.sweep.job import Job, running
 from distillers.sweep.on_ray import EXTRA
@@ -122,7 +123,10 @@ class Submitted:
         with running(self.job, self.gpu) as process:
             self.process = process
             status = process.wait()
-        if status == -signal.SIGTERM:  # SLURM sends that to all, then the signal of `checkpoint`
+        if status in (
+            -signal.SIGTERM,
+            TRY_AGAIN,
+        ):  # SLURM's first signal; `checkpoint` has the next
             time.sleep(PATIENCE)
         return status
 

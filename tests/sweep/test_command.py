@@ -44,7 +44,7 @@ def test_a_small_sweep(grid, tmp_path, capsys):
     text = capsys.readouterr().out
     assert text.count("\ndone ") == 2
     assert text.count("\nfailed ") == 1
-    assert "| error: the loss is not finite any more" in text
+    assert "| error: the loss is nan" in text
     assert "explodes" in text.partition("log: ")[0]
     ledger = Ledger(tmp_path / "save")
     folders = sorted(path.parent for path in tmp_path.rglob("config.json"))

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from distillers.cli import TRY_AGAIN
 from distillers.sweep import drive, grid_file, screen
 from distillers.sweep.drive import State, Sweep
 from distillers.sweep.launch import BUSY
@@ -145,20 +146,29 @@ def test_what_another_driver_runs_is_left_to_it(runs, tmp_path, monkeypatch):
     assert set(states(sweep).values()) == {State.DONE}
 
 
-def test_a_run_that_found_itself_taken_is_looked_at_again(runs, tmp_path, monkeypatch):
-    """The lock was free when the driver looked, and taken when the run came to it."""
+@pytest.mark.parametrize("status", [BUSY, TRY_AGAIN])
+def test_a_run_that_says_so_is_looked_at_again(runs, tmp_path, monkeypatch, status):
+    """Its lock was free when the driver looked and then not; or a signal stopped it, once saved."""
     monkeypatch.setattr(drive, "LOOK", 0.0)
-    engine = TakenEngine()
+    engine = OnceEngine(status)
     assert set(states(go(sweep_of(runs, tmp_path, engine))).values()) == {State.DONE}
     assert len(engine.started) == len(runs) + 1
 
 
-class TakenEngine(FakeEngine):
-    """The first run that it starts finds the lock taken."""
+class OnceEngine(FakeEngine):
+    """The first run that it starts ends at once.
+
+    Args:
+        status: so.
+    """
+
+    def __init__(self, status):
+        super().__init__()
+        self.status = status
 
     def start(self, job):
         if not self.started:
-            self.statuses = {job.folder: BUSY}
+            self.statuses = {job.folder: self.status}
         super().start(job)
 
     def ended(self):
