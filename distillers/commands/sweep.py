@@ -26,7 +26,7 @@ class SweepConfig:
     """Train every teacher, then every student, of a grid of pairs, methods, trials and flags.
 
     Killed at any point and started again with the same words, it goes on: no finished run is
-    started again, a half-done one goes on from its last epoch. docs/sweep.md tells the file.
+    started again, a half-done one goes on from where it saved. docs/sweep.md tells the file.
     """
 
     grid: Positional[str | None] = None
@@ -122,10 +122,11 @@ def drive(config: SweepConfig, plan: "Plan", ledger: "Ledger", save_dir: str) ->
     from distillers.sweep.drive import State, Sweep
     from distillers.sweep.screen import Screen, failures
 
+    engine, threads = make_engine(config, save_dir)
+    ledger.make()
     if config.retry_failed:
         for run in plan.runs:
             ledger.forgive(run.folder)
-    engine, threads = make_engine(config, save_dir)
     sweep, screen = Sweep(plan.runs, ledger, engine, threads, save_dir), Screen()
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:

@@ -55,7 +55,7 @@ def from_text(text: str, source: str) -> Grid:
             raise unknown(f"entry of a grid ({source})", str(name), known)
     given: dict[str, Any] = {name: value for name, value in content.items() if value is not None}
     grid = Grid(save_dir=str(given.get("save_dir", Grid.save_dir)))
-    return changed(
+    grid = changed(
         replace(grid, teachers=_teachers(given.get("teachers", {}))),
         pairs=_list(given, "pairs"),
         methods=_list(given, "methods"),
@@ -63,6 +63,13 @@ def from_text(text: str, source: str) -> Grid:
         fixed=_mapping(given, "fixed"),
         sets=_mapping(given, "set"),
     )
+    known = [(pair.teacher, pair.student) for pair in grid.pairs]
+    for method in grid.methods:
+        for pair in method.pairs:
+            if pair not in known:
+                names = map(" -> ".join, known)
+                raise unknown(f"pair (for {method.name})", " -> ".join(pair), names)
+    return grid
 
 
 def from_file(path: str) -> Grid:

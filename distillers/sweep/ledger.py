@@ -32,6 +32,18 @@ class Ledger:
     def __init__(self, save_dir: str | Path) -> None:
         self.folder = Path(save_dir) / "sweep"
 
+    def make(self) -> None:
+        """Make its folders.
+
+        Raises:
+            InputError: where they cannot be.
+        """
+        try:
+            for name in ("logs", "locks", "failed"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot write into {self.folder}: {error}.") from error
+
     def log(self, run: Path) -> Path:
         """What the run in a folder prints."""
         return self.folder / "logs" / f"{run.name}.log"

@@ -134,6 +134,12 @@ def test_what_cannot_work_is_told_before_anything_is_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_place_that_cannot_be_written_is_told(grid, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert sweep(grid, "--save_dir", str(tmp_path / "file"), "--gpu_id", "cpu") == 2
+    assert "cannot write into" in capsys.readouterr().err
+
+
 def test_help_comes_without_torch():
     code = "import sys; from distillers import cli; cli.run('sweep', ['--help'])"
     words = [sys.executable, "-X", "importtime", "-c", code]

@@ -1,6 +1,7 @@
 """From a grid to command lines: each is the one that a person would type, and none comes twice."""
 
 import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -123,6 +124,18 @@ def test_what_cannot_run_is_told_before_anything_starts(case, tmp_path, monkeypa
         plan_of(text)
     assert WRONG[case] in str(told.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "count"), [("digits", 1 + 12 * 3), ("cifar100", 1251)])
+def test_the_example_grids_can_be_run(name, count):
+    """13 pairs by 18 methods, FSP for 6, 9 students alone, of each 5, and 6 teachers."""
+    assert 13 * 18 * 5 + 6 * 5 + 9 * 5 + 6 == 1251
+    path = Path(__file__).parents[2] / "examples" / f"sweep_{name}.yml"
+    grid = grid_file.from_file(str(path))
+    grid.check()
+    assert len(expand(grid).runs) == count
+    few = expand(grid_file.changed(grid, pairs=["vgg13 -> vgg8"], trials=[1])).runs
+    assert len(few) == 1 + len(grid.methods)
 
 
 def test_a_thousand_runs_are_expanded_quickly():
