@@ -57,7 +57,7 @@ class SlurmQueue:
                 self.folder, cluster=cluster, slurm_max_num_timeout=REQUEUES
             )
             self._executor.update_parameters(**{**mine, **settings})
-        except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
+        except (AssertionError, NameError, OSError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"--slurm: {error}") from error
         self._gpu = "0" if use_gpu else "cpu"
         self._jobs = jobs

@@ -62,6 +62,33 @@ def test_twelve_runs_survive_three_kills_of_their_driver(tmp_path, engine):
     print(f"{engine}: starts {sorted(starts.values())}")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_drivers_of_one_grid_divide_the_runs(tmp_path):
+    text = json.dumps({
+        "save_dir": str(tmp_path),
+        "fixed": {"dataset": "digits", "epochs": 2, "batch_size": 256},
+        "pairs": ["resnet8 -> resnet8"],
+        "methods": ["kd", "sp"],
+        "trials": [1, 2],
+    })  # fmt: skip
+    (tmp_path / "grid.json").write_text(text)
+    runs, ledger = expand(grid_file.from_text(text, "here")).runs, Ledger(tmp_path)
+    words = [sys.executable, "-m", "distillers.cli", "sweep", str(tmp_path / "grid.json")]
+    words += ["--gpu_id", "cpu", "--jobs", "1"]
+    with (
+        subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as first,
+        subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as second,
+    ):
+        texts = [driver.communicate()[0] for driver in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0), texts
+    assert [ledger.starts(run.folder) for run in runs] == [1] * 5
+    began = [sum(line.startswith("running  ") for line in text.splitlines()) for text in texts]
+    assert sum(began) == 5
+    assert min(began) >= 1
+    assert any("running elsewhere" in text for text in texts)
+
+
 def counts(ledger, runs):
     return {run: ledger.starts(run.folder) for run in runs}
 
