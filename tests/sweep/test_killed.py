@@ -38,13 +38,14 @@ def test_twelve_runs_survive_three_kills_of_their_driver(tmp_path, engine):
     for num_done in sorted(rng.sample(range(9), KILLS)):
         before = counts(ledger, runs)
         finished = [run for run in runs if ledger.is_done(run.folder)]
-        with (tmp_path / "driver.log").open("a") as log:
-            driver = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
-        wait_for(lambda: is_on_its_way(ledger, runs, before, num_done), 900)  # noqa: B023
-        time.sleep(rng.uniform(0, 6))
-        assert driver.poll() is None, (tmp_path / "driver.log").read_text()
-        driver.kill()
-        driver.wait()
+        log = tmp_path / "driver.log"
+        with log.open("a") as file, subprocess.Popen(words, stdout=file, stderr=file) as driver:
+            try:
+                wait_for(lambda: is_on_its_way(ledger, runs, before, num_done), 900)  # noqa: B023
+                time.sleep(rng.uniform(0, 6))
+                assert driver.poll() is None, log.read_text()
+            finally:
+                driver.kill()
         wait_for(lambda: not any(map(alive, pids(ledger, runs))), 60)
         after = counts(ledger, runs)
         assert all(after[run] == before[run] for run in finished)
