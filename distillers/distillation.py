@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 from distillers import wiring
 from distillers.data.batch import Batch
 from distillers.errors import InputError
+from distillers.frozen import Frozen
 from distillers.heads import head_of
 from distillers.tap_rules import find_taps
-from distillers.taps import Reader, Taps, measure
+from distillers.taps import Reader, Taps, evaluating, measure
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Distillation(nn.Module):
         terms: the summands.
         student_taps: where to read the student.
         teacher_taps: where to read the teacher.
+        images: (n, c, h, w), any content, of the size and on the device to come: then a faster copy
+            is read in the teacher's place, see `distillers.frozen`.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Distillation(nn.Module):
         *,
         student_taps: Taps,
         teacher_taps: Taps,
+        images: Tensor | None = None,
     ) -> None:
         super().__init__()
         _refuse_bad_terms(terms)
@@ -99,12 +104,12 @@ class Distillation(nn.Module):
         student_kinds = {wiring.FROM_STUDENT[n] for n in asked if n in wiring.FROM_STUDENT}
         teacher_kinds = {wiring.FROM_TEACHER[n] for n in asked if n in wiring.FROM_TEACHER}
         self._student_reader = Reader(student, student_taps, student_kinds | {"logits"})
-        self._teacher_reader = Reader(freeze(teacher), teacher_taps, teacher_kinds)
+        self.frozen = Frozen(teacher, teacher_taps, teacher_kinds, images)
 
     @property
     def teacher(self) -> nn.Module:
-        """The frozen teacher."""
-        return self._teacher_reader.net
+        """The frozen teacher as it was given; `frozen.reading` is what runs."""
+        return self.frozen.net
 
     @property
     def warmup_epochs(self) -> int:
@@ -150,9 +155,36 @@ class Distillation(nn.Module):
     @torch.no_grad()
     def read_teacher(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
         """What the losses ask of the teacher, by the names that they use; perhaps nothing."""
-        if not self._teacher_reader.wanted:
+        if not self.frozen.reader.wanted:
             return {}
-        return {f"teacher_{kind}": value for kind, value in self._teacher_reader(images).items()}
+        if not torch.compiler.is_compiling():
+            self.frozen.follow()
+        return {f"teacher_{kind}": value for kind, value in self.frozen.reader(images).items()}
+
+    def train(self, mode: bool = True) -> "Distillation":
+        """The mode of the student and the losses; the teacher stays in evaluation mode."""
+        self.frozen.follow()  # a compiled step cannot
+        return super().train(mode)
+
+    @torch.no_grad()
+    def try_out(self, images: Tensor) -> None:
+        """Run the losses that keep nothing once, to learn what they refuse before training starts.
+
+        Raises:
+            InputError: as such a loss says, of networks that do not go together.
+        """
+        rows = torch.arange(len(images), device=images.device)
+        values: dict[str, Any] = {"labels": rows * 0, "index": rows, "progress": 0.0}
+        with evaluating(self.student):
+            read = self._student_reader(images)
+        values |= self.read_teacher(images)
+        values |= {f"student_{kind}": value for kind, value in read.items()}
+        for name, loss in self.losses.items():
+            if _lasting(loss) and not _keeps(loss):
+                try:
+                    loss(**{key: values[key] for key in self._reads[name]})
+                except ValueError as error:
+                    raise InputError(str(error)) from error
 
     def deployed(self) -> nn.Module:
         """The network that is scored, saved, exported: the student, or what a loss makes of it."""
@@ -176,12 +208,17 @@ class Distillation(nn.Module):
         return [loss for loss in self.losses.values() if hasattr(loss, "deploy")]
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Distillation":
-        self.teacher._apply(fn, recurse)
+        self.frozen.apply(fn, recurse)
         return super()._apply(fn, recurse)
 
 
 def _warmup_epochs(loss: nn.Module) -> int:
     return getattr(loss, "warmup_epochs", 0)
+
+
+def _keeps(loss: nn.Module) -> bool:
+    """Whether a loss has parameters or buffers, which a call may change."""
+    return next(chain(loss.parameters(), loss.buffers()), None) is not None
 
 
 def _lasting(loss: nn.Module) -> bool:
@@ -203,11 +240,6 @@ def _refuse_bad_terms(terms: list[Term]) -> None:
     deploying = [term.name for term in terms if hasattr(term.loss, "deploy")]
     if len(deploying) > 1:
         raise InputError(f"{' and '.join(deploying)} would each deploy a network of its own.")
-
-
-def freeze(net: nn.Module) -> nn.Module:
-    """`net` in evaluation mode, none of its parameters asking for gradient."""
-    return net.eval().requires_grad_(False)
 
 
 def distil(
@@ -258,9 +290,16 @@ def distil(
         for name, cls in classes.items()
     ]
     task = Distillation(
-        student, teacher, terms, student_taps=student_taps, teacher_taps=teacher_taps
+        student,
+        teacher,
+        terms,
+        student_taps=student_taps,
+        teacher_taps=teacher_taps,
+        images=images,
     )
-    return task.to(images.device)
+    task.to(images.device)
+    task.try_out(images)
+    return task
 
 
 def _facts(

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from distillers import checkpoint, recipes
+from distillers.allocator import keep_freed_memory
 from distillers.config import Training
 from distillers.data.source import BatchLoader, DataSource
 from distillers.distributed import World
@@ -25,7 +26,8 @@ from distillers.train import Plan, fit
 
 
 def prepare(config: Training) -> None:
-    """Seed every generator from --trial, and choose kernels."""
+    """Seed every generator from --trial, and choose kernels and how memory is kept."""
+    keep_freed_memory()
     torch.manual_seed(config.trial)
     torch.backends.cudnn.benchmark = not config.deterministic
     if config.deterministic:
@@ -94,7 +96,7 @@ def train(
         Lost: when other processes are gone.
     """
     kept, held_out = source.split(config.val_fraction, config.trial)
-    drop_last = config.protocol == "simkd" or getattr(task, "full_batches", False)
+    drop_last = config.as_published_by_simkd or getattr(task, "full_batches", False)
     loader = kept.train_loader(
         batch_of(config, world),
         seed=config.trial,
@@ -105,8 +107,8 @@ def train(
     tests = {"test": source.test_loader(world.device, world.shard)}
     if held_out:
         tests["val"] = held_out.test_loader(world.device, world.shard)
-    if config.channels_last:
-        task.to(memory_format=torch.channels_last)
+    order = torch.channels_last if config.channels_last else torch.contiguous_format
+    task.to(memory_format=order)  # the teacher's copy too
     if world.rank:  # what is drawn from here on differs; the first draws what one alone would
         seeds = np.random.SeedSequence([config.trial, world.rank])
         torch.manual_seed(int(seeds.generate_state(1)[0]))
@@ -172,6 +174,8 @@ def card_of(model: str, source: DataSource, config: Training) -> dict[str, Any]:
         "model": model,
         "num_classes": source.num_classes,
         "image_size": source.image_size,
+        "shorter_side": source.shorter_side,
+        "class_names": list(source.class_names),
         "dataset": source.name,
         "mean": list(source.mean),
         "std": list(source.std),
