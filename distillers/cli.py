@@ -14,6 +14,7 @@ COMMANDS = {
     "student": "distil a student from a trained teacher (train_student.py)",
     "evaluate": "score a saved network",
     "export": "write a saved network as safetensors, ONNX or a torch.export program",
+    "report": "compare finished runs with one another and with published numbers",
     "list": "show methods, networks and data sets",
     "data": "unpack the archives of ImageNet or Tiny ImageNet",
     "demo": "distil real handwritten digits in a few minutes, without a network or a GPU",

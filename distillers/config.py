@@ -152,7 +152,7 @@ class Training:
 
     def plain(self) -> dict[str, Any]:
         """Every flag as JSON types."""
-        return json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        return plain(dataclasses.asdict(self))
 
     def digest(self) -> str:
         """Eight hexadecimal digits that differ wherever a flag that matters differs."""
@@ -175,6 +175,11 @@ class TeacherConfig(Training):
         """The run's folder."""
         name = f"{file_name(self.model)}_vanilla_{self.dataset}_trial_{self.trial}_{self.digest()}"
         return Path(self.save_dir) / "teachers" / "models" / name
+
+
+def plain(content: Any) -> Any:
+    """`content` as JSON types; what is none of them as text."""
+    return json.loads(json.dumps(content, default=str))
 
 
 def file_name(text: str) -> str:

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from distillers import checkpoint, recipes
+from distillers import checkpoint, recipes, summary
 from distillers.config import Training, file_name
 from distillers.data.source import BatchLoader, DataSource
 from distillers.errors import InputError
 from distillers.evaluate import score
-from distillers.models.measure import count_parameters
+from distillers.models.measure import count_parameters, peak_memory_mib
 from distillers.progress import Progress
 from distillers.record import Record
 from distillers.train import Plan, fit
@@ -188,6 +188,7 @@ class Keeper:
         self.card = card
         self.best: dict[str, float] | None = place.state["best"] if place.state else None
         self.hours = place.state["hours"] if place.state else 0.0
+        self.peak_memory = place.state.get("peak_memory", 0.0) if place.state else 0.0
         self.started = time.monotonic()
 
     def keep(self, row: dict[str, float], state: dict[str, Any], deployed: nn.Module) -> None:
@@ -210,15 +211,20 @@ class Keeper:
         self.record.epoch(row)
         if better:
             self.record.write_json("test_best_metrics.json", _reported(row))
+        self.peak_memory = max(self.peak_memory, peak_memory_mib(deployed))
         resumable = {"trainer": state, "best": self.best, "hours": hours}
+        resumable["peak_memory"] = self.peak_memory
         checkpoint.save(self.place.last, {**payload, **resumable})
         self.progress.epoch(epoch, row)
 
     def finish(self, deployed: nn.Module) -> None:
-        """Write the documented summary of the whole run."""
+        """Write the documented summary of the whole run, and `summary.json` for reports."""
         hours = self.hours + (time.monotonic() - self.started) / 3600
         size = count_parameters(deployed) / 1e6
         totals = {"Total params": round(size, 6), "Total time": round(hours, 6)}
+        costs = summary.costs(deployed, self.card["image_size"])
+        costs |= {"hours": hours, "peak_memory_mib": self.peak_memory}
+        self.record.write_json("summary.json", {**self.card.get("distilled", {}), **costs})
         self.record.write_json("parameters.json", {**self.config.plain(), **totals})
 
     def describe(self, deployed: nn.Module) -> dict[str, Any]:

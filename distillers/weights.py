@@ -1,7 +1,7 @@
 """From flags to the weights and options of every loss of a student's run."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distillers import recipes, wiring
@@ -133,6 +133,39 @@ def options(
             )
         chosen[loss][option] = wiring.from_text(short[loss], option, text)
     return chosen
+
+
+def settings(weights: Weights, chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Each weight by the loss's name and each option, the defaults too, by "loss.option".
+
+    Args:
+        weights: what `choose` gave.
+        chosen: what `options` gave.
+    """
+    flat: dict[str, Any] = dict(weights.terms())
+    for cls in map(wiring.find, weights.terms()):
+        short = cls.__name__.lower()
+        for name, value in {**wiring.options(cls), **chosen.get(short, {})}.items():
+            flat[f"{short}.{name}"] = value
+    return flat
+
+
+def departures(
+    config: StudentConfig, given: Mapping[str, Any], teacher: str | None = None
+) -> dict[str, Any]:
+    """Those `settings` that are not as the protocol publishes them; a loss left out weighs 0.
+
+    Args:
+        config: the flags.
+        given: the settings that they lead to.
+        teacher: its name, for pairs that have weights of their own.
+    """
+    flags: dict[str, Any] = dict.fromkeys(flag for flag, _, _ in FLAG_OPTIONS)
+    plain = replace(config, cls=None, div=None, beta=None, option=(), **flags)
+    published = choose(plain, teacher)
+    usual = settings(published, options(plain, published, teacher))
+    every = {**dict.fromkeys(published.terms(), 0.0), **given}
+    return {name: value for name, value in every.items() if usual.get(name, ...) != value}
 
 
 def _recipe(config: StudentConfig, method: str, teacher: str | None) -> recipes.Recipe:

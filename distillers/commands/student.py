@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from distillers.cli import parse
+from distillers.config import plain
 from distillers.config_student import StudentConfig
 
 
@@ -49,8 +50,18 @@ def main(args: Sequence[str]) -> None:
         f"{config.model_s} from {teacher_name} on {config.dataset}, {device}, into {place.folder}"
     )
     print(f"loss: {terms} (protocol {config.protocol})")
+    accuracy = card.get("accuracy") if card.get("dataset") == source.name else None
     if not config.skip_validation:
-        test = source.test_loader(device)
-        print(f"teacher: {run.score(teacher, test.epoch(1)).acc:.2f} % on the test images")
-    run.train(config, task, source, place, run.card_of(config.model_s, source, config), device)
+        accuracy = run.score(teacher, source.test_loader(device).epoch(1)).acc
+        print(f"teacher: {accuracy:.2f} % on the test images")
+    settings = weights.settings(chosen, options)
+    distilled = {
+        "teacher": teacher_name,
+        "teacher_sha256": checkpoint.digest(config.path_t),
+        "teacher_accuracy": accuracy,
+        "settings": plain(settings),
+        "departures": plain(weights.departures(config, settings, teacher_name)),
+    }
+    described = {**run.card_of(config.model_s, source, config), "distilled": distilled}
+    run.train(config, task, source, place, described, device)
     print(f"saved {place.best}")

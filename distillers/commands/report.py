@@ -1,0 +1,45 @@
+"""`distillers report`: what finished runs say together, as a page and as tables."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from distillers.cli import parse
+from distillers.errors import InputError
+
+Format = Literal["html", "markdown", "csv", "latex"]
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Compare finished runs with one another and with what is published."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]]
+    """Run folders, or folders with run folders in them, as ./save."""
+    out: str = "./report"
+    """The folder to write to; files of an earlier report there are replaced."""
+    baseline: str | None = None
+    """The row that the others are compared with, as "alone" or "kd (ce=1, kd=1)". Left out: kd,
+    where it is not there the student alone."""
+    format: tuple[Format, ...] = ("html", "markdown", "csv", "latex")
+    """What to write."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Read the runs, write the report, and say what was left out."""
+    config = parse(ReportConfig, args, "distillers report")
+    if not config.runs:
+        raise InputError("no folder was given, as in `distillers report ./save`.")
+
+    from distillers.analysis.report import build
+    from distillers.analysis.report_files import write
+
+    report = build([Path(path) for path in config.runs], config.baseline)
+    print(f"{report.num_runs} runs in {report.num_rows} rows, {len(report.tables)} tables")
+    for each in report.not_counted:
+        print(f"not counted, {each.kind}: {each.folder}: {each.reason}")
+    for path in write(report, Path(config.out), config.format):
+        print(f"wrote {path}")
