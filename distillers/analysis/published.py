@@ -85,10 +85,11 @@ def departures(entry: Published, setting: Mapping[str, Any]) -> list[str]:
     told = []
     if entry.epochs and setting["epochs"] != entry.epochs:
         told.append(f"{setting['epochs']} epochs, not {entry.epochs}")
-    for name in SCHEDULE:
-        if setting[name] != usual[name]:
-            told.append(f"{name} {shown(setting[name])}, not {usual[name]}")
-    return told
+    return told + [
+        f"{name} {shown(setting[name])}, not {usual[name]}"
+        for name in SCHEDULE
+        if setting[name] != usual[name]
+    ]
 
 
 def _entry(row: dict[str, str]) -> Published:

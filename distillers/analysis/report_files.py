@@ -21,6 +21,8 @@ LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
+    "[": "{[}",  # which would be an option where it follows a line's end, as * would
+    "*": "{*}",
     "±": r"$\pm$",
     "−": "$-$",
     "→": r"$\to$",
