@@ -42,6 +42,8 @@ def estimate(values: Sequence[float]) -> Estimate:
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
         return Estimate(mean, None, len(values))
+    if min(values) == max(values):  # whose mean is rounded, which would pass for a deviation
+        return Estimate(values[0], 0.0, len(values))
     squares = math.fsum((value - mean) ** 2 for value in values)
     return Estimate(mean, math.sqrt(squares / (len(values) - 1)), len(values))
 

@@ -1,11 +1,12 @@
 """JSON that others wrote, read field by field: what a file says may be anything."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from distillers.errors import InputError
+
+LARGEST = 1e18  # sums of squares of such numbers are finite too
 
 
 class Unfinished(InputError):  # noqa: N818, a word that reads
@@ -91,12 +92,13 @@ def parsed(where: str, text: str) -> Any:
 
 
 def finite(value: object, saying: str) -> float:
-    """A finite number; `saying` begins the error of anything else.
+    """A number that a run may write; `saying` begins the error of anything else.
 
     Raises:
         InputError: for anything else.
     """
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and abs(value) <= LARGEST:
         return value
     raise InputError(f"{saying} {shown(value)[:40]}.")
 

@@ -35,7 +35,7 @@ def overview(each: Overview, number: int, styles: dict[str, Style]) -> str:
         for found, digits in ((averages, 2), (ranks, 1)):
             told = {r: cells.or_missing(v, f"{v or 0:.{digits}f}") for r, v in found.items()}
             parts += [cells.by_rule(told, "own")]
-        words = [label, each.dataset, each.protocol, *(table.pair for table in each.tables)]
+        words = [label, each.dataset, *(table.pair for table in each.tables)]
         lines.append(cells.line(words, label, parts))
     caption = "Test accuracy, %; the best of each pair in bold"
     return (

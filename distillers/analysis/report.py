@@ -8,6 +8,7 @@ from distillers.analysis import comparisons, runs
 from distillers.analysis.comparisons import Comparison
 from distillers.analysis.estimates import Estimate, estimate
 from distillers.analysis.runs import Damaged
+from distillers.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,10 @@ def build(roots: Iterable[Path], baseline: str | None = None) -> Report:
         InputError: when a folder does not exist, holds no run folder at all, or no table has the
             baseline.
     """
+    roots = list(roots)
     folders = runs.find(roots)
+    if not folders:
+        raise InputError(f"there is no run folder in {', '.join(map(str, roots))}.")
     every = runs.read_all(folders)
     groups, copies = comparisons.unite(run for run in every if isinstance(run, runs.Run))
     tables = comparisons.compare(groups, baseline)

@@ -42,9 +42,9 @@ def interval(difference: Difference) -> str:
 
 def compact(count: float) -> str:
     """A large count in three digits: 78.0 k, 3.13 M, 4.11 G."""
-    for power, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= power:
-            return f"{count / power:.3g} {unit}" if count < 999.5 * power else f"{count:,.0f}"
+    for power, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= 0.9995 * power:
+            return f"{count / power:#.3g}".rstrip(".") + f" {unit}"
     return f"{count:,.0f}"
 
 
