@@ -10,6 +10,7 @@ import pytest
 
 from distillers import cli
 from distillers.analysis import runs
+from distillers.analysis.fields import all_finite, finite
 from distillers.analysis.runs import Damaged, Run
 from distillers.errors import InputError
 from tests.run_folders import write, write_run
@@ -33,7 +34,7 @@ def real(tmp_path_factory):
 
 
 def test_a_real_run_is_read_as_it_was(real):
-    read = runs.read_all(runs.find([real]))
+    read = read_all(real)
     assert [type(run) for run in read] == [Run] * 3  # the alias of the teacher is not a fourth
     simkd, kd, alone = sorted(read, key=lambda run: run.method, reverse=True)
     assert (kd.method, kd.departures) == ("kd", {"ce": 1.0, "kd": 1.0})
@@ -67,8 +68,8 @@ def test_the_written_folders_of_these_tests_are_like_real_ones(real, tmp_path):
     write_run(tmp_path, "kd")
     write_run(tmp_path)
     for method in ("kd", "alone"):
-        (of_real,) = [r for r in runs.read_all(runs.find([real])) if r.method == method]
-        (made,) = [r for r in runs.read_all(runs.find([tmp_path])) if r.method == method]
+        (of_real,) = [r for r in read_all(real) if r.method == method]
+        (made,) = [r for r in read_all(tmp_path) if r.method == method]
         for name in ("config.json", "summary.json", "environment.json"):
             theirs, ours = (
                 json.loads((where / run.folder / name).read_text())
@@ -121,6 +122,10 @@ def test_folders_are_found_once_and_links_are_not_followed(tmp_path):
     assert runs.find([folder.with_name("alias")]) == [folder.with_name("alias")]
     with pytest.raises(InputError, match="there is no folder"):
         runs.find([tmp_path / "nowhere"])
+
+
+def read_all(root):
+    return [runs.read(folder) for folder in runs.find([root])]
 
 
 def truncated(folder, name="metrics.jsonl"):
@@ -212,7 +217,7 @@ def test_a_damaged_or_unfinished_folder_is_told_and_stops_nothing(tmp_path, kind
     bad = write_run(tmp_path, "kd", trial=1)
     (UNFINISHED | DAMAGED)[kind](bad)
     found = runs.find([tmp_path])
-    read = dict(zip(found, runs.read_all(found), strict=True))
+    read = dict(zip(found, map(runs.read, found), strict=True))
     assert isinstance(read[good], Run)
     assert isinstance(read[bad], Damaged)
     assert read[bad].reason
@@ -222,7 +227,7 @@ def test_a_damaged_or_unfinished_folder_is_told_and_stops_nothing(tmp_path, kind
 
 def test_an_empty_run_folder_is_unfinished(tmp_path):
     (tmp_path / "S_resnet8_T_resnet20_digits_kd_r_1_a_0_b_1_0_01234567").mkdir()
-    (read,) = runs.read_all(runs.find([tmp_path]))
+    (read,) = read_all(tmp_path)
     assert (read.kind, read.reason) == ("unfinished", "config.json is missing.")
 
 
@@ -230,7 +235,7 @@ def test_an_empty_run_folder_is_unfinished(tmp_path):
 def test_an_unreadable_folder_is_told(tmp_path):
     folder = write_run(tmp_path, "kd")
     (folder / "metrics.jsonl").chmod(0)
-    (read,) = runs.read_all(runs.find([tmp_path]))
+    (read,) = read_all(tmp_path)
     assert "cannot be read" in read.reason
 
 
@@ -245,14 +250,28 @@ def test_first_stages_do_not_count(tmp_path):
     assert read.scores == {"last": 30, "best": 40}
 
 
-def test_many_folders_are_read_by_several_processes_to_the_same(tmp_path, monkeypatch):
-    for trial in range(3):
-        write_run(tmp_path, "kd", trial=trial)
-    truncated(write_run(tmp_path, "kd", trial=3))
-    folders = runs.find([tmp_path])
-    alone = runs.read_all(folders)
-    monkeypatch.setattr(runs, "MANY", 2)
-    assert runs.read_all(folders) == alone
+def test_the_fast_look_at_numbers_agrees_with_the_slow_one():
+    ends = [0, 1.5, -1e18, 10**18, 10**400, -1e19, float("nan"), float("inf"), True, "1", None]
+    for first in ends:
+        for second in ends:
+            for values in ([first, second], [1, first, 2.5, second, 3]):
+                assert all_finite(values) is all(map(is_finite, values)), values
+    assert all_finite([])
+
+
+def is_finite(value):
+    try:
+        finite(value, "")
+    except InputError:
+        return False
+    return True
+
+
+def test_one_bad_figure_among_good_ones_is_told(tmp_path):
+    for number, bad in enumerate((1e300, float("nan"), "1")):
+        folder = write_run(tmp_path, "kd", trial=number)
+        lines(row(1), row(2, images_per_second=bad))(folder)
+        assert "images_per_second is" in runs.read(folder).reason
 
 
 def test_a_report_needs_no_torch(tmp_path):

@@ -1,6 +1,8 @@
 """JSON that others wrote, read field by field: what a file says may be anything."""
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,16 @@ def finite(value: object, saying: str) -> float:
     if is_number and abs(value) <= LARGEST:
         return value
     raise InputError(f"{saying} {shown(value)[:40]}.")
+
+
+def all_finite(values: Sequence[Any]) -> bool:
+    """Whether `finite` takes every value, found fast: a report of many runs asks it of millions."""
+    if not {type(value) for value in values} <= {int, float}:
+        return False
+    within = all(
+        -LARGEST <= end <= LARGEST for end in (min(values, default=0), max(values, default=0))
+    )
+    return within and not math.isnan(sum(values))  # which may hide from min and max
 
 
 def shown(text: object) -> str:

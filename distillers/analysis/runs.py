@@ -5,15 +5,14 @@ import json
 import os
 import statistics
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from distillers.analysis.fields import (
     Fields,
     Unfinished,
+    all_finite,
     finite,
     parsed,
     read_fields,
@@ -25,7 +24,6 @@ from distillers.config_student import StudentConfig
 from distillers.errors import InputError
 
 MARKS = ("config.json", "metrics.jsonl", "environment.json", "parameters.json", "summary.json")
-MANY = 500  # folders from which on several processes read them
 RULES = ("last", "best", "held_out")
 ALONE = "alone"
 TAPS = ("taps_t", "taps_s")
@@ -125,14 +123,6 @@ def find(roots: Iterable[Path]) -> list[Path]:
         for folder in _run_folders(root):
             found.setdefault(folder.resolve(), folder)
     return sorted(found.values())
-
-
-def read_all(folders: list[Path]) -> list[Run | Damaged]:
-    """Read folders, in their order; many of them by several processes."""
-    if len(folders) < MANY:
-        return [read(folder) for folder in folders]
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        return list(pool.map(read, folders, chunksize=100))
 
 
 def read(folder: Path) -> Run | Damaged:
@@ -240,7 +230,11 @@ def _curves(folder: Path, epochs: int) -> dict[str, list[float]]:
 
 
 def _column(rows: list[dict[str, Any]], name: str) -> list[float]:
-    return [finite(row.get(name), f"metrics.jsonl says that {name} is") for row in rows]
+    values: list[Any] = [row.get(name) for row in rows]
+    if not all_finite(values):
+        for value in values:
+            finite(value, f"metrics.jsonl says that {name} is")
+    return values
 
 
 def _summary(folder: Path) -> Fields:
