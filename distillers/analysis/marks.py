@@ -67,9 +67,14 @@ class Scale:
         """The place of a value."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start)
 
-    def ticks(self, about: int = 6) -> list[float]:
-        """Round values within the axis, one, two or five times a power of ten apart."""
-        step = nice((self.high - self.low) / about)
+    def ticks(self, about: int = 6, smallest: float = 0.0) -> list[float]:
+        """Round values within the axis, one, two or five times a power of ten apart.
+
+        Args:
+            about: how many of them, nearly.
+            smallest: the least step; 1 where only whole numbers mean something.
+        """
+        step = nice(max((self.high - self.low) / about, smallest))
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         return [number * step for number in range(first, last + 1)]

@@ -91,7 +91,7 @@ def cost_picture(
     y = frame.up(low, high)
     best = front(points, more_is_better)
     parts = [
-        _axes(frame, x, y, name, "test accuracy, %"),
+        _axes(frame, x, y, name),
         f'<path class="front" d="{_stairs(best, frame, x, y, more_is_better)}"/>',
     ]
     taken = [_around(x(point.x), y(point.y), 7, 7) for point in points]
@@ -126,7 +126,7 @@ def curves_picture(lines: Sequence[Line], teacher: float | None) -> str:
     seen = [value for line in lines for value in line.values[begin:]]
     x = frame.across(1, max(epochs, 2))
     y = frame.up(*spread([*seen, *([teacher] if teacher is not None else [])], 0.05))
-    parts = [_axes(frame, x, y, "epoch", "test accuracy, %")]
+    parts = [_axes(frame, x, y, "epoch", x_step=1)]
     if teacher is not None:
         parts.append(
             f'<path class="teacher" d="M{left},{y(teacher):.1f}H{right}"/>'
@@ -181,7 +181,7 @@ def _picture(frame: Frame, told: str, content: str, kind: str) -> str:
     )
 
 
-def _axes(frame: Frame, x: Scale, y: Scale, of_x: str, of_y: str) -> str:
+def _axes(frame: Frame, x: Scale, y: Scale, of_x: str, x_step: float = 0.0) -> str:
     left, top, right, bottom = frame.plot
     across = (
         f'<path class="grid" d="M{left},{y(tick):.1f}H{right}"/>'
@@ -193,13 +193,13 @@ def _axes(frame: Frame, x: Scale, y: Scale, of_x: str, of_y: str) -> str:
         f'<path class="axis" d="M{x(tick):.1f},{bottom}v5"/>'
         f'<text class="small" text-anchor="middle" x="{x(tick):.1f}" y="{bottom + 18}">'
         f"{tick:,.10g}</text>"
-        for tick in x.ticks()
+        for tick in x.ticks(5, x_step)
     )
     return (
         f"{''.join(across)}{''.join(up)}"
         f'<path class="axis" d="M{left},{bottom}H{right}"/>'
         f'<text class="small" text-anchor="end" x="{right}" y="{bottom + 36}">{escape(of_x)}</text>'
-        f'<text class="small" x="{left - 42}" y="{top - 3}">{escape(of_y)}</text>'
+        f'<text class="small" x="{left - 42}" y="{top - 3}">test accuracy, %</text>'
     )
 
 

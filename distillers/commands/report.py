@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-import tyro
+from tyro.conf import Positional, arg
 
 from distillers.cli import parse
 from distillers.errors import InputError
 
+NAMED = 20  # folders that the terminal names
 Format = Literal["html", "markdown", "csv", "latex"]
 
 
@@ -17,7 +18,7 @@ Format = Literal["html", "markdown", "csv", "latex"]
 class ReportConfig:
     """Compare finished runs with one another and with what is published."""
 
-    runs: tyro.conf.Positional[tuple[str, ...]]
+    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUNS...")]
     """Run folders, or folders with run folders in them, as ./save."""
     out: str = "./report"
     """The folder to write to; files of an earlier report there are replaced."""
@@ -39,7 +40,9 @@ def main(args: Sequence[str]) -> None:
 
     report = build([Path(path) for path in config.runs], config.baseline)
     print(f"{report.num_runs} runs in {report.num_rows} rows, {len(report.tables)} tables")
-    for each in report.not_counted:
+    for each in report.not_counted[:NAMED]:
         print(f"not counted, {each.kind}: {each.folder}: {each.reason}")
+    if len(report.not_counted) > NAMED:
+        print(f"and {len(report.not_counted) - NAMED} more that do not count; the report has all")
     for path in write(report, Path(config.out), config.format):
         print(f"wrote {path}")
