@@ -58,29 +58,59 @@ def seeds(root, method, values, **kwargs):
         write_run(root, method, trial=trial, accuracies=(value / 2, value), **kwargs)
 
 
-def test_a_table_compares_only_what_is_alike(tmp_path):
+def test_whatever_differs_is_another_row_and_its_name_says_how(tmp_path):
     seeds(tmp_path, "kd", (60, 62))
     seeds(tmp_path, "at", (61, 64))
     seeds(tmp_path, None, (55, 56))  # the student alone
-    seeds(tmp_path, None, (57, 58), batch_size=32)  # alone, but trained otherwise
+    seeds(tmp_path, None, (57, 58), batch_size=32)  # alone, but as no row is trained
     write_run(tmp_path, None, model="resnet20")  # the teacher is no row of its own pair
-    write_run(tmp_path, "kd", batch_size=16)
+    write_run(tmp_path, "kd", batch_size=16, accuracies=(1, 1))
     write_run(tmp_path, "kd", protocol="simkd")
-    write_run(tmp_path / "b", "kd", summary={"teacher_sha256": "cd" * 32})
+    write_run(tmp_path / "b", "kd", summary={"teacher_sha256": "cd" * 32}, accuracies=(2, 2))
+    write_run(tmp_path, "kd", taps_s=("layer1", "layer2"), accuracies=(3, 3))
     made = tables(tmp_path)
-    told = {(t.protocol, t.title): [row.label for row in t.rows] for t in made}
+    told = {(t.protocol, t.pair): [row.label for row in t.rows] for t in made}
     assert told == {
-        ("crd", "resnet20 → resnet8 (batch_size=16, teacher's file abababab)"): ["kd"],
-        ("crd", "resnet20 → resnet8 (batch_size=64, teacher's file abababab)"): [
-            "at",
-            "kd",
-            "alone",
+        ("crd", "resnet20 → resnet8"): [
+            *("at", "kd", "alone", "kd (taps_s=layer1,layer2)", "kd [teacher=cdcdcdcd]"),
+            "kd [batch_size=16]",
         ],
-        ("crd", "resnet20 → resnet8 (batch_size=64, teacher's file cdcdcdcd)"): ["kd", "alone"],
         ("simkd", "resnet20 → resnet8"): ["kd"],
-        ("crd", "no teacher (batch_size=32)"): ["resnet8"],
-        ("crd", "no teacher (batch_size=64)"): ["resnet20", "resnet8"],
+        ("crd", "no teacher"): ["resnet20", "resnet8 [batch_size=32]", "resnet8"],
     }
+    assert [len(row.runs) for row in made[0].rows] == [2, 2, 2, 1, 1, 1]
+    assert made[0].baseline == "kd"
+
+
+def test_what_most_runs_have_needs_no_words(tmp_path):
+    """Over all pairs, so that a name means the same in each; the rate is each pair's own."""
+    for method in ("kd", "at", "sp"):
+        write_run(tmp_path, method, weight_decay=1e-3)
+    slow = write_run(tmp_path, "kd", model_s="ShuffleV1", weight_decay=1e-3)
+    text = (slow / "metrics.jsonl").read_text()
+    (slow / "metrics.jsonl").write_text(text.replace("0.05", "0.01"))
+    write_run(tmp_path, "kd", model_s="resnet14")
+    write_run(tmp_path, "at", model_s="resnet14")
+    told = {t.student: sorted(row.label for row in t.rows) for t in tables(tmp_path)}
+    other = "[weight_decay=0.0005]"
+    assert told == {
+        "resnet8": ["at", "kd", "sp"],
+        "resnet14": [f"at {other}", f"kd {other}"],
+        "ShuffleV1": ["kd"],
+    }
+    assert {t.student: t.baseline for t in tables(tmp_path)}["resnet14"] == f"kd {other}"
+
+
+def test_networks_alone_may_have_several_rates(tmp_path):
+    write_run(tmp_path, None, model="resnet20")
+    for rate in ("0.05", "0.1"):
+        folder = write_run(tmp_path, None, learning_rate=float(rate))
+        text = (folder / "metrics.jsonl").read_text()
+        (folder / "metrics.jsonl").write_text(text.replace("0.05", rate))
+    (table,) = tables(tmp_path)
+    labels = sorted(row.label for row in table.rows)
+    assert labels[:2] == ["resnet20", "resnet8"]
+    assert labels[2].startswith("resnet8 [learning_rate=0.")
 
 
 def test_rows_are_ranked_by_the_rule_of_the_protocol(tmp_path):

@@ -1,15 +1,17 @@
 """Runs that may be compared: grouped into rows of seeds, the rows into tables of one pair."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from distillers.analysis import published
+from distillers.analysis import labels, published
 from distillers.analysis.estimates import Difference, Estimate, estimate, welch
-from distillers.analysis.fields import shown
 from distillers.analysis.runs import ALONE, RULES, Damaged, Run
 from distillers.errors import unknown
+
+Group = labels.Group
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Row:
     """One method with one set of weights and options, over its seeds.
 
     Attributes:
-        label: the method, and what is not as published: "kd (ce=1, kd=1)"; unique in its table.
+        label: the method, what is not as published, and in what it was trained otherwise than
+            most: "kd (ce=1, kd=1) [epochs=20]"; unique in its table.
         runs: one a trial, in the trials' order.
         ranks: by rule, 1 is best; none for a network alone.
         differences: to the table's baseline, by rule.
@@ -55,7 +58,8 @@ class Row:
     def formula(self) -> str:
         """The weighted sum that was minimised."""
         weights = {name: w for name, w in self.runs[0].settings.items() if "." not in name}
-        return " + ".join(f"{value(w)} {name}" for name, w in weights.items()) or "1 ce"
+        told = (f"{labels.value(weight)} {name}" for name, weight in weights.items())
+        return " + ".join(told) or "1 ce"
 
     @cached_property
     def scores(self) -> dict[str, Estimate]:
@@ -87,17 +91,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A table: the methods of one pair of networks, all else equal.
+    """A table: what was tried for one pair of networks on one data set under one protocol.
 
     Attributes:
         dataset: its name.
         protocol: "crd" or "simkd".
         teacher: the network; None in a table of networks alone, whose rows are networks.
-        teacher_file: SHA-256 of its checkpoint; None likewise.
         student: the network; None likewise.
-        setting: the flags that all runs share.
-        note: what tells it from other tables of the same pair; often "".
-        rule: what the protocol reports: "last", "best" or "held_out".
+        setting: the flags of most of its rows.
+        rule: what is reported: "last", "best" or "held_out".
         baseline: label of the row that the others are compared with, or None.
         rows: the best first, by the rule.
     """
@@ -105,10 +107,8 @@ class Comparison:
     dataset: str
     protocol: str
     teacher: str | None
-    teacher_file: str | None
     student: str | None
     setting: dict[str, Any]
-    note: str
     rule: str
     baseline: str | None
     rows: tuple[Row, ...]
@@ -117,11 +117,6 @@ class Comparison:
     def pair(self) -> str:
         """The two networks."""
         return f"{self.teacher} → {self.student}" if self.teacher else "no teacher"
-
-    @property
-    def title(self) -> str:
-        """Its pair, with what tells it from other tables of the pair."""
-        return f"{self.pair} ({self.note})" if self.note else self.pair
 
     @cached_property
     def by_label(self) -> dict[str, Row]:
@@ -140,7 +135,7 @@ class Comparison:
         return next((accuracy for accuracy in known if accuracy is not None), None)
 
 
-def unite(runs: Iterable[Run]) -> tuple[list[tuple[Run, ...]], list[Damaged]]:
+def unite(runs: Iterable[Run]) -> tuple[list[Group], list[Damaged]]:
     """Runs that differ in nothing but the trial, together; and those that are there twice.
 
     Returns:
@@ -158,94 +153,89 @@ def unite(runs: Iterable[Run]) -> tuple[list[tuple[Run, ...]], list[Damaged]]:
     return [tuple(group[trial] for trial in sorted(group)) for group in groups.values()], copies
 
 
-def compare(groups: Sequence[tuple[Run, ...]], baseline: str | None = None) -> list[Comparison]:
+def compare(groups: Sequence[Group], baseline: str | None = None) -> list[Comparison]:
     """Tables of what may be compared.
 
     Args:
         groups: as `unite` gives them.
-        baseline: label of the row to compare with. Left out: "kd", else "alone".
+        baseline: label of the row to compare with. Left out: that of KD as published, else that of
+            the student alone.
 
     Raises:
         InputError: when no table has such a row.
     """
-    tables: dict[tuple, list[tuple[Run, ...]]] = {}
-    alone: dict[tuple, list[tuple[Run, ...]]] = {}
+    pairs: dict[tuple, list[Group]] = {}
+    alone: dict[tuple, list[Group]] = {}
+    alike: dict[tuple, list[Group]] = {}
     for group in groups:
-        tables.setdefault(_table_of(group[0]), []).append(group)
-        if group[0].teacher is None:
-            alone.setdefault(_like(group[0]), []).append(group)
+        run = group[0]
+        student = run.student if run.teacher else None
+        pairs.setdefault((run.dataset, run.protocol, run.teacher, student), []).append(group)
+        alike.setdefault((run.dataset, run.protocol), []).append(group)
+        if run.teacher is None:
+            alone.setdefault(_trained_as(run), []).append(group)
+    usual = {key: labels.most_common(each, labels.RATE) for key, each in alike.items()}
     beside = published.by_run(published.read())
-    made = []
-    for each in tables.values():
-        if each[0][0].teacher is not None:
-            each += alone.get(_like(each[0][0]), [])
-        made.append(_table(each, baseline, beside))
-    labels = {row.label for table in made if table.teacher for row in table.rows}
-    if baseline is not None and baseline not in labels:
-        raise unknown("row", baseline, labels)
-    return sorted(_noted(made), key=_place)
+    tables = []
+    for (dataset, protocol, teacher, student), each in pairs.items():
+        if teacher is not None:
+            ways = dict.fromkeys(_trained_as(group[0]) for group in each)
+            each += [group for way in ways for group in alone.get(way, [])]
+        named = labels.label(each, usual[dataset, protocol])
+        tables.append(_table((dataset, protocol, teacher, student), named, baseline, beside))
+    known = {row.label for table in tables if table.teacher for row in table.rows}
+    if baseline is not None and baseline not in known:
+        raise unknown("row", baseline, known)
+    return sorted(tables, key=lambda t: (t.teacher is None, t.dataset, t.protocol, t.pair))
 
 
-def value(content: object) -> str:
-    """A flag's value as one would type it."""
-    if isinstance(content, float):
-        return f"{content:g}"
-    if isinstance(content, list):
-        return ",".join(map(value, content))
-    return shown(content)
-
-
-def _place(table: Comparison) -> tuple:
-    return table.teacher is None, table.dataset, table.protocol, table.pair, table.note
-
-
-def _table_of(run: Run) -> tuple:
-    if run.teacher is None:  # networks have rates of their own
-        rest = {name: v for name, v in run.setting.items() if name != "learning_rate"}
-        return run.dataset, run.protocol, None, None, repr(rest)
-    return run.dataset, run.protocol, run.teacher, run.teacher_file, run.student, repr(run.setting)
-
-
-def _like(run: Run) -> tuple:
+def _trained_as(run: Run) -> tuple:
     return run.dataset, run.protocol, run.student, repr(run.setting)
 
 
-def _table(groups: list[tuple[Run, ...]], baseline: str | None, beside: dict) -> Comparison:
-    first = groups[0][0]
-    rule = "last" if first.protocol == "crd" else "best"
-    if first.setting.get("val_fraction"):
+def _table(pair: tuple, named: dict[str, Group], baseline: str | None, beside: dict) -> Comparison:
+    dataset, protocol, teacher, student = pair
+    rows = [Row(label, group, {}, {}) for label, group in named.items()]
+    rule = "last" if protocol == "crd" else "best"
+    if all("held_out" in row.scores for row in rows):
         rule = "held_out"
-    rows = [Row(label, group, {}, {}) for label, group in _labelled(groups)]
-    rule = rule if all(rule in row.scores for row in rows) else "last"
     rows.sort(key=lambda row: -row.scores[rule].mean)
-    found = {row.label: row for row in rows} if first.teacher else {}
-    wanted = [baseline] if baseline else ["kd", ALONE]
-    reference = next((found[label] for label in wanted if label in found), None)
+    setting = labels.most_common([row.runs for row in rows])
+    reference = _reference(rows, setting, baseline) if teacher else None
+    means = {
+        rule: sorted(row.scores[rule].mean for row in rows if not row.alone and rule in row.scores)
+        for rule in RULES
+    }
     return Comparison(
-        dataset=first.dataset,
-        protocol=first.protocol,
-        teacher=first.teacher,
-        teacher_file=first.teacher_file,
-        student=first.student if first.teacher else None,
-        setting=first.setting,
-        note="",
+        dataset=dataset,
+        protocol=protocol,
+        teacher=teacher,
+        student=student,
+        setting=setting,
         rule=rule,
         baseline=reference.label if reference else None,
-        rows=tuple(_compared(row, rows, reference, beside) for row in rows),
+        rows=tuple(_compared(row, means, reference, beside) for row in rows),
     )
 
 
-def _compared(row: Row, rows: list[Row], reference: Row | None, beside: dict) -> Row:
-    methods = [other for other in rows if not other.alone]
+def _reference(rows: list[Row], setting: dict[str, Any], baseline: str | None) -> Row | None:
+    """The row that the others are compared with, of the usual setting where there is a choice."""
+    if baseline is not None:
+        return next((row for row in rows if row.label == baseline), None)
+    plain = [row for row in rows if row.runs[0].method == "kd" and not row.runs[0].departures]
+    plain = plain or [row for row in rows if row.alone]
+    return min(plain, key=lambda row: (row.runs[0].setting != setting, row.label), default=None)
+
+
+def _compared(row: Row, means: dict[str, list[float]], reference: Row | None, beside: dict) -> Row:
     ranks, differences = {}, {}
     for rule, score in row.scores.items():
         if not row.alone:
-            better = [m for m in methods if rule in m.scores and m.scores[rule].mean > score.mean]
-            ranks[rule] = 1 + len(better)
+            ranks[rule] = 1 + len(means[rule]) - bisect_right(means[rule], score.mean)
         if reference is not None and row is not reference and rule in reference.scores:
             differences[rule] = welch(score, reference.scores[rule])
     run = row.runs[0]
-    name = ALONE if row.alone else row.label
+    name = ALONE if row.alone else labels.method_of(run)
     key = (run.dataset, run.protocol, run.teacher or "", run.student, name)
     near = tuple(_beside(entry, row) for entry in beside.get(key, ()))
     return replace(row, ranks=ranks, differences=differences, beside=near)
@@ -256,45 +246,3 @@ def _beside(entry: published.Published, row: Row) -> Beside:
     score = row.scores.get(entry.rule)
     comparable = score is not None and not departures
     return Beside(entry, score.mean - entry.mean if score and comparable else None, departures)
-
-
-def _labelled(groups: list[tuple[Run, ...]]) -> list[tuple[str, tuple[Run, ...]]]:
-    """A name for each group that no other group of the table has."""
-    of_networks = groups[0][0].teacher is None
-    labels: dict[str, tuple[Run, ...]] = {}
-    for group in groups:
-        run = group[0]
-        label = run.student if of_networks else run.method
-        if run.departures:
-            told = (f"{name}={value(v)}" for name, v in sorted(run.departures.items()))
-            label += f" ({', '.join(told)})"
-        if label in labels:
-            label += f" [learning_rate={value(run.setting['learning_rate'])}]"
-        number, plain = 2, label
-        while label in labels:
-            label, number = f"{plain} ({number})", number + 1
-        labels[label] = group
-    return list(labels.items())
-
-
-def _noted(tables: list[Comparison]) -> list[Comparison]:
-    """The tables, with what tells those of one pair apart."""
-    same: dict[tuple, list[Comparison]] = {}
-    for table in tables:
-        pair = (table.dataset, table.protocol, table.teacher, table.student)
-        same.setdefault(pair, []).append(table)
-    return [replace(table, note=_note(table, like)) for like in same.values() for table in like]
-
-
-def _note(table: Comparison, like: list[Comparison]) -> str:
-    names = {name for other in like for name in other.setting}
-    if table.teacher is None:
-        names -= {"learning_rate"}
-    notes = [
-        f"{name}={value(table.setting.get(name))}"
-        for name in sorted(names)
-        if any(other.setting.get(name) != table.setting.get(name) for other in like)
-    ]
-    if any(other.teacher_file != table.teacher_file for other in like):
-        notes.append(f"teacher's file {str(table.teacher_file)[:8]}")
-    return ", ".join(notes)

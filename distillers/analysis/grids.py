@@ -52,7 +52,7 @@ def grids(report: Report) -> list[Grid]:
 
 def overview(each: Overview) -> Grid:
     """Methods by pairs, by what the protocol reports."""
-    rows = [["Method", *(table.title for table in each.tables), "Average", "Mean rank"]]
+    rows = [["Method", *(table.pair for table in each.tables), "Average", "Mean rank"]]
     labels = each.labels()
     for label in labels:
         cells = [f"{with_sd(s)} ({s.n})" if s else MISSING for s in each.scores(label, "own")]
@@ -94,7 +94,7 @@ def accuracy(table: Comparison) -> Grid:
     parts.append(described(table.setting, with_rate=table.teacher is not None))
     if table.teacher_accuracy is not None:
         parts.append(f"teacher {percent(table.teacher_accuracy)}")
-    return Grid(f"{table.title}: test accuracy, %", "; ".join(parts) + ".", rows, frozenset(bold))
+    return Grid(f"{table.pair}: test accuracy, %", "; ".join(parts) + ".", rows, frozenset(bold))
 
 
 def published(row: Row, rule: str) -> str:
@@ -126,4 +126,4 @@ def cost(table: Comparison) -> Grid:
                 with_sd(row.cost("latency_ms")),
             ]
         )
-    return Grid(f"{table.title}: cost", "", rows, text_columns=2)
+    return Grid(f"{table.pair}: cost", "", rows, text_columns=2)

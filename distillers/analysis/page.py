@@ -121,8 +121,7 @@ def _contents(report: Report) -> str:
 
 
 def _where(table: Comparison) -> str:
-    parts = [table.dataset, table.protocol, *([table.note] if table.note else [])]
-    return " · ".join(parts)
+    return f"{table.dataset} · {table.protocol}"
 
 
 def _controls(report: Report) -> str:
@@ -268,7 +267,8 @@ def _reading() -> str:
     return (
         '<section class="reading"><h2>How to read this</h2><dl>'
         "<dt>Rows</dt><dd>Runs that differ in nothing but their trial, the seed. What follows a "
-        "method in brackets is not as its protocol publishes it.</dd>"
+        "method in round brackets is not as its protocol publishes it, what follows in square "
+        "brackets not as in most rows.</dd>"
         "<dt>± and n</dt><dd>Standard deviation over the n runs, with n − 1.</dd>"
         "<dt>Last and best</dt><dd>Test accuracy in percent after the last epoch, and of the epoch "
         "that is best on the test images themselves, which reads too high. The protocol crd "

@@ -16,7 +16,7 @@ RULES = ("own", "last", "best")
 def overview(each: Overview, number: int, styles: dict[str, Style]) -> str:
     """Methods by pairs of one data set and protocol."""
     heads = [cells.head("Method")]
-    heads += [cells.head(table.title, "num") for table in each.tables]
+    heads += [cells.head(table.pair, "num") for table in each.tables]
     heads += [cells.head("Average", "num"), cells.head("Mean rank", "num")]
     labels = each.labels()
     scores = {rule: [each.scores(label, rule) for label in labels] for rule in RULES}

@@ -78,7 +78,7 @@ def costs(table: Comparison, styles: dict[str, Style]) -> str:
 
 
 def _words(table: Comparison, row: Row) -> list[str]:
-    return [row.label, row.formula, table.pair, table.dataset, table.note]
+    return [row.label, row.formula, table.pair, table.dataset]
 
 
 def _values(table: Comparison, rule: str) -> list[float]:

@@ -131,7 +131,6 @@ def _line(table: Comparison, row: Row) -> dict[str, Any]:
         "protocol": table.protocol,
         "teacher": table.teacher or "",
         "student": run.student,
-        "note": table.note,
         "method": run.method,
         "row": row.label,
         "loss": row.formula,

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from distillers.analysis.comparisons import value
 from distillers.analysis.estimates import Difference, Estimate
+from distillers.analysis.labels import value
 from distillers.analysis.runs import SHARED
 
 MISSING = "–"
