@@ -145,27 +145,29 @@ def settings(weights: Weights, chosen: Mapping[str, Mapping[str, Any]]) -> dict[
     flat: dict[str, Any] = dict(weights.terms())
     for cls in map(wiring.find, weights.terms()):
         short = cls.__name__.lower()
-        for name, value in {**wiring.options(cls), **chosen.get(short, {})}.items():
-            flat[f"{short}.{name}"] = value
+        every = {**wiring.options(cls), **chosen.get(short, {})}
+        flat |= {f"{short}.{name}": value for name, value in every.items()}
     return flat
 
 
 def departures(
-    config: StudentConfig, given: Mapping[str, Any], teacher: str | None = None
+    config: StudentConfig, weights: Weights, given: Mapping[str, Any], teacher: str | None = None
 ) -> dict[str, Any]:
     """Those `settings` that are not as the protocol publishes them; a loss left out weighs 0.
 
     Args:
         config: the flags.
-        given: the settings that they lead to.
+        weights: what `choose` gave for them.
+        given: what `settings` gave for them.
         teacher: its name, for pairs that have weights of their own.
     """
     flags: dict[str, Any] = dict.fromkeys(flag for flag, _, _ in FLAG_OPTIONS)
     plain = replace(config, cls=None, div=None, beta=None, option=(), **flags)
     published = choose(plain, teacher)
     usual = settings(published, options(plain, published, teacher))
+    usual = {**settings(weights, {}), **dict.fromkeys(weights.terms(), 0.0), **usual}
     every = {**dict.fromkeys(published.terms(), 0.0), **given}
-    return {name: value for name, value in every.items() if usual.get(name, ...) != value}
+    return {name: value for name, value in every.items() if usual[name] != value}
 
 
 def _recipe(config: StudentConfig, method: str, teacher: str | None) -> recipes.Recipe:

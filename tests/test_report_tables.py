@@ -101,6 +101,12 @@ def test_what_most_runs_have_needs_no_words(tmp_path):
     assert {t.student: t.baseline for t in tables(tmp_path)}["resnet14"] == f"kd {other}"
 
 
+def test_a_row_tells_what_was_minimised(tmp_path):
+    settings = {"ce": 1.0, "my.code:Loss": 0.5, "ce.label_smoothing": 0.1, "loss.power": 2}
+    write_run(tmp_path, "kd", settings=settings)
+    assert tables(tmp_path)[0].rows[0].formula == "1 ce + 0.5 my.code:Loss"
+
+
 def test_networks_alone_may_have_several_rates(tmp_path):
     write_run(tmp_path, None, model="resnet20")
     for rate in ("0.05", "0.1"):

@@ -57,8 +57,12 @@ class Row:
     @property
     def formula(self) -> str:
         """The weighted sum that was minimised."""
-        weights = {name: w for name, w in self.runs[0].settings.items() if "." not in name}
-        told = (f"{labels.value(weight)} {name}" for name, weight in weights.items())
+        told = (
+            f"{labels.value(given)} {name}"
+            for name, given in self.runs[0].settings.items()
+            if "." not in name
+            or ":" in name  # an option is loss.option, a loss package.module:Loss
+        )
         return " + ".join(told) or "1 ce"
 
     @cached_property

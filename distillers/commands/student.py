@@ -60,7 +60,7 @@ def main(args: Sequence[str]) -> None:
         "teacher_sha256": checkpoint.digest(config.path_t),
         "teacher_accuracy": accuracy,
         "settings": plain(settings),
-        "departures": plain(weights.departures(config, settings, teacher_name)),
+        "departures": plain(weights.departures(config, chosen, settings, teacher_name)),
     }
     described = {**run.card_of(config.model_s, source, config), "distilled": distilled}
     run.train(config, task, source, place, described, device)
