@@ -1,5 +1,6 @@
 """Reading run folders: what a run writes, and whatever else may lie there."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from distillers import cli
 from distillers.analysis import runs
 from distillers.analysis.fields import all_finite, finite
 from distillers.analysis.runs import Damaged, Run
+from distillers.config_student import StudentConfig
 from distillers.errors import InputError
 from tests.run_folders import write, write_run
 
@@ -109,6 +111,39 @@ def test_seeds_are_the_only_difference_within_a_row(tmp_path):
     same = {name: runs.read(folder).same for name, folder in folders.items()}
     assert same["plain"] == same["trial"] == same["elsewhere"]
     assert len(set(same.values())) == 6
+
+
+def test_a_flag_of_students_that_is_not_told_elsewhere_parts_rows(tmp_path):
+    """One that the library may get later too; where it is left out a network alone is alike."""
+    plain, alone = runs.read(write_run(tmp_path, "kd")), runs.read(write_run(tmp_path))
+    assert plain.setting == alone.setting
+    later = write_run(tmp_path / "later", "kd")
+    change("config.json", views=8)(later)
+    assert runs.read(later).setting == {**plain.setting, "views": 8}
+    change("config.json", views=None)(later)
+    assert runs.read(later).setting == plain.setting
+
+
+def test_every_flag_of_students_is_told_somewhere():
+    """A new flag is part of the setting unless somebody says where else it is told."""
+    flags = {field.name for field in dataclasses.fields(StudentConfig)} - runs.SHARED.keys()
+    assert flags - runs.ELSEWHERE == {"skip_validation"}  # which does not matter
+    assert runs.ELSEWHERE - flags == {"dataset", "protocol", "learning_rate", "model", "trial"}
+
+
+def test_images_in_folders_are_told_apart_by_where_they_lie(tmp_path):
+    first = write_run(tmp_path, "kd", dataset="folder", data_dir="cats")
+    other = write_run(tmp_path, "kd", dataset="folder", data_dir="dogs")
+    assert runs.read(first).setting["data_dir"] == "cats"
+    assert runs.read(first).same != runs.read(other).same
+    without("config.json", "data_dir")(other)
+    assert isinstance(runs.read(other), Run)
+
+
+def test_a_transfer_is_no_distillation(tmp_path):
+    folder = write_run(tmp_path, "kd")
+    change("config.json", path_s="student.pth")(folder)
+    assert runs.read(folder).kind == "transfer"
 
 
 def test_folders_are_found_once_and_links_are_not_followed(tmp_path):

@@ -11,8 +11,16 @@ from distillers.errors import InputError
 LARGEST = 1e18  # sums of squares of such numbers are finite too
 
 
-class Unfinished(InputError):  # noqa: N818, a word that reads
-    """A run folder that is whole as far as it goes."""
+class NotCounted(InputError):  # noqa: N818, words that read
+    """Why a report leaves out a run folder that is no damaged one.
+
+    Attributes:
+        kind: in one word, as "unfinished".
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
 
 
 class Fields:
@@ -65,7 +73,7 @@ def read_fields(folder: Path, name: str) -> Fields:
     """The object in a file of a run folder.
 
     Raises:
-        Unfinished: when there is no such file.
+        NotCounted: when there is no such file.
         InputError: when it cannot be read or holds something else.
     """
     return Fields(name, parsed(name, text_of(folder / name)))
@@ -76,7 +84,7 @@ def text_of(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise Unfinished(f"{path.name} is missing.") from error
+        raise NotCounted("unfinished", f"{path.name} is missing.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path.name} cannot be read: {error}") from error
 

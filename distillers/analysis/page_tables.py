@@ -133,12 +133,9 @@ def _published(row: Row, rule: str) -> str:
         return f'<td class="pub">{MISSING}</td>'
     ordered = row.nearest(rule)
     first, *others = (_one_published(beside) for beside in ordered)
-    more = f"<details><summary>{len(others)} more</summary>{''.join(others)}</details>" * bool(
-        others
-    )
-    return (
-        f'<td class="pub" data-v="{ordered[0].entry.mean!r}">{first}{more if others else ""}</td>'
-    )
+    told = f"<summary>{len(others)} more</summary>{''.join(others)}"
+    more = f"<details>{told}</details>" if others else ""
+    return f'<td class="pub" data-v="{ordered[0].entry.mean!r}">{first}{more}</td>'
 
 
 def _one_published(beside: Beside) -> str:
@@ -163,9 +160,9 @@ def _spread(score: Estimate, digits: int) -> str:
 
 
 def _estimated(found: Estimate | None, digits: int) -> str:
-    return (
-        cells.number(found.mean, _spread(found, digits)) if found else cells.number(None, MISSING)
-    )
+    if found is None:
+        return cells.number(None, MISSING)
+    return cells.number(found.mean, _spread(found, digits))
 
 
 def _counted(found: Estimate | None) -> str:

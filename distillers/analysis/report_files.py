@@ -20,7 +20,7 @@ LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': r"{\char34}",  # which a language may have made a command
     "[": "{[}",  # which would be an option where it follows a line's end, as * would
     "*": "{*}",
     "±": r"$\pm$",

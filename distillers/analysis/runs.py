@@ -11,7 +11,7 @@ from typing import Any
 
 from distillers.analysis.fields import (
     Fields,
-    Unfinished,
+    NotCounted,
     all_finite,
     finite,
     parsed,
@@ -19,7 +19,7 @@ from distillers.analysis.fields import (
     shown,
     text_of,
 )
-from distillers.config import NEUTRAL, TeacherConfig, Training, plain
+from distillers.config import Training, plain, that_matter
 from distillers.config_student import StudentConfig
 from distillers.errors import InputError
 
@@ -27,14 +27,16 @@ MARKS = ("config.json", "metrics.jsonl", "environment.json", "parameters.json", 
 RULES = ("last", "best", "held_out")
 ALONE = "alone"
 TAPS = ("taps_t", "taps_s")
-# The flags that students and teachers share, as JSON has them, with what they are left out.
+# The flags that students and teachers share, and all, with what they are if left out.
 SHARED: dict[str, Any] = plain({f.name: f.default for f in dataclasses.fields(Training)})
-STUDENTS = {field.name for field in dataclasses.fields(StudentConfig)}
-# Flags that are told elsewhere, or do not matter.
-APART = (
-    {field.name for cls in (StudentConfig, TeacherConfig) for field in dataclasses.fields(cls)}
-    - SHARED.keys()
-) | {*NEUTRAL, "dataset", "protocol", "trial", "learning_rate"}
+USUAL: dict[str, Any] = plain({f.name: f.default for f in dataclasses.fields(StudentConfig)})
+# Flags that are told elsewhere: in a run's own attributes, its settings or its departures.
+ELSEWHERE = {
+    *("dataset", "protocol", "trial", "learning_rate", "model", "model_s", "model_t", "path_t"),
+    *("distill", "loss", "option", "cls", "div", "beta", "kd_T", "hint_layer", "factor", "soft"),
+    *("feat_dim", "mode", "nce_k", "nce_t", "nce_t_s", "nce_t_t", "nce_m", "memory_type"),
+    *("init_epochs", *TAPS),
+}
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Damaged:
     Attributes:
         folder: where it lies.
         reason: what is wrong.
-        kind: "damaged", "unfinished", or "copy" of a run that is counted already.
+        kind: "damaged", "unfinished", "copy" of a run that is counted already, or "transfer".
     """
 
     folder: str
@@ -129,8 +131,8 @@ def read(folder: Path) -> Run | Damaged:
     """Read one folder; whatever is wrong with it is told and not raised."""
     try:
         return _read(folder)
-    except Unfinished as error:
-        return Damaged(shown(folder), shown(error), "unfinished")
+    except NotCounted as error:
+        return Damaged(shown(folder), shown(error), error.kind)
     except (OSError, ValueError, OverflowError, RecursionError) as error:
         return Damaged(shown(folder), shown(error) or type(error).__name__)
 
@@ -150,6 +152,8 @@ def _named_as_run(name: str) -> bool:
 
 def _read(folder: Path) -> Run:
     config = read_fields(folder, "config.json")
+    if "path_s" in config.content:
+        raise NotCounted("transfer", "a backbone on other data; reports compare distillations.")
     curves = _curves(folder, config.count("epochs"))
     summary = _summary(folder)
     environment = read_fields(folder, "environment.json")
@@ -203,7 +207,7 @@ def _curves(folder: Path, epochs: int) -> dict[str, list[float]]:
 
     Raises:
         InputError: for a line that is not what a run writes.
-        Unfinished: when the last epochs are missing.
+        NotCounted: when the last epochs are missing.
     """
     lines = text_of(folder / "metrics.jsonl").splitlines()
     try:
@@ -220,7 +224,7 @@ def _curves(folder: Path, epochs: int) -> dict[str, list[float]]:
     if reached > epochs:
         raise InputError(f"metrics.jsonl goes to epoch {reached}, the run to {epochs}.")
     if reached < max(epochs, 1):
-        raise Unfinished(f"{reached} of {epochs} epochs are done.")
+        raise NotCounted("unfinished", f"{reached} of {epochs} epochs are done.")
     rows = rows[-epochs:]  # without a first stage's
     names = ["test_acc", "lr", "images_per_second", *(["val_acc"] if "val_acc" in rows[0] else [])]
     curves = {name: _column(rows, name) for name in names}
@@ -239,7 +243,8 @@ def _column(rows: list[dict[str, Any]], name: str) -> list[float]:
 
 def _summary(folder: Path) -> Fields:
     if not (folder / "summary.json").exists():
-        raise Unfinished("every epoch is done, but summary.json is missing; --resume writes it.")
+        reason = "every epoch is done, but summary.json is missing; --resume writes it."
+        raise NotCounted("unfinished", reason)
     return read_fields(folder, "summary.json")
 
 
@@ -253,7 +258,7 @@ def _scores(curves: dict[str, list[float]]) -> dict[str, float]:
 
 def _method(config: Fields) -> str:
     """The methods in the library's spelling, plain KD last."""
-    given = {name: value for name, value in config.content.items() if name in STUDENTS}
+    given = {name: value for name, value in config.content.items() if name in USUAL}
     for name in ("distill", "loss", "memory_type"):
         if not isinstance(given.get(name), str | None):
             raise InputError(f"config.json says that {name} is {shown(given[name])}.")
@@ -262,10 +267,9 @@ def _method(config: Fields) -> str:
 
 
 def _setting(config: Fields, rate: float) -> dict[str, Any]:
-    """The flags that students and teachers share and that matter, the rate as it was."""
-    every = {**SHARED, **config.content}
-    setting = {shown(name): every[name] for name in sorted(every.keys() - APART)}
-    setting["learning_rate"] = rate
-    if config.content["dataset"] == "folder":  # whose name does not say which images
-        setting["data_dir"] = config.content.get("data_dir")
-    return setting
+    """The other flags that matter, the rate as it was; a student's own where they are not usual."""
+    every = that_matter({**SHARED, **config.content})
+    names = sorted(every.keys() - ELSEWHERE)
+    own = {name for name in names if name not in SHARED and every[name] == USUAL.get(name)}
+    setting = {shown(name): every[name] for name in names if name not in own}
+    return {**setting, "learning_rate": rate}
