@@ -1,10 +1,14 @@
 """`distillers student`, the documented train_student.py."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from distillers.cli import parse
 from distillers.config import plain
 from distillers.config_student import StudentConfig
+
+if TYPE_CHECKING:
+    from distillers.distributed import World
 
 
 def main(args: Sequence[str]) -> None:
@@ -12,13 +16,22 @@ def main(args: Sequence[str]) -> None:
     config = parse(StudentConfig, args, "train_student.py")
     config.check()
 
-    from distillers import checkpoint, data, inputs, models, run, weights
-    from distillers.distillation import distil
-    from distillers.tap_rules import find_taps
+    from distillers import launch, weights
 
     weights.options(config, weights.choose(config))  # names and numbers, before files are read
-    device = run.device_of(config.gpu_id)
-    source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
+    launch.run(config, "student", args, lambda world: work(config, world))
+
+
+def work(config: StudentConfig, world: "World") -> None:
+    """Distil it in one of the processes that do."""
+    from distillers import checkpoint, data, inputs, models, parallel, run, weights
+    from distillers.distillation import distil
+    from distillers.place import claim
+    from distillers.tap_rules import find_taps
+
+    device, batch_size = world.device, run.batch_of(config, world)
+    with world.one_after_another():
+        source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
     size = source.image_size
     assert config.path_t is not None  # config.check refuses None
     teacher, card = checkpoint.load_network(
@@ -29,31 +42,34 @@ def main(args: Sequence[str]) -> None:
     chosen = weights.choose(config, teacher_name)
     options = weights.options(config, chosen, teacher_name)
     folder = config.folder(chosen.ce, chosen.kd, chosen.method, teacher_name)
-    place = run.claim(folder, config.model_s, config)
+    place = claim(folder, config.model_s, config, world)
     run.prepare(config)
     student = models.create(config.model_s, num_classes=source.num_classes, image_size=size)
+    student = run.ready(student, config, world)
     kept, _ = source.split(config.val_fraction, config.trial)
     sample = source.sample(device)
     task = distil(
-        student.to(device),
+        student,
         teacher.to(device),
         chosen.terms(),
         images=sample,
         train_labels=kept.train_labels.to(device),
-        batch_size=config.batch_size,
+        batch_size=batch_size,
         options=options,
         student_taps=find_taps(student, sample, maps=config.taps_s),
         teacher_taps=find_taps(teacher, sample, maps=config.taps_t),
     )
+    if config.sync_bn:
+        parallel.sync_losses(task.losses, world)
     terms = " + ".join(f"{weight:g} {name}" for name, weight in chosen.terms().items())
-    print(
-        f"{config.model_s} from {teacher_name} on {config.dataset}, {device}, into {place.folder}"
-    )
-    print(f"loss: {terms} (protocol {config.protocol})")
+    which = f"{config.model_s} from {teacher_name} on {config.dataset}"
+    world.say(f"{which}, {run.where(world)}, into {place.folder}")
+    world.say(f"loss: {terms} (protocol {config.protocol})")
     accuracy = card.get("accuracy") if card.get("dataset") == source.name else None
     if not config.skip_validation:
-        accuracy = run.score(teacher, source.test_loader(device).epoch(1)).acc
-        print(f"teacher: {accuracy:.2f} % on the test images")
+        test = source.test_loader(device, world.shard)
+        accuracy = run.score(teacher, test.epoch(1), world).acc
+        world.say(f"teacher: {accuracy:.2f} % on the test images")
     settings = weights.settings(chosen, options)
     distilled = {
         "teacher": teacher_name,
@@ -63,5 +79,5 @@ def main(args: Sequence[str]) -> None:
         "departures": plain(weights.departures(config, chosen, settings, teacher_name)),
     }
     described = {**run.card_of(config.model_s, source, config), "distilled": distilled}
-    run.train(config, task, source, place, described, device)
-    print(f"saved {place.best}")
+    run.train(config, task, source, place, described, world)
+    world.say(f"saved {place.best}")
