@@ -37,9 +37,11 @@ def main(args: Sequence[str]) -> None:
 
     from distillers.analysis.report import build
     from distillers.analysis.report_files import write
+    from distillers.analysis.wording import plural
 
     report = build([Path(path) for path in config.runs], config.baseline)
-    print(f"{report.num_runs} runs in {report.num_rows} rows, {len(report.tables)} tables")
+    rows, tables = plural(report.num_rows, "row"), plural(len(report.tables), "table")
+    print(f"{plural(report.num_runs, 'run')} in {rows}, {tables}")
     for each in report.not_counted[:NAMED]:
         print(f"not counted, {each.kind}: {each.folder}: {each.reason}")
     if len(report.not_counted) > NAMED:
