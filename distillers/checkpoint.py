@@ -1,5 +1,6 @@
 """Files of weights: written whole or not at all, read without running what is in them."""
 
+import hashlib
 import io
 import json
 import os
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from distillers import foreign, models, simkd_file, wiring
 from distillers.errors import Damaged, InputError
+from distillers.models.published import statistics
 from distillers.sealed import is_broken, seal
 
 FORMAT = 1
@@ -50,6 +52,12 @@ def write_atomically(path: Path, content: bytes, previous: Path | None = None) -
     except OSError:
         aside.unlink(missing_ok=True)
         raise
+
+
+def digest(path: str | Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -195,6 +203,7 @@ def _foreign(
     """The network of another project's file, and a card made up for it."""
     found = foreign.load(payload, path, name=name, num_classes=num_classes, image_size=image_size)
     card: dict[str, Any] = {"model": found.name, "num_classes": found.num_classes}
+    card |= statistics(found.net)
     if found.image_size != image_size:
         card["image_size"] = found.image_size  # the only one that it can take
     if isinstance(payload.get("attention"), dict):

@@ -97,7 +97,7 @@ def train(
         Lost: when other processes are gone.
     """
     kept, held_out = source.split(config.val_fraction, config.trial)
-    drop_last = config.protocol == "simkd" or getattr(task, "full_batches", False)
+    drop_last = config.as_published_by_simkd or getattr(task, "full_batches", False)
     loader = kept.train_loader(
         batch_of(config, world),
         seed=config.trial,
@@ -187,6 +187,8 @@ def card_of(model: str, source: DataSource, config: Training) -> dict[str, Any]:
         "model": model,
         "num_classes": source.num_classes,
         "image_size": source.image_size,
+        "shorter_side": source.shorter_side,
+        "class_names": list(source.class_names),
         "dataset": source.name,
         "mean": list(source.mean),
         "std": list(source.std),
