@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "score a saved network",
     "figures": "draw pictures that compare saved networks",
     "export": "write a saved network as safetensors, ONNX or a torch.export program",
+    "report": "compare finished runs with one another and with published numbers",
     "list": "show methods, networks and data sets",
     "data": "unpack the archives of ImageNet or Tiny ImageNet",
     "sweep": "train every run of a grid of pairs, methods, trials and flags",
