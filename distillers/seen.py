@@ -11,6 +11,7 @@ from distillers import inputs
 from distillers.data.batch import Batch
 from distillers.data.order import Shard
 from distillers.data.source import BatchLoader, DataSource
+from distillers.data.through import Through
 
 
 class Changed:
@@ -37,46 +38,19 @@ class Changed:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class Seen(Through):
     """A `DataSource` whose images are normalised as another data set's were.
 
     A network that is trained on them is scored by `distillers evaluate` on the same bits: it
     changes the images by the same numbers.
 
     Attributes:
-        source: the data set.
         mean: of the normalisation, one number a channel or one for all, 0 is black, 1 is white.
         std: likewise.
     """
 
-    source: DataSource
     mean: tuple[float, ...]
     std: tuple[float, ...]
-
-    @property
-    def name(self) -> str:
-        """As in `distillers.data.load`."""
-        return self.source.name
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """One a class, in the order of the labels."""
-        return self.source.class_names
-
-    @property
-    def num_classes(self) -> int:
-        """How many classes there are."""
-        return self.source.num_classes
-
-    @property
-    def image_size(self) -> int:
-        """Pixels on a side of the images."""
-        return self.source.image_size
-
-    @property
-    def train_labels(self) -> Tensor:
-        """(N,) int64, the class of each training image."""
-        return self.source.train_labels
 
     def train_loader(
         self,
@@ -108,12 +82,6 @@ class Seen:
     def sample(self, device: torch.device) -> Tensor:
         """Two test images, for probing: (2, 3, h, w)."""
         return self._change(device)(self.source.sample(device))
-
-    def split(self, fraction: float, seed: int) -> tuple["Seen", "Seen | None"]:
-        """Set aside a share of the training images; see `DataSource.split`."""
-        kept, held_out = self.source.split(fraction, seed)
-        rest = None if held_out is None else replace(self, source=held_out)
-        return replace(self, source=kept), rest
 
     def _change(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         card = {"mean": self.mean, "std": self.std}
