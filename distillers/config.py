@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from distillers.data.reading import Reading
+from distillers.data.reading import Dali, Reading, check_dali
 from distillers.errors import InputError
 
 
@@ -30,6 +30,25 @@ Milestones = Annotated[
     ),
 ]
 
+PUBLISHED = "published"  # what --pretrained alone stands for
+
+
+def _one_file(args: list[str]) -> str:
+    if len(args) > 1:
+        raise ValueError("it takes one file, or none for the published weights")
+    return args[0] if args else PUBLISHED
+
+
+Pretrained = Annotated[
+    str | None,
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[FILE]",
+        instance_from_str=_one_file,
+        is_instance=lambda value: value is None or isinstance(value, str),
+        str_from_instance=lambda value: [value] if value else [],
+    ),
+]
 Rules = Literal["simkd", "crd"]
 
 # Flags that change nothing of what a run computes; the folder's name leaves them out.
@@ -108,8 +127,8 @@ class Training:
     """Accepted for old scripts; scalars are written every epoch."""
     save_freq: int = 40
     """Epochs between two checkpoints that are kept; 0 keeps only last and best."""
-    dali: Literal["cpu", "gpu"] | None = None
-    """Decode with NVIDIA DALI."""
+    dali: Dali = None
+    """Decode training images in folders with NVIDIA DALI, on the CPU or on the GPU that trains."""
     multiprocessing_distributed: bool = False
     """Train on all GPUs of --gpu_id, a process each."""
     dist_url: str = "tcp://127.0.0.1:23451"
@@ -147,11 +166,7 @@ class Training:
         require("lr_decay_epochs", steps, list(steps) == sorted(set(steps)), "rising epochs")
         if self.resume and self.overwrite:
             raise InputError("--resume and --overwrite contradict each other; choose one.")
-        if self.dali is not None:
-            raise InputError(
-                "--dali is not available yet: this version decodes images in --num_workers "
-                "processes. Leave the flag out."
-            )
+        check_dali(self.dali)
         if self.on_nan == "skip" and self.accumulate > 1:
             raise InputError("--on_nan skip takes single batches back; leave out --accumulate.")
         if self.shard and self.precision == "fp16":
@@ -168,7 +183,13 @@ class Training:
 
     def reading(self) -> Reading:
         """How images in files are read."""
-        return Reading(self.image_size, self.num_workers, self.on_bad_image, self.val_fraction)
+        return Reading(
+            image_size=self.image_size,
+            num_workers=self.num_workers,
+            on_bad_image=self.on_bad_image,
+            val_fraction=self.val_fraction,
+            dali=self.dali,
+        )
 
     def plain(self) -> dict[str, Any]:
         """Every flag as JSON types."""
@@ -188,6 +209,9 @@ class TeacherConfig(Training):
 
     model: str = "resnet32x4"
     """The network (see `distillers list`)."""
+    pretrained: Pretrained = None
+    """Start from the weights in this file, or without one from those that timm or torchvision
+    publish; a classifier of another number of classes is made anew."""
     protocol: Rules = "simkd"
     """Whose rules: simkd reports the best test epoch, crd the last."""
     weight_decay: float = 5e-4

@@ -41,13 +41,18 @@ class Scoring:
         Raises:
             InputError: when neither the flags nor the card tell which it is, or it is not there.
         """
-        from distillers import data
+        from distillers import data, inputs
 
         name = self.dataset or card.get("dataset")
         if name is None:
             raise InputError(f"{path} does not tell its data set; name it with --dataset.")
-        own = card.get("image_size") if name == card.get("dataset") else None
+        own = card if name == card.get("dataset") else {}
         reading = Reading(
-            self.image_size or own, self.num_workers, self.on_bad_image, self.val_fraction
+            self.image_size or own.get("image_size"),
+            self.num_workers,
+            self.on_bad_image,
+            self.val_fraction,
         )
-        return data.source_of(name, self.data_dir, self.download, reading)
+        source = data.source_of(name, self.data_dir, self.download, reading)
+        # so that what was scored in training is computed again to the bit
+        return inputs.normalised(source, own.get("mean"), own.get("std"))

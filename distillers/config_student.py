@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from tyro.conf import UseAppendAction, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from distillers.config import Rules, Training, file_name, require
+from distillers.config import Pretrained, Rules, Training, file_name, require
 from distillers.errors import InputError
 
 
@@ -48,6 +48,9 @@ class StudentConfig(Training):
     """The teacher's architecture, where its checkpoint does not tell."""
     model_s: str = "resnet8x4"
     """The student (see `distillers list`)."""
+    pretrained: Pretrained = None
+    """Start from the weights in this file, or without one from those that timm or torchvision
+    publish; a classifier of another number of classes is made anew."""
     distill: str | None = None
     """The method, or several joined by "+", as in crd+kd. Left out: kd, or --loss alone."""
     loss: str | None = None

@@ -9,22 +9,48 @@ from tqdm import tqdm
 
 from distillers.data.batch import Batch
 from distillers.data.order import Shard, check_count, check_epoch, counts, generator, places
-from distillers.data.source import EVALUATION_BATCH, BatchLoader
-from distillers.data.through import Through
+from distillers.data.source import EVALUATION_BATCH, BatchLoader, DataSource
 
 
 @dataclass(frozen=True, eq=False)
-class Embedded(Through):
+class Embedded:
     """A `DataSource` whose batches hold embeddings (n, d) in the place of images.
 
     The training images are embedded as they are, neither cropped nor flipped. The batches of test
     images stay as they were cut, so that a classifier computes the very bits of the whole network.
 
     Attributes:
+        source: the images.
         embed: images (n, c, h, w) to embeddings (n, d), on their device.
     """
 
+    source: DataSource
     embed: Callable[[Tensor], Tensor]
+
+    @property
+    def name(self) -> str:
+        """As in `distillers.data.load`."""
+        return self.source.name
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One a class, in the order of the labels."""
+        return self.source.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return self.source.num_classes
+
+    @property
+    def image_size(self) -> int:
+        """Pixels on a side of the images."""
+        return self.source.image_size
+
+    @property
+    def shorter_side(self) -> int:
+        """What their shorter side is brought to before the middle is cut out."""
+        return self.source.shorter_side
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -35,6 +61,11 @@ class Embedded(Through):
     def std(self) -> tuple[float, ...]:
         """Likewise."""
         return self.source.std
+
+    @property
+    def train_labels(self) -> Tensor:
+        """(N,) int64, the class of each training image."""
+        return self.source.train_labels
 
     def train_loader(
         self,
@@ -66,6 +97,12 @@ class Embedded(Through):
     def sample(self, device: torch.device) -> Tensor:
         """Two embeddings (2, d)."""
         return self.embed(self.source.sample(device))
+
+    def split(self, fraction: float, seed: int) -> tuple["Embedded", "Embedded | None"]:
+        """Set aside a share of the training images; see `DataSource.split`."""
+        kept, held_out = self.source.split(fraction, seed)
+        rest = None if held_out is None else replace(self, source=held_out)
+        return replace(self, source=kept), rest
 
     def _embedded(self, loader: BatchLoader) -> list[Batch]:
         batches = tqdm(loader.epoch(1), "embedding", len(loader), leave=False, disable=None)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from distillers import checkpoint, recipes
+from distillers.allocator import keep_freed_memory
 from distillers.config import Training
 from distillers.data.source import BatchLoader, DataSource
 from distillers.distributed import World
@@ -25,7 +26,8 @@ from distillers.train import Plan, fit
 
 
 def prepare(config: Training) -> None:
-    """Seed every generator from --trial, and choose kernels."""
+    """Seed every generator from --trial, and choose kernels and how memory is kept."""
+    keep_freed_memory()
     torch.manual_seed(config.trial)
     torch.backends.cudnn.benchmark = not config.deterministic
     if config.deterministic:
@@ -172,6 +174,8 @@ def card_of(model: str, source: DataSource, config: Training) -> dict[str, Any]:
         "model": model,
         "num_classes": source.num_classes,
         "image_size": source.image_size,
+        "shorter_side": source.shorter_side,
+        "class_names": list(source.class_names),
         "dataset": source.name,
         "mean": list(source.mean),
         "std": list(source.std),

@@ -15,8 +15,8 @@ from distillers.distillation import distil
 from distillers.distributed import World
 from distillers.embedded import Embedded, Shuffled
 from distillers.errors import InputError
+from distillers.inputs import normalised
 from distillers.losses import CE
-from distillers.seen import seen_by
 from distillers.sharded import whole
 from distillers.train import Plan, Trainer, fit
 from distillers.transfer import Transfer, classifier_of, replace_classifier
@@ -219,14 +219,16 @@ def test_embedded_sets_split_as_their_images_do():
 
 def test_images_are_seen_in_the_normalisation_of_the_network():
     images = load("digits")
-    seen = seen_by({"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}, images)
+    seen = normalised(images, [0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
     plain = next(images.test_loader(CPU).epoch(1)).images
     pixels = plain * images.std[0] + images.mean[0]
     mean, std = (torch.tensor(x)[:, None, None] for x in (seen.mean, seen.std))
     expected = (pixels - mean) / std
     torch.testing.assert_close(next(seen.test_loader(CPU).epoch(1)).images, expected)
     torch.testing.assert_close(seen.sample(CPU), expected[:2])
-    assert seen_by({}, images) is images
+    assert normalised(images, None, None) is images
+    one = normalised(seen, [0.5], [0.2])
+    assert (one.mean, one.std) == ((0.5,) * 3, (0.2,) * 3)
 
 
 @pytest.mark.parametrize(

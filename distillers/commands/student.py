@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from distillers.cli import parse
 from distillers.config_student import StudentConfig
+from distillers.data.reading import check_dali
 
 if TYPE_CHECKING:
     from distillers.distributed import World
@@ -23,11 +24,12 @@ def main(args: Sequence[str]) -> None:
 
 def work(config: StudentConfig, world: "World") -> None:
     """Distil it in one of the processes that do."""
-    from distillers import checkpoint, data, inputs, models, parallel, run, weights
+    from distillers import checkpoint, data, inputs, parallel, run, start, weights
     from distillers.distillation import distil
     from distillers.place import claim
     from distillers.tap_rules import find_taps
 
+    check_dali(config.dali, world.device.type)
     device, batch_size = world.device, run.batch_of(config, world)
     with world.one_after_another():
         source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
@@ -36,15 +38,23 @@ def work(config: StudentConfig, world: "World") -> None:
     teacher, card = checkpoint.load_network(
         config.path_t, name=config.model_t, num_classes=source.num_classes, image_size=size
     )
-    teacher = inputs.adapted(teacher, card, mean=source.mean, std=source.std, size=(size, size))
+    inputs.check_classes(card, source, config.path_t)
     teacher_name = checkpoint.name_of(config.path_t, card, config.model_t)
     chosen = weights.choose(config, teacher_name)
     options = weights.options(config, chosen, teacher_name)
     folder = config.folder(chosen.ce, chosen.kd, chosen.method, teacher_name)
     place = claim(folder, config.model_s, config, world)
     run.prepare(config)
-    student = models.create(config.model_s, num_classes=source.num_classes, image_size=size)
-    student = run.ready(student, config, world)
+    begun = start.network(
+        config.model_s,
+        config.pretrained,
+        num_classes=source.num_classes,
+        image_size=size,
+        say=world.say,
+    )
+    source = inputs.normalised(source, begun.mean, begun.std)
+    teacher = inputs.adapted(teacher, card, mean=source.mean, std=source.std, size=(size, size))
+    student = run.ready(begun.net, config, world)
     kept, _ = source.split(config.val_fraction, config.trial)
     sample = source.sample(device)
     task = distil(

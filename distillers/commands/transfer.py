@@ -30,12 +30,11 @@ def work(config: TransferConfig, world: "World") -> None:
     """Train it in one of the processes that do."""
     import torch
 
-    from distillers import checkpoint, data, recipes, run
+    from distillers import checkpoint, data, inputs, recipes, run
     from distillers.embedded import Embedded
     from distillers.losses import CE
     from distillers.place import claim
     from distillers.ready import best_of
-    from distillers.seen import seen_by
     from distillers.transfer import Transfer, classifier_of, replace_classifier
 
     run.batch_of(config, world)
@@ -46,7 +45,7 @@ def work(config: TransferConfig, world: "World") -> None:
     reading = replace(config.reading(), image_size=_side(config, card, name))
     with world.one_after_another():
         images = data.source_of(config.dataset, config.data_dir, config.download, reading)
-    source = seen_by(card, images)
+    source = inputs.normalised(images, card.get("mean"), card.get("std"))
     config = config.resolved(recipes.learning_rate(name, SIZE))
     place = claim(config.folder(name), name, config, world)
     run.prepare(config)

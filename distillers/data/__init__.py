@@ -85,6 +85,11 @@ def source_of(
     if name in _FOLDERS:
         return getattr(import_module(_FOLDERS[name]), name)(folder, reading)
     images = load(name, data_dir, download)
+    if reading.dali is not None:
+        raise InputError(
+            f"--dali {reading.dali} decodes images in files, but {name} lies in memory, where "
+            f"nothing is decoded; leave it out, it is for {', '.join(_FOLDERS)}."
+        )
     side = reading.image_size or images.image_size
     return images if side == images.image_size else images.resized(side)
 

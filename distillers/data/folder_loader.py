@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch.utils.data import DataLoader
@@ -20,6 +20,7 @@ from distillers.data.order import (
     generator,
     places,
 )
+from distillers.data.reading import Dali, check_dali
 from distillers.errors import InputError
 
 
@@ -42,6 +43,8 @@ class FolderLoader:
         rank: the number of this process among `world_size`.
         world_size: how many processes divide each epoch among themselves.
         whole_batches: as in `Loader`.
+        dali: where NVIDIA DALI decodes with `num_workers` threads in the place of processes: the
+            same parts of the same images, to a grey level or so; for `images` that are augmented.
         say: told at the end of an epoch of the images that could not be read.
 
     Attributes:
@@ -51,7 +54,7 @@ class FolderLoader:
         num_bad: how many of the last epoch's images could not be read.
 
     Raises:
-        InputError: if a number is out of range; while batches are made, for an image that cannot
+        InputError: if a number is out of range, or DALI or its GPU is not there; while batches are made, for an image that cannot
             be read, unless `images.on_bad` is "skip".
     """
 
@@ -69,6 +72,7 @@ class FolderLoader:
         rank: int = 0,
         world_size: int = 1,
         whole_batches: bool = False,
+        dali: Dali = None,
         say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
     ) -> None:
         check_numbers(batch_size, rank, world_size)
@@ -83,7 +87,9 @@ class FolderLoader:
         self.num_images = len(self._places)
         self._normalised = Normalise(mean, std, self.device)
         self._order = _Order()
-        self._decoded = self._loader(min(num_workers, _cores(), len(self)))
+        check_dali(dali, self.device.type)
+        workers = min(num_workers, _cores(), len(self))
+        self._decoded = self._dali_loader(dali, workers) if dali else self._loader(workers)
 
     def __len__(self) -> int:
         """How many batches an epoch has, in this process."""
@@ -135,6 +141,12 @@ class FolderLoader:
             for part in (decoded.images, decoded.labels, decoded.index)
         )
         return Batch(self._normalised(pixels), labels, index, counts=together)
+
+    def _dali_loader(self, where: str, num_threads: int) -> Iterable[Decoded]:
+        from distillers.data.dali import DaliBatches  # only here, the extra may be missing
+
+        device = self.device if where == "gpu" else torch.device("cpu")
+        return DaliBatches(self._images, self._order, self.batch_size, device, num_threads)
 
     def _loader(self, num_workers: int) -> DataLoader:
         """The workers start with the first epoch and stay; they touch no global random state."""

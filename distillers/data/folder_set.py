@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from distillers.data.decode import Images, OnBad
+from distillers.data.decode import Images, OnBad, shorter_side
 from distillers.data.folder_loader import FolderLoader
 from distillers.data.held_out import chosen_rows
 from distillers.data.listing import Listing
 from distillers.data.order import Shard
+from distillers.data.reading import Dali
 from distillers.data.source import EVALUATION_BATCH
 from distillers.errors import InputError
 
@@ -31,6 +32,8 @@ class FolderSet:
         num_workers: processes that decode for one loader.
         on_bad_image: "error" stops at an image that cannot be read; "skip" counts it, and replaces
             it in training.
+        dali: where NVIDIA DALI decodes the training images, or None. Test images never go through
+            it, so that a score does not depend on it.
         is_split: whether the test images were set aside from the training images already, as one
             asks for with --val_fraction; then `split` does not do it again.
         mean: what the images are normalised with.
@@ -45,6 +48,7 @@ class FolderSet:
     image_size: int
     num_workers: int = 0
     on_bad_image: OnBad = "error"
+    dali: Dali = None
     is_split: bool = False
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
@@ -58,6 +62,11 @@ class FolderSet:
     def num_classes(self) -> int:
         """How many classes there are."""
         return len(self.class_names)
+
+    @property
+    def shorter_side(self) -> int:
+        """To what the shorter side of a test image is resized, before its middle is cut out."""
+        return shorter_side(self.image_size)
 
     @property
     def train_labels(self) -> Tensor:
@@ -85,6 +94,7 @@ class FolderSet:
             rank=shard.rank,
             world_size=shard.world_size,
             num_workers=self.num_workers,
+            dali=self.dali,
         )
 
     def test_loader(self, device: torch.device, shard: Shard = Shard()) -> FolderLoader:

@@ -69,6 +69,11 @@ class ImageSet:
         """Pixels on a side."""
         return self.test_images.shape[-1]
 
+    @property
+    def shorter_side(self) -> int:
+        """The same: the images are taken as they are."""
+        return self.image_size
+
     def train_loader(
         self,
         batch_size: int,
@@ -110,6 +115,17 @@ class ImageSet:
             self,
             train_images=_resized(self.train_images, side),
             test_images=_resized(self.test_images, side),
+        )
+
+    def in_colour(self) -> "ImageSet":
+        """The same set with three equal channels in the place of a grey one; no memory is taken."""
+        shape = (-1, 3, -1, -1)
+        return replace(
+            self,
+            train_images=self.train_images.expand(shape),
+            test_images=self.test_images.expand(shape),
+            mean=self.mean * 3,
+            std=self.std * 3,
         )
 
     def sample(self, device: torch.device) -> Tensor:

@@ -63,6 +63,11 @@ class DataSource(Protocol):
         ...
 
     @property
+    def shorter_side(self) -> int:
+        """To what the shorter side of a test image is resized, before its middle is cut out."""
+        ...
+
+    @property
     def mean(self) -> tuple[float, ...]:
         """What the images are normalised with, where 0 is black and 1 is white."""
         ...
