@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from distillers.cli import parse
+from distillers.config import plain
 from distillers.config_student import StudentConfig
 from distillers.data.reading import check_dali
 
@@ -74,9 +75,19 @@ def work(config: StudentConfig, world: "World") -> None:
     which = f"{config.model_s} from {teacher_name} on {config.dataset}"
     world.say(f"{which}, {run.where(world)}, into {place.folder}")
     world.say(f"loss: {terms} (protocol {config.protocol})")
+    accuracy = card.get("accuracy") if card.get("dataset") == source.name else None
     if not config.skip_validation:
         test = source.test_loader(device, world.shard)
-        found = run.score(teacher, test.epoch(1), world)
-        world.say(f"teacher: {found.acc:.2f} % on the test images")
-    run.train(config, task, source, place, run.card_of(config.model_s, source, config), world)
+        accuracy = run.score(teacher, test.epoch(1), world).acc
+        world.say(f"teacher: {accuracy:.2f} % on the test images")
+    settings = weights.settings(chosen, options)
+    distilled = {
+        "teacher": teacher_name,
+        "teacher_sha256": checkpoint.digest(config.path_t),
+        "teacher_accuracy": accuracy,
+        "settings": plain(settings),
+        "departures": plain(weights.departures(config, chosen, settings, teacher_name)),
+    }
+    described = {**run.card_of(config.model_s, source, config), "distilled": distilled}
+    run.train(config, task, source, place, described, world)
     world.say(f"saved {place.best}")
