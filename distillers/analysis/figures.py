@@ -16,7 +16,7 @@ from distillers.analysis import (
     reliability,
     tsne,
 )
-from distillers.analysis.picture import Picture
+from distillers.analysis.paper import Picture
 from distillers.analysis.responses import Network, Responses, respond
 from distillers.config import file_name
 from distillers.data.source import DataSource
@@ -49,7 +49,7 @@ class Comparison:
     seed: int = 0
 
     def draw(self, kind: str) -> list[Picture]:
-        """The pictures of one kind, mostly one; drawn and saved inside `picture.look()`.
+        """The pictures of one kind, mostly one; drawn and saved inside `paper.look()`.
 
         Args:
             kind: as the module is called that draws it; there is no `hindrance`.

@@ -91,7 +91,7 @@ def main(args: Sequence[str]) -> None:
     config = parse(FiguresConfig, args, "distillers figures")
     config.check()
 
-    from distillers.analysis.picture import look, save
+    from distillers.analysis.paper import look, save
     from distillers.checkpoint import write_atomically
 
     comparison = _comparison(config)
