@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from distillers.analysis.picture import VERMILION, WIDTH, Picture, short
+from distillers.analysis.paper import VERMILION, WIDTH, Picture, short
 from distillers.analysis.responses import Responses
 from distillers.data.batch import Batch
 

@@ -12,7 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from distillers.analysis.picture import WIDTH, Picture, panels
+from distillers.analysis.paper import WIDTH, Picture, panels
 from distillers.analysis.responses import Network
 from distillers.data.batch import Batch
 from distillers.errors import InputError

@@ -8,7 +8,7 @@ import torch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from distillers.analysis.picture import COLOURS, MARKERS, Picture, panels, short
+from distillers.analysis.paper import COLOURS, MARKERS, Picture, panels, short
 from distillers.analysis.responses import Responses
 
 MOST_NAMED = 40  # classes that each get a line; of more, the outermost are shown

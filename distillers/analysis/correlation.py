@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from torch import Tensor
 
-from distillers.analysis.picture import Picture, panels
+from distillers.analysis.paper import Picture, panels
 from distillers.analysis.responses import Responses
 from distillers.errors import InputError
 

@@ -16,11 +16,12 @@ from distillers.analysis import (
     reliability,
     tsne,
 )
-from distillers.analysis.picture import Picture
+from distillers.analysis.paper import Picture
 from distillers.analysis.responses import Network, Responses, respond
 from distillers.config import file_name
 from distillers.data.source import DataSource
-from distillers.errors import InputError
+
+READS = {"tsne": ("pooled", "pooled features"), "cka": ("maps", "stage maps")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,15 +49,20 @@ class Comparison:
     seed: int = 0
 
     def draw(self, kind: str) -> list[Picture]:
-        """The pictures of one kind, mostly one; drawn and saved inside `picture.look()`.
+        """The pictures of one kind, mostly one; drawn and saved inside `paper.look()`.
 
         Args:
-            kind: as the module is called that draws it.
-
-        Raises:
-            InputError: when a network does not show what the picture needs.
+            kind: as the module is called that draws it; there is no `hindrance`.
         """
         return getattr(self, f"_{kind}")()
+
+    def hindrance(self, kind: str) -> str:
+        """Why a picture cannot be drawn, "" where it can."""
+        if kind not in READS:
+            return ""
+        place, said = READS[kind]
+        lacking = [each.name for each in self.everybody if not each.taps.places(place)]
+        return f"{' and '.join(lacking)} shows no {said}" if lacking else ""
 
     @property
     def students(self) -> list[Network]:
@@ -86,8 +92,6 @@ class Comparison:
         return [mean_logits.draw(teacher, students, self.source.class_names)]
 
     def _tsne(self) -> list[Picture]:
-        for network in self.everybody:
-            _require(network, "pooled", "tsne lays out")
         names = self.source.class_names
         answers = self._of(self.everybody)
         return [
@@ -101,8 +105,6 @@ class Comparison:
         ]
 
     def _cka(self) -> list[Picture]:
-        for network in self.everybody:
-            _require(network, "maps", "cka compares")
         batches = self.source.test_loader(self.device).epoch(1)
         return [cka.draw(*cka.compare(self.everybody, batches))]
 
@@ -130,11 +132,3 @@ class Comparison:
         mean, std = torch.tensor(self.source.mean), torch.tensor(self.source.std)
         batches = self.source.test_loader(self.device).epoch(1)
         return changed_hands.pixels_at(places, batches, mean, std)
-
-
-def _require(network: Network, kind: str, what: str) -> None:
-    if not network.taps.places(kind):
-        said = "pooled features" if kind == "pooled" else "stage maps"
-        raise InputError(
-            f"{what} {said}, and {network.name} shows none; leave it out with --kinds."
-        )

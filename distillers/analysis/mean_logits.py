@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from distillers.analysis.correlation import matrices_of
-from distillers.analysis.picture import Picture
+from distillers.analysis.paper import Picture
 from distillers.analysis.responses import Responses
 from distillers.errors import InputError
 

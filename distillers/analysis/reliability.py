@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from distillers.analysis.calibration import NUM_BINS, Bins, bins_of, expected_calibration_error
-from distillers.analysis.picture import BLUE, SMALL, VERMILION, Picture, panels
+from distillers.analysis.paper import BLUE, SMALL, VERMILION, Picture, panels
 from distillers.analysis.responses import Responses
 
 

@@ -13,7 +13,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from distillers.analysis.picture import Picture, panels, short
+from distillers.analysis.paper import Picture, panels, short
 from distillers.analysis.responses import Responses
 
 NUM_CLASSES = 10

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from distillers.data.source import DataSource
     from distillers.ready import Ready
 
-# name: what it shows, and what it compares with
+# What each picture compares with.
 KINDS = {
-    "correlation": ("class-logit correlation, student minus teacher", "teacher"),
-    "mean_logits": ("mean logits by true class, student minus teacher", "teacher"),
-    "tsne": ("t-SNE of the pooled features", ""),
-    "cka": ("linear CKA between the stages of student and teacher", "teacher"),
-    "reliability": ("reliability diagram", ""),
-    "class_gain": ("accuracy of each class, less that of the baseline", "baseline"),
-    "changed_hands": ("images that one has right and the other wrong", "baseline"),
+    "correlation": "teacher",
+    "mean_logits": "teacher",
+    "tsne": "",
+    "cka": "teacher",
+    "reliability": "",
+    "class_gain": "baseline",
+    "changed_hands": "baseline",
 }
 FLAGS = {"teacher": "--path_t TEACHER", "baseline": "--baseline NETWORK"}
 
@@ -81,7 +81,7 @@ class FiguresConfig(Scoring):
 
     def missing(self, kind: str) -> str:
         """What a picture compares with and is not there: "teacher", "baseline", or nothing."""
-        other = KINDS[kind][1]
+        other = KINDS[kind]
         given = {"teacher": self.path_t, "baseline": self.baseline, "": "nothing"}
         return "" if given[other] else other
 
@@ -91,18 +91,15 @@ def main(args: Sequence[str]) -> None:
     config = parse(FiguresConfig, args, "distillers figures")
     config.check()
 
-    from distillers.analysis.picture import look, save
+    from distillers.analysis.paper import look, save
     from distillers.checkpoint import write_atomically
 
     comparison = _comparison(config)
+    kinds = [kind for kind in config.kinds or KINDS if _can_draw(kind, config, comparison)]
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
     captions = []
-    for kind in config.kinds or KINDS:
-        missing = config.missing(kind)
-        if missing:
-            print(f"{kind} is left out: it compares with a {missing}, {FLAGS[missing]}")
-            continue
+    for kind in kinds:
         with look():
             for picture in comparison.draw(kind):
                 save(picture, folder)
@@ -112,14 +109,32 @@ def main(args: Sequence[str]) -> None:
     print(f"saved {folder / 'captions.md'}")
 
 
+def _can_draw(kind: str, config: FiguresConfig, comparison: "Comparison") -> bool:
+    """Whether there is all that a picture needs; what is left out is told.
+
+    Raises:
+        InputError: when it was asked for by name and cannot be drawn.
+    """
+    missing = config.missing(kind)
+    if missing:
+        print(f"{kind} is left out: it compares with a {missing}, {FLAGS[missing]}")
+        return False
+    why = comparison.hindrance(kind)
+    if why and config.kinds:
+        raise InputError(f"{kind} cannot be drawn: {why}.")
+    if why:
+        print(f"{kind} is left out: {why}")
+    return not why
+
+
 def _comparison(config: FiguresConfig) -> "Comparison":
     from distillers.analysis.figures import Comparison
     from distillers.meeting import device_of
 
     device = device_of((config.gpu_id,) if config.gpu_id else ())
-    files = [_named(text, config.model) for text in config.networks]
     teacher = _named(config.path_t, config.model_t) if config.path_t else None
-    baseline = _named(config.baseline, config.model) if config.baseline else None
+    files = [_named(text, config.model, teacher) for text in config.networks]
+    baseline = _named(config.baseline, config.model, teacher) if config.baseline else None
     every = [*filter(None, (teacher, baseline)), *files]
     names = [each.name for each in every]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -161,17 +176,18 @@ class _Saved(NamedTuple):
         return Network(self.name, net, find_taps(net, source.sample(device)))
 
 
-def _named(text: str, model: str | None) -> _Saved:
+def _named(text: str, model: str | None, teacher: _Saved | None = None) -> _Saved:
     """The network of PATH or NAME=PATH.
 
-    Without a name it is called as its run's flags say, else by its architecture.
+    Without a name it is called as its run's flags say, else by its architecture. The teacher is
+    asked for by SimKD files of its authors' code only.
     """
     from distillers.saved import read
 
     name, equals, path = text.partition("=")
     if not equals or "/" in name:
         name, path = "", text
-    ready = read(Path(path), model)
+    ready = read(Path(path), model, teacher.ready if teacher else None)
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     return _Saved(name or _name_in(folder) or str(ready.card.get("model")), Path(path), ready)
 

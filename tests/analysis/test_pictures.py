@@ -17,7 +17,7 @@ from distillers.analysis import (
     class_gain,
     correlation,
     mean_logits,
-    picture,
+    paper,
     reliability,
     tsne,
 )
@@ -74,9 +74,9 @@ DRAW = {
 def saved(request, tmp_path_factory):
     """A picture, its folder, and the settings of matplotlib while it was drawn."""
     folder = tmp_path_factory.mktemp(request.param)
-    with picture.look():
+    with paper.look():
         drawn = DRAW[request.param]()
-        picture.save(drawn, folder)
+        paper.save(drawn, folder)
     return drawn, folder
 
 
@@ -84,7 +84,7 @@ def test_a_picture_is_a_column_wide_and_its_letters_are_embedded(saved):
     drawn, folder = saved
     png, pdf = (folder / f"{drawn.name}.{form}" for form in ("png", "pdf"))
     with Image.open(png) as image:
-        assert image.width == round(3.3 * picture.DPI)
+        assert image.width == round(3.3 * paper.DPI)
         assert image.height < 2.2 * image.width
         assert image.text["Description"] == drawn.caption
     content = pdf.read_bytes()
@@ -97,7 +97,7 @@ def test_a_picture_is_a_column_wide_and_its_letters_are_embedded(saved):
 
 def test_letters_are_legible_and_none_is_cut_off(saved):
     drawn, _ = saved
-    with picture.look():
+    with paper.look():
         drawn.figure.draw_without_rendering()
         texts = [text for text in drawn.figure.findobj(mpl.text.Text) if text.get_text()]
         assert texts
@@ -117,14 +117,14 @@ def test_numbers_stand_beside_the_picture(saved):
 
 def test_the_same_picture_has_the_same_bytes(saved, tmp_path):
     drawn, folder = saved
-    with picture.look():
-        for path in picture.save(DRAW[drawn.name](), tmp_path):
+    with paper.look():
+        for path in paper.save(DRAW[drawn.name](), tmp_path):
             assert path.read_bytes() == (folder / path.name).read_bytes()
 
 
 def test_the_settings_of_matplotlib_are_the_callers_again():
     with mpl.rc_context({"font.size": 23}):
-        with picture.look():
+        with paper.look():
             assert mpl.rcParams["font.size"] == 7
             assert mpl.rcParams["pdf.fonttype"] == 42
         assert mpl.rcParams["font.size"] == 23
@@ -162,7 +162,7 @@ def lab(colour, blindness):
 
 @pytest.mark.parametrize("kind", BLINDNESS)
 def test_colours_are_told_apart_without_red_or_green(kind):
-    seen = [lab(colour, BLINDNESS[kind]) for colour in picture.COLOURS]
+    seen = [lab(colour, BLINDNESS[kind]) for colour in paper.COLOURS]
     assert min(float((a - b).norm()) for a, b in itertools.combinations(seen, 2)) > 11
     # Ten tints are too many to differ alone; each goes with a marker of its own.
     tints = [lab(colour, BLINDNESS[kind]) for colour in tsne.TINTS]
@@ -217,9 +217,9 @@ def test_pixels_are_found_in_any_batch_and_are_those_of_the_file():
 
 def test_two_networks_that_agree_have_nothing_to_show(tmp_path):
     none = torch.empty(0, 3, 8, 8)
-    with picture.look():
+    with paper.look():
         drawn = changed_hands.draw(ONE, ONE, NAMES, (none, none))
-        picture.save(drawn, tmp_path)
+        paper.save(drawn, tmp_path)
     assert "0 were won and 0 lost" in drawn.caption
     assert (tmp_path / "changed_hands.csv").read_text() == ",".join(drawn.columns) + "\n"
 
@@ -245,7 +245,7 @@ def test_many_classes_still_fit():
     one, two = (
         Responses(n, torch.randn(1000, 100, generator=rng), None, labels) for n in ("a", "b")
     )
-    with picture.look():
+    with paper.look():
         drawn = class_gain.draw([one], two, names)
         drawn.figure.draw_without_rendering()
         (axes,) = drawn.figure.axes
