@@ -14,8 +14,8 @@ class Batch:
         images: (n, c, h, w), augmented and normalised, floating point.
         labels: (n,) int64 class numbers.
         index: (n,) int64 rows in the training set (in the test set while evaluating).
-        view: (n,) int64, which of its fixed augmented views each image is, where the loader makes
-            such; else None.
+        view: (n,) int64 on the CPU, which of the fixed augmented views of all images each image is,
+            where the loader makes such: view v of image i of N is number v N + i; else None.
         counts: images of this batch in each process of a distributed run, in the order of ranks;
             empty where there is one process.
     """

@@ -38,7 +38,9 @@ class Decoded(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Images(Dataset):
-    """Images by (epoch, row), several at once; the seed, the epoch and the row decide on a crop.
+    """Images by (turn, row), several at once; the seed, the turn and the row decide on a crop.
+
+    A turn is the number of the epoch, or of a fixed view.
 
     Attributes:
         paths: of all files.
@@ -65,8 +67,8 @@ class Images(Dataset):
     def __getitems__(self, wanted: list[tuple[int, int]]) -> Decoded:
         """The images of a batch."""
         images, index, bad = [], [], []
-        for epoch, row in wanted:
-            found = self._one(epoch, row, bad)
+        for turn, row in wanted:
+            found = self._one(turn, row, bad)
             if found is not None:
                 images.append(found[0])
                 index.append(found[1])
@@ -76,8 +78,8 @@ class Images(Dataset):
         numbers = torch.tensor(index, dtype=torch.int64)
         return Decoded(stacked, self.labels[self.rows[numbers]], numbers, bad)
 
-    def _one(self, epoch: int, row: int, bad: list[str]) -> tuple[Tensor, int] | None:
-        rng = random.Random(f"{self.seed} {epoch} {row}")
+    def _one(self, turn: int, row: int, bad: list[str]) -> tuple[Tensor, int] | None:
+        chooser = rng = random.Random(f"{self.seed} {turn} {row}")
         for _ in range(TRIES):
             try:
                 image = read(self.paths[int(self.rows[row])])
@@ -85,7 +87,8 @@ class Images(Dataset):
                 bad.append(str(error))
                 if self.on_bad == "error" or not self.augment:
                     return None
-                row = rng.randrange(len(self.rows))
+                row = chooser.randrange(len(self.rows))
+                rng = random.Random(f"{self.seed} {turn} {row}")  # the crop is the other's own
                 continue
             return self._shaped(image, rng), row
         return None

@@ -10,6 +10,7 @@ from distillers.data.folder_loader import FolderLoader
 from distillers.data.held_out import chosen_rows
 from distillers.data.listing import Listing
 from distillers.data.order import Shard
+from distillers.data.reading import Views
 from distillers.data.source import EVALUATION_BATCH
 from distillers.errors import InputError
 
@@ -72,6 +73,8 @@ class FolderSet:
         drop_last: bool,
         device: torch.device,
         shard: Shard = Shard(),
+        views: Views | None = None,
+        shuffle: bool = True,
     ) -> FolderLoader:
         """The training images, cropped and flipped, in an order of its own in each epoch."""
         return FolderLoader(
@@ -79,12 +82,13 @@ class FolderSet:
             batch_size=batch_size,
             mean=self.mean,
             std=self.std,
-            shuffle=True,
+            shuffle=shuffle,
             drop_last=drop_last,
             device=device,
             rank=shard.rank,
             world_size=shard.world_size,
             num_workers=self.num_workers,
+            views=views,
         )
 
     def test_loader(self, device: torch.device, shard: Shard = Shard()) -> FolderLoader:

@@ -10,6 +10,7 @@ from distillers.data.held_out import chosen_rows
 from distillers.data.loader import Loader
 from distillers.data.order import Shard
 from distillers.data.pairs import check_pair
+from distillers.data.reading import Views
 from distillers.data.source import EVALUATION_BATCH
 from distillers.errors import InputError
 
@@ -76,6 +77,8 @@ class ImageSet:
         drop_last: bool,
         device: torch.device,
         shard: Shard = Shard(),
+        views: Views | None = None,
+        shuffle: bool = True,
     ) -> Loader:
         """The training images, cropped and flipped, in an order of its own in each epoch."""
         return Loader(
@@ -87,11 +90,12 @@ class ImageSet:
             seed=seed,
             augment=True,
             flip=self.flip,
-            shuffle=True,
+            shuffle=shuffle,
             drop_last=drop_last,
             device=device,
             rank=shard.rank,
             world_size=shard.world_size,
+            views=views,
         )
 
     def test_loader(self, device: torch.device, shard: Shard = Shard()) -> Loader:

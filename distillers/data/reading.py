@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+# How many fixed augmented views each training image has; "all" is every crop and flip there is.
+Views = int | Literal["all"]
+
 
 @dataclass(frozen=True)
 class Reading:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from distillers.data.batch import Batch
 from distillers.data.order import Shard
+from distillers.data.reading import Views
 
 EVALUATION_BATCH = 256  # one size for every scoring, so that a score can be repeated exactly
 
@@ -85,10 +86,14 @@ class DataSource(Protocol):
         drop_last: bool,
         device: torch.device,
         shard: Shard = Shard(),
+        views: Views | None = None,
+        shuffle: bool = True,
     ) -> BatchLoader:
         """The training images, augmented, in an order of its own in each epoch.
 
-        `batch_size` is that of each process, and so is what the loader yields.
+        `batch_size` is that of each process, and so is what the loader yields. With `views` they
+        are augmented in so many ways that are the same in every run, and `Batch.view` tells which.
+        Without `shuffle` the images come in their order, epoch e showing view e of each.
         """
         ...
 
