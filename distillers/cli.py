@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "score a saved network",
     "export": "write a saved network as safetensors, ONNX or a torch.export program",
     "list": "show methods, networks and data sets",
+    "cache": "fill, look at, check and delete caches of what a teacher says",
     "data": "unpack the archives of ImageNet or Tiny ImageNet",
     "demo": "distil real handwritten digits in a few minutes, without a network or a GPU",
 }

@@ -34,7 +34,7 @@ Milestones = Annotated[
 NEUTRAL = (
     *("print_freq", "tb_freq", "save_freq", "num_workers", "gpu_id", "data_dir", "save_dir"),
     *("resume", "overwrite", "skip_validation", "dist_url", "multiprocessing_distributed"),
-    *("config", "download"),
+    *("config", "download", "cache_budget"),
 )
 
 
@@ -159,6 +159,8 @@ class Training:
         flags = {k: v for k, v in self.plain().items() if k not in NEUTRAL}
         if self.dataset == "folder":  # whose name does not say which images
             flags["data_dir"] = str(Path(self.data_dir).expanduser().resolve())
+        if "teacher_cache" in flags:  # half precision matters, the folder does not
+            flags["teacher_cache"] = flags["teacher_cache"] is not None
         return hashlib.sha256(json.dumps(flags, sort_keys=True).encode()).hexdigest()[:8]
 
 

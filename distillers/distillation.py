@@ -108,6 +108,11 @@ class Distillation(nn.Module):
         return self._teacher_reader.net
 
     @property
+    def teacher_taps(self) -> Taps:
+        """Where the teacher is read."""
+        return self._teacher_reader.taps
+
+    @property
     def warmup_epochs(self) -> int:
         """Epochs of the first stage, in which only the losses that have one act; mostly 0."""
         return max(map(_warmup_epochs, self.losses.values()))
@@ -135,7 +140,7 @@ class Distillation(nn.Module):
             "index": batch.index,
             "progress": progress,
         }
-        values |= self.read_teacher(batch.images)
+        values |= self.read_teacher(batch.images) if batch.teacher is None else batch.teacher
         read = self._student_reader(batch.images)
         values |= {f"student_{kind}": value for kind, value in read.items()}
         if progress < 0:

@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 from distillers import checkpoint, recipes
+from distillers.cache.values import Taught, TeacherCache
 from distillers.config import Training, file_name
+from distillers.data.reading import Views
 from distillers.data.source import BatchLoader, DataSource
 from distillers.errors import InputError
 from distillers.evaluate import score
@@ -109,6 +111,9 @@ def train(
     place: Place,
     card: dict[str, Any],
     device: torch.device,
+    *,
+    views: Views | None = None,
+    cache: TeacherCache | None = None,
 ) -> None:
     """Train a task from the first epoch, or the one that `place` holds, to the last.
 
@@ -119,12 +124,16 @@ def train(
         place: where the files go.
         card: what describes the deployed network in its checkpoints.
         device: where to train.
+        views: fixed augmented views that each training image has; None for ever new ones.
+        cache: what the teacher says of these views.
     """
     kept, held_out = source.split(config.val_fraction, config.trial)
     drop_last = config.protocol == "simkd" or getattr(task, "full_batches", False)
     loader = kept.train_loader(
-        config.batch_size, seed=config.trial, drop_last=drop_last, device=device
+        config.batch_size, seed=config.trial, drop_last=drop_last, device=device, views=views
     )
+    if cache:
+        loader = Taught(loader, cache)
     tests = {"test": source.test_loader(device)}
     if held_out:
         tests["val"] = held_out.test_loader(device)

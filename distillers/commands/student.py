@@ -11,46 +11,33 @@ def main(args: Sequence[str]) -> None:
     config = parse(StudentConfig, args, "train_student.py")
     config.check()
 
-    from distillers import checkpoint, data, inputs, models, run, weights
-    from distillers.distillation import distil
-    from distillers.tap_rules import find_taps
+    from distillers import data, run, weights
+    from distillers.cache import choose
+    from distillers.student import task_of, teacher_of
 
     weights.options(config, weights.choose(config))  # names and numbers, before files are read
     device = run.device_of(config.gpu_id)
     source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
-    size = source.image_size
-    assert config.path_t is not None  # config.check refuses None
-    teacher, card = checkpoint.load_network(
-        config.path_t, name=config.model_t, num_classes=source.num_classes, image_size=size
-    )
-    teacher = inputs.adapted(teacher, card, mean=source.mean, std=source.std, size=(size, size))
-    teacher_name = checkpoint.name_of(config.path_t, card, config.model_t)
-    chosen = weights.choose(config, teacher_name)
-    options = weights.options(config, chosen, teacher_name)
-    folder = config.folder(chosen.ce, chosen.kd, chosen.method, teacher_name)
+    teacher = teacher_of(config, source)
+    chosen = teacher.chosen
+    folder = config.folder(chosen.ce, chosen.kd, chosen.method, teacher.name)
     place = run.claim(folder, config.model_s, config)
-    run.prepare(config)
-    student = models.create(config.model_s, num_classes=source.num_classes, image_size=size)
     kept, _ = source.split(config.val_fraction, config.trial)
+    views = choose.views_of(config, kept)
+    asked = choose.wanted(config, teacher.net, teacher.name, kept)
+    run.prepare(config)
     sample = source.sample(device)
-    task = distil(
-        student.to(device),
-        teacher.to(device),
-        chosen.terms(),
-        images=sample,
-        train_labels=kept.train_labels.to(device),
-        batch_size=config.batch_size,
-        options=options,
-        student_taps=find_taps(student, sample, maps=config.taps_s),
-        teacher_taps=find_taps(teacher, sample, maps=config.taps_t),
-    )
+    task = task_of(config, teacher, kept, sample)
     terms = " + ".join(f"{weight:g} {name}" for name, weight in chosen.terms().items())
     print(
-        f"{config.model_s} from {teacher_name} on {config.dataset}, {device}, into {place.folder}"
+        f"{config.model_s} from {teacher.name} on {config.dataset}, {device}, into {place.folder}"
     )
     print(f"loss: {terms} (protocol {config.protocol})")
+    num_fills = config.epochs + task.warmup_epochs
+    cache = choose.open_cache(config, asked, task, sample, num_fills) if asked else None
     if not config.skip_validation:
         test = source.test_loader(device)
-        print(f"teacher: {run.score(teacher, test.epoch(1)).acc:.2f} % on the test images")
-    run.train(config, task, source, place, run.card_of(config.model_s, source, config), device)
+        print(f"teacher: {run.score(teacher.net, test.epoch(1)).acc:.2f} % on the test images")
+    card = run.card_of(config.model_s, source, config)
+    run.train(config, task, source, place, card, device, views=views, cache=cache)
     print(f"saved {place.best}")

@@ -1,17 +1,20 @@
 """A dataset whose images stay in files and are decoded when they are needed."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from distillers.data.decode import Images, OnBad
+from distillers.data.decode import AREA, RATIO, Images, OnBad
+from distillers.data.fingerprint import of_files, of_tensors
 from distillers.data.folder_loader import FolderLoader
 from distillers.data.held_out import chosen_rows
 from distillers.data.listing import Listing
 from distillers.data.order import Shard
 from distillers.data.reading import Views
 from distillers.data.source import EVALUATION_BATCH
+from distillers.data.views import VIEW_SEED
 from distillers.errors import InputError
 
 # ImageNet's, on which almost every network of photographs was trained.
@@ -64,6 +67,29 @@ class FolderSet:
     def train_labels(self) -> Tensor:
         """(N,) int64, the class of each training image."""
         return self.train.labels[self.train_rows]
+
+    @property
+    def num_crops(self) -> None:
+        """Endlessly many."""
+        return
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides on the pixels of every view of every training image.
+
+        Files are told by their names, sizes and times of change.
+        """
+        return {
+            "name": self.name,
+            "images": len(self.train_rows),
+            "files": of_files(self.train.paths, self.train_rows),
+            "labels": of_tensors(self.train_labels),
+            "image_size": self.image_size,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "augmentation": f"a random part of area {AREA} and ratio {RATIO}, resized, "
+            "mirrored one in two",
+            "views": f"seed {VIEW_SEED}",
+        }
 
     def train_loader(
         self,

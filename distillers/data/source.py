@@ -1,7 +1,7 @@
 """What a run asks of a data set, whether it lies in memory or in folders of files."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -76,6 +76,15 @@ class DataSource(Protocol):
     @property
     def train_labels(self) -> Tensor:
         """(N,) int64, the class of each training image; `Batch.index` counts these rows."""
+        ...
+
+    @property
+    def num_crops(self) -> int | None:
+        """How many augmented views an image has, all told; None where they cannot be counted."""
+        ...
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides on the pixels of every view of every training image, in plain types."""
         ...
 
     def train_loader(

@@ -1,0 +1,136 @@
+"""From the flags of a run to its cache: which views, where, and whether there is room."""
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from distillers.cache.folder import CacheFolder, place_of, telling
+from distillers.cache.key import Key, key_of
+from distillers.cache.sizes import num_bytes, show_bytes
+from distillers.cache.values import Read, TeacherCache, reads_of
+from distillers.config_student import StudentConfig
+from distillers.data.reading import Views
+from distillers.data.source import DataSource
+from distillers.data.views import check_views
+from distillers.distillation import Distillation
+from distillers.errors import InputError
+
+BLOCK = 4096  # bytes that file systems give out at once: a small row alone takes as many
+FOLDER = "teacher_cache"  # in SAVE_DIR
+
+
+def views_of(config: StudentConfig, source: DataSource) -> Views | None:
+    """How many views the run shows: those asked for, else for a cache every one that there is.
+
+    Raises:
+        InputError: when there cannot be so many, or a cache needs a number.
+    """
+    if config.views is None and config.teacher_cache is not None:
+        if source.num_crops is None:
+            raise InputError(
+                f"--teacher_cache needs --views for {source.name}, whose images in files have "
+                "endlessly many crops; say how many of them each shall have, as in --views 4."
+            )
+        return "all"
+    check_views(config.views, source.num_crops)
+    return config.views
+
+
+class Wanted(NamedTuple):
+    """A cache that a run asks for.
+
+    Attributes:
+        where: its folder.
+        key: what it is of.
+        num_images: N.
+        num_views: V of each.
+    """
+
+    where: Path
+    key: Key
+    num_images: int
+    num_views: int
+
+
+def wanted(
+    config: StudentConfig, teacher: nn.Module, name: str, source: DataSource
+) -> Wanted | None:
+    """The cache that the flags ask for; None where they ask for none.
+
+    Args:
+        config: the flags.
+        teacher: as it gets the images of `source`, before anything is folded or compiled.
+        name: of its architecture.
+        source: the images that are trained on.
+
+    Raises:
+        InputError: when the folder holds something else.
+    """
+    views = views_of(config, source)
+    if config.teacher_cache is None or views is None:
+        return None
+    auto = config.teacher_cache == "auto"
+    above = Path(config.save_dir) / FOLDER if auto else Path(config.teacher_cache).expanduser()
+    key = key_of(teacher, name, source)
+    num_views = (source.num_crops or 0) if views == "all" else views
+    return Wanted(place_of(above, key), key, len(source.train_labels), num_views)
+
+
+def open_cache(
+    config: StudentConfig, asked: Wanted, task: Distillation, sample: Tensor, num_fills: int
+) -> TeacherCache | None:
+    """The cache of a run, or None where it would be larger than the budget; both are printed.
+
+    Args:
+        config: the flags.
+        asked: of `wanted`.
+        task: whose losses read the teacher.
+        sample: (n, c, h, w), a few images as the networks see them.
+        num_fills: views of an image that the run may compute, at the most.
+
+    Raises:
+        InputError: when there is no room on the disk.
+    """
+    reads = reads_of(task.teacher_taps, task.read_teacher(sample))
+    if not reads:
+        print("teacher cache: no loss asks the teacher for anything, so there is none")
+        return None
+    parts = {read.name: read for each in reads.values() for read in each}.values()
+    row = sum(part.row_bytes for part in parts)
+    whole = row * asked.num_images * asked.num_views
+    what = f"{', '.join(part.name for part in parts)} of {asked.num_images:,} images"
+    budget = num_bytes(config.cache_budget, "cache_budget")
+    if whole > budget:
+        fitting = budget // (row * asked.num_images)
+        print(
+            f"teacher cache: {what} x {asked.num_views} views may take {show_bytes(whole)}, more "
+            f"than --cache_budget {config.cache_budget}, so the teacher runs in every step"
+            + (f"; --views {fitting} would fit" if fitting else "")
+        )
+        return None
+    folder = CacheFolder(asked.where, asked.key)
+    cache = TeacherCache(folder, task, reads, asked.num_images * asked.num_views)
+    filled = cache.num_filled() / (asked.num_images * asked.num_views)
+    print(
+        f"teacher cache: {what} x {asked.num_views} views, {100 * filled:.3g} % there, "
+        f"{show_bytes(whole)} when full, in {asked.where}"
+    )
+    _refuse_no_room(asked, list(parts), cache, min(num_fills, asked.num_views))
+    return cache
+
+
+def _refuse_no_room(asked: Wanted, parts: list[Read], cache: TeacherCache, num_fills: int) -> None:
+    """Refuse what the disk cannot take, before any work is done."""
+    whole = sum(part.row_bytes for part in parts) * asked.num_views
+    scattered = sum(part.row_bytes + BLOCK for part in parts) * num_fills
+    need = asked.num_images * min(whole, scattered) - cache.disk_bytes
+    with telling(asked.where):
+        free = shutil.disk_usage(asked.where).free
+    if need > free:
+        raise InputError(
+            f"the teacher cache {asked.where} may still grow by {show_bytes(need)}, and "
+            f"{show_bytes(free)} are free there. Make room, take another folder with "
+            "--teacher_cache, or fewer --views."
+        )

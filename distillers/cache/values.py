@@ -1,0 +1,180 @@
+"""What the losses ask of the teacher, read from a cache and computed where it is missing."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distillers.cache.folder import CacheFolder, telling
+from distillers.cache.part import Part
+from distillers.config import file_name
+from distillers.data.batch import Batch, Values
+from distillers.data.source import BatchLoader
+from distillers.distillation import Distillation
+from distillers.taps import Taps
+
+
+class Read(NamedTuple):
+    """One tensor that is read of the teacher.
+
+    Attributes:
+        name: of the part that keeps it.
+        identity: where it is read, with the "shape" of one image's, in plain types.
+    """
+
+    name: str
+    identity: dict[str, Any]
+
+    @property
+    def row_bytes(self) -> int:
+        """What an image's takes on the disk, with its checksum."""
+        return 2 * int(np.prod(self.identity["shape"])) + 8
+
+
+def reads_of(taps: Taps, values: Values) -> dict[str, list[Read]]:
+    """The tensors that make each value of the teacher, by the value's name.
+
+    A module's output is one tensor whether it is read as a stage map or as the final map.
+
+    Args:
+        taps: where the teacher is read.
+        values: of a few images, as `Distillation.read_teacher` gives them.
+    """
+    layouts = dict(taps.layouts)
+    found: dict[str, list[Read]] = {}
+    for name, value in values.items():
+        kind = name.removeprefix("teacher_")
+        tensors = value if isinstance(value, list) else [value]
+        places = taps.places(kind) or [("", "out")] * len(tensors)
+        found[name] = []
+        for (path, side), tensor in zip(places, tensors, strict=True):
+            pooled = kind in ("logits", "pooled") or path == taps.head
+            part = kind if pooled else file_name(f"map-{path}-{side}")
+            identity = {"module": path, "side": side, "shape": list(tensor.shape[1:])}
+            identity["layout"] = str(layouts.get((path, side), "plain"))
+            found[name].append(Read(part, identity))
+    return found
+
+
+class TeacherCache:
+    """Gives what the losses ask of the teacher for views of training images.
+
+    What is computed is stored and then read back. So every epoch, and every run that shares the
+    cache, learns from the same numbers, those of the first process that stored them.
+
+    Args:
+        folder: of the cache.
+        task: whose teacher computes what is missing.
+        reads: of `reads_of`.
+        num_rows: views of all images.
+
+    Attributes:
+        folder: as given.
+        num_computed: views that the teacher was run for.
+    """
+
+    def __init__(
+        self, folder: CacheFolder, task: Distillation, reads: dict[str, list[Read]], num_rows: int
+    ) -> None:
+        self.folder = folder
+        self.num_computed = 0
+        self._task = task
+        identities = {read.name: read.identity for each in reads.values() for read in each}
+        self._parts: dict[str, Part] = {
+            name: folder.part(name, identity, num_rows) for name, identity in identities.items()
+        }
+        self._names = {name: [read.name for read in each] for name, each in reads.items()}
+
+    @property
+    def num_damaged(self) -> int:
+        """Rows that did not have their checksum and were computed anew."""
+        return sum(part.num_damaged for part in self._parts.values())
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the parts that are read take on the disk."""
+        return sum(part.disk_bytes for part in self._parts.values())
+
+    def num_filled(self) -> int:
+        """Views of which everything that is read is there, or more where runs fill at once."""
+        return min(part.num_filled() for part in self._parts.values())
+
+    def present(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) whether everything that is read of each view, (n,) int64, is there."""
+        return np.logical_and.reduce([part.present(rows) for part in self._parts.values()])
+
+    def fill(self, images: Tensor, view: Tensor) -> None:
+        """Run the teacher for those views that are not there, and store what it gives.
+
+        Args:
+            images: (n, c, h, w).
+            view: (n,) int64, as in `Batch`.
+
+        Raises:
+            InputError: when there is no room, or the teacher's values are no finite numbers.
+        """
+        rows = view.numpy()
+        missing = np.flatnonzero(~self.present(rows))
+        if not len(missing):
+            return
+        if len(missing) < len(rows):
+            images = images[torch.from_numpy(missing).to(images.device)]
+        values = self._task.read_teacher(images)
+        self.num_computed += len(missing)
+        with telling(self.folder.path), self.folder.locked():
+            for name, value in values.items():
+                tensors = value if isinstance(value, list) else [value]
+                for part, tensor in zip(self._names[name], tensors, strict=True):
+                    self._parts[part].write(rows[missing], tensor)
+
+    def values(self, images: Tensor, view: Tensor) -> Values:
+        """What the losses ask of the teacher, float32, by the names that they use."""
+        self.fill(images, view)
+        rows = view.numpy()
+        with telling(self.folder.path):
+            read = {n: part.read(rows, images.device) for n, part in self._parts.items()}
+        values: dict[str, Tensor | list[Tensor]] = {}
+        for name, parts in self._names.items():
+            tensors = [read[part] for part in parts]
+            values[name] = tensors if name in LISTS else tensors[0]
+        return values
+
+    def close(self) -> None:
+        """Close all files."""
+        for part in self._parts.values():
+            part.close()
+        self.folder.close()
+
+
+LISTS = ("teacher_maps", "teacher_preacts")
+
+
+class Taught:
+    """A loader whose batches bring along what the losses ask of the teacher.
+
+    Args:
+        loader: with fixed views.
+        cache: of the same views.
+    """
+
+    def __init__(self, loader: BatchLoader, cache: TeacherCache) -> None:
+        self._loader = loader
+        self._cache = cache
+        self.batch_size, self.num_images = loader.batch_size, loader.num_images
+        self.device = loader.device
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def epoch(self, number: int, start_batch: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from 1, without the first `start_batch` of them."""
+        return self._taught(self._loader.epoch(number, start_batch))
+
+    def _taught(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            if batch.view is None:
+                raise TypeError("a teacher cache needs a loader that tells views")
+            yield replace(batch, teacher=self._cache.values(batch.images, batch.view))
