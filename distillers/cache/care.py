@@ -86,7 +86,6 @@ def info(found: Found) -> list[str]:
         views = part.num_filled() / data["images"]
         shape = " x ".join(map(str, part.shape))
         lines.append(f"  {part.name} ({shape}): {views:.4g} views an image")
-        part.close()
     return lines
 
 
@@ -111,7 +110,6 @@ def verify(found: Found, repair: bool) -> tuple[list[str], int]:
             what = f"{len(damaged):,} DAMAGED ({', '.join(map(str, damaged[:MOST_ROWS]))}{more})"
             what += ", emptied" if repair else ""
         lines.append(f"  {part.name}: {kept.num_filled:,} rows, {what}")
-        part.close()
     return lines, count
 
 

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
@@ -21,7 +22,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CacheFolder:
-    """One cache, made where it is not there yet; it is held in use until the process ends.
+    """One cache, made where it is not there yet; it is in use for as long as this object lives.
 
     Args:
         path: its folder.
@@ -34,8 +35,9 @@ class CacheFolder:
     def __init__(self, path: Path, key: Key) -> None:
         self.path = path
         with telling(path):
-            self._used = _held(path)
+            weakref.finalize(self, os.close, _held(path))
             self._lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            weakref.finalize(self, os.close, self._lock)
             with self.locked():
                 if not (path / CARD).exists():
                     made = date.today().isoformat()
@@ -73,11 +75,6 @@ class CacheFolder:
                     )
                 self._write(card)
             return Part(self.path, name, tuple(identity["shape"]), num_rows)
-
-    def close(self) -> None:
-        """Let go of it."""
-        os.close(self._lock)
-        os.close(self._used)
 
     def _write(self, card: dict[str, Any]) -> None:
         write_atomically(self.path / CARD, (json.dumps(card, indent=2) + "\n").encode())

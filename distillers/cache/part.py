@@ -149,11 +149,6 @@ class Part:
         self._records.write(rows, memoryview(bytes(RECORD.itemsize * len(rows))))
         self._known[rows] = 0
 
-    def close(self) -> None:
-        """Close both files."""
-        self._data.close()
-        self._records.close()
-
     def _all(self) -> Iterator[tuple[int, np.ndarray]]:
         """The records of all rows that may be asked for, in pieces, each with its first number."""
         reached = min(len(self._records), len(self._known))

@@ -1,6 +1,7 @@
 """A file of rows of one length, read and written a row at a time by any number of processes."""
 
 import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ class RowFile:
         self.row_bytes = row_bytes
         flags = os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT
         self._file = os.open(path, flags | os.O_CLOEXEC, 0o666)
+        weakref.finalize(self, os.close, self._file)
 
     def __len__(self) -> int:
         """How many rows the file reaches, the last perhaps in part."""
@@ -70,7 +72,3 @@ class RowFile:
                 into[done:] = bytes(len(into) - done)
                 return
             done += more
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)

@@ -142,12 +142,6 @@ class TeacherCache:
             values[name] = tensors if name in LISTS else tensors[0]
         return values
 
-    def close(self) -> None:
-        """Close all files."""
-        for part in self._parts.values():
-            part.close()
-        self.folder.close()
-
 
 LISTS = ("teacher_maps", "teacher_preacts")
 

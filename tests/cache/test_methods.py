@@ -1,0 +1,77 @@
+import pytest
+import torch
+
+from distillers import models, recipes
+from distillers.cache.folder import CacheFolder, place_of
+from distillers.cache.key import key_of
+from distillers.cache.values import Taught, TeacherCache, reads_of
+from distillers.data import load
+from distillers.demo import halved
+from distillers.distillation import distil
+from distillers.train import Plan, Trainer
+
+CPU = torch.device("cpu")
+ELEVEN = ("kd", "fitnet", "at", "sp", "vid", "crd", "srrl", "semckd", "simkd", "rrd", "dcd")
+NUM, BATCH, VIEWS = 64, 32, 2
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return halved(load("digits")).keep(torch.arange(NUM))
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    torch.manual_seed(0)
+    return models.create("resnet14", num_classes=10).eval()
+
+
+@pytest.fixture(scope="module")
+def where(tmp_path_factory, digits, teacher):
+    """One cache, which the methods share."""
+    key = key_of(teacher, "resnet14", digits)
+    return CacheFolder(place_of(tmp_path_factory.mktemp("cache"), key), key)
+
+
+def task_of(method, digits, teacher):
+    torch.manual_seed(0)
+    row = recipes.recipe("crd", method)
+    weights = {"ce": row.ce, "kd": row.kd, **({} if method == "kd" else {method: row.method})}
+    task = distil(
+        models.create("resnet8", num_classes=10),
+        teacher,
+        weights,
+        images=digits.sample(CPU),
+        train_labels=digits.train_labels,
+        batch_size=BATCH,
+        options={"crd": {"negatives": 64}} if method == "crd" else None,
+    )
+    return task.train()
+
+
+def losses(task, loader, epochs):
+    trainer = Trainer(task, Plan(epochs=3, learning_rate=0.01, clip_grad=1.0))
+    found = []
+    for epoch in epochs:
+        torch.manual_seed(epoch)  # CRD draws its negatives
+        for batch in loader.epoch(epoch):
+            found.append(float(trainer.backward(batch, 0.5).loss.detach()))
+            trainer.step()
+    return found
+
+
+def cached(task, where, digits):
+    reads = reads_of(task.teacher_taps, task.read_teacher(digits.sample(CPU)))
+    return TeacherCache(where, task, reads, NUM * VIEWS)
+
+
+@pytest.mark.parametrize("method", ELEVEN)
+def test_a_method_learns_from_the_cache_as_from_the_teacher(digits, teacher, where, method):
+    """Three epochs: twice with the cache, which the first run fills as far as others have not."""
+    loader = digits.train_loader(BATCH, seed=1, drop_last=True, device=CPU, views=VIEWS)
+    exact = losses(task_of(method, digits, teacher), loader, (1, 2, 3))
+    for ran in (None, 0):
+        task = task_of(method, digits, teacher)
+        cache = cached(task, where, digits)
+        assert losses(task, Taught(loader, cache), (1, 2, 3)) == pytest.approx(exact, rel=5e-3)
+        assert ran is None or cache.num_computed == ran

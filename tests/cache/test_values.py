@@ -1,0 +1,369 @@
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from distillers.cache import care
+from distillers.cache.folder import CARD, CacheFolder, place_of
+from distillers.cache.key import key_of
+from distillers.cache.part import RECORD
+from distillers.cache.values import Taught
+from distillers.errors import InputError
+from distillers.inputs import Adapted
+
+from .fakes import CPU, build, image_set, open_at, task_of, teacher_of, wanted
+
+
+def loader_of(source, views=3, **options):
+    return source.train_loader(7, seed=1, drop_last=False, device=CPU, views=views, **options)
+
+
+def flat(values):
+    """Everything of a batch as one row."""
+    tensors = []
+    for name in sorted(values):
+        value = values[name]
+        tensors += value if isinstance(value, list) else [value]
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def count_runs(task):
+    """A list that gets the number of images of each run of the teacher."""
+    runs = []
+    task.teacher.register_forward_pre_hook(lambda _, args: runs.append(len(args[0])))
+    return runs
+
+
+def contents(where):
+    (folder,) = where.iterdir()
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in (".f16", ".rows")}
+
+
+def test_a_loss_reads_the_same_from_the_cache_as_from_the_teacher(tmp_path):
+    source, task = image_set(), task_of(teacher_of())
+    cache = open_at(wanted(tmp_path, source), task)
+    for epoch in (1, 2, 4):
+        batches = list(loader_of(source).epoch(epoch))
+        taught = list(Taught(loader_of(source), cache).epoch(epoch))
+        for plain, batch in zip(batches, taught, strict=True):
+            assert torch.equal(plain.images, batch.images)
+            exact = task.read_teacher(plain.images)
+            assert {k: type(v) for k, v in batch.teacher.items()} == {
+                k: type(v) for k, v in exact.items()
+            }
+            torch.testing.assert_close(flat(batch.teacher), flat(exact), rtol=2**-10, atol=1e-6)
+            torch.testing.assert_close(task(batch).loss, task(plain).loss, rtol=2e-3, atol=1e-4)
+
+
+def test_the_teacher_runs_once_a_view(tmp_path):
+    source, task = image_set(), task_of(teacher_of())
+    cache = open_at(wanted(tmp_path, source), task)
+    runs = count_runs(task)
+    first = [flat(b.teacher) for b in Taught(loader_of(source), cache).epoch(1)]
+    assert sum(runs) == cache.num_computed == len(source.train_labels)
+    again = [flat(b.teacher) for b in Taught(loader_of(source), cache).epoch(4)]  # V epochs on
+    assert sum(runs) == len(source.train_labels)
+    assert sorted(torch.cat(first).tolist()) == sorted(torch.cat(again).tolist())
+    for epoch in (2, 3):
+        list(Taught(loader_of(source), cache).epoch(epoch))
+    assert sum(runs) == 3 * len(source.train_labels) == cache.num_filled()
+
+
+def test_only_what_is_missing_is_computed(tmp_path):
+    source, task = image_set(), task_of(teacher_of())
+    cache = open_at(wanted(tmp_path, source), task)
+    runs = count_runs(task)
+    batches = list(loader_of(source, shuffle=False).epoch(1))
+    cache.fill(batches[0].images[:3], batches[0].view[:3])
+    cache.values(batches[0].images, batches[0].view)
+    assert runs == [3, 4]
+
+
+def test_methods_share_what_they_have_in_common(tmp_path):
+    """Logits that KD stored are read by a loss that reads all; maps and the final map are one."""
+    source, teacher = image_set(), teacher_of()
+    asked = wanted(tmp_path, source)
+    with torch.no_grad():
+        few = task_of(teacher, {"kd": 1.0})
+    list(Taught(loader_of(source), open_at(asked, few)).epoch(1))
+    assert set(json.loads((asked.where / CARD).read_text())["parts"]) == {"logits"}
+    before = (asked.where / "logits.f16").read_bytes()
+    cache = open_at(asked, task_of(teacher))
+    assert cache.num_filled() == 0
+    list(Taught(loader_of(source), cache).epoch(1))
+    assert (asked.where / "logits.f16").read_bytes() == before
+    parts = json.loads((asked.where / CARD).read_text())["parts"]
+    assert len(parts) == len(set(map(str, parts.values())))  # no place is stored twice
+    cache = open_at(asked, few)
+    runs = count_runs(few)
+    list(Taught(loader_of(source), cache).epoch(1))
+    assert runs == []
+
+
+def test_a_run_with_more_views_goes_on_with_a_cache_of_fewer(tmp_path):
+    source, task = image_set(), task_of(teacher_of())
+    one = open_at(wanted(tmp_path, source, 1), task)
+    every = open_at(wanted(tmp_path, source, 162), task)
+    runs = count_runs(task)
+    list(Taught(loader_of(source, 1), one).epoch(1))
+    list(Taught(loader_of(source, 162, shuffle=False), every).epoch(1))
+    assert sum(runs) == len(source.train_labels)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_damaged_rows_are_computed_anew_and_counted(tmp_path):
+    build(tmp_path)
+    whole = contents(tmp_path)
+    source, (folder,) = image_set(), tmp_path.iterdir()
+    data = bytearray(whole["logits.f16"])
+    data[5 * 10 + 1] ^= 64  # of row 5, five logits long
+    (folder / "logits.f16").write_bytes(data)
+    os.truncate(folder / "pooled.f16", len(whole["pooled.f16"]) - 20)
+    task = task_of(teacher_of())
+    cache = open_at(wanted(tmp_path, source), task)
+    runs = count_runs(task)
+    for epoch in (1, 2, 3):
+        list(Taught(loader_of(source), cache).epoch(epoch))
+    assert sum(runs) == cache.num_damaged == 2
+    for name, again in contents(tmp_path).items():
+        halves, exact = np.frombuffer(again, "<f2"), np.frombuffer(whole[name], "<f2")
+        assert name.endswith(".rows") or np.allclose(halves, exact, rtol=2e-3, atol=1e-6)
+
+
+def other_weights(teacher, source):
+    teacher.fc.bias.data.add_(1e-6)
+    return source
+
+
+def other_modules(teacher, source):
+    teacher.late = torch.nn.ReLU6()
+    return source
+
+
+def other_pixels(_, source):
+    source.train_images[3].add_(1)
+    return source
+
+
+def other_labels(_, source):
+    source.train_labels[3] = 0
+    return source
+
+
+CHANGES = {
+    "teacher.weights": other_weights,
+    "teacher.modules": other_modules,
+    "data.pixels": other_pixels,
+    "data.labels": other_labels,
+    "data.mean": lambda _, source: replace(source, mean=(0.5, 0.5, 0.4)),
+    "data.std": lambda _, source: replace(source, std=(0.2, 0.2, 0.3)),
+    "data.augmentation": lambda _, source: replace(source, flip=False),
+    "data.images": lambda _, source: source.keep(torch.arange(29)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_cache_of_something_else_is_refused_with_the_reason(tmp_path, change):
+    source, teacher = image_set(), teacher_of()
+    old = key_of(teacher, "slow", source)
+    place = place_of(tmp_path, old)
+    CacheFolder(place, old)
+    source = CHANGES[change](teacher, source)
+    key = key_of(teacher, "slow", source)
+    assert place_of(tmp_path, key) != place
+    for refused in (lambda: place_of(place, key), lambda: CacheFolder(place, key)):
+        with pytest.raises(InputError, match=f"cache of something else: .*{change}.* differ"):
+            refused()
+    assert place_of(place, old) == place
+
+
+def test_what_comes_before_the_teacher_is_part_of_the_key():
+    source, teacher, mean, std = image_set(), teacher_of(), (0.5,) * 3, (0.2,) * 3
+    keys = [
+        key_of(net, "slow", source)
+        for net in (
+            teacher,
+            Adapted(teacher, mean, std, mean, (0.3,) * 3, None),
+            Adapted(teacher, mean, std, mean, (0.4,) * 3, None),
+            Adapted(teacher, mean, std, mean, (0.4,) * 3, (8, 8)),
+            Adapted(teacher, mean, std, mean, (0.4,) * 3, (16, 16)),
+        )
+    ]
+    assert len({json.dumps(key) for key in keys}) == 5
+
+
+def test_where_a_network_is_read_is_part_of_a_part(tmp_path):
+    source, task = image_set(), task_of(teacher_of())
+    cache = open_at(wanted(tmp_path, source), task)
+    with pytest.raises(InputError, match=r"has pooled as .* and it would now be"):
+        cache.folder.part("pooled", {"module": "fc", "side": "in", "shape": [13]}, 3)
+
+
+BAD_CARDS = ("", "{", "[]", '{"format": 1}', '{"format": 99, "key": {}, "parts": {}}')
+
+
+@pytest.mark.parametrize("content", BAD_CARDS)
+def test_a_card_that_cannot_be_read_is_refused(tmp_path, content):
+    asked = wanted(tmp_path, image_set())
+    CacheFolder(asked.where, asked.key)
+    (asked.where / CARD).write_text(content)
+    with pytest.raises(InputError, match=r"cannot be read|is not the card|newer version"):
+        CacheFolder(asked.where, asked.key)
+
+
+def test_a_disk_that_fills_up_ends_the_run_and_the_cache_stays_usable(tmp_path, monkeypatch):
+    build(tmp_path / "whole")
+    source, task = image_set(), task_of(teacher_of())
+    cache = open_at(wanted(tmp_path / "full", source), task)
+    write, left = os.pwrite, [2000]
+
+    def nearly_full(file, data, offset):
+        left[0] -= len(data)
+        if left[0] >= 0:
+            return write(file, data, offset)
+        if left[0] > -len(data):
+            return write(file, data[: left[0]], offset)  # as much as there is room for
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", nearly_full)
+        with pytest.raises(InputError, match=r"the disk is full.*stays usable.*--resume"):
+            list(Taught(loader_of(source), cache).epoch(1))
+    build(tmp_path / "full")
+    assert contents(tmp_path / "full").keys() == contents(tmp_path / "whole").keys()
+    (found,) = care.find(tmp_path / "full")
+    assert care.verify(found, repair=False)[1] == 0
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from distillers.errors import InputError
+from tests.cache.fakes import build
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+try:
+    build(Path(sys.argv[1]))
+except InputError as error:
+    print(error)
+"""
+
+
+def test_a_real_limit_of_the_system_is_told_too(tmp_path):
+    words = [sys.executable, "-c", LIMITED, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert "the disk is full: File too large" in done.stdout, done.stderr
+    (found,) = care.find(tmp_path)
+    assert care.verify(found, repair=False)[1] == 0
+    assert sum(part.num_filled() for part in found.parts()) > 0
+    build(tmp_path)
+    assert all(part.num_filled() == 90 for part in care.find(tmp_path)[0].parts())
+
+
+def processes():
+    """Start fast: they are forks of a process that has imported everything."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.cache.fakes"])
+    return context
+
+
+def test_two_processes_that_fill_one_cache_agree(tmp_path):
+    """Teachers that differ show who wrote: every row is one's or the other's, the same to both."""
+    context = processes()
+    shifts = (0.0, 0.5)
+    ours = [context.Process(target=build, args=(tmp_path, 0.01, s)) for s in shifts]
+    for process in ours:
+        process.start()
+    for process in ours:
+        process.join()
+        assert process.exitcode == 0
+    source, (found,) = image_set(), care.find(tmp_path)
+    assert care.verify(found, repair=False)[1] == 0
+    assert all(part.num_filled() == 90 for part in found.parts())
+    tasks = [task_of(teacher_of(shift=shift)) for shift in shifts]
+    caches = [open_at(wanted(tmp_path, source), task) for task in tasks]
+    written_by = []
+    for batch in loader_of(source, shuffle=False).epoch(1):
+        read = [cache.values(batch.images, batch.view)["teacher_logits"] for cache in caches]
+        assert torch.equal(*read)
+        exact = torch.stack([t.read_teacher(batch.images)["teacher_logits"] for t in tasks])
+        near = (exact - read[0]).abs().amax(2) < 2e-3
+        assert near.any(0).all()
+        written_by += near.int().argmax(0).tolist()
+    assert all(cache.num_computed == 0 for cache in caches)
+
+
+def test_a_build_that_is_killed_anywhere_goes_on_where_it_stopped(tmp_path):
+    build(tmp_path / "whole")
+    context, seen = processes(), [0]
+    for pause in (0.0, 0.013, 0.041):
+        process = context.Process(target=build, args=(tmp_path / "killed", 0.01))
+        process.start()
+        deadline = time.monotonic() + 100
+        while filled(tmp_path / "killed") <= seen[-1] and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(pause)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        (found,) = care.find(tmp_path / "killed")
+        assert care.verify(found, repair=False)[1] == 0
+        seen.append(filled(tmp_path / "killed"))
+    assert seen == sorted(set(seen)), seen  # each went on, none began again
+    assert seen[-1] < 90
+    build(tmp_path / "killed")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def filled(where):
+    """Rows that every part has."""
+    files = list(where.glob("*/*.rows"))
+    counts = [np.count_nonzero(np.fromfile(file, RECORD)["checksum"]) for file in files]
+    return min(counts) if len(counts) == NUM_PARTS else 0
+
+
+NUM_PARTS = 8  # of a loss that reads everything
+
+
+MEMORY = """
+import sys, torch
+from pathlib import Path
+from distillers.cache.folder import CacheFolder
+torch.set_num_threads(1)
+key = {"format": 1, "teacher": {"model": "m"}, "data": {"name": "d", "images": 1}}
+folder = CacheFolder(Path(sys.argv[1]), key)
+
+def resident(name):
+    return int(Path("/proc/self/status").read_text().split(name + ":")[1].split()[0]) // 1024
+
+def fill_and_read(name, rows):
+    part = folder.part(name, {"shape": [64, 16, 16]}, rows)
+    values = torch.randn(20, 64, 16, 16)
+    for view in torch.arange(rows).split(20):
+        part.write(view.numpy(), values)
+    for view in torch.randperm(rows).split(20):
+        part.read(view.numpy(), torch.device("cpu"))
+
+fill_and_read("small", 100)
+before = [resident(name) for name in ("VmRSS", "RssAnon")]
+fill_and_read("large", 4000)
+after = [resident(name) for name in ("VmRSS", "RssAnon")]
+print(*(b - a for a, b in zip(before, after)))
+"""
+
+
+def test_the_memory_of_a_process_does_not_grow_with_the_cache(tmp_path):
+    """131 MB are written and read; neither all resident memory nor the anonymous part grows."""
+    words = [sys.executable, "-c", MEMORY, str(tmp_path / "cache")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert sum(p.stat().st_size for p in (tmp_path / "cache").iterdir()) > 130e6
+    assert all(int(word) < 12 for word in done.stdout.split()), done.stdout
