@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--student", default="resnet8x4")
     parser.add_argument("--methods", nargs="+", default=speed.ELEVEN)
     parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--cached", type=int, default=16, help="batches in the cache")
+    parser.add_argument("--cached", type=int, default=8, help="batches in the cache")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true")
@@ -61,7 +61,9 @@ def main() -> None:
     else:
         form = "compiled" if args.compile else "eager"
         settings = {k: v for k, v in vars(args).items() if k != "out"}
-        content[form] = {"settings": settings, "environment": where, "results": measure(args)}
+        earlier = content.get(form, {}).get("results", {})
+        results = {**earlier, **measure(args)}
+        content[form] = {"settings": settings, "environment": where, "results": results}
     out.write_text(json.dumps(content, indent=1) + "\n")
     print(f"written to {out}")
 

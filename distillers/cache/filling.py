@@ -47,6 +47,7 @@ def fill(
                 if place % SHOW == 0:
                     progress.batch(number, place, figures)
             progress.epoch(number, figures)
+        cache.tell_damage()
     finally:
         progress.close()
     return cache.num_computed

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,7 @@ def key_of(teacher: nn.Module, name: str, source: DataSource) -> Key:
         "format": FORMAT,
         "teacher": {
             "model": name,
-            "modules": hashlib.sha256(str(teacher).encode()).hexdigest()[:32],
+            "modules": _modules(teacher),
             "weights": _weights(teacher),
             "input": _input(teacher),
         },
@@ -54,6 +55,12 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], above: str = "
         elif mine != yours:
             found.append(f"{above}{name}")
     return found
+
+
+def _modules(net: nn.Module) -> str:
+    """A hash of the modules as they print themselves, without addresses in memory."""
+    printed = re.sub(r" at 0x[0-9a-f]+", "", str(net))
+    return hashlib.sha256(printed.encode()).hexdigest()[:32]
 
 
 def _weights(net: nn.Module) -> str:

@@ -1,5 +1,6 @@
 """What the losses ask of the teacher, read from a cache and computed where it is missing."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from distillers.data.batch import Batch, Values
 from distillers.data.source import BatchLoader
 from distillers.distillation import Distillation
 from distillers.taps import Taps
+
+LISTS = ("teacher_maps", "teacher_preacts")  # values that are a tensor a stage
 
 
 class Read(NamedTuple):
@@ -81,6 +84,7 @@ class TeacherCache:
     ) -> None:
         self.folder = folder
         self.num_computed = 0
+        self._told = 0
         self._task = task
         identities = {read.name: read.identity for each in reads.values() for read in each}
         self._parts: dict[str, Part] = {
@@ -142,8 +146,17 @@ class TeacherCache:
             values[name] = tensors if name in LISTS else tensors[0]
         return values
 
-
-LISTS = ("teacher_maps", "teacher_preacts")
+    def tell_damage(self) -> None:
+        """Say of which rows that were damaged nobody was told yet."""
+        new = self.num_damaged - self._told
+        if new:
+            self._told += new
+            print(
+                f"teacher cache: {new:,} rows in {self.folder.path} did not have their checksum "
+                "and were computed anew",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 class Taught:
@@ -172,3 +185,4 @@ class Taught:
             if batch.view is None:
                 raise TypeError("a teacher cache needs a loader that tells views")
             yield replace(batch, teacher=self._cache.values(batch.images, batch.view))
+        self._cache.tell_damage()

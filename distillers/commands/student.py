@@ -40,4 +40,6 @@ def main(args: Sequence[str]) -> None:
         print(f"teacher: {run.score(teacher.net, test.epoch(1)).acc:.2f} % on the test images")
     card = run.card_of(config.model_s, source, config)
     run.train(config, task, source, place, card, device, views=views, cache=cache)
+    if cache:
+        print(f"teacher cache: the teacher ran for {cache.num_computed:,} images")
     print(f"saved {place.best}")

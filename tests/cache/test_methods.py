@@ -49,8 +49,8 @@ def task_of(method, digits, teacher):
     return task.train()
 
 
-def losses(task, loader, epochs):
-    trainer = Trainer(task, Plan(epochs=3, learning_rate=0.01, clip_grad=1.0))
+def losses(task, loader, epochs, **plan):
+    trainer = Trainer(task, Plan(epochs=3, learning_rate=0.01, clip_grad=1.0, **plan))
     found = []
     for epoch in epochs:
         torch.manual_seed(epoch)  # CRD draws its negatives
@@ -75,3 +75,31 @@ def test_a_method_learns_from_the_cache_as_from_the_teacher(digits, teacher, whe
         cache = cached(task, where, digits)
         assert losses(task, Taught(loader, cache), (1, 2, 3)) == pytest.approx(exact, rel=5e-3)
         assert ran is None or cache.num_computed == ran
+    half = losses(task_of(method, digits, teacher), Taught(loader, cache), (1,), precision="bf16")
+    assert half == pytest.approx(exact[: len(half)], rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["kd", "at", "srrl"])
+def test_a_compiled_step_takes_the_teacher_s_values_in(digits, teacher, where, method):
+    """One compilation without a break, and nothing of the teacher in it."""
+    from torch._dynamo.testing import CompileCounter
+
+    loader = digits.train_loader(BATCH, seed=1, drop_last=True, device=CPU, views=VIEWS)
+    exact = losses(task_of(method, digits, teacher), loader, (1, 2, 3))
+    task, counter = task_of(method, digits, teacher), CompileCounter()
+    trainer = Trainer(task, Plan(epochs=3, learning_rate=0.01, clip_grad=1.0))
+    trainer._run = torch.compile(task, backend=counter, fullgraph=True)
+    found = []
+    for epoch in (1, 2, 3):
+        for batch in Taught(loader, cached(task, where, digits)).epoch(epoch):
+            found.append(float(trainer.backward(batch, 0.5).loss.detach()))
+            trainer.step()
+    assert found == pytest.approx(exact, rel=5e-3)
+    assert counter.frame_count == 1
+    once = counter.op_count
+    counter = CompileCounter()
+    torch._dynamo.reset()
+    compiled = torch.compile(task, backend=counter, fullgraph=True)
+    compiled(next(loader.epoch(1)), 0.5)
+    assert counter.op_count > once + 20  # with the teacher

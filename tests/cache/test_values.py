@@ -2,6 +2,7 @@ import errno
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -120,7 +121,7 @@ def test_a_run_with_more_views_goes_on_with_a_cache_of_fewer(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_damaged_rows_are_computed_anew_and_counted(tmp_path):
+def test_damaged_rows_are_computed_anew_and_told(tmp_path, capsys):
     build(tmp_path)
     whole = contents(tmp_path)
     source, (folder,) = image_set(), tmp_path.iterdir()
@@ -134,6 +135,8 @@ def test_damaged_rows_are_computed_anew_and_counted(tmp_path):
     for epoch in (1, 2, 3):
         list(Taught(loader_of(source), cache).epoch(epoch))
     assert sum(runs) == cache.num_damaged == 2
+    told = re.findall(r"(\d+) rows in .* did not have their checksum", capsys.readouterr().err)
+    assert sum(map(int, told)) == 2
     for name, again in contents(tmp_path).items():
         halves, exact = np.frombuffer(again, "<f2"), np.frombuffer(whole[name], "<f2")
         assert name.endswith(".rows") or np.allclose(halves, exact, rtol=2e-3, atol=1e-6)
