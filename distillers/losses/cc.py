@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from distillers.losses.precision import full, no_autocast
+from distillers.losses.ranks import gathered
 from distillers.losses.unit import unit
 
 FORMS = ("consecutive", "matrix")
@@ -40,6 +41,8 @@ class CC(nn.Module):
         normalise: bring the embeddings to length one (`"consecutive"`; `"matrix"` always does).
         gamma: of the Gaussian kernel (`"matrix"` only).
         order: of its Taylor series (`"matrix"` only).
+        gather: compare with the images of all processes of a distributed run, so that the loss is
+            that of one process with the whole batch; False compares within each process.
 
     Raises:
         ValueError: for another form.
@@ -55,6 +58,7 @@ class CC(nn.Module):
         normalise: bool = False,
         gamma: float = 0.4,
         order: int = 2,
+        gather: bool = True,
     ) -> None:
         super().__init__()
         if form not in FORMS:
@@ -63,6 +67,7 @@ class CC(nn.Module):
         self.normalise = normalise
         self.gamma = gamma
         self.order = order
+        self.gather = gather
         self.embed_student = nn.Linear(student_dim, dim)
         self.embed_teacher = nn.Linear(teacher_dim, dim)
 
@@ -73,13 +78,13 @@ class CC(nn.Module):
         if self.normalise or self.form == "matrix":
             student, teacher = unit(student), unit(teacher)
         if self.form == "consecutive":
-            apart = (student - teacher).abs()
+            apart = gathered((student - teacher).abs(), self.gather)
             return (apart[:-1] * apart[1:]).sum() / max(len(apart) - 1, 1)
         return (self.kernel(student) - self.kernel(teacher)).square().mean()
 
     def kernel(self, rows: Tensor) -> Tensor:
-        """(n, n) of the truncated Gaussian kernel of (n, dim), rows of length one."""
+        """(n, images compared with) of the truncated Gaussian kernel of unit rows (n, dim)."""
         with no_autocast(rows):
-            twice = 2 * self.gamma * (rows @ rows.T)
+            twice = 2 * self.gamma * (rows @ gathered(rows, self.gather).T)
         series = [twice**power / math.factorial(power) for power in range(self.order + 1)]
         return math.exp(-2 * self.gamma) * torch.stack(series).sum(dim=0)

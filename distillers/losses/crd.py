@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from distillers.losses.bank import products, weighted_sum
 from distillers.losses.negatives import Drawer
 from distillers.losses.precision import full, no_autocast
-from distillers.losses.ranks import from_all_ranks
+from distillers.losses.ranks import from_all_ranks, one_from_each, total_rows
 from distillers.losses.rows import write_rows
 from distillers.losses.unit import unit
 
@@ -31,7 +31,8 @@ class CRD(nn.Module):
     fixed. The banks' rows move after the loss. Published weight: 0.8. Maps and banks are discarded.
 
     The terms are written as softplus of log p - log c, so that none overflows, and Z has no
-    autograd history. Negatives are drawn on the device. The gradient for v is computed along with
+    autograd history. Negatives are drawn on the device, by a hash of seed, step and image, so that
+    they are the same in however many processes. The gradient for v is computed along with
     the value, so that nothing of size n K is kept until the backward pass, and the banks may move
     before it; second derivatives do not exist. Scores come from one product with the whole bank
     where that moves less memory than gathering K rows an image. If an image is in a batch twice,
@@ -119,8 +120,8 @@ class CRD(nn.Module):
         student = unit(full(self.embed_student(student_pooled)))
         teacher = unit(full(self.embed_teacher(teacher_pooled.detach())))
         if negative_index is None:
-            negative_index = self.drawer.other_classes(labels, self.negatives)
-        positive = index if self.mode == "exact" else self.drawer.same_class(labels)
+            negative_index = self.drawer.other_classes(labels, index, self.negatives)
+        positive = index if self.mode == "exact" else self.drawer.same_class(labels, index)
         rows = torch.cat((positive[:, None], negative_index), dim=1)
         loss = self.against(self.teacher_bank, student, rows, 0) + self.against(
             self.student_bank, teacher, rows, 1
@@ -130,6 +131,7 @@ class CRD(nn.Module):
             self.move(self.student_bank, from_all_ranks(student), seen)
             self.move(self.teacher_bank, from_all_ranks(teacher), seen)
             self.estimated.fill_(True)
+            self.drawer.advance()
         return loss
 
     def against(self, bank: Tensor, anchors: Tensor, rows: Tensor, which: int) -> Tensor:
@@ -153,9 +155,10 @@ class CRD(nn.Module):
 
     def partition(self, scores: Tensor, which: int) -> Tensor:
         """Log Z, from scores (n, 1 + K) where it is due."""
-        bank_rows, old = len(self.student_bank), self.log_partition[which]
-        sums = from_all_ranks(scores.flatten().logsumexp(dim=0, keepdim=True))
-        seen = sums.logsumexp(dim=0) + math.log(bank_rows / scores.numel() / len(sums))
+        old = self.log_partition[which]
+        sums = one_from_each(scores.flatten().logsumexp(dim=0))
+        share = len(self.student_bank) / (total_rows(scores) * scores.shape[1])
+        seen = sums.logsumexp(dim=0) + math.log(share)
         later = old
         if self.partition_momentum is not None:
             kept = self.partition_momentum

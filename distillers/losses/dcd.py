@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.losses.precision import full, no_autocast
+from distillers.losses.ranks import first_row, gathered
 from distillers.losses.unit import unit
 
 
@@ -38,6 +39,8 @@ class DCD(nn.Module):
         initial_log_scale: logarithm of the scale at the start.
         max_scale: cap of the scale.
         consistency: weight of the second term.
+        gather: compare with the images of all processes of a distributed run, so that the loss is
+            that of one process with the whole batch; False compares within each process.
 
     Attributes:
         no_weight_decay: the parameters that should not be decayed.
@@ -54,9 +57,11 @@ class DCD(nn.Module):
         initial_log_scale: float = 1.0,
         max_scale: float = 10.0,
         consistency: float = 0.5,
+        gather: bool = True,
     ) -> None:
         super().__init__()
         self.consistency = consistency
+        self.gather = gather
         self.max_log_scale = math.log(max_scale)
         self.embed_student = nn.Linear(student_dim, dim)
         self.embed_teacher = nn.Linear(teacher_dim, dim)
@@ -66,12 +71,13 @@ class DCD(nn.Module):
         """The loss from student_pooled (n, d_s) and teacher_pooled (n, d_t); zero for one image."""
         student = unit(full(self.embed_student(student_pooled)))
         teacher = unit(full(self.embed_teacher(teacher_pooled.detach())))
+        students, teachers = gathered(student, self.gather), gathered(teacher, self.gather)
         with no_autocast(student):
-            logits = self.scale() * (student @ teacher.T)
-        forth = logits.log_softmax(dim=1)
-        back = logits.log_softmax(dim=0).T
+            forth = (self.scale() * (student @ teachers.T)).log_softmax(dim=1)
+            back = (self.scale() * (teacher @ students.T)).log_softmax(dim=1)
         consistency = F.kl_div(forth, back, reduction="batchmean", log_target=True)
-        return self.consistency * consistency - forth.diagonal().mean()
+        start = first_row(student) if self.gather else 0
+        return self.consistency * consistency - forth.diagonal(start).mean()
 
     def scale(self) -> Tensor:
         """The factor of the products: capped in value, not in gradient."""

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from distillers.losses.precision import full
+from distillers.losses.ranks import gathered
 from distillers.losses.standardise import standardise as z_score
 from distillers.losses.unit import centred
 
@@ -29,6 +30,8 @@ class DIST(nn.Module):
         temperature: T.
         eps: added to the correlation's denominator.
         standardise: z-score the logits first (`distillers.losses.standardise`).
+        gather: compare with the images of all processes of a distributed run, so that the loss is
+            that of one process with the whole batch; False compares within each process.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class DIST(nn.Module):
         temperature: float = 4.0,
         eps: float = 1e-8,
         standardise: bool = False,
+        gather: bool = True,
     ) -> None:
         super().__init__()
         self.beta = beta
@@ -46,6 +50,7 @@ class DIST(nn.Module):
         self.temperature = temperature
         self.eps = eps
         self.standardise = standardise
+        self.gather = gather
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         """The loss from two (n, k)."""
@@ -53,7 +58,8 @@ class DIST(nn.Module):
         student = (prepare(student_logits) / self.temperature).softmax(dim=1)
         teacher = (prepare(teacher_logits.detach()) / self.temperature).softmax(dim=1)
         inter = 1 - pearson(student, teacher, self.eps).mean()
-        intra = 1 - pearson(student.T, teacher.T, self.eps).mean()
+        students, teachers = gathered(student, self.gather), gathered(teacher, self.gather)
+        intra = 1 - pearson(students.T, teachers.T, self.eps).mean()
         return self.temperature**2 * (self.beta * inter + self.gamma * intra)
 
 

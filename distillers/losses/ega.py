@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from distillers.losses.precision import full, no_autocast
+from distillers.losses.ranks import gathered
 from distillers.losses.unit import centred, unit
 
 
@@ -30,12 +31,21 @@ class EGA(nn.Module):
         teacher_dim: width of the teacher's embedding.
         node: weight of the nodes.
         edge: weight of the edges.
+        gather: compare with the images of all processes of a distributed run, so that the loss is
+            that of one process with the whole batch; False compares within each process.
     """
 
     def __init__(
-        self, student_dim: int, teacher_dim: int, *, node: float = 1.0, edge: float = 0.3
+        self,
+        student_dim: int,
+        teacher_dim: int,
+        *,
+        node: float = 1.0,
+        edge: float = 0.3,
+        gather: bool = True,
     ) -> None:
         super().__init__()
+        self.gather = gather
         self.node = node
         self.edge = edge
         same = student_dim == teacher_dim
@@ -43,8 +53,8 @@ class EGA(nn.Module):
 
     def forward(self, student_pooled: Tensor, teacher_pooled: Tensor) -> Tensor:
         """The loss from student_pooled (n, d_s) and teacher_pooled (n, d_t)."""
-        student = unit(centred(full(self.embed(student_pooled))))
-        teacher = unit(centred(full(teacher_pooled.detach())))
+        student = gathered(unit(centred(full(self.embed(student_pooled)))), self.gather)
+        teacher = gathered(unit(centred(full(teacher_pooled.detach()))), self.gather)
         with no_autocast(student):
             edges = teacher @ teacher.T - student @ student.T
             nodes = teacher @ student.T

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from distillers.losses.precision import full, no_autocast
+from distillers.losses.ranks import gathered
 from distillers.losses.unit import centred, unit
 
 
@@ -33,6 +34,8 @@ class ITRD(nn.Module):
         correlation: weight of the correlations.
         mutual: weight of the mutual information.
         alpha: order of the entropy in the correlations.
+        gather: compare with the images of all processes of a distributed run, so that the loss is
+            that of one process with the whole batch; False compares within each process.
     """
 
     def __init__(
@@ -43,19 +46,22 @@ class ITRD(nn.Module):
         correlation: float = 2.0,
         mutual: float = 1.0,
         alpha: float = 1.01,
+        gather: bool = True,
     ) -> None:
         super().__init__()
         self.correlation = correlation
         self.mutual = mutual
         self.alpha = alpha
+        self.gather = gather
         self.same = student_dim == teacher_dim
         self.embed = nn.Linear(student_dim, teacher_dim)
 
     def forward(self, student_pooled: Tensor, teacher_pooled: Tensor) -> Tensor:
         """The loss from student_pooled (n, d_s) and teacher_pooled (n, d_t)."""
         embedded = full(self.embed(student_pooled))
-        plain = full(student_pooled) if self.same else embedded
-        teacher = full(teacher_pooled.detach())
+        embedded = gathered(embedded, self.gather)
+        plain = gathered(full(student_pooled), self.gather) if self.same else embedded
+        teacher = gathered(full(teacher_pooled.detach()), self.gather)
         correlation = correlation_loss(embedded, teacher, self.alpha)
         return self.correlation * correlation + self.mutual * mutual_loss(plain, teacher)
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from distillers.losses.precision import full
+from distillers.losses.ranks import one_from_each
 from distillers.losses.stages import check_stages, same_size
 
 
@@ -76,6 +77,6 @@ class NegativeMean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(c, 1, 1) from (n, c, h, w), after counting it in."""
         if self.training:
-            self.total += x.clamp(max=0).sum(dim=(0, 2, 3))
-            self.count += (x < 0).sum(dim=(0, 2, 3))
+            self.total += one_from_each(x.clamp(max=0).sum(dim=(0, 2, 3))).sum(dim=0)
+            self.count += one_from_each((x < 0).sum(dim=(0, 2, 3))).sum(dim=0)
         return (self.total / self.count.clamp(min=1))[:, None, None].to(x.dtype)

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from distillers.losses.precision import full, no_autocast
+from distillers.losses.ranks import gathered
 from distillers.losses.unit import unit
 
 
@@ -21,22 +22,24 @@ class PKT(nn.Module):
 
     Args:
         eps: added to the probabilities.
+        gather: compare with the images of all processes of a distributed run, so that the loss is
+            that of one process with the whole batch; False compares within each process.
     """
 
-    def __init__(self, *, eps: float = 1e-7) -> None:
+    def __init__(self, *, eps: float = 1e-7, gather: bool = True) -> None:
         super().__init__()
         self.eps = eps
+        self.gather = gather
 
     def forward(self, student_pooled: Tensor, teacher_pooled: Tensor) -> Tensor:
         """The loss from student_pooled (n, d_s) and teacher_pooled (n, d_t)."""
-        student = neighbours(student_pooled)
-        teacher = neighbours(teacher_pooled.detach())
+        student = self.neighbours(student_pooled)
+        teacher = self.neighbours(teacher_pooled.detach())
         return (teacher * ((teacher + self.eps) / (student + self.eps)).log()).mean()
 
-
-def neighbours(pooled: Tensor) -> Tensor:
-    """(n, n), row i: the probabilities of each image to be a neighbour of image i."""
-    with no_autocast(pooled):
-        rows = unit(full(pooled))
-        similar = (rows @ rows.T + 1) / 2
-    return similar / similar.sum(dim=1, keepdim=True)
+    def neighbours(self, pooled: Tensor) -> Tensor:
+        """From (n, d) in row i: the probabilities of each image to be a neighbour of image i."""
+        with no_autocast(pooled):
+            rows = unit(full(pooled))
+            similar = (rows @ gathered(rows, self.gather).T + 1) / 2
+        return similar / similar.sum(dim=1, keepdim=True)

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.losses.precision import full
+from distillers.losses.ranks import first_row, gathered
 
 
 class RKD(nn.Module):
@@ -27,19 +28,24 @@ class RKD(nn.Module):
     Args:
         distance: weight of the distances.
         angle: weight of the angles.
+        gather: compare with the images of all processes of a distributed run, so that the loss is
+            that of one process with the whole batch; False compares within each process.
     """
 
-    def __init__(self, *, distance: float = 25.0, angle: float = 50.0) -> None:
+    def __init__(self, *, distance: float = 25.0, angle: float = 50.0, gather: bool = True) -> None:
         super().__init__()
         self.distance = distance
         self.angle = angle
+        self.gather = gather
 
     def forward(self, student_pooled: Tensor, teacher_pooled: Tensor) -> Tensor:
         """The loss from student_pooled (n, d_s) and teacher_pooled (n, d_t)."""
-        student = relative_distances(student_pooled)
-        teacher = relative_distances(teacher_pooled.detach())
-        of_distances = F.smooth_l1_loss(student, teacher)
-        of_angles = F.smooth_l1_loss(cosines(student), cosines(teacher))
+        start = first_row(student_pooled) if self.gather else 0
+        own = slice(start, start + len(student_pooled))
+        student = relative_distances(gathered(student_pooled, self.gather))
+        teacher = relative_distances(gathered(teacher_pooled.detach(), self.gather))
+        of_distances = F.smooth_l1_loss(student[own], teacher[own])
+        of_angles = F.smooth_l1_loss(cosines(student, own), cosines(teacher, own))
         return self.distance * of_distances + self.angle * of_angles
 
 
@@ -52,10 +58,16 @@ def relative_distances(pooled: Tensor) -> Tensor:
     return between / torch.where(mean > 0, mean, 1.0)
 
 
-def cosines(between: Tensor) -> Tensor:
-    """(n, n, n) cosine at i of the angle between j and k, from (n, n) distances."""
-    apart = between > 1e-6
-    inverse = torch.where(apart, 1 / torch.where(apart, between, 1.0), 0.0)
+def cosines(between: Tensor, vertices: slice = slice(None)) -> Tensor:
+    """(m, n, n) cosine at i of the angle between j and k, from (n, n) distances.
+
+    Args:
+        between: the distances.
+        vertices: which m of the n images stand at i.
+    """
+    apart = between[vertices] > 1e-6
+    inverse = torch.where(apart, 1 / torch.where(apart, between[vertices], 1.0), 0.0)
     squares = between.square()
-    twice = squares[:, :, None] + squares[:, None, :] - squares[None]
+    own = squares[vertices]
+    twice = own[:, :, None] + own[:, None, :] - squares[None]
     return (0.5 * twice * inverse[:, :, None] * inverse[:, None, :]).clamp(-1, 1)

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from distillers.losses.cross_stage import CrossStage, Embedding, attention
 from distillers.losses.precision import full, no_autocast
+from distillers.losses.ranks import gathered, num_ranks
 
 
 class SemCKD(nn.Module):
@@ -21,18 +22,20 @@ class SemCKD(nn.Module):
     Published weight: 400 (ImageNet 50), beside cross-entropy and KD of weight 1. Projections and
     attention are learned, and discarded; gradient passes through the attention.
 
-    A query is a function of a row as long as the batch. So the attention depends on the place of an
-    image in the batch, and the loss is bound to one batch size: any other is refused here, where
-    public code drops it or, when it divides, reshapes it into nonsense. `SemCKDInvariant` has
-    neither limit. The public code's second branch, which gets no gradient and stops distributed
-    training, is left out.
+    A query is a function of a row as long as the batch, of all processes together. So the attention
+    depends on the place of an image in the batch, and the loss is bound to one batch size: any
+    other is refused here, where public code drops it or, when it divides, reshapes it into
+    nonsense. `SemCKDInvariant` has neither limit. The public code's second branch, which gets no
+    gradient and stops distributed training, is left out.
 
     Args:
         student_channels: one count a stage.
         teacher_channels: likewise.
         batch_size: images a step and process.
         softness: temperature of the attention.
-        reduction: the query has batch_size / reduction numbers.
+        reduction: the query has (images compared with) / reduction numbers.
+        gather: compare with the images of all processes of a distributed run, so that the loss is
+            that of one process with the whole batch; False compares within each process.
 
     Raises:
         ValueError: for a batch of another size, or one smaller than reduction.
@@ -46,15 +49,18 @@ class SemCKD(nn.Module):
         *,
         softness: float = 1.0,
         reduction: int = 4,
+        gather: bool = True,
     ) -> None:
         super().__init__()
-        if batch_size < reduction:
-            raise ValueError(f"batch_size is {batch_size}; SemCKD needs {reduction} or more.")
+        compared = batch_size * num_ranks() if gather else batch_size
+        if compared < reduction:
+            raise ValueError(f"batch_size is {compared}; SemCKD needs {reduction} or more.")
         self.batch_size = batch_size
         self.softness = softness
-        width = batch_size // reduction
-        self.queries = nn.ModuleList(Embedding(batch_size, width) for _ in student_channels)
-        self.keys = nn.ModuleList(Embedding(batch_size, width) for _ in teacher_channels)
+        self.gather = gather
+        width = compared // reduction
+        self.queries = nn.ModuleList(Embedding(compared, width) for _ in student_channels)
+        self.keys = nn.ModuleList(Embedding(compared, width) for _ in teacher_channels)
         self.cross_stage = CrossStage(student_channels, teacher_channels)
 
     def forward(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
@@ -73,13 +79,12 @@ class SemCKD(nn.Module):
     def attend(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
         """(n, student stages, teacher stages) that sum to one over the last."""
         pairs = zip(self.queries, student_maps, strict=True)
-        queries = [query(products(maps)) for query, maps in pairs]
-        keys = [key(products(maps)) for key, maps in zip(self.keys, teacher_maps, strict=True)]
-        return attention(queries, keys, self.softness)
+        queries = [query(self.products(maps)) for query, maps in pairs]
+        pairs = zip(self.keys, teacher_maps, strict=True)
+        return attention(queries, [key(self.products(maps)) for key, maps in pairs], self.softness)
 
-
-def products(maps: Tensor) -> Tensor:
-    """(n, n) products of flattened maps (n, c, h, w)."""
-    flat = full(maps).flatten(1)
-    with no_autocast(flat):
-        return flat @ flat.T
+    def products(self, maps: Tensor) -> Tensor:
+        """(n, images compared with) products of flattened maps (n, c, h, w)."""
+        flat = full(maps).flatten(1)
+        with no_autocast(flat):
+            return flat @ gathered(flat, self.gather).T

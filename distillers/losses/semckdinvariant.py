@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from distillers.losses.cross_stage import CrossStage, Embedding, attention
 from distillers.losses.precision import full, no_autocast
+from distillers.losses.ranks import gathered
 from distillers.losses.unit import unit
 
 
@@ -26,6 +27,8 @@ class SemCKDInvariant(nn.Module):
         softness: temperature of the attention.
         points: numbers that describe an image.
         reduction: the query has points / reduction numbers.
+        gather: compare with the images of all processes of a distributed run, so that the loss is
+            that of one process with the whole batch; False compares within each process.
 
     Raises:
         ValueError: when there are fewer points than reduction.
@@ -39,12 +42,14 @@ class SemCKDInvariant(nn.Module):
         softness: float = 1.0,
         points: int = 64,
         reduction: int = 4,
+        gather: bool = True,
     ) -> None:
         super().__init__()
         if points < reduction:
             raise ValueError(f"points is {points}; it must be {reduction} or more.")
         self.softness = softness
         self.points = points
+        self.gather = gather
         width = points // reduction
         self.queries = nn.ModuleList(Embedding(points, width) for _ in student_channels)
         self.keys = nn.ModuleList(Embedding(points, width) for _ in teacher_channels)
@@ -68,7 +73,7 @@ class SemCKDInvariant(nn.Module):
         """(n, points) from (n, c, h, w): each image's sorted cosines with all, resampled."""
         flat = unit(full(maps).flatten(1))
         with no_autocast(flat):
-            ordered = (flat @ flat.T).sort(dim=1).values
+            ordered = (flat @ gathered(flat, self.gather).T).sort(dim=1).values
         return F.interpolate(
             ordered[:, None], size=self.points, mode="linear", align_corners=True
         ).squeeze(1)

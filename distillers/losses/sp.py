@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.losses.precision import full, no_autocast
+from distillers.losses.ranks import gathered
 from distillers.losses.unit import unit
 
 
@@ -22,15 +23,23 @@ class SP(nn.Module):
 
     The loss depends on who is in the batch, and thus on its size; not on the order. The paper may
     sum over several stages; the tables use the last one alone, as here.
+
+    Args:
+        gather: compare with the images of all processes of a distributed run, so that the loss is
+            that of one process with the whole batch; False compares within each process.
     """
+
+    def __init__(self, *, gather: bool = True) -> None:
+        super().__init__()
+        self.gather = gather
 
     def forward(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
         """The loss from one (n, c, h, w) a stage of each network; the last of each is read."""
-        return F.mse_loss(similarity(student_maps[-1]), similarity(teacher_maps[-1].detach()))
+        student, teacher = student_maps[-1], teacher_maps[-1].detach()
+        return F.mse_loss(self.similarity(student), self.similarity(teacher))
 
-
-def similarity(maps: Tensor) -> Tensor:
-    """(n, n) from (n, c, h, w), rows of length one."""
-    flat = full(maps).flatten(1)
-    with no_autocast(flat):
-        return unit(flat @ flat.T)
+    def similarity(self, maps: Tensor) -> Tensor:
+        """(n, images compared with) from (n, c, h, w), rows of length one."""
+        flat = full(maps).flatten(1)
+        with no_autocast(flat):
+            return unit(flat @ gathered(flat, self.gather).T)

@@ -313,8 +313,6 @@ def test_every_loss_compiles_without_a_break(cls, case):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_cuda_agrees_and_never_waits(cls, case):
-    if "negatives" in case.options:
-        pytest.skip("draws on the device: other numbers there")
     expected = call(case.build(cls), case.inputs(cls))
     loss = case.build(cls).cuda()
     inputs = {

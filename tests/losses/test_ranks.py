@@ -1,76 +1,152 @@
-"""Memories in a distributed run: every process ends with what one process with all batches has."""
+"""Every loss in a distributed run: several processes have the loss, gradient and memory of one."""
 
-import os
-import socket
+import contextlib
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from distillers.losses import CRD, RRD
-from distillers.losses.ranks import from_all_ranks
+from distillers.losses import CRD, ranks
+from tests.losses.cases import CASES, exported, mapped
+from tests.processes import together
 
-LABELS = torch.arange(24) % 3
+STEPS = 4
+SHARES = {"2": (3, 3), "3": (2, 2, 2), "uneven": (4, 2)}
 
 
-def losses() -> dict[str, nn.Module]:
-    torch.manual_seed(0)
+def frozen(loss: nn.Module) -> nn.Module:
+    """In float64, what normalises batches in evaluation mode: there processes do differ."""
+    for module in loss.double().modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    return loss
+
+
+def part(value: Any, rows: slice) -> Any:
+    """Those rows of a loss's input, as leaves that ask for gradient."""
+    if isinstance(value, list):
+        return [part(each, rows) for each in value]
+    if not isinstance(value, Tensor):
+        return value
+    taken = value[rows].clone()
+    return taken.requires_grad_() if taken.is_floating_point() else taken
+
+
+def gradients(inputs: dict) -> dict[str, list[Tensor]]:
+    """The gradients of the student's inputs by name, zeros where there is none."""
     return {
-        "crd": CRD(4, 3, LABELS, dim=5, negatives=6),
-        "rrd": RRD(4, 3, dim=5, queue_size=11),
-        "bank": RRD(4, 3, dim=5, queue_size=24, memory="momentum", enqueue="after"),
+        name: [
+            torch.zeros_like(x) if x.grad is None else x.grad
+            for x in (value if isinstance(value, list) else [value])
+        ]
+        for name, value in inputs.items()
+        if name.startswith("student")
     }
 
 
-def run(loss: nn.Module, name: str, step: int, part: slice) -> None:
-    generator = torch.Generator().manual_seed(step)
-    index = torch.randperm(24, generator=generator)[:6][part]
-    pooled = [torch.randn(6, width, generator=generator)[part] for width in (4, 3)]
-    negatives = torch.randint(24, (6, 6), generator=generator)[part]
-    if name == "crd":
-        loss(*pooled, LABELS[index], index, negatives).backward()
-    else:
-        loss(*pooled, index).backward()
+def run(name: str, counts: tuple[int, ...], rank: int) -> dict:
+    """Some steps of a loss on this process's rows: its share of the whole batch's."""
+    case, world = CASES[name], len(counts)
+    if name == "semckd" and len(set(counts)) > 1:
+        return {}
+    loss = frozen(case.build(exported()[name], batch_size=counts[rank]))
+    rows = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+    weight = counts[rank] / sum(counts)  # 1 / world where they are equal
+    uneven = len(set(counts)) > 1
+    values, found = [], []
+    for step in range(STEPS):
+        whole = mapped(case.inputs(exported()[name], seed=step), lambda x: x.double())
+        inputs = {key: part(value, rows) for key, value in whole.items()}
+        with ranks.dividing(counts) if uneven else contextlib.nullcontext():
+            value = loss(**inputs) * weight * world
+            value.backward()
+        values.append(value.detach() / world)
+        found.append({k: [x / world for x in v] for k, v in gradients(inputs).items()})
+    grads = {k: p.grad / world for k, p in loss.named_parameters() if p.grad is not None}
+    return {"values": values, "inputs": found, "parameters": grads, "state": loss.state_dict()}
 
 
-def work(rank: int, world: int, port: int) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world)
-    try:
-        together = losses()
-        for name, loss in together.items():
-            for step in range(3):
-                run(loss, name, step, slice(3 * rank, 3 * rank + 3))
-        states = {name: loss.state_dict() for name, loss in together.items()}
-        for name, state in states.items():
-            for key, found in state.items():
-                everyone = from_all_ranks(found[None].to(torch.float64))
-                assert all(torch.equal(one, everyone[0]) for one in everyone), (name, key)
-    finally:
-        dist.destroy_process_group()
-    if rank == 0:
-        for name, loss in losses().items():
-            for step in range(3):
-                run(loss, name, step, slice(0, 6))
-            for key, expected in loss.state_dict().items():
-                torch.testing.assert_close(states[name][key], expected)
+def sum_of_all(x: Tensor) -> Tensor:
+    if dist.get_world_size() > 1:
+        dist.all_reduce(x)
+    return x
 
 
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
+def compare(division: str) -> None:
+    counts, rank = SHARES[division], dist.get_rank()
+    found = {name: run(name, counts, rank) for name in CASES}
+    for name, mine in found.items():
+        if not mine:
+            continue
+        mine["values"] = [sum_of_all(value) for value in mine["values"]]
+        mine["parameters"] = {k: sum_of_all(p) for k, p in mine["parameters"].items()}
+        for key, value in mine["state"].items():
+            everywhere = ranks.one_from_each(value.double())
+            assert all(torch.equal(each, everywhere[0]) for each in everywhere), (name, key)
+    torch.save(found, f"{division}-{rank}.pt")
+
+
+@pytest.mark.parametrize("division", SHARES)
+def test_processes_together_have_the_loss_gradient_and_state_of_one(
+    division, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    counts = SHARES[division]
+    together(len(counts), compare, division)
+    parts = [torch.load(f"{division}-{rank}.pt") for rank in range(len(counts))]
+    compared = 0
+    for name in CASES:
+        if not parts[0][name]:
+            assert name == "semckd"
+            continue
+        expected, found = run(name, (6,), 0), [each[name] for each in parts]
+        for key in ("values", "parameters", "state"):
+            close(found[0][key], expected[key], f"{name}, {key}")
+        for step, inputs in enumerate(expected["inputs"]):
+            for key, tensors in inputs.items():
+                joined = [
+                    torch.cat([each["inputs"][step][key][i] for each in found])
+                    for i in range(len(tensors))
+                ]
+                close(joined, tensors, f"{name}, step {step}, {key}")
+        compared += 1
+    assert compared >= len(CASES) - 1
+
+
+def close(found: Any, expected: Any, where: str) -> None:
+    torch.testing.assert_close(
+        found, expected, rtol=1e-9, atol=1e-9, msg=lambda text: f"{where}: {text}"
+    )
+
+
+def compiled() -> None:
+    for name in ("sp", "crd", "dcd"):
+        torch.compiler.reset()
+        inputs = CASES[name].inputs(exported()[name])
+        plain, other = (CASES[name].build(exported()[name]) for _ in range(2))
+        value = torch.compile(other, backend="aot_eager", fullgraph=True)(**inputs)
+        torch.testing.assert_close(value, plain(**inputs))
+        leaves = [{k: part(v, slice(None)) for k, v in inputs.items()} for _ in range(2)]
+        torch.compile(other, backend="aot_eager", fullgraph=True)(**leaves[0]).backward()
+        plain(**leaves[1]).backward()
+        assert list(map(str, gradients(leaves[0]))) == list(map(str, gradients(leaves[1])))
+        for key, grads in gradients(leaves[0]).items():
+            torch.testing.assert_close(grads, gradients(leaves[1])[key])
 
 
 @pytest.mark.slow
-def test_two_processes_keep_the_memory_of_one():
-    mp.spawn(work, args=(2, free_port()), nprocs=2)
+def test_a_loss_that_gathers_compiles_without_a_break():
+    together(2, compiled)
 
 
-def test_one_process_keeps_its_own():
-    x: Tensor = torch.rand(3, 2, requires_grad=True)
-    assert torch.equal(from_all_ranks(x), x)
-    assert not from_all_ranks(x).requires_grad
+def test_rows_of_one_process_are_its_own():
+    x = torch.rand(3, 2, requires_grad=True)
+    assert ranks.gathered(x) is x
+    assert torch.equal(ranks.from_all_ranks(x), x)
+    assert not ranks.from_all_ranks(x).requires_grad
+    assert torch.equal(ranks.one_from_each(x), x[None])
+    assert ranks.total_rows(x) == 3
+    assert ranks.first_row(x) == 0
+    assert CRD(4, 3, torch.arange(8) % 2, negatives=2).training
