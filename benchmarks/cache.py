@@ -125,7 +125,7 @@ def filled(
     """A cache with so many batches, and endless random views of them."""
     size = len(batch.labels)
     num_rows = num_batches * size
-    reads = reads_of(task.teacher_taps, task.read_teacher(batch.images[:2]))
+    reads = reads_of(task, batch.images[:2])
     cache = TeacherCache(CacheFolder(folder, KEY), task, reads, num_rows)
     for views in torch.arange(num_rows).split(size):
         cache.fill(batch.images, views)

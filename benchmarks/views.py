@@ -98,7 +98,7 @@ def student(
     if asked is not None:
         key = key_of(teacher, "resnet20", images)
         num_rows = len(images.train_labels) * (images.num_crops if asked == "all" else asked)
-        reads = reads_of(task.teacher_taps, task.read_teacher(sample))
+        reads = reads_of(task, sample)
         cache = TeacherCache(CacheFolder(place_of(where, key), key), task, reads, num_rows)
         loader = Taught(loader, cache)
     last: dict[str, float] = {}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from distillers.cache.folder import CacheFolder, place_of, telling
 from distillers.cache.key import Key, key_of
 from distillers.cache.sizes import num_bytes, show_bytes
-from distillers.cache.values import Read, TeacherCache, reads_of
+from distillers.cache.values import Read, TeacherCache, reads_of, stored
 from distillers.config_student import StudentConfig
 from distillers.data.reading import Views
 from distillers.data.source import DataSource
@@ -93,11 +93,11 @@ def open_cache(
     Raises:
         InputError: when there is no room on the disk.
     """
-    reads = reads_of(task.teacher_taps, task.read_teacher(sample))
+    reads = reads_of(task, sample)
     if not reads:
         print("teacher cache: no loss asks the teacher for anything, so there is none")
         return None
-    parts = {read.name: read for each in reads.values() for read in each}.values()
+    parts = stored(reads)
     row = sum(part.row_bytes for part in parts)
     whole = row * asked.num_images * asked.num_views
     what = f"{', '.join(part.name for part in parts)} of {asked.num_images:,} images"
@@ -117,7 +117,7 @@ def open_cache(
         f"teacher cache: {what} x {asked.num_views} views, {100 * filled:.3g} % there, "
         f"{show_bytes(whole)} when full, in {asked.where}"
     )
-    _refuse_no_room(asked, list(parts), cache, min(num_fills, asked.num_views))
+    _refuse_no_room(asked, parts, cache, min(num_fills, asked.num_views))
     return cache
 
 

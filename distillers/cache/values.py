@@ -15,7 +15,6 @@ from distillers.config import file_name
 from distillers.data.batch import Batch, Values
 from distillers.data.source import BatchLoader
 from distillers.distillation import Distillation
-from distillers.taps import Taps
 
 LISTS = ("teacher_maps", "teacher_preacts")  # values that are a tensor a stage
 
@@ -37,29 +36,41 @@ class Read(NamedTuple):
         return 2 * int(np.prod(self.identity["shape"])) + 8
 
 
-def reads_of(taps: Taps, values: Values) -> dict[str, list[Read]]:
+def reads_of(task: Distillation, images: Tensor) -> dict[str, list[Read | None]]:
     """The tensors that make each value of the teacher, by the value's name.
 
     A module's output is one tensor whether it is read as a stage map or as the final map.
 
     Args:
-        taps: where the teacher is read.
-        values: of a few images, as `Distillation.read_teacher` gives them.
+        task: whose losses read the teacher.
+        images: (n, c, h, w), a few, of the size that the networks see.
+
+    Returns:
+        one for each tensor of a value; None for a stage map that no loss reads.
     """
+    taps, stages = task.teacher_taps, task.teacher_stages
     layouts = dict(taps.layouts)
-    found: dict[str, list[Read]] = {}
-    for name, value in values.items():
+    found: dict[str, list[Read | None]] = {}
+    for name, value in task.read_teacher(images).items():
         kind = name.removeprefix("teacher_")
         tensors = value if isinstance(value, list) else [value]
         places = taps.places(kind) or [("", "out")] * len(tensors)
         found[name] = []
-        for (path, side), tensor in zip(places, tensors, strict=True):
+        for number, ((path, side), tensor) in enumerate(zip(places, tensors, strict=True)):
+            if kind == "maps" and number not in stages:
+                found[name].append(None)
+                continue
             pooled = kind in ("logits", "pooled") or path == taps.head
             part = kind if pooled else file_name(f"map-{path}-{side}")
             identity = {"module": path, "side": side, "shape": list(tensor.shape[1:])}
             identity["layout"] = str(layouts.get((path, side), "plain"))
             found[name].append(Read(part, identity))
     return found
+
+
+def stored(reads: dict[str, list[Read | None]]) -> list[Read]:
+    """Those of `reads_of` that a cache stores, each once."""
+    return list({read.name: read for each in reads.values() for read in each if read}.values())
 
 
 class TeacherCache:
@@ -80,17 +91,22 @@ class TeacherCache:
     """
 
     def __init__(
-        self, folder: CacheFolder, task: Distillation, reads: dict[str, list[Read]], num_rows: int
+        self,
+        folder: CacheFolder,
+        task: Distillation,
+        reads: dict[str, list[Read | None]],
+        num_rows: int,
     ) -> None:
         self.folder = folder
         self.num_computed = 0
         self._told = 0
         self._task = task
-        identities = {read.name: read.identity for each in reads.values() for read in each}
         self._parts: dict[str, Part] = {
-            name: folder.part(name, identity, num_rows) for name, identity in identities.items()
+            read.name: folder.part(read.name, read.identity, num_rows) for read in stored(reads)
         }
-        self._names = {name: [read.name for read in each] for name, each in reads.items()}
+        self._names = {
+            name: [read.name if read else None for read in each] for name, each in reads.items()
+        }
 
     @property
     def num_damaged(self) -> int:
@@ -132,17 +148,21 @@ class TeacherCache:
             for name, value in values.items():
                 tensors = value if isinstance(value, list) else [value]
                 for part, tensor in zip(self._names[name], tensors, strict=True):
-                    self._parts[part].write(rows[missing], tensor)
+                    if part is not None:
+                        self._parts[part].write(rows[missing], tensor)
 
     def values(self, images: Tensor, view: Tensor) -> Values:
-        """What the losses ask of the teacher, float32, by the names that they use."""
+        """What the losses ask of the teacher, float32, by the names that they use.
+
+        An empty tensor stands for a stage map that none reads.
+        """
         self.fill(images, view)
         rows = view.numpy()
         with telling(self.folder.path):
             read = {n: part.read(rows, images.device) for n, part in self._parts.items()}
         values: dict[str, Tensor | list[Tensor]] = {}
         for name, parts in self._names.items():
-            tensors = [read[part] for part in parts]
+            tensors = [images.new_empty(0) if part is None else read[part] for part in parts]
             values[name] = tensors if name in LISTS else tensors[0]
         return values
 

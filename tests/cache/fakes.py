@@ -58,7 +58,7 @@ def wanted(where: Path, source: ImageSet, views: int = 3) -> Wanted:
 
 
 def open_at(asked: Wanted, task: Distillation) -> TeacherCache:
-    reads = reads_of(task.teacher_taps, task.read_teacher(SAMPLE))
+    reads = reads_of(task, SAMPLE)
     folder = CacheFolder(asked.where, asked.key)
     return TeacherCache(folder, task, reads, asked.num_images * asked.num_views)
 

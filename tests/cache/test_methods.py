@@ -4,7 +4,7 @@ import torch
 from distillers import models, recipes
 from distillers.cache.folder import CacheFolder, place_of
 from distillers.cache.key import key_of
-from distillers.cache.values import Taught, TeacherCache, reads_of
+from distillers.cache.values import Taught, TeacherCache, reads_of, stored
 from distillers.data import load
 from distillers.demo import halved
 from distillers.distillation import distil
@@ -12,6 +12,7 @@ from distillers.train import Plan, Trainer
 
 CPU = torch.device("cpu")
 ELEVEN = ("kd", "fitnet", "at", "sp", "vid", "crd", "srrl", "semckd", "simkd", "rrd", "dcd")
+OPTIONS = {"crd": {"negatives": 64}, "ft": {"warmup_epochs": 0}}
 NUM, BATCH, VIEWS = 64, 32, 2
 
 
@@ -44,7 +45,7 @@ def task_of(method, digits, teacher):
         images=digits.sample(CPU),
         train_labels=digits.train_labels,
         batch_size=BATCH,
-        options={"crd": {"negatives": 64}} if method == "crd" else None,
+        options={method: OPTIONS[method]} if method in OPTIONS else None,
     )
     return task.train()
 
@@ -61,11 +62,11 @@ def losses(task, loader, epochs, **plan):
 
 
 def cached(task, where, digits):
-    reads = reads_of(task.teacher_taps, task.read_teacher(digits.sample(CPU)))
+    reads = reads_of(task, digits.sample(CPU))
     return TeacherCache(where, task, reads, NUM * VIEWS)
 
 
-@pytest.mark.parametrize("method", ELEVEN)
+@pytest.mark.parametrize("method", [*ELEVEN, "ft"])
 def test_a_method_learns_from_the_cache_as_from_the_teacher(digits, teacher, where, method):
     """Three epochs: twice with the cache, which the first run fills as far as others have not."""
     loader = digits.train_loader(BATCH, seed=1, drop_last=True, device=CPU, views=VIEWS)
@@ -103,3 +104,19 @@ def test_a_compiled_step_takes_the_teacher_s_values_in(digits, teacher, where, m
     compiled = torch.compile(task, backend=counter, fullgraph=True)
     compiled(next(loader.epoch(1)), 0.5)
     assert counter.op_count > once + 20  # with the teacher
+
+
+STORED = {
+    "kd": {"logits"},
+    "srrl": {"logits", "pooled"},
+    "fitnet": {"map-layer2-out"},
+    "sp": {"map-layer3-out"},
+    "simkd": {"map-layer3-out"},
+    "at": {"map-layer1-out", "map-layer2-out", "map-layer3-out"},
+}
+
+
+@pytest.mark.parametrize("method", STORED)
+def test_no_more_is_stored_than_a_method_reads(digits, teacher, method):
+    reads = reads_of(task_of(method, digits, teacher), digits.sample(CPU))
+    assert {read.name for read in stored(reads)} == STORED[method]
