@@ -33,7 +33,7 @@ from distillers.train import Plan, fit
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 BATCH, RATE = 64, 0.05
-TEACHER_IMAGES, TEACHER_EPOCHS = 10_000, 20
+TEACHER_IMAGES, TEACHER_EPOCHS = 10_000, 10
 
 
 def main() -> None:
