@@ -2,14 +2,16 @@
 
     python benchmarks/cache.py                                # resnet32x4 -> resnet8x4, batch 64
     python benchmarks/cache.py --compile --channels_last --rounds 7
+    python benchmarks/cache.py --work --threads 1             # on a machine that is not quiet
     python benchmarks/cache.py --memory                       # resident memory against file size
 
 In one process, in rounds that run everything in turn: the student's plain step (forward,
 cross-entropy, backward, SGD) and the teacher's forward, both plain and eager; and each method's
 whole step with a cache that holds everything, the reading of it included. A ratio is that step
 divided by student step + teacher forward of the same round; the table gives medians. Each step
-reads other rows, of files that the system has in its memory. Writes
-`benchmarks/results/cache.json`.
+reads other rows, of files that the system has in its memory. With `--work` the processor seconds
+of this process count in the place of the clock's, which other programs hardly change.
+Writes `benchmarks/results/cache.json`.
 """
 
 import argparse
@@ -49,6 +51,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--channels_last", action="store_true")
+    parser.add_argument("--work", action="store_true", help="count processor seconds")
     parser.add_argument("--memory", action="store_true", help="only the resident memory")
     parser.add_argument("--out", default=str(ROOT / "benchmarks/results/cache.json"))
     args = parser.parse_args()
@@ -60,6 +63,7 @@ def main() -> None:
         content["memory"] = {"environment": where, "results": memory()}
     else:
         form = "compiled" if args.compile else "eager"
+        form += ", processor seconds" if args.work else ""
         settings = {k: v for k, v in vars(args).items() if k != "out"}
         earlier = content.get(form, {}).get("results", {})
         results = {**earlier, **measure(args)}
@@ -71,6 +75,7 @@ def main() -> None:
 def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Medians and ratios of every method; also of the reading alone."""
     batch = speed.make_batch(args.batch_size)
+    clock = time.process_time if args.work else time.perf_counter
     runs: dict[str, Callable[[], object]] = {
         "student step": speed.student_step(args.student, batch),
         "teacher forward": speed.teacher_forward(args.teacher, batch),
@@ -81,10 +86,10 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
         times: dict[str, list[float]] = {name: [] for name in runs}
         for round_number in range(args.rounds + 2):
             for name, run in runs.items():
-                start = time.perf_counter()
+                start = clock()
                 run()
                 if round_number > 1:  # the first rounds compile and warm up
-                    times[name].append(time.perf_counter() - start)
+                    times[name].append(clock() - start)
     base = [s + t for s, t in zip(times["student step"], times["teacher forward"], strict=True)]
     print(f"{'':<20}{'ms':>8}{'ratio':>8}{'min':>8}{'max':>8}")
     rows = {}

@@ -7,13 +7,12 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from distillers import checkpoint, recipes
-from distillers.cache.values import Taught, TeacherCache
 from distillers.config import Training, file_name
 from distillers.data.reading import Views
 from distillers.data.source import BatchLoader, DataSource
@@ -23,6 +22,9 @@ from distillers.models.measure import count_parameters
 from distillers.progress import Progress
 from distillers.record import Record
 from distillers.train import Plan, fit
+
+if TYPE_CHECKING:
+    from distillers.cache.values import TeacherCache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +115,7 @@ def train(
     device: torch.device,
     *,
     views: Views | None = None,
-    cache: TeacherCache | None = None,
+    cache: "TeacherCache | None" = None,
 ) -> None:
     """Train a task from the first epoch, or the one that `place` holds, to the last.
 
@@ -133,7 +135,7 @@ def train(
         config.batch_size, seed=config.trial, drop_last=drop_last, device=device, views=views
     )
     if cache:
-        loader = Taught(loader, cache)
+        loader = cache.over(loader)
     tests = {"test": source.test_loader(device)}
     if held_out:
         tests["val"] = held_out.test_loader(device)

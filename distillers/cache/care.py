@@ -1,6 +1,5 @@
 """Caches on the disk looked at, checked and deleted."""
 
-import fcntl
 import os
 import shutil
 import time
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from distillers.cache.folder import CARD, LOCK, USED, read_card
+from distillers.cache.folder import CARD, LOCK, USED, fcntl, read_card
 from distillers.cache.part import RECORD, Part
 from distillers.cache.sizes import show_bytes
 from distillers.errors import InputError

@@ -13,29 +13,11 @@ from distillers.cache.values import Read, TeacherCache, reads_of, stored
 from distillers.config_student import StudentConfig
 from distillers.data.reading import Views
 from distillers.data.source import DataSource
-from distillers.data.views import check_views
 from distillers.distillation import Distillation
 from distillers.errors import InputError
 
 BLOCK = 4096  # bytes that file systems give out at once: a small row alone takes as many
-FOLDER = "teacher_cache"  # in SAVE_DIR
-
-
-def views_of(config: StudentConfig, source: DataSource) -> Views | None:
-    """How many views the run shows: those asked for, else for a cache every one that there is.
-
-    Raises:
-        InputError: when there cannot be so many, or a cache needs a number.
-    """
-    if config.views is None and config.teacher_cache is not None:
-        if source.num_crops is None:
-            raise InputError(
-                f"--teacher_cache needs --views for {source.name}, whose images in files have "
-                "endlessly many crops; say how many of them each shall have, as in --views 4."
-            )
-        return "all"
-    check_views(config.views, source.num_crops)
-    return config.views
+AUTO, FOLDER = "auto", "teacher_cache"  # the flag's value, and what it makes in SAVE_DIR
 
 
 class Wanted(NamedTuple):
@@ -55,24 +37,22 @@ class Wanted(NamedTuple):
 
 
 def wanted(
-    config: StudentConfig, teacher: nn.Module, name: str, source: DataSource
-) -> Wanted | None:
-    """The cache that the flags ask for; None where they ask for none.
+    config: StudentConfig, teacher: nn.Module, name: str, source: DataSource, views: Views
+) -> Wanted:
+    """The cache that the flags ask for.
 
     Args:
         config: the flags.
         teacher: as it gets the images of `source`, before anything is folded or compiled.
         name: of its architecture.
         source: the images that are trained on.
+        views: how many each has.
 
     Raises:
         InputError: when the folder holds something else.
     """
-    views = views_of(config, source)
-    if config.teacher_cache is None or views is None:
-        return None
-    auto = config.teacher_cache == "auto"
-    above = Path(config.save_dir) / FOLDER if auto else Path(config.teacher_cache).expanduser()
+    given = config.teacher_cache or AUTO
+    above = Path(config.save_dir) / FOLDER if given == AUTO else Path(given).expanduser()
     key = key_of(teacher, name, source)
     num_views = (source.num_crops or 0) if views == "all" else views
     return Wanted(place_of(above, key), key, len(source.train_labels), num_views)

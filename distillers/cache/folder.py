@@ -1,7 +1,6 @@
 """A cache on the disk: a card that says of what, and its parts; one lock for all that fill it."""
 
 import errno
-import fcntl
 import json
 import os
 import weakref
@@ -16,6 +15,11 @@ from distillers.cache.part import Part
 from distillers.checkpoint import write_atomically
 from distillers.config import file_name
 from distillers.errors import InputError
+
+try:
+    import fcntl
+except ImportError as error:  # Windows
+    raise InputError("a teacher cache needs Linux or macOS; leave --teacher_cache out.") from error
 
 CARD, LOCK, USED = "cache.json", "lock", "used"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

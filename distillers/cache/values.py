@@ -166,6 +166,10 @@ class TeacherCache:
             values[name] = tensors if name in LISTS else tensors[0]
         return values
 
+    def over(self, loader: BatchLoader) -> "Taught":
+        """`loader`, whose batches then bring along what the losses ask of the teacher."""
+        return Taught(loader, self)
+
     def tell_damage(self) -> None:
         """Say of which rows that were damaged nobody was told yet."""
         new = self.num_damaged - self._told

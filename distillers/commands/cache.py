@@ -1,7 +1,7 @@
 """`distillers cache`: fill, look at, check and delete caches of what a teacher says."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -72,11 +72,11 @@ def main(args: Sequence[str]) -> None:
 def build(args: Sequence[str]) -> None:
     """Run the teacher for every view that is not there yet; goes on where it stopped."""
     config = parse(StudentConfig, args, "distillers cache build")
-    config = replace(config, teacher_cache=config.teacher_cache or "auto")
     config.check()
 
     from distillers import data, run, weights
     from distillers.cache import choose, filling
+    from distillers.data.views import views_of
     from distillers.student import task_of, teacher_of
 
     weights.options(config, weights.choose(config))
@@ -84,8 +84,9 @@ def build(args: Sequence[str]) -> None:
     source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
     teacher = teacher_of(config, source)
     kept, _ = source.split(config.val_fraction, config.trial)
-    asked = choose.wanted(config, teacher.net, teacher.name, kept)
-    assert asked is not None  # for teacher_cache is set
+    views = views_of(config.views, True, kept)
+    assert views is not None  # as there is a cache
+    asked = choose.wanted(config, teacher.net, teacher.name, kept, views)
     run.prepare(config)
     sample = source.sample(device)
     task = task_of(config, teacher, kept, sample)

@@ -12,7 +12,7 @@ def main(args: Sequence[str]) -> None:
     config.check()
 
     from distillers import data, run, weights
-    from distillers.cache import choose
+    from distillers.data.views import views_of
     from distillers.student import task_of, teacher_of
 
     weights.options(config, weights.choose(config))  # names and numbers, before files are read
@@ -23,8 +23,11 @@ def main(args: Sequence[str]) -> None:
     folder = config.folder(chosen.ce, chosen.kd, chosen.method, teacher.name)
     place = run.claim(folder, config.model_s, config)
     kept, _ = source.split(config.val_fraction, config.trial)
-    views = choose.views_of(config, kept)
-    asked = choose.wanted(config, teacher.net, teacher.name, kept)
+    views, asked = views_of(config.views, config.teacher_cache is not None, kept), None
+    if config.teacher_cache is not None and views is not None:
+        from distillers.cache import choose
+
+        asked = choose.wanted(config, teacher.net, teacher.name, kept, views)
     run.prepare(config)
     sample = source.sample(device)
     task = task_of(config, teacher, kept, sample)
@@ -33,8 +36,10 @@ def main(args: Sequence[str]) -> None:
         f"{config.model_s} from {teacher.name} on {config.dataset}, {device}, into {place.folder}"
     )
     print(f"loss: {terms} (protocol {config.protocol})")
-    num_fills = config.epochs + task.warmup_epochs
-    cache = choose.open_cache(config, asked, task, sample, num_fills) if asked else None
+    cache = None
+    if asked:
+        num_fills = config.epochs + task.warmup_epochs
+        cache = choose.open_cache(config, asked, task, sample, num_fills)
     if not config.skip_validation:
         test = source.test_loader(device)
         print(f"teacher: {run.score(teacher.net, test.epoch(1)).acc:.2f} % on the test images")

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from distillers.data.order import generator
 from distillers.data.reading import Views
+from distillers.data.source import DataSource
 from distillers.errors import InputError
 
 VIEW_SEED = 0  # one for all runs, so that what was computed of a view serves every trial
@@ -31,6 +32,28 @@ def check_views(views: Views | None, num_crops: int | None) -> None:
     most = f"1 to {num_crops}, or all" if num_crops else "at least 1"
     if not 1 <= views <= (num_crops or views):
         raise InputError(f"--views is {views}; it must be {most}.")
+
+
+def views_of(views: Views | None, cached: bool, source: DataSource) -> Views | None:
+    """How many views a run shows: those asked for, else for a cache every one that there is.
+
+    Args:
+        views: as given.
+        cached: whether a cache is to hold something of each view.
+        source: the images.
+
+    Raises:
+        InputError: when there cannot be so many, or a cache needs a number.
+    """
+    check_views(views, source.num_crops)
+    if views is not None or not cached:
+        return views
+    if source.num_crops is None:
+        raise InputError(
+            f"--teacher_cache needs --views for {source.name}, whose images in files have "
+            "endlessly many crops; say how many of them each shall have, as in --views 4."
+        )
+    return "all"
 
 
 def in_epoch(num_images: int, num_views: int, number: int, seed: int | None) -> Tensor:
