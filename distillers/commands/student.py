@@ -23,11 +23,7 @@ def main(args: Sequence[str]) -> None:
     folder = config.folder(chosen.ce, chosen.kd, chosen.method, teacher.name)
     place = run.claim(folder, config.model_s, config)
     kept, _ = source.split(config.val_fraction, config.trial)
-    views, asked = views_of(config.views, config.teacher_cache is not None, kept), None
-    if config.teacher_cache is not None and views is not None:
-        from distillers.cache import choose
-
-        asked = choose.wanted(config, teacher.net, teacher.name, kept, views)
+    views = views_of(config.views, config.teacher_cache is not None, kept)
     run.prepare(config)
     sample = source.sample(device)
     task = task_of(config, teacher, kept, sample)
@@ -37,7 +33,10 @@ def main(args: Sequence[str]) -> None:
     )
     print(f"loss: {terms} (protocol {config.protocol})")
     cache = None
-    if asked:
+    if config.teacher_cache is not None and views is not None:
+        from distillers.cache import choose
+
+        asked = choose.wanted(config, teacher.net, teacher.name, kept, views)
         num_fills = config.epochs + task.warmup_epochs
         cache = choose.open_cache(config, asked, task, sample, num_fills)
     if not config.skip_validation:
