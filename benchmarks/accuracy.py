@@ -32,7 +32,7 @@ def main() -> None:
     args = parser.parse_args()
     shared = ["--dataset", "cifar10", "--data_dir", args.data_dir, "--save_dir", args.save_dir]
     shared += ["--epochs", str(args.epochs), "--lr_decay_epochs", args.decay]
-    shared += ["--protocol", "crd", "--resume", "--save_freq", "0", "--channels_last"]
+    shared += ["--protocol", "crd", "--resume", "--save_freq", "0"]
     teacher = run("teacher", [*shared, "--model", args.teacher, "--trial", "0"])
     rows = {f"teacher {args.teacher}": [teacher]}
     for seed in args.seeds:

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from distillers.evaluate import score as score
     from distillers.hub import from_pretrained as from_pretrained
     from distillers.hub import push_to_hub as push_to_hub
+    from distillers.plan import Plan as Plan
     from distillers.ready import load as load
     from distillers.taps import Taps as Taps
-    from distillers.train import Plan as Plan
     from distillers.train import fit as fit
 
 __version__ = "0.1.0"
@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 # What needs torch is imported when it is first asked for, so that `--help` answers at once.
 _LAZY = {
     "Distillation": "distillers.distillation",
-    "Plan": "distillers.train",
+    "Plan": "distillers.plan",
     "Step": "distillers.distillation",
     "Supervised": "distillers.distillation",
     "Taps": "distillers.taps",

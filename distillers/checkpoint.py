@@ -14,27 +14,29 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from distillers import foreign, models, simkd_file, wiring
-from distillers.errors import InputError
+from distillers.errors import Damaged, InputError
+from distillers.sealed import is_broken, seal
 
 FORMAT = 1
 
 
-def save(path: Path, payload: dict[str, Any]) -> None:
+def save(path: Path, payload: dict[str, Any], previous: Path | None = None) -> None:
     """Write `payload` beside `path`, then rename it: a failure leaves the old file whole.
 
     Args:
-        path: the file.
+        path: the file; it tells by a checksum whether it is whole.
         payload: tensors and plain types only.
+        previous: where the old file goes; it is dropped where this is left out.
 
     Raises:
         OSError: when it cannot be written; what was at `path` is still there.
     """
     buffer = io.BytesIO()
     torch.save(payload, buffer)
-    write_atomically(path, buffer.getbuffer())
+    write_atomically(path, seal(buffer.getbuffer()), previous)
 
 
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
+def write_atomically(path: Path, content: bytes, previous: Path | None = None) -> None:
     """Write a file aside, force it to the disk, and rename it into place."""
     aside = path.with_name(path.name + ".part")
     try:
@@ -42,6 +44,8 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            path.replace(previous)
         aside.replace(path)
     except OSError:
         aside.unlink(missing_ok=True)
@@ -52,11 +56,14 @@ def load(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint or a safetensors file; nothing in it is ever run.
 
     Raises:
-        InputError: when there is none, it is damaged, or it holds objects that would run code.
+        InputError: when there is none, or it holds objects that would run code.
+        Damaged: when it is not whole.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no file {path}{_nearest(path)}")
+    if is_broken(path):
+        raise Damaged(f"{path} is damaged: its checksum is not that of what it holds.")
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
     try:
@@ -66,14 +73,14 @@ def load(path: str | Path) -> dict[str, Any]:
             payload = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if _looks_damaged(path):
-            raise InputError(f"{path} is damaged or not a checkpoint: {error}") from error
+            raise Damaged(f"{path} is damaged or not a checkpoint: {error}") from error
         raise InputError(
             f"{path} holds more than weights and was not opened: that could run code from it. "
             "If you trust it, convert it once where it was made: torch.save({'model': "
             "torch.load(FILE, weights_only=False)['model']}, NEW_FILE)."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is damaged or not a checkpoint: {error}") from error
+        raise Damaged(f"{path} is damaged or not a checkpoint: {error}") from error
     if not isinstance(payload, dict):
         raise InputError(f"{path} holds a {type(payload).__name__}, not a state dict.")
     return payload
@@ -87,7 +94,7 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
         if "card" in metadata:
             payload["card"] = json.loads(metadata["card"])
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged or not a safetensors file: {error}") from error
+        raise Damaged(f"{path} is damaged or not a safetensors file: {error}") from error
     return payload
 
 

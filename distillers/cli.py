@@ -2,12 +2,14 @@
 
 import importlib
 import os
+import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from distillers.errors import Diverged, InputError, unknown
+from distillers.errors import Diverged, InputError, Interrupted, Lost, unknown
 
 COMMANDS = {
     "teacher": "train a network on labels alone (train_teacher.py)",
@@ -20,6 +22,10 @@ COMMANDS = {
     "demo": "distil real handwritten digits in a few minutes, without a network or a GPU",
 }
 Config = TypeVar("Config")
+
+STATUS: dict[type, int] = {InputError: 2, Diverged: 3, Lost: 4}
+TRY_AGAIN = 75  # EX_TEMPFAIL: a scheduler that knows it starts the run again
+PATIENCE = 3.0
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -42,7 +48,7 @@ def run(command: str, args: Sequence[str]) -> int:
     """Run one subcommand; what the user gave wrong is told in a line, without a traceback.
 
     Returns:
-        the exit status: 0 done, 2 bad input, 3 diverged, 130 stopped by Ctrl-C.
+        the exit status: see `docs/scale.md`.
     """
     try:
         if command not in COMMANDS:
@@ -52,9 +58,12 @@ def run(command: str, args: Sequence[str]) -> int:
                 os.getcwd()
             )  # for --loss and --model_s that name a module of the user's
         importlib.import_module(f"distillers.commands.{command}").main(args)
-    except (InputError, Diverged) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3 if isinstance(error, Diverged) else 2
+    except (InputError, Diverged, Lost) as error:
+        _tell(error)
+        return STATUS.get(type(error), 2)
+    except Interrupted as error:
+        _tell(error)
+        return 130 if error.signal == signal.SIGINT else TRY_AGAIN
     except BrokenPipeError:  # the reader of a pipe, `| head` say, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -62,6 +71,18 @@ def run(command: str, args: Sequence[str]) -> int:
         print("stopped; --resume goes on from the last finished epoch.", file=sys.stderr)
         return 130
     return 0
+
+
+def _tell(error: Exception) -> None:
+    """Print an error; of several processes that have the same one, the first does."""
+    rank = int(os.environ.get("RANK", "0"))
+    if rank and isinstance(error, Interrupted):
+        return  # all of them were
+    if rank:
+        time.sleep(PATIENCE)  # the launcher ends the others when the first is gone
+    words = "" if isinstance(error, Interrupted) else "error: "
+    who = f"process {rank}: " if rank else ""
+    print(f"{words}{who}{error}", file=sys.stderr, flush=True)
 
 
 def parse(config: type[Config], args: Sequence[str], prog: str) -> Config:

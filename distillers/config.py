@@ -34,7 +34,7 @@ Milestones = Annotated[
 NEUTRAL = (
     *("print_freq", "tb_freq", "save_freq", "num_workers", "gpu_id", "data_dir", "save_dir"),
     *("resume", "overwrite", "skip_validation", "dist_url", "multiprocessing_distributed"),
-    *("config", "download", "cache_budget"),
+    *("config", "download", "save_minutes", "dist_timeout", "shard", "cache_budget"),
 )
 
 
@@ -83,12 +83,12 @@ class Training:
     """Largest norm of the gradient."""
     ema: float | None = None
     """Decay of averaged weights, which are then scored and saved; 0.999, say."""
-    channels_last: bool = False
-    """Keep images and weights in channels-last order."""
+    channels_last: bool = True
+    """Keep maps and weights in channels-last order, which is faster."""
     compile: bool = False
     """Compile the step with torch.compile."""
     gpu_id: str | None = None
-    """The GPU to use, or "cpu". Left out: the first GPU where there is one."""
+    """The GPU to use, 0,1,2,3 for one process each, or "cpu". Left out: what there is."""
     deterministic: bool = False
     """Only deterministic kernels, also on a GPU."""
     save_dir: str = "./save"
@@ -97,6 +97,10 @@ class Training:
     """Go on with this very run from its last finished epoch."""
     overwrite: bool = False
     """Delete an earlier run with the same flags and start anew."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """A loss that is not finite stops the run, or the step is taken back and counted."""
+    save_minutes: float = 15.0
+    """Minutes between two saves within an epoch; 0 saves only at its end."""
     print_freq: int = 100
     """Steps between two looks at the running loss."""
     tb_freq: int = 500
@@ -109,6 +113,12 @@ class Training:
     """Train on all GPUs of --gpu_id, a process each."""
     dist_url: str = "tcp://127.0.0.1:23451"
     """Where those processes meet."""
+    dist_timeout: float = 600.0
+    """Seconds after which a process gives up waiting for the others."""
+    sync_bn: bool = False
+    """Batch normalisation over the images of all processes; needs GPUs."""
+    shard: bool = False
+    """Divide weights, gradients and momentum among the processes (FSDP2)."""
     config: str | None = None
     """A YAML or JSON file of flags, read before the other flags."""
 
@@ -122,10 +132,10 @@ class Training:
         require("image_size", side, side is None or side >= 8, "at least 8")
         for name in ("batch_size", "epochs", "accumulate", "print_freq"):
             require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("num_workers", "save_freq", "weight_decay", "momentum"):
+        for name in ("num_workers", "save_freq", "save_minutes", "weight_decay", "momentum"):
             value = getattr(self, name)
             require(name, value, math.isfinite(value) and value >= 0, "0 or more")
-        for name in ("learning_rate", "lr_decay_rate", "clip_grad"):
+        for name in ("learning_rate", "lr_decay_rate", "clip_grad", "dist_timeout"):
             value = getattr(self, name)
             good = value is None or (math.isfinite(value) and value > 0)
             require(name, value, good, "greater than 0")
@@ -140,11 +150,14 @@ class Training:
                 "--dali is not available yet: this version decodes images in --num_workers "
                 "processes. Leave the flag out."
             )
-        if self.multiprocessing_distributed:
-            raise InputError(
-                "--multiprocessing-distributed is not available yet: this version trains on one "
-                "device. Leave the flag out and name one GPU, as in --gpu_id 0."
-            )
+        if self.on_nan == "skip" and self.accumulate > 1:
+            raise InputError("--on_nan skip takes single batches back; leave out --accumulate.")
+        if self.shard and self.precision == "fp16":
+            raise InputError("--shard goes with --precision fp32 or bf16; fp16 needs one scale.")
+
+    def devices(self) -> tuple[str, ...]:
+        """What --gpu_id names, one a process; nothing where it is left out."""
+        return tuple(part.strip() for part in (self.gpu_id or "").split(",") if part.strip())
 
     def reading(self) -> Reading:
         """How images in files are read."""

@@ -90,6 +90,8 @@ class StudentConfig(Training):
     """RRD: a queue, or a bank with momentum."""
     init_epochs: int | None = None
     """Epochs of the first stage of AB, FT and FSP (30)."""
+    gather: bool = True
+    """Losses that compare the images of a batch compare those of all processes."""
     taps_t: Paths = ()
     """Modules of the teacher whose outputs are its stage maps. Left out: found by rule."""
     taps_s: Paths = ()

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from distillers import wiring
 from distillers.data.batch import Batch
 from distillers.errors import InputError
+from distillers.frozen import Frozen
 from distillers.heads import head_of
 from distillers.tap_rules import find_taps
 from distillers.taps import Reader, Taps, measure
@@ -25,9 +26,8 @@ class Term:
     weight: float
 
 
-@dataclass(frozen=True)
-class Step:
-    """What a task gives the loop for one batch.
+class Step(NamedTuple):
+    """What a task gives the loop for one batch; a tuple, which DistributedDataParallel sees into.
 
     Attributes:
         loss: scalar with gradient.
@@ -73,6 +73,8 @@ class Distillation(nn.Module):
         terms: the summands.
         student_taps: where to read the student.
         teacher_taps: where to read the teacher.
+        images: (n, c, h, w), any content, of the size and on the device to come: then a faster copy
+            is read in the teacher's place, see `distillers.frozen`.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Distillation(nn.Module):
         *,
         student_taps: Taps,
         teacher_taps: Taps,
+        images: Tensor | None = None,
     ) -> None:
         super().__init__()
         _refuse_bad_terms(terms)
@@ -100,17 +103,17 @@ class Distillation(nn.Module):
         student_kinds = {wiring.FROM_STUDENT[n] for n in asked if n in wiring.FROM_STUDENT}
         teacher_kinds = {wiring.FROM_TEACHER[n] for n in asked if n in wiring.FROM_TEACHER}
         self._student_reader = Reader(student, student_taps, student_kinds | {"logits"})
-        self._teacher_reader = Reader(freeze(teacher), teacher_taps, teacher_kinds)
+        self.frozen = Frozen(teacher, teacher_taps, teacher_kinds, images)
 
     @property
     def teacher(self) -> nn.Module:
-        """The frozen teacher."""
-        return self._teacher_reader.net
+        """The frozen teacher as it was given; `frozen.reading` is what runs."""
+        return self.frozen.net
 
     @property
     def teacher_taps(self) -> Taps:
         """Where the teacher is read."""
-        return self._teacher_reader.taps
+        return self.frozen.reader.taps
 
     @property
     def teacher_stages(self) -> frozenset[int]:
@@ -166,9 +169,16 @@ class Distillation(nn.Module):
     @torch.no_grad()
     def read_teacher(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
         """What the losses ask of the teacher, by the names that they use; perhaps nothing."""
-        if not self._teacher_reader.wanted:
+        if not self.frozen.reader.wanted:
             return {}
-        return {f"teacher_{kind}": value for kind, value in self._teacher_reader(images).items()}
+        if not torch.compiler.is_compiling():
+            self.frozen.follow()
+        return {f"teacher_{kind}": value for kind, value in self.frozen.reader(images).items()}
+
+    def train(self, mode: bool = True) -> "Distillation":
+        """The mode of the student and the losses; the teacher stays in evaluation mode."""
+        self.frozen.follow()  # a compiled step cannot
+        return super().train(mode)
 
     def deployed(self) -> nn.Module:
         """The network that is scored, saved, exported: the student, or what a loss makes of it."""
@@ -192,7 +202,7 @@ class Distillation(nn.Module):
         return [loss for loss in self.losses.values() if hasattr(loss, "deploy")]
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Distillation":
-        self.teacher._apply(fn, recurse)
+        self.frozen.apply(fn, recurse)
         return super()._apply(fn, recurse)
 
 
@@ -219,11 +229,6 @@ def _refuse_bad_terms(terms: list[Term]) -> None:
     deploying = [term.name for term in terms if hasattr(term.loss, "deploy")]
     if len(deploying) > 1:
         raise InputError(f"{' and '.join(deploying)} would each deploy a network of its own.")
-
-
-def freeze(net: nn.Module) -> nn.Module:
-    """`net` in evaluation mode, none of its parameters asking for gradient."""
-    return net.eval().requires_grad_(False)
 
 
 def distil(
@@ -274,7 +279,12 @@ def distil(
         for name, cls in classes.items()
     ]
     task = Distillation(
-        student, teacher, terms, student_taps=student_taps, teacher_taps=teacher_taps
+        student,
+        teacher,
+        terms,
+        student_taps=student_taps,
+        teacher_taps=teacher_taps,
+        images=images,
     )
     return task.to(images.device)
 

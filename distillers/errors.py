@@ -1,6 +1,7 @@
 """The one error that the command line shows without a traceback."""
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -23,5 +24,25 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> InputError:
     return InputError(f"no {kind} {given!r}{hint} There are: {', '.join(names)}.")
 
 
+class Damaged(InputError):  # noqa: N818, a word that reads
+    """A file that was written whole is not whole any more."""
+
+
 class Diverged(RuntimeError):  # noqa: N818, a word that reads
     """The loss is not a finite number any more; the message names its parts."""
+
+
+class Interrupted(RuntimeError):  # noqa: N818, a word that reads
+    """A signal stopped the run after its state was saved.
+
+    Attributes:
+        signal: the number of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.signal = number
+
+
+class Lost(RuntimeError):  # noqa: N818, a word that reads
+    """Other processes of a distributed run are gone, or do not answer in time."""

@@ -1,5 +1,6 @@
 """Score a network on a data set, each image counted exactly once."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.data.batch import Batch
+from distillers.distributed import World
 from distillers.taps import evaluating
 
 
@@ -31,24 +33,27 @@ class Score:
 
 
 @torch.no_grad()
-def score(net: nn.Module, batches: Iterable[Batch]) -> Score:
+def score(net: nn.Module, batches: Iterable[Batch], world: World | None = None) -> Score:
     """Score `net`, in evaluation mode and in full precision, on every image of `batches`.
 
     Args:
         net: maps images (n, c, h, w) to logits (n, k), on the device of the batches.
         batches: an evaluation loader's epoch.
+        world: the processes that have a part of the batches each; this one alone where left out.
+            Sums over batches are exact, so that the number of processes changes nothing.
     """
-    sums: Tensor | None = None
-    total = 0
+    counted, total = [], 0
     with evaluating(net):
         for batch in batches:
-            logits = net(batch.images).float()
-            counted = _count(logits, batch.labels)
-            sums = counted if sums is None else sums + counted
+            counted.append(_count(net(batch.images).float(), batch.labels))
             total += len(batch.labels)
-    if sums is None:
+    rows = torch.stack(counted).tolist() if counted else []
+    parts = (world or World()).gather([total, rows])
+    total = sum(count for count, _ in parts)
+    if not total:
         raise ValueError("there is nothing to score: the loader yields no batch.")
-    loss, first, top5 = sums.tolist()
+    columns = zip(*(row for _, rows in parts for row in rows), strict=True)
+    loss, first, top5 = map(math.fsum, columns)
     return Score(loss / total, 100 * first / total, 100 * top5 / total, int(first), total)
 
 

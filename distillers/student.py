@@ -2,13 +2,13 @@
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from distillers import checkpoint, inputs, models, weights
+from distillers import checkpoint, inputs, models, parallel, run, weights
 from distillers.config_student import StudentConfig
 from distillers.data.source import DataSource
 from distillers.distillation import Distillation, distil
+from distillers.distributed import World
 from distillers.tap_rules import find_taps
 
 
@@ -46,31 +46,35 @@ def teacher_of(config: StudentConfig, source: DataSource) -> Teacher:
 
 
 def task_of(
-    config: StudentConfig, teacher: Teacher, source: DataSource, sample: Tensor
+    config: StudentConfig, teacher: Teacher, source: DataSource, sample: Tensor, world: World
 ) -> Distillation:
-    """A new student and its losses, on the device of `sample`.
+    """A new student and its losses, ready to learn in this process.
 
     Args:
         config: the flags.
         teacher: of `teacher_of`.
         source: the images that are trained on, without those that are held out.
-        sample: (n, c, h, w), a few images as the networks see them.
+        sample: (n, c, h, w), a few images as the networks see them, on the device of `world`.
+        world: the processes that train together.
 
     Raises:
         InputError: when the networks do not fit the losses.
     """
-    device: torch.device = sample.device
     student = models.create(
         config.model_s, num_classes=source.num_classes, image_size=source.image_size
     )
-    return distil(
-        student.to(device),
-        teacher.net.to(device),
+    student = run.ready(student, config, world)
+    task = distil(
+        student,
+        teacher.net.to(world.device),
         teacher.chosen.terms(),
         images=sample,
-        train_labels=source.train_labels.to(device),
-        batch_size=config.batch_size,
+        train_labels=source.train_labels.to(world.device),
+        batch_size=run.batch_of(config, world),
         options=teacher.options,
         student_taps=find_taps(student, sample, maps=config.taps_s),
         teacher_taps=find_taps(teacher.net, sample, maps=config.taps_t),
     )
+    if config.sync_bn:
+        parallel.sync_losses(task.losses, world)
+    return task

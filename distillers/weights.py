@@ -113,6 +113,10 @@ def options(
         cls.__name__.lower(): dict(_recipe(config, name, teacher).options)
         for name, cls in classes.items()
     }
+    if not config.gather:
+        for name, cls in short.items():
+            if "gather" in wiring.options(cls):
+                chosen[name]["gather"] = False
     flags = dict.fromkeys(flag for flag, _, _ in FLAG_OPTIONS)
     for flag in flags:
         value = getattr(config, flag)

@@ -178,9 +178,12 @@ WRONG = {
     "teacher --val_fraction 1": "--val_fraction is 1.0",
     "teacher --lr_decay_epochs 3,2": "--lr_decay_epochs is (3, 2); it must be rising",
     "teacher --gpu_id 7": "--gpu_id 7 was asked for, but",
-    "teacher --gpu_id x": "--gpu_id is x; it must be the number",
+    "teacher --gpu_id x": "--gpu_id names 'x'; it must be numbers of GPUs, or cpu",
+    "teacher --on_nan skip --accumulate 2": "--on_nan skip takes single batches back",
+    "teacher --sync_bn": "--sync_bn needs GPUs",
+    "teacher --multiprocessing-distributed --gpu_id 0,1": "there is no usable GPU",
+    "teacher --multiprocessing-distributed --dist-url host:1": "it must be tcp://HOST:PORT",
     "teacher --dali gpu": "--dali is not available",
-    "teacher --multiprocessing-distributed": "--multiprocessing-distributed is not available",
     "teacher --resume --overwrite": "contradict each other",
     "teacher --config none.yml": "cannot read --config none.yml",
     "student": "--path_t is missing",
@@ -234,11 +237,11 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(there, capsys, monkeypatch):
     flags = [*TEACHER, "--epochs", "3", "--save_dir", "full", "--protocol", "crd"]
     write, count = checkpoint.write_atomically, {}
 
-    def fill_up(path, content):
+    def fill_up(path, content, *previous):
         count[path.name] = count.get(path.name, 0) + 1
         if path.name == "resnet8_last.pth" and count[path.name] == 2:
             raise OSError(28, "No space left on device")
-        write(path, content)
+        write(path, content, *previous)
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "write_atomically", fill_up)

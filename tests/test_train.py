@@ -1,5 +1,6 @@
 import io
 import math
+import signal
 
 import pytest
 import torch
@@ -7,9 +8,12 @@ from torch import nn
 
 from distillers.average import Average
 from distillers.distillation import Supervised, distil
-from distillers.errors import Diverged
+from distillers.distributed import World
+from distillers.errors import Diverged, InputError, Interrupted
+from distillers.groups import parameter_groups
+from distillers.interrupts import Interrupts
 from distillers.losses import CE
-from distillers.train import Plan, Trainer, fit, parameter_groups
+from distillers.train import Plan, Position, Trainer, fit
 from tests.nets import Declared, Small, make_batch
 
 
@@ -22,8 +26,8 @@ class Batches:
     def __len__(self) -> int:
         return self.count
 
-    def epoch(self, epoch: int):
-        return (make_batch(seed=100 * epoch + i) for i in range(self.count))
+    def epoch(self, epoch: int, start: int = 0):
+        return (make_batch(seed=100 * epoch + i) for i in range(start, self.count))
 
 
 def supervised(seed: int = 0) -> Supervised:
@@ -101,7 +105,7 @@ def test_a_left_over_batch_is_weighted_by_its_own_group():
         seen.append(together),
         original(batch, progress, together),
     )[1]
-    trainer.train_epoch(Batches(5), 1)
+    trainer.train_epoch(Batches(5), Position(0))
     assert seen == [2, 2, 2, 2, 1]
 
 
@@ -136,6 +140,91 @@ def test_resuming_gives_the_same_bits():
     assert torch.equal(weights(second), weights(whole))
 
 
+class StopsAt(Interrupts):
+    """Saves the state after a step, through the bytes of a file, and stops there."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(World(), lambda _: None)
+        self.step, self.seen, self.buffer = step, 0, io.BytesIO()
+
+    def after_step(self, snapshot) -> None:
+        self.seen += 1
+        if self.seen == self.step:
+            torch.save(snapshot()[0], self.buffer)
+            raise Interrupted(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 6])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_resuming_within_an_epoch_gives_the_same_bits_and_figures(step, accumulate):
+    plan = Plan(epochs=3, learning_rate=0.1, ema=0.9, accumulate=accumulate, milestones=(1,))
+
+    def task(seed):
+        torch.manual_seed(seed)
+        net = nn.Sequential(Small(), nn.Dropout(0.2))
+        return Supervised(net, CE())
+
+    whole = task(0)
+    rows, _ = run(whole, plan)
+    twin, stopping = task(0), StopsAt(step)
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        fit(
+            twin,
+            Batches(),
+            plan,
+            score=lambda _: {"test_acc": 0.0},
+            keep=lambda *_: None,
+            interrupts=stopping,
+        )
+    stopping.buffer.seek(0)
+    again = task(7)
+    torch.manual_seed(99)
+    found, _ = run(again, plan, resumed=torch.load(stopping.buffer, weights_only=True))
+    assert torch.equal(weights(again), weights(whole))
+    for row, expected in zip(found, rows[-len(found) :], strict=True):
+        assert {k: v for k, v in row.items() if k != "images_per_second"} == {
+            k: v for k, v in expected.items() if k != "images_per_second"
+        }
+
+
+def test_a_state_of_another_network_is_refused():
+    _, states = run(supervised(), Plan(epochs=1, learning_rate=0.1))
+    other = Supervised(Declared(6), CE())
+    with pytest.raises(InputError, match=r"of another network or method: see student\."):
+        run(other, Plan(epochs=2, learning_rate=0.1), resumed=states[0])
+
+
+@pytest.mark.parametrize("where", ["images", "gradient"])
+def test_a_step_that_is_not_finite_is_skipped_as_if_it_had_not_been(where):
+    """Second derivation: the same run without that batch."""
+    spoilt, plain = supervised(), supervised()
+    trainers = [
+        Trainer(task, Plan(epochs=1, learning_rate=0.1, on_nan="skip")) for task in (spoilt, plain)
+    ]
+    for number in range(4):
+        batch = make_batch(seed=number)
+        if number != 2:
+            trainers[1].learn(batch, 0.0, number)
+        elif where == "images":
+            batch.images[0, 0, 0, 0] = math.nan
+        else:
+            hook = spoilt.student.fc.weight.register_hook(lambda grad: grad * math.inf)
+        trainers[0].learn(batch, 0.0, number)
+        if number == 2 and where == "gradient":
+            hook.remove()
+    assert torch.equal(weights(spoilt), weights(plain))
+    assert trainers[0].tally.figures()["skipped"] == 1
+    assert "skipped" not in trainers[1].tally.figures()
+
+
+def test_nothing_but_bad_batches_stops_the_run():
+    task = supervised()
+    with torch.no_grad():
+        next(task.parameters()).fill_(math.nan)
+    with pytest.raises(Diverged, match="no batch had a finite loss"):
+        run(task, Plan(epochs=1, learning_rate=0.1, on_nan="skip"))
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_does_not():
     plan = Plan(epochs=2, learning_rate=0.1)
     a, b, c = supervised(), supervised(), supervised(seed=1)
@@ -164,7 +253,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_parts():
     task = distil(Declared(), Declared(6), {"ce": 1.0, "kd": 1.0}, images=make_batch().images)
     with torch.no_grad():
         task.student.fc.weight.fill_(math.nan)
-    with pytest.raises(Diverged, match=r"ce nan, kd nan"):
+    with pytest.raises(Diverged, match=r"nan at batch 1 \(ce nan, kd nan\)"):
+        run(task, Plan(epochs=1, learning_rate=0.1))
+
+
+def test_the_first_part_that_is_not_finite_is_named():
+    images = make_batch().images
+    task = distil(Declared(), Declared(6), {"ce": 1.0, "kd": 1.0}, images=images)
+    calls = iter(range(100))
+    task.losses["kd"].register_forward_hook(
+        lambda *called: called[2] * (math.inf if next(calls) == 1 else 1.0)
+    )
+    with pytest.raises(Diverged, match=r"inf at batch 2 \(ce \d.*, kd inf\)"):
         run(task, Plan(epochs=1, learning_rate=0.1))
 
 
@@ -229,9 +329,9 @@ def test_a_compiled_step_is_compiled_once():
     task = distil(Declared(), Declared(6), {"ce": 1.0, "kd": 1.0}, images=images)
     trainer = Trainer(task, Plan(epochs=2, learning_rate=0.1))
     counter = CompileCounter()
-    trainer._run = torch.compile(task, backend=counter, fullgraph=True)
-    for epoch in (1, 2):
-        trainer.train_epoch(Batches(), epoch)
+    trainer.run._run = torch.compile(task, backend=counter, fullgraph=True)
+    for epoch in (0, 1):
+        trainer.train_epoch(Batches(), Position(epoch))
     assert counter.frame_count == 1
     assert counter.op_count > 10
 

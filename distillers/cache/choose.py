@@ -14,6 +14,7 @@ from distillers.config_student import StudentConfig
 from distillers.data.reading import Views
 from distillers.data.source import DataSource
 from distillers.distillation import Distillation
+from distillers.distributed import World
 from distillers.errors import InputError
 
 BLOCK = 4096  # bytes that file systems give out at once: a small row alone takes as many
@@ -59,7 +60,12 @@ def wanted(
 
 
 def open_cache(
-    config: StudentConfig, asked: Wanted, task: Distillation, sample: Tensor, num_fills: int
+    config: StudentConfig,
+    asked: Wanted,
+    task: Distillation,
+    sample: Tensor,
+    num_fills: int,
+    world: World,
 ) -> TeacherCache | None:
     """The cache of a run, or None where it would be larger than the budget; both are printed.
 
@@ -69,13 +75,14 @@ def open_cache(
         task: whose losses read the teacher.
         sample: (n, c, h, w), a few images as the networks see them.
         num_fills: views of an image that the run may compute, at the most.
+        world: the processes that run together; all must ask.
 
     Raises:
         InputError: when there is no room on the disk.
     """
     reads = reads_of(task, sample)
     if not reads:
-        print("teacher cache: no loss asks the teacher for anything, so there is none")
+        world.say("teacher cache: no loss asks the teacher for anything, so there is none")
         return None
     parts = stored(reads)
     row = sum(part.row_bytes for part in parts)
@@ -84,7 +91,7 @@ def open_cache(
     budget = num_bytes(config.cache_budget, "cache_budget")
     if whole > budget:
         fitting = budget // (row * asked.num_images)
-        print(
+        world.say(
             f"teacher cache: {what} x {asked.num_views} views may take {show_bytes(whole)}, more "
             f"than --cache_budget {config.cache_budget}, so the teacher runs in every step"
             + (f"; --views {fitting} would fit" if fitting else "")
@@ -92,12 +99,13 @@ def open_cache(
         return None
     folder = CacheFolder(asked.where, asked.key)
     cache = TeacherCache(folder, task, reads, asked.num_images * asked.num_views)
-    filled = cache.num_filled() / (asked.num_images * asked.num_views)
-    print(
+    filled = world.first(cache.num_filled) / (asked.num_images * asked.num_views)
+    world.say(
         f"teacher cache: {what} x {asked.num_views} views, {100 * filled:.3g} % there, "
         f"{show_bytes(whole)} when full, in {asked.where}"
     )
-    _refuse_no_room(asked, parts, cache, min(num_fills, asked.num_views))
+    num_fills = min(num_fills, asked.num_views)
+    world.first(lambda: _refuse_no_room(asked, parts, cache, num_fills))
     return cache
 
 

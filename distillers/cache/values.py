@@ -15,6 +15,7 @@ from distillers.config import file_name
 from distillers.data.batch import Batch, Values
 from distillers.data.source import BatchLoader
 from distillers.distillation import Distillation
+from distillers.distributed import World
 
 LISTS = ("teacher_maps", "teacher_preacts")  # values that are a tensor a stage
 
@@ -169,6 +170,10 @@ class TeacherCache:
     def over(self, loader: BatchLoader) -> "Taught":
         """`loader`, whose batches then bring along what the losses ask of the teacher."""
         return Taught(loader, self)
+
+    def total_computed(self, world: World) -> int:
+        """Views that the teacher was run for, in all processes; all must ask."""
+        return int(world.sum(torch.tensor(self.num_computed)))
 
     def tell_damage(self) -> None:
         """Say of which rows that were damaged nobody was told yet."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
@@ -10,6 +11,9 @@ from distillers.cache.sizes import num_bytes, num_days
 from distillers.cli import parse
 from distillers.config_student import StudentConfig
 from distillers.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from distillers.distributed import World
 
 WHERE = "./save/teacher_cache"
 USAGE = """usage: distillers cache ACTION [FLAGS]
@@ -74,27 +78,40 @@ def build(args: Sequence[str]) -> None:
     config = parse(StudentConfig, args, "distillers cache build")
     config.check()
 
-    from distillers import data, run, weights
+    from distillers import launch, weights
+
+    weights.options(config, weights.choose(config))
+    launch.run(config, "cache", ["build", *args], lambda world: work(config, world))
+
+
+def work(config: StudentConfig, world: "World") -> None:
+    """Fill a part of the cache in one of the processes that do.
+
+    Raises:
+        InputError: when there can be no cache.
+    """
+    from distillers import data, run
     from distillers.cache import choose, filling
     from distillers.data.views import views_of
     from distillers.student import task_of, teacher_of
 
-    weights.options(config, weights.choose(config))
-    device = run.device_of(config.gpu_id)
-    source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
+    batch_size = run.batch_of(config, world)
+    with world.one_after_another():
+        source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
     teacher = teacher_of(config, source)
     kept, _ = source.split(config.val_fraction, config.trial)
     views = views_of(config.views, True, kept)
     assert views is not None  # as there is a cache
-    asked = choose.wanted(config, teacher.net, teacher.name, kept, views)
     run.prepare(config)
-    sample = source.sample(device)
-    task = task_of(config, teacher, kept, sample)
-    cache = choose.open_cache(config, asked, task, sample, asked.num_views)
+    sample = source.sample(world.device)
+    task = task_of(config, teacher, kept, sample, world)
+    asked = choose.wanted(config, teacher.net, teacher.name, kept, views)
+    cache = choose.open_cache(config, asked, task, sample, asked.num_views, world)
     if cache is None:
         raise InputError("there is nothing to build.")
-    num_computed = filling.fill(cache, kept, asked, config.batch_size, device)
-    print(f"computed {num_computed:,} views; the cache is full: {asked.where}")
+    filling.fill(cache, kept, asked, batch_size, world)
+    computed = f"computed {cache.total_computed(world):,} views"
+    world.say(f"{computed}; the cache is full: {asked.where}")
 
 
 def info(args: Sequence[str]) -> None:

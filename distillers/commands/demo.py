@@ -33,10 +33,11 @@ def main(args: Sequence[str]) -> None:
     """Train, print the table, draw the picture."""
     config = parse(DemoConfig, args, "distillers demo")
 
-    from distillers import run, wiring
+    from distillers import wiring
     from distillers.analysis.demo_figure import draw
     from distillers.demo import LABELLED, compare
     from distillers.errors import InputError
+    from distillers.meeting import device_of
 
     for name in config.methods:
         wiring.find(name)
@@ -47,7 +48,7 @@ def main(args: Sequence[str]) -> None:
     def say(line: str) -> None:
         print(f"{time.monotonic() - start:5.0f} s  {line}", flush=True)
 
-    device = run.device_of(config.gpu_id)
+    device = device_of((config.gpu_id,) if config.gpu_id else ())
     say(f"digits, {device}: the teacher sees 1,297 labelled images, the students {LABELLED}")
     teacher, results, images = compare(["alone", *config.methods], range(config.seeds), device, say)
     print("\n" + table(teacher, results, images.test_images.shape[-1]))

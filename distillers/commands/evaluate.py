@@ -48,12 +48,13 @@ def main(args: Sequence[str]) -> None:
 
     from distillers import data, run
     from distillers.analysis.calibration import Predictions, agreement
+    from distillers.meeting import device_of
     from distillers.models.measure import latency_ms
     from distillers.ready import best_of
     from distillers.saved import costs, fitted, read
 
     path = best_of(Path(config.path))
-    device = run.device_of(config.gpu_id)
+    device = device_of((config.gpu_id,) if config.gpu_id else ())
     teacher = read(Path(config.path_t), config.model_t) if config.path_t else None
     net = read(path, config.model, teacher)
     name = config.dataset or net.card.get("dataset")

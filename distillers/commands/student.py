@@ -1,9 +1,13 @@
 """`distillers student`, the documented train_student.py."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from distillers.cli import parse
 from distillers.config_student import StudentConfig
+
+if TYPE_CHECKING:
+    from distillers.distributed import World
 
 
 def main(args: Sequence[str]) -> None:
@@ -11,39 +15,48 @@ def main(args: Sequence[str]) -> None:
     config = parse(StudentConfig, args, "train_student.py")
     config.check()
 
-    from distillers import data, run, weights
-    from distillers.data.views import views_of
-    from distillers.student import task_of, teacher_of
+    from distillers import launch, weights
 
     weights.options(config, weights.choose(config))  # names and numbers, before files are read
-    device = run.device_of(config.gpu_id)
-    source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
+    launch.run(config, "student", args, lambda world: work(config, world))
+
+
+def work(config: StudentConfig, world: "World") -> None:
+    """Distil it in one of the processes that do."""
+    from distillers import data, run
+    from distillers.data.views import views_of
+    from distillers.place import claim
+    from distillers.student import task_of, teacher_of
+
+    run.batch_of(config, world)  # refuses one that cannot be divided
+    with world.one_after_another():
+        source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
     teacher = teacher_of(config, source)
     chosen = teacher.chosen
     folder = config.folder(chosen.ce, chosen.kd, chosen.method, teacher.name)
-    place = run.claim(folder, config.model_s, config)
+    place = claim(folder, config.model_s, config, world)
     kept, _ = source.split(config.val_fraction, config.trial)
     views = views_of(config.views, config.teacher_cache is not None, kept)
     run.prepare(config)
-    sample = source.sample(device)
-    task = task_of(config, teacher, kept, sample)
+    sample = source.sample(world.device)
+    task = task_of(config, teacher, kept, sample, world)
     terms = " + ".join(f"{weight:g} {name}" for name, weight in chosen.terms().items())
-    print(
-        f"{config.model_s} from {teacher.name} on {config.dataset}, {device}, into {place.folder}"
-    )
-    print(f"loss: {terms} (protocol {config.protocol})")
+    which = f"{config.model_s} from {teacher.name} on {config.dataset}"
+    world.say(f"{which}, {run.where(world)}, into {place.folder}")
+    world.say(f"loss: {terms} (protocol {config.protocol})")
     cache = None
     if config.teacher_cache is not None and views is not None:
         from distillers.cache import choose
 
         asked = choose.wanted(config, teacher.net, teacher.name, kept, views)
         num_fills = config.epochs + task.warmup_epochs
-        cache = choose.open_cache(config, asked, task, sample, num_fills)
+        cache = choose.open_cache(config, asked, task, sample, num_fills, world)
     if not config.skip_validation:
-        test = source.test_loader(device)
-        print(f"teacher: {run.score(teacher.net, test.epoch(1)).acc:.2f} % on the test images")
+        test = source.test_loader(world.device, world.shard)
+        found = run.score(teacher.net, test.epoch(1), world)
+        world.say(f"teacher: {found.acc:.2f} % on the test images")
     card = run.card_of(config.model_s, source, config)
-    run.train(config, task, source, place, card, device, views=views, cache=cache)
+    run.train(config, task, source, place, card, world, views=views, cache=cache)
     if cache:
-        print(f"teacher cache: the teacher ran for {cache.num_computed:,} images")
-    print(f"saved {place.best}")
+        world.say(f"teacher cache: the teacher ran for {cache.total_computed(world):,} images")
+    world.say(f"saved {place.best}")

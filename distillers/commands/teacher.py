@@ -3,9 +3,13 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distillers.cli import parse
 from distillers.config import TeacherConfig, file_name
+
+if TYPE_CHECKING:
+    from distillers.distributed import World
 
 
 def main(args: Sequence[str]) -> None:
@@ -13,20 +17,30 @@ def main(args: Sequence[str]) -> None:
     config = parse(TeacherConfig, args, "train_teacher.py")
     config.check()
 
+    from distillers import launch
+
+    launch.run(config, "teacher", args, lambda world: work(config, world))
+
+
+def work(config: TeacherConfig, world: "World") -> None:
+    """Train it in one of the processes that do."""
     from distillers import data, models, run
     from distillers.distillation import Supervised
     from distillers.losses import CE
+    from distillers.place import claim
 
-    device = run.device_of(config.gpu_id)
-    source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
-    place = run.claim(config.folder(), config.model, config)
+    run.batch_of(config, world)
+    with world.one_after_another():
+        source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
+    place = claim(config.folder(), config.model, config, world)
     run.prepare(config)
     net = models.create(config.model, num_classes=source.num_classes, image_size=source.image_size)
-    task = Supervised(net.to(device), CE())
-    print(f"{config.model} on {config.dataset}, {device}, into {place.folder}")
-    run.train(config, task, source, place, run.card_of(config.model, source, config), device)
-    alias = _point(place.folder, config)
-    print(f"saved {alias / place.best.name}")
+    task = Supervised(run.ready(net, config, world), CE())
+    world.say(f"{config.model} on {config.dataset}, {run.where(world)}, into {place.folder}")
+    run.train(config, task, source, place, run.card_of(config.model, source, config), world)
+    if world.is_first:
+        alias = _point(place.folder, config)
+        print(f"saved {alias / place.best.name}")
 
 
 def _point(folder: Path, config: TeacherConfig) -> Path:

@@ -34,3 +34,10 @@ class Batch:
     def __iter__(self) -> Iterator[Tensor]:
         """Images, labels, index."""
         return iter((self.images, self.labels, self.index))
+
+    @property
+    def share(self) -> float:
+        """What the loss of this part counts, so that the processes' mean is that of all images."""
+        if len(set(self.counts)) <= 1:
+            return 1.0
+        return len(self.labels) * len(self.counts) / sum(self.counts)

@@ -13,6 +13,7 @@ from distillers.cache.key import key_of
 from distillers.cache.values import TeacherCache, reads_of
 from distillers.data.images import ImageSet
 from distillers.distillation import Distillation, distil
+from distillers.distributed import World
 from tests.nets import Declared
 
 CPU = torch.device("cpu")
@@ -69,4 +70,4 @@ def build(where: Path, seconds: float = 0.0, shift: float = 0.0, batch_size: int
     source = image_set()
     asked = wanted(where, source)
     cache = open_at(asked, task_of(teacher_of(seconds, shift)))
-    fill(cache, source, asked, batch_size, CPU)
+    fill(cache, source, asked, batch_size, World())

@@ -99,7 +99,7 @@ def only_the_probe():
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bits(there, monkeypatch):
-    from distillers.run import Keeper
+    from distillers.keeper import Keeper
 
     flags = ["--epochs", "3", "--views", "2"]
     student(*flags, "--save_dir", "whole", "--teacher_cache", "auto")

@@ -90,7 +90,7 @@ def test_a_compiled_step_takes_the_teacher_s_values_in(digits, teacher, where, m
     exact = losses(task_of(method, digits, teacher), loader, (1, 2, 3))
     task, counter = task_of(method, digits, teacher), CompileCounter()
     trainer = Trainer(task, Plan(epochs=3, learning_rate=0.01, clip_grad=1.0))
-    trainer._run = torch.compile(task, backend=counter, fullgraph=True)
+    trainer.run._run = torch.compile(task, backend=counter, fullgraph=True)
     found = []
     for epoch in (1, 2, 3):
         for batch in Taught(loader, cached(task, where, digits)).epoch(epoch):
