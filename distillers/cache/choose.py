@@ -81,10 +81,10 @@ def open_cache(
         InputError: when there is no room on the disk.
     """
     reads = reads_of(task, sample)
-    if not reads:
+    parts = stored(reads)
+    if not parts:
         world.say("teacher cache: no loss asks the teacher for anything, so there is none")
         return None
-    parts = stored(reads)
     row = sum(part.row_bytes for part in parts)
     whole = row * asked.num_images * asked.num_views
     what = f"{', '.join(part.name for part in parts)} of {asked.num_images:,} images"

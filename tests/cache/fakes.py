@@ -64,10 +64,13 @@ def open_at(asked: Wanted, task: Distillation) -> TeacherCache:
     return TeacherCache(folder, task, reads, asked.num_images * asked.num_views)
 
 
-def build(where: Path, seconds: float = 0.0, shift: float = 0.0, batch_size: int = 4) -> None:
-    """Fill a cache of three views; also the work of a process of its own."""
+def build(
+    where: Path, seconds: float = 0.0, shift: float = 0.0, rank: int = 0, size: int = 1
+) -> int:
+    """Fill a cache of three views, or a part of it; also the work of a process of its own."""
     torch.set_num_threads(1)
     source = image_set()
     asked = wanted(where, source)
     cache = open_at(asked, task_of(teacher_of(seconds, shift)))
-    fill(cache, source, asked, batch_size, World())
+    fill(cache, source, asked, 4, World(rank, size))
+    return cache.num_computed

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from distillers.data.images import ImageSet
 from distillers.demo import halved
 from distillers.errors import InputError
 from tests.data.trees import tree
+from tests.processes import free_port
 
 CARD = {"format": 1, "model": "resnet8", "num_classes": 10, "image_size": 32}
 DIGITS = ["--dataset", "digits", "--model_s", "resnet8", "--batch_size", "32", "--trial", "0"]
@@ -116,6 +119,26 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(there, monkeypatch):
         student(*stopped, status=130)
     student(*stopped, "--resume")
     assert same(weights_of(there / "whole"), weights_of(there / "stopped"))
+
+
+@pytest.mark.slow
+def test_two_processes_of_a_run_fill_and_read_one_cache(tmp_path):
+    """The real data set, as the processes are new; afterwards one process finds all there."""
+    teacher(tmp_path / "teacher.pth", image_size=32)
+    words = [sys.executable, "-m", "distillers.cli", "student", *DIGITS, "--views", "1"]
+    words += ["--path_t", "teacher.pth", "--teacher_cache", "auto", "--epochs", "2"]
+    words += ["--protocol", "crd"]  # which leaves no image out
+    both = ["--multiprocessing-distributed", "--gpu_id", "cpu,cpu", "--save_dir", "save"]
+    both += ["--dist-url", f"tcp://127.0.0.1:{free_port()}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    kept = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    done = subprocess.run([*words, *both], timeout=250, **kept)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("teacher cache: logits of 1,297 images x 1 views, 0 % there") == 1
+    assert "the teacher ran for 1,297 images" in done.stdout
+    alone = ["--teacher_cache", "save/teacher_cache", "--save_dir", "alone"]
+    done = subprocess.run([*words, *alone], timeout=250, **kept)
+    assert "the teacher ran for 0 images" in done.stdout, done.stderr
 
 
 def test_the_folder_of_a_run_tells_what_matters():

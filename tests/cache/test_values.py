@@ -304,6 +304,13 @@ def test_two_processes_that_fill_one_cache_agree(tmp_path):
     assert all(cache.num_computed == 0 for cache in caches)
 
 
+def test_processes_divide_a_cache_among_themselves(tmp_path):
+    """Each computes its own part of what one would compute, and none of another's."""
+    assert build(tmp_path, rank=1, size=2) == 3 * 15
+    assert build(tmp_path, rank=0, size=2) == 3 * 15
+    assert build(tmp_path) == 0
+
+
 def test_a_build_that_is_killed_anywhere_goes_on_where_it_stopped(tmp_path):
     build(tmp_path / "whole")
     context, seen = processes(), [0]
