@@ -91,10 +91,10 @@ def fit(
     while start.epoch < plan.epochs:
         figures = trainer.train_epoch(loader, start, report, interrupts)
         trained = Position(start.epoch, len(loader))
-        with trainer.averaged():
+        scoring = interrupts.scoring(lambda position=trained: trainer.snapshot(position))
+        with scoring, trainer.averaged():
             deployed = trainer.run.deployed()
-            with interrupts.scoring(lambda position=trained: trainer.snapshot(position)):
-                figures |= score(deployed)
+            figures |= score(deployed)
             start = Position(start.epoch + 1)
             state = trainer.state(start)
             if trainer.world.is_first:
