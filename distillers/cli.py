@@ -14,7 +14,9 @@ from distillers.errors import Diverged, InputError, Interrupted, Lost, unknown
 COMMANDS = {
     "teacher": "train a network on labels alone (train_teacher.py)",
     "student": "distil a student from a trained teacher (train_student.py)",
+    "transfer": "train a network's classifier, or all of it, on other data (transfer_student.py)",
     "evaluate": "score a saved network",
+    "figures": "draw pictures that compare saved networks",
     "export": "write a saved network as safetensors, ONNX or a torch.export program",
     "list": "show methods, networks and data sets",
     "cache": "fill, look at, check and delete caches of what a teacher says",

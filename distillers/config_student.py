@@ -9,7 +9,7 @@ from tyro.conf import UseAppendAction, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from distillers.cache.sizes import num_bytes
-from distillers.config import Training, file_name, require
+from distillers.config import Pretrained, Rules, Training, file_name, require
 from distillers.data.reading import Views
 from distillers.errors import InputError
 
@@ -50,12 +50,19 @@ class StudentConfig(Training):
     """The teacher's architecture, where its checkpoint does not tell."""
     model_s: str = "resnet8x4"
     """The student (see `distillers list`)."""
+    pretrained: Pretrained = None
+    """Start from the weights in this file, or without one from those that timm or torchvision
+    publish; a classifier of another number of classes is made anew."""
     distill: str | None = None
     """The method, or several joined by "+", as in crd+kd. Left out: kd, or --loss alone."""
     loss: str | None = None
     """A loss of your own, package.module:Class, beside or instead of --distill."""
     option: Annotated[tuple[tuple[str, ...], ...], UseAppendAction] = ()
     """Options of losses, as in crd.negatives=4096 rrd.dim=64; may be given more than once."""
+    protocol: Rules = "simkd"
+    """Whose published weights and rules: simkd reports the best test epoch, crd the last."""
+    weight_decay: float = 5e-4
+    """L2 penalty of SGD."""
     trial: Annotated[int, arg(aliases=["-t"])] = 1
     """The seed, and part of the folder's name."""
     cls: Annotated[float | None, arg(aliases=["-c", "-r", "--gamma"])] = None

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -14,7 +15,7 @@ from distillers.errors import InputError
 from distillers.frozen import Frozen
 from distillers.heads import head_of
 from distillers.tap_rules import find_taps
-from distillers.taps import Reader, Taps, measure
+from distillers.taps import Reader, Taps, evaluating, measure
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,26 @@ class Distillation(nn.Module):
         self.frozen.follow()  # a compiled step cannot
         return super().train(mode)
 
+    @torch.no_grad()
+    def try_out(self, images: Tensor) -> None:
+        """Run the losses that keep nothing once, to learn what they refuse before training starts.
+
+        Raises:
+            InputError: as such a loss says, of networks that do not go together.
+        """
+        rows = torch.arange(len(images), device=images.device)
+        values: dict[str, Any] = {"labels": rows * 0, "index": rows, "progress": 0.0}
+        with evaluating(self.student):
+            read = self._student_reader(images)
+        values |= self.read_teacher(images)
+        values |= {f"student_{kind}": value for kind, value in read.items()}
+        for name, loss in self.losses.items():
+            if _lasting(loss) and not _keeps(loss):
+                try:
+                    loss(**{key: values[key] for key in self._reads[name]})
+                except ValueError as error:
+                    raise InputError(str(error)) from error
+
     def deployed(self) -> nn.Module:
         """The network that is scored, saved, exported: the student, or what a loss makes of it."""
         deploying = self._deploying()
@@ -208,6 +229,11 @@ class Distillation(nn.Module):
 
 def _warmup_epochs(loss: nn.Module) -> int:
     return getattr(loss, "warmup_epochs", 0)
+
+
+def _keeps(loss: nn.Module) -> bool:
+    """Whether a loss has parameters or buffers, which a call may change."""
+    return next(chain(loss.parameters(), loss.buffers()), None) is not None
 
 
 def _lasting(loss: nn.Module) -> bool:
@@ -286,7 +312,9 @@ def distil(
         teacher_taps=teacher_taps,
         images=images,
     )
-    return task.to(images.device)
+    task.to(images.device)
+    task.try_out(images)
+    return task
 
 
 def _facts(

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from distillers import checkpoint, recipes
+from distillers.allocator import keep_freed_memory
 from distillers.config import Training
 from distillers.data.reading import Views
 from distillers.data.source import BatchLoader, DataSource
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 
 def prepare(config: Training) -> None:
-    """Seed every generator from --trial, and choose kernels."""
+    """Seed every generator from --trial, and choose kernels and how memory is kept."""
+    keep_freed_memory()
     torch.manual_seed(config.trial)
     torch.backends.cudnn.benchmark = not config.deterministic
     if config.deterministic:
@@ -103,7 +105,7 @@ def train(
         Lost: when other processes are gone.
     """
     kept, held_out = source.split(config.val_fraction, config.trial)
-    drop_last = config.protocol == "simkd" or getattr(task, "full_batches", False)
+    drop_last = config.as_published_by_simkd or getattr(task, "full_batches", False)
     loader = kept.train_loader(
         batch_of(config, world),
         seed=config.trial,
@@ -184,6 +186,8 @@ def card_of(model: str, source: DataSource, config: Training) -> dict[str, Any]:
         "model": model,
         "num_classes": source.num_classes,
         "image_size": source.image_size,
+        "shorter_side": source.shorter_side,
+        "class_names": list(source.class_names),
         "dataset": source.name,
         "mean": list(source.mean),
         "std": list(source.std),

@@ -10,6 +10,7 @@ from tyro.conf import Positional
 from distillers.cache.sizes import num_bytes, num_days
 from distillers.cli import parse
 from distillers.config_student import StudentConfig
+from distillers.data.reading import check_dali
 from distillers.errors import InputError, unknown
 
 if TYPE_CHECKING:
@@ -93,19 +94,18 @@ def work(config: StudentConfig, world: "World") -> None:
     from distillers import data, run
     from distillers.cache import choose, filling
     from distillers.data.views import views_of
-    from distillers.student import task_of, teacher_of
+    from distillers.student import made, teacher_of
 
+    check_dali(config.dali, world.device.type)
     batch_size = run.batch_of(config, world)
     with world.one_after_another():
         source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
-    teacher = teacher_of(config, source)
-    kept, _ = source.split(config.val_fraction, config.trial)
-    views = views_of(config.views, True, kept)
+    views = views_of(config.views, True, source)
     assert views is not None  # as there is a cache
+    teacher = teacher_of(config, source)
     run.prepare(config)
-    sample = source.sample(world.device)
-    task = task_of(config, teacher, kept, sample, world)
-    asked = choose.wanted(config, teacher.net, teacher.name, kept, views)
+    task, net, source, kept, sample = made(config, teacher, source, world)
+    asked = choose.wanted(config, net, teacher.name, kept, views)
     cache = choose.open_cache(config, asked, task, sample, asked.num_views, world)
     if cache is None:
         raise InputError("there is nothing to build.")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from distillers.cli import parse
 from distillers.config_student import StudentConfig
+from distillers.data.reading import check_dali
 
 if TYPE_CHECKING:
     from distillers.distributed import World
@@ -26,20 +27,19 @@ def work(config: StudentConfig, world: "World") -> None:
     from distillers import data, run
     from distillers.data.views import views_of
     from distillers.place import claim
-    from distillers.student import task_of, teacher_of
+    from distillers.student import made, teacher_of
 
-    run.batch_of(config, world)  # refuses one that cannot be divided
+    check_dali(config.dali, world.device.type)
+    run.batch_of(config, world)
     with world.one_after_another():
         source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
+    views = views_of(config.views, config.teacher_cache is not None, source)
     teacher = teacher_of(config, source)
     chosen = teacher.chosen
     folder = config.folder(chosen.ce, chosen.kd, chosen.method, teacher.name)
     place = claim(folder, config.model_s, config, world)
-    kept, _ = source.split(config.val_fraction, config.trial)
-    views = views_of(config.views, config.teacher_cache is not None, kept)
     run.prepare(config)
-    sample = source.sample(world.device)
-    task = task_of(config, teacher, kept, sample, world)
+    task, net, source, kept, sample = made(config, teacher, source, world)
     terms = " + ".join(f"{weight:g} {name}" for name, weight in chosen.terms().items())
     which = f"{config.model_s} from {teacher.name} on {config.dataset}"
     world.say(f"{which}, {run.where(world)}, into {place.folder}")
@@ -48,12 +48,11 @@ def work(config: StudentConfig, world: "World") -> None:
     if config.teacher_cache is not None and views is not None:
         from distillers.cache import choose
 
-        asked = choose.wanted(config, teacher.net, teacher.name, kept, views)
+        asked = choose.wanted(config, net, teacher.name, kept, views)
         num_fills = config.epochs + task.warmup_epochs
         cache = choose.open_cache(config, asked, task, sample, num_fills, world)
     if not config.skip_validation:
-        test = source.test_loader(world.device, world.shard)
-        found = run.score(teacher.net, test.epoch(1), world)
+        found = run.score(net, source.test_loader(world.device, world.shard).epoch(1), world)
         world.say(f"teacher: {found.acc:.2f} % on the test images")
     card = run.card_of(config.model_s, source, config)
     run.train(config, task, source, place, card, world, views=views, cache=cache)

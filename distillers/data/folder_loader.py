@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -22,7 +22,7 @@ from distillers.data.order import (
     generator,
     places,
 )
-from distillers.data.reading import Views
+from distillers.data.reading import Dali, Views, check_dali
 from distillers.data.views import VIEW_SEED, check_views, in_epoch
 from distillers.errors import InputError
 
@@ -46,6 +46,8 @@ class FolderLoader:
         rank: the number of this process among `world_size`.
         world_size: how many processes divide each epoch among themselves.
         whole_batches: as in `Loader`.
+        dali: where NVIDIA DALI decodes with `num_workers` threads in the place of processes: the
+            same parts of the same images, to a grey level or so; for `images` that are augmented.
         views: show only so many crops of each image, which are then the same in every run, in turn.
         say: told at the end of an epoch of the images that could not be read.
 
@@ -56,7 +58,7 @@ class FolderLoader:
         num_bad: how many of the last epoch's images could not be read.
 
     Raises:
-        InputError: if a number is out of range; while batches are made, for an image that cannot
+        InputError: if a number is out of range, or DALI or its GPU is not there; while batches are made, for an image that cannot
             be read, unless `images.on_bad` is "skip".
     """
 
@@ -74,6 +76,7 @@ class FolderLoader:
         rank: int = 0,
         world_size: int = 1,
         whole_batches: bool = False,
+        dali: Dali = None,
         views: Views | None = None,
         say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
     ) -> None:
@@ -92,7 +95,9 @@ class FolderLoader:
         self.num_images = len(self._places)
         self._normalised = Normalise(mean, std, self.device)
         self._order = _Order()
-        self._decoded = self._loader(min(num_workers, _cores(), len(self)))
+        check_dali(dali, self.device.type)
+        workers = min(num_workers, _cores(), len(self))
+        self._decoded = self._dali_loader(dali, workers) if dali else self._loader(workers)
 
     def __len__(self) -> int:
         """How many batches an epoch has, in this process."""
@@ -154,6 +159,12 @@ class FolderLoader:
             for part in (decoded.images, decoded.labels, decoded.index)
         )
         return Batch(self._normalised(pixels), labels, index, view, together)
+
+    def _dali_loader(self, where: str, num_threads: int) -> Iterable[Decoded]:
+        from distillers.data.dali import DaliBatches  # only here, the extra may be missing
+
+        device = self.device if where == "gpu" else torch.device("cpu")
+        return DaliBatches(self._images, self._order, self.batch_size, device, num_threads)
 
     def _loader(self, num_workers: int) -> DataLoader:
         """The workers start with the first epoch and stay; they touch no global random state."""

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distillers.data.decode import AREA, RATIO, Images, OnBad
+from distillers.data.decode import AREA, RATIO, Images, OnBad, shorter_side
 from distillers.data.fingerprint import of_files, of_tensors
 from distillers.data.folder_loader import FolderLoader
 from distillers.data.held_out import chosen_rows
 from distillers.data.listing import Listing
 from distillers.data.order import Shard
-from distillers.data.reading import Views
+from distillers.data.reading import Dali, Views
 from distillers.data.source import EVALUATION_BATCH
 from distillers.data.views import VIEW_SEED
 from distillers.errors import InputError
@@ -35,6 +35,8 @@ class FolderSet:
         num_workers: processes that decode for one loader.
         on_bad_image: "error" stops at an image that cannot be read; "skip" counts it, and replaces
             it in training.
+        dali: where NVIDIA DALI decodes the training images, or None. Test images never go through
+            it, so that a score does not depend on it.
         is_split: whether the test images were set aside from the training images already, as one
             asks for with --val_fraction; then `split` does not do it again.
         mean: what the images are normalised with.
@@ -49,6 +51,7 @@ class FolderSet:
     image_size: int
     num_workers: int = 0
     on_bad_image: OnBad = "error"
+    dali: Dali = None
     is_split: bool = False
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
@@ -62,6 +65,11 @@ class FolderSet:
     def num_classes(self) -> int:
         """How many classes there are."""
         return len(self.class_names)
+
+    @property
+    def shorter_side(self) -> int:
+        """To what the shorter side of a test image is resized, before its middle is cut out."""
+        return shorter_side(self.image_size)
 
     @property
     def train_labels(self) -> Tensor:
@@ -84,6 +92,7 @@ class FolderSet:
             "files": of_files(self.train.paths, self.train_rows),
             "labels": of_tensors(self.train_labels),
             "image_size": self.image_size,
+            "decoder": f"dali {self.dali}" if self.dali else "torchvision",
             "mean": list(self.mean),
             "std": list(self.std),
             "augmentation": f"a random part of area {AREA} and ratio {RATIO}, resized, "
@@ -114,12 +123,17 @@ class FolderSet:
             rank=shard.rank,
             world_size=shard.world_size,
             num_workers=self.num_workers,
+            dali=self.dali,
             views=views,
         )
 
     def test_loader(self, device: torch.device, shard: Shard = Shard()) -> FolderLoader:
         """The middle of each test image, in their order, each exactly once."""
         return self._as_they_are(self.test_rows, device, self.num_workers, shard=shard)
+
+    def train_as_they_are(self, device: torch.device) -> FolderLoader:
+        """The middle of each training image, in their order, each exactly once."""
+        return replace(self, test=self.train, test_rows=self.train_rows).test_loader(device)
 
     def sample(self, device: torch.device) -> Tensor:
         """Two test images as the networks see them, for probing: (2, 3, h, w)."""

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from distillers.data.fingerprint import of_tensors
 from distillers.data.held_out import chosen_rows
@@ -72,6 +73,11 @@ class ImageSet:
         return self.test_images.shape[-1]
 
     @property
+    def shorter_side(self) -> int:
+        """The same: the images are taken as they are."""
+        return self.image_size
+
+    @property
     def num_crops(self) -> int:
         """Each offset, and mirrored or not."""
         return (2 * PAD + 1) ** 2 * (2 if self.flip else 1)
@@ -123,6 +129,30 @@ class ImageSet:
     def test_loader(self, device: torch.device, shard: Shard = Shard()) -> Loader:
         """The test images as they are, in their order, each exactly once."""
         return self._as_they_are(len(self.test_images), device, shard)
+
+    def train_as_they_are(self, device: torch.device) -> Loader:
+        """The training images neither cropped nor flipped, in their order, each exactly once."""
+        whole = replace(self, test_images=self.train_images, test_labels=self.train_labels)
+        return whole.test_loader(device)
+
+    def resized(self, side: int) -> "ImageSet":
+        """The same set with images of `side` pixels, bilinearly, antialiased where they shrink."""
+        return replace(
+            self,
+            train_images=_resized(self.train_images, side),
+            test_images=_resized(self.test_images, side),
+        )
+
+    def in_colour(self) -> "ImageSet":
+        """The same set with three equal channels in the place of a grey one; no memory is taken."""
+        shape = (-1, 3, -1, -1)
+        return replace(
+            self,
+            train_images=self.train_images.expand(shape),
+            test_images=self.test_images.expand(shape),
+            mean=self.mean * 3,
+            std=self.std * 3,
+        )
 
     def sample(self, device: torch.device) -> Tensor:
         """Two test images as the networks see them, for probing: (2, 3, h, w)."""
@@ -200,6 +230,15 @@ def hold_out(image_set: ImageSet, fraction: float, seed: int) -> HeldOut:
     rows, train_rows = chosen_rows(labels, image_set.num_classes, fraction, seed)
     train = image_set.keep(train_rows) if len(rows) else image_set
     return HeldOut(train, image_set.train_images[rows], labels[rows], train_rows, rows)
+
+
+def _resized(images: Tensor, side: int) -> Tensor:
+    """(n, c, side, side) uint8 of (n, c, h, w), as torchvision's `Resize` gives it."""
+    parts = [
+        F.interpolate(part.float(), (side, side), mode="bilinear", antialias=True)
+        for part in images.split(EVALUATION_BATCH)
+    ]
+    return torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts])
 
 
 def _check(what: str, images: Tensor, labels: Tensor, num_classes: int) -> None:

@@ -64,6 +64,11 @@ class DataSource(Protocol):
         ...
 
     @property
+    def shorter_side(self) -> int:
+        """To what the shorter side of a test image is resized, before its middle is cut out."""
+        ...
+
+    @property
     def mean(self) -> tuple[float, ...]:
         """What the images are normalised with, where 0 is black and 1 is white."""
         ...
@@ -111,6 +116,10 @@ class DataSource(Protocol):
 
         The batches are those that one process makes; the processes take them in turn.
         """
+        ...
+
+    def train_as_they_are(self, device: torch.device) -> BatchLoader:
+        """The training images as test images would come, in their order, each exactly once."""
         ...
 
     def sample(self, device: torch.device) -> Tensor:
