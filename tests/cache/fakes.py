@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +12,9 @@ from distillers.cache.filling import fill
 from distillers.cache.folder import CacheFolder, place_of
 from distillers.cache.key import key_of
 from distillers.cache.values import TeacherCache, reads_of
+from distillers.data import Loader
 from distillers.data.images import ImageSet
+from distillers.data.reading import Views
 from distillers.distillation import Distillation, distil
 from distillers.distributed import World
 from tests.nets import Declared
@@ -74,3 +77,13 @@ def build(
     cache = open_at(asked, task_of(teacher_of(seconds, shift)))
     fill(cache, source, asked, 4, World(rank, size))
     return cache.num_computed
+
+
+def loader_of(source: ImageSet, views: Views = 3, **options: Any) -> Loader:
+    return source.train_loader(7, seed=1, drop_last=False, device=CPU, views=views, **options)
+
+
+def contents(where: Path) -> dict[str, bytes]:
+    """All that the one cache in a folder holds."""
+    (folder,) = where.iterdir()
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in (".f16", ".rows")}
