@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -193,12 +194,12 @@ class Training:
 
     def plain(self) -> dict[str, Any]:
         """Every flag as JSON types."""
-        return json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        return plain(dataclasses.asdict(self))
 
     def digest(self) -> str:
         """Eight hexadecimal digits that differ wherever a flag that matters differs."""
-        flags = {k: v for k, v in self.plain().items() if k not in NEUTRAL}
-        if self.dataset == "folder":  # whose name does not say which images
+        flags = that_matter(self.plain())
+        if "data_dir" in flags:
             flags["data_dir"] = str(Path(self.data_dir).expanduser().resolve())
         if "teacher_cache" in flags:  # half precision matters, the folder does not
             flags["teacher_cache"] = flags["teacher_cache"] is not None
@@ -225,6 +226,23 @@ class TeacherConfig(Training):
         """The run's folder."""
         name = f"{file_name(self.model)}_vanilla_{self.dataset}_trial_{self.trial}_{self.digest()}"
         return Path(self.save_dir) / "teachers" / "models" / name
+
+
+def that_matter(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Those flags of a run that change what it computes.
+
+    Args:
+        flags: all of them, as JSON types.
+    """
+    kept = {name: value for name, value in flags.items() if name not in NEUTRAL}
+    if flags["dataset"] == "folder":  # whose name does not say which images
+        kept["data_dir"] = flags["data_dir"]
+    return kept
+
+
+def plain(content: Any) -> Any:
+    """`content` as JSON types; what is none of them as text."""
+    return json.loads(json.dumps(content, default=str))
 
 
 def file_name(text: str) -> str:

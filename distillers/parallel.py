@@ -27,15 +27,20 @@ class Alone:
 
     Args:
         task: see `distillers.train.Task`.
-        compiled: whether to compile the step.
+        compiled: whether to compile the step; on a GPU it is then started as a whole, by CUDA
+            graphs, and what it gives is overwritten by the next one.
     """
 
     def __init__(self, task: Any, compiled: bool = False) -> None:
         self.task = task
-        self._run = torch.compile(task) if compiled else task
+        self._graphs = compiled and next(task.parameters()).is_cuda
+        mode = "reduce-overhead" if self._graphs else None
+        self._run = torch.compile(task, mode=mode) if compiled else task
 
     def __call__(self, batch: Batch, progress: float) -> Step:
         """The task's step."""
+        if self._graphs:
+            torch.compiler.cudagraph_mark_step_begin()
         return self._run(batch, progress)
 
     def after_step(self) -> None:

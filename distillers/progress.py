@@ -8,6 +8,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 QUIET = 30.0  # seconds between two plain lines within an epoch
+LONG = 0.05  # share of the time waited for data from which on it is shown
 
 
 class Progress:
@@ -68,5 +69,7 @@ class Progress:
             f"{name.replace('_', ' ')} {figures[name]:.4g}" for name in shown if name in figures
         ]
         speed = f"{figures['images_per_second']:,.0f} images/s"
+        if figures.get("waited", 0.0) > LONG:
+            speed += f" ({100 * figures['waited']:.0f} % of the time waiting for data)"
         clock = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
         return "  ".join([f"{self.unit} {epoch}/{self.epochs}", *parts, speed, clock])
