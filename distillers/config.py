@@ -56,7 +56,7 @@ Rules = Literal["simkd", "crd"]
 NEUTRAL = (
     *("print_freq", "tb_freq", "save_freq", "num_workers", "gpu_id", "data_dir", "save_dir"),
     *("resume", "overwrite", "skip_validation", "dist_url", "multiprocessing_distributed"),
-    *("config", "download", "save_minutes", "dist_timeout", "shard"),
+    *("config", "download", "save_minutes", "dist_timeout", "shard", "cache_budget"),
 )
 
 
@@ -201,6 +201,8 @@ class Training:
         flags = that_matter(self.plain())
         if "data_dir" in flags:
             flags["data_dir"] = str(Path(self.data_dir).expanduser().resolve())
+        if "teacher_cache" in flags:  # half precision matters, the folder does not
+            flags["teacher_cache"] = flags["teacher_cache"] is not None
         return hashlib.sha256(json.dumps(flags, sort_keys=True).encode()).hexdigest()[:8]
 
 
