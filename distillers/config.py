@@ -201,8 +201,6 @@ class Training:
         flags = that_matter(self.plain())
         if "data_dir" in flags:
             flags["data_dir"] = str(Path(self.data_dir).expanduser().resolve())
-        if "teacher_cache" in flags:  # half precision matters, the folder does not
-            flags["teacher_cache"] = flags["teacher_cache"] is not None
         return hashlib.sha256(json.dumps(flags, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -237,6 +235,8 @@ def that_matter(flags: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in flags.items() if name not in NEUTRAL}
     if flags["dataset"] == "folder":  # whose name does not say which images
         kept["data_dir"] = flags["data_dir"]
+    if "teacher_cache" in kept:  # half precision matters, the folder does not
+        kept["teacher_cache"] = kept["teacher_cache"] is not None
     return kept
 
 

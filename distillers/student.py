@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from distillers import checkpoint, inputs, parallel, run, start, weights
+from distillers.config import plain
 from distillers.config_student import StudentConfig
 from distillers.data.source import DataSource
 from distillers.distillation import Distillation, distil
@@ -108,3 +109,22 @@ def made(config: StudentConfig, teacher: Teacher, source: DataSource, world: Wor
     if config.sync_bn:
         parallel.sync_losses(task.losses, world)
     return Made(task, net, source, kept, sample)
+
+
+def origin(config: StudentConfig, teacher: Teacher, accuracy: float | None) -> dict[str, Any]:
+    """From what the student learned and how, for its checkpoint's card, in plain types.
+
+    Args:
+        config: the flags.
+        teacher: of `teacher_of`.
+        accuracy: of the teacher on the test images, in percent, where it is known.
+    """
+    assert config.path_t is not None  # config.check refuses None
+    settings = weights.settings(teacher.chosen, teacher.options)
+    return {
+        "teacher": teacher.name,
+        "teacher_sha256": checkpoint.digest(config.path_t),
+        "teacher_accuracy": accuracy,
+        "settings": plain(settings),
+        "departures": plain(weights.departures(config, teacher.chosen, settings, teacher.name)),
+    }

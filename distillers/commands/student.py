@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from distillers.cli import parse
-from distillers.config import plain
 from distillers.config_student import StudentConfig
 from distillers.data.reading import check_dali
 
@@ -28,7 +27,7 @@ def work(config: StudentConfig, world: "World") -> None:
     from distillers import data, run
     from distillers.data.views import views_of
     from distillers.place import claim
-    from distillers.student import made, teacher_of
+    from distillers.student import made, origin, teacher_of
 
     check_dali(config.dali, world.device.type)
     run.batch_of(config, world)
@@ -45,7 +44,6 @@ def work(config: StudentConfig, world: "World") -> None:
     which = f"{config.model_s} from {teacher.name} on {config.dataset}"
     world.say(f"{which}, {run.where(world)}, into {place.folder}")
     world.say(f"loss: {terms} (protocol {config.protocol})")
-<<<<<<< HEAD
     cache = None
     if config.teacher_cache is not None and views is not None:
         from distillers.cache import choose
@@ -53,28 +51,14 @@ def work(config: StudentConfig, world: "World") -> None:
         asked = choose.wanted(config, net, teacher.name, kept, views)
         num_fills = config.epochs + task.warmup_epochs
         cache = choose.open_cache(config, asked, task, sample, num_fills, world)
+    accuracy = teacher.card.get("accuracy") if teacher.card.get("dataset") == source.name else None
     if not config.skip_validation:
-        found = run.score(net, source.test_loader(world.device, world.shard).epoch(1), world)
-        world.say(f"teacher: {found.acc:.2f} % on the test images")
+        test = source.test_loader(world.device, world.shard)
+        accuracy = run.score(net, test.epoch(1), world).acc
+        world.say(f"teacher: {accuracy:.2f} % on the test images")
     card = run.card_of(config.model_s, source, config)
-    run.train(config, task, source, place, card, world, views=views, cache=cache)
+    described = {**card, "distilled": origin(config, teacher, accuracy)}
+    run.train(config, task, source, place, described, world, views=views, cache=cache)
     if cache:
         world.say(f"teacher cache: the teacher ran for {cache.total_computed(world):,} images")
-=======
-    accuracy = card.get("accuracy") if card.get("dataset") == source.name else None
-    if not config.skip_validation:
-        test = source.test_loader(device, world.shard)
-        accuracy = run.score(teacher, test.epoch(1), world).acc
-        world.say(f"teacher: {accuracy:.2f} % on the test images")
-    settings = weights.settings(chosen, options)
-    distilled = {
-        "teacher": teacher_name,
-        "teacher_sha256": checkpoint.digest(config.path_t),
-        "teacher_accuracy": accuracy,
-        "settings": plain(settings),
-        "departures": plain(weights.departures(config, chosen, settings, teacher_name)),
-    }
-    described = {**run.card_of(config.model_s, source, config), "distilled": distilled}
-    run.train(config, task, source, place, described, world)
->>>>>>> main
     world.say(f"saved {place.best}")
