@@ -76,14 +76,14 @@ def measure(method: str, args: argparse.Namespace) -> float:
         with mock.patch.object(ranks, "num_ranks", return_value=1):
             step(plain, batch)
 
-    found = []
-    for number in range(args.rounds + 2):
-        pair = [seconds(lambda: step(ours, batch), world), seconds(alone, world)]
-        if number > 1:  # the first ones warm up
-            found.append(pair[0] / pair[1])
-    ratio = statistics.median(found)
-    spread = max(found) - min(found)
-    world.say(f"{method:<8}{ratio:.3f}   spread {spread:.3f}, {1000 * pair[0]:.0f} ms")
+    pairs = [
+        (seconds(lambda: step(ours, batch), world), seconds(alone, world))
+        for _ in range(args.rounds + 2)
+    ][2:]  # the first ones warm up
+    found = [mine / its for mine, its in pairs]
+    ratio, spread = statistics.median(found), max(found) - min(found)
+    took = statistics.median(mine for mine, _ in pairs)
+    world.say(f"{method:<8}{ratio:.3f}   spread {spread:.3f}, {1000 * took:.0f} ms")
     return round(ratio, 4)
 
 

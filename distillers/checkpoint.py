@@ -1,5 +1,6 @@
 """Files of weights: written whole or not at all, read without running what is in them."""
 
+import hashlib
 import io
 import json
 import os
@@ -51,6 +52,12 @@ def write_atomically(path: Path, content: bytes, previous: Path | None = None) -
     except OSError:
         aside.unlink(missing_ok=True)
         raise
+
+
+def digest(path: str | Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load(path: str | Path) -> dict[str, Any]:

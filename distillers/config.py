@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -49,12 +50,13 @@ Pretrained = Annotated[
         str_from_instance=lambda value: [value] if value else [],
     ),
 ]
+Rules = Literal["simkd", "crd"]
 
 # Flags that change nothing of what a run computes; the folder's name leaves them out.
 NEUTRAL = (
     *("print_freq", "tb_freq", "save_freq", "num_workers", "gpu_id", "data_dir", "save_dir"),
     *("resume", "overwrite", "skip_validation", "dist_url", "multiprocessing_distributed"),
-    *("config", "download", "save_minutes", "dist_timeout", "shard"),
+    *("config", "download", "save_minutes", "dist_timeout", "shard", "cache_budget"),
 )
 
 
@@ -63,6 +65,8 @@ class Training:
     """Flags that teachers and students share."""
 
     trial: int
+    protocol: str
+    weight_decay: float | None
 
     dataset: str = "cifar100"
     """cifar100, imagenet, folder (your own images), ... (see `distillers list`)."""
@@ -74,14 +78,10 @@ class Training:
     """Share of the training set held out to choose the best epoch on, or where --dataset folder
     has no val/, to score on."""
     image_size: int | None = None
-    """Pixels on a side of images in folders. Left out: 224, tinyimagenet 64."""
+    """Pixels on a side of the images. Left out: the data set's own; of folders 224, tinyimagenet
+    64."""
     on_bad_image: Literal["error", "skip"] = "error"
     """An image that cannot be read stops the run, or is counted and replaced by another."""
-    pretrained: Pretrained = None
-    """Start from the weights in this file, or without one from those that timm or torchvision
-    publish; a classifier of another number of classes is made anew."""
-    protocol: Literal["simkd", "crd"] = "simkd"
-    """Whose published weights and rules: simkd reports the best test epoch, crd the last."""
     batch_size: int = 64
     """Images a step, on all devices together."""
     num_workers: int = 8
@@ -94,12 +94,10 @@ class Training:
     """The rate drops after each of these epochs."""
     lr_decay_rate: float = 0.1
     """What the rate is multiplied by."""
-    weight_decay: float = 5e-4
-    """L2 penalty of SGD."""
     momentum: float = 0.9
     """Momentum of SGD, without Nesterov."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the step; evaluation is always fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    """Of the step; auto tries them on this device and takes the fastest. Evaluation is fp32."""
     accumulate: int = 1
     """Batches to an optimiser step."""
     clip_grad: float | None = None
@@ -157,7 +155,8 @@ class Training:
             require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("num_workers", "save_freq", "save_minutes", "weight_decay", "momentum"):
             value = getattr(self, name)
-            require(name, value, math.isfinite(value) and value >= 0, "0 or more")
+            good = value is None or (math.isfinite(value) and value >= 0)
+            require(name, value, good, "0 or more")
         for name in ("learning_rate", "lr_decay_rate", "clip_grad", "dist_timeout"):
             value = getattr(self, name)
             good = value is None or (math.isfinite(value) and value > 0)
@@ -178,6 +177,11 @@ class Training:
         """What --gpu_id names, one a process; nothing where it is left out."""
         return tuple(part.strip() for part in (self.gpu_id or "").split(",") if part.strip())
 
+    @property
+    def as_published_by_simkd(self) -> bool:
+        """Whether the best test epoch is reported, and each epoch's smaller last batch left out."""
+        return self.protocol in ("simkd", "public")
+
     def reading(self) -> Reading:
         """How images in files are read."""
         return Reading(
@@ -190,12 +194,12 @@ class Training:
 
     def plain(self) -> dict[str, Any]:
         """Every flag as JSON types."""
-        return json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        return plain(dataclasses.asdict(self))
 
     def digest(self) -> str:
         """Eight hexadecimal digits that differ wherever a flag that matters differs."""
-        flags = {k: v for k, v in self.plain().items() if k not in NEUTRAL}
-        if self.dataset == "folder":  # whose name does not say which images
+        flags = that_matter(self.plain())
+        if "data_dir" in flags:
             flags["data_dir"] = str(Path(self.data_dir).expanduser().resolve())
         return hashlib.sha256(json.dumps(flags, sort_keys=True).encode()).hexdigest()[:8]
 
@@ -206,6 +210,13 @@ class TeacherConfig(Training):
 
     model: str = "resnet32x4"
     """The network (see `distillers list`)."""
+    pretrained: Pretrained = None
+    """Start from the weights in this file, or without one from those that timm or torchvision
+    publish; a classifier of another number of classes is made anew."""
+    protocol: Rules = "simkd"
+    """Whose rules: simkd reports the best test epoch, crd the last."""
+    weight_decay: float = 5e-4
+    """L2 penalty of SGD."""
     trial: Annotated[int, arg(aliases=["-t"])] = 0
     """The seed, and part of the folder's name."""
 
@@ -213,6 +224,25 @@ class TeacherConfig(Training):
         """The run's folder."""
         name = f"{file_name(self.model)}_vanilla_{self.dataset}_trial_{self.trial}_{self.digest()}"
         return Path(self.save_dir) / "teachers" / "models" / name
+
+
+def that_matter(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Those flags of a run that change what it computes.
+
+    Args:
+        flags: all of them, as JSON types.
+    """
+    kept = {name: value for name, value in flags.items() if name not in NEUTRAL}
+    if flags["dataset"] == "folder":  # whose name does not say which images
+        kept["data_dir"] = flags["data_dir"]
+    if "teacher_cache" in kept:  # half precision matters, the folder does not
+        kept["teacher_cache"] = kept["teacher_cache"] is not None
+    return kept
+
+
+def plain(content: Any) -> Any:
+    """`content` as JSON types; what is none of them as text."""
+    return json.loads(json.dumps(content, default=str))
 
 
 def file_name(text: str) -> str:

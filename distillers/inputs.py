@@ -106,17 +106,24 @@ def normalised(
 ) -> DataSource:
     """The data set with another normalisation, or itself where none is given.
 
+    Grey images become three equal channels where the numbers are of three.
+
     Raises:
         InputError: where it has not one number for each of the data set's channels.
     """
     if mean is None or std is None:
         return source
-    if not len(source.mean) == len(mean) == len(std):
+    channels, given = len(source.mean), cast(Any, source)
+    if channels == 1 and len(mean) == len(std) == 3:
+        given, channels = given.in_colour(), 3
+    if len(mean) == len(std) == 1:
+        mean, std = [*mean] * channels, [*std] * channels
+    if not channels == len(mean) == len(std):
         raise InputError(
-            f"{source.name} has images of {len(source.mean)} channels, but the network wants them "
+            f"{source.name} has images of {channels} channels, but the network wants them "
             f"normalised with mean {tuple(mean)} and std {tuple(std)}."
         )
-    return replace(cast(Any, source), mean=tuple(mean), std=tuple(std))
+    return replace(given, mean=tuple(mean), std=tuple(std))
 
 
 def check_classes(card: dict[str, Any], source: DataSource, path: Path | str) -> None:

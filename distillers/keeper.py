@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from distillers import checkpoint
+from distillers import checkpoint, summary
 from distillers.config import Training
-from distillers.models.measure import count_parameters
+from distillers.models.measure import count_parameters, peak_memory_mib
 from distillers.place import Place
 from distillers.plan import Plan
 from distillers.progress import Progress
@@ -61,6 +61,7 @@ class Keeper:
         self.card = card
         self.best: dict[str, float] | None = place.state["best"] if place.state else None
         self.hours = place.state["hours"] if place.state else 0.0
+        self.peak_memory = place.state.get("peak_memory", 0.0) if place.state else 0.0
         self.started = time.monotonic()
 
     def keep(self, row: dict[str, float], state: dict[str, Any], deployed: nn.Module) -> None:
@@ -69,6 +70,7 @@ class Keeper:
         better = epoch >= 1 and self._is_better(row)
         if better:
             self.best = row
+        self._note_memory(deployed)
         payload = {**self._payload(epoch, deployed), "accuracy": row["test_acc"]}
         if better:
             checkpoint.save(self.place.best, {**payload, "best_acc": row["test_acc"]})
@@ -82,12 +84,16 @@ class Keeper:
 
     def pause(self, state: dict[str, Any], deployed: nn.Module) -> None:
         """Save a state from within an epoch, to go on from."""
+        self._note_memory(deployed)
         self._save_last(self._payload(state["epoch"], deployed), state)
 
     def finish(self, deployed: nn.Module) -> None:
-        """Write the documented summary of the whole run."""
-        size = count_parameters(deployed) / 1e6
-        totals = {"Total params": round(size, 6), "Total time": round(self._hours(), 6)}
+        """Write the documented summary of the whole run, and `summary.json` for reports."""
+        size, hours = count_parameters(deployed) / 1e6, self._hours()
+        costs = summary.costs(deployed, self.card["image_size"])
+        costs |= {"hours": hours, "peak_memory_mib": self.peak_memory or None}
+        self.record.write_json("summary.json", {**self.card.get("distilled", {}), **costs})
+        totals = {"Total params": round(size, 6), "Total time": round(hours, 6)}
         self.record.write_json("parameters.json", {**self.config.plain(), **totals})
 
     def _payload(self, epoch: int, deployed: nn.Module) -> dict[str, Any]:
@@ -100,8 +106,12 @@ class Keeper:
             "trainer": state,
             "best": self.best,
             "hours": self._hours(),
+            "peak_memory": self.peak_memory,
         }
         checkpoint.save(self.place.last, {**payload, **resumable}, self.place.previous)
+
+    def _note_memory(self, deployed: nn.Module) -> None:
+        self.peak_memory = max(self.peak_memory, peak_memory_mib(deployed))
 
     def _hours(self) -> float:
         return self.hours + (time.monotonic() - self.started) / 3600
@@ -111,7 +121,8 @@ class Keeper:
             return True
         if "val_acc" in row:
             return row["val_acc"] > self.best["val_acc"]
-        return self.config.protocol == "crd" or row["test_acc"] > self.best["test_acc"]
+        by_test = self.config.as_published_by_simkd
+        return not by_test or row["test_acc"] > self.best["test_acc"]
 
 
 def _reported(row: dict[str, float]) -> dict[str, float]:

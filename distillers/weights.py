@@ -1,7 +1,7 @@
 """From flags to the weights and options of every loss of a student's run."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distillers import recipes, wiring
@@ -137,6 +137,41 @@ def options(
             )
         chosen[loss][option] = wiring.from_text(short[loss], option, text)
     return chosen
+
+
+def settings(weights: Weights, chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Each weight by the loss's name and each option, the defaults too, by "loss.option".
+
+    Args:
+        weights: what `choose` gave.
+        chosen: what `options` gave.
+    """
+    flat: dict[str, Any] = dict(weights.terms())
+    for cls in map(wiring.find, weights.terms()):
+        short = cls.__name__.lower()
+        every = {**wiring.options(cls), **chosen.get(short, {})}
+        flat |= {f"{short}.{name}": value for name, value in every.items()}
+    return flat
+
+
+def departures(
+    config: StudentConfig, weights: Weights, given: Mapping[str, Any], teacher: str | None = None
+) -> dict[str, Any]:
+    """Those `settings` that are not as the protocol publishes them; a loss left out weighs 0.
+
+    Args:
+        config: the flags.
+        weights: what `choose` gave for them.
+        given: what `settings` gave for them.
+        teacher: its name, for pairs that have weights of their own.
+    """
+    flags: dict[str, Any] = dict.fromkeys(flag for flag, _, _ in FLAG_OPTIONS)
+    plain = replace(config, cls=None, div=None, beta=None, option=(), **flags)
+    published = choose(plain, teacher)
+    usual = settings(published, options(plain, published, teacher))
+    usual = {**settings(weights, {}), **dict.fromkeys(weights.terms(), 0.0), **usual}
+    every = {**dict.fromkeys(published.terms(), 0.0), **given}
+    return {name: value for name, value in every.items() if usual[name] != value}
 
 
 def _recipe(config: StudentConfig, method: str, teacher: str | None) -> recipes.Recipe:

@@ -58,7 +58,7 @@ def _point(folder: Path, config: TeacherConfig) -> Path:
     if alias.exists() and not alias.is_symlink():
         print(f"{alias} is a folder of its own and stays as it is.")
         return folder
-    aside = alias.with_name(alias.name + ".part")
+    aside = alias.with_name(f"{alias.name}.{os.getpid()}.part")  # runs may end at once
     aside.unlink(missing_ok=True)
     try:
         os.symlink(folder.name, aside, target_is_directory=True)

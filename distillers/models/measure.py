@@ -1,6 +1,8 @@
 """What a network costs: parameters, multiplications, time."""
 
+import resource
 import statistics
+import sys
 import time
 
 import torch
@@ -53,6 +55,19 @@ def latency_ms(
             _wait(images)
             seconds.append(time.perf_counter() - start)
     return 1000 * statistics.median(seconds[WARM_UP_RUNS:])
+
+
+def peak_memory_mib(net: nn.Module) -> float:
+    """The most memory in MiB that was ever in use where a network is.
+
+    On a GPU, what PyTorch gave to this process's tensors there; on a CPU, the whole process, with
+    the libraries and the data that it holds.
+    """
+    device = next(net.parameters()).device
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere
 
 
 def _image(net: nn.Module, batch_size: int, channels: int, image_size: int) -> Tensor:

@@ -240,8 +240,6 @@ def test_a_wrong_folder_gets_a_hint(root):
     (root.parent / "none").mkdir()
     with pytest.raises(InputError, match="distillers data prepare imagenet"):
         source(root.parent / "none", "imagenet")
-    with pytest.raises(InputError, match="digits has images of 32"):
-        data.source_of("digits", reading=Reading(image_size=64))
     with pytest.raises(InputError, match="does not fit into memory"):
         data.load("imagenet")
 

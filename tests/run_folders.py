@@ -1,0 +1,80 @@
+"""Run folders as training writes them, without the training."""
+
+import json
+
+from distillers.config import TeacherConfig
+from distillers.config_student import StudentConfig
+
+TEACHER = "resnet20"
+
+
+def write_run(
+    root,
+    method=None,
+    *,
+    trial=0,
+    accuracies=(50.0, 60.0),
+    held_out=None,
+    settings=None,
+    departures=None,
+    summary=None,
+    name=None,
+    **flags,
+):
+    """A finished run's folder; without a method a network alone.
+
+    `flags` and `summary` replace what would stand in config.json and summary.json.
+    """
+    shared = {"trial": trial, "dataset": "digits", "protocol": "crd", "epochs": len(accuracies)}
+    shared["save_dir"] = str(root / "save")
+    if method:
+        config = StudentConfig(
+            **{"model_s": "resnet8", "path_t": "t.pth", **shared, **flags}, distill=method
+        )
+        folder = config.folder(1, 0, 1, TEACHER)
+    else:
+        config = TeacherConfig(**{"model": "resnet8", **shared, **flags})
+        folder = config.folder()
+    folder = root / "save" / name if name else folder
+    folder.mkdir(parents=True)
+    write(folder, "config.json", config.plain())
+    write(folder, "environment.json", {"python": "3.11.9", "torch": "2.15.0", "revision": "abc"})
+    rows = [
+        {
+            "epoch": epoch,
+            "train_loss": 1.0,
+            "images_per_second": 1000.0 + 100 * epoch + trial,
+            "lr": 0.05,
+            "test_loss": 1.0,
+            "test_acc": accuracy,
+            "test_acc_top5": 99.0,
+        }
+        for epoch, accuracy in enumerate(accuracies, 1)
+    ]
+    for row, accuracy in zip(rows, held_out or (), strict=False):
+        row["val_acc"] = accuracy
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = {
+        "parameters": 78042,
+        "macs": 12501632,
+        "latency_ms": 1.25 + trial / 8,
+        "device": "cpu",
+        "devices": 1,
+        "cpu_threads": 2,
+        "hours": 0.5 + trial / 16,
+        "peak_memory_mib": 900.0 + trial,
+    }
+    if method:
+        told |= {
+            "teacher": TEACHER,
+            "teacher_sha256": "ab" * 32,
+            "teacher_accuracy": 93.0,
+            "settings": settings or {"ce": 1.0, method: 0.5, f"{method}.option": 1},
+            "departures": departures or {},
+        }
+    write(folder, "summary.json", {**told, **(summary or {})})
+    return folder
+
+
+def write(folder, name, content):
+    (folder / name).write_text(json.dumps(content))
