@@ -113,6 +113,19 @@ def test_every_image_comes_once_over_all_processes(root, drop_last):
     assert rows == list(range(18)) if not drop_last else len(set(rows)) == 10
 
 
+def test_fixed_views_are_those_that_come_without_dali(photographs):
+    made = [
+        data.source_of(
+            "folder", photographs, reading=Reading(image_size=32, dali=dali)
+        ).train_loader(5, seed=1, drop_last=False, device=CPU, views=2)
+        for dali in ("cpu", None)
+    ]
+    for ours, theirs in zip(*(loader.epoch(1) for loader in made), strict=True):
+        assert ours.view is not None
+        assert torch.equal(ours.view, theirs.view)
+        assert grey_levels(ours.images, theirs.images).mean() < 0.2
+
+
 def test_the_global_random_state_is_left_alone(root):
     before = torch.get_rng_state()
     batches(root)
