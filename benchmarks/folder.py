@@ -1,11 +1,12 @@
-"""Images a second from folders: our pipeline against torchvision's usual one.
+"""Images a second from folders: our two pipelines against torchvision's usual one.
 
     python benchmarks/data.py --folder [--rounds 5] [--workers 2]
 
-Both read the same 2,000 JPEGs of 500 x 375, made here, cut out a random part and resize it to
+All read the same 2,000 JPEGs of 500 x 375, made here, cut out a random part and resize it to
 224 x 224, flip one image in two, and normalise in float32 at batch 64. The usual one is PIL's
 `ImageFolder` with `RandomResizedCrop(224)`, `RandomHorizontalFlip`, `ToTensor`, `Normalize` in a
-`DataLoader` with persistent workers. They take turns, an epoch each, after one that warms up.
+`DataLoader` with persistent workers. Ours with `--dali cpu` takes part where NVIDIA DALI is
+installed. They take turns, an epoch each, after one that warms up.
 """
 
 import json
@@ -15,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -25,48 +27,65 @@ from torchvision import datasets, transforms
 
 from distillers.data import Reading, source_of
 from distillers.data.folder_set import MEAN, STD
+from distillers.data.reading import Dali
 
+USUAL = "torchvision, PIL"
 NUM_IMAGES, NUM_CLASSES, BATCH_SIZE = 2000, 10, 64
 RESULT = Path(__file__).parent / "results" / "folder.json"
 
 
 def compare(rounds: int, workers: int) -> None:
-    """Measure both, print and write the result."""
+    """Measure all, print and write the result."""
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as scratch:
         make(Path(scratch))
-        source = source_of("folder", scratch, reading=Reading(num_workers=workers))
-        loader = source.train_loader(
-            BATCH_SIZE, seed=0, drop_last=False, device=torch.device("cpu")
-        )
         usual = pil_loader(Path(scratch), workers)
-        found: dict[str, list[float]] = {"torchvision, PIL": [], "distillers": []}
+        epochs: dict[str, Callable[[int], Iterable]] = {USUAL: lambda _: usual}
+        epochs["distillers"] = ours(scratch, workers, None)
+        if is_there("nvidia.dali"):
+            epochs["distillers, DALI"] = ours(scratch, workers, "cpu")
+        found: dict[str, list[float]] = {name: [] for name in epochs}
         for number in range(1, rounds + 2):
-            found["torchvision, PIL"].append(speed(lambda: usual))
-            found["distillers"].append(speed(lambda number=number: loader.epoch(number)))
+            for name, epoch in epochs.items():
+                found[name].append(speed(epoch(number)))
     kept = {name: speeds[1:] for name, speeds in found.items()}
     medians = {name: statistics.median(speeds) for name, speeds in kept.items()}
-    ratio = medians["distillers"] / medians["torchvision, PIL"]
+    ratios = {name: round(median / medians[USUAL], 2) for name, median in medians.items()}
     for name, speeds in kept.items():
-        print(f"{name:20}{medians[name]:8,.0f} images/s ({min(speeds):,.0f}-{max(speeds):,.0f})")
-    print(f"{ratio:.2f} times as fast")
+        print(
+            f"{name:20}{medians[name]:8,.0f} images/s ({min(speeds):,.0f}-{max(speeds):,.0f}), "
+            f"{ratios[name]:.2f} times the usual"
+        )
     content = {
         "date": date.today().isoformat(),
         "torch": torch.__version__,
         "cores": os.cpu_count(),
         "workers": workers,
         "load_before": round(load_before, 1),
-        "ratio": round(ratio, 2),
+        "ratios": ratios,
         "images_per_second": {n: [round(s) for s in speeds] for n, speeds in kept.items()},
     }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def make(root: Path) -> None:
+def ours(root: str, workers: int, dali: Dali) -> Callable[[int], Iterable]:
+    """Epochs by number."""
+    source = source_of("folder", root, reading=Reading(num_workers=workers, dali=dali))
+    loader = source.train_loader(BATCH_SIZE, seed=0, drop_last=False, device=torch.device("cpu"))
+    return loader.epoch
+
+
+def is_there(module: str) -> bool:
+    """Whether an extra is installed."""
+    parent = module.partition(".")[0]
+    return find_spec(parent) is not None and find_spec(module) is not None
+
+
+def make(root: Path, count: int = NUM_IMAGES) -> None:
     """JPEGs of some 60 kilobytes, about as hard to decode as photographs."""
     rng = np.random.default_rng(0)
-    for number in range(NUM_IMAGES):
+    for number in range(count):
         small = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
         smooth = np.asarray(small.resize((500, 375), Image.Resampling.BICUBIC), dtype=np.int16)
         grain = rng.integers(-12, 13, smooth.shape, dtype=np.int16)
@@ -97,8 +116,8 @@ def pil_loader(root: Path, workers: int) -> DataLoader:
     )
 
 
-def speed(batches: Callable[[], Iterable]) -> float:
+def speed(batches: Iterable) -> float:
     """Images a second of one epoch."""
     start = time.perf_counter()
-    count = sum(len(batch[1]) for batch in batches())
+    count = sum(len(labels) for _, labels, *_ in batches)
     return count / (time.perf_counter() - start)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from distillers import foreign, models, simkd_file, wiring
 from distillers.errors import Damaged, InputError
+from distillers.models.published import statistics
 from distillers.sealed import is_broken, seal
 
 FORMAT = 1
@@ -202,6 +203,7 @@ def _foreign(
     """The network of another project's file, and a card made up for it."""
     found = foreign.load(payload, path, name=name, num_classes=num_classes, image_size=image_size)
     card: dict[str, Any] = {"model": found.name, "num_classes": found.num_classes}
+    card |= statistics(found.net)
     if found.image_size != image_size:
         card["image_size"] = found.image_size  # the only one that it can take
     if isinstance(payload.get("attention"), dict):

@@ -14,11 +14,15 @@ from distillers.errors import Diverged, InputError, Interrupted, Lost, unknown
 COMMANDS = {
     "teacher": "train a network on labels alone (train_teacher.py)",
     "student": "distil a student from a trained teacher (train_student.py)",
+    "transfer": "train a network's classifier, or all of it, on other data (transfer_student.py)",
     "evaluate": "score a saved network",
+    "figures": "draw pictures that compare saved networks",
     "export": "write a saved network as safetensors, ONNX or a torch.export program",
     "report": "compare finished runs with one another and with published numbers",
     "list": "show methods, networks and data sets",
+    "cache": "fill, look at, check and delete caches of what a teacher says",
     "data": "unpack the archives of ImageNet or Tiny ImageNet",
+    "sweep": "train every run of a grid of pairs, methods, trials and flags",
     "demo": "distil real handwritten digits in a few minutes, without a network or a GPU",
 }
 Config = TypeVar("Config")
@@ -110,10 +114,11 @@ def _from_file(args: Sequence[str]) -> list[str]:
         raise InputError(f"cannot read --config {path}: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"--config {path} must hold a mapping of flags to values.")
-    return [word for name, value in content.items() for word in _flag(str(name), value)]
+    return [word for name, value in content.items() for word in flag_words(str(name), value)]
 
 
-def _flag(name: str, value: object) -> list[str]:
+def flag_words(name: str, value: object) -> list[str]:
+    """A flag as the words of a command line; none where there is no value."""
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
     if value is None:

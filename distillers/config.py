@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from distillers.data.reading import Reading
+from distillers.data.reading import Dali, Reading, check_dali
 from distillers.errors import InputError
 
 
@@ -31,11 +31,32 @@ Milestones = Annotated[
     ),
 ]
 
+PUBLISHED = "published"  # what --pretrained alone stands for
+
+
+def _one_file(args: list[str]) -> str:
+    if len(args) > 1:
+        raise ValueError("it takes one file, or none for the published weights")
+    return args[0] if args else PUBLISHED
+
+
+Pretrained = Annotated[
+    str | None,
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[FILE]",
+        instance_from_str=_one_file,
+        is_instance=lambda value: value is None or isinstance(value, str),
+        str_from_instance=lambda value: [value] if value else [],
+    ),
+]
+Rules = Literal["simkd", "crd"]
+
 # Flags that change nothing of what a run computes; the folder's name leaves them out.
 NEUTRAL = (
     *("print_freq", "tb_freq", "save_freq", "num_workers", "gpu_id", "data_dir", "save_dir"),
     *("resume", "overwrite", "skip_validation", "dist_url", "multiprocessing_distributed"),
-    *("config", "download", "save_minutes", "dist_timeout", "shard"),
+    *("config", "download", "save_minutes", "dist_timeout", "shard", "cache_budget"),
 )
 
 
@@ -44,6 +65,8 @@ class Training:
     """Flags that teachers and students share."""
 
     trial: int
+    protocol: str
+    weight_decay: float | None
 
     dataset: str = "cifar100"
     """cifar100, imagenet, folder (your own images), ... (see `distillers list`)."""
@@ -55,11 +78,10 @@ class Training:
     """Share of the training set held out to choose the best epoch on, or where --dataset folder
     has no val/, to score on."""
     image_size: int | None = None
-    """Pixels on a side of images in folders. Left out: 224, tinyimagenet 64."""
+    """Pixels on a side of the images. Left out: the data set's own; of folders 224, tinyimagenet
+    64."""
     on_bad_image: Literal["error", "skip"] = "error"
     """An image that cannot be read stops the run, or is counted and replaced by another."""
-    protocol: Literal["simkd", "crd"] = "simkd"
-    """Whose published weights and rules: simkd reports the best test epoch, crd the last."""
     batch_size: int = 64
     """Images a step, on all devices together."""
     num_workers: int = 8
@@ -72,12 +94,10 @@ class Training:
     """The rate drops after each of these epochs."""
     lr_decay_rate: float = 0.1
     """What the rate is multiplied by."""
-    weight_decay: float = 5e-4
-    """L2 penalty of SGD."""
     momentum: float = 0.9
     """Momentum of SGD, without Nesterov."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the step; evaluation is always fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    """Of the step; auto tries them on this device and takes the fastest. Evaluation is fp32."""
     accumulate: int = 1
     """Batches to an optimiser step."""
     clip_grad: float | None = None
@@ -108,8 +128,8 @@ class Training:
     """Accepted for old scripts; scalars are written every epoch."""
     save_freq: int = 40
     """Epochs between two checkpoints that are kept; 0 keeps only last and best."""
-    dali: Literal["cpu", "gpu"] | None = None
-    """Decode with NVIDIA DALI."""
+    dali: Dali = None
+    """Decode training images in folders with NVIDIA DALI, on the CPU or on the GPU that trains."""
     multiprocessing_distributed: bool = False
     """Train on all GPUs of --gpu_id, a process each."""
     dist_url: str = "tcp://127.0.0.1:23451"
@@ -135,7 +155,8 @@ class Training:
             require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("num_workers", "save_freq", "save_minutes", "weight_decay", "momentum"):
             value = getattr(self, name)
-            require(name, value, math.isfinite(value) and value >= 0, "0 or more")
+            good = value is None or (math.isfinite(value) and value >= 0)
+            require(name, value, good, "0 or more")
         for name in ("learning_rate", "lr_decay_rate", "clip_grad", "dist_timeout"):
             value = getattr(self, name)
             good = value is None or (math.isfinite(value) and value > 0)
@@ -146,11 +167,7 @@ class Training:
         require("lr_decay_epochs", steps, list(steps) == sorted(set(steps)), "rising epochs")
         if self.resume and self.overwrite:
             raise InputError("--resume and --overwrite contradict each other; choose one.")
-        if self.dali is not None:
-            raise InputError(
-                "--dali is not available yet: this version decodes images in --num_workers "
-                "processes. Leave the flag out."
-            )
+        check_dali(self.dali)
         if self.on_nan == "skip" and self.accumulate > 1:
             raise InputError("--on_nan skip takes single batches back; leave out --accumulate.")
         if self.shard and self.precision == "fp16":
@@ -160,9 +177,20 @@ class Training:
         """What --gpu_id names, one a process; nothing where it is left out."""
         return tuple(part.strip() for part in (self.gpu_id or "").split(",") if part.strip())
 
+    @property
+    def as_published_by_simkd(self) -> bool:
+        """Whether the best test epoch is reported, and each epoch's smaller last batch left out."""
+        return self.protocol in ("simkd", "public")
+
     def reading(self) -> Reading:
         """How images in files are read."""
-        return Reading(self.image_size, self.num_workers, self.on_bad_image, self.val_fraction)
+        return Reading(
+            image_size=self.image_size,
+            num_workers=self.num_workers,
+            on_bad_image=self.on_bad_image,
+            val_fraction=self.val_fraction,
+            dali=self.dali,
+        )
 
     def plain(self) -> dict[str, Any]:
         """Every flag as JSON types."""
@@ -182,6 +210,13 @@ class TeacherConfig(Training):
 
     model: str = "resnet32x4"
     """The network (see `distillers list`)."""
+    pretrained: Pretrained = None
+    """Start from the weights in this file, or without one from those that timm or torchvision
+    publish; a classifier of another number of classes is made anew."""
+    protocol: Rules = "simkd"
+    """Whose rules: simkd reports the best test epoch, crd the last."""
+    weight_decay: float = 5e-4
+    """L2 penalty of SGD."""
     trial: Annotated[int, arg(aliases=["-t"])] = 0
     """The seed, and part of the folder's name."""
 
@@ -200,6 +235,8 @@ def that_matter(flags: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in flags.items() if name not in NEUTRAL}
     if flags["dataset"] == "folder":  # whose name does not say which images
         kept["data_dir"] = flags["data_dir"]
+    if "teacher_cache" in kept:  # half precision matters, the folder does not
+        kept["teacher_cache"] = kept["teacher_cache"] is not None
     return kept
 
 

@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 from tyro.conf import UseAppendAction, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from distillers.config import Training, file_name, require
+from distillers.cache.sizes import num_bytes
+from distillers.config import Pretrained, Rules, Training, file_name, require
+from distillers.data.reading import Views
 from distillers.errors import InputError
 
 
@@ -48,12 +50,19 @@ class StudentConfig(Training):
     """The teacher's architecture, where its checkpoint does not tell."""
     model_s: str = "resnet8x4"
     """The student (see `distillers list`)."""
+    pretrained: Pretrained = None
+    """Start from the weights in this file, or without one from those that timm or torchvision
+    publish; a classifier of another number of classes is made anew."""
     distill: str | None = None
     """The method, or several joined by "+", as in crd+kd. Left out: kd, or --loss alone."""
     loss: str | None = None
     """A loss of your own, package.module:Class, beside or instead of --distill."""
     option: Annotated[tuple[tuple[str, ...], ...], UseAppendAction] = ()
     """Options of losses, as in crd.negatives=4096 rrd.dim=64; may be given more than once."""
+    protocol: Rules = "simkd"
+    """Whose published weights and rules: simkd reports the best test epoch, crd the last."""
+    weight_decay: float = 5e-4
+    """L2 penalty of SGD."""
     trial: Annotated[int, arg(aliases=["-t"])] = 1
     """The seed, and part of the folder's name."""
     cls: Annotated[float | None, arg(aliases=["-c", "-r", "--gamma"])] = None
@@ -96,6 +105,14 @@ class StudentConfig(Training):
     """Likewise of the student."""
     skip_validation: bool = False
     """Do not score the teacher before training."""
+    teacher_cache: str | None = None
+    """Run the teacher once for each augmented view and keep what it says: auto (in SAVE_DIR), or a
+    folder."""
+    views: Views | None = None
+    """Augmented views that each training image has, or all (every crop and flip). Left out: a new
+    one in every epoch, which is what all gives too."""
+    cache_budget: str = "20GB"
+    """The most that the cache may take on the disk; else the teacher runs in every step."""
 
     def methods(self) -> list[str]:
         """The losses asked for by --distill and --loss, by the library's names."""
@@ -120,6 +137,8 @@ class StudentConfig(Training):
         super().check()
         if not self.path_t:
             raise InputError("--path_t is missing: the checkpoint of the teacher to learn from.")
+        require("views", self.views, self.views == "all" or (self.views or 1) >= 1, "at least 1")
+        num_bytes(self.cache_budget, "cache_budget")
         for name in ("cls", "div", "beta"):
             value = getattr(self, name)
             good = value is None or (math.isfinite(value) and value >= 0)

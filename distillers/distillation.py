@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -14,7 +15,7 @@ from distillers.errors import InputError
 from distillers.frozen import Frozen
 from distillers.heads import head_of
 from distillers.tap_rules import find_taps
-from distillers.taps import Reader, Taps, measure
+from distillers.taps import Reader, Taps, evaluating, measure
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,21 @@ class Distillation(nn.Module):
         return self.frozen.net
 
     @property
+    def teacher_taps(self) -> Taps:
+        """Where the teacher is read."""
+        return self.frozen.reader.taps
+
+    @property
+    def teacher_stages(self) -> frozenset[int]:
+        """Which of the teacher's stage maps the losses read, from 0; all where one does not say."""
+        every = range(len(self.teacher_taps.maps))
+        found: set[int] = set()
+        for name, loss in self.losses.items():
+            if "teacher_maps" in (*self._reads[name], *self._warmup_reads.get(name, ())):
+                found |= {every[stage] for stage in getattr(loss, "teacher_stages", every)}
+        return frozenset(found)
+
+    @property
     def warmup_epochs(self) -> int:
         """Epochs of the first stage, in which only the losses that have one act; mostly 0."""
         return max(map(_warmup_epochs, self.losses.values()))
@@ -138,7 +154,7 @@ class Distillation(nn.Module):
             "index": batch.index,
             "progress": progress,
         }
-        values |= self.read_teacher(batch.images)
+        values |= self.read_teacher(batch.images) if batch.teacher is None else batch.teacher
         read = self._student_reader(batch.images)
         values |= {f"student_{kind}": value for kind, value in read.items()}
         if progress < 0:
@@ -164,6 +180,26 @@ class Distillation(nn.Module):
         """The mode of the student and the losses; the teacher stays in evaluation mode."""
         self.frozen.follow()  # a compiled step cannot
         return super().train(mode)
+
+    @torch.no_grad()
+    def try_out(self, images: Tensor) -> None:
+        """Run the losses that keep nothing once, to learn what they refuse before training starts.
+
+        Raises:
+            InputError: as such a loss says, of networks that do not go together.
+        """
+        rows = torch.arange(len(images), device=images.device)
+        values: dict[str, Any] = {"labels": rows * 0, "index": rows, "progress": 0.0}
+        with evaluating(self.student):
+            read = self._student_reader(images)
+        values |= self.read_teacher(images)
+        values |= {f"student_{kind}": value for kind, value in read.items()}
+        for name, loss in self.losses.items():
+            if _lasting(loss) and not _keeps(loss):
+                try:
+                    loss(**{key: values[key] for key in self._reads[name]})
+                except ValueError as error:
+                    raise InputError(str(error)) from error
 
     def deployed(self) -> nn.Module:
         """The network that is scored, saved, exported: the student, or what a loss makes of it."""
@@ -193,6 +229,11 @@ class Distillation(nn.Module):
 
 def _warmup_epochs(loss: nn.Module) -> int:
     return getattr(loss, "warmup_epochs", 0)
+
+
+def _keeps(loss: nn.Module) -> bool:
+    """Whether a loss has parameters or buffers, which a call may change."""
+    return next(chain(loss.parameters(), loss.buffers()), None) is not None
 
 
 def _lasting(loss: nn.Module) -> bool:
@@ -271,7 +312,9 @@ def distil(
         teacher_taps=teacher_taps,
         images=images,
     )
-    return task.to(images.device)
+    task.to(images.device)
+    task.try_out(images)
+    return task
 
 
 def _facts(

@@ -33,7 +33,8 @@ def describe(ready: Ready, source: DataSource | None = None) -> dict[str, Any]:
         card.setdefault("dataset", source.name)
         card.setdefault("mean", list(source.mean))
         card.setdefault("std", list(source.std))
-        card.setdefault("image_size", source.image_size)
+        if card.setdefault("image_size", source.image_size) == source.image_size:
+            card.setdefault("shorter_side", source.shorter_side)
         if source.name == card["dataset"]:
             card.setdefault("class_names", list(source.class_names))
     missing = [key for key in ("mean", "std", "image_size") if not card.get(key)]

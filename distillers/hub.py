@@ -106,7 +106,8 @@ def model_card(card: dict[str, object], repo_id: str) -> str:
         f"Written by distillers {card['distillers']}.\n\n| | |\n|---|---|\n{rows}\n\n"
         "```python\nimport distillers\nfrom torchvision.io import decode_image\n\n"
         f'net = distillers.from_pretrained("{repo_id}")\n'
-        'logits = net(net.preprocess(decode_image("photo.jpg", mode="RGB")))\n```\n'
+        'pixels = decode_image("photo.jpg", "RGB", apply_exif_orientation=True)\n'
+        "logits = net(net.preprocess(pixels))\n```\n"
     )
 
 

@@ -1,12 +1,16 @@
 """A network that was trained on images of another size or normalisation than those at hand."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers.data.source import DataSource
 from distillers.errors import InputError
 from distillers.taps import Taps
 
@@ -95,6 +99,48 @@ def adapted(
     if own_size == size and same_numbers(mean, own_mean) and same_numbers(std, own_std):
         return net
     return Adapted(net, mean, std, own_mean, own_std, own_size)
+
+
+def normalised(
+    source: DataSource, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> DataSource:
+    """The data set with another normalisation, or itself where none is given.
+
+    Grey images become three equal channels where the numbers are of three.
+
+    Raises:
+        InputError: where it has not one number for each of the data set's channels.
+    """
+    if mean is None or std is None:
+        return source
+    channels, given = len(source.mean), cast(Any, source)
+    if channels == 1 and len(mean) == len(std) == 3:
+        given, channels = given.in_colour(), 3
+    if len(mean) == len(std) == 1:
+        mean, std = [*mean] * channels, [*std] * channels
+    if not channels == len(mean) == len(std):
+        raise InputError(
+            f"{source.name} has images of {channels} channels, but the network wants them "
+            f"normalised with mean {tuple(mean)} and std {tuple(std)}."
+        )
+    return replace(given, mean=tuple(mean), std=tuple(std))
+
+
+def check_classes(card: dict[str, Any], source: DataSource, path: Path | str) -> None:
+    """Refuse a network whose classes are not those of the data set, though both go by one name.
+
+    Raises:
+        InputError: telling which class is the first to differ.
+    """
+    known = card.get("class_names")
+    if not known or card.get("dataset") != source.name or list(known) == list(source.class_names):
+        return
+    pairs = enumerate(zip_longest(known, source.class_names))
+    number, (first, second) = next((n, pair) for n, pair in pairs if pair[0] != pair[1])
+    raise InputError(
+        f"{path} was trained on {source.name} with other classes: its class {number} is {first}, "
+        f"that of these images {second}."
+    )
 
 
 def same_numbers(first: Sequence[float], second: Sequence[float]) -> bool:

@@ -27,15 +27,20 @@ class Alone:
 
     Args:
         task: see `distillers.train.Task`.
-        compiled: whether to compile the step.
+        compiled: whether to compile the step; on a GPU it is then started as a whole, by CUDA
+            graphs, and what it gives is overwritten by the next one.
     """
 
     def __init__(self, task: Any, compiled: bool = False) -> None:
         self.task = task
-        self._run = torch.compile(task) if compiled else task
+        self._graphs = compiled and next(task.parameters()).is_cuda
+        mode = "reduce-overhead" if self._graphs else None
+        self._run = torch.compile(task, mode=mode) if compiled else task
 
     def __call__(self, batch: Batch, progress: float) -> Step:
         """The task's step."""
+        if self._graphs:
+            torch.compiler.cudagraph_mark_step_begin()
         return self._run(batch, progress)
 
     def after_step(self) -> None:
@@ -92,7 +97,7 @@ class Replicated:
 
 
 class Statistics:
-    """The running means and variances of a task's batch normalisation.
+    """The running means and variances of a task's batch normalisation, where they move.
 
     Args:
         task: any module.
@@ -101,21 +106,26 @@ class Statistics:
 
     def __init__(self, task: nn.Module, world: World) -> None:
         self._world = world
-        self._each = [
-            statistic
+        self._modules = [
+            module
             for module in task.modules()
             if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
-            for statistic in (module.running_mean, module.running_var)
-            if statistic is not None
         ]
 
     @torch.no_grad()
     def average(self) -> None:
-        """Give every process the mean over all processes."""
-        if not self._each:
+        """Give every process the mean over all processes; in evaluation mode nothing moves."""
+        each = [
+            statistic
+            for module in self._modules
+            if module.training
+            for statistic in (module.running_mean, module.running_var)
+            if statistic is not None
+        ]
+        if not each:
             return
-        flat = self._world.sum(torch.cat(self._each)).div_(self._world.size)
-        torch._foreach_copy_(self._each, list(flat.split([len(each) for each in self._each])))
+        flat = self._world.sum(torch.cat(each)).div_(self._world.size)
+        torch._foreach_copy_(each, list(flat.split([len(part) for part in each])))
 
 
 def divided_step(run: Callable[[Batch, float], Step], batch: Batch, progress: float) -> Step:

@@ -8,6 +8,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 QUIET = 30.0  # seconds between two plain lines within an epoch
+LONG = 0.05  # share of the time waited for data from which on it is shown
 
 
 class Progress:
@@ -18,12 +19,18 @@ class Progress:
         batches: an epoch.
         done: epochs that an earlier process did.
         stream: where to write.
+        unit: what an epoch is called.
     """
 
     def __init__(
-        self, epochs: int, batches: int, done: int = 0, stream: TextIO | None = None
+        self,
+        epochs: int,
+        batches: int,
+        done: int = 0,
+        stream: TextIO | None = None,
+        unit: str = "epoch",
     ) -> None:
-        self.epochs, self.batches, self.done = epochs, batches, done
+        self.epochs, self.batches, self.done, self.unit = epochs, batches, done, unit
         self.stream = stream or sys.stderr
         self.start = self.spoke = time.monotonic()
         self.bar = (
@@ -62,5 +69,7 @@ class Progress:
             f"{name.replace('_', ' ')} {figures[name]:.4g}" for name in shown if name in figures
         ]
         speed = f"{figures['images_per_second']:,.0f} images/s"
+        if figures.get("waited", 0.0) > LONG:
+            speed += f" ({100 * figures['waited']:.0f} % of the time waiting for data)"
         clock = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
-        return "  ".join([f"epoch {epoch}/{self.epochs}", *parts, speed, clock])
+        return "  ".join([f"{self.unit} {epoch}/{self.epochs}", *parts, speed, clock])

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers import checkpoint
+from distillers.data.decode import middle
 from distillers.data.normalise import Normalise
 from distillers.errors import InputError
 from distillers.taps import Taps
@@ -22,8 +22,8 @@ class Ready(nn.Module):
 
     Args:
         net: the network.
-        card: what is known of it: "model", "num_classes", and mostly "image_size", "mean", "std",
-            "dataset", "class_names", "accuracy".
+        card: what is known of it: "model", "num_classes", and mostly "image_size",
+            "shorter_side", "mean", "std", "dataset", "class_names", "accuracy".
     """
 
     def __init__(self, net: nn.Module, card: dict[str, Any]) -> None:
@@ -42,8 +42,8 @@ class Ready(nn.Module):
     def preprocess(self, pixels: Tensor) -> Tensor:
         """Images as the network was trained to see them, (n, 3, size, size), on their device.
 
-        The shorter side is resized to the card's `image_size`, the middle square is cut out, and
-        the card's mean and deviation are applied.
+        The shorter side is resized to the card's `shorter_side`, the middle square of `image_size`
+        is cut out, and the card's mean and deviation are applied, as the network was scored.
 
         Args:
             pixels: (n, c, h, w) or (c, h, w) uint8, c is 1 (grey) or 3 (red, green, blue), as
@@ -66,7 +66,9 @@ class Ready(nn.Module):
             pixels = pixels.expand(-1, 3, -1, -1)
         if pixels.shape[1] == 3 and len(mean) == 1:
             mean, std = mean * 3, std * 3
-        return Normalise(mean, std, pixels.device)(_square(pixels, self.card["image_size"]))
+        size = self.card["image_size"]
+        pixels = middle(pixels, size, self.card.get("shorter_side", size))
+        return Normalise(mean, std, pixels.device)(pixels)
 
 
 class Program(nn.Module):
@@ -135,15 +137,3 @@ def _load_program(path: Path) -> Ready:
     except (RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is damaged or not written by `distillers export`.") from error
     return Ready(Program(program), card)
-
-
-def _square(pixels: Tensor, side: int) -> Tensor:
-    """The middle square of (n, c, h, w), its shorter side resized to `side`."""
-    height, width = pixels.shape[-2:]
-    short = min(height, width)
-    if short != side:
-        size = (round(height * side / short), round(width * side / short))
-        large = F.interpolate(pixels.float(), size, mode="bilinear", antialias=True)
-        pixels = large.round().clamp(0, 255).to(torch.uint8)
-    top, left = (pixels.shape[-2] - side) // 2, (pixels.shape[-1] - side) // 2
-    return pixels[..., top : top + side, left : left + side]

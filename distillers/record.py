@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from distillers import __version__
 from distillers.checkpoint import write_atomically
 from distillers.errors import InputError
 
@@ -81,11 +82,12 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
 
 def environment() -> dict[str, Any]:
     """Versions, device and source revision: what somebody needs to repeat the run."""
-    names = ("distillers", "torch", "torchvision", "timm", "numpy")
+    names = ("torch", "torchvision", "timm", "numpy")
     cuda = torch.cuda.is_available()
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
+        "distillers": __version__,  # which a clone that is not installed has too
         **{name: importlib.metadata.version(name) for name in names},
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "cpu_threads": torch.get_num_threads(),

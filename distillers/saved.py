@@ -45,6 +45,7 @@ def fitted(ready: Ready, source: DataSource, path: Path | str, device: torch.dev
         raise InputError(
             f"{path} tells {classes} classes apart, the data set has {source.num_classes}."
         )
+    inputs.check_classes(ready.card, source, path)
     size = (source.image_size, source.image_size)
     net = inputs.adapted(ready.net, ready.card, mean=source.mean, std=source.std, size=size)
     if ready.card.get("channels_last"):

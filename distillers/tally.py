@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -21,10 +22,12 @@ class Tally:
     """
 
     def __init__(self, sums: dict[str, Any] | None = None) -> None:
-        sums = sums or {"images": 0, "seconds": 0.0, "skipped": 0, "sums": {}}
+        nothing: dict[str, Any] = {"images": 0, "seconds": 0.0, "waited": 0.0, "skipped": 0}
+        sums = nothing | {"sums": {}} | (sums or {})
         self.images: int = sums["images"]
         self.skipped: int = sums["skipped"]
         self._began = time.monotonic() - sums["seconds"]
+        self._waited: float = sums["waited"]
         self._sums: dict[str, Tensor] = dict(sums["sums"])
         self._culprits: Tensor | None = None  # batch, loss and parts where it first went wrong
 
@@ -40,8 +43,21 @@ class Tally:
         if step.logits is not None:
             self._plus("train_acc", 100 * (step.logits.argmax(1) == batch.labels).sum())
 
+    def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The same batches, the time counted that each kept the loop waiting."""
+        iterator = iter(batches)
+        while True:
+            start = time.monotonic()
+            batch = next(iterator, None)
+            self._waited += time.monotonic() - start
+            if batch is None:
+                return
+            yield batch
+
     def figures(self, world: World | None = None) -> dict[str, float]:
         """The means so far; this waits for the device.
+
+        `waited` is the share of the time that the loop waited for batches.
 
         Args:
             world: over all its processes, which must all ask; over this one where left out.
@@ -49,20 +65,34 @@ class Tally:
         Raises:
             Diverged: when the loss was not finite, with its parts at the first such step.
         """
-        self._refuse_culprits()
-        images, sums = float(self.images), self._sums
-        if world is not None:
-            images, sums = self._over(world)
-        if not images:
-            raise Diverged("no batch had a finite loss; try a lower learning rate.")
-        names = list(sums)
-        totals = torch.stack([sums[name].double() for name in names]).tolist()
-        means = {name: value / images for name, value in zip(names, totals, strict=True)}
-        if not math.isfinite(means["train_loss"]):  # that of another process
-            raise Diverged("the loss is not finite any more; try a lower learning rate.")
-        if self.skipped:
-            means["skipped"] = float(self.skipped)
-        return {**means, "images_per_second": images / (time.monotonic() - self._began)}
+        return self.look(world)()
+
+    def look(self, world: World | None = None) -> Callable[[], dict[str, float]]:
+        """Start to copy the sums from the device; what is returned gives the figures of now.
+
+        Called when the next step is on its way, it waits for the copy alone. See `figures`.
+        """
+        images, sums = (float(self.images), self._sums) if world is None else self._over(world)
+        culprits = [] if self._culprits is None else [*self._culprits.double()]
+        totals = [value.double() for value in sums.values()]
+        copied = _to_host(torch.stack([*culprits, *totals])) if culprits or totals else list
+        skipped, seconds = self.skipped, time.monotonic() - self._began
+        waited = self._waited / seconds
+
+        def figures() -> dict[str, float]:
+            values = copied()
+            self._refuse(values[: len(culprits)])
+            if not images:
+                raise Diverged("no batch had a finite loss; try a lower learning rate.")
+            each = zip(sums, values[len(culprits) :], strict=True)
+            means = {name: value / images for name, value in each}
+            if not math.isfinite(means["train_loss"]):  # that of another process
+                raise Diverged("the loss is not finite any more; try a lower learning rate.")
+            if skipped:
+                means["skipped"] = float(skipped)
+            return {**means, "images_per_second": images / seconds, "waited": waited}
+
+        return figures
 
     def state(self, world: World) -> dict[str, Any]:
         """What `Tally` takes to go on, the sums of all processes, which must all ask."""
@@ -70,6 +100,7 @@ class Tally:
         return {
             "images": int(images),
             "seconds": time.monotonic() - self._began,
+            "waited": self._waited,
             "skipped": self.skipped,
             "sums": {name: value.cpu() for name, value in sums.items()},
         }
@@ -94,12 +125,10 @@ class Tally:
         else:
             self._culprits = torch.where(self._culprits[1].isfinite(), now, self._culprits)
 
-    def _refuse_culprits(self) -> None:
-        if self._culprits is None:
+    def _refuse(self, culprits: list[float]) -> None:
+        if not culprits or math.isfinite(culprits[1]):
             return
-        number, loss, *parts = self._culprits.tolist()
-        if math.isfinite(loss):
-            return
+        number, loss, *parts = culprits
         each = zip(self._names, parts, strict=True)
         told = ", ".join(f"{name} {value:g}" for name, value in each)
         raise Diverged(
@@ -110,3 +139,18 @@ class Tally:
     def _plus(self, name: str, value: Tensor) -> None:
         before = self._sums.get(name)
         self._sums[name] = value.double() if before is None else before.to(value.device) + value
+
+
+def _to_host(values: Tensor) -> Callable[[], list[float]]:
+    """Start to copy (m,) from its device; what is returned waits for the copy and gives it."""
+    copied = values.to("cpu", non_blocking=True)
+    if not values.is_cuda:
+        return copied.tolist
+    done = torch.cuda.Event()
+    done.record(torch.cuda.current_stream(values.device))
+
+    def read() -> list[float]:
+        done.synchronize()
+        return copied.tolist()
+
+    return read

@@ -91,10 +91,10 @@ def fit(
     while start.epoch < plan.epochs:
         figures = trainer.train_epoch(loader, start, report, interrupts)
         trained = Position(start.epoch, len(loader))
-        with trainer.averaged():
+        scoring = interrupts.scoring(lambda position=trained: trainer.snapshot(position))
+        with scoring, trainer.averaged():
             deployed = trainer.run.deployed()
-            with interrupts.scoring(lambda position=trained: trainer.snapshot(position)):
-                figures |= score(deployed)
+            figures |= score(deployed)
             start = Position(start.epoch + 1)
             state = trainer.state(start)
             if trainer.world.is_first:
@@ -143,7 +143,9 @@ class Trainer:
         """Start with a new optimiser, without momentum."""
         groups = parameter_groups(self.task, self.plan.weight_decay)
         rate, momentum = self.plan.learning_rate, self.plan.momentum
-        self.optimizer = torch.optim.SGD(groups, lr=rate, momentum=momentum)
+        # one kernel, and the scale of fp16 is looked at on the GPU
+        fused = self.device.type == "cuda" and not self.plan.shard
+        self.optimizer = torch.optim.SGD(groups, lr=rate, momentum=momentum, fused=fused)
 
     def train_epoch(
         self,
@@ -169,7 +171,9 @@ class Trainer:
         self.task.train()
         self.tally = Tally(start.sums if self.world.is_first else None)
         order = epoch if epoch >= 1 else plan.epochs + 1 - epoch  # a first stage's own orders
-        for number, batch in enumerate(loader.epoch(order, start.batch), start=start.batch + 1):
+        look: Callable[[], dict[str, float]] | None = None
+        given = self.tally.timed(loader.epoch(order, start.batch))
+        for number, batch in enumerate(given, start=start.batch + 1):
             first = (number - 1) // plan.accumulate * plan.accumulate
             together = min(plan.accumulate, batches - first)
             with self.world.at(f"epoch {epoch}, batch {number}"):
@@ -178,8 +182,12 @@ class Trainer:
                 if interrupts and number == first + together:
                     done = Position(start.epoch, number)
                     interrupts.after_step(lambda done=done: self.snapshot(done))
-            if number % plan.print_freq == 0 and self.world.is_first:
-                report(epoch, number, self.tally.figures())
+            if look:  # a step late, so that the device has something to do meanwhile
+                report(epoch, number - 1, look())
+            asked = number % plan.print_freq == 0 and self.world.is_first
+            look = self.tally.look() if asked else None
+        if look:
+            report(epoch, batches, look())
         return {**self.tally.figures(self.world), "lr": plan.rate(epoch)}
 
     def learn(
@@ -246,6 +254,7 @@ class Trainer:
             "batch": position.batch,
             "sums": self.tally.state(self.world) if position.batch else {},
             "world_size": self.world.size,
+            "precision": self.plan.precision,
             "task": whole(average.raw() if average else self.task.state_dict()),
             "average": whole(average.state()) if average else None,
             "optimizer": whole(self.optimizer.state_dict()),
@@ -278,6 +287,10 @@ class Trainer:
     def _autocast(self) -> contextlib.AbstractContextManager:
         dtype = PRECISIONS[self.plan.precision]
         return torch.autocast(self.device.type, dtype) if dtype else contextlib.nullcontext()
+
+
+def _show(report: Callable, epoch: int, number: int, look: Callable[[], dict[str, float]]) -> None:
+    report(epoch, number, look())
 
 
 def parallel(task: Any, plan: Plan, world: World) -> Alone | Replicated | Sharded:

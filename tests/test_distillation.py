@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers import models
 from distillers.distillation import Distillation, Supervised, Term, distil
 from distillers.errors import InputError
 from distillers.losses import CE, KD
@@ -206,3 +207,15 @@ def test_a_first_stage_has_only_its_own_loss():
     assert set(kept(make_batch(), 0.0).parts) == {"ce", "twostages"}
     with pytest.raises(InputError, match="nothing is left to learn"):
         make({name: 1.0})
+
+
+@pytest.mark.parametrize("name", ["at", "nst"])
+def test_networks_of_other_depths_are_told_before_training(name):
+    student = models.create("resnet8", num_classes=4)
+    teacher = models.create("timm:test_resnet", num_classes=4)
+    before = copy.deepcopy(student.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    with pytest.raises(InputError, match="the student is read at 3 and the teacher at 4"):
+        distil(student, teacher, {name: 1.0}, images=images)
+    distil(student, copy.deepcopy(student), {name: 1.0}, images=images)
+    assert all(torch.equal(value, before[key]) for key, value in student.state_dict().items())

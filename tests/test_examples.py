@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import tyro
+from PIL import Image
 
 from distillers import wiring
 from distillers.cli import COMMANDS
@@ -94,3 +95,19 @@ def test_a_method_is_added_by_one_file_and_one_line(tmp_path, monkeypatch):
         options = ["--distill", "fresh+kd", "--option", "fresh.power=3", "-b", "0.5"]
         assert cli.run("student", [*student, *options]) == 0
     sys.modules.pop("fresh")
+
+
+def test_photographs_become_a_folder_of_classes(tmp_path, monkeypatch):
+    from sklearn.datasets import load_sample_images
+
+    from distillers import data
+
+    for name, pixels in zip(("china", "flower"), load_sample_images().images, strict=True):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    pictures = [str(tmp_path / f"{name}.png") for name in ("china", "flower")]
+    words = ["photographs.py", *pictures, "--to", str(tmp_path / "photos"), "--side", "100"]
+    monkeypatch.setattr(sys, "argv", words)
+    runpy.run_path(str(ROOT / "examples/photographs.py"), run_name="__main__")
+    made = data.source_of("folder", tmp_path / "photos")
+    assert made.class_names == ("china", "flower")
+    assert (len(made.train_labels), len(made.test_rows)) == (40, 8)

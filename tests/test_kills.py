@@ -37,7 +37,7 @@ def results(save_dir: Path) -> tuple[dict, list[dict]]:
     state = torch.load(checkpoint_of(save_dir), weights_only=True)
     rows = read_metrics(checkpoint_of(save_dir).parent)
     for row in rows:
-        row.pop("images_per_second")
+        del row["images_per_second"], row["waited"]
     return {**state["model"], "best": state["best"]["test_acc"]}, rows
 
 

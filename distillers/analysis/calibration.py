@@ -5,6 +5,7 @@ https://arxiv.org/abs/1706.04599.
 """
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +30,37 @@ def expected_calibration_error(
     Returns:
         a number in [0, 1].
     """
+    found = bins_of(confidence, is_right, num_bins)
+    return float((found.right - found.confidence).abs().sum() / found.count.sum())
+
+
+class Bins(NamedTuple):
+    """What is in each of m bins of confidence.
+
+    Attributes:
+        count: (m,) images.
+        confidence: (m,) the sum of their confidence.
+        right: (m,) how many of them are right.
+    """
+
+    count: Tensor
+    confidence: Tensor
+    right: Tensor
+
+
+def bins_of(confidence: Tensor, is_right: Tensor, num_bins: int = NUM_BINS) -> Bins:
+    """Sort images by their confidence into bins as `expected_calibration_error` does, in float64.
+
+    Args:
+        confidence: (n,) the largest probability of each image.
+        is_right: (n,) whether its class is the label.
+        num_bins: m.
+    """
     confidence, right = confidence.double(), is_right.double()
     bins = (confidence * num_bins).ceil().long().clamp(1, num_bins) - 1
-    gaps = torch.zeros(num_bins, dtype=torch.float64, device=confidence.device)
-    gaps.index_add_(0, bins, right - confidence)  # |B| (accuracy - confidence)
-    return float(gaps.abs().sum() / len(confidence))
+    values = (torch.ones_like(confidence), confidence, right)
+    zeros = torch.zeros(num_bins, dtype=torch.float64, device=confidence.device)
+    return Bins(*(zeros.index_add(0, bins, each) for each in values))
 
 
 class Predictions:

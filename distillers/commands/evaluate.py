@@ -3,16 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
 from distillers.cli import parse
-from distillers.errors import InputError
+from distillers.config_scoring import Scoring
 
 
-@dataclass(frozen=True)
-class EvaluateConfig:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(Scoring):
     """Score a saved network on the test images of its data set."""
 
     path: tyro.conf.Positional[str]
@@ -20,33 +19,17 @@ class EvaluateConfig:
     wrote."""
     path_t: str | None = None
     """The teacher's file, to tell how often the two agree."""
-    dataset: str | None = None
-    """Left out: the one that the network was trained on."""
     model: str | None = None
     """The architecture, where the file does not tell."""
     model_t: str | None = None
     """The teacher's, likewise."""
-    data_dir: str = "./data"
-    """Where data sets lie, or are downloaded to."""
-    download: bool = True
-    """Download a data set that is not there."""
-    image_size: int | None = None
-    """Of images in folders. Left out: what the network was trained on."""
-    num_workers: int = 8
-    """Processes that decode images in folders."""
-    on_bad_image: Literal["error", "skip"] = "error"
-    """What to do with an image that cannot be read: stop, or count it and score without it."""
-    val_fraction: float = 0.0
-    """As in training, for a folder without train/ and val/."""
-    gpu_id: str | None = None
-    """The GPU to use, or "cpu". Left out: the first GPU where there is one."""
 
 
 def main(args: Sequence[str]) -> None:
     """Print loss, accuracies, calibration, agreement, and what a forward costs."""
     config = parse(EvaluateConfig, args, "distillers evaluate")
 
-    from distillers import data, run
+    from distillers import run
     from distillers.analysis.calibration import Predictions, agreement
     from distillers.meeting import device_of
     from distillers.models.measure import latency_ms
@@ -57,21 +40,11 @@ def main(args: Sequence[str]) -> None:
     device = device_of((config.gpu_id,) if config.gpu_id else ())
     teacher = read(Path(config.path_t), config.model_t) if config.path_t else None
     net = read(path, config.model, teacher)
-    name = config.dataset or net.card.get("dataset")
-    if name is None:
-        raise InputError(f"{path} does not tell its data set; name it with --dataset.")
-    own = name == net.card.get("dataset")
-    reading = data.Reading(
-        config.image_size or (net.card.get("image_size") if own else None),
-        config.num_workers,
-        config.on_bad_image,
-        config.val_fraction,
-    )
-    source = data.source_of(name, config.data_dir, config.download, reading)
+    source = config.source(net.card, path)
     seen, of_teacher = Predictions(), Predictions()
     ready = fitted(net, source, path, device)
     result = run.score(seen.watch(ready), seen.label(source.test_loader(device).epoch(1)))
-    print(f"{path} on the {result.total} test images of {name}")
+    print(f"{path} on the {result.total} test images of {source.name}")
     print(f"test_acc       {result.acc!r}")
     print(f"test_acc_top5  {result.acc_top5!r}")
     print(f"test_loss      {result.loss!r}")

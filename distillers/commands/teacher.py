@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from distillers.cli import parse
 from distillers.config import TeacherConfig, file_name
+from distillers.data.reading import check_dali
 
 if TYPE_CHECKING:
     from distillers.distributed import World
@@ -24,18 +25,26 @@ def main(args: Sequence[str]) -> None:
 
 def work(config: TeacherConfig, world: "World") -> None:
     """Train it in one of the processes that do."""
-    from distillers import data, models, run
+    from distillers import data, inputs, run, start
     from distillers.distillation import Supervised
     from distillers.losses import CE
     from distillers.place import claim
 
+    check_dali(config.dali, world.device.type)
     run.batch_of(config, world)
     with world.one_after_another():
         source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
     place = claim(config.folder(), config.model, config, world)
     run.prepare(config)
-    net = models.create(config.model, num_classes=source.num_classes, image_size=source.image_size)
-    task = Supervised(run.ready(net, config, world), CE())
+    begun = start.network(
+        config.model,
+        config.pretrained,
+        num_classes=source.num_classes,
+        image_size=source.image_size,
+        say=world.say,
+    )
+    source = inputs.normalised(source, begun.mean, begun.std)
+    task = Supervised(run.ready(begun.net, config, world), CE())
     world.say(f"{config.model} on {config.dataset}, {run.where(world)}, into {place.folder}")
     run.train(config, task, source, place, run.card_of(config.model, source, config), world)
     if world.is_first:
@@ -49,7 +58,7 @@ def _point(folder: Path, config: TeacherConfig) -> Path:
     if alias.exists() and not alias.is_symlink():
         print(f"{alias} is a folder of its own and stays as it is.")
         return folder
-    aside = alias.with_name(alias.name + ".part")
+    aside = alias.with_name(f"{alias.name}.{os.getpid()}.part")  # runs may end at once
     aside.unlink(missing_ok=True)
     try:
         os.symlink(folder.name, aside, target_is_directory=True)

@@ -76,22 +76,22 @@ def source_of(
         name: one of `names()`.
         data_dir: where the files lie, or will lie once downloaded.
         download: whether files that are missing may be fetched from their official address.
-        reading: how images in files are read.
+        reading: how images in files are read; those in memory follow its `image_size` only.
 
     Raises:
-        InputError: as `load`; or if files of classes or of images do not belong together; or if
-            the images lie in memory in another size than was asked for.
+        InputError: as `load`; or if files of classes or of images do not belong together.
     """
     folder = _folder(name, data_dir)
     if name in _FOLDERS:
         return getattr(import_module(_FOLDERS[name]), name)(folder, reading)
     images = load(name, data_dir, download)
-    if reading.image_size not in (None, images.image_size):
+    if reading.dali is not None:
         raise InputError(
-            f"--image_size is {reading.image_size}, but {name} has images of {images.image_size} "
-            f"pixels; the flag is for {', '.join(_FOLDERS)}."
+            f"--dali {reading.dali} decodes images in files, but {name} lies in memory, where "
+            f"nothing is decoded; leave it out, it is for {', '.join(_FOLDERS)}."
         )
-    return images
+    side = reading.image_size or images.image_size
+    return images if side == images.image_size else images.resized(side)
 
 
 def _folder(name: str, data_dir: str | Path) -> Path:

@@ -36,9 +36,23 @@ class Decoded(NamedTuple):
     bad: list[str]
 
 
+class Cut(NamedTuple):
+    """What becomes of an image in training.
+
+    Attributes:
+        window: top, left, height and width of what is kept, in pixels.
+        mirrored: whether left and right change places.
+    """
+
+    window: tuple[int, int, int, int]
+    mirrored: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Images(Dataset):
-    """Images by (epoch, row), several at once; the seed, the epoch and the row decide on a crop.
+    """Images by (turn, row), several at once; the seed, the turn and the row decide on a crop.
+
+    A turn is the number of the epoch, or of a fixed view.
 
     Attributes:
         paths: of all files.
@@ -65,8 +79,8 @@ class Images(Dataset):
     def __getitems__(self, wanted: list[tuple[int, int]]) -> Decoded:
         """The images of a batch."""
         images, index, bad = [], [], []
-        for epoch, row in wanted:
-            found = self._one(epoch, row, bad)
+        for turn, row in wanted:
+            found = self._one(turn, row, bad)
             if found is not None:
                 images.append(found[0])
                 index.append(found[1])
@@ -76,8 +90,8 @@ class Images(Dataset):
         numbers = torch.tensor(index, dtype=torch.int64)
         return Decoded(stacked, self.labels[self.rows[numbers]], numbers, bad)
 
-    def _one(self, epoch: int, row: int, bad: list[str]) -> tuple[Tensor, int] | None:
-        rng = random.Random(f"{self.seed} {epoch} {row}")
+    def _one(self, turn: int, row: int, bad: list[str]) -> tuple[Tensor, int] | None:
+        chooser = rng = draws(self.seed, turn, row)
         for _ in range(TRIES):
             try:
                 image = read(self.paths[int(self.rows[row])])
@@ -85,19 +99,18 @@ class Images(Dataset):
                 bad.append(str(error))
                 if self.on_bad == "error" or not self.augment:
                     return None
-                row = rng.randrange(len(self.rows))
+                row = chooser.randrange(len(self.rows))
+                rng = draws(self.seed, turn, row)  # the crop is the other's own
                 continue
             return self._shaped(image, rng), row
         return None
 
     def _shaped(self, image: Tensor, rng: random.Random) -> Tensor:
-        side = [self.size, self.size]
         if not self.augment:
-            image = F.resize(image, [round(self.size * 256 / 224)], antialias=True)
-            return F.center_crop(image, side)
-        top, left, height, width = crop_of(image.shape[-2], image.shape[-1], rng)
-        image = F.resized_crop(image, top, left, height, width, side, antialias=True)
-        return image.flip(-1) if rng.random() < 0.5 else image
+            return middle(image, self.size, shorter_side(self.size))
+        cut = cut_of(image.shape[-2], image.shape[-1], rng)
+        image = F.resized_crop(image, *cut.window, [self.size, self.size], antialias=True)
+        return image.flip(-1) if cut.mirrored else image
 
 
 def same(batch: Any) -> Any:
@@ -114,7 +127,9 @@ def read(path: str) -> Tensor:
     try:
         image = _decoded(path)
     except RuntimeError as error:
-        why = str(error).splitlines()[0].rpartition(", ")[2]
+        why = str(error).splitlines()[0].rpartition(", ")[2].rstrip(".")
+        if "decode_avif" in why:  # what torchvision advises where a file begins like no image
+            why = "it does not begin like a file of any kind that is read"
         raise InputError(f"{path} cannot be read as an image: {why}.") from error
     if image.dtype == torch.uint16:  # 65,535 is white
         image = ((image.int() * 255 + 32767) // 65535).to(torch.uint8)
@@ -131,6 +146,26 @@ def _decoded(path: str) -> Tensor:
             return decode_image(path, mode=ImageReadMode.RGB, apply_exif_orientation=True)
         except NotImplementedError:  # what is turned has 8 bits
             return decode_image(path, mode=ImageReadMode.RGB)
+
+
+def shorter_side(size: int) -> int:
+    """To what the shorter side of an image is resized before its middle is scored."""
+    return round(size * 256 / 224)
+
+
+def middle(images: Tensor, size: int, shorter: int) -> Tensor:
+    """The middle (..., size, size) of images (..., h, w) whose shorter side becomes `shorter`."""
+    return F.center_crop(F.resize(images, [shorter], antialias=True), [size, size])
+
+
+def draws(seed: int, turn: int, row: int) -> random.Random:
+    """The random numbers that shape one image in one turn."""
+    return random.Random(f"{seed} {turn} {row}")
+
+
+def cut_of(height: int, width: int, rng: random.Random) -> Cut:
+    """What is kept of an image of so many pixels, and whether it is mirrored."""
+    return Cut(crop_of(height, width, rng), rng.random() < 0.5)
 
 
 def crop_of(height: int, width: int, rng: random.Random) -> tuple[int, int, int, int]:

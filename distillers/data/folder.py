@@ -100,6 +100,7 @@ def _made(
         image_size=reading.image_size or size,
         num_workers=reading.num_workers,
         on_bad_image=reading.on_bad_image,
+        dali=reading.dali,
         is_split=rows is not None,
     )
 

@@ -3,9 +3,11 @@
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from distillers.data.batch import Batch
@@ -20,6 +22,8 @@ from distillers.data.order import (
     generator,
     places,
 )
+from distillers.data.reading import Dali, Views, check_dali
+from distillers.data.views import VIEW_SEED, check_views, in_epoch
 from distillers.errors import InputError
 
 
@@ -42,6 +46,9 @@ class FolderLoader:
         rank: the number of this process among `world_size`.
         world_size: how many processes divide each epoch among themselves.
         whole_batches: as in `Loader`.
+        dali: where NVIDIA DALI decodes with `num_workers` threads in the place of processes: the
+            same parts of the same images, to a grey level or so; for `images` that are augmented.
+        views: show only so many crops of each image, which are then the same in every run, in turn.
         say: told at the end of an epoch of the images that could not be read.
 
     Attributes:
@@ -51,7 +58,7 @@ class FolderLoader:
         num_bad: how many of the last epoch's images could not be read.
 
     Raises:
-        InputError: if a number is out of range; while batches are made, for an image that cannot
+        InputError: if a number is out of range, or DALI or its GPU is not there; while batches are made, for an image that cannot
             be read, unless `images.on_bad` is "skip".
     """
 
@@ -69,13 +76,18 @@ class FolderLoader:
         rank: int = 0,
         world_size: int = 1,
         whole_batches: bool = False,
+        dali: Dali = None,
+        views: Views | None = None,
         say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
     ) -> None:
         check_numbers(batch_size, rank, world_size)
         check_count(len(images), batch_size, world_size, shuffle, drop_last)
+        check_views(views, None)
         self.batch_size, self.device = batch_size, torch.device(device)
         self.num_bad = 0
-        self._images, self._shuffle, self._say = images, shuffle, say
+        self._seed, self._shuffle, self._say = images.seed, shuffle, say
+        self._images = images if views is None else replace(images, seed=VIEW_SEED)
+        self._views = views
         self._places = places(
             len(images), batch_size, rank, world_size, drop_last, whole_batches
         )
@@ -83,7 +95,9 @@ class FolderLoader:
         self.num_images = len(self._places)
         self._normalised = Normalise(mean, std, self.device)
         self._order = _Order()
-        self._decoded = self._loader(min(num_workers, _cores(), len(self)))
+        check_dali(dali, self.device.type)
+        workers = min(num_workers, _cores(), len(self))
+        self._decoded = self._dali_loader(dali, workers) if dali else self._loader(workers)
 
     def __len__(self) -> int:
         """How many batches an epoch has, in this process."""
@@ -105,12 +119,14 @@ class FolderLoader:
     def _batches(self, number: int, start_batch: int) -> Iterator[Batch]:
         rows = torch.arange(len(self._images))
         if self._shuffle:
-            rows = torch.randperm(len(rows), generator=generator(self._images.seed, number))
+            rows = torch.randperm(len(rows), generator=generator(self._seed, number))
         mine = rows[self._places][start_batch * self.batch_size :]
         if not len(mine):
             return
+        turns = self._turns(number)[mine].split(self.batch_size)
         self._order.batches = [
-            [(number, row) for row in batch.tolist()] for batch in mine.split(self.batch_size)
+            list(zip(turn.tolist(), batch.tolist(), strict=True))
+            for turn, batch in zip(turns, mine.split(self.batch_size), strict=True)
         ]
         bad: list[str] = []
         for place, decoded in enumerate(self._decoded, start_batch):
@@ -121,7 +137,8 @@ class FolderLoader:
                 together = counts(
                     len(self._images), self.batch_size, self._divided_by, place
                 )
-                yield self._moved(decoded, together)
+                view = turns[place - start_batch] * len(rows) + decoded.index if self._views else None
+                yield self._moved(decoded, view, together)
             elif self._images.augment:
                 raise InputError(f"no image of a batch can be read: {some(bad)}")
         self.num_bad = len(bad)
@@ -129,12 +146,25 @@ class FolderLoader:
             did = "replaced by others" if self._images.augment else "left out of the score"
             self._say(f"{len(bad)} bad images were {did} in epoch {number}: {some(bad)}")
 
-    def _moved(self, decoded: Decoded, together: tuple[int, ...]) -> Batch:
+    def _turns(self, number: int) -> Tensor:
+        """Which crop of each image comes, (N,) int64: one of the epoch's own, or a fixed view."""
+        if not isinstance(self._views, int):
+            return torch.full((len(self._images),), number)
+        seed = self._seed if self._shuffle else None
+        return in_epoch(len(self._images), self._views, number, seed)
+
+    def _moved(self, decoded: Decoded, view: Tensor | None, together: tuple[int, ...]) -> Batch:
         pixels, labels, index = (
             part.to(self.device, non_blocking=True)
             for part in (decoded.images, decoded.labels, decoded.index)
         )
-        return Batch(self._normalised(pixels), labels, index, counts=together)
+        return Batch(self._normalised(pixels), labels, index, view, together)
+
+    def _dali_loader(self, where: str, num_threads: int) -> Iterable[Decoded]:
+        from distillers.data.dali import DaliBatches  # only here, the extra may be missing
+
+        device = self.device if where == "gpu" else torch.device("cpu")
+        return DaliBatches(self._images, self._order, self.batch_size, device, num_threads)
 
     def _loader(self, num_workers: int) -> DataLoader:
         """The workers start with the first epoch and stay; they touch no global random state."""
@@ -151,7 +181,7 @@ class FolderLoader:
             persistent_workers=num_workers > 0,
             pin_memory=self.device.type == "cuda",
             multiprocessing_context=context,
-            generator=torch.Generator().manual_seed(self._images.seed),
+            generator=torch.Generator().manual_seed(self._seed),
         )
 
 

@@ -1,16 +1,20 @@
 """A dataset whose images stay in files and are decoded when they are needed."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from distillers.data.decode import Images, OnBad
+from distillers.data.decode import AREA, RATIO, Images, OnBad, shorter_side
+from distillers.data.fingerprint import of_files, of_tensors
 from distillers.data.folder_loader import FolderLoader
 from distillers.data.held_out import chosen_rows
 from distillers.data.listing import Listing
 from distillers.data.order import Shard
+from distillers.data.reading import Dali, Views
 from distillers.data.source import EVALUATION_BATCH
+from distillers.data.views import VIEW_SEED
 from distillers.errors import InputError
 
 # ImageNet's, on which almost every network of photographs was trained.
@@ -31,6 +35,8 @@ class FolderSet:
         num_workers: processes that decode for one loader.
         on_bad_image: "error" stops at an image that cannot be read; "skip" counts it, and replaces
             it in training.
+        dali: where NVIDIA DALI decodes the training images, or None. Test images never go through
+            it, so that a score does not depend on it.
         is_split: whether the test images were set aside from the training images already, as one
             asks for with --val_fraction; then `split` does not do it again.
         mean: what the images are normalised with.
@@ -45,6 +51,7 @@ class FolderSet:
     image_size: int
     num_workers: int = 0
     on_bad_image: OnBad = "error"
+    dali: Dali = None
     is_split: bool = False
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
@@ -60,9 +67,38 @@ class FolderSet:
         return len(self.class_names)
 
     @property
+    def shorter_side(self) -> int:
+        """To what the shorter side of a test image is resized, before its middle is cut out."""
+        return shorter_side(self.image_size)
+
+    @property
     def train_labels(self) -> Tensor:
         """(N,) int64, the class of each training image."""
         return self.train.labels[self.train_rows]
+
+    @property
+    def num_crops(self) -> None:
+        """Endlessly many."""
+        return
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides on the pixels of every view of every training image.
+
+        Files are told by their names, sizes and times of change.
+        """
+        return {
+            "name": self.name,
+            "images": len(self.train_rows),
+            "files": of_files(self.train.paths, self.train_rows),
+            "labels": of_tensors(self.train_labels),
+            "image_size": self.image_size,
+            "decoder": f"dali {self.dali}" if self.dali else "torchvision",
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "augmentation": f"a random part of area {AREA} and ratio {RATIO}, resized, "
+            "mirrored one in two",
+            "views": f"seed {VIEW_SEED}",
+        }
 
     def train_loader(
         self,
@@ -72,6 +108,8 @@ class FolderSet:
         drop_last: bool,
         device: torch.device,
         shard: Shard = Shard(),
+        views: Views | None = None,
+        shuffle: bool = True,
     ) -> FolderLoader:
         """The training images, cropped and flipped, in an order of its own in each epoch."""
         return FolderLoader(
@@ -79,17 +117,23 @@ class FolderSet:
             batch_size=batch_size,
             mean=self.mean,
             std=self.std,
-            shuffle=True,
+            shuffle=shuffle,
             drop_last=drop_last,
             device=device,
             rank=shard.rank,
             world_size=shard.world_size,
             num_workers=self.num_workers,
+            dali=self.dali,
+            views=views,
         )
 
     def test_loader(self, device: torch.device, shard: Shard = Shard()) -> FolderLoader:
         """The middle of each test image, in their order, each exactly once."""
         return self._as_they_are(self.test_rows, device, self.num_workers, shard=shard)
+
+    def train_as_they_are(self, device: torch.device) -> FolderLoader:
+        """The middle of each training image, in their order, each exactly once."""
+        return replace(self, test=self.train, test_rows=self.train_rows).test_loader(device)
 
     def sample(self, device: torch.device) -> Tensor:
         """Two test images as the networks see them, for probing: (2, 3, h, w)."""

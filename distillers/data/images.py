@@ -1,16 +1,20 @@
 """A dataset of small images that lies in memory as a whole."""
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from distillers.data.fingerprint import of_tensors
 from distillers.data.held_out import chosen_rows
-from distillers.data.loader import Loader
+from distillers.data.loader import PAD, Loader
 from distillers.data.order import Shard
 from distillers.data.pairs import check_pair
+from distillers.data.reading import Views
 from distillers.data.source import EVALUATION_BATCH
+from distillers.data.views import crop_orders
 from distillers.errors import InputError
 
 
@@ -68,6 +72,31 @@ class ImageSet:
         """Pixels on a side."""
         return self.test_images.shape[-1]
 
+    @property
+    def shorter_side(self) -> int:
+        """The same: the images are taken as they are."""
+        return self.image_size
+
+    @property
+    def num_crops(self) -> int:
+        """Each offset, and mirrored or not."""
+        return (2 * PAD + 1) ** 2 * (2 if self.flip else 1)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides on the pixels of every view of every training image."""
+        first = min(64, len(self.train_images))  # whose orders tell how all are drawn
+        return {
+            "name": self.name,
+            "images": len(self.train_images),
+            "pixels": of_tensors(self.train_images),
+            "labels": of_tensors(self.train_labels),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "augmentation": f"{PAD} black pixels around, cropped"
+            + (", mirrored one in two" if self.flip else ""),
+            "views": of_tensors(crop_orders(first, self.num_crops)),
+        }
+
     def train_loader(
         self,
         batch_size: int,
@@ -76,6 +105,8 @@ class ImageSet:
         drop_last: bool,
         device: torch.device,
         shard: Shard = Shard(),
+        views: Views | None = None,
+        shuffle: bool = True,
     ) -> Loader:
         """The training images, cropped and flipped, in an order of its own in each epoch."""
         return Loader(
@@ -87,16 +118,41 @@ class ImageSet:
             seed=seed,
             augment=True,
             flip=self.flip,
-            shuffle=True,
+            shuffle=shuffle,
             drop_last=drop_last,
             device=device,
             rank=shard.rank,
             world_size=shard.world_size,
+            views=views,
         )
 
     def test_loader(self, device: torch.device, shard: Shard = Shard()) -> Loader:
         """The test images as they are, in their order, each exactly once."""
         return self._as_they_are(len(self.test_images), device, shard)
+
+    def train_as_they_are(self, device: torch.device) -> Loader:
+        """The training images neither cropped nor flipped, in their order, each exactly once."""
+        whole = replace(self, test_images=self.train_images, test_labels=self.train_labels)
+        return whole.test_loader(device)
+
+    def resized(self, side: int) -> "ImageSet":
+        """The same set with images of `side` pixels, bilinearly, antialiased where they shrink."""
+        return replace(
+            self,
+            train_images=_resized(self.train_images, side),
+            test_images=_resized(self.test_images, side),
+        )
+
+    def in_colour(self) -> "ImageSet":
+        """The same set with three equal channels in the place of a grey one; no memory is taken."""
+        shape = (-1, 3, -1, -1)
+        return replace(
+            self,
+            train_images=self.train_images.expand(shape),
+            test_images=self.test_images.expand(shape),
+            mean=self.mean * 3,
+            std=self.std * 3,
+        )
 
     def sample(self, device: torch.device) -> Tensor:
         """Two test images as the networks see them, for probing: (2, 3, h, w)."""
@@ -174,6 +230,15 @@ def hold_out(image_set: ImageSet, fraction: float, seed: int) -> HeldOut:
     rows, train_rows = chosen_rows(labels, image_set.num_classes, fraction, seed)
     train = image_set.keep(train_rows) if len(rows) else image_set
     return HeldOut(train, image_set.train_images[rows], labels[rows], train_rows, rows)
+
+
+def _resized(images: Tensor, side: int) -> Tensor:
+    """(n, c, side, side) uint8 of (n, c, h, w), as torchvision's `Resize` gives it."""
+    parts = [
+        F.interpolate(part.float(), (side, side), mode="bilinear", antialias=True)
+        for part in images.split(EVALUATION_BATCH)
+    ]
+    return torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts])
 
 
 def _check(what: str, images: Tensor, labels: Tensor, num_classes: int) -> None:

@@ -39,6 +39,11 @@ class Paths:
         start, end = self._ends[number : number + 2].tolist()
         return os.path.join(self.root, os.fsdecode(self._bytes[start:end]))
 
+    def below(self, numbers: Iterable[int]) -> Iterator[bytes]:
+        """The paths of some files below the root, faster than one by one."""
+        ends = self._ends.tolist()
+        return (self._bytes[ends[number] : ends[number + 1]] for number in numbers)
+
 
 @dataclass(frozen=True, eq=False)
 class Listing:
@@ -112,7 +117,8 @@ def list_annotated(root: Path, annotations: Path, class_names: tuple[str, ...]) 
                 f"{annotations}, line {row}, reads {line[:60]!r}; it must begin with the name of "
                 "an image and a class that is in train/."
             )
-        labels[words[0]] = numbers[words[1]]
+        if labels.setdefault(words[0], numbers[words[1]]) != numbers[words[1]]:
+            raise InputError(f"{annotations}, line {row}, gives {words[0]} a second class.")
     found = list(_files(root, "", []))
     lacking, extra = sorted(set(found) - set(labels)), sorted(set(labels) - set(found))
     if lacking or extra or not found:

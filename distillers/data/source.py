@@ -1,13 +1,14 @@
 """What a run asks of a data set, whether it lies in memory or in folders of files."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from distillers.data.batch import Batch
 from distillers.data.order import Shard
+from distillers.data.reading import Views
 
 EVALUATION_BATCH = 256  # one size for every scoring, so that a score can be repeated exactly
 
@@ -63,6 +64,11 @@ class DataSource(Protocol):
         ...
 
     @property
+    def shorter_side(self) -> int:
+        """To what the shorter side of a test image is resized, before its middle is cut out."""
+        ...
+
+    @property
     def mean(self) -> tuple[float, ...]:
         """What the images are normalised with, where 0 is black and 1 is white."""
         ...
@@ -77,6 +83,15 @@ class DataSource(Protocol):
         """(N,) int64, the class of each training image; `Batch.index` counts these rows."""
         ...
 
+    @property
+    def num_crops(self) -> int | None:
+        """How many augmented views an image has, all told; None where they cannot be counted."""
+        ...
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides on the pixels of every view of every training image, in plain types."""
+        ...
+
     def train_loader(
         self,
         batch_size: int,
@@ -85,10 +100,14 @@ class DataSource(Protocol):
         drop_last: bool,
         device: torch.device,
         shard: Shard = Shard(),
+        views: Views | None = None,
+        shuffle: bool = True,
     ) -> BatchLoader:
         """The training images, augmented, in an order of its own in each epoch.
 
-        `batch_size` is that of each process, and so is what the loader yields.
+        `batch_size` is that of each process, and so is what the loader yields. With `views` they
+        are augmented in so many ways that are the same in every run, and `Batch.view` tells which.
+        Without `shuffle` the images come in their order, epoch e showing view e of each.
         """
         ...
 
@@ -97,6 +116,10 @@ class DataSource(Protocol):
 
         The batches are those that one process makes; the processes take them in turn.
         """
+        ...
+
+    def train_as_they_are(self, device: torch.device) -> BatchLoader:
+        """The training images as test images would come, in their order, each exactly once."""
         ...
 
     def sample(self, device: torch.device) -> Tensor:

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from distillers.losses.cross_stage import CrossStage, Embedding, attention
+from distillers.losses.flat import flat
 from distillers.losses.precision import full, no_autocast
 from distillers.losses.ranks import gathered, num_ranks
 
@@ -85,6 +86,6 @@ class SemCKD(nn.Module):
 
     def products(self, maps: Tensor) -> Tensor:
         """(n, images compared with) products of flattened maps (n, c, h, w)."""
-        flat = full(maps).flatten(1)
-        with no_autocast(flat):
-            return flat @ gathered(flat, self.gather).T
+        rows = flat(full(maps))
+        with no_autocast(rows):
+            return rows @ gathered(rows, self.gather).T

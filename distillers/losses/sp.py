@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers.losses.flat import flat
 from distillers.losses.precision import full, no_autocast
 from distillers.losses.ranks import gathered
 from distillers.losses.unit import unit
@@ -29,6 +30,8 @@ class SP(nn.Module):
             that of one process with the whole batch; False compares within each process.
     """
 
+    teacher_stages = (-1,)
+
     def __init__(self, *, gather: bool = True) -> None:
         super().__init__()
         self.gather = gather
@@ -40,6 +43,6 @@ class SP(nn.Module):
 
     def similarity(self, maps: Tensor) -> Tensor:
         """(n, images compared with) from (n, c, h, w), rows of length one."""
-        flat = full(maps).flatten(1)
-        with no_autocast(flat):
-            return unit(flat @ gathered(flat, self.gather).T)
+        rows = flat(full(maps))
+        with no_autocast(rows):
+            return unit(rows @ gathered(rows, self.gather).T)

@@ -73,15 +73,15 @@ class Predictor(nn.Module):
         self.log_scale = nn.Parameter(torch.full((out_channels,), inverse_softplus))
         self.regressor = nn.Sequential(
             nn.Conv2d(in_channels, out_channels, 1, bias=False),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(out_channels, out_channels, 1, bias=False),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(out_channels, out_channels, 1, bias=False),
         )
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Negative log-likelihood of teacher (n, c_t, h, w), mean over its elements."""
         student, teacher = same_size(student, teacher)
-        error = full(self.regressor(student)) - full(teacher)
-        variance = (F.softplus(full(self.log_scale)) + self.eps)[:, None, None]
-        return 0.5 * (error.square() / variance + variance.log()).mean()
+        squares = F.mse_loss(full(self.regressor(student)), full(teacher), reduction="none")
+        variance = F.softplus(full(self.log_scale)) + self.eps
+        return 0.5 * (squares.mean((0, 2, 3)) / variance + variance.log()).mean()

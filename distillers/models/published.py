@@ -63,6 +63,18 @@ def with_classes(net: nn.Module, num_classes: int) -> nn.Module:
     return net
 
 
+def statistics(net: nn.Module) -> dict[str, list[float]]:
+    """The mean and std with which timm's weights of a network want images to be normalised.
+
+    Returns:
+        these two by name; nothing for a network that is not timm's.
+    """
+    told = getattr(net, "pretrained_cfg", None)
+    if not isinstance(told, dict) or not told.get("mean") or not told.get("std"):
+        return {}
+    return {"mean": list(told["mean"]), "std": list(told["std"])}
+
+
 def require_file(name: str, url: str) -> None:
     """Make sure that torch's cache has the file of `url`, or that its host answers.
 

@@ -126,6 +126,9 @@ def test_tiny_imagenet_reads_its_annotations(tmp_path):
     annotations.write_text("".join(lines[:-1]) + "val_5.JPEG\tn99\n")
     with pytest.raises(InputError, match="line 6, reads"):
         data.source_of("tinyimagenet", tmp_path)
+    annotations.write_text("".join(lines) + lines[0].replace(WNIDS[0], WNIDS[1]))
+    with pytest.raises(InputError, match="line 7, gives val_0.JPEG a second class"):
+        data.source_of("tinyimagenet", tmp_path)
 
 
 def test_cmyk_16_bits_grey_and_turned_images_are_converted(tmp_path):
@@ -237,8 +240,6 @@ def test_a_wrong_folder_gets_a_hint(root):
     (root.parent / "none").mkdir()
     with pytest.raises(InputError, match="distillers data prepare imagenet"):
         source(root.parent / "none", "imagenet")
-    with pytest.raises(InputError, match="digits has images of 32"):
-        data.source_of("digits", reading=Reading(image_size=64))
     with pytest.raises(InputError, match="does not fit into memory"):
         data.load("imagenet")
 
@@ -261,3 +262,11 @@ def test_many_files_are_listed_in_seconds(tmp_path):
     assert len(listing.paths) == 20000
     assert time.monotonic() - start < 10
     assert listing.paths[19999] == str(tmp_path / "19" / "999.jpg")
+
+
+def test_dali_is_refused_where_it_can_do_nothing(root, monkeypatch):
+    with pytest.raises(InputError, match="digits lies in memory, where nothing is decoded"):
+        data.source_of("digits", reading=Reading(dali="cpu"))
+    monkeypatch.setattr("distillers.data.reading.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install distillers\[dali\]"):
+        loader(root, dali="cpu")

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torchvision.transforms.v2.functional import resize
 
 from distillers.data import ImageSet, hold_out
 from distillers.errors import InputError
@@ -90,3 +91,32 @@ def test_fractions_that_leave_a_part_empty_are_refused(fraction):
 def test_what_does_not_fit_together_is_refused(change, message):
     with pytest.raises(InputError, match=message):
         replace(image_set(), **change)
+
+
+@pytest.mark.parametrize("side", [5, 12, 31])
+def test_images_are_resized_as_torchvision_does(side):
+    generator = torch.Generator().manual_seed(side)
+    pixels = torch.randint(256, (7, 3, 12, 12), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(7) % 4
+    made = replace(
+        image_set(),
+        train_images=pixels,
+        train_labels=labels,
+        test_images=pixels[:2],
+        test_labels=labels[:2],
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+    ).resized(side)
+    assert made.image_size == side
+    expected = resize(pixels, [side, side], antialias=True).int()
+    assert (made.train_images.int() - expected).abs().max() <= 1  # they round in between
+    assert torch.equal(made.train_images[:2], made.test_images)
+
+
+def test_training_images_come_as_they_are():
+    whole, device = image_set(), torch.device("cpu")
+    batches = list(whole.train_as_they_are(device).epoch(1))
+    assert torch.equal(torch.cat([batch.labels for batch in batches]), whole.train_labels)
+    seen = torch.cat([batch.images for batch in batches])
+    expected = (whole.train_images / 255 - 0.5) / 0.25
+    torch.testing.assert_close(seen, expected.expand(-1, 3, -1, -1))

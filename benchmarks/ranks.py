@@ -1,0 +1,135 @@
+"""What keeping processes in step costs beyond DistributedDataParallel of the same networks.
+
+    python benchmarks/ranks.py --processes 2 --out benchmarks/results/ranks.json
+
+Each process takes its part of a batch of resnet32x4 to resnet8x4. Our step (gathers, memories that
+are equal, averaged running statistics) and a plain one, whose losses take themselves to be alone,
+run in turn; the figure is the median of the ratio of the two, round by round.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+
+from distillers import models, recipes
+from distillers.data.batch import Batch
+from distillers.distillation import Distillation, distil
+from distillers.distributed import World
+from distillers.losses import ranks
+from distillers.parallel import WITHOUT_BUFFERS
+from distillers.plan import Plan
+from distillers.record import environment
+from distillers.train import Trainer
+
+METHODS = ("kd", "fitnet", "at", "sp", "vid", "crd", "srrl", "semckd", "simkd", "rrd", "dcd")
+CLASSES, IMAGES = 100, 50_000
+PLAN = Plan(epochs=1, learning_rate=1e-3)
+
+
+def main() -> None:
+    """Measure every method, and write the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=64, help="images of all processes")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--methods", nargs="*", default=METHODS)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    mp.spawn(work, args=(args,), nprocs=args.processes)
+
+
+def work(rank: int, args: argparse.Namespace) -> None:
+    """One process."""
+    torch.set_num_threads(1)
+    store = dist.TCPStore("127.0.0.1", 29_871, args.processes, is_master=rank == 0)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=args.processes)
+    ratios = {method: measure(method, args) for method in args.methods}
+    if rank == 0 and args.out:
+        content = {"processes": args.processes, "batch": args.batch, "rounds": args.rounds}
+        content |= {"step / plain step": ratios, "environment": environment()}
+        args.out.write_text(json.dumps(content, indent=1) + "\n")
+    dist.destroy_process_group()
+
+
+def measure(method: str, args: argparse.Namespace) -> float:
+    """The median ratio of our step and a plain one."""
+    world = World(dist.get_rank(), args.processes, dist.get_rank())
+    ours = Trainer(task_of(method, args), PLAN, world)
+    with mock.patch.object(ranks, "num_ranks", return_value=1):
+        with mock.patch("distillers.losses.semckd.num_ranks", return_value=1):
+            plain = Trainer(task_of(method, args), PLAN)
+        plain.run._run = DistributedDataParallel(
+            plain.task, static_graph=True, gradient_as_bucket_view=True, **WITHOUT_BUFFERS
+        )
+    batch = batch_of(args, world)
+
+    def alone() -> None:
+        with mock.patch.object(ranks, "num_ranks", return_value=1):
+            step(plain, batch)
+
+    pairs = [
+        (seconds(lambda: step(ours, batch), world), seconds(alone, world))
+        for _ in range(args.rounds + 2)
+    ][2:]  # the first ones warm up
+    found = [mine / its for mine, its in pairs]
+    ratio, spread = statistics.median(found), max(found) - min(found)
+    took = statistics.median(mine for mine, _ in pairs)
+    world.say(f"{method:<8}{ratio:.3f}   spread {spread:.3f}, {1000 * took:.0f} ms")
+    return round(ratio, 4)
+
+
+def task_of(method: str, args: argparse.Namespace) -> Distillation:
+    """A method on the pair, at its published weight beside cross-entropy and KL divergence."""
+    torch.manual_seed(0)
+    student, teacher = (
+        models.create(name, num_classes=CLASSES, image_size=32)
+        for name in ("resnet8x4", "resnet32x4")
+    )
+    row = recipes.recipe("simkd", method)
+    weights = {"ce": row.ce, "kd": row.kd, **({} if method == "kd" else {method: row.method})}
+    task = distil(
+        student,
+        teacher,
+        weights,
+        images=torch.randn(2, 3, 32, 32),
+        train_labels=torch.arange(IMAGES) % CLASSES,
+        batch_size=args.batch // args.processes,
+    )
+    task.to(memory_format=torch.channels_last).train()
+    return task
+
+
+def batch_of(args: argparse.Namespace, world: World) -> Batch:
+    """This process's part of a batch."""
+    each = args.batch // args.processes
+    index = torch.arange(each * world.rank, each * (world.rank + 1))
+    images = torch.randn(each, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    return Batch(images, index % CLASSES, index, counts=(each,) * args.processes)
+
+
+def step(trainer: Trainer, batch: Batch) -> None:
+    """One step of the optimiser."""
+    trainer.backward(batch, 0.5)
+    trainer.step()
+
+
+def seconds(function: Callable[[], None], world: World) -> float:
+    """Of a call that all processes make at once."""
+    world.wait()
+    began = time.perf_counter()
+    function()
+    world.wait()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

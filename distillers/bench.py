@@ -1,0 +1,197 @@
+"""What a step of a method costs, beside the steps of its two networks alone."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distillers import recipes
+from distillers.data.batch import Batch
+from distillers.distillation import Distillation, Term, distil
+from distillers.tap_rules import find_taps
+from distillers.timing import in_turn
+from distillers.train import Plan, Trainer
+
+ELEVEN = ("kd", "fitnet", "at", "sp", "vid", "crd", "srrl", "semckd", "simkd", "rrd", "dcd")
+STUDENT, TEACHER = "student step", "teacher forward"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured.
+
+    Attributes:
+        student: makes a new student on the CPU, images (n, 3, h, w) to logits (n, k).
+        teacher: likewise a teacher.
+        image_size: side of the images in pixels.
+        num_classes: k.
+        batch_size: n.
+        num_images: N, of the training set: the length of memory banks.
+        device: where to measure.
+        protocol: whose published weights.
+        options: options of losses by their names.
+    """
+
+    student: Callable[[], nn.Module]
+    teacher: Callable[[], nn.Module]
+    image_size: int = 32
+    num_classes: int = 100
+    batch_size: int = 64
+    num_images: int = 50_000
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    protocol: str = "crd"
+    options: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+    @property
+    def train_labels(self) -> Tensor:
+        """(N,) classes in turn."""
+        return (torch.arange(self.num_images) % self.num_classes).to(self.device)
+
+    def batch(self) -> Batch:
+        """Random images; the same on each call."""
+        generator = torch.Generator().manual_seed(0)
+        shape = (self.batch_size, 3, self.image_size, self.image_size)
+        images = torch.randn(shape, generator=generator)
+        index = torch.randint(self.num_images, (self.batch_size,), generator=generator)
+        labels = index % self.num_classes
+        return Batch(images.to(self.device), labels.to(self.device), index.to(self.device))
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to run a step.
+
+    Attributes:
+        as_given: the teacher itself runs, and everything is in the order of its making, as in most
+            public code.
+        compile: the step is compiled.
+        precision: as in `Plan`.
+    """
+
+    as_given: bool = False
+    compile: bool = False
+    precision: str = "fp32"
+
+    def step(self, setting: Setting, method: str) -> Callable[[], object]:
+        """A function that does one whole step: forward, backward, weights."""
+        batch = setting.batch()
+        task = task_of(setting, method, as_given=self.as_given)
+        plan = Plan(1, learning_rate=1e-3, precision=self.precision, compile=self.compile)
+        trainer = Trainer(task.train(), plan)
+
+        def run() -> None:
+            trainer.backward(batch, 0.0)
+            trainer.step()
+
+        return run
+
+
+PLAIN = "plain"
+WAYS: dict[str, Way] = {
+    PLAIN: Way(as_given=True),
+    "default": Way(),
+    "compiled": Way(compile=True),
+    "bf16": Way(precision="bf16"),
+    "fp16": Way(precision="fp16"),
+    "compiled bf16": Way(compile=True, precision="bf16"),
+}
+
+
+def task_of(setting: Setting, method: str, *, as_given: bool = False) -> Distillation:
+    """The task of a method with its published weights, the same on each call.
+
+    Args:
+        setting: what is measured.
+        method: name of a loss.
+        as_given: see `Way`.
+    """
+    row = recipes.recipe(setting.protocol, method)
+    weights = {"ce": row.ce, "kd": row.kd}
+    if method not in weights:
+        weights[method] = row.method
+    torch.manual_seed(0)
+    student, teacher = setting.student().to(setting.device), setting.teacher().to(setting.device)
+    task = distil(
+        student,
+        teacher,
+        weights,
+        images=setting.batch().images[:2],
+        train_labels=setting.train_labels,
+        batch_size=setting.batch_size,
+        options=setting.options,
+    )
+    if not as_given:
+        return task.to(memory_format=torch.channels_last)
+    images = setting.batch().images[:2]
+    return Distillation(
+        student,
+        teacher,
+        [Term(name, loss, task.weights[name]) for name, loss in task.losses.items()],
+        student_taps=find_taps(student, images),
+        teacher_taps=find_taps(teacher, images),
+    )
+
+
+def student_step(setting: Setting) -> Callable[[], object]:
+    """The student alone: forward, cross-entropy, backward, SGD, as most public code runs it."""
+    batch = setting.batch()
+    net = setting.student().to(setting.device).train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
+
+    def run() -> None:
+        F.cross_entropy(net(batch.images), batch.labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run
+
+
+def teacher_forward(setting: Setting) -> Callable[[], object]:
+    """The teacher's forward in evaluation mode, as most public code runs it."""
+    net, images = setting.teacher().to(setting.device).eval(), setting.batch().images
+    return torch.no_grad()(lambda: net(images))
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one way, medians over rounds.
+
+    Attributes:
+        ms: milliseconds.
+        ratio: of student step + teacher forward of the same round.
+        lowest: of those ratios.
+        highest: of those ratios.
+    """
+
+    ms: float
+    ratio: float
+    lowest: float
+    highest: float
+
+
+def measure(
+    setting: Setting, method: str, ways: Sequence[str], rounds: int, clock: Callable[[], float]
+) -> dict[str, Row]:
+    """The networks alone and a method's step, one row each.
+
+    Args:
+        setting: what is measured.
+        method: name of a loss.
+        ways: some of `WAYS`.
+        rounds: each runs everything once.
+        clock: gives seconds.
+    """
+    runs = {STUDENT: student_step(setting), TEACHER: teacher_forward(setting)}
+    runs |= {way: WAYS[way].step(setting, method) for way in ways}
+    seconds = in_turn(runs, rounds, setting.device, warm_up=2, clock=clock)
+    base = [s + t for s, t in zip(seconds[STUDENT], seconds[TEACHER], strict=True)]
+    return {name: _row(each, base) for name, each in seconds.items()}
+
+
+def _row(seconds: Sequence[float], base: Sequence[float]) -> Row:
+    ratios = [one / other for one, other in zip(seconds, base, strict=True)]
+    median = statistics.median
+    return Row(1000 * median(seconds), median(ratios), min(ratios), max(ratios))

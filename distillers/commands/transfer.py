@@ -1,0 +1,120 @@
+"""`distillers transfer`, the documented transfer_student.py."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distillers.cli import parse
+from distillers.config_transfer import SIZE, TransferConfig
+from distillers.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from distillers.data.source import DataSource
+    from distillers.distributed import World
+
+
+def main(args: Sequence[str]) -> None:
+    """Train a network's new classifier, or all of it, on another data set."""
+    config = parse(TransferConfig, args, "transfer_student.py")
+    config.check()
+
+    from distillers import launch
+
+    launch.run(config, "transfer", args, lambda world: work(config, world))
+
+
+def work(config: TransferConfig, world: "World") -> None:
+    """Train it in one of the processes that do."""
+    import torch
+
+    from distillers import checkpoint, data, inputs, recipes, run
+    from distillers.embedded import Embedded
+    from distillers.losses import CE
+    from distillers.place import claim
+    from distillers.ready import best_of
+    from distillers.transfer import Transfer, classifier_of, replace_classifier
+
+    run.batch_of(config, world)
+    assert config.path_s is not None  # config.check refuses None
+    path = best_of(Path(config.path_s))
+    net, card = _network(config, path)
+    name = checkpoint.name_of(path, card, config.model_s)
+    reading = replace(config.reading(), image_size=_side(config, card, name))
+    with world.one_after_another():
+        images = data.source_of(config.dataset, config.data_dir, config.download, reading)
+    source = inputs.normalised(images, card.get("mean"), card.get("std"))
+    config = config.resolved(recipes.learning_rate(name, SIZE))
+    place = claim(config.folder(name), name, config, world)
+    run.prepare(config)
+    order = torch.channels_last if config.channels_last else torch.contiguous_format
+    net = run.ready(net, config, world).to(memory_format=order)  # before anything is embedded
+    head = classifier_of(net, source.sample(world.device))
+    replace_classifier(net, head, source.num_classes)
+    modes = {"learns": config.learns, "drifts": config.drifts, "embeds": config.embeds}
+    task = Transfer(net, head, CE(), **modes)
+    given = Embedded(source, task.embed) if config.embeds else source
+    which = f"{name} of {path} on {config.dataset}"
+    world.say(f"{which}, {run.where(world)}, into {place.folder}")
+    world.say(_rules(config, source))
+    run.train(config, task, given, place, run.card_of(name, source, config), world)
+    world.say(f"saved {place.best}")
+
+
+def _network(config: TransferConfig, path: Path) -> "tuple[nn.Module, dict[str, Any]]":
+    """The network to transfer, and its card."""
+    from distillers import checkpoint
+    from distillers.ready import best_of
+
+    if path.suffix in (".pt2", ".onnx"):
+        raise InputError(
+            f"{path} is a program, whose classifier cannot be replaced; name the checkpoint or the "
+            "safetensors file instead."
+        )
+    teacher = None
+    if config.path_t:
+        teacher, _ = checkpoint.load_network(best_of(Path(config.path_t)))
+    return checkpoint.load_network(path, name=config.model_s, teacher=teacher)
+
+
+def _side(config: TransferConfig, card: dict[str, Any], name: str) -> int | None:
+    """Pixels on a side of the images that the network gets; None for those of the data set.
+
+    Raises:
+        InputError: when the network has other weights for images of that size.
+    """
+    from distillers.models.zoo import SMALL_IMAGES
+
+    own = card.get("image_size") or (SIZE if name in SMALL_IMAGES else None)
+    side = SIZE if config.protocol == "public" else config.image_size or own
+    if own and side and _shapes(name, own) != _shapes(name, side):
+        raise InputError(
+            f"{name} has other weights for images of {side} x {side} than for its own, "
+            f"{own} x {own}" + ("; --protocol public has only those." if config.drifts else ".")
+        )
+    return side
+
+
+def _shapes(name: str, side: int) -> list[Any]:
+    import torch
+
+    from distillers import models
+
+    with torch.device("meta"):
+        net = models.create(name, num_classes=10, image_size=side)
+    return [(key, value.shape) for key, value in net.state_dict().items()]
+
+
+def _rules(config: TransferConfig, source: "DataSource") -> str:
+    """What is done, in a line."""
+    if config.learns:
+        what = "all weights learn"
+    else:
+        what = "the classifier learns" + (", on embeddings computed once" if config.embeds else "")
+    moving = "drift, as published" if config.drifts else "stay"
+    return (
+        f"{what}; BatchNorm statistics {moving}; images {source.image_size} x {source.image_size}, "
+        f"rate {config.learning_rate:g}, weight decay {config.weight_decay:g}"
+    )

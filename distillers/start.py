@@ -1,0 +1,85 @@
+"""The network that a run begins with: a new one, or one that has learned something already."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from distillers import checkpoint, models
+from distillers.config import PUBLISHED
+from distillers.errors import InputError
+from distillers.models.published import statistics, with_classes
+
+
+@dataclass(frozen=True)
+class Start:
+    """A network on the CPU, and how its weights want to see images.
+
+    Attributes:
+        net: maps images (n, 3, h, w) to logits.
+        mean: what the images must be normalised with, or None where any will do.
+        std: likewise.
+    """
+
+    net: nn.Module
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+
+
+def network(
+    name: str,
+    pretrained: str | None,
+    *,
+    num_classes: int,
+    image_size: int,
+    say: Callable[[str], None] = print,
+) -> Start:
+    """Build a network, with weights where they are asked for.
+
+    Where the weights tell another number of classes apart, the classifier is a new one.
+
+    Args:
+        name: as in `distillers.models.create`.
+        pretrained: a file of weights of that network, ours or of another project; "published" for
+            those that timm or torchvision publish; None for new ones.
+        num_classes: number of logits.
+        image_size: side of the images in pixels.
+        say: told what was done with a file.
+
+    Raises:
+        InputError: for weights that are not there, are damaged, or are of another network.
+    """
+    if pretrained is None:
+        return Start(models.create(name, num_classes=num_classes, image_size=image_size))
+    if pretrained == PUBLISHED:
+        net = models.create(name, num_classes, image_size, pretrained=True)
+        return Start(net, **statistics(net))
+    net, card = checkpoint.load_network(pretrained, name=name, image_size=image_size)
+    if card.get("deploy"):
+        raise InputError(
+            f"{pretrained} holds a {name} with what {card['deploy']['name']} adds to it, which is "
+            "no start for another run; take a network that was trained without it."
+        )
+    own_size = card.get("image_size", image_size)
+    if own_size != image_size and "format" not in card:  # so it can take no other
+        raise InputError(
+            f"{pretrained} is for images of {own_size} x {own_size}, not {image_size} x "
+            f"{image_size}; add --image_size {own_size}."
+        )
+    began = f"{name} starts from {pretrained}"
+    if card["num_classes"] != num_classes:
+        began += f", with a new classifier ({num_classes} classes in the place of "
+        began += f"{card['num_classes']})"
+        net = _for_classes(net, num_classes)
+    say(began)
+    return Start(net, card.get("mean"), card.get("std"))
+
+
+def _for_classes(net: nn.Module, num_classes: int) -> nn.Module:
+    """The network with a new classifier."""
+    reset: Any = getattr(net, "reset_classifier", None)  # timm's, which knows of several heads
+    if reset is None:
+        return with_classes(net, num_classes)
+    reset(num_classes)
+    return net

@@ -1,0 +1,225 @@
+"""How long runs will take and how much they will write, before they start.
+
+Known from finished runs of the same kind in the same place, else measured here: the networks are
+built with random weights and trained for about a second.
+"""
+
+import io
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distillers import models, weights
+from distillers import run as running
+from distillers.config import NEUTRAL
+from distillers.config_student import StudentConfig
+from distillers.data.batch import Batch
+from distillers.data.source import DataSource
+from distillers.distillation import Supervised, distil
+from distillers.evaluate import score
+from distillers.losses import CE
+from distillers.sweep.checks import Sources
+from distillers.sweep.ledger import DONE
+from distillers.sweep.runs import Run
+from distillers.tap_rules import find_taps
+from distillers.train import Position, Trainer
+
+# Flags that change what a run learns but not what an epoch of it costs.
+CHEAP = (
+    *("trial", "epochs", "learning_rate", "lr_decay_epochs", "lr_decay_rate", "weight_decay"),
+    *("momentum", "clip_grad", "protocol", "val_fraction", "deterministic"),
+)
+BUDGET = 1.0  # seconds of training that a measurement takes, after its first batch
+MOST = 50  # batches of it
+RECORDS = 10_000  # bytes of a run's flags and environment, about
+FIGURES = 1_000  # bytes of the figures of an epoch, about
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run of some kind costs.
+
+    Attributes:
+        epoch: seconds.
+        size: bytes that it leaves, without the checkpoints of every so many epochs.
+        kept: bytes of one of those.
+    """
+
+    epoch: float
+    size: float
+    kept: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What all the runs that are left will cost.
+
+    Attributes:
+        hours: of computing, one after another.
+        longest: hours of the longest, with the training of its teacher.
+        size: bytes.
+        finished: kinds of run that were known from finished ones.
+        measured: kinds that were measured.
+    """
+
+    hours: float
+    longest: float
+    size: float
+    finished: int
+    measured: int
+
+
+def kind_of(flags: Mapping[str, Any]) -> str:
+    """What runs whose epochs cost the same have in common.
+
+    Args:
+        flags: as `Training.plain` gives them.
+    """
+    left_out = {*NEUTRAL, *CHEAP, "Total params", "Total time"}
+    return json.dumps({k: v for k, v in sorted(flags.items()) if k not in left_out})
+
+
+def estimate(
+    runs: Sequence[Run],
+    save_dir: str,
+    sources: Sources,
+    device: torch.device,
+    say: Callable[[str], None],
+) -> Estimate:
+    """What some runs will cost.
+
+    Args:
+        runs: those that are left to do.
+        save_dir: where finished runs may lie.
+        sources: their data.
+        device: where to measure.
+        say: called with a line before each measurement.
+    """
+    known = finished(save_dir)
+    new = {kind_of(run.config.plain()): run for run in reversed(runs)}
+    new = {kind: run for kind, run in new.items() if kind not in known}
+    measured = {}
+    for number, (kind, run) in enumerate(new.items(), start=1):
+        say(f"measuring {number} of {len(new)}: {run.label}")
+        measured[kind] = measure(run, sources.of(run.config), device)
+    costs = known | measured
+    hours: dict[Path, float] = {}
+    longest = size = 0.0
+    for run in runs:
+        cost, config = costs[kind_of(run.config.plain())], run.config
+        hours[run.folder] = cost.epoch * config.epochs / 3600
+        before = hours.get(run.needs.folder, 0.0) if run.needs else 0.0
+        longest = max(longest, before + hours[run.folder])
+        num_kept = config.epochs // config.save_freq if config.save_freq else 0
+        size += cost.size + num_kept * cost.kept
+    used = {kind_of(run.config.plain()) for run in runs}
+    return Estimate(sum(hours.values()), longest, size, len(used & known.keys()), len(measured))
+
+
+def finished(save_dir: str) -> dict[str, Cost]:
+    """The costs of the kinds of run that lie finished in a place, of each the slowest."""
+    costs: dict[str, Cost] = {}
+    for path in Path(save_dir).glob(f"*/models/*/{DONE}"):
+        if path.parent.is_symlink():
+            continue
+        try:
+            flags = json.loads(path.read_text())
+            seconds = flags["Total time"] * 3600 / flags["epochs"]
+        except (ValueError, KeyError, TypeError):  # damaged: it says nothing, and a report names it
+            continue
+        sizes = {p: p.stat().st_size for p in path.parent.rglob("*") if p.is_file()}
+        kept = [size for p, size in sizes.items() if p.name.startswith("ckpt_epoch_")]
+        usual = max((s for p, s in sizes.items() if p.name.endswith("_best.pth")), default=0)
+        cost = Cost(seconds, sum(sizes.values()) - sum(kept), max(kept, default=usual))
+        kind = kind_of(flags)
+        if kind not in costs or costs[kind].epoch < seconds:
+            costs[kind] = cost
+    return costs
+
+
+def measure(run: Run, source: DataSource, device: torch.device) -> Cost:
+    """Train a run's networks for about a second, with random weights."""
+    config = run.config
+    kept, _ = source.split(config.val_fraction, config.trial)
+    task = _task(run, source, kept.train_labels, device)
+    trainer = Trainer(task, running.plan_of(config, run.network, source.image_size))
+    loader = kept.train_loader(config.batch_size, seed=0, drop_last=True, device=device)
+    training = Timed(loader, device)
+    trainer.train_epoch(training, Position(0))
+    deployed = task.deployed()
+    tests = source.test_loader(device)
+    scoring = Timed(tests, device)
+    score(deployed, scoring.epoch(1))
+    best = _bytes(deployed.state_dict())
+    last = _bytes({"model": deployed.state_dict(), "trainer": trainer.state(Position(1))})
+    size = best + last * min(2, config.epochs) + RECORDS + FIGURES * config.epochs
+    seconds = training.seconds * len(loader) + scoring.seconds * len(tests)
+    return Cost(seconds, size, best)
+
+
+class Timed:
+    """The first batches of a loader, for about `BUDGET` seconds, and how long each took.
+
+    Args:
+        loader: gives the batches.
+        device: that is waited for.
+    """
+
+    def __init__(self, loader: Any, device: torch.device) -> None:
+        self.loader, self.device = loader, device
+        self._stamps: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def epoch(self, number: int, *_: int) -> Iterator[Batch]:
+        """Batches until the time is over; the first is not counted."""
+        for batch in islice(self.loader.epoch(number), MOST):
+            yield batch
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self._stamps.append(time.monotonic())
+            if len(self._stamps) > 1 and self._stamps[-1] - self._stamps[0] > BUDGET:
+                return
+
+    @property
+    def seconds(self) -> float:
+        """Of a batch, the loading of it and what was done with it."""
+        first, *rest = self._stamps
+        return (rest[-1] - first) / len(rest) if rest else 0.0
+
+
+def _task(run: Run, source: DataSource, labels: torch.Tensor, device: torch.device) -> Any:
+    """What the run trains, as train_student.py or train_teacher.py makes it."""
+    classes, size = source.num_classes, source.image_size
+    config = run.config
+    net = models.create(run.network, num_classes=classes, image_size=size).to(device)
+    if not isinstance(config, StudentConfig):
+        return Supervised(net, CE())
+    assert run.teacher is not None  # a student's run has one
+    teacher = models.create(run.teacher, num_classes=classes, image_size=size).eval().to(device)
+    chosen = weights.choose(config, run.teacher)
+    sample = source.sample(device)
+    return distil(
+        net,
+        teacher,
+        chosen.terms(),
+        images=sample,
+        train_labels=labels.to(device),
+        batch_size=config.batch_size,
+        options=weights.options(config, chosen, run.teacher),
+        student_taps=find_taps(net, sample, maps=config.taps_s),
+        teacher_taps=find_taps(teacher, sample, maps=config.taps_t),
+    )
+
+
+def _bytes(content: Any) -> int:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.tell()

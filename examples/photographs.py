@@ -1,0 +1,49 @@
+"""A small set of real photographs from a few large ones: each is a class, its parts the images.
+
+    python examples/photographs.py PICTURE PICTURE ... --to photos [--side 256] [--most 60]
+
+Every picture is cut into squares that do not overlap. Every fifth of them goes to
+`photos/val/PICTURE`, the others to `photos/train/PICTURE`, as JPEGs, as `--dataset folder` reads
+them.
+"""
+
+import argparse
+from pathlib import Path
+
+from PIL import Image
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pictures", nargs="+", type=Path)
+    parser.add_argument("--to", required=True, type=Path)
+    parser.add_argument("--side", type=int, default=256, help="of a square, in pixels")
+    parser.add_argument("--most", type=int, default=60, help="squares of a picture")
+    args = parser.parse_args()
+    if len({picture.stem for picture in args.pictures}) < max(2, len(args.pictures)):
+        parser.error("name at least two pictures, each with a name of its own")
+    for picture in args.pictures:
+        squares = cut(picture, args.to, args.side, args.most)
+        print(f"{picture.stem}: {squares} squares")
+
+
+def cut(picture: Path, to: Path, side: int, most: int) -> int:
+    """Write the squares of a picture; how many there are."""
+    with Image.open(picture) as opened:
+        whole = opened.convert("RGB")
+    places = [
+        (left, top)
+        for top in range(0, whole.height - side + 1, side)
+        for left in range(0, whole.width - side + 1, side)
+    ][:most]
+    for number, (left, top) in enumerate(places):
+        part = "val" if number % 5 == 4 else "train"
+        folder = to / part / picture.stem
+        folder.mkdir(parents=True, exist_ok=True)
+        square = whole.crop((left, top, left + side, top + side))
+        square.save(folder / f"{number:03}.jpg", quality=90)
+    return len(places)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""`distillers sweep` on real digits, and what it tells without starting anything."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from distillers import cli
+from distillers.sweep import estimate, grid_file
+from distillers.sweep.checks import Sources
+from distillers.sweep.ledger import Ledger
+from distillers.sweep.runs import expand
+
+# The student alone is its own teacher: one run serves both.
+GRID = """
+fixed: {dataset: digits, batch_size: 256, epochs: 1}
+pairs: [resnet8 -> resnet8]
+methods: [alone, kd, {name: explodes, distill: kd, learning_rate: 1e30}]
+trials: [0]
+"""
+
+
+@pytest.fixture
+def grid(tmp_path):
+    path = tmp_path / "grid.yml"
+    path.write_text(GRID)
+    return str(path)
+
+
+def sweep(*words):
+    """The exit status of `distillers sweep`."""
+    try:
+        return cli.run("sweep", words)
+    except SystemExit as error:
+        return error.code
+
+
+def test_a_small_sweep(grid, tmp_path, capsys):
+    words = (grid, "--save_dir", str(tmp_path / "save"), "--gpu_id", "cpu")
+    assert sweep(*words) == 1
+    text = capsys.readouterr().out
+    assert text.count("\ndone ") == 2
+    assert text.count("\nfailed ") == 1
+    assert "| error: the loss is nan" in text
+    assert "explodes" in text.partition("log: ")[0]
+    ledger = Ledger(tmp_path / "save")
+    folders = sorted(path.parent for path in tmp_path.rglob("config.json"))
+    done = [folder for folder in folders if ledger.is_done(folder)]
+    assert (len(folders), len(done)) == (3, 2)
+    assert [ledger.starts(folder) for folder in folders] == [1, 1, 1]
+    assert [folder for folder in folders if ledger.has_failed(folder)] == [
+        folder for folder in folders if folder not in done
+    ]
+    environment = json.loads((done[0] / "environment.json").read_text())
+    assert environment["cpu_threads"] == 1
+    assert environment["command"][0] == "train_student.py"
+
+    check_sizes(grid, tmp_path)
+    assert sweep(*words) == 1  # nothing is started again
+    assert "3 runs:  2 done  1 failed" in capsys.readouterr().out
+    assert [ledger.starts(folder) for folder in folders] == [1, 1, 1]
+
+    assert sweep(*words, "--dry_run") == 0
+    text = capsys.readouterr().out
+    assert "3 points of the grid, 3 runs with their teachers: 2 done, 1 failed before, 1" in text
+    assert text.count("\npython train_student.py --path_t ") == 1
+    assert text.count("# done: ") == 2
+    assert "by finished runs of the same kind: 1 kinds" in text  # of the other rate
+    assert "each with random weights, alone on cpu, 1 threads: 0 kinds" in text
+
+
+def check_sizes(grid, tmp_path):
+    """What a run would write, by a measurement, is what such a run has written."""
+    text = f"{Path(grid).read_text()}save_dir: {tmp_path / 'save'}"
+    known, sources = estimate.finished(str(tmp_path / "save")), Sources()
+    assert len(known) == 2
+    for run in expand(grid_file.from_text(text, "here")).runs[:2]:
+        cost = estimate.measure(run, sources.of(run.config), torch.device("cpu"))
+        real = known[estimate.kind_of(run.config.plain())]
+        assert cost.size == pytest.approx(real.size, rel=0.02)
+        assert cost.kept == pytest.approx(real.kept, rel=0.02)
+
+
+def test_a_dry_run_is_a_shell_script_and_writes_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(estimate, "BUDGET", 0.05)
+    words = ["--pairs", "resnet8 -> resnet14", "--methods", "alone", "sp", "--trials", "1", "2"]
+    words += ["--fixed", "dataset=digits", "lr_decay_epochs=3,4", "--set", "epochs=5,6"]
+    assert sweep(*words, "--dry_run", "--gpu_id", "cpu", "--jobs", "3") == 0
+    lines = capsys.readouterr().out.splitlines()
+    commands = [line for line in lines if not line.startswith("#")]
+    assert len(commands) == 1 + 2 * 2 * 2
+    assert all(line.startswith(("python train_s", "python train_t")) for line in commands)
+    assert all("--lr_decay_epochs 3,4" in line for line in commands)
+    assert sum("--epochs 6" in line for line in commands) == 4
+    assert "h where 3 run at once" in lines[-2]
+    assert "alone on cpu, 1 threads: 3 kinds" in lines[-1]  # the teacher, the student alone, sp
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_without_the_data_still_tells_the_commands(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert sweep("--pairs", "resnet56 -> resnet20", "--dry_run", "--gpu_id", "cpu") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("python ") for line in lines) == 2
+    assert lines[-1].startswith("# no estimate without the data: ")
+
+
+WRONG = {
+    "": "nothing to sweep: name a grid file, or --pairs",
+    "nowhere.yml": "cannot read the grid nowhere.yml",
+    "GRID --jobs 0": "--jobs is 0; it must be at least 1",
+    "GRID --fixed epochs": "--fixed epochs must read NAME=VALUE",
+    "GRID --set epochs=[": "--set epochs=[: ",
+    "GRID --gpu_id 7": "--gpu_id names GPU '7', but",
+    "GRID --engine slurm --gpu_id 0": "--engine slurm places runs itself",
+    "GRID --methods kdd": "no loss 'kdd', did you mean 'kd'",
+    "GRID --pairs timm:nothing->resnet8": "timm:nothing  teacher: no timm network 'nothing'",
+    "GRID --fixed dataset=cifar10 download=false": "cifar-10",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_what_cannot_work_is_told_before_anything_is_written(
+    grid, tmp_path, capsys, monkeypatch, words
+):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert sweep(*words.replace("GRID", grid).split()) == 2
+    assert WRONG[words] in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_place_that_cannot_be_written_is_told(grid, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert sweep(grid, "--save_dir", str(tmp_path / "file"), "--gpu_id", "cpu") == 2
+    assert "cannot write into" in capsys.readouterr().err
+
+
+def test_help_comes_without_torch():
+    code = "import sys; from distillers import cli; cli.run('sweep', ['--help'])"
+    words = [sys.executable, "-X", "importtime", "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert "--retry-failed" in done.stdout + done.stderr
+    assert " torch\n" not in done.stderr

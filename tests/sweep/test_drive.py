@@ -1,0 +1,253 @@
+"""The driver, with runs that take no time: order, failures, other drivers, and being killed."""
+
+import io
+import random
+import subprocess
+import sys
+
+import pytest
+
+from distillers.cli import TRY_AGAIN
+from distillers.sweep import drive, grid_file, screen
+from distillers.sweep.drive import State, Sweep
+from distillers.sweep.launch import BUSY
+from distillers.sweep.ledger import Ledger
+from distillers.sweep.runs import expand
+from tests.sweep.fakes import FakeEngine, Killed, record
+from tests.sweep.test_ledger import HOLDER
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(drive, "PAUSE", 0.0)
+    text = (
+        f"save_dir: {tmp_path}\nfixed: {{dataset: digits, epochs: 3}}\n"
+        "pairs: [resnet20 -> resnet8, resnet14 -> resnet8]\nmethods: [alone, kd, at]\n"
+        "trials: [1, 2]"
+    )
+    return expand(grid_file.from_text(text, "here")).runs
+
+
+def sweep_of(runs, tmp_path, engine):
+    return Sweep(runs, Ledger(tmp_path), engine, 1, str(tmp_path))
+
+
+def states(sweep):
+    return {progress.run.label: progress.state for progress in sweep.all.values()}
+
+
+def go(sweep, show=lambda *_: None):
+    sweep.run(show)
+    return sweep
+
+
+def test_everything_is_done_once_and_after_its_teacher(runs, tmp_path):
+    engine = FakeEngine()
+    sweep = go(sweep_of(runs, tmp_path, engine))
+    assert set(states(sweep).values()) == {State.DONE}
+    assert engine.stopped
+    assert sorted(engine.started) == sorted(str(run.folder) for run in runs)
+    for run in runs:
+        if run.needs:
+            order = engine.started.index
+            assert order(str(run.needs.folder)) < order(str(run.folder))
+    again = FakeEngine()
+    assert set(states(go(sweep_of(runs, tmp_path, again))).values()) == {State.DONE}
+    assert again.started == []
+
+
+def test_a_failure_stops_its_students_and_nobody_else(runs, tmp_path):
+    engine = FakeEngine(statuses={"resnet20_vanilla": 3, "resnet14_digits_at_": -9})
+    found = states(go(sweep_of(runs, tmp_path, engine)))
+    for label, state in found.items():
+        if label.startswith("resnet20 ->"):
+            assert state is State.BLOCKED
+        elif label.startswith("resnet20 ") or "  at  " in label:
+            assert state is State.FAILED
+        else:
+            assert state is State.DONE
+    again = FakeEngine()
+    assert states(go(sweep_of(runs, tmp_path, again))) == found
+    assert again.started == []
+    for run in runs:
+        Ledger(tmp_path).forgive(run.folder)
+    assert set(states(go(sweep_of(runs, tmp_path, again))).values()) == {State.DONE}
+
+
+@pytest.mark.parametrize("status", [0, -15, 130, 143])
+def test_a_run_that_was_told_to_stop_has_not_failed(runs, tmp_path, status):
+    engine = StoppingEngine(status)
+    found = go(sweep_of(runs, tmp_path, engine)).of(State.STOPPED)
+    assert found
+    assert not any(Ledger(tmp_path).has_failed(progress.run.folder) for progress in found)
+    assert set(states(go(sweep_of(runs, tmp_path, FakeEngine()))).values()) == {State.DONE}
+
+
+class StoppingEngine(FakeEngine):
+    """Its runs are told to stop at once.
+
+    Args:
+        status: what they end with.
+    """
+
+    def __init__(self, status):
+        super().__init__()
+        self.status = status
+
+    def ended(self):
+        over = [(job, self.status) for job in self.running]
+        self.running.clear()
+        return over
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_however_often_it_is_killed_each_run_starts_at_most_once_more_a_kill(runs, tmp_path, seed):
+    """Two runs at once, about 24 looks in all: a kill loses nothing but what was running."""
+    rng = random.Random(seed)
+    starts = dict.fromkeys((str(run.folder) for run in runs), 0)
+    for _ in range(3):
+        engine = FakeEngine(kill_at=rng.randint(1, 12))
+        with pytest.raises(Killed):
+            go(sweep_of(runs, tmp_path, engine))
+        assert len(set(engine.started)) == len(engine.started)
+        for folder in engine.started:
+            starts[folder] += 1
+    engine = FakeEngine()
+    sweep = go(sweep_of(runs, tmp_path, engine))
+    assert set(states(sweep).values()) == {State.DONE}
+    for folder in engine.started:
+        starts[folder] += 1
+    assert all(1 <= count <= 4 for count in starts.values())
+    assert sum(starts.values()) <= len(runs) + 3 * engine.places  # a kill can only lose those
+
+
+def test_what_another_driver_runs_is_left_to_it(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(drive, "LOOK", 0.0)
+    ledger, theirs = Ledger(tmp_path), runs[-1]
+    words = [sys.executable, "-c", HOLDER, str(ledger.lock(theirs.folder))]
+    seen = []
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "True\n"
+
+        def show(sweep, changed):
+            waiting = sweep.of(*drive.UNDER_WAY)
+            if [progress.run for progress in waiting] == [theirs]:
+                seen.append(waiting[0].state)
+                if holder.poll() is None:  # it ends its work, as the other driver's run
+                    record(theirs.folder, 3)
+                    (theirs.folder / "parameters.json").write_text("{}")
+                    holder.kill()
+
+        engine = FakeEngine()
+        sweep = go(sweep_of(runs, tmp_path, engine), show)
+    assert State.ELSEWHERE in seen
+    assert str(theirs.folder) not in engine.started
+    assert set(states(sweep).values()) == {State.DONE}
+
+
+@pytest.mark.parametrize("status", [BUSY, TRY_AGAIN])
+def test_a_run_that_says_so_is_looked_at_again(runs, tmp_path, monkeypatch, status):
+    """Its lock was free when the driver looked and then not; or a signal stopped it, once saved."""
+    monkeypatch.setattr(drive, "LOOK", 0.0)
+    engine = OnceEngine(status)
+    assert set(states(go(sweep_of(runs, tmp_path, engine))).values()) == {State.DONE}
+    assert len(engine.started) == len(runs) + 1
+
+
+class OnceEngine(FakeEngine):
+    """The first run that it starts ends at once.
+
+    Args:
+        status: so.
+    """
+
+    def __init__(self, status):
+        super().__init__()
+        self.status = status
+
+    def start(self, job):
+        if not self.started:
+            self.statuses = {job.folder: self.status}
+        super().start(job)
+
+    def ended(self):
+        over = super().ended()
+        self.statuses = {}
+        return over
+
+
+def test_a_damaged_record_does_not_stop_the_driver(runs, tmp_path):
+    folder = runs[0].folder
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text("{half")
+    assert set(states(go(sweep_of(runs, tmp_path, FakeEngine()))).values()) == {State.DONE}
+
+
+def test_the_plain_table_tells_every_end_and_the_failures(runs, tmp_path):
+    stream = io.StringIO()
+    table = screen.Screen(stream)
+    sweep = sweep_of(runs, tmp_path, FakeEngine(statuses={"resnet14_digits_at_": 3}))
+    go(sweep, table.show)
+    table.close(sweep)
+    text = stream.getvalue()
+    assert text.count("\ndone  ") == 10
+    assert text.count("\nfailed  ") == 2
+    assert "epoch 3/3  test 30.00 %" in text
+    assert text.splitlines()[-1].startswith("12 runs:  10 done  2 failed  0:00:")
+    told = "\n".join(screen.failures(sweep))
+    assert "failed: resnet14 -> resnet8  at  trial 2" in told
+    assert "--retry_failed" in told
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_table_in_a_terminal_is_drawn_over_itself(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(screen, "REDRAW", 0.0)
+    stream = Terminal()
+    table = screen.Screen(stream)
+    sweep = sweep_of(runs, tmp_path, FakeEngine())
+    go(sweep, table.show)
+    table.close(sweep)
+    shown = replay(stream.getvalue())
+    assert sum(line.startswith("done ") for line in shown) == 12
+    assert len(shown) == 13  # nothing of the tables before is left
+    assert shown[-1].startswith("12 runs:  12 done")
+
+
+def replay(text):
+    """What stands in a terminal after `text`: it knows the two codes that the table uses."""
+    lines, row = [], 0
+    for part in text.split("\n"):
+        while part.startswith("\x1b["):
+            up, _, part = part.removeprefix("\x1b[").partition("A\x1b[J")
+            row -= int(up)
+            del lines[row:]
+        lines[row:] = [part]
+        row += 1
+    return [line for line in lines if line]
+
+
+def test_time_left_is_told_from_the_runs_of_the_same_kind(runs, tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(drive.time, "monotonic", lambda: now[0])
+    sweep = sweep_of(runs, tmp_path, FakeEngine())
+    assert screen.left(sweep) is None
+    students = [p for p in sweep.all.values() if p.run.label.startswith("resnet20 -> ")]
+    by_method = {}
+    for progress in students:
+        by_method.setdefault(progress.run.label.split()[3], []).append(progress)
+    for progress in sweep.all.values():
+        progress.state = State.DONE
+    kd, at = by_method["kd"], by_method["at"]
+    assert kd[0].kind == kd[1].kind != at[0].kind
+    kd[0].began, kd[0].seconds, kd[0].epoch = 900.0, 30.0, 3
+    at[0].began, at[0].seconds, at[0].epoch = 900.0, 60.0, 3
+    kd[1].state = at[1].state = State.WAITING
+    assert screen.left(sweep) == 90.0
+    kd[1].state = at[1].state = State.RUNNING
+    kd[1].began, kd[1].epoch = 980.0, 2  # 10 s an epoch, as the other
+    assert screen.left(sweep) == max((10 + 60) / 2, 60)

@@ -1,0 +1,144 @@
+"""From a grid to command lines: each is the one that a person would type, and none comes twice."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from distillers import models, weights
+from distillers.cli import parse
+from distillers.config import TeacherConfig
+from distillers.config_student import StudentConfig
+from distillers.errors import InputError
+from distillers.sweep import grid_file
+from distillers.sweep.runs import expand
+
+SMALL = """
+fixed: {dataset: digits, epochs: 2, nce_k: 64}
+pairs: [resnet20 -> resnet8, resnet20 -> vgg8]
+methods: [alone, kd, crd+kd, {distill: kd, cls: 0.3, div: 0.7}]
+trials: [1, 2]
+set: {learning_rate: [0.05, 0.1]}
+"""
+
+
+def plan_of(text, **changes):
+    return expand(grid_file.changed(grid_file.from_text(text, "here"), **changes))
+
+
+def test_each_line_read_by_its_command_is_the_run():
+    plan = plan_of(SMALL)
+    kinds = {"train_teacher.py": TeacherConfig, "train_student.py": StudentConfig}
+    assert len(plan.runs) == 1 + 2 * 2 * 4 * 2
+    for run in plan.runs:
+        python, script, *words = shlex.split(run.line())
+        config = parse(kinds[script], words, script)
+        assert python == "python"
+        assert config == run.config
+        assert config.save_dir == "./save"
+        if isinstance(config, StudentConfig):
+            chosen = weights.choose(config, "resnet20")
+            place = config.folder(chosen.ce, chosen.kd, chosen.method, "resnet20")
+            assert place == run.folder
+            assert config.nce_k == 64
+        else:
+            assert config.folder() == run.folder
+    assert len({run.folder for run in plan.runs}) == len(plan.runs)
+
+
+def test_what_others_need_comes_first_and_trials_in_turn():
+    plan = plan_of(SMALL)
+    first, *rest = plan.runs
+    assert first.label == "resnet20  teacher"
+    assert first.config.trial == 0
+    assert [run.config.trial for run in rest] == sorted(run.config.trial for run in rest)
+    students = [run for run in rest if run.command == "student"]
+    assert all(run.needs is first for run in students)
+    best = str(first.folder / "resnet20_best.pth")
+    assert {run.config.path_t for run in students} == {best}
+    assert all(run.needs is None for run in rest if run.command == "teacher")
+
+
+def test_points_that_are_one_run_are_taken_once():
+    """A student alone is the same whatever its teacher, and may be somebody's teacher."""
+    plan = plan_of(
+        "fixed: {dataset: digits}\npairs: [resnet20 -> resnet8, resnet8 -> resnet8]\n"
+        "methods: [alone, kd]\ntrials: [0]\nset: {nce_k: [8, 16]}"
+    )
+    assert plan.points == 8
+    labels = [run.label for run in plan.runs]
+    assert len(labels) == 2 + 4  # two teachers, one of them the student alone; four students
+    alone = next(run for run in plan.runs if run.network == "resnet8")
+    assert plan.twins[alone.folder] == ["resnet8  alone  nce_k 16  trial 0", "resnet8  teacher"]
+    assert labels.count("resnet8  alone  nce_k 8  trial 0") == 1
+
+
+def test_points_that_only_neutral_flags_tell_apart_are_refused():
+    with pytest.raises(InputError, match="would be one run") as told:
+        plan_of(SMALL, sets={"num_workers": [1, 2]})
+    assert "differ in num_workers only" in str(told.value)
+
+
+def test_a_teacher_has_its_own_flags_and_seed():
+    plan = plan_of(
+        "fixed: {dataset: digits, epochs: 2, kd_T: 3}\n"
+        "teachers: {big: {model: resnet20, epochs: 9, trial: 4}}\npairs: [big -> resnet8]"
+    )
+    teacher, student = plan.runs
+    assert (teacher.config.epochs, teacher.config.trial, teacher.config.model) == (9, 4, "resnet20")
+    assert (student.config.epochs, student.teacher) == (2, "resnet20")
+    assert student.label == "big -> resnet8  kd  trial 1"
+
+
+def test_a_checkpoint_is_a_teacher(tmp_path):
+    folder = tmp_path / "resnet20_vanilla"
+    folder.mkdir()
+    path = folder / "resnet20_best.pth"
+    torch.save({"model": models.create("resnet20", num_classes=10).state_dict()}, path)
+    plan = plan_of("fixed: {dataset: digits}", pairs=[f"{path} -> resnet8"])
+    (run,) = plan.runs
+    assert (run.teacher, run.config.path_t, run.needs) == ("resnet20", str(path), None)
+
+
+WRONG = {
+    "no/such_best.pth -> resnet8|kd|": "no/such_best.pth -> resnet8: there is no file",
+    "resnet21 -> resnet8|kd|": "resnet21  teacher: no network 'resnet21', did you mean",
+    "resnet20 -> resnet9|kd|": "no network 'resnet9'",
+    "resnet20 -> resnet8|kdd|": "kdd  trial 1: no loss 'kdd', did you mean 'kd'",
+    "resnet20 -> resnet8|kd|beta: 3": "--beta 3 has nothing to weigh",
+    "resnet20 -> resnet8|kd|epochs: 0": "--epochs is 0; it must be at least 1",
+    "resnet20 -> resnet8|kd|epochs: many": "invalid literal for int",
+    "resnet20 -> resnet8|kd|precision: fp8": "fp8",
+    "resnet20 -> resnet8|kd|dataset: digit": "no dataset 'digit', did you mean 'digits'",
+    "resnet20 -> resnet8|kd|option: [crd.dim=3]": "crd takes no part in this run",
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_run_is_told_before_anything_starts(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pair, method, flag = case.split("|")
+    text = f"pairs: ['{pair}']\nmethods: [{method}]\nset: {{{flag or 'epochs: 1'}}}"
+    with pytest.raises(InputError) as told:
+        plan_of(text)
+    assert WRONG[case] in str(told.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "count"), [("digits", 1 + 12 * 3), ("cifar100", 1251)])
+def test_the_example_grids_can_be_run(name, count):
+    """13 pairs by 18 methods, FSP for 6, 9 students alone, of each 5, and 6 teachers."""
+    assert 13 * 18 * 5 + 6 * 5 + 9 * 5 + 6 == 1251
+    path = Path(__file__).parents[2] / "examples" / f"sweep_{name}.yml"
+    grid = grid_file.from_file(str(path))
+    grid.check()
+    assert len(expand(grid).runs) == count
+    few = expand(grid_file.changed(grid, pairs=["vgg13 -> vgg8"], trials=[1])).runs
+    assert len(few) == 1 + len(grid.methods)
+
+
+def test_a_thousand_runs_are_expanded_quickly():
+    """Lines that differ in the trial only are parsed once."""
+    plan = plan_of(SMALL, trials=range(1, 101))
+    assert len(plan.runs) == 1 + 100 * 16

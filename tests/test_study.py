@@ -1,0 +1,111 @@
+"""The study's grid names flags that exist, and its results are told apart."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from distillers import weights
+from distillers.cli import parse
+from distillers.config_student import StudentConfig
+from distillers.data import source_of
+
+PATH = Path(__file__).parents[1] / "benchmarks" / "study.py"
+spec = importlib.util.spec_from_file_location("study", PATH)
+study = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(study)
+GRID = yaml.safe_load(study.GRID.read_text())
+
+
+def words(method):
+    """The flags of a run, as the sweep gives them to train_student.py."""
+    flags = {**GRID["fixed"], **{k: v for k, v in method.items() if k != "name"}}
+    found = ["--path_t", "teacher.pth", "--model_s", "resnet8", "--trial", "0"]
+    for name, value in flags.items():
+        if value is True:
+            found.append(f"--{name}")
+        else:
+            found += [f"--{name}", *(value if isinstance(value, list) else [str(value)])]
+    return found
+
+
+def flags_of(method):
+    if method["distill"] == "alone":
+        return {"model": "resnet8", "trial": 0}
+    config = parse(StudentConfig, words(method), "train_student.py")
+    config.check()
+    chosen = weights.choose(config, "resnet20")
+    weights.options(config, chosen, "resnet20")
+    return config.plain()
+
+
+def test_every_entry_is_a_run_and_no_run_is_of_two_entries():
+    names = [method["name"] for method in GRID["methods"]]
+    assert len(set(names)) == len(names)
+    for method in GRID["methods"]:
+        run = {"config": flags_of(method)}
+        assert [m["name"] for m in GRID["methods"] if study.is_of(m, run)] == [method["name"]]
+    methods = {method["distill"] for method in GRID["methods"]}
+    eleven = {"kd", "fitnet", "at", "sp", "vid", "crd", "srrl", "semckd", "simkd", "rrd", "dcd"}
+    assert eleven | {"alone", "dkd"} == methods
+    for name in eleven - {"kd"}:
+        pairs = {(m["cls"], m["div"]) for m in GRID["methods"] if m["distill"] == name}
+        assert {(1, 0), (1, 1)} <= pairs
+
+
+def folder(root, kind, name, config, accuracies):
+    path = root / kind / "models" / name
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(config))
+    rows = [{"epoch": i + 1, "test_acc": acc} for i, acc in enumerate(accuracies)]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (path / "parameters.json").write_text('{"Total time": 0.5}')
+    environment = dict.fromkeys(("python", "torch", "device", "cpu_threads", "revision"), "x")
+    (path / "environment.json").write_text(json.dumps(environment))
+
+
+def test_last_and_best_epoch_are_collected_of_finished_runs(tmp_path, capsys):
+    grid = {**GRID, "save_dir": str(tmp_path), "fixed": {**GRID["fixed"], "epochs": 3}}
+    folder(tmp_path, "teachers", "t", {"model": "resnet20", "trial": 0}, [50, 80, 79])
+    kd = next(m for m in GRID["methods"] if m["name"] == "KD (1/1)")
+    for trial, curve in ((0, [10, 70, 60]), (1, [10, 50, 62]), (2, [10, 20])):
+        config = {**flags_of(kd), "trial": trial}
+        folder(tmp_path, "students", f"s{trial}", config, curve)
+    study.collect(grid, tmp_path / "study.json")
+    content = json.loads((tmp_path / "study.json").read_text())
+    assert set(content["results"]) == {"KD (1/1)"}
+    row = content["results"]["KD (1/1)"]
+    assert row["trials"] == [0, 1]  # the third is not finished
+    assert row["last"]["values"] == [60, 62]
+    assert row["best"] == {"values": [70, 62], "mean": 66, "sd": pytest.approx(5.656854)}
+    assert "| KD (1/1) | 61.00 ± 1.41 | 66.00 ± 5.66 | 2 |" in capsys.readouterr().out
+    assert content["teacher"]["best"]["mean"] == 80
+
+
+def test_the_small_cifar10_is_read_as_cifar10_is(tmp_path, monkeypatch):
+    import pickle
+
+    labels = (torch.arange(300) * 7 % 10).tolist()
+    pixels = torch.randint(256, (300, 3072), dtype=torch.uint8).numpy()
+    source = tmp_path / "data" / study.FOLDER
+    source.mkdir(parents=True)
+    for i in range(5):
+        part = slice(60 * i, 60 * i + 60)
+        content = {b"data": pixels[part], b"labels": labels[part]}
+        (source / f"data_batch_{i + 1}").write_bytes(pickle.dumps(content))
+    content = {b"data": pixels[:20], b"labels": labels[:20]}
+    (source / "test_batch").write_bytes(pickle.dumps(content))
+    names = {b"label_names": [b"class %d" % k for k in range(10)]}
+    (source / "batches.meta").write_bytes(pickle.dumps(names))
+    monkeypatch.setattr(study, "EACH_CLASS", 12)
+    study.prepare(tmp_path / "data", tmp_path / "small")
+    small = source_of("cifar10", tmp_path / "small", download=False)
+    assert small.train_labels.bincount().tolist() == [12] * 10
+    rows = sorted(i for k in range(10) for i in [j for j in range(300) if labels[j] == k][:12])
+    expected = torch.from_numpy(pixels[rows]).view(-1, 3, 32, 32)
+    assert torch.equal(small.train_images, expected)
+    assert small.train_labels.tolist() == [labels[i] for i in rows]
+    assert len(small.test_labels) == 20

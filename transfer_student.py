@@ -1,0 +1,8 @@
+"""The documented command: see `python transfer_student.py --help`."""
+
+import sys
+
+from distillers.cli import run
+
+if __name__ == "__main__":
+    sys.exit(run("transfer", sys.argv[1:]))
