@@ -308,6 +308,28 @@ def test_one_bad_figure_among_good_ones_is_told(tmp_path):
         assert "images_per_second is" in runs.read(folder).reason
 
 
+def test_several_processes_read_the_same(tmp_path):
+    """In a process of its own, since a fork of one with threads, as this has, is not safe."""
+    for trial in range(3):
+        write_run(tmp_path, "kd", trial=trial)
+    truncated(write_run(tmp_path, "kd", trial=3))
+    code = f"""
+from pathlib import Path
+from distillers.analysis import runs
+folders = runs.find([Path({str(tmp_path)!r})])
+alone = runs.read_all(folders)
+runs.MANY = 2
+pool, made = runs.ProcessPoolExecutor, []
+runs.ProcessPoolExecutor = lambda **kwargs: made.append(1) or pool(**kwargs)
+assert runs.read_all(folders) == alone == [runs.read(folder) for folder in folders]
+assert made == [1] and len(alone) == 4
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_report_needs_no_torch(tmp_path):
     write_run(tmp_path, "kd")
     code = (

@@ -98,7 +98,7 @@ def build(roots: Iterable[Path], baseline: str | None = None) -> Report:
     folders = runs.find(roots)
     if not folders:
         raise InputError(f"there is no run folder in {', '.join(map(str, roots))}.")
-    every = [runs.read(folder) for folder in folders]
+    every = runs.read_all(folders)
     groups, copies = comparisons.unite(run for run in every if isinstance(run, runs.Run))
     tables = comparisons.compare(groups, baseline)
     damaged = [each for each in every if isinstance(each, Damaged)]

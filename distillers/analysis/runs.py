@@ -2,9 +2,12 @@
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import statistics
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from distillers.config_student import StudentConfig
 from distillers.errors import InputError
 
 MARKS = ("config.json", "metrics.jsonl", "environment.json", "parameters.json", "summary.json")
+MANY = 500  # folders from which on several processes read them
 RULES = ("last", "best", "held_out")
 ALONE = "alone"
 TAPS = ("taps_t", "taps_s")
@@ -118,13 +122,26 @@ def find(roots: Iterable[Path]) -> list[Path]:
     Raises:
         InputError: when one of the folders does not exist.
     """
-    found: dict[Path, Path] = {}
+    found: dict[tuple[int, int], Path] = {}
     for root in roots:
         if not root.is_dir():
             raise InputError(f"there is no folder {root}.")
         for folder in _run_folders(root):
-            found.setdefault(folder.resolve(), folder)
+            place = folder.stat()
+            found.setdefault((place.st_dev, place.st_ino), folder)
     return sorted(found.values())
+
+
+def read_all(folders: Sequence[Path]) -> list[Run | Damaged]:
+    """Read folders, in their order; where they are many by a process on each core.
+
+    Only where processes can be had as copies of this one, which has to be alone in its process.
+    """
+    can_fork = "fork" in multiprocessing.get_all_start_methods() and threading.active_count() == 1
+    if len(folders) < MANY or not can_fork:
+        return [read(folder) for folder in folders]
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("fork")) as pool:
+        return list(pool.map(read, folders, chunksize=100))
 
 
 def read(folder: Path) -> Run | Damaged:
