@@ -11,7 +11,7 @@ import torch
 from distillers import cli
 from distillers.sweep import estimate, grid_file
 from distillers.sweep.checks import Sources
-from distillers.sweep.ledger import Ledger
+from distillers.sweep.ledger import DONE, Ledger
 from distillers.sweep.runs import expand
 
 # The student alone is its own teacher: one run serves both.
@@ -54,6 +54,9 @@ def test_a_small_sweep(grid, tmp_path, capsys):
     assert [folder for folder in folders if ledger.has_failed(folder)] == [
         folder for folder in folders if folder not in done
     ]
+    for folder in done:  # what makes it done must be the last that it writes
+        last = max((path for path in folder.glob("*.*")), key=lambda path: path.stat().st_mtime_ns)
+        assert last.name == DONE
     environment = json.loads((done[0] / "environment.json").read_text())
     assert environment["cpu_threads"] == 1
     assert environment["command"][0] == "train_student.py"
