@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from distillers.data.batch import Batch
 from distillers.data.order import Shard, check_count, check_epoch, counts, generator, places
 from distillers.data.source import EVALUATION_BATCH, BatchLoader, DataSource
+from distillers.progress import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +105,7 @@ class Embedded:
         return replace(self, source=kept), rest
 
     def _embedded(self, loader: BatchLoader) -> list[Batch]:
-        batches = tqdm(loader.epoch(1), "embedding", len(loader), leave=False, disable=None)
+        batches = counted(loader.epoch(1), "embedding", len(loader))
         return [replace(batch, images=self.embed(batch.images)) for batch in batches]
 
 

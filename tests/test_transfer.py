@@ -1,5 +1,6 @@
 """What a linear probe and fine-tuning may change, and what they must leave."""
 
+import io
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from distillers import models
+from distillers import models, progress
 from distillers.data import load
 from distillers.data.batch import Batch
 from distillers.data.order import Shard
@@ -200,6 +201,13 @@ def test_embeddings_come_in_the_order_and_share_of_images():
         parts = [each[number] for each in two]
         assert sorted(torch.cat([p.index for p in parts]).tolist()) == sorted(batch.index.tolist())
         assert parts[0].counts == tuple(len(p.labels) for p in parts)
+
+
+def test_a_long_embedding_speaks_where_there_is_no_terminal(monkeypatch):
+    monkeypatch.setattr(progress, "QUIET", -1.0)
+    stream = io.StringIO()
+    assert list(progress.counted("ab", "embedding", 2, stream)) == ["a", "b"]
+    assert stream.getvalue() == "embedding: 1 of 2 batches\nembedding: 2 of 2 batches\n"
 
 
 def test_embedded_sets_split_as_their_images_do():
