@@ -56,7 +56,7 @@ Rules = Literal["simkd", "crd"]
 NEUTRAL = (
     *("print_freq", "tb_freq", "save_freq", "num_workers", "gpu_id", "data_dir", "save_dir"),
     *("resume", "overwrite", "skip_validation", "dist_url", "multiprocessing_distributed"),
-    *("config", "download", "save_minutes", "dist_timeout", "shard"),
+    *("config", "download", "save_minutes", "dist_timeout", "shard", "cache_budget"),
 )
 
 
@@ -96,8 +96,8 @@ class Training:
     """What the rate is multiplied by."""
     momentum: float = 0.9
     """Momentum of SGD, without Nesterov."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the step; evaluation is always fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    """Of the step; auto tries them on this device and takes the fastest. Evaluation is fp32."""
     accumulate: int = 1
     """Batches to an optimiser step."""
     clip_grad: float | None = None
@@ -235,6 +235,8 @@ def that_matter(flags: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in flags.items() if name not in NEUTRAL}
     if flags["dataset"] == "folder":  # whose name does not say which images
         kept["data_dir"] = flags["data_dir"]
+    if "teacher_cache" in kept:  # half precision matters, the folder does not
+        kept["teacher_cache"] = kept["teacher_cache"] is not None
     return kept
 
 

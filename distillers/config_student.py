@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 from tyro.conf import UseAppendAction, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
+from distillers.cache.sizes import num_bytes
 from distillers.config import Pretrained, Rules, Training, file_name, require
+from distillers.data.reading import Views
 from distillers.errors import InputError
 
 
@@ -103,6 +105,14 @@ class StudentConfig(Training):
     """Likewise of the student."""
     skip_validation: bool = False
     """Do not score the teacher before training."""
+    teacher_cache: str | None = None
+    """Run the teacher once for each augmented view and keep what it says: auto (in SAVE_DIR), or a
+    folder."""
+    views: Views | None = None
+    """Augmented views that each training image has, or all (every crop and flip). Left out: a new
+    one in every epoch, which is what all gives too."""
+    cache_budget: str = "20GB"
+    """The most that the cache may take on the disk; else the teacher runs in every step."""
 
     def methods(self) -> list[str]:
         """The losses asked for by --distill and --loss, by the library's names."""
@@ -127,6 +137,8 @@ class StudentConfig(Training):
         super().check()
         if not self.path_t:
             raise InputError("--path_t is missing: the checkpoint of the teacher to learn from.")
+        require("views", self.views, self.views == "all" or (self.views or 1) >= 1, "at least 1")
+        num_bytes(self.cache_budget, "cache_budget")
         for name in ("cls", "div", "beta"):
             value = getattr(self, name)
             good = value is None or (math.isfinite(value) and value >= 0)

@@ -112,6 +112,21 @@ class Distillation(nn.Module):
         return self.frozen.net
 
     @property
+    def teacher_taps(self) -> Taps:
+        """Where the teacher is read."""
+        return self.frozen.reader.taps
+
+    @property
+    def teacher_stages(self) -> frozenset[int]:
+        """Which of the teacher's stage maps the losses read, from 0; all where one does not say."""
+        every = range(len(self.teacher_taps.maps))
+        found: set[int] = set()
+        for name, loss in self.losses.items():
+            if "teacher_maps" in (*self._reads[name], *self._warmup_reads.get(name, ())):
+                found |= {every[stage] for stage in getattr(loss, "teacher_stages", every)}
+        return frozenset(found)
+
+    @property
     def warmup_epochs(self) -> int:
         """Epochs of the first stage, in which only the losses that have one act; mostly 0."""
         return max(map(_warmup_epochs, self.losses.values()))
@@ -139,7 +154,7 @@ class Distillation(nn.Module):
             "index": batch.index,
             "progress": progress,
         }
-        values |= self.read_teacher(batch.images)
+        values |= self.read_teacher(batch.images) if batch.teacher is None else batch.teacher
         read = self._student_reader(batch.images)
         values |= {f"student_{kind}": value for kind, value in read.items()}
         if progress < 0:

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from distillers.data.batch import Batch
 from distillers.data.order import Shard, check_count, check_epoch, counts, generator, places
+from distillers.data.reading import Views
 from distillers.data.source import EVALUATION_BATCH, BatchLoader, DataSource
+from distillers.errors import InputError
 from distillers.progress import counted
 
 
@@ -67,6 +70,15 @@ class Embedded:
         """(N,) int64, the class of each training image."""
         return self.source.train_labels
 
+    @property
+    def num_crops(self) -> int:
+        """One: images are embedded as they are."""
+        return 1
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Of no use: embeddings are not augmented."""
+        raise InputError("a teacher cache is for images, not for embeddings.")
+
     def train_loader(
         self,
         batch_size: int,
@@ -75,8 +87,12 @@ class Embedded:
         drop_last: bool,
         device: torch.device,
         shard: Shard = Shard(),  # noqa: B008, immutable
+        views: Views | None = None,
+        shuffle: bool = True,
     ) -> BatchLoader:
         """The embeddings of the training images, in an order of its own in each epoch."""
+        if views is not None or not shuffle:
+            raise InputError("embeddings have no views, and come in a new order in each epoch.")
         batches = self._embedded(self.source.train_as_they_are(device))
         vectors = torch.cat([batch.images for batch in batches])
         labels = torch.cat([batch.labels for batch in batches])

@@ -43,12 +43,18 @@ class Progress:
         batches: an epoch.
         done: epochs that an earlier process did.
         stream: where to write.
+        unit: what an epoch is called.
     """
 
     def __init__(
-        self, epochs: int, batches: int, done: int = 0, stream: TextIO | None = None
+        self,
+        epochs: int,
+        batches: int,
+        done: int = 0,
+        stream: TextIO | None = None,
+        unit: str = "epoch",
     ) -> None:
-        self.epochs, self.batches, self.done = epochs, batches, done
+        self.epochs, self.batches, self.done, self.unit = epochs, batches, done, unit
         self.stream = stream or sys.stderr
         self.start = self.spoke = time.monotonic()
         self.bar = (
@@ -90,4 +96,4 @@ class Progress:
         if figures.get("waited", 0.0) > LONG:
             speed += f" ({100 * figures['waited']:.0f} % of the time waiting for data)"
         clock = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
-        return "  ".join([f"epoch {epoch}/{self.epochs}", *parts, speed, clock])
+        return "  ".join([f"{self.unit} {epoch}/{self.epochs}", *parts, speed, clock])

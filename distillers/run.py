@@ -5,7 +5,7 @@ import dataclasses
 import errno
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 from distillers import checkpoint, recipes
 from distillers.allocator import keep_freed_memory
 from distillers.config import Training
+from distillers.data.reading import Views
 from distillers.data.source import BatchLoader, DataSource
 from distillers.distributed import World
 from distillers.errors import InputError
@@ -22,7 +23,11 @@ from distillers.interrupts import Interrupts, ignore
 from distillers.keeper import opened
 from distillers.parallel import with_synced_statistics
 from distillers.place import Place
+from distillers.precision import choose
 from distillers.train import Plan, fit
+
+if TYPE_CHECKING:
+    from distillers.cache.values import TeacherCache
 
 
 def prepare(config: Training) -> None:
@@ -78,6 +83,9 @@ def train(
     place: Place,
     card: dict[str, Any],
     world: World,
+    *,
+    views: Views | None = None,
+    cache: "TeacherCache | None" = None,
 ) -> None:
     """Train a task from the first epoch, or from what `place` holds, to the last.
 
@@ -88,6 +96,8 @@ def train(
         place: where the files go.
         card: what describes the deployed network in its checkpoints.
         world: the processes that train together.
+        views: fixed augmented views that each training image has; None for ever new ones.
+        cache: what the teacher says of these views.
 
     Raises:
         InputError: when the disk is full or the folder cannot be written.
@@ -103,7 +113,10 @@ def train(
         drop_last=drop_last,
         device=world.device,
         shard=world.shard,
+        views=views,
     )
+    if cache:
+        loader = cache.over(loader)
     tests = {"test": source.test_loader(world.device, world.shard)}
     if held_out:
         tests["val"] = held_out.test_loader(world.device, world.shard)
@@ -113,6 +126,8 @@ def train(
         seeds = np.random.SeedSequence([config.trial, world.rank])
         torch.manual_seed(int(seeds.generate_state(1)[0]))
     plan = plan_of(config, place.name, source.image_size)
+    if plan.precision == "auto":
+        plan = dataclasses.replace(plan, precision=_precision(task, loader, plan, place, world))
     done = -getattr(task, "warmup_epochs", 0) if place.done is None else place.done
     with _explained(), contextlib.ExitStack() as stack:
         keeper = None
@@ -134,6 +149,16 @@ def train(
             )
         if keeper:
             keeper.finish(deployed)
+
+
+def _precision(task: Any, loader: BatchLoader, plan: Plan, place: Place, world: World) -> str:
+    """The precision of the run that is gone on with, else the fastest one here."""
+    if place.state:
+        return place.state["trainer"]["precision"]
+    choice = choose(task, next(iter(loader.epoch(1))), plan)
+    chosen = world.from_first([choice.precision, str(choice)])
+    world.say(chosen[1])
+    return chosen[0]
 
 
 @contextlib.contextmanager

@@ -254,6 +254,7 @@ class Trainer:
             "batch": position.batch,
             "sums": self.tally.state(self.world) if position.batch else {},
             "world_size": self.world.size,
+            "precision": self.plan.precision,
             "task": whole(average.raw() if average else self.task.state_dict()),
             "average": whole(average.state()) if average else None,
             "optimizer": whole(self.optimizer.state_dict()),

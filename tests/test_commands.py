@@ -268,7 +268,8 @@ def test_an_alias_that_is_a_real_folder_is_left_alone(there, capsys):
 
 
 def test_help_comes_without_torch():
-    for name in ("teacher", "student", "transfer", "evaluate", "figures", "export", "list"):
+    names = ("teacher", "student", "transfer", "evaluate", "figures", "export", "list", "cache")
+    for name in names:
         code = f"import sys; from distillers import cli; cli.run({name!r}, ['--help'])"
         done = subprocess.run(
             [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True

@@ -1,9 +1,12 @@
 """What every loader yields and every task reads."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
+
+# What losses ask of the teacher, by the names that they use: "teacher_logits", "teacher_maps", ...
+Values = Mapping[str, Tensor | list[Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -14,10 +17,11 @@ class Batch:
         images: (n, c, h, w), augmented and normalised, floating point.
         labels: (n,) int64 class numbers.
         index: (n,) int64 rows in the training set (in the test set while evaluating).
-        view: (n,) int64, which of its fixed augmented views each image is, where the loader makes
-            such; else None.
+        view: (n,) int64 on the CPU, which of the fixed augmented views of all images each image is,
+            where the loader makes such: view v of image i of N is number v N + i; else None.
         counts: images of this batch in each process of a distributed run, in the order of ranks;
             empty where there is one process.
+        teacher: what the losses ask of the teacher for these images, where it need not run.
     """
 
     images: Tensor
@@ -25,6 +29,7 @@ class Batch:
     index: Tensor
     view: Tensor | None = None
     counts: tuple[int, ...] = ()
+    teacher: Values | None = None
 
     def __iter__(self) -> Iterator[Tensor]:
         """Images, labels, index."""

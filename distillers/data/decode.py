@@ -50,7 +50,9 @@ class Cut(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Images(Dataset):
-    """Images by (epoch, row), several at once; the seed, the epoch and the row decide on a crop.
+    """Images by (turn, row), several at once; the seed, the turn and the row decide on a crop.
+
+    A turn is the number of the epoch, or of a fixed view.
 
     Attributes:
         paths: of all files.
@@ -77,8 +79,8 @@ class Images(Dataset):
     def __getitems__(self, wanted: list[tuple[int, int]]) -> Decoded:
         """The images of a batch."""
         images, index, bad = [], [], []
-        for epoch, row in wanted:
-            found = self._one(epoch, row, bad)
+        for turn, row in wanted:
+            found = self._one(turn, row, bad)
             if found is not None:
                 images.append(found[0])
                 index.append(found[1])
@@ -88,8 +90,8 @@ class Images(Dataset):
         numbers = torch.tensor(index, dtype=torch.int64)
         return Decoded(stacked, self.labels[self.rows[numbers]], numbers, bad)
 
-    def _one(self, epoch: int, row: int, bad: list[str]) -> tuple[Tensor, int] | None:
-        rng = draws(self.seed, epoch, row)
+    def _one(self, turn: int, row: int, bad: list[str]) -> tuple[Tensor, int] | None:
+        chooser = rng = draws(self.seed, turn, row)
         for _ in range(TRIES):
             try:
                 image = read(self.paths[int(self.rows[row])])
@@ -97,7 +99,8 @@ class Images(Dataset):
                 bad.append(str(error))
                 if self.on_bad == "error" or not self.augment:
                     return None
-                row = rng.randrange(len(self.rows))
+                row = chooser.randrange(len(self.rows))
+                rng = draws(self.seed, turn, row)  # the crop is the other's own
                 continue
             return self._shaped(image, rng), row
         return None
@@ -155,9 +158,9 @@ def middle(images: Tensor, size: int, shorter: int) -> Tensor:
     return F.center_crop(F.resize(images, [shorter], antialias=True), [size, size])
 
 
-def draws(seed: int, epoch: int, row: int) -> random.Random:
-    """The random numbers that shape one image in one epoch."""
-    return random.Random(f"{seed} {epoch} {row}")
+def draws(seed: int, turn: int, row: int) -> random.Random:
+    """The random numbers that shape one image in one turn."""
+    return random.Random(f"{seed} {turn} {row}")
 
 
 def cut_of(height: int, width: int, rng: random.Random) -> Cut:

@@ -4,8 +4,10 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from distillers.data.batch import Batch
@@ -20,7 +22,8 @@ from distillers.data.order import (
     generator,
     places,
 )
-from distillers.data.reading import Dali, check_dali
+from distillers.data.reading import Dali, Views, check_dali
+from distillers.data.views import VIEW_SEED, check_views, in_epoch
 from distillers.errors import InputError
 
 
@@ -45,6 +48,7 @@ class FolderLoader:
         whole_batches: as in `Loader`.
         dali: where NVIDIA DALI decodes with `num_workers` threads in the place of processes: the
             same parts of the same images, to a grey level or so; for `images` that are augmented.
+        views: show only so many crops of each image, which are then the same in every run, in turn.
         say: told at the end of an epoch of the images that could not be read.
 
     Attributes:
@@ -73,13 +77,17 @@ class FolderLoader:
         world_size: int = 1,
         whole_batches: bool = False,
         dali: Dali = None,
+        views: Views | None = None,
         say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
     ) -> None:
         check_numbers(batch_size, rank, world_size)
         check_count(len(images), batch_size, world_size, shuffle, drop_last)
+        check_views(views, None)
         self.batch_size, self.device = batch_size, torch.device(device)
         self.num_bad = 0
-        self._images, self._shuffle, self._say = images, shuffle, say
+        self._seed, self._shuffle, self._say = images.seed, shuffle, say
+        self._images = images if views is None else replace(images, seed=VIEW_SEED)
+        self._views = views
         self._places = places(
             len(images), batch_size, rank, world_size, drop_last, whole_batches
         )
@@ -111,12 +119,14 @@ class FolderLoader:
     def _batches(self, number: int, start_batch: int) -> Iterator[Batch]:
         rows = torch.arange(len(self._images))
         if self._shuffle:
-            rows = torch.randperm(len(rows), generator=generator(self._images.seed, number))
+            rows = torch.randperm(len(rows), generator=generator(self._seed, number))
         mine = rows[self._places][start_batch * self.batch_size :]
         if not len(mine):
             return
+        turns = self._turns(number)[mine].split(self.batch_size)
         self._order.batches = [
-            [(number, row) for row in batch.tolist()] for batch in mine.split(self.batch_size)
+            list(zip(turn.tolist(), batch.tolist(), strict=True))
+            for turn, batch in zip(turns, mine.split(self.batch_size), strict=True)
         ]
         bad: list[str] = []
         for place, decoded in enumerate(self._decoded, start_batch):
@@ -127,7 +137,8 @@ class FolderLoader:
                 together = counts(
                     len(self._images), self.batch_size, self._divided_by, place
                 )
-                yield self._moved(decoded, together)
+                view = turns[place - start_batch] * len(rows) + decoded.index if self._views else None
+                yield self._moved(decoded, view, together)
             elif self._images.augment:
                 raise InputError(f"no image of a batch can be read: {some(bad)}")
         self.num_bad = len(bad)
@@ -135,12 +146,19 @@ class FolderLoader:
             did = "replaced by others" if self._images.augment else "left out of the score"
             self._say(f"{len(bad)} bad images were {did} in epoch {number}: {some(bad)}")
 
-    def _moved(self, decoded: Decoded, together: tuple[int, ...]) -> Batch:
+    def _turns(self, number: int) -> Tensor:
+        """Which crop of each image comes, (N,) int64: one of the epoch's own, or a fixed view."""
+        if not isinstance(self._views, int):
+            return torch.full((len(self._images),), number)
+        seed = self._seed if self._shuffle else None
+        return in_epoch(len(self._images), self._views, number, seed)
+
+    def _moved(self, decoded: Decoded, view: Tensor | None, together: tuple[int, ...]) -> Batch:
         pixels, labels, index = (
             part.to(self.device, non_blocking=True)
             for part in (decoded.images, decoded.labels, decoded.index)
         )
-        return Batch(self._normalised(pixels), labels, index, counts=together)
+        return Batch(self._normalised(pixels), labels, index, view, together)
 
     def _dali_loader(self, where: str, num_threads: int) -> Iterable[Decoded]:
         from distillers.data.dali import DaliBatches  # only here, the extra may be missing
@@ -163,7 +181,7 @@ class FolderLoader:
             persistent_workers=num_workers > 0,
             pin_memory=self.device.type == "cuda",
             multiprocessing_context=context,
-            generator=torch.Generator().manual_seed(self._images.seed),
+            generator=torch.Generator().manual_seed(self._seed),
         )
 
 

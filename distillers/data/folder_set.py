@@ -1,17 +1,20 @@
 """A dataset whose images stay in files and are decoded when they are needed."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from distillers.data.decode import Images, OnBad, shorter_side
+from distillers.data.decode import AREA, RATIO, Images, OnBad, shorter_side
+from distillers.data.fingerprint import of_files, of_tensors
 from distillers.data.folder_loader import FolderLoader
 from distillers.data.held_out import chosen_rows
 from distillers.data.listing import Listing
 from distillers.data.order import Shard
-from distillers.data.reading import Dali
+from distillers.data.reading import Dali, Views
 from distillers.data.source import EVALUATION_BATCH
+from distillers.data.views import VIEW_SEED
 from distillers.errors import InputError
 
 # ImageNet's, on which almost every network of photographs was trained.
@@ -73,6 +76,30 @@ class FolderSet:
         """(N,) int64, the class of each training image."""
         return self.train.labels[self.train_rows]
 
+    @property
+    def num_crops(self) -> None:
+        """Endlessly many."""
+        return
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides on the pixels of every view of every training image.
+
+        Files are told by their names, sizes and times of change.
+        """
+        return {
+            "name": self.name,
+            "images": len(self.train_rows),
+            "files": of_files(self.train.paths, self.train_rows),
+            "labels": of_tensors(self.train_labels),
+            "image_size": self.image_size,
+            "decoder": f"dali {self.dali}" if self.dali else "torchvision",
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "augmentation": f"a random part of area {AREA} and ratio {RATIO}, resized, "
+            "mirrored one in two",
+            "views": f"seed {VIEW_SEED}",
+        }
+
     def train_loader(
         self,
         batch_size: int,
@@ -81,6 +108,8 @@ class FolderSet:
         drop_last: bool,
         device: torch.device,
         shard: Shard = Shard(),
+        views: Views | None = None,
+        shuffle: bool = True,
     ) -> FolderLoader:
         """The training images, cropped and flipped, in an order of its own in each epoch."""
         return FolderLoader(
@@ -88,13 +117,14 @@ class FolderSet:
             batch_size=batch_size,
             mean=self.mean,
             std=self.std,
-            shuffle=True,
+            shuffle=shuffle,
             drop_last=drop_last,
             device=device,
             rank=shard.rank,
             world_size=shard.world_size,
             num_workers=self.num_workers,
             dali=self.dali,
+            views=views,
         )
 
     def test_loader(self, device: torch.device, shard: Shard = Shard()) -> FolderLoader:

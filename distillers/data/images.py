@@ -1,17 +1,20 @@
 """A dataset of small images that lies in memory as a whole."""
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from distillers.data.fingerprint import of_tensors
 from distillers.data.held_out import chosen_rows
-from distillers.data.loader import Loader
+from distillers.data.loader import PAD, Loader
 from distillers.data.order import Shard
 from distillers.data.pairs import check_pair
+from distillers.data.reading import Views
 from distillers.data.source import EVALUATION_BATCH
+from distillers.data.views import crop_orders
 from distillers.errors import InputError
 
 
@@ -74,6 +77,26 @@ class ImageSet:
         """The same: the images are taken as they are."""
         return self.image_size
 
+    @property
+    def num_crops(self) -> int:
+        """Each offset, and mirrored or not."""
+        return (2 * PAD + 1) ** 2 * (2 if self.flip else 1)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides on the pixels of every view of every training image."""
+        first = min(64, len(self.train_images))  # whose orders tell how all are drawn
+        return {
+            "name": self.name,
+            "images": len(self.train_images),
+            "pixels": of_tensors(self.train_images),
+            "labels": of_tensors(self.train_labels),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "augmentation": f"{PAD} black pixels around, cropped"
+            + (", mirrored one in two" if self.flip else ""),
+            "views": of_tensors(crop_orders(first, self.num_crops)),
+        }
+
     def train_loader(
         self,
         batch_size: int,
@@ -82,6 +105,8 @@ class ImageSet:
         drop_last: bool,
         device: torch.device,
         shard: Shard = Shard(),
+        views: Views | None = None,
+        shuffle: bool = True,
     ) -> Loader:
         """The training images, cropped and flipped, in an order of its own in each epoch."""
         return Loader(
@@ -93,11 +118,12 @@ class ImageSet:
             seed=seed,
             augment=True,
             flip=self.flip,
-            shuffle=True,
+            shuffle=shuffle,
             drop_last=drop_last,
             device=device,
             rank=shard.rank,
             world_size=shard.world_size,
+            views=views,
         )
 
     def test_loader(self, device: torch.device, shard: Shard = Shard()) -> Loader:

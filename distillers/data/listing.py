@@ -39,6 +39,11 @@ class Paths:
         start, end = self._ends[number : number + 2].tolist()
         return os.path.join(self.root, os.fsdecode(self._bytes[start:end]))
 
+    def below(self, numbers: Iterable[int]) -> Iterator[bytes]:
+        """The paths of some files below the root, faster than one by one."""
+        ends = self._ends.tolist()
+        return (self._bytes[ends[number] : ends[number + 1]] for number in numbers)
+
 
 @dataclass(frozen=True, eq=False)
 class Listing:

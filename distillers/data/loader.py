@@ -18,6 +18,8 @@ from distillers.data.order import (
     places,
 )
 from distillers.data.pairs import check_pair
+from distillers.data.reading import Views
+from distillers.data.views import CropViews
 from distillers.errors import InputError
 
 PAD = 4  # black pixels put around an image before it is cropped back to its size
@@ -25,12 +27,16 @@ CHUNK = 512  # images made at once and cut into batches: few large operations, b
 
 
 class _Plan(NamedTuple):
-    """What comes at each place of an epoch's order, drawn before it begins; each (m,) int64."""
+    """What comes at each place of an epoch's order, drawn before it begins; each (m,) int64.
+
+    `view` is as in `Batch`, on the CPU, and a place itself where the loader has no fixed views.
+    """
 
     rows: Tensor
     top: Tensor
     left: Tensor
     mirrored: Tensor
+    view: Tensor
 
 
 class Loader:
@@ -63,6 +69,8 @@ class Loader:
             number together are what a single process with batches that many times larger yields.
         whole_batches: instead, the batches of a single process go to the processes in turn, and
             perhaps none to some: for scoring, where each batch is then computed as by one.
+        views: show only so many of each image's crops, which are then the same in every run, in
+            turn; "all" draws the crops as ever, but tells in `Batch.view` which ones they are.
 
     Attributes:
         batch_size: as given.
@@ -94,6 +102,7 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         whole_batches: bool = False,
+        views: Views | None = None,
     ) -> None:
         check_pair("loader", images, labels)
         check_numbers(batch_size, rank, world_size)
@@ -107,6 +116,10 @@ class Loader:
         )
         self._divided_by = 1 if whole_batches else world_size
         self.num_images = len(self._places)
+        self._views = None
+        if views is not None:
+            start = seed if shuffle else None
+            self._views = CropViews(len(images), 2 * PAD + 1, flip, views, start)
 
         images = images.to(self.device)
         # Padded once, so that a crop is a view of 9 x 9 windows and the rest is one gather.
@@ -137,11 +150,11 @@ class Loader:
         for start in range(start_batch * size, self.num_images, step):
             part = _Plan(*(x[start : start + step] for x in plan))
             pixels = self._crops(part) if self._augment else self._images[part.rows]
-            chunk = (self._normalised(pixels), self._labels[part.rows], part.rows)
+            chunk = (self._normalised(pixels), self._labels[part.rows], part.rows, part.view)
             parts = zip(*(x.split(size) for x in chunk), strict=True)
-            for place, (images, labels, index) in enumerate(parts, start // size):
+            for place, (images, labels, index, view) in enumerate(parts, start // size):
                 together = counts(len(self._rows), size, self._divided_by, place)
-                yield Batch(images, labels, index, counts=together)
+                yield Batch(images, labels, index, view if self._views else None, together)
 
     def _plan(self, number: int) -> _Plan:
         """Draw the whole epoch at once, on the CPU, where every machine draws the same.
@@ -154,8 +167,11 @@ class Loader:
         top = torch.randint(2 * PAD + 1, size, generator=rng)
         left = torch.randint(2 * PAD + 1, size, generator=rng)
         mirrored = torch.randint(2, size, generator=rng)
-        drawn = (self._rows[order], top, left, mirrored)
-        return _Plan(*(x[self._places].to(self.device) for x in drawn))
+        rows, drawn, view = self._rows[order], torch.stack([top, left, mirrored]), order
+        if self._views:
+            view, drawn = self._views.of_epoch(number, rows, drawn)
+        rows, top, left, mirrored = (x[self._places].to(self.device) for x in (rows, *drawn))
+        return _Plan(rows, top, left, mirrored, view[self._places])
 
     def _crops(self, part: _Plan) -> Tensor:
         """Each image's own window of its padded image, mirrored or not, (n, c, h, w) uint8."""

@@ -7,6 +7,8 @@ from typing import Literal
 from distillers.errors import InputError
 
 Dali = Literal["cpu", "gpu"] | None
+# How many fixed augmented views each training image has; "all" is every crop and flip there is.
+Views = int | Literal["all"]
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
 """What a run asks of a data set, whether it lies in memory or in folders of files."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from distillers.data.batch import Batch
 from distillers.data.order import Shard
+from distillers.data.reading import Views
 
 EVALUATION_BATCH = 256  # one size for every scoring, so that a score can be repeated exactly
 
@@ -82,6 +83,15 @@ class DataSource(Protocol):
         """(N,) int64, the class of each training image; `Batch.index` counts these rows."""
         ...
 
+    @property
+    def num_crops(self) -> int | None:
+        """How many augmented views an image has, all told; None where they cannot be counted."""
+        ...
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides on the pixels of every view of every training image, in plain types."""
+        ...
+
     def train_loader(
         self,
         batch_size: int,
@@ -90,10 +100,14 @@ class DataSource(Protocol):
         drop_last: bool,
         device: torch.device,
         shard: Shard = Shard(),
+        views: Views | None = None,
+        shuffle: bool = True,
     ) -> BatchLoader:
         """The training images, augmented, in an order of its own in each epoch.
 
-        `batch_size` is that of each process, and so is what the loader yields.
+        `batch_size` is that of each process, and so is what the loader yields. With `views` they
+        are augmented in so many ways that are the same in every run, and `Batch.view` tells which.
+        Without `shuffle` the images come in their order, epoch e showing view e of each.
         """
         ...
 

@@ -54,6 +54,7 @@ class FitNet(nn.Module):
         if not 1 <= hint_layer <= stages:
             raise ValueError(f"hint_layer is {hint_layer}; it may be 1 to {stages}.")
         self.stage = hint_layer - 1
+        self.teacher_stages = (self.stage,)
         self.size = tuple(teacher_sizes[self.stage])
         channels = student_channels[self.stage], teacher_channels[self.stage]
         self.conv = adapter(*channels, tuple(student_sizes[self.stage]), self.size)

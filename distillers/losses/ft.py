@@ -43,6 +43,8 @@ class FT(nn.Module):
         ValueError: for another form, or when no factor is left.
     """
 
+    teacher_stages = (-1,)
+
     def __init__(
         self,
         student_channels: list[int],

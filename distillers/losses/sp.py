@@ -30,6 +30,8 @@ class SP(nn.Module):
             that of one process with the whole batch; False compares within each process.
     """
 
+    teacher_stages = (-1,)
+
     def __init__(self, *, gather: bool = True) -> None:
         super().__init__()
         self.gather = gather

@@ -25,7 +25,7 @@ def test_twelve_runs_survive_three_kills_of_their_driver(tmp_path, engine):
         pytest.importorskip("ray")
     text = json.dumps({
         "save_dir": str(tmp_path),
-        "fixed": {"dataset": "digits", "epochs": EPOCHS, "batch_size": 128, "nce_k": 256},
+        "fixed": {"dataset": "digits", "epochs": EPOCHS, "batch_size": 128, "clip_grad": 1},
         "pairs": ["resnet14 -> resnet8"],
         "methods": METHODS,
     })  # fmt: skip

@@ -1,0 +1,1 @@
+"""What a frozen teacher says of each augmented view of each image: computed once, then read."""

@@ -1,0 +1,41 @@
+"""Sizes and ages as people write them; nothing here imports torch."""
+
+import re
+
+from distillers.errors import InputError
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+DAYS = {"": 1.0, "D": 1.0, "W": 7.0, "H": 1 / 24}
+
+
+def num_bytes(text: str, flag: str) -> int:
+    """The bytes of "20GB", "1.5TB", "500MB"; a unit is 1,000 of the one below.
+
+    Raises:
+        InputError: naming `flag`, for anything else.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*", text, re.IGNORECASE)
+    if not found:
+        raise InputError(f"--{flag} is {text!r}; it must be a size such as 20GB or 500MB.")
+    return int(float(found[1]) * UNITS[found[2].upper()])
+
+
+def num_days(text: str, flag: str) -> float:
+    """The days of "30d", "2w", "12h".
+
+    Raises:
+        InputError: naming `flag`, for anything else.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([DWH]?)\s*", text, re.IGNORECASE)
+    if not found:
+        raise InputError(f"--{flag} is {text!r}; it must be an age such as 30d, 2w or 12h.")
+    return float(found[1]) * DAYS[found[2].upper()]
+
+
+def show_bytes(count: float) -> str:
+    """A size as `num_bytes` reads it, with three digits."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB" if count < 999.5 else f"{count:,.0f} TB"

@@ -1,0 +1,42 @@
+"""Hashes that tell one set of training images from another."""
+
+import hashlib
+import os
+
+import torch
+from torch import Tensor
+
+from distillers.data.listing import Paths
+from distillers.errors import InputError
+
+
+def of_tensors(*tensors: Tensor) -> str:
+    """A hash of the bytes, shapes and types of tensors."""
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def of_files(paths: Paths, rows: Tensor) -> str:
+    """A hash of the names, sizes and times of change of files; what is in them is not read.
+
+    Args:
+        paths: of files.
+        rows: (m,) int64, which of them, in which order.
+
+    Raises:
+        InputError: for a file that is gone.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    root = os.path.join(os.fsencode(paths.root), b"")
+    for name in paths.below(rows.tolist()):
+        try:
+            status = os.stat(root + name)
+        except OSError as error:
+            path = os.fsdecode(root + name)
+            raise InputError(f"cannot look at {path}: {error.strerror}.") from error
+        digest.update(b"%s %d %d\n" % (name, status.st_size, status.st_mtime_ns))
+    return digest.hexdigest()
