@@ -134,7 +134,9 @@ def test_a_step_on_embeddings_is_the_step_on_their_images():
     assert torch.equal(one.logits, other.logits)
     assert torch.equal(one.loss, other.loss)
     assert one.parts.keys() == other.parts.keys() == {"ce"}
-    assert on_embeddings.deployed().state_dict().keys() == net.state_dict().keys()
+    deployed = on_embeddings.deployed().eval()
+    assert deployed.state_dict().keys() == net.state_dict().keys()
+    assert torch.equal(deployed(batch.images), deployed(embedded.images))
 
 
 # A linear probe on embeddings and on images, fine-tuning, and that with divided weights
