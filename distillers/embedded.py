@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from distillers.data.batch import Batch
 from distillers.data.order import Shard, check_count, check_epoch, counts, generator, places
 from distillers.data.reading import Views
 from distillers.data.source import EVALUATION_BATCH, BatchLoader, DataSource
 from distillers.errors import InputError
+from distillers.progress import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +121,7 @@ class Embedded:
         return replace(self, source=kept), rest
 
     def _embedded(self, loader: BatchLoader) -> list[Batch]:
-        batches = tqdm(loader.epoch(1), "embedding", len(loader), leave=False, disable=None)
+        batches = counted(loader.epoch(1), "embedding", len(loader))
         return [replace(batch, images=self.embed(batch.images)) for batch in batches]
 
 

@@ -2,13 +2,37 @@
 
 import sys
 import time
-from collections.abc import Mapping
-from typing import TextIO
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
 QUIET = 30.0  # seconds between two plain lines within an epoch
+Item = TypeVar("Item")
 LONG = 0.05  # share of the time waited for data from which on it is shown
+
+
+def counted(
+    items: Iterable[Item], what: str, total: int, stream: TextIO | None = None
+) -> Iterator[Item]:
+    """The items, and how many of them are done for a person to see.
+
+    Args:
+        items: what takes time to go through.
+        what: is done to them.
+        total: how many there are.
+        stream: where to write.
+    """
+    stream = stream or sys.stderr
+    if stream.isatty():
+        yield from tqdm(items, what, total, file=stream, leave=False, dynamic_ncols=True)
+        return
+    spoke = time.monotonic()
+    for number, item in enumerate(items, start=1):
+        yield item
+        if time.monotonic() - spoke > QUIET:
+            spoke = time.monotonic()
+            print(f"{what}: {number} of {total} batches", file=stream, flush=True)
 
 
 class Progress:

@@ -86,7 +86,7 @@ class Transfer(nn.Module):
 
 
 class FromEmbeddings(nn.Module):
-    """A network that is entered at its classifier; in what is saved it is the whole network.
+    """A network that may be entered at its classifier, too; it is saved as the network itself.
 
     Args:
         net: the network.
@@ -99,9 +99,10 @@ class FromEmbeddings(nn.Module):
         self.card: dict[str, Any] | None = getattr(net, "card", None)
         self._head = head
 
-    def forward(self, embeddings: Tensor) -> Tensor:
-        """Logits (n, k) of embeddings (n, d)."""
-        return self.net.get_submodule(self._head)(embeddings)
+    def forward(self, taken: Tensor) -> Tensor:
+        """Logits (n, k) of embeddings (n, d) or of images (n, c, h, w)."""
+        is_image = taken.ndim == 4
+        return self.net(taken) if is_image else self.net.get_submodule(self._head)(taken)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The network's own."""

@@ -1,5 +1,6 @@
 """What a linear probe and fine-tuning may change, and what they must leave."""
 
+import io
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from distillers import models
+from distillers import models, progress
 from distillers.data import load
 from distillers.data.batch import Batch
 from distillers.data.order import Shard
@@ -133,7 +134,9 @@ def test_a_step_on_embeddings_is_the_step_on_their_images():
     assert torch.equal(one.logits, other.logits)
     assert torch.equal(one.loss, other.loss)
     assert one.parts.keys() == other.parts.keys() == {"ce"}
-    assert on_embeddings.deployed().state_dict().keys() == net.state_dict().keys()
+    deployed = on_embeddings.deployed().eval()
+    assert deployed.state_dict().keys() == net.state_dict().keys()
+    assert torch.equal(deployed(batch.images), deployed(embedded.images))
 
 
 # A linear probe on embeddings and on images, fine-tuning, and that with divided weights
@@ -200,6 +203,13 @@ def test_embeddings_come_in_the_order_and_share_of_images():
         parts = [each[number] for each in two]
         assert sorted(torch.cat([p.index for p in parts]).tolist()) == sorted(batch.index.tolist())
         assert parts[0].counts == tuple(len(p.labels) for p in parts)
+
+
+def test_a_long_embedding_speaks_where_there_is_no_terminal(monkeypatch):
+    monkeypatch.setattr(progress, "QUIET", -1.0)
+    stream = io.StringIO()
+    assert list(progress.counted("ab", "embedding", 2, stream)) == ["a", "b"]
+    assert stream.getvalue() == "embedding: 1 of 2 batches\nembedding: 2 of 2 batches\n"
 
 
 def test_embedded_sets_split_as_their_images_do():

@@ -99,7 +99,7 @@ def draw(networks: Sequence[Responses], baseline: Responses, class_names: Sequen
             color=tint,
             label=f"{network.name} ({gained})",
         )
-    axes.axvline(0, color="black", lw=0.6)
+    axes.axvline(0, color="black", lw=0.6, zorder=0.5)
     axes.set_yticks(places, [short(class_names[label], 14) for label in shown])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(places[0] - 0.7, places[-1] + 0.7)

@@ -1,6 +1,6 @@
 """Every picture of one comparison: some networks, perhaps their teacher, perhaps a baseline."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -19,7 +19,9 @@ from distillers.analysis import (
 from distillers.analysis.paper import Picture
 from distillers.analysis.responses import Network, Responses, respond
 from distillers.config import file_name
+from distillers.data.batch import Batch
 from distillers.data.source import DataSource
+from distillers.progress import counted
 
 READS = {"tsne": ("pooled", "pooled features"), "cka": ("maps", "stage maps")}
 
@@ -77,7 +79,7 @@ class Comparison:
     @cached_property
     def responses(self) -> dict[str, Responses]:
         """The answers of everybody by name, read in one pass."""
-        answers = respond(self.everybody, self.source.test_loader(self.device).epoch(1))
+        answers = respond(self.everybody, self._batches("reading"))
         return {each.name: each for each in answers}
 
     def _of(self, networks: Sequence[Network]) -> list[Responses]:
@@ -105,8 +107,7 @@ class Comparison:
         ]
 
     def _cka(self) -> list[Picture]:
-        batches = self.source.test_loader(self.device).epoch(1)
-        return [cka.draw(*cka.compare(self.everybody, batches))]
+        return [cka.draw(*cka.compare(self.everybody, self._batches("comparing stages")))]
 
     def _reliability(self) -> list[Picture]:
         return [reliability.draw(self._of(self.everybody))]
@@ -130,5 +131,10 @@ class Comparison:
 
     def _pixels(self, places: Tensor) -> Tensor:
         mean, std = torch.tensor(self.source.mean), torch.tensor(self.source.std)
-        batches = self.source.test_loader(self.device).epoch(1)
+        batches = self._batches("looking for images")
         return changed_hands.pixels_at(places, batches, mean, std)
+
+    def _batches(self, what: str) -> Iterator[Batch]:
+        """One pass over the images, shown to a person while it lasts."""
+        loader = self.source.test_loader(self.device)
+        return counted(loader.epoch(1), what, len(loader))

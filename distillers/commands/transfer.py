@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from distillers.cli import parse
 from distillers.config_transfer import SIZE, TransferConfig
+from distillers.data.reading import check_dali
 from distillers.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def work(config: TransferConfig, world: "World") -> None:
     from distillers.ready import best_of
     from distillers.transfer import Transfer, classifier_of, replace_classifier
 
+    check_dali(config.dali, world.device.type)
     run.batch_of(config, world)
     assert config.path_s is not None  # config.check refuses None
     path = best_of(Path(config.path_s))
