@@ -31,9 +31,9 @@ MANY = 500  # folders from which on several processes read them
 RULES = ("last", "best", "held_out")
 ALONE = "alone"
 TAPS = ("taps_t", "taps_s")
-# The flags that students and teachers share, and all, with what they are if left out.
-SHARED: dict[str, Any] = plain({f.name: f.default for f in dataclasses.fields(Training)})
+# The flags of students, and those that teachers share, with what they are if left out.
 USUAL: dict[str, Any] = plain({f.name: f.default for f in dataclasses.fields(StudentConfig)})
+SHARED: dict[str, Any] = {f.name: USUAL[f.name] for f in dataclasses.fields(Training)}
 # Flags that are told elsewhere: in a run's own attributes, its settings or its departures.
 ELSEWHERE = {
     *("dataset", "protocol", "trial", "learning_rate", "model", "model_s", "model_t", "path_t"),
@@ -287,6 +287,7 @@ def _setting(config: Fields, rate: float) -> dict[str, Any]:
     """The other flags that matter, the rate as it was; a student's own where they are not usual."""
     every = that_matter({**SHARED, **config.content})
     names = sorted(every.keys() - ELSEWHERE)
-    own = {name for name in names if name not in SHARED and every[name] == USUAL.get(name)}
+    usual = that_matter(USUAL)
+    own = {name for name in names if name not in SHARED and every[name] == usual.get(name)}
     setting = {shown(name): every[name] for name in names if name not in own}
     return {**setting, "learning_rate": rate}
