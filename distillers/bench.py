@@ -1,14 +1,19 @@
 """What a step of a method costs, beside the steps of its two networks alone."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers import recipes
+from distillers.cache.folder import CacheFolder
+from distillers.cache.values import TeacherCache, reads_of, stored
+from distillers.checkpoint import load_network
 from distillers.data.batch import Batch
 from distillers.distillation import Distillation, Term, distil
 from distillers.tap_rules import find_taps
@@ -17,6 +22,7 @@ from distillers.train import Plan, Trainer
 
 ELEVEN = ("kd", "fitnet", "at", "sp", "vid", "crd", "srrl", "semckd", "simkd", "rrd", "dcd")
 STUDENT, TEACHER = "student step", "teacher forward"
+CACHED_BATCHES = 4  # that a measured cache holds; the system keeps them all in memory
 
 
 @dataclass(frozen=True)
@@ -68,36 +74,88 @@ class Way:
         as_given: the teacher itself runs, and everything is in the order of its making, as in most
             public code.
         compile: the step is compiled.
+        cached: what the losses ask of the teacher is read from a cache.
         precision: as in `Plan`.
     """
 
     as_given: bool = False
     compile: bool = False
+    cached: bool = False
     precision: str = "fp32"
 
-    def step(self, setting: Setting, method: str) -> Callable[[], object]:
-        """A function that does one whole step: forward, backward, weights."""
-        batch = setting.batch()
-        task = task_of(setting, method, as_given=self.as_given)
+    @property
+    def flags(self) -> str:
+        """What asks for it on the command line, the number of views aside."""
+        precision = "" if self.precision == "fp32" else f"--precision {self.precision}"
+        flags = ("--compile" * self.compile, "--teacher_cache auto" * self.cached, precision)
+        return " ".join(filter(None, flags))
+
+    def step(self, setting: Setting, method: str, folder: Path) -> Callable[[], object]:
+        """A function that does one whole step: reading a cache, forward, backward, weights.
+
+        Args:
+            setting: what is measured.
+            method: name of a loss.
+            folder: for a cache; to be deleted by the caller, when no step is made any more.
+        """
+        task = task_of(setting, method, as_given=self.as_given).train()
         plan = Plan(1, learning_rate=1e-3, precision=self.precision, compile=self.compile)
-        trainer = Trainer(task.train(), plan)
+        trainer = Trainer(task, plan)
+        batches = _cached(task, setting, folder) if self.cached else _the_same(setting)
 
         def run() -> None:
-            trainer.backward(batch, 0.0)
+            trainer.backward(next(batches), 0.0)
             trainer.step()
 
         return run
 
 
-PLAIN = "plain"
+PLAIN, DEFAULT = "plain", "default"
 WAYS: dict[str, Way] = {
     PLAIN: Way(as_given=True),
-    "default": Way(),
+    DEFAULT: Way(),
     "compiled": Way(compile=True),
+    "cached": Way(cached=True),
+    "cached compiled": Way(compile=True, cached=True),
     "bf16": Way(precision="bf16"),
-    "fp16": Way(precision="fp16"),
     "compiled bf16": Way(compile=True, precision="bf16"),
+    "cached compiled bf16": Way(compile=True, cached=True, precision="bf16"),
 }
+
+
+def ways_on(device: torch.device, *, compiled: bool) -> list[str]:
+    """Those that are worth measuring on a device.
+
+    Args:
+        device: where to measure.
+        compiled: whether compiled steps are among them, which take minutes to make.
+    """
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return [
+        name
+        for name, way in WAYS.items()
+        if (has_bf16 or way.precision == "fp32") and (compiled or not way.compile)
+    ]
+
+
+def _the_same(setting: Setting) -> Iterator[Batch]:
+    batch = setting.batch()
+    while True:
+        yield batch
+
+
+def _cached(task: Distillation, setting: Setting, folder: Path) -> Iterator[Batch]:
+    """Batches with what the teacher says of other rows each, of a cache that holds everything."""
+    batch = setting.batch()
+    num_rows = CACHED_BATCHES * setting.batch_size
+    key = {"format": 1, "teacher": {"model": "any"}, "data": {"name": "random", "images": 0}}
+    cache = TeacherCache(CacheFolder(folder, key), task, reads_of(task, batch.images[:2]), num_rows)
+    for rows in torch.arange(num_rows).split(setting.batch_size):
+        cache.fill(batch.images, rows)
+    rng = torch.Generator().manual_seed(0)
+    while True:
+        for rows in torch.randperm(num_rows, generator=rng).split(setting.batch_size):
+            yield replace(batch, teacher=cache.values(batch.images, rows))
 
 
 def task_of(setting: Setting, method: str, *, as_given: bool = False) -> Distillation:
@@ -135,6 +193,17 @@ def task_of(setting: Setting, method: str, *, as_given: bool = False) -> Distill
     )
 
 
+def cache_bytes(setting: Setting, method: str) -> int:
+    """What a teacher cache takes on the disk for one view of every image."""
+    reads = reads_of(task_of(setting, method), setting.batch().images[:2])
+    return setting.num_images * sum(read.row_bytes for read in stored(reads))
+
+
+def saved(path: str, name: str | None, image_size: int) -> nn.Module:
+    """The network in a checkpoint; see `distillers.checkpoint.load_network`."""
+    return load_network(path, name=name, image_size=image_size)[0]
+
+
 def student_step(setting: Setting) -> Callable[[], object]:
     """The student alone: forward, cross-entropy, backward, SGD, as most public code runs it."""
     batch = setting.batch()
@@ -157,23 +226,30 @@ def teacher_forward(setting: Setting) -> Callable[[], object]:
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one way, medians over rounds.
+    """What was measured of one way.
 
     Attributes:
-        ms: milliseconds.
-        ratio: of student step + teacher forward of the same round.
+        ms: milliseconds of a step, the median over rounds.
+        ratio: of student step + teacher forward of the same round, likewise.
         lowest: of those ratios.
         highest: of those ratios.
+        first_s: seconds of the first step, which compiles it.
     """
 
     ms: float
     ratio: float
     lowest: float
     highest: float
+    first_s: float
 
 
 def measure(
-    setting: Setting, method: str, ways: Sequence[str], rounds: int, clock: Callable[[], float]
+    setting: Setting,
+    method: str,
+    ways: Sequence[str],
+    rounds: int,
+    folder: Path,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Row]:
     """The networks alone and a method's step, one row each.
 
@@ -182,16 +258,18 @@ def measure(
         method: name of a loss.
         ways: some of `WAYS`.
         rounds: each runs everything once.
+        folder: for caches; they may be deleted afterwards.
         clock: gives seconds.
     """
     runs = {STUDENT: student_step(setting), TEACHER: teacher_forward(setting)}
-    runs |= {way: WAYS[way].step(setting, method) for way in ways}
+    runs |= {way: WAYS[way].step(setting, method, folder / f"{method}-{way}") for way in ways}
+    first = in_turn(runs, 1, setting.device, warm_up=0, clock=clock)
     seconds = in_turn(runs, rounds, setting.device, warm_up=2, clock=clock)
     base = [s + t for s, t in zip(seconds[STUDENT], seconds[TEACHER], strict=True)]
-    return {name: _row(each, base) for name, each in seconds.items()}
+    return {name: _row(each, base, first[name][0]) for name, each in seconds.items()}
 
 
-def _row(seconds: Sequence[float], base: Sequence[float]) -> Row:
+def _row(seconds: Sequence[float], base: Sequence[float], first: float) -> Row:
     ratios = [one / other for one, other in zip(seconds, base, strict=True)]
     median = statistics.median
-    return Row(1000 * median(seconds), median(ratios), min(ratios), max(ratios))
+    return Row(1000 * median(seconds), median(ratios), min(ratios), max(ratios), first)

@@ -21,6 +21,7 @@ COMMANDS = {
     "report": "compare finished runs with one another and with published numbers",
     "list": "show methods, networks and data sets",
     "cache": "fill, look at, check and delete caches of what a teacher says",
+    "bench": "measure what a step of each method costs for two networks on this device",
     "data": "unpack the archives of ImageNet or Tiny ImageNet",
     "sweep": "train every run of a grid of pairs, methods, trials and flags",
     "demo": "distil real handwritten digits in a few minutes, without a network or a GPU",
