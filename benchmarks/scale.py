@@ -39,12 +39,9 @@ def main() -> None:
     args = parser.parse_args()
     keep_freed_memory()
     device = device_of((args.gpu_id,) if args.gpu_id else ())
-    base = Setting(
-        student=partial(models.create, args.student, num_classes=100),
-        teacher=partial(models.create, args.teacher, num_classes=100),
-        device=device,
-    )
-    results: dict[str, dict[str, dict[str, float]]] = {}
+    student, teacher = nets(args, 100)
+    base = Setting(student=student, teacher=teacher, device=device)
+    results: dict[str, dict[str, float]] = {}
     for what, setting, methods in variations(base, args):
         results[what] = {}
         for method in methods:
@@ -56,6 +53,12 @@ def main() -> None:
         settings = {k: v for k, v in vars(args).items() if k != "out"}
         content = {"settings": settings, "environment": environment(), "ms": results}
         args.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def nets(args: argparse.Namespace, classes: int) -> tuple[partial, partial]:
+    """What makes the student, and the teacher."""
+    build = partial(models.create, num_classes=classes)
+    return partial(build, args.student), partial(build, args.teacher)
 
 
 def variations(base: Setting, args: argparse.Namespace) -> Iterator[tuple[str, Setting, list[str]]]:
@@ -70,11 +73,9 @@ def variations(base: Setting, args: argparse.Namespace) -> Iterator[tuple[str, S
             args.methods,
         )
     for classes in (10, 1000):
-        nets = {
-            "student": partial(base.student, num_classes=classes),
-            "teacher": partial(base.teacher, num_classes=classes),
-        }
-        yield f"{classes} classes", replace(base, num_classes=classes, **nets), args.methods
+        student, teacher = nets(args, classes)
+        setting = replace(base, student=student, teacher=teacher, num_classes=classes)
+        yield f"{classes} classes", setting, args.methods
     for images in (500_000, 1_281_167):
         yield f"{images:,} images", replace(base, num_images=images), memories
     for entries in (1024, 65_536):

@@ -3,11 +3,11 @@
     python benchmarks/speed.py                      # resnet32x4 -> resnet8x4, batch 64, 2 threads
     python benchmarks/speed.py --methods kd crd --rounds 9
 
-This is `distillers bench --compile`, which see for other flags. Each method
-is measured in rounds that run everything in turn: the student's plain step (forward, cross-entropy,
-backward, SGD), the teacher's plain forward, and the method's whole step in each way. A ratio is the
-step divided by student step + teacher forward of the same round. Writes
-`benchmarks/results/speed.json` and `speed.png` beside it.
+This is `distillers bench --compile`, which see for other flags. Each method is measured in rounds
+that run everything in turn: the student's plain step (forward, cross-entropy, backward, SGD), the
+teacher's plain forward, and the method's whole step in each way. A ratio is the step divided by
+student step + teacher forward of the same round. Writes `benchmarks/results/speed.json` and
+`speed.png` beside it.
 """
 
 import json

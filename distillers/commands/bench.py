@@ -23,7 +23,7 @@ class BenchConfig:
     """
 
     path_t: str | None = None
-    """The teacher's checkpoint, which tells classes and image size too. Left out: random weights."""
+    """The teacher's checkpoint, which tells classes and image size. Left out: random weights."""
     model_t: str | None = None
     """The teacher, where there is no --path_t (resnet32x4), or where that does not tell."""
     model_s: str = "resnet8x4"
