@@ -25,9 +25,10 @@ from distillers.cache.folder import CacheFolder, place_of
 from distillers.cache.key import key_of
 from distillers.cache.values import Taught, TeacherCache, reads_of
 from distillers.data import ImageSet, load
-from distillers.distillation import Supervised, distil
+from distillers.distillation import distil
 from distillers.evaluate import score
 from distillers.losses import CE
+from distillers.task import Supervised
 from distillers.train import Plan, fit
 
 ROOT = Path(__file__).parents[1]

@@ -5,9 +5,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from distillers.distillation import Distillation as Distillation
-    from distillers.distillation import Step as Step
-    from distillers.distillation import Supervised as Supervised
-    from distillers.distillation import Term as Term
     from distillers.distillation import distil as distil
     from distillers.evaluate import score as score
     from distillers.hub import from_pretrained as from_pretrained
@@ -15,6 +12,9 @@ if TYPE_CHECKING:
     from distillers.plan import Plan as Plan
     from distillers.ready import load as load
     from distillers.taps import Taps as Taps
+    from distillers.task import Step as Step
+    from distillers.task import Supervised as Supervised
+    from distillers.terms import Term as Term
     from distillers.train import fit as fit
 
 __version__ = "0.1.0"

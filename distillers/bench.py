@@ -15,8 +15,9 @@ from distillers.cache.folder import CacheFolder
 from distillers.cache.values import TeacherCache, reads_of, stored
 from distillers.checkpoint import load_network
 from distillers.data.batch import Batch
-from distillers.distillation import Distillation, Term, distil
+from distillers.distillation import Distillation, distil
 from distillers.tap_rules import find_taps
+from distillers.terms import Term
 from distillers.timing import in_turn
 from distillers.train import Plan, Trainer
 
@@ -261,6 +262,7 @@ def measure(
         folder: for caches; they may be deleted afterwards.
         clock: gives seconds.
     """
+    torch.compiler.reset()  # else what was compiled for other methods counts against this one
     runs = {STUDENT: student_step(setting), TEACHER: teacher_forward(setting)}
     runs |= {way: WAYS[way].step(setting, method, folder / f"{method}-{way}") for way in ways}
     first = in_turn(runs, 1, setting.device, warm_up=0, clock=clock)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from distillers import models, recipes, run
 from distillers.data import ImageSet, Loader, load
-from distillers.distillation import Distillation, Supervised, distil
+from distillers.distillation import Distillation, distil
 from distillers.losses import CE
+from distillers.task import Supervised
 from distillers.train import Plan, fit
 
 TEACHER, STUDENT = "resnet20", "resnet8"

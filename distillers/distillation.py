@@ -1,10 +1,7 @@
 """The task that the library ships: a student, a frozen teacher, and a weighted sum of losses."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import chain
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,49 +13,8 @@ from distillers.frozen import Frozen
 from distillers.heads import head_of
 from distillers.tap_rules import find_taps
 from distillers.taps import Reader, Taps, evaluating, measure
-
-
-@dataclass(frozen=True)
-class Term:
-    """One summand of the loss: a loss module, its weight, and the name that it is logged under."""
-
-    name: str
-    loss: nn.Module
-    weight: float
-
-
-class Step(NamedTuple):
-    """What a task gives the loop for one batch; a tuple, which DistributedDataParallel sees into.
-
-    Attributes:
-        loss: scalar with gradient.
-        parts: scalars without gradient by name, before their weights.
-        logits: (n, k) of the network that learns, or None where the deployed network's logits do
-            not occur in the step.
-    """
-
-    loss: Tensor
-    parts: dict[str, Tensor]
-    logits: Tensor | None
-
-
-class Supervised(nn.Module):
-    """The task without a teacher: one network, one loss on its logits."""
-
-    def __init__(self, student: nn.Module, loss: nn.Module) -> None:
-        super().__init__()
-        self.student = student
-        self.loss = loss
-
-    def forward(self, batch: Batch, progress: float = 0.0) -> Step:  # noqa: ARG002
-        """One step's loss; `progress` is not used."""
-        logits = self.student(batch.images)
-        loss = self.loss(logits, batch.labels)
-        return Step(loss, {"ce": loss.detach()}, logits)
-
-    def deployed(self) -> nn.Module:
-        """The network that is scored, saved and exported."""
-        return self.student
+from distillers.task import Step
+from distillers.terms import Term, keeps, lasting, refuse_bad, warmup_epochs
 
 
 class Distillation(nn.Module):
@@ -89,7 +45,7 @@ class Distillation(nn.Module):
         images: Tensor | None = None,
     ) -> None:
         super().__init__()
-        _refuse_bad_terms(terms)
+        refuse_bad(terms)
         self.student = student
         self.losses = nn.ModuleDict({term.name: term.loss for term in terms})
         self.weights = {term.name: term.weight for term in terms}
@@ -97,7 +53,7 @@ class Distillation(nn.Module):
         self._warmup_reads = {
             term.name: wiring.reads(cast(Any, term.loss).warmup)
             for term in terms
-            if _warmup_epochs(term.loss)
+            if warmup_epochs(term.loss)
         }
         every = (*self._reads.values(), *self._warmup_reads.values())
         asked = {name for names in every for name in names}
@@ -129,7 +85,7 @@ class Distillation(nn.Module):
     @property
     def warmup_epochs(self) -> int:
         """Epochs of the first stage, in which only the losses that have one act; mostly 0."""
-        return max(map(_warmup_epochs, self.losses.values()))
+        return max(map(warmup_epochs, self.losses.values()))
 
     @property
     def reads_progress(self) -> bool:
@@ -195,7 +151,7 @@ class Distillation(nn.Module):
         values |= self.read_teacher(images)
         values |= {f"student_{kind}": value for kind, value in read.items()}
         for name, loss in self.losses.items():
-            if _lasting(loss) and not _keeps(loss):
+            if lasting(loss) and not keeps(loss):
                 try:
                     loss(**{key: values[key] for key in self._reads[name]})
                 except ValueError as error:
@@ -210,7 +166,7 @@ class Distillation(nn.Module):
         return {
             name: loss(**{key: values[key] for key in self._reads[name]})
             for name, loss in self.losses.items()
-            if _lasting(loss)
+            if lasting(loss)
         }
 
     def _warmup_parts(self, values: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -225,36 +181,6 @@ class Distillation(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> "Distillation":
         self.frozen.apply(fn, recurse)
         return super()._apply(fn, recurse)
-
-
-def _warmup_epochs(loss: nn.Module) -> int:
-    return getattr(loss, "warmup_epochs", 0)
-
-
-def _keeps(loss: nn.Module) -> bool:
-    """Whether a loss has parameters or buffers, which a call may change."""
-    return next(chain(loss.parameters(), loss.buffers()), None) is not None
-
-
-def _lasting(loss: nn.Module) -> bool:
-    """Whether a loss acts after its first stage; AB's and FSP's, as published, do not."""
-    return not _warmup_epochs(loss) or getattr(loss, "keep", True)
-
-
-def _refuse_bad_terms(terms: list[Term]) -> None:
-    names = [term.name for term in terms]
-    if not terms:
-        raise InputError("no loss is left: every weight is zero.")
-    if len(set(names)) < len(names):
-        raise InputError(f"a loss is named twice: {', '.join(names)}.")
-    for term in terms:
-        if not math.isfinite(term.weight) or term.weight < 0:
-            raise InputError(f"the weight of {term.name} is {term.weight}; it must be positive.")
-    if not any(_lasting(term.loss) for term in terms):
-        raise InputError(f"nothing is left to learn after the first stage of {', '.join(names)}.")
-    deploying = [term.name for term in terms if hasattr(term.loss, "deploy")]
-    if len(deploying) > 1:
-        raise InputError(f"{' and '.join(deploying)} would each deploy a network of its own.")
 
 
 def distil(

@@ -11,10 +11,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from distillers.data.batch import Batch
-from distillers.distillation import Step
 from distillers.distributed import World
 from distillers.errors import InputError
 from distillers.losses.ranks import dividing
+from distillers.task import Step
 
 # What newer versions of PyTorch call `broadcast_buffers`.
 _OPTION = "forward_sync_buffers"

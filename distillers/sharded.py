@@ -12,10 +12,11 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from distillers.data.batch import Batch
-from distillers.distillation import Distillation, Step
+from distillers.distillation import Distillation
 from distillers.distributed import World
 from distillers.errors import InputError
 from distillers.parallel import Statistics, divided_step
+from distillers.task import Step
 
 LARGE_TEACHER = 200_000_000  # parameters from which a teacher is divided, too
 

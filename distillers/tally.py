@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from distillers.data.batch import Batch
-from distillers.distillation import Step
 from distillers.distributed import World
 from distillers.errors import Diverged
+from distillers.task import Step
 
 
 class Tally:

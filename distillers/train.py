@@ -11,7 +11,6 @@ from torch import nn
 
 from distillers.average import Average
 from distillers.data.batch import Batch
-from distillers.distillation import Step
 from distillers.distributed import World
 from distillers.generators import generator_state, set_generators
 from distillers.groups import parameter_groups
@@ -21,6 +20,7 @@ from distillers.plan import Plan as Plan
 from distillers.rescue import Rescue
 from distillers.sharded import Sharded, load_optimizer, load_whole, whole
 from distillers.tally import Tally
+from distillers.task import Step
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -287,10 +287,6 @@ class Trainer:
     def _autocast(self) -> contextlib.AbstractContextManager:
         dtype = PRECISIONS[self.plan.precision]
         return torch.autocast(self.device.type, dtype) if dtype else contextlib.nullcontext()
-
-
-def _show(report: Callable, epoch: int, number: int, look: Callable[[], dict[str, float]]) -> None:
-    report(epoch, number, look())
 
 
 def parallel(task: Any, plan: Plan, world: World) -> Alone | Replicated | Sharded:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from distillers.data.batch import Batch
-from distillers.distillation import Step
 from distillers.errors import InputError
 from distillers.tap_rules import find_taps
 from distillers.taps import Reader, Taps, evaluating
+from distillers.task import Step
 from distillers.watching import Watched
 
 SPREAD = 0.01  # standard deviation of a new classifier's weights, as published

@@ -6,9 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers import models
-from distillers.distillation import Distillation, Supervised, Term, distil
+from distillers.distillation import Distillation, distil
 from distillers.errors import InputError
 from distillers.losses import CE, KD
+from distillers.task import Supervised
+from distillers.terms import Term
 from tests.nets import Declared, Small, make_batch
 
 

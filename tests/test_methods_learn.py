@@ -12,8 +12,9 @@ import torch
 from distillers import checkpoint, cli, models, recipes, run, wiring
 from distillers.data import Loader, load
 from distillers.demo import halved
-from distillers.distillation import Supervised, distil
+from distillers.distillation import distil
 from distillers.losses import CE
+from distillers.task import Supervised
 from distillers.train import Plan, fit
 
 COUNT, BATCH = 256, 64

@@ -11,11 +11,11 @@ import torch.distributed as dist
 from distillers import checkpoint, data, models, run
 from distillers.config import TeacherConfig
 from distillers.data.images import ImageSet
-from distillers.distillation import Supervised
 from distillers.distributed import World
 from distillers.evaluate import score
 from distillers.losses import CE
 from distillers.place import claim
+from distillers.task import Supervised
 from tests.processes import together
 
 SIZES = (357, 358, 359)

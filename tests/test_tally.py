@@ -6,12 +6,12 @@ import time
 import pytest
 import torch
 
-from distillers.distillation import Supervised
 from distillers.distributed import World
 from distillers.errors import Diverged
 from distillers.losses import CE
 from distillers.progress import Progress
 from distillers.tally import Tally
+from distillers.task import Supervised
 from distillers.train import Plan, Position, Trainer
 from tests.nets import Small, make_batch
 

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from distillers.average import Average
-from distillers.distillation import Supervised, distil
+from distillers.distillation import distil
 from distillers.distributed import World
 from distillers.errors import Diverged, InputError, Interrupted
 from distillers.groups import parameter_groups
 from distillers.interrupts import Interrupts
 from distillers.losses import CE
+from distillers.task import Supervised
 from distillers.train import Plan, Position, Trainer, fit
 from tests.nets import Declared, Small, make_batch
 

@@ -26,9 +26,9 @@ def main(args: Sequence[str]) -> None:
 def work(config: TeacherConfig, world: "World") -> None:
     """Train it in one of the processes that do."""
     from distillers import data, inputs, run, start
-    from distillers.distillation import Supervised
     from distillers.losses import CE
     from distillers.place import claim
+    from distillers.task import Supervised
 
     check_dali(config.dali, world.device.type)
     run.batch_of(config, world)

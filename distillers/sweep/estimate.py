@@ -21,13 +21,14 @@ from distillers.config import NEUTRAL
 from distillers.config_student import StudentConfig
 from distillers.data.batch import Batch
 from distillers.data.source import DataSource
-from distillers.distillation import Supervised, distil
+from distillers.distillation import distil
 from distillers.evaluate import score
 from distillers.losses import CE
 from distillers.sweep.checks import Sources
 from distillers.sweep.ledger import DONE
 from distillers.sweep.runs import Run
 from distillers.tap_rules import find_taps
+from distillers.task import Supervised
 from distillers.train import Position, Trainer
 
 # Flags that change what a run learns but not what an epoch of it costs.
