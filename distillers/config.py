@@ -14,6 +14,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from distillers.data.reading import Dali, Reading, check_dali
 from distillers.errors import InputError
+from distillers.tracker import check_wandb
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -56,7 +57,7 @@ Rules = Literal["simkd", "crd"]
 NEUTRAL = (
     *("print_freq", "tb_freq", "save_freq", "num_workers", "gpu_id", "data_dir", "save_dir"),
     *("resume", "overwrite", "skip_validation", "dist_url", "multiprocessing_distributed"),
-    *("config", "download", "save_minutes", "dist_timeout", "shard", "cache_budget"),
+    *("config", "download", "save_minutes", "dist_timeout", "shard", "cache_budget", "wandb"),
 )
 
 
@@ -126,6 +127,8 @@ class Training:
     """Steps between two looks at the running loss."""
     tb_freq: int = 500
     """Accepted for old scripts; scalars are written every epoch."""
+    wandb: str | None = None
+    """A project on Weights & Biases to log to; WANDB_MODE=offline keeps it in the folder."""
     save_freq: int = 40
     """Epochs between two checkpoints that are kept; 0 keeps only last and best."""
     dali: Dali = None
@@ -168,6 +171,7 @@ class Training:
         if self.resume and self.overwrite:
             raise InputError("--resume and --overwrite contradict each other; choose one.")
         check_dali(self.dali)
+        check_wandb(self.wandb)
         if self.on_nan == "skip" and self.accumulate > 1:
             raise InputError("--on_nan skip takes single batches back; leave out --accumulate.")
         if self.shard and self.precision == "fp16":

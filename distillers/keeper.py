@@ -33,7 +33,7 @@ def opened(
     """
     if place.state is None and config.overwrite and place.folder.exists():
         shutil.rmtree(place.folder)
-    record = Record(place.folder, config.plain(), done)
+    record = Record(place.folder, config.plain(), done, config.wandb)
     progress = Progress(plan.epochs, batches, done)
     try:
         yield Keeper(config, place, record, card, progress)

@@ -16,6 +16,7 @@ import torch
 from distillers import __version__
 from distillers.checkpoint import write_atomically
 from distillers.errors import InputError
+from distillers.tracker import Tracker
 
 
 class Record:
@@ -29,9 +30,12 @@ class Record:
         folder: made here, with its parents.
         config: every flag, as plain types.
         epoch: go on after this epoch; later lines of an earlier process are dropped.
+        wandb: the project on Weights & Biases that is told, too.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], epoch: int = 0) -> None:
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], epoch: int = 0, wandb: str | None = None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.rows = [row for row in read_metrics(folder) if row["epoch"] <= epoch]
@@ -39,6 +43,7 @@ class Record:
         self.write_json("environment.json", environment())
         self._write_rows()
         self._board = _board(folder, purge_step=epoch + 1)
+        self._tracker = Tracker(wandb, folder, config) if wandb else None
 
     def epoch(self, row: Mapping[str, float]) -> None:
         """Add the figures of an epoch."""
@@ -48,6 +53,8 @@ class Record:
             if name != "epoch":
                 self._board.add_scalar(name, value, int(row["epoch"]))
         self._board.flush()
+        if self._tracker:
+            self._tracker.log(row)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one JSON file of the folder."""
@@ -55,8 +62,10 @@ class Record:
         write_atomically(self.folder / name, text.encode())
 
     def close(self) -> None:
-        """Flush and close TensorBoard's file."""
+        """Flush and close TensorBoard's file, and the page on Weights & Biases."""
         self._board.close()
+        if self._tracker:
+            self._tracker.close()
 
     def _write_rows(self) -> None:
         lines = "".join(json.dumps(row) + "\n" for row in self.rows)
