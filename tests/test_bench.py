@@ -96,7 +96,11 @@ def test_a_peak_is_that_of_the_step_alone(tmp_path):
     ballast = torch.ones(2**27)  # half a GiB in this process, which is none of the step's
     build = partial(models.create, num_classes=10)
     setting = Setting(
-        partial(build, "resnet8"), partial(build, "resnet8"), batch_size=64, num_images=100
+        partial(build, "resnet8"),
+        partial(build, "resnet8"),
+        batch_size=64,
+        num_images=100,
+        num_classes=10,
     )
     small = peak_of(replace(setting, batch_size=8), "kd", DEFAULT, tmp_path)
     large = peak_of(setting, "kd", DEFAULT, tmp_path)
