@@ -45,7 +45,8 @@ class StudentConfig(Training):
     """Distil a student from a trained teacher."""
 
     path_t: str | None = None
-    """The teacher's checkpoint: ./save/teachers/models/resnet32x4_vanilla/resnet32x4_best.pth."""
+    """The teacher's checkpoint, or its run's folder:
+    ./save/teachers/models/resnet32x4_vanilla/resnet32x4_best.pth."""
     model_t: str | None = None
     """The teacher's architecture, where its checkpoint does not tell."""
     model_s: str = "resnet8x4"

@@ -1,5 +1,6 @@
 """From the flags of a student to its teacher and its task."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from distillers.config_student import StudentConfig
 from distillers.data.source import DataSource
 from distillers.distillation import Distillation, distil
 from distillers.distributed import World
+from distillers.ready import best_of
 from distillers.tap_rules import find_taps
 
 
@@ -17,6 +19,7 @@ class Teacher(NamedTuple):
     """The network to learn from, and how much of what.
 
     Attributes:
+        path: its checkpoint.
         net: as it was saved.
         card: of its checkpoint.
         name: of its architecture.
@@ -24,6 +27,7 @@ class Teacher(NamedTuple):
         options: of the losses.
     """
 
+    path: Path
     net: nn.Module
     card: dict[str, Any]
     name: str
@@ -56,16 +60,17 @@ def teacher_of(config: StudentConfig, source: DataSource) -> Teacher:
         InputError: when it cannot be built, or does not fit the data set or the losses.
     """
     assert config.path_t is not None  # config.check refuses None
+    path = best_of(Path(config.path_t))
     net, card = checkpoint.load_network(
-        config.path_t,
+        path,
         name=config.model_t,
         num_classes=source.num_classes,
         image_size=source.image_size,
     )
-    inputs.check_classes(card, source, config.path_t)
-    name = checkpoint.name_of(config.path_t, card, config.model_t)
+    inputs.check_classes(card, source, path)
+    name = checkpoint.name_of(path, card, config.model_t)
     chosen = weights.choose(config, name)
-    return Teacher(net, card, name, chosen, weights.options(config, chosen, name))
+    return Teacher(path, net, card, name, chosen, weights.options(config, chosen, name))
 
 
 def made(config: StudentConfig, teacher: Teacher, source: DataSource, world: World) -> Made:
@@ -119,11 +124,10 @@ def origin(config: StudentConfig, teacher: Teacher, accuracy: float | None) -> d
         teacher: of `teacher_of`.
         accuracy: of the teacher on the test images, in percent, where it is known.
     """
-    assert config.path_t is not None  # config.check refuses None
     settings = weights.settings(teacher.chosen, teacher.options)
     return {
         "teacher": teacher.name,
-        "teacher_sha256": checkpoint.digest(config.path_t),
+        "teacher_sha256": checkpoint.digest(teacher.path),
         "teacher_accuracy": accuracy,
         "settings": plain(settings),
         "departures": plain(weights.departures(config, teacher.chosen, settings, teacher.name)),

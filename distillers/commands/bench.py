@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from distillers.cli import parse
@@ -23,7 +24,7 @@ class BenchConfig:
     """
 
     path_t: str | None = None
-    """The teacher's checkpoint, which tells classes and image size. Left out: random weights."""
+    """The teacher's checkpoint or run; tells classes and image size. Left out: random weights."""
     model_t: str | None = None
     """The teacher, where there is no --path_t (resnet32x4), or where that does not tell."""
     model_s: str = "resnet8x4"
@@ -77,7 +78,6 @@ def main(args: Sequence[str]) -> None:
     config.check()
 
     import tempfile
-    from pathlib import Path
 
     import torch
 
@@ -121,18 +121,20 @@ def setting_of(config: BenchConfig) -> "Setting":
 
     from distillers import bench, checkpoint, models
     from distillers.meeting import device_of
+    from distillers.ready import best_of
 
     device = device_of((config.gpu_id,) if config.gpu_id else ())
     classes, side = config.num_classes, config.image_size
-    if config.path_t:
+    path = str(best_of(Path(config.path_t))) if config.path_t else None
+    if path:
         _, card = checkpoint.load_network(
-            config.path_t, name=config.model_t, num_classes=classes, image_size=side or 32
+            path, name=config.model_t, num_classes=classes, image_size=side or 32
         )
         classes, side = card["num_classes"], side or card.get("image_size")
     classes, side = classes or 100, side or 32
     build = partial(models.create, num_classes=classes, image_size=side)
-    if config.path_t:
-        teacher = partial(bench.saved, config.path_t, config.model_t, side)
+    if path:
+        teacher = partial(bench.saved, path, config.model_t, side)
     else:
         teacher = partial(build, config.model_t or "resnet32x4")
     setting = bench.Setting(
