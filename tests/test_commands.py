@@ -129,7 +129,15 @@ def test_a_killed_run_resumes_to_the_same_bits(there):
 def test_trials_differ_and_repeat(there):
     states = []
     for save_dir, trial in (("a", "0"), ("b", "0"), ("c", "1")):
-        flags = [*STUDENT[:-1], trial, "--path_t", str(Path(PATH_T).parent), "--epochs", "1", "--skip_validation"]
+        flags = [
+            *STUDENT[:-1],
+            trial,
+            "--path_t",
+            str(Path(PATH_T).parent),
+            "--epochs",
+            "1",
+            "--skip_validation",
+        ]
         assert cli.run("student", [*flags, "--save_dir", save_dir]) == 0
         states.append(saved(run_folder(there / save_dir) / "resnet8_best.pth")["model"])
     assert same(states[0], states[1])
