@@ -8,9 +8,11 @@ import torch
 
 from distillers.allocator import keep_freed_memory
 from distillers.bench import WAYS, Setting
+from distillers.errors import InputError
 from distillers.timing import wait
 
 MIB = 2**20
+RESET = Path("/proc/self/clear_refs")
 
 
 def peak_of(setting: Setting, method: str, way: str, folder: Path) -> float:
@@ -24,7 +26,12 @@ def peak_of(setting: Setting, method: str, way: str, folder: Path) -> float:
         method: name of a loss.
         way: one of `WAYS`.
         folder: for a cache.
+
+    Raises:
+        InputError: on a CPU elsewhere than on Linux, which alone tells it.
     """
+    if setting.device.type == "cpu" and not RESET.exists():
+        raise InputError("the peak memory on a CPU is only known on Linux; leave out --memory.")
     context = multiprocessing.get_context("spawn")  # a forked process inherits its parent's peak
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         threads = torch.get_num_threads()
@@ -42,7 +49,7 @@ def _peak(setting: Setting, method: str, way: str, threads: int, folder: Path) -
     if setting.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(setting.device)
     else:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
+        RESET.write_text("5")  # the peak counts from here on
     for _ in range(3):
         step()
     wait(setting.device)
