@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from distillers import models
 from distillers.distillation import distil
@@ -15,9 +16,21 @@ FAMILIES = ("resnet8", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV
 def task_of(student, teacher, weights=WEIGHTS):
     torch.manual_seed(0)
     batch = make_batch(n=4, classes=10, size=32)
-    nets = (models.create(name, num_classes=10) for name in (student, teacher))
+    nets = [models.create(name, num_classes=10) for name in (student, teacher)]
+    settle(nets[1], batch.images)
     options = {"rrd": {"queue_size": 16}} if "rrd" in weights else None
     return distil(*nets, weights, images=batch.images, options=options), batch
+
+
+def settle(net, images):
+    """Give a network the statistics of some images: without, 200 random layers overflow."""
+    norms = [each for each in net.modules() if isinstance(each, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # the mean over all batches, which is one
+    with torch.no_grad():
+        net.train()(images)
+    for norm in norms:
+        norm.momentum = 0.1
 
 
 def step(student, teacher, weights=WEIGHTS):
