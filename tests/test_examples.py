@@ -1,5 +1,6 @@
 """The examples, the README's blocks, and the pages made from docstrings."""
 
+import importlib.util
 import re
 import runpy
 import shlex
@@ -68,6 +69,8 @@ def test_documented_commands_parse(block):
             words = words[1:]
         if words[0] == "distillers":
             assert words[1] in COMMANDS
+        elif words[:2] == ["python", "-m"]:
+            assert importlib.util.find_spec(words[2])
         elif words[0] == "python":
             assert (ROOT / words[1]).exists()
             if words[1] in TRAINING:
