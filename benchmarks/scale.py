@@ -76,7 +76,7 @@ def variations(base: Setting, args: argparse.Namespace) -> Iterator[tuple[str, S
         student, teacher = nets(args, classes)
         setting = replace(base, student=student, teacher=teacher, num_classes=classes)
         yield f"{classes} classes", setting, args.methods
-    for images in (500_000, 1_281_167):
+    for images in (500_000, 1_281_167) if memories else ():
         yield f"{images:,} images", replace(base, num_images=images), memories
     for entries in (1024, 65_536):
         options = {"crd": {"negatives": entries}, "rrd": {"queue_size": entries}}

@@ -116,14 +116,14 @@ def test_every_image_comes_once_over_all_processes(root, drop_last):
 def test_fixed_views_are_those_that_come_without_dali(photographs):
     made = [
         data.source_of(
-            "folder", photographs, reading=Reading(image_size=32, dali=dali)
+            "folder", photographs, reading=Reading(image_size=128, dali=dali)
         ).train_loader(5, seed=1, drop_last=False, device=CPU, views=2)
         for dali in ("cpu", None)
     ]
     for ours, theirs in zip(*(loader.epoch(1) for loader in made), strict=True):
         assert ours.view is not None
         assert torch.equal(ours.view, theirs.view)
-        assert grey_levels(ours.images, theirs.images).mean() < 0.2
+        assert grey_levels(ours.images, theirs.images).mean() < 0.5
 
 
 def test_the_global_random_state_is_left_alone(root):
@@ -195,7 +195,7 @@ def test_an_image_that_dali_alone_fails_on_stops_the_run(root, monkeypatch):
 
 def test_scores_do_not_depend_on_dali(root):
     tests = [
-        data.source_of("folder", root, reading=Reading(image_size=32, dali=dali)).test_loader(CPU)
+        data.source_of("folder", root, reading=Reading(image_size=128, dali=dali)).test_loader(CPU)
         for dali in ("cpu", None)
     ]
     assert same(*(list(loader.epoch(1)) for loader in tests))
