@@ -30,7 +30,6 @@ from distillers.plan import Plan
 from distillers.record import environment
 from distillers.train import Trainer
 
-METHODS = ("kd", "fitnet", "at", "sp", "vid", "crd", "srrl", "semckd", "simkd", "rrd", "dcd")
 CLASSES, IMAGES = 100, 50_000
 PLAN = Plan(epochs=1, learning_rate=1e-3)
 
@@ -41,7 +40,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--batch", type=int, default=64, help="images of all processes")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--methods", nargs="*", default=METHODS)
+    parser.add_argument("--methods", nargs="*", default=recipes.ELEVEN)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     mp.spawn(work, args=(args,), nprocs=args.processes)
@@ -95,11 +94,10 @@ def task_of(method: str, args: argparse.Namespace) -> Distillation:
         for name in ("resnet8x4", "resnet32x4")
     )
     row = recipes.recipe("simkd", method)
-    weights = {"ce": row.ce, "kd": row.kd, **({} if method == "kd" else {method: row.method})}
     task = distil(
         student,
         teacher,
-        weights,
+        row.weights(method),
         images=torch.randn(2, 3, 32, 32),
         train_labels=torch.arange(IMAGES) % CLASSES,
         batch_size=args.batch // args.processes,

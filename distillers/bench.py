@@ -21,7 +21,6 @@ from distillers.terms import Term
 from distillers.timing import in_turn
 from distillers.train import Plan, Trainer
 
-ELEVEN = ("kd", "fitnet", "at", "sp", "vid", "crd", "srrl", "semckd", "simkd", "rrd", "dcd")
 STUDENT, TEACHER = "student step", "teacher forward"
 CACHED_BATCHES = 4  # that a measured cache holds; the system keeps them all in memory
 
@@ -168,19 +167,17 @@ def task_of(setting: Setting, method: str, *, as_given: bool = False) -> Distill
         as_given: see `Way`.
     """
     row = recipes.recipe(setting.protocol, method)
-    weights = {"ce": row.ce, "kd": row.kd}
-    if method not in weights:
-        weights[method] = row.method
+    options = {**row.options, **setting.options.get(method, {})}
     torch.manual_seed(0)
     student, teacher = setting.student().to(setting.device), setting.teacher().to(setting.device)
     task = distil(
         student,
         teacher,
-        weights,
+        row.weights(method),
         images=setting.batch().images[:2],
         train_labels=setting.train_labels,
         batch_size=setting.batch_size,
-        options=setting.options,
+        options={method: options} if options else None,
     )
     if not as_given:
         return task.to(memory_format=torch.channels_last)

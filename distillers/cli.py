@@ -72,8 +72,8 @@ def run(command: str, args: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of a pipe, `| head` say, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        print("stopped; --resume goes on from the last finished epoch.", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(*(error.args or ("stopped.",)), file=sys.stderr)
         return 130
     return 0
 

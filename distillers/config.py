@@ -116,7 +116,7 @@ class Training:
     save_dir: str = "./save"
     """Where run folders are made."""
     resume: bool = False
-    """Go on with this very run from its last finished epoch."""
+    """Go on with this very run from what it saved last."""
     overwrite: bool = False
     """Delete an earlier run with the same flags and start anew."""
     on_nan: Literal["stop", "skip"] = "stop"

@@ -115,16 +115,14 @@ def _train_student(
         task: Supervised | Distillation = Supervised(student, CE())
     else:
         row = recipes.recipe(PROTOCOL, method)
-        weights = {"ce": row.ce, "kd": row.kd, method: row.method}
-        if method == "kd":
-            weights = {"ce": row.ce, "kd": row.kd}
         task = distil(
             student,
             teacher,
-            weights,
+            row.weights(method),
             images=images.sample(device),
             train_labels=images.train_labels.to(device),
             batch_size=BATCH,
+            options={method: row.options} if row.options else None,
         )
     curve: list[float] = []
     fit(

@@ -40,7 +40,7 @@ class Interrupted(RuntimeError):  # noqa: N818, a word that reads
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
+        super().__init__(f"stopped by {signal.Signals(number).name} and saved; --resume goes on.")
         self.signal = number
 
 

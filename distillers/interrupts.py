@@ -115,7 +115,7 @@ class Interrupts:
                 name = signal.Signals(number).name
                 complain(f"{name}: the run stops as soon as this step is done and saved.")
         elif number == signal.SIGINT and now - self._heard > TWICE:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("stopped at once; --resume goes on from what was saved last.")
 
     def _wish(self) -> int:
         if self._signal is not None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from distillers import bench, models
-from distillers.bench import ELEVEN, Setting
+from distillers import bench, models, recipes
+from distillers.bench import Setting
 from distillers.data.batch import Batch
 from distillers.train import Plan, Trainer
 
@@ -59,7 +59,7 @@ def gradient(trainer: Trainer) -> Tensor:
     return torch.cat([each.flatten() for each in found])
 
 
-@pytest.mark.parametrize("method", ELEVEN)
+@pytest.mark.parametrize("method", recipes.ELEVEN)
 def test_the_default_step_is_the_plain_step(method):
     """At the same weights and memories, step after step."""
     plain, default = trainers(method)
@@ -82,7 +82,7 @@ def test_fifty_default_steps_are_fifty_plain_steps():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ELEVEN)
+@pytest.mark.parametrize("method", recipes.ELEVEN)
 def test_the_whole_step_compiles_without_a_break(method):
     """Student, heads, losses and teacher in one graph, with the plain step's value."""
     torch.compiler.reset()

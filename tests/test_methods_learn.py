@@ -20,7 +20,6 @@ from distillers.train import Plan, fit
 COUNT, BATCH = 256, 64
 # CRD's loss rises while real embeddings replace the random ones in its banks, and falls then.
 EPOCHS = {"crd": 12}
-ELEVEN = ("kd", "fitnet", "at", "sp", "vid", "crd", "srrl", "semckd", "simkd", "rrd", "dcd")
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +53,10 @@ def build(name, digits, teacher, seed=0):
     torch.manual_seed(seed)
     row = recipes.recipe("crd", name)
     options = {"warmup_epochs": 1} if name in ("ab", "ft", "fsp") else {}
-    weights = {"ce": row.ce or 0.0, "kd": row.kd}
-    if name not in weights:
-        weights[name] = row.method
     return distil(
         models.create("resnet8", num_classes=10),
         teacher,
-        weights,
+        row.weights(name),
         images=digits.sample(torch.device("cpu")),
         train_labels=digits.train_labels,
         batch_size=BATCH,
@@ -163,7 +159,7 @@ def test_the_documented_cifar100_commands_work(cifar100, monkeypatch, capsys):
         assert float(printed[key]) == pytest.approx(reported[key], rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ELEVEN)
+@pytest.mark.parametrize("name", recipes.ELEVEN)
 def test_every_method_is_reached_by_the_documented_flag(name, cifar100, monkeypatch):
     monkeypatch.chdir(cifar100)
     flags = ["--path_t", "./save/teachers/models/resnet32x4_vanilla/resnet32x4_best.pth"]

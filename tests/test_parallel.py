@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from distillers import models, weights
+from distillers import models, recipes, weights
 from distillers.config_student import StudentConfig
 from distillers.data.batch import Batch
 from distillers.distillation import Distillation, distil
@@ -17,7 +17,6 @@ from distillers.sharded import whole
 from distillers.train import Trainer
 from tests.processes import together
 
-METHODS = ("kd", "fitnet", "at", "sp", "vid", "crd", "srrl", "semckd", "simkd", "rrd", "dcd")
 BATCH, SIDE, STEPS, CLASSES = 12, 8, 5, 5
 LABELS = torch.arange(60) % CLASSES
 PLAN = Plan(epochs=1, learning_rate=0.01, clip_grad=50.0)
@@ -97,8 +96,8 @@ def compare(plan: Plan, dtype: torch.dtype, methods: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("size", [2, 3])
 def test_all_methods_learn_the_same_in_one_process_and_in_several(size, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    together(size, compare, PLAN, torch.float64, METHODS)
-    for method in METHODS:
+    together(size, compare, PLAN, torch.float64, recipes.ELEVEN)
+    for method in recipes.ELEVEN:
         expected = trained(method, World())
         close(torch.load(f"{method}.pt"), expected, 1e-9, method)
 

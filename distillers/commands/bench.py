@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 from distillers.cli import parse
 from distillers.config import require
+from distillers.recipes import ELEVEN
 
 if TYPE_CHECKING:
     from distillers.bench import Setting
-
-ELEVEN = ("kd", "fitnet", "at", "sp", "vid", "crd", "srrl", "semckd", "simkd", "rrd", "dcd")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillers.cli import parse
+from distillers.recipes import ELEVEN
 
 if TYPE_CHECKING:
     from distillers.demo import Result
-
-METHODS = ("kd", "fitnet", "at", "sp", "vid", "crd", "srrl", "semckd", "simkd", "rrd", "dcd")
 
 
 @dataclass(frozen=True)
 class DemoConfig:
     """Distil handwritten digits: the student sees 50 labelled images, its teacher 1,297."""
 
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = ELEVEN
     """Which methods to compare with the student alone."""
     seeds: int = 3
     """How often each is repeated, with other labelled images each time."""

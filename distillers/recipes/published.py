@@ -16,6 +16,9 @@ SIMKD_SCRIPTS = "run scripts of DefangChen/SimKD"
 SEMCKD_SCRIPTS = "run scripts of DefangChen/SemCKD"
 MDISTILLER = "configurations of megvii-research/mdistiller"
 
+# The documented methods, in the order of the tables.
+ELEVEN = ("kd", "fitnet", "at", "sp", "vid", "crd", "srrl", "semckd", "simkd", "rrd", "dcd")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -35,6 +38,15 @@ class Recipe:
     method: float = 1.0
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     source: str = "no published run; the protocol's weights beside 1"
+
+    def weights(self, method: str) -> dict[str, float]:
+        """The weight of each term by its name, as `distillers.distil` takes them.
+
+        Args:
+            method: whose recipe this is.
+        """
+        base = {"ce": self.ce, "kd": self.kd}
+        return base if method in base else {**base, method: self.method}
 
 
 CRD = {

@@ -11,7 +11,6 @@ from distillers.distillation import distil
 from distillers.train import Plan, Trainer
 
 CPU = torch.device("cpu")
-ELEVEN = ("kd", "fitnet", "at", "sp", "vid", "crd", "srrl", "semckd", "simkd", "rrd", "dcd")
 OPTIONS = {"crd": {"negatives": 64}, "ft": {"warmup_epochs": 0}}
 NUM, BATCH, VIEWS = 64, 32, 2
 
@@ -37,11 +36,10 @@ def where(tmp_path_factory, digits, teacher):
 def task_of(method, digits, teacher):
     torch.manual_seed(0)
     row = recipes.recipe("crd", method)
-    weights = {"ce": row.ce, "kd": row.kd, **({} if method == "kd" else {method: row.method})}
     task = distil(
         models.create("resnet8", num_classes=10),
         teacher,
-        weights,
+        row.weights(method),
         images=digits.sample(CPU),
         train_labels=digits.train_labels,
         batch_size=BATCH,
@@ -66,7 +64,7 @@ def cached(task, where, digits):
     return TeacherCache(where, task, reads, NUM * VIEWS)
 
 
-@pytest.mark.parametrize("method", [*ELEVEN, "ft"])
+@pytest.mark.parametrize("method", [*recipes.ELEVEN, "ft"])
 def test_a_method_learns_from_the_cache_as_from_the_teacher(digits, teacher, where, method):
     """Three epochs: twice with the cache, which the first run fills as far as others have not."""
     loader = digits.train_loader(BATCH, seed=1, drop_last=True, device=CPU, views=VIEWS)

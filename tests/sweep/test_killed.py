@@ -8,12 +8,12 @@ import time
 
 import pytest
 
+from distillers import recipes
 from distillers.sweep import grid_file
 from distillers.sweep.ledger import Ledger
 from distillers.sweep.runs import expand
 from tests.sweep.test_launch import alive, wait_for
 
-METHODS = ["kd", "fitnet", "at", "sp", "vid", "crd", "srrl", "semckd", "simkd", "rrd", "dcd"]
 EPOCHS, KILLS, AT_ONCE = 4, 3, 2
 
 
@@ -27,7 +27,7 @@ def test_twelve_runs_survive_three_kills_of_their_driver(tmp_path, engine):
         "save_dir": str(tmp_path),
         "fixed": {"dataset": "digits", "epochs": EPOCHS, "batch_size": 128, "clip_grad": 1},
         "pairs": ["resnet14 -> resnet8"],
-        "methods": METHODS,
+        "methods": list(recipes.ELEVEN),
     })  # fmt: skip
     (tmp_path / "grid.json").write_text(text)
     runs, ledger = expand(grid_file.from_text(text, "here")).runs, Ledger(tmp_path)
