@@ -16,6 +16,7 @@ from distillers.cache.values import TeacherCache, reads_of, stored
 from distillers.checkpoint import load_network
 from distillers.data.batch import Batch
 from distillers.distillation import Distillation, distil
+from distillers.precision import candidates
 from distillers.tap_rules import find_taps
 from distillers.terms import Term
 from distillers.timing import in_turn
@@ -130,11 +131,11 @@ def ways_on(device: torch.device, *, compiled: bool) -> list[str]:
         device: where to measure.
         compiled: whether compiled steps are among them, which take minutes to make.
     """
-    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    can_be = candidates(device)
     return [
         name
         for name, way in WAYS.items()
-        if (has_bf16 or way.precision == "fp32") and (compiled or not way.compile)
+        if way.precision in can_be and (compiled or not way.compile)
     ]
 
 

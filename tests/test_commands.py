@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import distillers
 from distillers import cli
 
 ROOT = Path(__file__).parents[1]
@@ -287,6 +288,12 @@ def test_help_comes_without_torch():
         assert done.returncode == 0
         assert "usage: " in done.stdout
         assert " torch\n" not in done.stderr, name
+
+
+def test_the_package_runs_as_the_command():
+    words = [sys.executable, "-m", "distillers", "--version"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, f"distillers {distillers.__version__}\n")
 
 
 def test_list_shows_methods_networks_and_data(capsys):
