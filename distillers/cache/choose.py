@@ -13,6 +13,7 @@ from distillers.cache.values import Read, TeacherCache, reads_of, stored
 from distillers.config_student import StudentConfig
 from distillers.data.reading import Views
 from distillers.data.source import DataSource
+from distillers.data.views import count_of
 from distillers.distillation import Distillation
 from distillers.distributed import World
 from distillers.errors import InputError
@@ -55,8 +56,8 @@ def wanted(
     given = config.teacher_cache or AUTO
     above = Path(config.save_dir) / FOLDER if given == AUTO else Path(given).expanduser()
     key = key_of(teacher, name, source)
-    num_views = (source.num_crops or 0) if views == "all" else views
-    return Wanted(place_of(above, key), key, len(source.train_labels), num_views)
+    num_images = len(source.train_labels)
+    return Wanted(place_of(above, key), key, num_images, count_of(views, source))
 
 
 def open_cache(

@@ -56,6 +56,11 @@ def views_of(views: Views | None, cached: bool, source: DataSource) -> Views | N
     return "all"
 
 
+def count_of(views: Views, source: DataSource) -> int:
+    """The number of views of an image that `views_of` gave."""
+    return (source.num_crops or 0) if views == "all" else views
+
+
 def in_epoch(num_images: int, num_views: int, number: int, seed: int | None) -> Tensor:
     """Which view of each image an epoch shows, (N,) int64.
 

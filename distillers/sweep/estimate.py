@@ -8,7 +8,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from distillers.data.source import DataSource
 from distillers.distillation import distil
 from distillers.evaluate import score
 from distillers.losses import CE
+from distillers.sweep.caches import Cached, Caches, Told, asked
 from distillers.sweep.checks import Sources
 from distillers.sweep.ledger import DONE
 from distillers.sweep.runs import Run
@@ -50,11 +51,15 @@ class Cost:
         epoch: seconds.
         size: bytes that it leaves, without the checkpoints of every so many epochs.
         kept: bytes of one of those.
+        cached: what it asks of its teacher's cache; None where the teacher runs in every step.
+        read: seconds of an epoch that finds everything in that cache.
     """
 
     epoch: float
     size: float
     kept: float
+    cached: Cached | None = None
+    read: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -109,12 +114,17 @@ def estimate(
     for number, (kind, run) in enumerate(new.items(), start=1):
         say(f"measuring {number} of {len(new)}: {run.label}")
         measured[kind] = measure(run, sources.of(run.config), device)
-    costs = known | measured
+    costs, caches = known | measured, Caches()
     hours: dict[Path, float] = {}
     longest = size = 0.0
     for run in runs:
         cost, config = costs[kind_of(run.config.plain())], run.config
-        hours[run.folder] = cost.epoch * config.epochs / 3600
+        seconds = cost.epoch * config.epochs
+        if cost.cached and isinstance(config, StudentConfig):
+            filling, written = caches.take(config, cost.cached)
+            seconds = cost.epoch * filling + cost.read * (config.epochs - filling)
+            size += written
+        hours[run.folder] = seconds / 3600
         before = hours.get(run.needs.folder, 0.0) if run.needs else 0.0
         longest = max(longest, before + hours[run.folder])
         num_kept = config.epochs // config.save_freq if config.save_freq else 0
@@ -161,7 +171,16 @@ def measure(run: Run, source: DataSource, device: torch.device) -> Cost:
     last = _bytes({"model": deployed.state_dict(), "trainer": trainer.state(Position(1))})
     size = best + last * min(2, config.epochs) + RECORDS + FIGURES * config.epochs
     seconds = training.seconds * len(loader) + scoring.seconds * len(tests)
-    return Cost(seconds, size, best)
+    cost = Cost(seconds, size, best)
+    if not isinstance(config, StudentConfig):
+        return cost
+    cached = asked(config, task, source, len(kept.train_labels), source.sample(device))
+    if cached is None:
+        return cost
+    reading = Timed(Told(loader, task), device)
+    trainer.train_epoch(reading, Position(0))
+    saved = (training.seconds - reading.seconds) * len(loader)
+    return replace(cost, cached=cached, read=seconds - saved)
 
 
 class Timed:

@@ -1,0 +1,86 @@
+"""What a sweep expects of teacher caches, beside what they do."""
+
+import pytest
+import torch
+
+from distillers import cli
+from distillers.config_student import StudentConfig
+from distillers.sweep import estimate, grid_file
+from distillers.sweep.caches import Cached, Caches
+from distillers.sweep.checks import Sources
+from distillers.sweep.runs import expand
+
+CPU = torch.device("cpu")
+LOGITS, MAPS = Cached(4, {"logits": 10.0}), Cached(4, {"logits": 10.0, "map": 1000.0})
+
+
+def config(**flags):
+    return StudentConfig(trial=0, protocol="crd", path_t="t.pth", dataset="digits", **flags)
+
+
+def test_a_view_is_computed_once_for_each_part():
+    caches = Caches()
+    assert caches.take(config(epochs=6), LOGITS) == (4, 40)
+    assert caches.take(config(epochs=6), LOGITS) == (0, 0)
+    assert caches.take(config(epochs=6), MAPS) == (4, 4000)  # the logits are there
+    assert caches.take(config(epochs=2), MAPS) == (0, 0)
+
+
+def test_a_short_run_computes_what_it_sees_and_the_next_what_that_left():
+    caches = Caches()
+    assert caches.take(config(epochs=2), LOGITS) == (2, 20)
+    assert caches.take(config(epochs=2), LOGITS) == (1, 10)  # of its two, one was seen
+    assert caches.take(config(epochs=4), LOGITS) == (1, 10)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"dataset": "cifar10"},
+        {"teacher_cache": "there"},
+        {"path_t": "u.pth"},
+        {"val_fraction": 0.1},
+    ],
+)
+def test_other_teachers_images_and_folders_have_other_caches(other):
+    caches = Caches()
+    caches.take(config(epochs=4), LOGITS)
+    flags = {"trial": 0, "protocol": "crd", "path_t": "t.pth", "dataset": "digits", **other}
+    assert caches.take(StudentConfig(epochs=4, **flags), LOGITS) == (4, 40)
+
+
+def estimated(tmp_path, monkeypatch, *words, runs=3):
+    """The cost of a student's run on digits whose teacher takes most of the step."""
+    monkeypatch.setattr(estimate, "BUDGET", 0.2)
+    grid = grid_file.from_text(
+        f"save_dir: {tmp_path / 'save'}\nfixed: {{dataset: digits, epochs: 3, {', '.join(words)}}}\n"
+        f"pairs: [resnet56 -> resnet8]\nmethods: [kd]\ntrials: {list(range(runs))}\n",
+        "here",
+    )
+    students = [run for run in expand(grid).runs if run.command == "student"]
+    return students, estimate.measure(students[0], Sources().of(students[0].config), CPU)
+
+
+def test_an_epoch_that_reads_the_teacher_is_measured_apart(tmp_path, monkeypatch):
+    students, cost = estimated(tmp_path, monkeypatch, "teacher_cache: auto", "views: 2")
+    assert cost.read < 0.7 * cost.epoch
+    source = Sources().of(students[0].config)
+    assert cost.cached.view_bytes == {"logits": len(source.train_labels) * (2 * 10 + 8)}
+    found = estimate.estimate(students, "nowhere", Sources(), CPU, lambda _: None)
+    assert found.size == 3 * cost.size + 2 * cost.cached.view_bytes["logits"]
+
+
+def test_a_cache_above_its_budget_saves_nothing(tmp_path, monkeypatch):
+    flags = ("teacher_cache: auto", "views: 2", "cache_budget: 100B")
+    assert estimated(tmp_path, monkeypatch, *flags)[1].cached is None
+
+
+def test_the_disk_of_a_cache_is_what_was_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    students, cost = estimated(tmp_path, monkeypatch, "teacher_cache: auto", "views: 2", runs=1)
+    assert cli.run("teacher", [*"--dataset digits --model resnet56 --epochs 1".split()]) == 0
+    words = list(students[0].words)
+    words[words.index("--path_t") + 1] = "save/teachers/models/resnet56_vanilla/resnet56_best.pth"
+    assert cli.run("student", words) == 0
+    files = [p for p in (tmp_path / "save" / "teacher_cache").rglob("logits*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) == 2 * cost.cached.view_bytes["logits"]
