@@ -52,11 +52,9 @@ def test_other_teachers_images_and_folders_have_other_caches(other):
 def estimated(tmp_path, monkeypatch, *words, runs=3):
     """The cost of a student's run on digits whose teacher takes most of the step."""
     monkeypatch.setattr(estimate, "BUDGET", 0.2)
-    grid = grid_file.from_text(
-        f"save_dir: {tmp_path / 'save'}\nfixed: {{dataset: digits, epochs: 3, {', '.join(words)}}}\n"
-        f"pairs: [resnet56 -> resnet8]\nmethods: [kd]\ntrials: {list(range(runs))}\n",
-        "here",
-    )
+    fixed = ", ".join(("dataset: digits", "epochs: 3", *words))
+    text = f"save_dir: {tmp_path / 'save'}\nfixed: {{{fixed}}}\ntrials: {list(range(runs))}\n"
+    grid = grid_file.from_text(f"{text}pairs: [resnet56 -> resnet8]\nmethods: [kd]\n", "here")
     students = [run for run in expand(grid).runs if run.command == "student"]
     return students, estimate.measure(students[0], Sources().of(students[0].config), CPU)
 
@@ -78,7 +76,8 @@ def test_a_cache_above_its_budget_saves_nothing(tmp_path, monkeypatch):
 def test_the_disk_of_a_cache_is_what_was_said(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     students, cost = estimated(tmp_path, monkeypatch, "teacher_cache: auto", "views: 2", runs=1)
-    assert cli.run("teacher", [*"--dataset digits --model resnet56 --epochs 1".split()]) == 0
+    teacher = ["--dataset", "digits", "--model", "resnet56", "--epochs", "1"]
+    assert cli.run("teacher", teacher) == 0
     words = list(students[0].words)
     words[words.index("--path_t") + 1] = "save/teachers/models/resnet56_vanilla/resnet56_best.pth"
     assert cli.run("student", words) == 0
