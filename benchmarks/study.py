@@ -6,7 +6,8 @@
     python benchmarks/study.py collect   # benchmarks/results/study.json, and the table in Markdown
 
 `collect` takes what is finished. Of each run it keeps the accuracy after the last epoch, as Tian et
-al. 2020 report, and that of the best test epoch, as Chen et al. 2022 do.
+al. 2020 report, and that of the best test epoch, as Chen et al. 2022 do. The last epochs of a method
+are compared with those of KD in the same protocol, and the order of the means with published ones.
 """
 
 import argparse
@@ -14,19 +15,31 @@ import json
 import pickle
 import platform
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+from distillers import recipes
+from distillers.analysis import published
+from distillers.analysis.estimates import Estimate, estimate, welch
 from distillers.data.cifar import cifar10
 
 ROOT = Path(__file__).parents[1]
 GRID = ROOT / "benchmarks" / "study.yml"
 FOLDER = "cifar-10-batches-py"
 EACH_CLASS = 1000
+BASELINE = {"crd": "KD (.1/.9)", "simkd": "KD (1/1)"}
+# The published pairs nearest to this one that have most of the methods, by protocol.
+NEAREST = {"crd": ("resnet56", "resnet20"), "simkd": ("resnet32x4", "resnet8x4")}
+RULE = {"crd": "last", "simkd": "best"}
+DEPARTING = {  # entries of the grid that depart from their protocol, as the published table has them
+    "KD + LS": "kd (kd=9, kd.standardise=True, kd.temperature=2)",
+    "RRD (.04/.10)": "rrd (rrd.preset=tables)",
+}
 
 
 def main() -> None:
@@ -71,7 +84,9 @@ def collect(grid: Mapping[str, Any], out: Path) -> None:
         mine = sorted((r for r in runs if is_of(method, r)), key=lambda r: r["config"]["trial"])
         mine = [run for run in mine if run["config"]["trial"] in grid["trials"]]
         if mine:
-            rows[method["name"]] = summary(mine)
+            rows[method["name"]] = {"protocol": method["protocol"], **summary(mine)}
+    for row in rows.values():
+        row["over KD"] = over(row, rows.get(BASELINE[row["protocol"]]))
     teacher = next(r for r in runs if r["config"].get("model") == "resnet20")
     content = {
         "what": "CIFAR-10, 10,000 training images (the first 1,000 of each class), all 10,000 test "
@@ -81,6 +96,7 @@ def collect(grid: Mapping[str, Any], out: Path) -> None:
         "environment": environment(teacher["folder"]),
         "teacher": summary([teacher]),
         "results": rows,
+        "published": {protocol: order(grid, rows, protocol) for protocol in NEAREST},
     }
     out.write_text(json.dumps(content, indent=1) + "\n")
     print("\n".join(table(content)))
@@ -125,8 +141,57 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def spread(values: list[float]) -> dict[str, Any]:
-    sd = statistics.stdev(values) if len(values) > 1 else None
-    return {"values": values, "mean": statistics.mean(values), "sd": sd}
+    return {"values": values, **asdict(estimate(values))}
+
+
+def over(row: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """How far the last epoch is above another's, with Welch's interval of 95 %."""
+    if baseline is None or baseline is row:
+        return None
+    mine, other = (Estimate(**without(r["last"], "values")) for r in (row, baseline))
+    return asdict(welch(mine, other))
+
+
+def without(content: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in content.items() if name != key}
+
+
+def order(grid: Mapping[str, Any], rows: Mapping[str, Any], protocol: str) -> dict[str, Any]:
+    """Our means beside the published ones of the nearest pair, and the correlation of their ranks."""
+    teacher, student = NEAREST[protocol]
+    table = published.by_run(published.read())
+    both = {}
+    for method in grid["methods"]:
+        name = published_name(method)
+        key = ("cifar100", protocol, "" if name == "alone" else teacher, student, name)
+        if method["name"] in rows and method["protocol"] == protocol and key in table:
+            entry = table[key][0]
+            ours = rows[method["name"]][RULE[protocol]]["mean"]
+            both[method["name"]] = {"ours": ours, "theirs": entry.mean, "source": entry.source}
+    ours, theirs = ([each[k] for each in both.values()] for k in ("ours", "theirs"))
+    rho = spearman(ours, theirs) if len(both) > 2 else None
+    return {"pair": f"{teacher} -> {student}", "rule": RULE[protocol], "rho": rho, "methods": both}
+
+
+def published_name(method: Mapping[str, Any]) -> str:
+    """How the published table calls an entry of the grid; "" where it has other weights."""
+    name = method["distill"]
+    if method["name"] in DEPARTING or name == "alone":
+        return DEPARTING.get(method["name"], name)
+    row = recipes.recipe(method["protocol"], name)
+    same = (row.ce, row.kd) == (method["cls"], method["div"]) and "option" not in method
+    return name if same else ""
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float:
+    """The correlation of ranks; equal values share the mean of theirs."""
+    return statistics.correlation(ranks(first), ranks(second))
+
+
+def ranks(values: Sequence[float]) -> list[float]:
+    below = [sum(other < value for other in values) for value in values]
+    equal = [sum(other == value for other in values) for value in values]
+    return [b + (e + 1) / 2 for b, e in zip(below, equal, strict=True)]
 
 
 def environment(folder: Path) -> dict[str, Any]:
@@ -137,13 +202,34 @@ def environment(folder: Path) -> dict[str, Any]:
 
 def table(content: Mapping[str, Any]) -> Iterator[str]:
     """The results as Markdown, the highest mean of the last epoch first."""
-    yield "| | last epoch | best epoch | n |"
-    yield "|---|---|---|---|"
+    yield "| | last epoch | best epoch | last epoch above KD (95 %) | n |"
+    yield "|---|---|---|---|---|"
     teacher = content["teacher"]
-    yield f"| teacher | {shown(teacher['last'])} | {shown(teacher['best'])} | 1 |"
+    yield f"| teacher | {shown(teacher['last'])} | {shown(teacher['best'])} | | 1 |"
     rows = sorted(content["results"].items(), key=lambda item: -item[1]["last"]["mean"])
     for name, row in rows:
-        yield f"| {name} | {shown(row['last'])} | {shown(row['best'])} | {len(row['trials'])} |"
+        above = interval(row["over KD"])
+        values = (shown(row["last"]), shown(row["best"]), above, len(row["trials"]))
+        yield f"| {name} | {' | '.join(map(str, values))} |"
+    for protocol, found in content["published"].items():
+        rho = "" if found["rho"] is None else f", rank correlation {found['rho']:.2f}"
+        yield ""
+        yield f"{protocol}, {found['rule']} epoch, published for {found['pair']}{rho}:"
+        yield ""
+        yield "| | here | published |"
+        yield "|---|---|---|"
+        by_theirs = sorted(found["methods"].items(), key=lambda item: -item[1]["theirs"])
+        for name, each in by_theirs:
+            yield f"| {name} | {each['ours']:.2f} | {each['theirs']:.2f} |"
+
+
+def interval(difference: Mapping[str, Any] | None) -> str:
+    if difference is None:
+        return ""
+    if difference["low"] is None:
+        return f"{difference['value']:+.2f}"
+    ends = f"{difference['low']:+.2f} to {difference['high']:+.2f}"
+    return f"{difference['value']:+.2f} ({ends})"
 
 
 def shown(values: Mapping[str, Any]) -> str:

@@ -80,9 +80,39 @@ def test_last_and_best_epoch_are_collected_of_finished_runs(tmp_path, capsys):
     row = content["results"]["KD (1/1)"]
     assert row["trials"] == [0, 1]  # the third is not finished
     assert row["last"]["values"] == [60, 62]
-    assert row["best"] == {"values": [70, 62], "mean": 66, "sd": pytest.approx(5.656854)}
-    assert "| KD (1/1) | 61.00 ± 1.41 | 66.00 ± 5.66 | 2 |" in capsys.readouterr().out
+    assert row["best"] == {"values": [70, 62], "mean": 66, "sd": pytest.approx(5.656854), "n": 2}
+    assert "| KD (1/1) | 61.00 ± 1.41 | 66.00 ± 5.66 |  | 2 |" in capsys.readouterr().out
     assert content["teacher"]["best"]["mean"] == 80
+
+
+def test_a_method_is_set_beside_kd_of_its_protocol_and_beside_the_published_table(tmp_path, capsys):
+    grid = {**GRID, "save_dir": str(tmp_path), "fixed": {**GRID["fixed"], "epochs": 2}}
+    folder(tmp_path, "teachers", "t", {"model": "resnet20", "trial": 0}, [50, 80])
+    curves = {"KD (1/1)": [[9, 60], [9, 62]], "SP + KD": [[66, 65], [69, 68]]}
+    curves |= {"AT + KD": [[9, 64], [9, 64]], "SimKD + KD": [[9, 10], [9, 12]], "SP": [[9, 70]]}
+    for method in GRID["methods"]:
+        for trial, curve in enumerate(curves.get(method["name"], [])):
+            name = f"{method['name']} {trial}".replace("/", "-")
+            folder(tmp_path, "students", name, {**flags_of(method), "trial": trial}, curve)
+    study.collect(grid, tmp_path / "study.json")
+    content = json.loads((tmp_path / "study.json").read_text())
+    over = content["results"]["SP + KD"]["over KD"]
+    assert over["value"] == pytest.approx(5.5)
+    assert over["low"] < 0 < over["high"]  # Welch: 5.5 -+ 3.8 * 1.8
+    assert content["results"]["SP"]["over KD"] is None  # there is no KD of its protocol
+    there = content["published"]["simkd"]
+    found = {name: each["ours"] for name, each in there["methods"].items()}
+    assert found == {"KD (1/1)": 61, "AT + KD": 64, "SP + KD": 67.5}  # SimKD's weights are others
+    assert there["methods"]["AT + KD"]["theirs"] == 75.07
+    assert there["rho"] == pytest.approx(-0.5)  # 61, 64, 67.5 beside 74.42, 75.07, 74.29
+    assert "| AT + KD | 64.00 | 75.07 |" in capsys.readouterr().out
+
+
+def test_ranks_share_what_is_equal():
+    assert study.ranks([3, 1, 3, 7]) == [2.5, 1, 2.5, 4]
+    scipy = pytest.importorskip("scipy.stats")
+    first, second = [3, 1, 3, 7, 5], [2, 2, 4, 9, 1]
+    assert study.spearman(first, second) == pytest.approx(scipy.spearmanr(first, second).statistic)
 
 
 def test_the_small_cifar10_is_read_as_cifar10_is(tmp_path, monkeypatch):
