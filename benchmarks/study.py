@@ -36,7 +36,7 @@ BASELINE = {"crd": "KD (.1/.9)", "simkd": "KD (1/1)"}
 # The published pairs nearest to this one that have most of the methods, by protocol.
 NEAREST = {"crd": ("resnet56", "resnet20"), "simkd": ("resnet32x4", "resnet8x4")}
 RULE = {"crd": "last", "simkd": "best"}
-DEPARTING = {  # entries of the grid that depart from their protocol, as the published table has them
+DEPARTING = {  # from their protocol, by their names in the published table
     "KD + LS": "kd (kd=9, kd.standardise=True, kd.temperature=2)",
     "RRD (.04/.10)": "rrd (rrd.preset=tables)",
 }
@@ -157,7 +157,7 @@ def without(content: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def order(grid: Mapping[str, Any], rows: Mapping[str, Any], protocol: str) -> dict[str, Any]:
-    """Our means beside the published ones of the nearest pair, and the correlation of their ranks."""
+    """Our means beside those of the nearest published pair, and the correlation of their ranks."""
     teacher, student = NEAREST[protocol]
     table = published.by_run(published.read())
     both = {}
