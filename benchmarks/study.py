@@ -6,8 +6,8 @@
     python benchmarks/study.py collect   # benchmarks/results/study.json, and the table in Markdown
 
 `collect` takes what is finished. Of each run it keeps the accuracy after the last epoch, as Tian et
-al. 2020 report, and that of the best test epoch, as Chen et al. 2022 do. The last epochs of a method
-are compared with those of KD in the same protocol, and the order of the means with published ones.
+al. 2020 report, and that of the best test epoch, as Chen et al. 2022 do. Last epochs are compared
+with those of KD in the same protocol, and the order of the means with published ones.
 """
 
 import argparse
