@@ -160,7 +160,7 @@ def order(grid: Mapping[str, Any], rows: Mapping[str, Any], protocol: str) -> di
     """Our means beside those of the nearest published pair, and the correlation of their ranks."""
     teacher, student = NEAREST[protocol]
     table = published.by_run(published.read())
-    both = {}
+    both: dict[str, dict[str, Any]] = {}
     for method in grid["methods"]:
         name = published_name(method)
         key = ("cifar100", protocol, "" if name == "alone" else teacher, student, name)

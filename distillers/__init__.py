@@ -23,10 +23,10 @@ __version__ = "0.1.0"
 _LAZY = {
     "Distillation": "distillers.distillation",
     "Plan": "distillers.plan",
-    "Step": "distillers.distillation",
-    "Supervised": "distillers.distillation",
+    "Step": "distillers.task",
+    "Supervised": "distillers.task",
     "Taps": "distillers.taps",
-    "Term": "distillers.distillation",
+    "Term": "distillers.terms",
     "distil": "distillers.distillation",
     "fit": "distillers.train",
     "from_pretrained": "distillers.hub",

@@ -27,7 +27,7 @@ def blocks(language):
             yield pytest.param(block, id=f"{page.name}-{number}")
 
 
-@pytest.mark.parametrize("name", ["own_loop", "own_loss"])
+@pytest.mark.parametrize("name", ["own_loop", "own_loss", "own_model"])
 def test_examples_run(name, capsys, monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
     runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
