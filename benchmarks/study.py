@@ -11,6 +11,7 @@ with those of KD in the same protocol, and the order of the means with published
 """
 
 import argparse
+import glob
 import json
 import pickle
 import platform
@@ -26,7 +27,9 @@ import yaml
 from distillers import recipes
 from distillers.analysis import published
 from distillers.analysis.estimates import Estimate, estimate, welch
+from distillers.cli import STATUS
 from distillers.data.cifar import cifar10
+from distillers.errors import Diverged
 
 ROOT = Path(__file__).parents[1]
 GRID = ROOT / "benchmarks" / "study.yml"
@@ -79,12 +82,14 @@ def prepare(source: Path, target: Path) -> None:
 def collect(grid: Mapping[str, Any], out: Path) -> None:
     """Write the results of the runs that are finished, and print the table."""
     runs = list(finished(Path(grid["save_dir"]), grid["fixed"]["epochs"]))
-    rows = {}
+    lost = list(diverged(Path(grid["save_dir"])))
+    rows: dict[str, dict[str, Any]] = {}
     for method in grid["methods"]:
-        mine = sorted((r for r in runs if is_of(method, r)), key=lambda r: r["config"]["trial"])
-        mine = [run for run in mine if run["config"]["trial"] in grid["trials"]]
-        if mine:
-            rows[method["name"]] = {"protocol": method["protocol"], **summary(mine)}
+        mine, ended = (of_trials(method, each, grid["trials"]) for each in (runs, lost))
+        if mine or ended:
+            trials = [run["config"]["trial"] for run in ended]
+            about: dict[str, Any] = {"protocol": method["protocol"], "diverged": trials}
+            rows[method["name"]] = about | (summary(mine) if mine else {"trials": []})
     for row in rows.values():
         row["over KD"] = over(row, rows.get(BASELINE[row["protocol"]]))
     teacher = next(r for r in runs if r["config"].get("model") == "resnet20")
@@ -114,6 +119,22 @@ def finished(save_dir: Path, epochs: int) -> Iterator[dict[str, Any]]:
         if metrics[-1]["epoch"] == epochs:
             hours = json.loads(path.read_text())["Total time"]
             yield {"folder": folder, "config": config, "metrics": metrics, "hours": hours}
+
+
+def diverged(save_dir: Path) -> Iterator[dict[str, Any]]:
+    """The flags of every run that a loss which is no number has ended."""
+    for path in sorted((save_dir / "sweep" / "failed").glob("*")):
+        if json.loads(path.read_text())["status"] == STATUS[Diverged]:
+            folder = next(save_dir.glob(f"*/models/{glob.escape(path.name)}"))
+            yield {"config": json.loads((folder / "config.json").read_text())}
+
+
+def of_trials(
+    method: Mapping[str, Any], runs: Sequence[dict[str, Any]], trials: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Those runs that are of an entry of the grid and of one of its seeds, in their order."""
+    mine = [run for run in runs if is_of(method, run) and run["config"]["trial"] in trials]
+    return sorted(mine, key=lambda run: run["config"]["trial"])
 
 
 def is_of(method: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
@@ -146,7 +167,7 @@ def spread(values: list[float]) -> dict[str, Any]:
 
 def over(row: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """How far the last epoch is above another's, with Welch's interval of 95 %."""
-    if baseline is None or baseline is row:
+    if baseline is None or baseline is row or not (row["trials"] and baseline["trials"]):
         return None
     mine, other = (Estimate(**without(r["last"], "values")) for r in (row, baseline))
     return asdict(welch(mine, other))
@@ -164,9 +185,10 @@ def order(grid: Mapping[str, Any], rows: Mapping[str, Any], protocol: str) -> di
     for method in grid["methods"]:
         name = published_name(method)
         key = ("cifar100", protocol, "" if name == "alone" else teacher, student, name)
-        if method["name"] in rows and method["protocol"] == protocol and key in table:
+        row = rows.get(method["name"], {"trials": []})
+        if row["trials"] and method["protocol"] == protocol and key in table:
             entry = table[key][0]
-            ours = rows[method["name"]][RULE[protocol]]["mean"]
+            ours = row[RULE[protocol]]["mean"]
             both[method["name"]] = {"ours": ours, "theirs": entry.mean, "source": entry.source}
     ours, theirs = ([each[k] for each in both.values()] for k in ("ours", "theirs"))
     rho = spearman(ours, theirs) if len(both) > 2 else None
@@ -206,11 +228,14 @@ def table(content: Mapping[str, Any]) -> Iterator[str]:
     yield "|---|---|---|---|---|"
     teacher = content["teacher"]
     yield f"| teacher | {shown(teacher['last'])} | {shown(teacher['best'])} | | 1 |"
-    rows = sorted(content["results"].items(), key=lambda item: -item[1]["last"]["mean"])
-    for name, row in rows:
+    whole = {name: row for name, row in content["results"].items() if row["trials"]}
+    for name, row in sorted(whole.items(), key=lambda item: -item[1]["last"]["mean"]):
         above = interval(row["over KD"])
         values = (shown(row["last"]), shown(row["best"]), above, len(row["trials"]))
         yield f"| {name} | {' | '.join(map(str, values))} |"
+    for name, row in content["results"].items():
+        if row["diverged"]:
+            yield f"| {name} | diverged | | | {len(row['diverged'])} |"
     for protocol, found in content["published"].items():
         rho = "" if found["rho"] is None else f", rank correlation {found['rho']:.2f}"
         yield ""

@@ -108,6 +108,26 @@ def test_a_method_is_set_beside_kd_of_its_protocol_and_beside_the_published_tabl
     assert "| AT + KD | 64.00 | 75.07 |" in capsys.readouterr().out
 
 
+def test_a_run_that_diverged_is_told_and_not_averaged(tmp_path, capsys):
+    grid = {**GRID, "save_dir": str(tmp_path), "fixed": {**GRID["fixed"], "epochs": 2}}
+    folder(tmp_path, "teachers", "t", {"model": "resnet20", "trial": 0}, [50, 80])
+    by_name = {method["name"]: method for method in GRID["methods"]}
+    for trial, status in ((0, 3), (1, 1)):  # the second failed for another reason
+        config = {**flags_of(by_name["SemCKD + KD"]), "trial": trial}
+        folder(tmp_path, "students", f"s{trial}", config, [9])
+        failure = tmp_path / "sweep" / "failed" / f"s{trial}"
+        failure.parent.mkdir(parents=True, exist_ok=True)
+        failure.write_text(json.dumps({"status": status}))
+    folder(tmp_path, "students", "kd", {**flags_of(by_name["KD (1/1)"]), "trial": 0}, [9, 60])
+    study.collect(grid, tmp_path / "study.json")
+    rows = json.loads((tmp_path / "study.json").read_text())["results"]
+    assert (rows["SemCKD + KD"]["diverged"], rows["SemCKD + KD"]["trials"]) == ([0], [])
+    assert rows["KD (1/1)"]["diverged"] == []
+    told = capsys.readouterr().out
+    assert told.count("SemCKD") == 1
+    assert "| SemCKD + KD | diverged | | | 1 |" in told
+
+
 def test_ranks_share_what_is_equal():
     assert study.ranks([3, 1, 3, 7]) == [2.5, 1, 2.5, 4]
     scipy = pytest.importorskip("scipy.stats")
