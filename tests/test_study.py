@@ -128,6 +128,12 @@ def test_a_run_that_diverged_is_told_and_not_averaged(tmp_path, capsys):
     assert "| SemCKD + KD | diverged | | | 1 |" in told
 
 
+def test_the_page_shows_what_was_measured():
+    content = json.loads((PATH.parent / "results" / "study.json").read_text())
+    page = (PATH.parents[1] / "docs" / "study.md").read_text()
+    assert page.endswith("\n".join(study.table(content)) + "\n")
+
+
 def test_ranks_share_what_is_equal():
     assert study.ranks([3, 1, 3, 7]) == [2.5, 1, 2.5, 4]
     scipy = pytest.importorskip("scipy.stats")
