@@ -1,8 +1,8 @@
 """A network of your own: a class or function that takes `num_classes` and maps images to logits.
 
 Use it as `python train_student.py --path_t ... --model_s examples.own_model:Tiny`, as a teacher
-with `--model examples.own_model:Tiny`. Losses read feature maps and embeddings of it where a rule
-finds them; an attribute `taps` says it where the rule is not what you want.
+with `--model examples.own_model:Tiny`. `taps` says where losses read feature maps and embeddings of
+it. It may be left out: then a rule finds the places, here those without the first convolution.
 """
 
 import torch
@@ -24,6 +24,8 @@ class Tiny(nn.Module):
         num_classes: number of logits.
     """
 
+    taps = Taps(maps=("stages.0", "stages.1", "stages.2"), head="head")
+
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
         self.stages = nn.Sequential(stage(3, 16), stage(16, 32), stage(32, 64))
@@ -34,23 +36,14 @@ class Tiny(nn.Module):
         return self.head(self.stages(images).mean((2, 3)))
 
 
-class Declared(Tiny):
-    """The same, read after the first convolution too, which the rule takes for a stem."""
-
-    taps = Taps(maps=("stages.0", "stages.1", "stages.2"), head="head")
-
-
 if __name__ == "__main__":
     import distillers
     from distillers import models
     from distillers.data.batch import Batch
-    from distillers.tap_rules import find_taps
 
     torch.manual_seed(0)
     images, labels = torch.randn(8, 3, 32, 32), torch.randint(10, (8,))
-    for net in (Tiny(), Declared()):
-        print(type(net).__name__, "is read at", find_taps(net, images[:2]).maps)
-    student = models.create("examples.own_model:Declared", num_classes=10)
+    student = models.create("examples.own_model:Tiny", num_classes=10)
     teacher = models.create("resnet20", num_classes=10)
     task = distillers.distil(
         student, teacher, {"ce": 1.0, "semckd": 400.0}, images=images[:2], batch_size=8

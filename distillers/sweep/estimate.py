@@ -170,8 +170,8 @@ def measure(run: Run, source: DataSource, device: torch.device) -> Cost:
     best = _bytes(deployed.state_dict())
     last = _bytes({"model": deployed.state_dict(), "trainer": trainer.state(Position(1))})
     size = best + last * min(2, config.epochs) + RECORDS + FIGURES * config.epochs
-    seconds = training.seconds * len(loader) + scoring.seconds * len(tests)
-    cost = Cost(seconds, size, best)
+    scored = scoring.seconds * len(tests)
+    cost = Cost(training.seconds * len(loader) + scored, size, best)
     if not isinstance(config, StudentConfig):
         return cost
     cached = asked(config, task, source, len(kept.train_labels), source.sample(device))
@@ -179,8 +179,7 @@ def measure(run: Run, source: DataSource, device: torch.device) -> Cost:
         return cost
     reading = Timed(Told(loader, task), device)
     trainer.train_epoch(reading, Position(0))
-    saved = (training.seconds - reading.seconds) * len(loader)
-    return replace(cost, cached=cached, read=seconds - saved)
+    return replace(cost, cached=cached, read=reading.seconds * len(loader) + scored)
 
 
 class Timed:
