@@ -60,6 +60,16 @@ def digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_there(path: Path) -> None:
+    """Refuse the path of a file that there is not.
+
+    Raises:
+        InputError: with the nearest that there is.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no file {path}{_nearest(path)}")
+
+
 def load(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint or a safetensors file; nothing in it is ever run.
 
@@ -68,8 +78,7 @@ def load(path: str | Path) -> dict[str, Any]:
         Damaged: when it is not whole.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"there is no file {path}{_nearest(path)}")
+    check_there(path)
     if is_broken(path):
         raise Damaged(f"{path} is damaged: its checksum is not that of what it holds.")
     if path.suffix == ".safetensors":

@@ -225,6 +225,12 @@ def test_bad_input_is_told_before_anything_is_written(there, capsys, words):
     assert sorted(there.rglob("*")) == before
 
 
+def test_a_missing_teacher_is_told_before_data_is_fetched(there, capsys, monkeypatch):
+    monkeypatch.setattr("distillers.data.source_of", lambda *_: pytest.fail("read the data"))
+    assert cli.run("student", [*STUDENT, "--path_t", "no/such_best.pth"]) == 2
+    assert "there is no file no/such_best.pth" in capsys.readouterr().err
+
+
 def test_an_unknown_flag_names_the_nearest(there):
     done = command(there, "train_student.py", "--distil", "kd")
     assert done.returncode == 2

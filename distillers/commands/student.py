@@ -1,6 +1,7 @@
 """`distillers student`, the documented train_student.py."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillers.cli import parse
@@ -16,9 +17,12 @@ def main(args: Sequence[str]) -> None:
     config = parse(StudentConfig, args, "train_student.py")
     config.check()
 
-    from distillers import launch, weights
+    from distillers import checkpoint, launch, weights
+    from distillers.ready import best_of
 
     weights.options(config, weights.choose(config))  # names and numbers, before files are read
+    assert config.path_t is not None  # config.check refuses None
+    checkpoint.check_there(best_of(Path(config.path_t)))  # before data is fetched
     launch.run(config, "student", args, lambda world: work(config, world))
 
 
