@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ import torch.distributed as dist
 
 from distillers.distributed import World
 from distillers.errors import InputError
+
+PARTING = 0.2  # seconds that gloo's threads have for letting go of what they still hold
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,9 @@ def joined(devices: tuple[str, ...] = (), timeout: float = 600.0) -> Iterator[Wo
         yield World(found.rank, found.size, found.local_rank, device)
     finally:
         dist.destroy_process_group()
+        # DTensor's caches keep a group, and so its threads, beyond this. One that has yet to let go
+        # of a tensor needs the interpreter's lock for it, and once that has ended, aborts.
+        time.sleep(PARTING)
 
 
 def device_of(devices: tuple[str, ...], local_rank: int = 0, shared: bool = False) -> torch.device:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
+
+from distillers.meeting import joined
 
 
 def together(world_size: int, function: Callable[..., None], *args: Any) -> None:
@@ -24,9 +25,7 @@ def free_port() -> int:
 
 def _work(rank: int, world_size: int, port: int, function: Callable, args: tuple) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size)}
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world_size)
-    try:
+    with joined(("cpu",)):
         function(*args)
-    finally:
-        dist.destroy_process_group()

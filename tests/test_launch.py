@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from distillers import cli
 from distillers.distributed import World
 from distillers.errors import InputError
 from distillers.meeting import Meeting, device_of, first_host, meeting
-from tests.processes import free_port
+from tests.processes import free_port, together
 
 ROOT = Path(__file__).parents[1]
 FLAGS = ["--dataset", "digits", "--model", "tests.nets:tiny", "--batch_size", "256"]
@@ -196,3 +197,16 @@ def test_one_process_is_a_world_of_its_own():
     assert world.most([2, 5]) == [2, 5]
     with pytest.raises(InputError, match="wrong"), world.at("here"):
         world.first(lambda: (_ for _ in ()).throw(InputError("wrong")))
+
+
+def leave_with_a_gather_just_done() -> None:
+    """End while a thread of gloo's waits for the interpreter's lock, to let go of tensors."""
+    torch.kept = dist.group.WORLD
+    dist.barrier()
+    sys.setswitchinterval(100)  # seconds for which this thread is not asked to pass the lock on
+    dist.all_gather([torch.ones(3), torch.ones(3)], torch.ones(3), async_op=True)
+    sum(range(10_000_000))  # a while without giving it away
+
+
+def test_a_group_that_is_remembered_does_not_abort_its_process():
+    together(2, leave_with_a_gather_just_done)
