@@ -39,6 +39,8 @@ BASELINE = {"crd": "KD (.1/.9)", "simkd": "KD (1/1)"}
 # The published pairs nearest to this one that have most of the methods, by protocol.
 NEAREST = {"crd": ("resnet56", "resnet20"), "simkd": ("resnet32x4", "resnet8x4")}
 RULE = {"crd": "last", "simkd": "best"}
+# The first seed of the same grid in fp32, of another teacher: what another repetition gives.
+EARLIER = ROOT / "benchmarks" / "results" / "study_fp32.json"
 DEPARTING = {  # from their protocol, by their names in the published table
     "KD + LS": "kd (kd=9, kd.standardise=True, kd.temperature=2)",
     "RRD (.04/.10)": "rrd (rrd.preset=tables)",
@@ -101,6 +103,7 @@ def collect(grid: Mapping[str, Any], out: Path) -> None:
         "environment": environment(teacher["folder"]),
         "teacher": summary([teacher]),
         "results": rows,
+        "earlier": repetition(rows, json.loads(EARLIER.read_text())),
         "published": {protocol: order(grid, rows, protocol) for protocol in NEAREST},
     }
     out.write_text(json.dumps(content, indent=1) + "\n")
@@ -177,6 +180,18 @@ def without(content: Mapping[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in content.items() if name != key}
 
 
+def repetition(rows: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """What another repetition gave after the last epoch, and the correlation of the ranks."""
+    both = {
+        name: [each[name]["last"]["mean"] for each in (rows, earlier["results"])]
+        for name in rows
+        if rows[name]["trials"] and earlier["results"].get(name, {}).get("trials")
+    }
+    rho = spearman(*zip(*both.values(), strict=True)) if len(both) > 2 else None
+    theirs = {name: pair[1] for name, pair in both.items()}
+    return {"teacher": earlier["teacher"]["last"]["mean"], "last": theirs, "rho": rho}
+
+
 def order(grid: Mapping[str, Any], rows: Mapping[str, Any], protocol: str) -> dict[str, Any]:
     """Our means beside those of the nearest published pair, and the correlation of their ranks."""
     teacher, student = NEAREST[protocol]
@@ -224,18 +239,23 @@ def environment(folder: Path) -> dict[str, Any]:
 
 def table(content: Mapping[str, Any]) -> Iterator[str]:
     """The results as Markdown, the highest mean of the last epoch first."""
-    yield "| | last epoch | best epoch | last epoch above KD (95 %) | n |"
-    yield "|---|---|---|---|---|"
-    teacher = content["teacher"]
-    yield f"| teacher | {shown(teacher['last'])} | {shown(teacher['best'])} | | 1 |"
+    yield "| | last epoch | best epoch | last epoch above KD (95 %) | n | fp32, another teacher |"
+    yield "|---|---|---|---|---|---|"
+    teacher, earlier = content["teacher"], content["earlier"]
+    values = f"{shown(teacher['last'])} | {shown(teacher['best'])}"
+    yield f"| teacher | {values} | | 1 | {earlier['teacher']:.2f} |"
     whole = {name: row for name, row in content["results"].items() if row["trials"]}
     for name, row in sorted(whole.items(), key=lambda item: -item[1]["last"]["mean"]):
         above = interval(row["over KD"])
-        values = (shown(row["last"]), shown(row["best"]), above, len(row["trials"]))
+        there = f"{earlier['last'][name]:.2f}" if name in earlier["last"] else ""
+        values = (shown(row["last"]), shown(row["best"]), above, len(row["trials"]), there)
         yield f"| {name} | {' | '.join(map(str, values))} |"
     for name, row in content["results"].items():
         if row["diverged"]:
-            yield f"| {name} | diverged | | | {len(row['diverged'])} |"
+            yield f"| {name} | diverged | | | {len(row['diverged'])} | |"
+    if earlier["rho"] is not None:
+        yield ""
+        yield f"Rank correlation of the last column with the first: {earlier['rho']:.2f}."
     for protocol, found in content["published"].items():
         rho = "" if found["rho"] is None else f", rank correlation {found['rho']:.2f}"
         yield ""

@@ -128,6 +128,17 @@ def test_a_run_that_diverged_is_told_and_not_averaged(tmp_path, capsys):
     assert "| SemCKD + KD | diverged | | | 1 |" in told
 
 
+def test_the_earlier_repetition_is_set_beside_rows_that_both_have():
+    def rows(**means):
+        return {k: {"trials": [0], "last": {"mean": mean}} for k, mean in means.items()}
+
+    ours = {**rows(a=60, b=70, c=65, d=1), "diverged": {"trials": []}}
+    earlier = {**rows(a=50, b=52, c=51, diverged=3), "d": {"trials": []}}
+    beside = {"results": earlier, "teacher": {"last": {"mean": 77.0}}}
+    found = study.repetition(ours, beside)
+    assert found == {"teacher": 77.0, "last": {"a": 50, "b": 52, "c": 51}, "rho": 1}
+
+
 def test_the_page_shows_what_was_measured():
     content = json.loads((PATH.parent / "results" / "study.json").read_text())
     page = (PATH.parents[1] / "docs" / "study.md").read_text()
