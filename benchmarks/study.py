@@ -181,14 +181,23 @@ def without(content: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def repetition(rows: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
-    """What another repetition gave after the last epoch, and the correlation of the ranks."""
-    both = {
-        name: [each[name]["last"]["mean"] for each in (rows, earlier["results"])]
+    """What another repetition gave after the last epoch, and the correlations of ranks."""
+    theirs = {
+        name: earlier["results"][name]["last"]["mean"]
         for name in rows
         if rows[name]["trials"] and earlier["results"].get(name, {}).get("trials")
     }
-    rho = spearman(*zip(*both.values(), strict=True)) if len(both) > 2 else None
-    theirs = {name: pair[1] for name, pair in both.items()}
+    groups = {"all rows": list(theirs)} | {
+        f"{protocol} methods": [
+            name for name in theirs if rows[name]["protocol"] == protocol and name != "alone"
+        ]
+        for protocol in NEAREST
+    }
+    rho = {
+        group: spearman([rows[k]["last"]["mean"] for k in names], [theirs[k] for k in names])
+        for group, names in groups.items()
+        if len(names) > 2
+    }
     return {"teacher": earlier["teacher"]["last"]["mean"], "last": theirs, "rho": rho}
 
 
@@ -253,9 +262,10 @@ def table(content: Mapping[str, Any]) -> Iterator[str]:
     for name, row in content["results"].items():
         if row["diverged"]:
             yield f"| {name} | diverged | | | {len(row['diverged'])} | |"
-    if earlier["rho"] is not None:
+    if earlier["rho"]:
+        each = ", ".join(f"{group} {rho:.2f}" for group, rho in earlier["rho"].items())
         yield ""
-        yield f"Rank correlation of the last column with the first: {earlier['rho']:.2f}."
+        yield f"Rank correlation of the last column with the first: {each}."
     for protocol, found in content["published"].items():
         rho = "" if found["rho"] is None else f", rank correlation {found['rho']:.2f}"
         yield ""

@@ -205,7 +205,7 @@ def leave_with_a_gather_just_done() -> None:
     dist.barrier()
     sys.setswitchinterval(100)  # seconds for which this thread is not asked to pass the lock on
     dist.all_gather([torch.ones(3), torch.ones(3)], torch.ones(3), async_op=True)
-    sum(range(10_000_000))  # a while without giving it away
+    sum(range(40_000_000))  # longer, without giving it away, than the other process may be late
 
 
 def test_a_group_that_is_remembered_does_not_abort_its_process():

@@ -130,13 +130,15 @@ def test_a_run_that_diverged_is_told_and_not_averaged(tmp_path, capsys):
 
 def test_the_earlier_repetition_is_set_beside_rows_that_both_have():
     def rows(**means):
-        return {k: {"trials": [0], "last": {"mean": mean}} for k, mean in means.items()}
+        row = {"protocol": "crd", "trials": [0]}
+        return {name: {**row, "last": {"mean": mean}} for name, mean in means.items()}
 
-    ours = {**rows(a=60, b=70, c=65, d=1), "diverged": {"trials": []}}
-    earlier = {**rows(a=50, b=52, c=51, diverged=3), "d": {"trials": []}}
+    ours = {**rows(alone=10, a=60, b=70, c=65, d=1), "diverged": {"trials": []}}
+    earlier = {**rows(alone=9, a=52, b=50, c=51, diverged=3), "d": {"trials": []}}
     beside = {"results": earlier, "teacher": {"last": {"mean": 77.0}}}
     found = study.repetition(ours, beside)
-    assert found == {"teacher": 77.0, "last": {"a": 50, "b": 52, "c": 51}, "rho": 1}
+    assert found["last"] == {"alone": 9, "a": 52, "b": 50, "c": 51}
+    assert found["rho"] == pytest.approx({"all rows": 0.2, "crd methods": -1})
 
 
 def test_the_page_shows_what_was_measured():
