@@ -81,7 +81,7 @@ class StudentConfig(Training):
     soft: Annotated[float | None, arg(aliases=["-s"])] = None
     """SemCKD: softness of its attention (1)."""
     feat_dim: int | None = None
-    """Width of the embeddings of CRD, RRD and DCD (128)."""
+    """Width of the embeddings of CRD, RRD, DCD and CC (128)."""
     mode: Literal["exact", "relax"] | None = None
     """CRD: the positive is the image itself, or any of its class."""
     nce_k: int | None = None

@@ -107,6 +107,10 @@ def train(
     """
     kept, held_out = source.split(config.val_fraction, config.trial)
     drop_last = config.as_published_by_simkd or getattr(task, "full_batches", False)
+    left = len(kept.train_labels) % config.batch_size
+    if not drop_last and 0 < left < 2 * world.size < config.batch_size:
+        drop_last = True
+        world.say(f"the last {left} images of an epoch are left out, too few for batch statistics")
     loader = kept.train_loader(
         batch_of(config, world),
         seed=config.trial,

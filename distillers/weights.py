@@ -17,6 +17,7 @@ FLAG_OPTIONS = (
     ("feat_dim", "crd", "dim"),
     ("feat_dim", "rrd", "dim"),
     ("feat_dim", "dcd", "dim"),
+    ("feat_dim", "cc", "dim"),
     ("mode", "crd", "mode"),
     ("nce_k", "crd", "negatives"),
     ("nce_k", "rrd", "queue_size"),
@@ -102,10 +103,11 @@ def options(
 ) -> dict[str, dict[str, Any]]:
     """The options of each loss of the run by its class's lower-cased name.
 
-    The published ones of the protocol first, then those of the documented flags, then --option.
+    The published ones of the protocol first, then those of the documented flags, then --option. A
+    documented flag of a loss that takes no part is ignored, as scripts of a grid have it.
 
     Raises:
-        InputError: for a flag or an --option of a loss that does not take part.
+        InputError: for an --option of a loss that does not take part.
     """
     classes = {name: wiring.find(name) for name in weights.terms()}
     short = {cls.__name__.lower(): cls for cls in classes.values()}

@@ -5,6 +5,7 @@ networks and the batch, the required parameters of its `__init__` are facts, and
 defaults are its options.
 """
 
+import contextlib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -57,7 +58,7 @@ def find(name: str) -> type[nn.Module]:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"cannot import the loss {name!r}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise InputError(f"{name!r} is not a subclass of torch.nn.Module.")
@@ -158,14 +159,26 @@ def from_text(loss: type[nn.Module], name: str, text: str) -> Any:
     defaults = options(loss)
     if name not in defaults:
         raise unknown(f"option of {loss.__name__}", name, defaults)
-    default, value = defaults[name], yaml.safe_load(text)
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+    default, value = defaults[name], _literal(text)
+    if isinstance(default, float) and type(value) is int:
         return float(value)
     if default is not None and type(value) is not type(default):
         raise InputError(
             f"{loss.__name__}.{name} is {default!r} by default; {text!r} does not fit."
         )
     return value
+
+
+def _literal(text: str) -> Any:
+    """What a text means: numbers as Python reads them, the rest as YAML does."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return text if type(value) in (int, float) else value  # YAML's 1:30 is 90
 
 
 def _has_constructor(loss: type[nn.Module]) -> bool:

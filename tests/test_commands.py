@@ -17,6 +17,7 @@ from distillers import cli
 ROOT = Path(__file__).parents[1]
 TEACHER = ["--dataset", "digits", "--model", "resnet8", "--batch_size", "128", "--trial", "0"]
 STUDENT = ["--dataset", "digits", "--model_s", "resnet8", "--batch_size", "128", "--trial", "0"]
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # bits depend on the number
 PATH_T = "./save/teachers/models/resnet8_vanilla/resnet8_best.pth"
 
 
@@ -36,10 +37,9 @@ def there(home, monkeypatch):
 
 
 def command(folder, script, *args, **kwargs):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     words = [sys.executable, str(ROOT / script), *args]
     return subprocess.run(
-        words, cwd=folder, capture_output=True, text=True, env=environment, timeout=250, **kwargs
+        words, cwd=folder, capture_output=True, text=True, env=ONE_THREAD, timeout=250, **kwargs
     )
 
 
@@ -107,7 +107,7 @@ def test_a_killed_run_resumes_to_the_same_bits(there):
     assert whole.returncode == 0, whole.stderr
     words = [sys.executable, str(ROOT / "train_student.py"), *flags, "--save_dir", "killed"]
     process = subprocess.Popen(
-        words, cwd=there, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        words, cwd=there, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 120
     while not list((there / "killed").rglob("resnet8_last.pth")) and time.monotonic() < deadline:
@@ -315,4 +315,14 @@ def test_a_loss_for_full_batches_leaves_out_the_last_under_any_protocol(there, c
     flags = [*STUDENT, "--path_t", PATH_T, "--epochs", "1", "--distill", "semckd"]
     assert cli.run("student", [*flags, "--protocol", "crd", "--save_dir", "full_batches"]) == 0
     folder = run_folder(there / "full_batches")
+    assert (folder / "resnet8_best.pth").exists()
+
+
+def test_a_last_batch_of_one_image_is_left_out_and_said(there, capsys):
+    """1,297 = 16 * 81 + 1: SRRL's batch normalisation cannot take one pooled image."""
+    flags = [*STUDENT, "--path_t", PATH_T, "--epochs", "1", "--distill", "srrl"]
+    flags += ["--protocol", "crd", "--batch_size", "16", "--save_dir", "last_of_one"]
+    assert cli.run("student", flags) == 0
+    assert "the last 1 images of an epoch are left out" in capsys.readouterr().out
+    folder = run_folder(there / "last_of_one")
     assert (folder / "resnet8_best.pth").exists()

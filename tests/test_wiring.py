@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from distillers import wiring
 from distillers.errors import InputError
+from distillers.losses import CRD
 
 
 class Odd(nn.Module):
@@ -66,9 +67,19 @@ def test_text_is_read_as_the_type_of_the_default():
     assert wiring.from_text(Wide, "power", "3") == 3.0
     assert isinstance(wiring.from_text(Wide, "power", "3"), float)
     assert wiring.from_text(Wide, "deep", "true") is True
-    for text in ("yes please", "[1]"):
+    assert wiring.from_text(Wide, "power", "1e-7") == 1e-7
+    for text in ("yes please", "[1]", "1:30", "["):
         with pytest.raises(InputError, match="does not fit"):
             wiring.from_text(Wide, "power", text)
+
+
+def test_every_number_that_is_a_default_can_be_given_as_it_is_printed():
+    for cls in wiring.losses().values():
+        for name, default in wiring.options(cls).items():
+            if type(default) in (int, float):
+                assert wiring.from_text(cls, name, str(default)) == default
+    assert wiring.from_text(CRD, "negatives", "010") == 10  # not YAML's octal 8
+    assert wiring.from_text(CRD, "partition_momentum", "99e-2") == 0.99
 
 
 def test_losses_are_found_by_name_and_by_path():
@@ -76,6 +87,6 @@ def test_losses_are_found_by_name_and_by_path():
     assert wiring.find("tests.test_wiring:Wide") is Wide
     with pytest.raises(InputError, match="no loss 'kdd', did you mean 'kd'"):
         wiring.find("kdd")
-    for wrong in ("no.such:Thing", "tests.test_wiring:Nothing", "math:pi"):
+    for wrong in (":KD", "no.such:Thing", "tests.test_wiring:Nothing", "math:pi"):
         with pytest.raises(InputError, match=wrong):
             wiring.find(wrong)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from distillers.losses.limits import require_not_negative
 from distillers.losses.precision import full
 from distillers.losses.stages import check_stages, same_size
 
@@ -18,15 +19,17 @@ class AB(nn.Module):
         (r + m)^2 where the teacher is off and r > -m,  (r - m)^2 where it is on and r <= m
 
     summed over channels and positions, mean over the batch, the deepest of L stages with weight 1
-    and each earlier one with half the next, all times 3 / 1000. A connector (1x1 convolution with
-    batch norm), learned and discarded, brings each student stage to the teacher's channels.
+    and each earlier one with half the next, all times 3 / 1000. Where a stage's channels differ a
+    connector (1x1 convolution with batch norm), learned and discarded, brings the student's to the
+    teacher's; where they agree the student's own neurons are compared, as in the public code.
 
     This is an initialisation. Published: for 30 epochs it alone trains the student, all but its
     classifier, and the connectors, at the base learning rate, not lowered; then cross-entropy
     trains the student, without this loss. `warmup` is that first stage; `forward` is the same loss,
     which acts after it only with `keep=True`. Published weight: 1.
 
-    Where the grids differ, which the paper does not treat, the larger is averaged down.
+    Where the grids differ, which the paper does not treat, the larger is averaged down; the public
+    code has the connector's convolution change it.
 
     Args:
         student_channels: channels of the student's stages.
@@ -36,7 +39,7 @@ class AB(nn.Module):
         keep: go on with this loss after the first stage.
 
     Raises:
-        ValueError: when the numbers of stages differ.
+        ValueError: when the numbers of stages differ, or an option is negative.
     """
 
     def __init__(
@@ -48,13 +51,14 @@ class AB(nn.Module):
         warmup_epochs: int = 30,
         keep: bool = False,
     ) -> None:
+        require_not_negative(margin=margin, warmup_epochs=warmup_epochs)
         super().__init__()
         check_stages("AB", student_channels, teacher_channels)
         self.margin = margin
         self.warmup_epochs = warmup_epochs
         self.keep = keep
         self.connectors = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(s, t, 1), nn.BatchNorm2d(t))
+            nn.Identity() if s == t else nn.Sequential(nn.Conv2d(s, t, 1), nn.BatchNorm2d(t))
             for s, t in zip(student_channels, teacher_channels, strict=True)
         )
 

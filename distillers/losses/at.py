@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers.losses.limits import require_positive
 from distillers.losses.precision import full
 from distillers.losses.stages import check_stages, same_size
 from distillers.losses.unit import unit
@@ -32,6 +33,7 @@ class AT(nn.Module):
     """
 
     def __init__(self, *, power: int = 2) -> None:
+        require_positive(power=power)
         super().__init__()
         self.power = power
 

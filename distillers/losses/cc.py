@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from distillers.losses.limits import require_not_negative, require_positive
 from distillers.losses.precision import full, no_autocast
 from distillers.losses.ranks import gathered
 from distillers.losses.unit import unit
@@ -45,7 +46,7 @@ class CC(nn.Module):
             that of one process with the whole batch; False compares within each process.
 
     Raises:
-        ValueError: for another form.
+        ValueError: for another form, or an option out of range.
     """
 
     def __init__(
@@ -60,6 +61,8 @@ class CC(nn.Module):
         order: int = 2,
         gather: bool = True,
     ) -> None:
+        require_positive(dim=dim)
+        require_not_negative(gamma=gamma, order=order)
         super().__init__()
         if form not in FORMS:
             raise ValueError(f"form is {form!r}; it may be {' or '.join(map(repr, FORMS))}.")

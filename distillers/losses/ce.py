@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers.losses.limits import require_share
 from distillers.losses.precision import full
 
 
@@ -20,6 +21,7 @@ class CE(nn.Module):
     """
 
     def __init__(self, *, label_smoothing: float = 0.0) -> None:
+        require_share(label_smoothing=label_smoothing)
         super().__init__()
         self.label_smoothing = label_smoothing
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from distillers.losses.bank import products, weighted_sum
+from distillers.losses.limits import require_positive, require_share
 from distillers.losses.negatives import Drawer
-from distillers.losses.positive import require_positive
 from distillers.losses.precision import full, no_autocast
 from distillers.losses.ranks import from_all_ranks, one_from_each, total_rows
 from distillers.losses.rows import write_rows
@@ -33,7 +33,8 @@ class CRD(nn.Module):
 
     The terms are written as softplus of log p - log c, so that none overflows, and Z has no
     autograd history. Negatives are drawn on the device, by a hash of seed, step and image, so that
-    they are the same in however many processes. The gradient for v is computed along with
+    they are the same in however many processes, with replacement (public code draws without where
+    a class leaves enough others). The gradient for v is computed along with
     the value, so that nothing of size n K is kept until the backward pass, and the banks may move
     before it; second derivatives do not exist. Scores come from one product with the whole bank
     where that moves less memory than gathering K rows an image. If an image is in a batch twice,
@@ -80,6 +81,7 @@ class CRD(nn.Module):
         partition_momentum: float | None = None,
     ) -> None:
         require_positive(dim=dim, negatives=negatives, temperature=temperature)
+        require_share(momentum=momentum)
         super().__init__()
         if mode not in ("exact", "relax"):
             raise ValueError(f"mode is {mode!r}; it may be 'exact' or 'relax'.")

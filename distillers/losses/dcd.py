@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.positive import require_positive
+from distillers.losses.limits import require_finite, require_not_negative, require_positive
 from distillers.losses.precision import full, no_autocast
 from distillers.losses.ranks import first_row, gathered
 from distillers.losses.unit import unit
@@ -60,7 +60,9 @@ class DCD(nn.Module):
         consistency: float = 0.5,
         gather: bool = True,
     ) -> None:
-        require_positive(dim=dim)
+        require_positive(dim=dim, max_scale=max_scale)
+        require_not_negative(consistency=consistency)
+        require_finite(initial_log_scale=initial_log_scale)
         super().__init__()
         self.consistency = consistency
         self.gather = gather

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from distillers.losses.positive import require_positive
+from distillers.losses.limits import require_not_negative, require_positive
 from distillers.losses.precision import full
 from distillers.losses.ranks import gathered
 from distillers.losses.standardise import standardise as z_score
@@ -46,6 +46,7 @@ class DIST(nn.Module):
         gather: bool = True,
     ) -> None:
         require_positive(temperature=temperature)
+        require_not_negative(beta=beta, gamma=gamma, eps=eps)
         super().__init__()
         self.beta = beta
         self.gamma = gamma

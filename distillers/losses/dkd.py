@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from distillers.losses.positive import require_positive
+from distillers.losses.limits import require_not_negative, require_positive, require_share
 from distillers.losses.precision import full
 from distillers.losses.standardise import standardise as z_score
 
@@ -20,8 +20,9 @@ class DKD(nn.Module):
 
     with b the two outcomes and q the softmax without the label. Published weight: 1, after a linear
     rise over the first 20 of 240 epochs (`ramp=20 / 240`; ImageNet 1 of 100), beta 2, 6 or 8 by
-    pair of networks on CIFAR-100; ImageNet temperature 1 and beta 0.5 or 2. As the rise follows
-    `progress`, it grows step by step where the public code steps from epoch to epoch.
+    pair of networks on CIFAR-100; ImageNet temperature 1 and beta 0.5 (2 for MobileNetV1 from
+    ResNet50). As the rise follows `progress`, it grows step by step where the public code steps
+    from epoch to epoch.
 
     The mask of the public code, a logit lowered by 1000, is exact here, and log(1 - p) does not
     lose its digits when p is near 1.
@@ -44,6 +45,8 @@ class DKD(nn.Module):
         standardise: bool = False,
     ) -> None:
         require_positive(temperature=temperature)
+        require_not_negative(alpha=alpha, beta=beta)
+        require_share(ramp=ramp)
         super().__init__()
         self.alpha = alpha
         self.beta = beta

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from distillers.losses.limits import require_not_negative
 from distillers.losses.precision import full, no_autocast
 from distillers.losses.ranks import gathered
 from distillers.losses.unit import centred, unit
@@ -44,6 +45,7 @@ class EGA(nn.Module):
         edge: float = 0.3,
         gather: bool = True,
     ) -> None:
+        require_not_negative(node=node, edge=edge)
         super().__init__()
         self.gather = gather
         self.node = node

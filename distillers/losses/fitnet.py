@@ -23,10 +23,11 @@ class FitNet(nn.Module):
     The convolution is, for a student's map of (h, w) and the teacher's of (H, W): 1 x 1 where they
     are equal; 3 x 3 with stride 2 where (h, w) = (2 H, 2 W); transposed 4 x 4 with stride 2 where
     (2 h, 2 w) = (H, W); (1 + h - H) x (1 + w - W) without padding where the student's is larger in
-    any other way. All these are the published ones. For any other pair, where public code fails, a
-    1 x 1 convolution is followed by bilinear interpolation to (H, W). The result has the teacher's
-    size always. The ReLU suits hints that come after one; a map that goes below zero (a WRN's
-    stage) is only followed where it is positive, as published.
+    any other way. All these are RepDistiller's. For any other pair, where that fails, a 1 x 1
+    convolution is followed by bilinear interpolation to (H, W). The result has the teacher's size
+    always; SimKD's code takes a 3 x 3 convolution for any pair and averages the larger map down.
+    The ReLU suits hints that come after one; a map that goes below zero (a WRN's stage) is only
+    followed where it is positive, as published.
 
     Args:
         student_channels: one count a stage.

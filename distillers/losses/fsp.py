@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers.losses.limits import require_not_negative
 from distillers.losses.precision import full, no_autocast
 from distillers.losses.stages import check_stages, same_size
 
@@ -48,6 +49,7 @@ class FSP(nn.Module):
         warmup_epochs: int = 30,
         keep: bool = False,
     ) -> None:
+        require_not_negative(warmup_epochs=warmup_epochs)
         super().__init__()
         check_stages("FSP", student_channels, teacher_channels)
         pairs = enumerate(zip(student_channels, teacher_channels, strict=True), start=1)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers.losses.limits import require_not_negative, require_positive
 from distillers.losses.precision import full
 from distillers.losses.stages import same_size
 from distillers.losses.unit import unit
@@ -26,7 +27,8 @@ class FT(nn.Module):
     channels, brought to length one, and the absolute differences are averaged. `form="factor"` is
     that of the paper: the whole factor is brought to length one. Published weight: 200 in the
     second stage; the first takes 30 epochs of the reconstruction error alone, without that weight,
-    at a learning rate of 0.01 for ResNet and WRN teachers, the base rate for others, not lowered.
+    not lowered, at a learning rate of 0.01 for ResNet and WRN students and the base rate for others
+    in the public code, and at the base rate for all here.
 
     Until the paraphraser is trained its factors are random. It gets no gradient in `forward`, the
     translator none in `warmup`. The larger grid is averaged down to the smaller.
@@ -40,7 +42,7 @@ class FT(nn.Module):
         warmup_epochs: length of the first stage.
 
     Raises:
-        ValueError: for another form, or when no factor is left.
+        ValueError: for another form, when no factor is left, or for an option out of range.
     """
 
     teacher_stages = (-1,)
@@ -55,6 +57,8 @@ class FT(nn.Module):
         form: str = "attention",
         warmup_epochs: int = 30,
     ) -> None:
+        require_positive(rate=rate, power=power)
+        require_not_negative(warmup_epochs=warmup_epochs)
         super().__init__()
         if form not in FORMS:
             raise ValueError(f"form is {form!r}; it may be {' or '.join(map(repr, FORMS))}.")

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from distillers.losses.limits import require_not_negative, require_positive
 from distillers.losses.precision import full, no_autocast
 from distillers.losses.ranks import gathered
 from distillers.losses.unit import centred, unit
@@ -48,6 +49,8 @@ class ITRD(nn.Module):
         alpha: float = 1.01,
         gather: bool = True,
     ) -> None:
+        require_not_negative(correlation=correlation, mutual=mutual)
+        require_positive(alpha=alpha)
         super().__init__()
         self.correlation = correlation
         self.mutual = mutual

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.positive import require_positive
+from distillers.losses.limits import require_positive
 from distillers.losses.precision import full
 from distillers.losses.standardise import standardise as z_score
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from distillers.losses.limits import require_positive
 from distillers.losses.precision import full, no_autocast
 from distillers.losses.stages import check_stages
 
@@ -36,12 +37,14 @@ class KDSVD(nn.Module):
         rank: number of singular vectors.
 
     Raises:
-        ValueError: when there is one stage only, or the stages or their channels differ.
+        ValueError: when there is one stage only, the stages or their channels differ, or there are
+            fewer than rank vectors.
     """
 
     def __init__(
         self, student_channels: list[int], teacher_channels: list[int], *, rank: int = 1
     ) -> None:
+        require_positive(rank=rank)
         super().__init__()
         check_stages("KDSVD", student_channels, teacher_channels)
         if list(student_channels) != list(teacher_channels):
@@ -51,6 +54,8 @@ class KDSVD(nn.Module):
             )
         if len(student_channels) < 2:
             raise ValueError("KDSVD relates each stage to the one before; there is one only.")
+        if rank > min(student_channels):
+            raise ValueError(f"rank is {rank}; it may be 1 to {min(student_channels)}.")
         self.rank = rank
 
     def forward(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
@@ -67,6 +72,9 @@ class KDSVD(nn.Module):
 
     def directions(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """(n, c, rank) of the student, aligned to those of the teacher, and these."""
+        places = min(maps.shape[2] * maps.shape[3] for maps in (student, teacher))
+        if places < self.rank:
+            raise ValueError(f"rank is {self.rank}; a map of {places} places has no more vectors.")
         reference, values = right_vectors(teacher, self.rank)
         reference = reference * torch.where(reference.sum(dim=1, keepdim=True) < 0, -1.0, 1.0)
         candidates, _ = right_vectors(student, self.rank + 3)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.positive import require_positive
+from distillers.losses.limits import require_not_negative, require_positive
 from distillers.losses.precision import full
 from distillers.losses.standardise import standardise as z_score
 
@@ -21,7 +21,8 @@ class NKD(nn.Module):
         -p_t(y) log p_s(y) - gamma T^2 sum over i != y of q_t(i) log q_s(i)
 
     with p at temperature 1, q the softmax of the other logits at temperature T, mean over the
-    batch. Published weight: 1, beside a cross-entropy of 1. Not zero at equality, as it is a
+    batch. Published weight: 1, beside a cross-entropy of 1, with gamma 1.5 and T 1 on ImageNet, 3.5
+    and 3 on CIFAR-100. Not zero at equality, as it is a
     cross-entropy and no divergence; the gradients are the same.
 
     Args:
@@ -35,6 +36,7 @@ class NKD(nn.Module):
         self, *, gamma: float = 1.5, temperature: float = 1.0, standardise: bool = False
     ) -> None:
         require_positive(temperature=temperature)
+        require_not_negative(gamma=gamma)
         super().__init__()
         self.gamma = gamma
         self.temperature = temperature

@@ -26,7 +26,7 @@ class OFD(nn.Module):
     batch norm before the ReLU, taking the responses for Gaussian, which ties it to the teacher's
     layers. Here it is measured, the other way that the paper names: the mean over all batches seen
     in training mode, this one among them, kept in buffers (zero for a channel that was never
-    negative). Where the grids differ the larger is averaged down.
+    negative). Where the grids differ the larger is averaged down, before the margin.
 
     Args:
         student_channels: channels of the student's stages.
@@ -54,8 +54,9 @@ class OFD(nn.Module):
             zip(heads, maps, strict=True), start=1
         ):
             teacher = full(teacher.detach())
-            target = torch.maximum(teacher, margin(teacher))
-            response, target = same_size(full(connector(student)), target)
+            least = margin(teacher)
+            response, teacher = same_size(full(connector(student)), teacher)
+            target = torch.maximum(teacher, least)
             counts = (response > target) | (target > 0)
             part = ((response - target).square() * counts).sum() / len(response)
             parts.append(part * 2.0 ** (stage - len(self.connectors)))

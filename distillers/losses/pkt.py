@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from distillers.losses.limits import require_not_negative
 from distillers.losses.precision import full, no_autocast
 from distillers.losses.ranks import gathered
 from distillers.losses.unit import unit
@@ -27,6 +28,7 @@ class PKT(nn.Module):
     """
 
     def __init__(self, *, eps: float = 1e-7, gather: bool = True) -> None:
+        require_not_negative(eps=eps)
         super().__init__()
         self.eps = eps
         self.gather = gather
@@ -41,5 +43,5 @@ class PKT(nn.Module):
         """From (n, d) in row i: the probabilities of each image to be a neighbour of image i."""
         with no_autocast(pooled):
             rows = unit(full(pooled))
-            similar = (rows @ gathered(rows, self.gather).T + 1) / 2
+            similar = ((rows @ gathered(rows, self.gather).T + 1) / 2).clamp(min=0)
         return similar / similar.sum(dim=1, keepdim=True)

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers.losses.limits import require_positive, require_share
 from distillers.losses.precision import full
 from distillers.losses.stages import check_stages, shrink
 
@@ -20,10 +21,11 @@ class ReviewKD(nn.Module):
         sum over levels of the pyramid's mean squared errors: the whole map with 1, then those of
         its 4x4, 2x2 and 1x1 averages that are smaller with 1/2, 1/4, 1/8 in turn, over their sum
 
-    Maps are read before the last activation, as in the public code. Published weight: by pair of
-    networks, 5 as a rule on CIFAR-100 (0.6 to 8), 1 or 8 on ImageNet, after a linear rise over the
-    first 20 of 240 epochs (`ramp=20 / 240`; ImageNet 1 of 100), which here grows step by step. The
-    fusions are learned, and discarded.
+    The teacher's maps are read before the last activation, the student's after it, as in the public
+    code for CIFAR-100; its ImageNet runs read the student's before it, too. Published weight: by
+    pair of networks, 5 as a rule on CIFAR-100 (0.6 to 8), 1 or 8 on ImageNet, after a linear rise
+    over the first 20 of 240 epochs (`ramp=20 / 240`; ImageNet 1 of 100), which here grows step by
+    step. The fusions are learned, and discarded.
 
     Args:
         student_channels: channels of the student's stages.
@@ -34,7 +36,7 @@ class ReviewKD(nn.Module):
         ramp: share of the training during which the loss rises linearly from zero.
 
     Raises:
-        ValueError: when the numbers of stages differ.
+        ValueError: when the numbers of stages differ, or for an option out of range.
     """
 
     def __init__(
@@ -47,6 +49,8 @@ class ReviewKD(nn.Module):
         max_width: int = 512,
         ramp: float = 0.0,
     ) -> None:
+        require_positive(max_width=max_width)
+        require_share(ramp=ramp)
         super().__init__()
         check_stages("ReviewKD", student_channels, teacher_channels)
         self.ramp = ramp
@@ -59,14 +63,14 @@ class ReviewKD(nn.Module):
 
     def forward(
         self,
-        student_preacts: list[Tensor],
+        student_maps: list[Tensor],
         student_pooled: Tensor,
         teacher_preacts: list[Tensor],
         teacher_pooled: Tensor,
         progress: float,
     ) -> Tensor:
         """The loss from lists of (n, c, h, w), two (n, d), and the share of training done."""
-        student = [*student_preacts, student_pooled[:, :, None, None]]
+        student = [*student_maps, student_pooled[:, :, None, None]]
         teacher = [*teacher_preacts, teacher_pooled[:, :, None, None]]
         parts, carried = [], None
         for fusion, own, wanted in zip(self.fusions, student[::-1], teacher[::-1], strict=True):

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers.losses.limits import require_not_negative
 from distillers.losses.precision import full
 from distillers.losses.ranks import first_row, gathered
 
@@ -33,6 +34,7 @@ class RKD(nn.Module):
     """
 
     def __init__(self, *, distance: float = 25.0, angle: float = 50.0, gather: bool = True) -> None:
+        require_not_negative(distance=distance, angle=angle)
         super().__init__()
         self.distance = distance
         self.angle = angle

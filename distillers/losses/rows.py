@@ -10,6 +10,6 @@ def write_rows(memory: Tensor, index: Tensor, rows: Tensor) -> None:
     All copies of a place write what its last one writes, so the order of writing is no matter:
     the result is the same on every device.
     """
-    same = index[:, None] == index
-    last = (same * torch.arange(len(index), device=index.device)).amax(dim=1)
-    memory.index_copy_(0, index, rows[last])
+    order = torch.arange(len(index), device=index.device)
+    last = order.new_zeros(len(memory)).scatter_reduce_(0, index, order, "amax")
+    memory.index_copy_(0, index, rows[last[index]])

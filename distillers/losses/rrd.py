@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from distillers.losses.positive import require_positive
+from distillers.losses.limits import require_positive, require_share
 from distillers.losses.precision import full, no_autocast
 from distillers.losses.ranks import from_all_ranks
 from distillers.losses.rows import write_rows
@@ -92,6 +92,7 @@ class RRD(nn.Module):
             student_temperature=student_temperature,
             teacher_temperature=teacher_temperature,
         )
+        require_share(momentum=momentum)
         super().__init__()
         given = {"enqueue": enqueue, "memory": memory, "empty": empty, "preset": preset}
         for name, value in given.items():
@@ -150,7 +151,10 @@ class RRD(nn.Module):
         teacher = from_all_ranks(teacher)
         if self.memory == "momentum":
             if index is None:
-                raise ValueError("memory='momentum' needs index, the rows in the training set.")
+                raise ValueError(
+                    "memory='momentum' needs index, the rows in the training set; RRDMomentum is "
+                    "wired to them (--memory_type momentum)."
+                )
             slots = from_all_ranks(index)
             rows = unit(self.momentum * self.queue[slots] + (1 - self.momentum) * teacher)
         else:

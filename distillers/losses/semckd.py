@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from distillers.losses.cross_stage import CrossStage, Embedding, attention
 from distillers.losses.flat import flat
+from distillers.losses.limits import require_positive
 from distillers.losses.precision import full, no_autocast
 from distillers.losses.ranks import gathered, num_ranks
 
@@ -39,7 +40,8 @@ class SemCKD(nn.Module):
             that of one process with the whole batch; False compares within each process.
 
     Raises:
-        ValueError: for a batch of another size, or one smaller than reduction.
+        ValueError: for a batch of another size, one smaller than reduction, or an option
+            out of range.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class SemCKD(nn.Module):
         reduction: int = 4,
         gather: bool = True,
     ) -> None:
+        require_positive(softness=softness, reduction=reduction)
         super().__init__()
         compared = batch_size * num_ranks() if gather else batch_size
         if compared < reduction:

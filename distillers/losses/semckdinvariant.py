@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.losses.cross_stage import CrossStage, Embedding, attention
+from distillers.losses.limits import require_positive
 from distillers.losses.precision import full, no_autocast
 from distillers.losses.ranks import gathered
 from distillers.losses.unit import unit
@@ -31,7 +32,7 @@ class SemCKDInvariant(nn.Module):
             that of one process with the whole batch; False compares within each process.
 
     Raises:
-        ValueError: when there are fewer points than reduction.
+        ValueError: when there are fewer points than reduction, or for an option out of range.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class SemCKDInvariant(nn.Module):
         reduction: int = 4,
         gather: bool = True,
     ) -> None:
+        require_positive(softness=softness, points=points, reduction=reduction)
         super().__init__()
         if points < reduction:
             raise ValueError(f"points is {points}; it must be {reduction} or more.")

@@ -31,7 +31,7 @@ class SimKD(nn.Module):
 
     Where public code saves the student without P, so that the network that was scored cannot be had
     again, `deploy` gives one module with all of it. Public code runs the teacher at inference to
-    learn the size of its map; here that is remembered.
+    learn the size of its map; here that is remembered where it is the smaller one.
 
     Args:
         student_channels: one count a stage; the last is read.
@@ -62,7 +62,7 @@ class SimKD(nn.Module):
         self.channels = student_channels[-1], teacher_dim
         self.projector = projector(*self.channels, factor)
         self.teacher_head = linear_of(teacher_head)
-        # (h, w) of the teacher's last map, zeros while none was seen
+        # the grid that the student's last map is averaged down to, zeros where it is left as it is
         self.register_buffer("teacher_size", torch.zeros(2, dtype=torch.long))
 
     def forward(self, student_maps: list[Tensor], teacher_final: Tensor) -> Tensor:
@@ -72,10 +72,11 @@ class SimKD(nn.Module):
                 f"the teacher's last map has {teacher_final.shape[1]} channels and its classifier "
                 f"reads {self.channels[1]}; SimKD needs a classifier of the pooled last map."
             )
-        if self.training:
-            for side, length in enumerate(teacher_final.shape[-2:]):
-                self.teacher_size[side].fill_(length)
         source, target = same_size(student_maps[-1], teacher_final.detach())
+        if self.training:
+            shrunk = source.shape != student_maps[-1].shape
+            for side, length in enumerate(source.shape[-2:]):
+                self.teacher_size[side].fill_(length if shrunk else 0)
         return F.mse_loss(full(self.projector(source)), full(target))
 
     def deploy(self, student: nn.Module) -> nn.Module:

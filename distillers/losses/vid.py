@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers.losses.limits import require_not_negative, require_positive
 from distillers.losses.precision import full
 from distillers.losses.stages import check_stages, same_size
 
@@ -35,7 +36,7 @@ class VID(nn.Module):
         eps: lower limit of the variance.
 
     Raises:
-        ValueError: when the numbers of stages differ.
+        ValueError: when the numbers of stages differ, or for an option out of range.
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class VID(nn.Module):
         initial_variance: float = 5.0,
         eps: float = 1e-5,
     ) -> None:
+        require_positive(initial_variance=initial_variance)
+        require_not_negative(eps=eps)
         super().__init__()
         check_stages("VID", student_channels, teacher_channels)
         pairs = zip(student_channels, teacher_channels, strict=True)

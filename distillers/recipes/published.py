@@ -15,6 +15,7 @@ DISTILLERS = "run scripts of giakoumoglou/distillers"
 SIMKD_SCRIPTS = "run scripts of DefangChen/SimKD"
 SEMCKD_SCRIPTS = "run scripts of DefangChen/SemCKD"
 MDISTILLER = "configurations of megvii-research/mdistiller"
+CLS_KD = "configurations of yzd-v/cls_KD"
 
 # The documented methods, in the order of the tables.
 ELEVEN = ("kd", "fitnet", "at", "sp", "vid", "crd", "srrl", "semckd", "simkd", "rrd", "dcd")
@@ -69,7 +70,8 @@ CRD = {
     "rrdmomentum": Recipe(method=1, source=DISTILLERS),
     "dcd": Recipe(method=1, source="README of giakoumoglou/distillers"),
     "itrd": Recipe(method=1, source="README of roymiles/ITRD; its factors are options"),
-    "wsld": Recipe(method=2.5, source="code of bellymonster/Weighted-Soft-Label-Distillation"),
+    "wsld": Recipe(method=2.25, options={"temperature": 4.0}, source=CLS_KD),
+    "nkd": Recipe(options={"temperature": 3.0, "gamma": 3.5}, source=CLS_KD),
     "dkd": Recipe(method=1, options={"ramp": 20 / 240}, source=MDISTILLER),
     "dist": Recipe(method=2, source="configuration of hunto/DIST_KD"),
     "ofd": Recipe(method=1e-3, source=MDISTILLER),
@@ -104,6 +106,8 @@ IMAGENET = {
         ),
         "dist": Recipe(method=2, options={"temperature": 1.0}, source="hunto/DIST_KD"),
         "ofd": Recipe(method=1e-4, source=MDISTILLER),
+        "wsld": Recipe(method=2.5, source="code of bellymonster/Weighted-Soft-Label-Distillation"),
+        "nkd": Recipe(source=CLS_KD),
         "reviewkd": Recipe(method=1, options={"ramp": 1 / 100}, source=MDISTILLER),
     },
     "simkd": {"semckd": Recipe(kd=1, method=50, source=SEMCKD_SCRIPTS)},

@@ -105,6 +105,13 @@ def test_pkt_is_its_formula_and_ignores_scale():
     assert PKT()(student * scale, 4 * teacher).item() == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_pkt_of_two_opposite_images_is_finite(seed):
+    row = torch.randn(1, 3, generator=torch.Generator().manual_seed(seed))
+    opposite = torch.cat((row, -row))  # their cosine is -1, or less by rounding
+    assert PKT()(opposite, opposite).item() == 0
+
+
 def test_cc_consecutive_is_its_formula_and_zero_for_one_image():
     student, teacher = pooled()
     loss = CC(6, 9, dim=4).double()
@@ -248,6 +255,14 @@ def test_ab_is_its_formula(stages):
             expected += 0.003 * part / 2 ** (len(student) - 1 - i) / len(s)
     assert loss(student, teacher).item() == pytest.approx(expected)
     assert loss.warmup(student, teacher).item() == pytest.approx(expected)
+
+
+def test_ab_compares_the_neurons_themselves_where_channels_agree():
+    loss = AB([4, 6], [4, 5])
+    assert [len(list(each.parameters())) for each in loss.connectors] == [0, 4]
+    (maps_of_both,) = maps("both", (4, 3, 3))
+    beyond = maps_of_both + 2 * maps_of_both.sign()
+    assert AB([4], [4])([beyond], [beyond]).item() == 0  # every neuron is past the margin
 
 
 def test_ab_asks_only_for_the_side_of_the_boundary():

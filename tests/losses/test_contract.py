@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distillers import wiring
+from distillers.errors import InputError
 from tests.losses.cases import CASES, Case, exported, hyperparameters, mapped, tensors
 
 EXPORTED = exported()
@@ -102,6 +103,17 @@ def test_documented_with_its_paper_and_every_argument(cls):
     assert cls.forward.__doc__
 
 
+def test_options_out_of_range_are_refused_by_name(cls, case):
+    for name, default in wiring.options(cls).items():
+        if type(default) not in (int, float):
+            continue
+        wrong = [] if name in case.signed else [type(default)(-1)]
+        wrong += [float("nan"), float("inf")] if type(default) is float else []
+        for value in wrong:
+            with pytest.raises(InputError, match=f"{name} is {value}"):
+                wiring.build(cls, case.facts(), {name: value})
+
+
 # ---- value and gradients ------------------------------------------------------------------------
 
 
@@ -165,7 +177,10 @@ def test_gradient_is_that_of_the_value(cls, case):
             for name, each in inputs.items()
         }
 
-    assert torch.autograd.gradcheck(value, leaves, fast_mode=True, atol=1e-4)
+    size = sum(g.square().sum() for g in torch.autograd.grad(value(*leaves), leaves)).sqrt().item()
+    assert size > 0
+    checked = torch.autograd.gradcheck
+    assert checked(lambda *given: value(*given) / size, leaves, fast_mode=True, atol=1e-4)
 
 
 def test_inputs_are_left_alone(cls, case):
@@ -246,7 +261,7 @@ def test_a_student_equal_to_its_teacher_is_finite(cls, case):
 
 
 def test_half_precision_near_its_limit_is_finite(cls, case):
-    large = mapped(case.inputs(cls), lambda x: (x / x.abs().max() * 6e4).half())
+    large = mapped(case.inputs(cls), lambda x: (x / x.abs().max() * case.largest).half())
     with torch.autocast("cpu", dtype=torch.float16):
         value = call(case.build(cls), large)
     assert value.isfinite()

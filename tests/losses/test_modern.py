@@ -189,11 +189,11 @@ def test_ofd_is_its_formula(stages):
     loss = OFD([s[0] for s in stages[0]], [t[0] for t in stages[1]]).double()
     expected = 0.0
     for i, (s, t) in enumerate(zip(student, teacher, strict=True)):
-        target = t.clone()
+        s, target = same_size(loss.connectors[i](s), t)
+        target = target.clone()
         for c in range(t.shape[1]):
             negative = [x for x in t[:, c].flatten().tolist() if x < 0]
-            target[:, c] = t[:, c].clamp(min=sum(negative) / len(negative))
-        s, target = same_size(loss.connectors[i](s), target)
+            target[:, c] = target[:, c].clamp(min=sum(negative) / len(negative))
         for a, b in zip(s.flatten().tolist(), target.flatten().tolist(), strict=True):
             expected += (a - b) ** 2 * (a > b or b > 0) / 3 / 2 ** (1 - i)
     assert loss(student, teacher).item() == pytest.approx(expected)
