@@ -29,7 +29,7 @@ from distillers.analysis import published
 from distillers.analysis.estimates import Estimate, estimate, welch
 from distillers.cli import STATUS
 from distillers.data.cifar import cifar10
-from distillers.errors import Diverged
+from distillers.errors import Diverged, InputError
 
 ROOT = Path(__file__).parents[1]
 GRID = ROOT / "benchmarks" / "study.yml"
@@ -87,7 +87,7 @@ def collect(grid: Mapping[str, Any], out: Path) -> None:
     lost = list(diverged(Path(grid["save_dir"])))
     rows: dict[str, dict[str, Any]] = {}
     for method in grid["methods"]:
-        mine, ended = (of_trials(method, each, grid["trials"]) for each in (runs, lost))
+        mine, ended = (of_trials(method, each, grid) for each in (runs, lost))
         if mine or ended:
             trials = [run["config"]["trial"] for run in ended]
             about: dict[str, Any] = {"protocol": method["protocol"], "diverged": trials}
@@ -133,19 +133,23 @@ def diverged(save_dir: Path) -> Iterator[dict[str, Any]]:
 
 
 def of_trials(
-    method: Mapping[str, Any], runs: Sequence[dict[str, Any]], trials: Sequence[int]
+    method: Mapping[str, Any], runs: Sequence[dict[str, Any]], grid: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Those runs that are of an entry of the grid and of one of its seeds, in their order."""
-    mine = [run for run in runs if is_of(method, run) and run["config"]["trial"] in trials]
+    entry = {**method, "precision": grid["fixed"]["precision"]}
+    mine = [run for run in runs if is_of(entry, run) and run["config"]["trial"] in grid["trials"]]
+    trials = [run["config"]["trial"] for run in mine]
+    if len(set(trials)) < len(trials):
+        raise InputError(f"{method['name']} has trial {max(trials, key=trials.count)} twice.")
     return sorted(mine, key=lambda run: run["config"]["trial"])
 
 
 def is_of(method: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
     """Whether a run has every flag of an entry of the grid, and no option that it does not have."""
     config = run["config"]
-    if method["distill"] == "alone":
-        return config.get("model") == "resnet8"
     given = {key: value for key, value in method.items() if key not in ("name", "option")}
+    if method["distill"] == "alone":
+        given = {**given, "distill": None, "model": "resnet8"}
     options = [each for group in config.get("option") or () for each in group]
     return options == method.get("option", []) and all(
         config.get(key) == value for key, value in given.items()
@@ -211,9 +215,14 @@ def order(grid: Mapping[str, Any], rows: Mapping[str, Any], protocol: str) -> di
         key = ("cifar100", protocol, "" if name == "alone" else teacher, student, name)
         row = rows.get(method["name"], {"trials": []})
         if row["trials"] and method["protocol"] == protocol and key in table:
-            entry = table[key][0]
+            entry = min(table[key], key=lambda each: each.rule != RULE[protocol])
             ours = row[RULE[protocol]]["mean"]
-            both[method["name"]] = {"ours": ours, "theirs": entry.mean, "source": entry.source}
+            both[method["name"]] = {
+                "ours": ours,
+                "theirs": entry.mean,
+                "source": entry.source,
+                "rule": entry.rule,
+            }
     ours, theirs = ([each[k] for each in both.values()] for k in ("ours", "theirs"))
     rho = spearman(ours, theirs) if len(both) > 2 else None
     return {"pair": f"{teacher} -> {student}", "rule": RULE[protocol], "rho": rho, "methods": both}
@@ -235,6 +244,7 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def ranks(values: Sequence[float]) -> list[float]:
+    values = [round(value, 9) for value in values]  # equal means, whatever their sums lost
     below = [sum(other < value for other in values) for value in values]
     equal = [sum(other == value for other in values) for value in values]
     return [b + (e + 1) / 2 for b, e in zip(below, equal, strict=True)]
@@ -271,11 +281,11 @@ def table(content: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         yield f"{protocol}, {found['rule']} epoch, published for {found['pair']}{rho}:"
         yield ""
-        yield "| | here | published |"
-        yield "|---|---|---|"
+        yield "| | here | published | epoch |"
+        yield "|---|---|---|---|"
         by_theirs = sorted(found["methods"].items(), key=lambda item: -item[1]["theirs"])
         for name, each in by_theirs:
-            yield f"| {name} | {each['ours']:.2f} | {each['theirs']:.2f} |"
+            yield f"| {name} | {each['ours']:.2f} | {each['theirs']:.2f} | {each['rule']} |"
 
 
 def interval(difference: Mapping[str, Any] | None) -> str:

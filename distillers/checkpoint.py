@@ -15,11 +15,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from distillers import foreign, models, simkd_file, wiring
-from distillers.errors import Damaged, InputError
+from distillers.errors import MODEL_FLAGS, Damaged, InputError
 from distillers.models.published import statistics
 from distillers.sealed import is_broken, seal
 
 FORMAT = 1
+PROGRAMS = (".pt2", ".onnx")
 
 
 def save(path: Path, payload: dict[str, Any], previous: Path | None = None) -> None:
@@ -79,6 +80,10 @@ def load(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     check_there(path)
+    if path.suffix in PROGRAMS:
+        raise InputError(
+            f"{path} is a program, not weights; name a checkpoint or a safetensors file instead."
+        )
     if is_broken(path):
         raise Damaged(f"{path} is damaged: its checksum is not that of what it holds.")
     if path.suffix == ".safetensors":
@@ -90,14 +95,15 @@ def load(path: str | Path) -> dict[str, Any]:
             payload = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if _looks_damaged(path):
-            raise Damaged(f"{path} is damaged or not a checkpoint: {error}") from error
+            raise Damaged(f"{path} is damaged or not a checkpoint.") from error
         raise InputError(
             f"{path} holds more than weights and was not opened: that could run code from it. "
             "If you trust it, convert it once where it was made: torch.save({'model': "
             "torch.load(FILE, weights_only=False)['model']}, NEW_FILE)."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise Damaged(f"{path} is damaged or not a checkpoint: {error}") from error
+        reason = (str(error).splitlines() or [""])[0]
+        raise Damaged(f"{path} is damaged or not a checkpoint: {reason}") from error
     if not isinstance(payload, dict):
         raise InputError(f"{path} holds a {type(payload).__name__}, not a state dict.")
     return payload
@@ -162,7 +168,7 @@ def name_of(path: str | Path, card: dict[str, Any], name: str | None = None) -> 
     """
     known = card.get("model") or name or foreign.name_from_folder(path)
     if known is None:
-        raise InputError(f"{path} does not tell its architecture; name it with --model_t.")
+        raise InputError(f"{path} does not tell its architecture; name it with {MODEL_FLAGS}.")
     return known
 
 
@@ -176,7 +182,7 @@ def _ours(
     if _is_users(known) and name != known:
         raise InputError(
             f"{path} says that it is {known!r}, code outside of distillers. If you trust it, name "
-            f"it yourself with --model_t {known}."
+            f"it yourself with {MODEL_FLAGS}."
         )
     if name is not None and name != known:
         raise InputError(f"{path} is a {known}, not a {name}.")

@@ -72,6 +72,11 @@ def run(command: str, args: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of a pipe, `| head` say, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.filename is None:  # not about a file
+            raise
+        _tell(error)
+        return 2
     except KeyboardInterrupt as error:
         print(*(error.args or ("stopped.",)), file=sys.stderr)
         return 130
@@ -111,7 +116,7 @@ def _from_file(args: Sequence[str]) -> list[str]:
 
     try:
         content = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"cannot read --config {path}: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"--config {path} must hold a mapping of flags to values.")
@@ -125,6 +130,10 @@ def flag_words(name: str, value: object) -> list[str]:
     if value is None:
         return []
     if isinstance(value, list):
+        if any(isinstance(each, list) for each in value):  # as a run's config.json has --option
+            value = [
+                each for part in value for each in (part if isinstance(part, list) else [part])
+            ]
         separate = all(isinstance(each, str) for each in value)
         return [f"--{name}", *value] if separate else [f"--{name}", ",".join(map(str, value))]
     return [f"--{name}", str(value)]

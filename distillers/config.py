@@ -24,9 +24,9 @@ def _numbers(text: str) -> tuple[int, ...]:
 Milestones = Annotated[
     tuple[int, ...],
     PrimitiveConstructorSpec(
-        nargs=1,
+        nargs="*",
         metavar="EPOCH,EPOCH,...",
-        instance_from_str=lambda args: _numbers(args[0]),
+        instance_from_str=lambda args: _numbers(",".join(args)),
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [",".join(map(str, value))],
     ),
@@ -146,12 +146,20 @@ class Training:
     config: str | None = None
     """A YAML or JSON file of flags, read before the other flags."""
 
+    def __post_init__(self) -> None:
+        """Put the home directory in the place of its sign, ~."""
+        for name in ("save_dir", "path_t", "path_s", "pretrained"):
+            path = getattr(self, name, None)
+            if path and path.startswith("~"):
+                object.__setattr__(self, name, str(Path(path).expanduser()))
+
     def check(self) -> None:
         """Refuse what cannot work.
 
         Raises:
             InputError: naming the flag, what was given, and what is allowed.
         """
+        require("trial", self.trial, 0 <= self.trial < 2**63, "0 to 9223372036854775807")
         side = self.image_size
         require("image_size", side, side is None or side >= 8, "at least 8")
         for name in ("batch_size", "epochs", "accumulate", "print_freq"):
@@ -167,7 +175,8 @@ class Training:
         require("val_fraction", self.val_fraction, 0 <= self.val_fraction < 1, "in [0, 1)")
         require("ema", self.ema, self.ema is None or 0 < self.ema < 1, "between 0 and 1")
         steps = self.lr_decay_epochs
-        require("lr_decay_epochs", steps, list(steps) == sorted(set(steps)), "rising epochs")
+        rising = list(steps) == sorted(set(steps)) and min(steps, default=1) >= 1
+        require("lr_decay_epochs", steps, rising, "rising epochs, from 1")
         if self.resume and self.overwrite:
             raise InputError("--resume and --overwrite contradict each other; choose one.")
         check_dali(self.dali)

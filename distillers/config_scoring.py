@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from distillers.config import require
 from distillers.data.reading import Reading
 from distillers.errors import InputError
 
@@ -30,6 +31,17 @@ class Scoring:
     """As in training, for a folder without train/ and val/."""
     gpu_id: str | None = None
     """The GPU to use, or "cpu". Left out: the first GPU where there is one."""
+
+    def check(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            InputError: naming the flag, what was given, and what is allowed.
+        """
+        side = self.image_size
+        require("image_size", side, side is None or side >= 8, "at least 8")
+        require("num_workers", self.num_workers, self.num_workers >= 0, "0 or more")
+        require("val_fraction", self.val_fraction, 0 <= self.val_fraction < 1, "in [0, 1)")
 
     def source(self, card: dict[str, Any], path: object) -> "DataSource":
         """The data set, its images of the size that a network knows where it was trained on them.

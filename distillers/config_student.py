@@ -115,11 +115,19 @@ class StudentConfig(Training):
     cache_budget: str = "20GB"
     """The most that the cache may take on the disk; else the teacher runs in every step."""
 
+    def __post_init__(self) -> None:
+        """Write methods in small letters, as the library's names are."""
+        super().__post_init__()
+        if self.distill is not None:
+            names = [name.strip() for name in self.distill.split("+")]
+            plain = "+".join(name if ":" in name else name.lower() for name in names)
+            object.__setattr__(self, "distill", plain)
+
     def methods(self) -> list[str]:
         """The losses asked for by --distill and --loss, by the library's names."""
         distill = self.distill or ("" if self.loss else "kd")
         asked = distill.split("+") if distill else []
-        asked = [PUBLISHED_NAMES.get(name.strip(), name.strip()) for name in asked]
+        asked = [PUBLISHED_NAMES.get(name, name) for name in asked]
         if self.memory_type == "momentum":
             asked = ["rrdmomentum" if name == "rrd" else name for name in asked]
         return [*asked, *([self.loss] if self.loss else [])]
@@ -140,6 +148,8 @@ class StudentConfig(Training):
             raise InputError("--path_t is missing: the checkpoint of the teacher to learn from.")
         require("views", self.views, self.views == "all" or (self.views or 1) >= 1, "at least 1")
         num_bytes(self.cache_budget, "cache_budget")
+        for name in ("distill", "loss", "teacher_cache"):
+            require(name, '""', getattr(self, name) != "", "a name, or left out")
         for name in ("cls", "div", "beta"):
             value = getattr(self, name)
             good = value is None or (math.isfinite(value) and value >= 0)

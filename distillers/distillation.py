@@ -14,7 +14,7 @@ from distillers.heads import head_of
 from distillers.tap_rules import find_taps
 from distillers.taps import Reader, Taps, evaluating, measure
 from distillers.task import Step
-from distillers.terms import Term, keeps, lasting, refuse_bad, warmup_epochs
+from distillers.terms import Term, keeps, lasting, refuse_bad, refuse_no_scalar, warmup_epochs
 
 
 class Distillation(nn.Module):
@@ -153,9 +153,10 @@ class Distillation(nn.Module):
         for name, loss in self.losses.items():
             if lasting(loss) and not keeps(loss):
                 try:
-                    loss(**{key: values[key] for key in self._reads[name]})
+                    value = loss(**{key: values[key] for key in self._reads[name]})
                 except ValueError as error:
                     raise InputError(str(error)) from error
+                refuse_no_scalar(name, value)
 
     def deployed(self) -> nn.Module:
         """The network that is scored, saved, exported: the student, or what a loss makes of it."""
@@ -163,11 +164,12 @@ class Distillation(nn.Module):
         return deploying[0].deploy(self.student) if deploying else self.student
 
     def _parts(self, values: Mapping[str, Any]) -> dict[str, Tensor]:
-        return {
-            name: loss(**{key: values[key] for key in self._reads[name]})
-            for name, loss in self.losses.items()
-            if lasting(loss)
-        }
+        parts = {}
+        for name, loss in self.losses.items():
+            if lasting(loss):
+                parts[name] = loss(**{key: values[key] for key in self._reads[name]})
+                refuse_no_scalar(name, parts[name])
+        return parts
 
     def _warmup_parts(self, values: Mapping[str, Any]) -> dict[str, Tensor]:
         return {

@@ -110,6 +110,10 @@ class Embedded:
         """Those of the training images likewise."""
         return Kept(self._embedded(self.source.train_as_they_are(device)), device)
 
+    def mixed(self, seed: int) -> "Embedded":
+        """The same with the test images in an order of chance."""
+        return replace(self, source=self.source.mixed(seed))
+
     def sample(self, device: torch.device) -> Tensor:
         """Two embeddings (2, d)."""
         return self.embed(self.source.sample(device))

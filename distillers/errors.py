@@ -4,6 +4,9 @@ import difflib
 import signal
 from collections.abc import Iterable
 
+# How a network is named whose file does not tell it.
+MODEL_FLAGS = "--model_t (evaluate, export and figures: --model; transfer: --model_s)"
+
 
 class InputError(ValueError):
     """Something that the user gave cannot work; the message says what, and what would."""

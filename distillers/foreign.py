@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from distillers import models
-from distillers.errors import InputError
+from distillers.errors import MODEL_FLAGS, InputError
 from distillers.models.zoo import LARGE_IMAGES, SMALL_IMAGES
 
 STATE_KEYS = ("model", "state_dict", "model_state_dict", "student", "net")
@@ -181,14 +181,14 @@ def _by_shapes(
     if told is None:
         what = f"; its weights fit {names}" if found else ""
         raise InputError(
-            f"{path} does not tell its architecture{what}; name it, as in --model_t resnet32x4 "
-            "(timm:NAME and torchvision:NAME too; --model for `distillers evaluate` and `export`)."
+            f"{path} does not tell its architecture{what}; name it with {MODEL_FLAGS}, as "
+            "in --model_t resnet32x4 (timm:NAME and torchvision:NAME too)."
         )
-    source = "--model_t" if by_user else f"its folder, {Path(path).resolve().parent.name},"
+    source = "the flag" if by_user else f"its folder, {Path(path).resolve().parent.name},"
     if found:
         raise InputError(
             f"{path} does not fit {told}, which {source} names; its weights are those of {names}. "
-            f"Name it with --model_t {found[0][0]}."
+            f"Name it with {MODEL_FLAGS}."
         )
     net = models.create(told, num_classes=classes)
     fill(net, state, path)  # which tells what differs

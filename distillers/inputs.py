@@ -127,19 +127,19 @@ def normalised(
 
 
 def check_classes(card: dict[str, Any], source: DataSource, path: Path | str) -> None:
-    """Refuse a network whose classes are not those of the data set, though both go by one name.
+    """Refuse a network whose classes are not those of the data set, where its card names them.
 
     Raises:
         InputError: telling which class is the first to differ.
     """
     known = card.get("class_names")
-    if not known or card.get("dataset") != source.name or list(known) == list(source.class_names):
+    if not known or list(known) == list(source.class_names):
         return
     pairs = enumerate(zip_longest(known, source.class_names))
     number, (first, second) = next((n, pair) for n, pair in pairs if pair[0] != pair[1])
     raise InputError(
-        f"{path} was trained on {source.name} with other classes: its class {number} is {first}, "
-        f"that of these images {second}."
+        f"{path} was trained on {card.get('dataset')} with other classes: its class {number} is "
+        f"{first}, that of these images {second}."
     )
 
 

@@ -92,7 +92,8 @@ class Keeper:
         size, hours = count_parameters(deployed) / 1e6, self._hours()
         costs = summary.costs(deployed, self.card["image_size"])
         costs |= {"hours": hours, "peak_memory_mib": self.peak_memory or None}
-        self.record.write_json("summary.json", {**self.card.get("distilled", {}), **costs})
+        told = {**self.card.get("distilled", {}), "data": self.card["data"]}
+        self.record.write_json("summary.json", {**told, **costs})
         totals = {"Total params": round(size, 6), "Total time": round(hours, 6)}
         self.record.write_json("parameters.json", {**self.config.plain(), **totals})
 

@@ -67,10 +67,36 @@ def claim(folder: Path, network: str, config: Training, world: World) -> Place:
     return dataclasses.replace(place, state=state)
 
 
+def refuse_another(place: Place, where: tuple[str, str], path: Path) -> None:
+    """Refuse to go on from a run that began with another network than a file holds now.
+
+    Args:
+        place: of the run.
+        where: the file's checksum stands in the run's card.
+        path: the file.
+
+    Raises:
+        InputError: telling both checksums.
+    """
+    section, key = where
+    card = place.state.get("card", {}) if place.state else {}
+    known, here = card.get(section, {}).get(key), checkpoint.digest(path)
+    if known not in (None, here):
+        raise InputError(
+            f"{place.folder} began with another network than {path} holds now (sha256 {known[:12]} "
+            f"then, {here[:12]} now); name that one by its own run's folder, or add --overwrite to "
+            "begin anew."
+        )
+
+
 def earlier(place: Place, config: Training) -> dict[str, Any] | None:
     """The checkpoint to go on from, None to start anew; see `claim`."""
     again = any(int(os.environ.get(name, "0")) for name in RESTARTS)
-    if not place.folder.exists() or (config.overwrite and not again):
+    if not place.folder.exists():
+        if config.resume:
+            print(f"{place.folder} is not there yet; nothing to resume, the run starts anew")
+        return None
+    if config.overwrite and not again:
         return None
     if not config.resume and not again:
         raise InputError(

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -205,6 +206,7 @@ def card_of(model: str, source: DataSource, config: Training) -> dict[str, Any]:
         "image_size": source.image_size,
         "shorter_side": source.shorter_side,
         "class_names": list(source.class_names),
+        "data": hashlib.sha256(source.train_labels.cpu().numpy().tobytes()).hexdigest(),
         "dataset": source.name,
         "mean": list(source.mean),
         "std": list(source.std),

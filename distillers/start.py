@@ -4,12 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from distillers import checkpoint, models
 from distillers.config import PUBLISHED
 from distillers.errors import InputError
 from distillers.models.published import statistics, with_classes
+from distillers.taps import evaluating
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,35 @@ def network(
         net = _for_classes(net, num_classes)
     say(began)
     return Start(net, card.get("mean"), card.get("std"))
+
+
+def try_out(net: nn.Module, name: str, images: Tensor, num_classes: int) -> None:
+    """Refuse a network that cannot take the images, or gives no logits of their classes.
+
+    Args:
+        net: the network, on the images' device.
+        name: what it is called.
+        images: (n, c, h, w), a few of those to come.
+        num_classes: of the data set.
+
+    Raises:
+        InputError: saying what it did.
+    """
+    side = "{2} x {3}".format(*images.shape)
+    try:
+        with torch.no_grad(), evaluating(net):
+            logits = net(images)
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{name} cannot take images of {side} ({reason}); another --image_size may do."
+        ) from error
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if shape != (len(images), num_classes):
+        raise InputError(
+            f"{name} gives {shape} for {len(images)} images of {side}; logits of {num_classes} "
+            "classes are needed."
+        )
 
 
 def _for_classes(net: nn.Module, num_classes: int) -> nn.Module:

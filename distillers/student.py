@@ -100,6 +100,7 @@ def made(config: StudentConfig, teacher: Teacher, source: DataSource, world: Wor
     student = run.ready(begun.net, config, world)
     kept, _ = source.split(config.val_fraction, config.trial)
     sample = source.sample(world.device)
+    start.try_out(student, config.model_s, sample, source.num_classes)
     task = distil(
         student,
         net.to(world.device),

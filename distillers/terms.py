@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from itertools import chain
 
-from torch import nn
+from torch import Tensor, nn
 
 from distillers.errors import InputError
 
@@ -52,3 +52,18 @@ def refuse_bad(terms: list[Term]) -> None:
     deploying = [term.name for term in terms if hasattr(term.loss, "deploy")]
     if len(deploying) > 1:
         raise InputError(f"{' and '.join(deploying)} would each deploy a network of its own.")
+
+
+def refuse_no_scalar(name: str, value: object) -> None:
+    """Refuse what a loss gave where it is not one floating number.
+
+    Raises:
+        InputError: naming the loss and what it gave.
+    """
+    if not isinstance(value, Tensor):
+        raise InputError(f"the loss {name} gives a {type(value).__name__}; it must give a tensor.")
+    if value.ndim or not value.is_floating_point():
+        raise InputError(
+            f"the loss {name} gives {tuple(value.shape)} {value.dtype}; it must give one floating "
+            "number, as in .mean()."
+        )

@@ -58,7 +58,7 @@ def find(name: str) -> type[nn.Module]:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
         raise InputError(f"cannot import the loss {name!r}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise InputError(f"{name!r} is not a subclass of torch.nn.Module.")

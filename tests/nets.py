@@ -52,3 +52,16 @@ def tiny(num_classes: int) -> nn.Module:
         nn.Conv2d(3, 8, 5, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1)
     )
     return nn.Sequential(layers, nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(72, num_classes))
+
+
+def seven(num_classes: int) -> nn.Module:
+    """A network that does not care how many classes are asked for."""
+    del num_classes
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 7))
+
+
+class PerImage(nn.Module):
+    """A loss whose author forgot the mean."""
+
+    def forward(self, student_logits: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(student_logits, labels, reduction="none")

@@ -186,6 +186,11 @@ WRONG = {
     "teacher --weight_decay nan": "--weight_decay is nan",
     "teacher --val_fraction 1": "--val_fraction is 1.0",
     "teacher --lr_decay_epochs 3,2": "--lr_decay_epochs is (3, 2); it must be rising",
+    "teacher --lr_decay_epochs=-5,0": "--lr_decay_epochs is (-5, 0); it must be rising",
+    "teacher --trial=-1": "--trial is -1; it must be 0 to",
+    "teacher --model torchvision:alexnet": "torchvision:alexnet cannot take images of 32 x 32 (",
+    "teacher --model torchvision:vit_b_16 --image_size 40": "torchvision:vit_b_16 cannot be built",
+    "teacher --model tests.nets:seven": "gives (2, 7) for 2 images",
     "teacher --gpu_id 7": "--gpu_id 7 was asked for, but",
     "teacher --gpu_id x": "--gpu_id names 'x'; it must be numbers of GPUs, or cpu",
     "teacher --on_nan skip --accumulate 2": "--on_nan skip takes single batches back",
@@ -209,7 +214,15 @@ WRONG = {
     "student --path_t PATH_T --option kd.tmp=3": "no option of KD 'tmp'",
     "student --path_t PATH_T --model_t resnet20": "is a resnet8, not a resnet20",
     "student --path_t PATH_T --loss nowhere:Loss": "cannot import the loss",
+    "student --path_t PATH_T --loss .nowhere:Loss": "cannot import the loss",
+    "student --path_t PATH_T --loss tests.nets:PerImage": "the loss perimage gives (2,)",
+    "student --path_t PATH_T --distill=": '--distill is ""; it must be a name',
+    "student --path_t PATH_T --model_s torchvision:alexnet": "torchvision:alexnet cannot take",
     "evaluate nowhere.pth": "there is no file",
+    "evaluate PATH_T --image_size -5": "--image_size is -5; it must be at least 8",
+    "evaluate PATH_T --val_fraction 7": "--val_fraction is 7.0",
+    "report . --format": "--format names nothing to write",
+    "bench --methods kd --out nowhere/x.json": "--out is nowhere/x.json; it must be",
     "studnt": "no command 'studnt', did you mean 'student'",
 }
 
@@ -276,6 +289,56 @@ def test_flags_come_from_a_file_and_the_command_line_wins(there):
     folder = run_folder(there / "from_file", "resnet8_vanilla_")
     config = json.loads((folder / "config.json").read_text())
     assert (config["epochs"], config["lr_decay_epochs"]) == (1, [1])
+
+
+def test_a_runs_own_flags_are_a_config_file(there):
+    flags = [*STUDENT, "--path_t", PATH_T, "--epochs", "1", "--distill", "crd"]
+    flags += ["--option", "crd.negatives=100", "crd.dim=16", "--lr_decay_epochs", ""]
+    assert cli.run("student", [*flags, "--save_dir", "of_flags"]) == 0
+    config = run_folder(there / "of_flags") / "config.json"
+    assert cli.run("student", ["--config", str(config), "--save_dir", "of_file"]) == 0
+    first, second = (run_folder(there / name) for name in ("of_flags", "of_file"))
+    assert first.name == second.name  # the same digest of flags
+    (there / "bytes.yml").write_bytes(b"\xff\xfe\x00")
+    assert cli.run("teacher", [*TEACHER, "--config", "bytes.yml"]) == 2
+
+
+def test_methods_may_be_written_in_other_letters(there, capsys):
+    flags = [*STUDENT, "--path_t", PATH_T, "--epochs", "1", "--distill", "AT"]
+    assert cli.run("student", [*flags, "--save_dir", "letters"]) == 0
+    assert "1000 at" in capsys.readouterr().out
+    assert "_at_" in run_folder(there / "letters").name
+
+
+def test_a_run_is_not_gone_on_with_under_another_teacher(there, capsys):
+    for trial, epochs in (("3", "1"), ("4", "2")):
+        flags = [*TEACHER[:-1], trial, "--epochs", epochs, "--save_dir", "moving"]
+        assert cli.run("teacher", flags) == 0
+        newest = there / "moving/teachers/models/resnet8_vanilla"
+        flags = [*STUDENT, "--path_t", str(newest), "--epochs", "1", "--save_dir", "moving"]
+        status = cli.run("student", [*flags, "--skip_validation", "--resume"])
+        if trial == "3":
+            assert status == 0
+            assert "nothing to resume, the run starts anew" in capsys.readouterr().out
+    assert status == 2
+    assert "began with another network than" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_told(there, capsys):
+    (there / "a_file").write_text("")
+    assert cli.run("report", ["save", "--out", "a_file"]) == 2
+    assert "error: [Errno 17] File exists: 'a_file'" in capsys.readouterr().err
+    (there / "x.json").write_text("mine")
+    words = [PATH_T, "--format", "torch_export", "--out", "x.pt2"]
+    assert cli.run("export", words) == 2
+    assert "x.json is there already" in capsys.readouterr().err
+
+
+def test_home_is_found(monkeypatch, tmp_path):
+    from distillers.config import TeacherConfig
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert TeacherConfig(save_dir="~/runs").folder().is_relative_to(tmp_path / "runs")
 
 
 def test_an_alias_that_is_a_real_folder_is_left_alone(there, capsys):

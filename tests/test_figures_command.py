@@ -88,6 +88,12 @@ def test_what_cannot_be_compared_is_left_out_aloud(there, capsys):
     assert {p.name for p in (there / "rest").glob("*.png")} == {"reliability.png", "tsne.png"}
 
 
+def test_a_name_may_hold_what_a_formula_would(there):
+    words = [r"r$\x$=kd_run", *FLAGS, "--out", "dollars", "--kinds", "reliability"]
+    assert cli.run("figures", words) == 0
+    assert (there / "dollars" / "reliability.pdf").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["torch_export", "onnx"])
 def test_a_program_shows_its_logits_only(form, there, capsys):

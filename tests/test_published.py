@@ -185,7 +185,7 @@ def test_known_failures_are_kept():
 
 def test_training_otherwise_is_told():
     (entry,) = published.by_run(ENTRIES)["cifar100", "crd", "resnet32x4", "resnet8x4", "crd"]
-    setting = dict(published.SHARED, learning_rate=0.05)
+    setting = dict(published.USUAL, learning_rate=0.05)
     assert published.departures(entry, setting) == []
     other = dict(setting, epochs=20, batch_size=128)
     assert published.departures(entry, other) == ["20 epochs, not 240", "batch_size 128, not 64"]

@@ -101,6 +101,48 @@ def test_what_most_runs_have_needs_no_words(tmp_path):
     assert {t.student: t.baseline for t in tables(tmp_path)}["resnet14"] == f"kd {other}"
 
 
+def test_a_heading_holds_for_every_row_that_tells_nothing_else(tmp_path):
+    """Also where most rows of one table are trained as few of all others are."""
+    for student in ("resnet8", "resnet14"):
+        for method in ("kd", "at", "sp"):
+            write_run(tmp_path, method, model_s=student, accuracies=(50, 60, 70))
+    write_run(tmp_path, "kd", model_s="resnet32", accuracies=(50, 60, 70))
+    write_run(tmp_path, "at", model_s="resnet32", accuracies=(50, 60))
+    write_run(tmp_path, "sp", model_s="resnet32", accuracies=(50, 60))
+    for table in tables(tmp_path):
+        assert table.setting["epochs"] == 3
+        for row in table.rows:
+            assert ("epochs=" in row.label) == (row.runs[0].setting["epochs"] != 3)
+
+
+def test_runs_on_other_images_are_no_seeds_of_one_row(tmp_path):
+    for trial in (0, 1):
+        write_run(tmp_path, "kd", trial=trial)
+    write_run(tmp_path, "kd", trial=2, summary={"data": "34" * 32})
+    (table,) = tables(tmp_path)
+    found = {row.label: [run.trial for run in row.runs] for row in table.rows}
+    assert found == {"kd": [0, 1], "kd [data=34343434]": [2]}
+
+
+def test_the_student_alone_stays_beside_students_of_a_cached_teacher(tmp_path):
+    write_run(tmp_path, "kd", teacher_cache="auto")
+    write_run(tmp_path, "at", teacher_cache="auto")
+    write_run(tmp_path, None)
+    (table,) = [t for t in tables(tmp_path) if t.teacher]
+    assert sorted(row.label for row in table.rows) == ["alone", "at", "kd"]
+    assert table.by_label["at"].differences.keys() == {"last", "best"}
+
+
+def test_means_that_differ_only_by_rounding_share_a_rank(tmp_path):
+    first, second = (70.94, 70.47, 70.11), (70.15, 70.95, 70.42)
+    for method, values in (("at", first), ("sp", second)):
+        for trial, value in enumerate(values):
+            write_run(tmp_path, method, trial=trial, accuracies=(50, value))
+    (table,) = tables(tmp_path)
+    assert table.rows[0].scores["last"].mean != table.rows[1].scores["last"].mean
+    assert [row.ranks["last"] for row in table.rows] == [1, 1]
+
+
 def test_a_row_tells_what_was_minimised(tmp_path):
     settings = {"ce": 1.0, "my.code:Loss": 0.5, "ce.label_smoothing": 0.1, "loss.power": 2}
     write_run(tmp_path, "kd", settings=settings)
@@ -205,6 +247,8 @@ def test_other_training_other_weights_and_other_data_are_not_compared(tmp_path):
     assert (one.difference, one.departures) == (None, ("2 epochs, not 240",))
     (one,) = beside(tmp_path / "batch", "crd", accuracies=LONG, batch_size=32).values()
     assert one.departures == ("batch_size 32, not 64",)
+    (one,) = beside(tmp_path / "views", "crd", accuracies=LONG, views=4).values()
+    assert (one.difference, one.departures) == (None, ("views 4, not None",))
     assert beside(tmp_path / "weights", "crd", accuracies=LONG, departures={"crd": 2.0}) == {}
     assert beside(tmp_path / "data", "crd", accuracies=LONG, dataset="cifar10") == {}
     assert beside(tmp_path / "pair", "crd", accuracies=LONG, model_s="resnet14x4") == {}

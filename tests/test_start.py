@@ -116,10 +116,11 @@ def test_preprocessing_is_what_was_scored(home, published):
     assert torch.equal(torch.cat([net.preprocess(read(p)) for p in paths]), scored)
 
 
-def test_other_classes_under_one_name_are_refused(home):
+def test_other_classes_are_refused(home):
     source = data.source_of("folder", "photos", reading=Reading(image_size=32))
     card = {"dataset": "folder", "class_names": [WNIDS[0], "n2", WNIDS[2]]}
     with pytest.raises(InputError, match="its class 1 is n2, that of these images n01443537"):
         inputs.check_classes(card, source, "net.pth")
-    inputs.check_classes({**card, "dataset": "cifar10"}, source, "net.pth")
+    with pytest.raises(InputError, match="trained on cifar10 with other classes"):
+        inputs.check_classes({**card, "dataset": "cifar10"}, source, "net.pth")
     inputs.check_classes({"dataset": "folder", "class_names": list(WNIDS)}, source, "net.pth")

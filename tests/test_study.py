@@ -12,6 +12,7 @@ from distillers import weights
 from distillers.cli import parse
 from distillers.config_student import StudentConfig
 from distillers.data import source_of
+from distillers.errors import InputError
 
 PATH = Path(__file__).parents[1] / "benchmarks" / "study.py"
 spec = importlib.util.spec_from_file_location("study", PATH)
@@ -34,7 +35,8 @@ def words(method):
 
 def flags_of(method):
     if method["distill"] == "alone":
-        return {"model": "resnet8", "trial": 0}
+        alone = {"model": "resnet8", "trial": 0, "protocol": method["protocol"]}
+        return {**alone, "precision": GRID["fixed"]["precision"]}
     config = parse(StudentConfig, words(method), "train_student.py")
     config.check()
     chosen = weights.choose(config, "resnet20")
@@ -105,7 +107,21 @@ def test_a_method_is_set_beside_kd_of_its_protocol_and_beside_the_published_tabl
     assert found == {"KD (1/1)": 61, "AT + KD": 64, "SP + KD": 67.5}  # SimKD's weights are others
     assert there["methods"]["AT + KD"]["theirs"] == 75.07
     assert there["rho"] == pytest.approx(-0.5)  # 61, 64, 67.5 beside 74.42, 75.07, 74.29
-    assert "| AT + KD | 64.00 | 75.07 |" in capsys.readouterr().out
+    assert "| AT + KD | 64.00 | 75.07 | best |" in capsys.readouterr().out
+
+
+def test_runs_of_another_precision_do_not_count_and_one_seed_counts_once(tmp_path):
+    grid = {**GRID, "save_dir": str(tmp_path), "fixed": {**GRID["fixed"], "epochs": 2}}
+    folder(tmp_path, "teachers", "t", {"model": "resnet20", "trial": 0}, [50, 80])
+    alone = flags_of(next(m for m in GRID["methods"] if m["name"] == "alone"))
+    folder(tmp_path, "teachers", "a", alone, [9, 60])
+    folder(tmp_path, "teachers", "b", {**alone, "precision": "fp32"}, [9, 70])
+    study.collect(grid, tmp_path / "study.json")
+    rows = json.loads((tmp_path / "study.json").read_text())["results"]
+    assert rows["alone"]["last"]["values"] == [60]
+    folder(tmp_path, "teachers", "c", alone, [9, 80])
+    with pytest.raises(InputError, match="alone has trial 0 twice"):
+        study.collect(grid, tmp_path / "study.json")
 
 
 def test_a_run_that_diverged_is_told_and_not_averaged(tmp_path, capsys):
@@ -149,6 +165,8 @@ def test_the_page_shows_what_was_measured():
 
 def test_ranks_share_what_is_equal():
     assert study.ranks([3, 1, 3, 7]) == [2.5, 1, 2.5, 4]
+    equal = (70.94 + 70.47 + 70.11) / 3, (70.15 + 70.95 + 70.42) / 3
+    assert study.ranks(equal) == [1.5, 1.5]
     scipy = pytest.importorskip("scipy.stats")
     first, second = [3, 1, 3, 7, 5], [2, 2, 4, 9, 1]
     assert study.spearman(first, second) == pytest.approx(scipy.spearmanr(first, second).statistic)

@@ -102,7 +102,8 @@ class Comparison:
         protocol: "crd" or "simkd".
         teacher: the network; None in a table of networks alone, whose rows are networks.
         student: the network; None likewise.
-        setting: the flags of most of its rows.
+        setting: the flags of rows whose labels tell no other: most rows' of the data set and
+            protocol, with the table's own rate.
         rule: what is reported: "last", "best" or "held_out".
         baseline: label of the row that the others are compared with, or None.
         rows: the best first, by the rule.
@@ -185,8 +186,10 @@ def compare(groups: Sequence[Group], baseline: str | None = None) -> list[Compar
         if teacher is not None:
             ways = dict.fromkeys(_trained_as(group[0]) for group in each)
             each += [group for way in ways for group in alone.get(way, [])]
-        named = labels.label(each, usual[dataset, protocol])
-        tables.append(_table((dataset, protocol, teacher, student), named, baseline, beside))
+        setting = labels.setting_of(each, usual[dataset, protocol])
+        named = labels.label(each, setting)
+        pair = dataset, protocol, teacher, student
+        tables.append(_table(pair, named, setting, baseline, beside))
     known = {row.label for table in tables if table.teacher for row in table.rows}
     if baseline is not None and baseline not in known:
         raise unknown("row", baseline, known)
@@ -194,22 +197,27 @@ def compare(groups: Sequence[Group], baseline: str | None = None) -> list[Compar
 
 
 def _trained_as(run: Run) -> tuple:
-    return run.dataset, run.protocol, run.student, repr(run.setting)
+    shared = {k: v for k, v in run.setting.items() if k not in labels.OF_TEACHING}
+    return run.dataset, run.protocol, run.student, run.data, repr(shared)
 
 
-def _table(pair: tuple, named: dict[str, Group], baseline: str | None, beside: dict) -> Comparison:
+def _table(
+    pair: tuple,
+    named: dict[str, Group],
+    setting: dict[str, Any],
+    baseline: str | None,
+    beside: dict,
+) -> Comparison:
     dataset, protocol, teacher, student = pair
     rows = [Row(label, group, {}, {}) for label, group in named.items()]
     rule = "last" if protocol == "crd" else "best"
     if all("held_out" in row.scores for row in rows):
         rule = "held_out"
     rows.sort(key=lambda row: -row.scores[rule].mean)
-    setting = labels.most_common([row.runs for row in rows])
-    reference = _reference(rows, setting, baseline) if teacher else None
-    means = {
-        rule: sorted(row.scores[rule].mean for row in rows if not row.alone and rule in row.scores)
-        for rule in RULES
-    }
+    most = labels.most_common([row.runs for row in rows])
+    reference = _reference(rows, most, baseline) if teacher else None
+    ranked = [row.scores for row in rows if not row.alone]
+    means = {rule: sorted(_even(each[rule]) for each in ranked if rule in each) for rule in RULES}
     return Comparison(
         dataset=dataset,
         protocol=protocol,
@@ -220,6 +228,11 @@ def _table(pair: tuple, named: dict[str, Group], baseline: str | None, beside: d
         baseline=reference.label if reference else None,
         rows=tuple(_compared(row, means, reference, beside) for row in rows),
     )
+
+
+def _even(score: Estimate) -> float:
+    """A mean without what its sum was rounded by, so that equal ones compare as equal."""
+    return round(score.mean, 9)
 
 
 def _reference(rows: list[Row], setting: dict[str, Any], baseline: str | None) -> Row | None:
@@ -235,7 +248,7 @@ def _compared(row: Row, means: dict[str, list[float]], reference: Row | None, be
     ranks, differences = {}, {}
     for rule, score in row.scores.items():
         if not row.alone:
-            ranks[rule] = 1 + len(means[rule]) - bisect_right(means[rule], score.mean)
+            ranks[rule] = 1 + len(means[rule]) - bisect_right(means[rule], _even(score))
         if reference is not None and row is not reference and rule in reference.scores:
             differences[rule] = welch(score, reference.scores[rule])
     run = row.runs[0]

@@ -107,7 +107,8 @@ class Comparison:
         ]
 
     def _cka(self) -> list[Picture]:
-        return [cka.draw(*cka.compare(self.everybody, self._batches("comparing stages")))]
+        mixed = self.source.mixed(self.seed)  # in class order a batch has no other classes
+        return [cka.draw(*cka.compare(self.everybody, self._batches("comparing stages", mixed)))]
 
     def _reliability(self) -> list[Picture]:
         return [reliability.draw(self._of(self.everybody))]
@@ -134,7 +135,7 @@ class Comparison:
         batches = self._batches("looking for images")
         return changed_hands.pixels_at(places, batches, mean, std)
 
-    def _batches(self, what: str) -> Iterator[Batch]:
+    def _batches(self, what: str, source: DataSource | None = None) -> Iterator[Batch]:
         """One pass over the images, shown to a person while it lasts."""
-        loader = self.source.test_loader(self.device)
+        loader = (source or self.source).test_loader(self.device)
         return counted(loader.epoch(1), what, len(loader))

@@ -9,6 +9,7 @@ from distillers.analysis.runs import Run
 
 Group = tuple[Run, ...]  # runs that differ in nothing but their trial
 RATE = "learning_rate"  # networks have published rates of their own
+OF_TEACHING = ("teacher_cache", "gather")  # flags that say nothing of a network alone
 
 
 def most_common(groups: Iterable[Group], apart: str = "") -> dict[str, Any]:
@@ -26,29 +27,39 @@ def method_of(run: Run) -> str:
     return run.method + (f" ({', '.join(told)})" if told else "")
 
 
-def label(groups: list[Group], usual: dict[str, Any]) -> dict[str, Group]:
+def setting_of(groups: list[Group], usual: dict[str, Any]) -> dict[str, Any]:
+    """The setting of a table that needs no words: the usual one, with its commonest rate.
+
+    Args:
+        groups: those of the table.
+        usual: of the data set and protocol, without the rate.
+    """
+    rates = [group[0].setting[RATE] for group in groups]
+    return {**usual, RATE: rates[_commonest(rates)]}
+
+
+def label(groups: list[Group], setting: dict[str, Any]) -> dict[str, Group]:
     """A name for each group of a table that no other group of it has.
 
     Args:
         groups: those of a table.
-        usual: the setting that needs no words, without the learning rate: the usual one of that is
-            the table's own.
+        setting: what `setting_of` gave for them.
     """
     of_networks = groups[0][0].teacher is None
-    rates = [group[0].setting[RATE] for group in groups]
-    rate = rates[_commonest(rates)]
     files = [file for group in groups if (file := group[0].teacher_file)]
     file = files[_commonest(files)] if files else None
+    contents = [group[0].data for group in groups]
+    content = contents[_commonest(contents)]
     named: dict[str, Group] = {}
     for group in groups:
         run = group[0]
-        names = sorted((usual.keys() | run.setting.keys()) - {RATE})
-        apart = [name for name in names if run.setting.get(name) != usual.get(name)]
-        told = [f"{name}={value(run.setting.get(name))}" for name in apart]
-        if run.setting[RATE] != rate and not of_networks:
+        told = _departing(run, setting)
+        if run.setting[RATE] != setting[RATE] and not of_networks:
             told.append(f"{RATE}={value(run.setting[RATE])}")
         if run.teacher_file and run.teacher_file != file:
             told.append(f"teacher={run.teacher_file[:8]}")
+        if run.data != content:
+            told.append(f"data={(run.data or 'unknown')[:8]}")
         plain = run.student if of_networks else method_of(run)
         full = f"{plain} [{', '.join(told)}]" if told else plain
         if full in named and of_networks:
@@ -58,6 +69,14 @@ def label(groups: list[Group], usual: dict[str, Any]) -> dict[str, Group]:
             full, number = f"{first} ({number})", number + 1
         named[full] = group
     return named
+
+
+def _departing(run: Run, setting: dict[str, Any]) -> list[str]:
+    """The flags in which a run differs from a table's setting, but the rate."""
+    silent = {RATE, *(OF_TEACHING if run.teacher is None else ())}
+    names = sorted((setting.keys() | run.setting.keys()) - silent)
+    apart = [name for name in names if run.setting.get(name) != setting.get(name)]
+    return [f"{name}={value(run.setting.get(name))}" for name in apart]
 
 
 def _commonest(values: Sequence[Hashable]) -> int:

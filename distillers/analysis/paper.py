@@ -28,6 +28,7 @@ COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 MARKERS = "osv^D<>Pp*"
 
 LOOK: dict[str, Any] = {
+    "text.parse_math": False,  # a name may hold a $
     "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine has it
     "font.size": 7,
     "axes.titlesize": 7,

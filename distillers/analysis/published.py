@@ -8,12 +8,13 @@ from typing import Any
 
 from distillers import recipes
 from distillers.analysis.fields import shown
-from distillers.analysis.runs import SHARED
+from distillers.analysis.runs import USUAL
 
 # What a run shares with the published ones where it may be compared with them.
 SCHEDULE = (
     *("batch_size", "lr_decay_epochs", "lr_decay_rate", "weight_decay", "momentum"),
     *("learning_rate", "precision", "accumulate", "clip_grad", "ema", "val_fraction"),
+    *("image_size", "sync_bn", "on_nan", "pretrained", "views"),
 )
 IMAGENET = {"batch_size": 256, "lr_decay_epochs": [30, 60, 90], "weight_decay": 1e-4}
 
@@ -81,14 +82,14 @@ def departures(entry: Published, setting: Mapping[str, Any]) -> list[str]:
     """
     rate = recipes.learning_rate(entry.student, 224 if entry.dataset == "imagenet" else 32)
     own = IMAGENET if entry.dataset == "imagenet" else {}
-    usual = {**SHARED, **own, "learning_rate": rate}
+    usual = {**USUAL, **own, "learning_rate": rate}
     told = []
     if entry.epochs and setting["epochs"] != entry.epochs:
         told.append(f"{setting['epochs']} epochs, not {entry.epochs}")
     return told + [
         f"{name} {shown(setting[name])}, not {usual[name]}"
         for name in SCHEDULE
-        if setting[name] != usual[name]
+        if setting.get(name, usual[name]) != usual[name]
     ]
 
 

@@ -60,6 +60,7 @@ class Run:
         settings: weight by loss, and every option by "loss.option".
         departures: those settings, and modules that are read, that are not as published.
         setting: every other flag that matters, by name, as JSON.
+        data: a digest of the labels that it was trained on; None where it is not known.
         same: what two runs of one row of a table share, as JSON: all that matters but the trial.
         curve: test accuracy in percent after epoch 1, 2, ...
         scores: test accuracy by rule: of the "last" epoch, of the "best" by the test images
@@ -87,6 +88,7 @@ class Run:
     settings: dict[str, Any]
     departures: dict[str, Any]
     setting: dict[str, Any]
+    data: str | None
     same: str
     curve: tuple[float, ...]
     scores: dict[str, float]
@@ -183,7 +185,9 @@ def _read(folder: Path) -> Run:
     setting = _setting(config, curves["lr"][0])
     departures = summary.mapping("departures") if student else {}
     departures |= {name: v for name in TAPS if (v := config.content.get(name))}
+    data = summary.text("data") if "data" in summary.content else None
     identity = [dataset, protocol, teacher, teacher_file, network, setting, settings, departures]
+    identity += [data] if data else []
     device = summary.text("device")
     if device == "cpu":
         threads = summary.count("cpu_threads")
@@ -201,6 +205,7 @@ def _read(folder: Path) -> Run:
         settings=settings,
         departures=departures,
         setting=setting,
+        data=data,
         same=json.dumps(identity, sort_keys=True),
         curve=tuple(curves["test_acc"]),
         scores=_scores(curves),

@@ -69,6 +69,8 @@ class BenchConfig:
             value = getattr(self, name)
             require(name, value, value is None or value >= least, f"at least {least}")
         require("methods", self.methods, bool(self.methods), "at least one")
+        folder = Path(self.out).parent if self.out else Path()
+        require("out", self.out, folder.is_dir(), "a file in a folder that is there")
 
 
 def main(args: Sequence[str]) -> None:

@@ -42,6 +42,8 @@ def main(args: Sequence[str]) -> None:
         wiring.find(name)
     if config.seeds < 1:
         raise InputError(f"--seeds is {config.seeds}; it must be at least 1.")
+    path = Path(config.out) / "demo.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
 
     def say(line: str) -> None:
@@ -51,8 +53,6 @@ def main(args: Sequence[str]) -> None:
     say(f"digits, {device}: the teacher sees 1,297 labelled images, the students {LABELLED}")
     teacher, results, images = compare(["alone", *config.methods], range(config.seeds), device, say)
     print("\n" + table(teacher, results, images.test_images.shape[-1]))
-    path = Path(config.out) / "demo.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
     draw(path, teacher, results, images)
     print(f"\npicture: {path}   ({time.monotonic() - start:.0f} s in all)")
 

@@ -28,6 +28,7 @@ class EvaluateConfig(Scoring):
 def main(args: Sequence[str]) -> None:
     """Print loss, accuracies, calibration, agreement, and what a forward costs."""
     config = parse(EvaluateConfig, args, "distillers evaluate")
+    config.check()
 
     from distillers import run
     from distillers.analysis.calibration import Predictions, agreement

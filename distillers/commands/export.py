@@ -52,8 +52,10 @@ def main(args: Sequence[str]) -> None:
 
     path = best_of(Path(config.path))
     out = Path(config.out) if config.out else path.with_suffix(SUFFIXES[config.format])
-    if out.exists() and not config.overwrite:
-        raise InputError(f"{out} is there already; add --overwrite to replace it.")
+    beside = [out.with_suffix(".json")] if config.format == "torch_export" else []
+    there = [path for path in (out, *beside) if path.exists()]
+    if there and not config.overwrite:
+        raise InputError(f"{there[0]} is there already; add --overwrite to replace it.")
     if not out.parent.is_dir():
         raise InputError(f"the folder {out.parent} does not exist.")
     if config.format == "onnx":

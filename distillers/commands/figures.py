@@ -67,6 +67,7 @@ class FiguresConfig(Scoring):
         Raises:
             InputError: naming the flag, what was given, and what is allowed.
         """
+        super().check()
         require("num_images", self.num_images, self.num_images >= 50, "at least 50")
         require("perplexity", self.perplexity, self.perplexity >= 2, "at least 2")
         require("seed", self.seed, 0 <= self.seed < 2**32, "in 0 to 4294967295")

@@ -35,6 +35,9 @@ def main(args: Sequence[str]) -> None:
     if not config.runs:
         raise InputError("no folder was given, as in `distillers report ./save`.")
 
+    if not config.format:
+        raise InputError("--format names nothing to write: html, markdown, csv, latex.")
+
     from distillers.analysis.report import build
     from distillers.analysis.report_files import write
     from distillers.analysis.wording import plural

@@ -30,7 +30,7 @@ def work(config: StudentConfig, world: "World") -> None:
     """Distil it in one of the processes that do."""
     from distillers import data, run
     from distillers.data.views import views_of
-    from distillers.place import claim
+    from distillers.place import claim, refuse_another
     from distillers.student import made, origin, teacher_of
 
     check_dali(config.dali, world.device.type)
@@ -42,6 +42,7 @@ def work(config: StudentConfig, world: "World") -> None:
     chosen = teacher.chosen
     folder = config.folder(chosen.ce, chosen.kd, chosen.method, teacher.name)
     place = claim(folder, config.model_s, config, world)
+    refuse_another(place, ("distilled", "teacher_sha256"), teacher.path)
     run.prepare(config)
     task, net, source, kept, sample = made(config, teacher, source, world)
     terms = " + ".join(f"{weight:g} {name}" for name, weight in chosen.terms().items())

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -87,8 +87,8 @@ class SweepConfig:
             pairs=self.pairs,
             methods=self.methods,
             trials=self.trials,
-            fixed={name: values[0] for name, values in _assignments("fixed", self.fixed, 1)},
-            sets=dict(_assignments("set", self.sets)),
+            fixed={name: v[0] for name, v in _assignments("fixed", self.fixed, 1).items()},
+            sets=_assignments("set", self.sets),
         )
         return replace(grid, save_dir=self.save_dir) if self.save_dir else grid
 
@@ -105,6 +105,8 @@ def main(args: Sequence[str]) -> None:
     from distillers.sweep.runs import expand
 
     plan = expand(grid)
+    if not plan.runs:
+        raise InputError("the grid has no runs: no method is for one of its pairs.")
     ledger = Ledger(grid.save_dir)
     if config.dry_run:
         from distillers.sweep.dry import tell
@@ -168,8 +170,8 @@ def make_engine(config: SweepConfig, save_dir: str) -> tuple["Engine", int]:
         return ray, threads
     from distillers.sweep.on_slurm import SlurmQueue
 
-    settings = dict(_assignments("slurm", (config.slurm,), 1))
-    settings = {name: values[0] for name, values in settings.items()}
+    given = _assignments("slurm", (config.slurm,), 1)
+    settings = {name: values[0] for name, values in given.items()}
     use = {"use_gpu": not cpu_only, "jobs": config.jobs, "settings": settings}
     return SlurmQueue(save_dir, threads=threads, **use), threads
 
@@ -185,8 +187,9 @@ def slots_here(config: SweepConfig) -> "Slots":
 
 def _assignments(
     flag: str, groups: Sequence[Sequence[str]], most: int | None = None
-) -> Iterator[tuple[str, list[Any]]]:
+) -> dict[str, list[Any]]:
     """The values in name=value,value by name, read as YAML reads them."""
+    found: dict[str, list[Any]] = {}
     for word in (word for group in groups for word in group):
         name, equals, text = word.partition("=")
         if not name or not equals:
@@ -197,7 +200,11 @@ def _assignments(
             raise InputError(f"--{flag} {word}: {error}") from error
         if most is not None and len(values) > most:
             values = [values]  # one value that is a list, as in lr_decay_epochs=150,180
-        yield name, values
+        name = name.replace("-", "_")
+        if name in found:
+            raise InputError(f"--{flag} gives {name} twice.")
+        found[name] = values
+    return found
 
 
 def _interrupt(*_: object) -> None:

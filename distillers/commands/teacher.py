@@ -44,7 +44,9 @@ def work(config: TeacherConfig, world: "World") -> None:
         say=world.say,
     )
     source = inputs.normalised(source, begun.mean, begun.std)
-    task = Supervised(run.ready(begun.net, config, world), CE())
+    net = run.ready(begun.net, config, world)
+    start.try_out(net, config.model, source.sample(world.device), source.num_classes)
+    task = Supervised(net, CE())
     world.say(f"{config.model} on {config.dataset}, {run.where(world)}, into {place.folder}")
     run.train(config, task, source, place, run.card_of(config.model, source, config), world)
     if world.is_first:

@@ -34,7 +34,7 @@ def work(config: TransferConfig, world: "World") -> None:
     from distillers import checkpoint, data, inputs, recipes, run
     from distillers.embedded import Embedded
     from distillers.losses import CE
-    from distillers.place import claim
+    from distillers.place import claim, refuse_another
     from distillers.ready import best_of
     from distillers.transfer import Transfer, classifier_of, replace_classifier
 
@@ -50,6 +50,7 @@ def work(config: TransferConfig, world: "World") -> None:
     source = inputs.normalised(images, card.get("mean"), card.get("std"))
     config = config.resolved(recipes.learning_rate(name, SIZE))
     place = claim(config.folder(name), name, config, world)
+    refuse_another(place, ("transferred", "sha256"), path)
     run.prepare(config)
     order = torch.channels_last if config.channels_last else torch.contiguous_format
     net = run.ready(net, config, world).to(memory_format=order)  # before anything is embedded
@@ -61,7 +62,9 @@ def work(config: TransferConfig, world: "World") -> None:
     which = f"{name} of {path} on {config.dataset}"
     world.say(f"{which}, {run.where(world)}, into {place.folder}")
     world.say(_rules(config, source))
-    run.train(config, task, given, place, run.card_of(name, source, config), world)
+    new_card = run.card_of(name, source, config)
+    new_card["transferred"] = {"path": str(path), "sha256": checkpoint.digest(path)}
+    run.train(config, task, given, place, new_card, world)
     world.say(f"saved {place.best}")
 
 
@@ -70,11 +73,6 @@ def _network(config: TransferConfig, path: Path) -> "tuple[nn.Module, dict[str, 
     from distillers import checkpoint
     from distillers.ready import best_of
 
-    if path.suffix in (".pt2", ".onnx"):
-        raise InputError(
-            f"{path} is a program, whose classifier cannot be replaced; name the checkpoint or the "
-            "safetensors file instead."
-        )
     teacher = None
     if config.path_t:
         teacher, _ = checkpoint.load_network(best_of(Path(config.path_t)))

@@ -11,7 +11,7 @@ from distillers.data.fingerprint import of_files, of_tensors
 from distillers.data.folder_loader import FolderLoader
 from distillers.data.held_out import chosen_rows
 from distillers.data.listing import Listing
-from distillers.data.order import Shard
+from distillers.data.order import Shard, generator
 from distillers.data.reading import Dali, Views
 from distillers.data.source import EVALUATION_BATCH
 from distillers.data.views import VIEW_SEED
@@ -134,6 +134,11 @@ class FolderSet:
     def train_as_they_are(self, device: torch.device) -> FolderLoader:
         """The middle of each training image, in their order, each exactly once."""
         return replace(self, test=self.train, test_rows=self.train_rows).test_loader(device)
+
+    def mixed(self, seed: int) -> "FolderSet":
+        """The set with its test images in an order of chance, as a seed has it."""
+        order = torch.randperm(len(self.test_rows), generator=generator(seed, 0))
+        return replace(self, test_rows=self.test_rows[order])
 
     def sample(self, device: torch.device) -> Tensor:
         """Two test images as the networks see them, for probing: (2, 3, h, w)."""

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from distillers.data.fingerprint import of_tensors
 from distillers.data.held_out import chosen_rows
 from distillers.data.loader import PAD, Loader
-from distillers.data.order import Shard
+from distillers.data.order import Shard, generator
 from distillers.data.pairs import check_pair
 from distillers.data.reading import Views
 from distillers.data.source import EVALUATION_BATCH
@@ -153,6 +153,12 @@ class ImageSet:
             mean=self.mean * 3,
             std=self.std * 3,
         )
+
+    def mixed(self, seed: int) -> "ImageSet":
+        """The set with its test images in an order of chance, as a seed has it."""
+        order = torch.randperm(len(self.test_images), generator=generator(seed, 0))
+        images, labels = self.test_images[order], self.test_labels[order]
+        return replace(self, test_images=images, test_labels=labels)
 
     def sample(self, device: torch.device) -> Tensor:
         """Two test images as the networks see them, for probing: (2, 3, h, w)."""

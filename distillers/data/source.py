@@ -122,6 +122,10 @@ class DataSource(Protocol):
         """The training images as test images would come, in their order, each exactly once."""
         ...
 
+    def mixed(self, seed: int) -> "DataSource":
+        """The set with its test images in an order of chance, as a seed has it."""
+        ...
+
     def sample(self, device: torch.device) -> Tensor:
         """Two test images as the networks see them, for probing: (2, 3, h, w)."""
         ...

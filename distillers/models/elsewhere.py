@@ -28,11 +28,16 @@ def create(name: str, num_classes: int, image_size: int, pretrained: bool) -> nn
         InputError: when there is no such network or no such weights, or they cannot be fetched.
     """
     place, _, there = name.partition(":")
-    if place == "timm":
-        return _from_timm(there, num_classes, image_size, pretrained)
-    if place == "torchvision":
-        return _from_torchvision(there, num_classes, image_size, pretrained)
-    return _from_user(name, num_classes, image_size, pretrained)
+    build = {"timm": _from_timm, "torchvision": _from_torchvision}.get(place)
+    if build is None:
+        return _from_user(name, num_classes, image_size, pretrained)
+    try:
+        return build(there, num_classes, image_size, pretrained)
+    except AssertionError as error:  # how they refuse a size
+        raise InputError(
+            f"{name} cannot be built for images of {image_size} x {image_size}"
+            f"{f': {error}' if str(error) else ''}; take another --image_size."
+        ) from error
 
 
 def places_of(name: str) -> list[str]:
@@ -133,6 +138,8 @@ def _find_callable(path: str) -> Callable[..., object]:
             f"no module {error.name!r} for the network {path!r}; is it installed, or its folder on "
             "PYTHONPATH?"
         ) from error
+    except SyntaxError as error:
+        raise InputError(f"cannot import the network {path!r}: {error}") from error
     value = getattr(module, attribute, None)
     if callable(value):
         return value

@@ -8,7 +8,6 @@ from enum import StrEnum
 from pathlib import Path
 
 from distillers.cli import TRY_AGAIN
-from distillers.errors import InputError
 from distillers.record import read_metrics
 from distillers.sweep.engine import Engine
 from distillers.sweep.estimate import kind_of
@@ -78,11 +77,11 @@ class Progress:
         self.stamp = stamp
         try:
             rows = read_metrics(self.run.folder)
-        except InputError:  # the run itself will say so, or has
+            epoch, figures = (int(rows[-1]["epoch"]), rows[-1]) if rows else (0, None)
+        except (ValueError, KeyError, TypeError):  # the run itself will say so, or has
             return
-        if rows:
-            self.figures = rows[-1]
-            self.epoch = max(0, int(rows[-1]["epoch"]))
+        if figures and "test_acc" in figures:
+            self.epoch, self.figures = max(0, epoch), figures
 
 
 class Sweep:

@@ -28,7 +28,8 @@ def tell(plan: Plan, ledger: Ledger, save_dir: str, slots: Slots, at_once: int) 
     )
     for run in plan.runs:
         note = "" if run in left else "done: "
-        print(f"# {note}{'; '.join([run.label, *plan.twins.get(run.folder, [])])}")
+        labels = "; ".join([run.label, *plan.twins.get(run.folder, [])])
+        print(f"# {note}{' '.join(labels.split())}")  # on one line, whatever they hold
         print(f"# {run.line()}" if note else run.line())
     if left:
         _tell_costs(left, save_dir, slots, at_once)
@@ -40,7 +41,7 @@ def _tell_costs(left: list[Run], save_dir: str, slots: Slots, at_once: int) -> N
         for run in left:
             sources.of(run.config)
     except InputError as error:
-        print(f"# no estimate without the data: {error}")
+        print(f"# no estimate without the data: {' '.join(str(error).split())}")
         return
     check_networks(left, sources)
     device = torch.device("cpu" if slots.gpus[0] == "cpu" else f"cuda:{slots.gpus[0]}")

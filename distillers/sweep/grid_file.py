@@ -33,6 +33,20 @@ NOT_HERE = {
 }
 
 
+class OnceLoader(yaml.SafeLoader):
+    """Reads YAML as `yaml.safe_load` does, but refuses a mapping that gives a name twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node."""
+        names = [str(self.construct_object(key)).replace("-", "_") for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{name} is given twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
 def from_text(text: str, source: str) -> Grid:
     """Read a grid.
 
@@ -44,7 +58,7 @@ def from_text(text: str, source: str) -> Grid:
         InputError: naming the entry that cannot be.
     """
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, OnceLoader)
     except yaml.YAMLError as error:
         raise InputError(f"cannot read the grid {source}: {error}") from error
     if not isinstance(content, dict):
@@ -57,9 +71,9 @@ def from_text(text: str, source: str) -> Grid:
     grid = Grid(save_dir=str(given.get("save_dir", Grid.save_dir)))
     grid = changed(
         replace(grid, teachers=_teachers(given.get("teachers", {}))),
-        pairs=_list(given, "pairs"),
-        methods=_list(given, "methods"),
-        trials=_list(given, "trials"),
+        pairs=_some(given, "pairs"),
+        methods=_some(given, "methods"),
+        trials=_some(given, "trials"),
         fixed=_mapping(given, "fixed"),
         sets=_mapping(given, "set"),
     )
@@ -135,7 +149,7 @@ def _method(entry: Any) -> Method:
     named = {flag: str(flags.pop(flag)) for flag in ("distill", "loss") if flag in flags}
     if not named:
         raise InputError(f"the method {dict(entry)} names neither `distill` nor `loss`.")
-    given, pairs = flags.pop("name", None), [_pair(pair) for pair in _list(flags, "pairs")]
+    given, pairs = flags.pop("name", None), [_pair(pair) for pair in _some(flags, "pairs")]
     flags.pop("pairs", None)
     name = str(given or "+".join(named.values()))
     rest = _flags(flags, f"the method {name}")
@@ -198,10 +212,11 @@ def _values(name: Any, value: Any) -> tuple[Any, ...]:
     return values
 
 
-def _list(content: Mapping[str, Any], name: str) -> list[Any]:
+def _some(content: Mapping[str, Any], name: str) -> list[Any]:
+    """The list of that name; an empty one only where it is left out."""
     value = content.get(name, [])
-    if not isinstance(value, list):
-        raise InputError(f"`{name}` of the grid must be a list.")
+    if not isinstance(value, list) or (name in content and not value):
+        raise InputError(f"`{name}` of the grid must be a list of one or more.")
     return value
 
 

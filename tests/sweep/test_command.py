@@ -118,6 +118,8 @@ WRONG = {
     "GRID --jobs 0": "--jobs is 0; it must be at least 1",
     "GRID --fixed epochs": "--fixed epochs must read NAME=VALUE",
     "GRID --set epochs=[": "--set epochs=[: ",
+    "GRID --set epochs=1 epochs=2": "--set gives epochs twice",
+    "GRID --fixed lr-decay-epochs=1 lr_decay_epochs=2": "--fixed gives lr_decay_epochs twice",
     "GRID --gpu_id 7": "--gpu_id names GPU '7', but",
     "GRID --engine slurm --gpu_id 0": "--engine slurm places runs itself",
     "GRID --methods kdd": "no loss 'kdd', did you mean 'kd'",

@@ -142,3 +142,19 @@ def test_axes_that_are_empty_or_contradict_each_other_are_refused(text):
 def test_a_missing_file_is_told():
     with pytest.raises(InputError, match=r"cannot read the grid nowhere\.yml"):
         grid_file.from_file("nowhere.yml")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("methods: [kd]\nmethods: [sp]", "methods is given twice"),
+        ("fixed: {lr-decay-epochs: 1, lr_decay_epochs: 2}", "lr_decay_epochs is given twice"),
+        ("methods: [{distill: kd, cls: 1, cls: 2}]", "cls is given twice"),
+        ("methods: []", "`methods` of the grid must be a list of one or more"),
+        ("trials: []", "`trials` of the grid must be a list of one or more"),
+        ("methods: [{distill: sp, pairs: []}]", "`pairs` of the grid must be a list of one or"),
+    ],
+)
+def test_what_is_given_twice_or_is_empty_is_refused(text, told):
+    with pytest.raises(InputError, match=told):
+        grid_file.from_text(f"pairs: [resnet20 -> resnet8]\n{text}", "here")
