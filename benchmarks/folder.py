@@ -26,7 +26,8 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from distillers.data import Reading, source_of
-from distillers.data.folder_set import MEAN, STD
+from distillers.data.normalise import IMAGENET_MEAN as MEAN
+from distillers.data.normalise import IMAGENET_STD as STD
 from distillers.data.reading import Dali
 
 USUAL = "torchvision, PIL"

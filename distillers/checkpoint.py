@@ -218,7 +218,7 @@ def _foreign(
     """The network of another project's file, and a card made up for it."""
     found = foreign.load(payload, path, name=name, num_classes=num_classes, image_size=image_size)
     card: dict[str, Any] = {"model": found.name, "num_classes": found.num_classes}
-    card |= statistics(found.net)
+    card |= statistics(found.net, found.name)
     if found.image_size != image_size:
         card["image_size"] = found.image_size  # the only one that it can take
     if isinstance(payload.get("attention"), dict):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from distillers.data.batch import Batch
 from distillers.distributed import World
+from distillers.errors import InputError
 from distillers.taps import evaluating
 
 
@@ -51,7 +52,7 @@ def score(net: nn.Module, batches: Iterable[Batch], world: World | None = None) 
     parts = (world or World()).gather([total, rows])
     total = sum(count for count, _ in parts)
     if not total:
-        raise ValueError("there is nothing to score: the loader yields no batch.")
+        raise InputError("there is nothing to score: no image could be read.")
     columns = zip(*(row for _, rows in parts for row in rows), strict=True)
     loss, first, top5 = map(math.fsum, columns)
     return Score(loss / total, 100 * first / total, 100 * top5 / total, int(first), total)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from distillers import models
 from distillers.errors import MODEL_FLAGS, InputError
+from distillers.models.elsewhere import EXTRA_LOGITS
 from distillers.models.zoo import LARGE_IMAGES, SMALL_IMAGES
 
 STATE_KEYS = ("model", "state_dict", "model_state_dict", "student", "net")
@@ -92,11 +93,12 @@ def load(
     if classes is None:
         raise InputError(f"{path} does not tell how many classes there are.")
     told = name or name_from_folder(path)
+    state = _without_extra_logits(told, state)
     found = _as_told(told, state, classes, image_size) if told else None
     if found is None and name:
-        net = _by_order(name, state, classes, path)
-        if net is not None:
-            return Imported(net, name, classes, image_size)
+        ordered = _by_order(name, state, classes, image_size, path)
+        if ordered is not None:
+            return ordered
     if found is None:
         found = _by_shapes(told, name is not None, state, classes, path)
     net = models.create(found[0], num_classes=classes, image_size=found[1])
@@ -134,8 +136,8 @@ def names_by_shapes(state: dict[str, Tensor], num_classes: int) -> list[tuple[st
         for name, (constructor, _) in table.items():
             families.setdefault(constructor, []).append(name)
         for names in families.values():
-            if _beginnings(_shapes_of(names[0], size, num_classes)) == beginnings:
-                fitting = (n for n in names if _shapes_of(n, size, num_classes) == wanted)
+            if _beginnings(shapes_of(names[0], size, num_classes)) == beginnings:
+                fitting = (n for n in names if shapes_of(n, size, num_classes) == wanted)
                 found += [(name, size) for name in fitting]
     return found
 
@@ -161,13 +163,20 @@ def fill(net: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:
         raise InputError(f"{path} does not fit {type(net).__name__}: {detail}") from error
 
 
+def _without_extra_logits(name: str | None, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights without those of classifiers that a network has in training only."""
+    place, _, there = (name or "").partition(":")
+    extra = EXTRA_LOGITS.get(there, ()) if place == "torchvision" else ()
+    return {key: value for key, value in state.items() if key.partition(".")[0] not in extra}
+
+
 def _as_told(
     name: str, state: dict[str, Tensor], classes: int, image_size: int
 ) -> tuple[str, int] | None:
     """The name with the size of images at which it has these weights, if there is one."""
     wanted = _shapes(state)
     sizes = (image_size, *SIZES)
-    return next(((name, s) for s in sizes if _shapes_of(name, s, classes) == wanted), None)
+    return next(((name, s) for s in sizes if shapes_of(name, s, classes) == wanted), None)
 
 
 def _by_shapes(
@@ -196,12 +205,14 @@ def _by_shapes(
 
 
 def _by_order(
-    name: str, state: dict[str, Tensor], classes: int, path: str | Path
-) -> nn.Module | None:
+    name: str, state: dict[str, Tensor], classes: int, image_size: int, path: str | Path
+) -> Imported | None:
     """The named network with weights that differ in names only, taken in their order."""
     values = [value for key, value in state.items() if not key.endswith(COUNTERS)]
-    ours = list(_shapes_of(name, SIZES[1], classes).values())
-    if [tuple(value.shape) for value in values] != ours:
+    given = [tuple(value.shape) for value in values]
+    sizes = (image_size, SIZES[1])
+    size = next((s for s in sizes if [*shapes_of(name, s, classes).values()] == given), None)
+    if size is None:
         return None
     log.warning(
         "%s: its weights have other names than those of %s; they were taken in their order, in "
@@ -209,14 +220,21 @@ def _by_order(
         path,
         name,
     )
-    net = models.create(name, num_classes=classes, image_size=SIZES[1])
+    net = models.create(name, num_classes=classes, image_size=size)
     keys = [key for key in net.state_dict() if not key.endswith(COUNTERS)]
     net.load_state_dict(dict(zip(keys, values, strict=True)), strict=False)
-    return net
+    return Imported(net, name, classes, size)
 
 
 @cache
-def _shapes_of(name: str, size: int, num_classes: int) -> Shapes:
+def shapes_of(name: str, size: int, num_classes: int) -> Shapes:
+    """The shapes of a network's weights by their names.
+
+    Args:
+        name: as in `distillers.models.create`.
+        size: side of its images in pixels.
+        num_classes: number of logits.
+    """
     with torch.device("meta"):
         net = models.create(name, num_classes=num_classes, image_size=size)
     return _shapes(net.state_dict())

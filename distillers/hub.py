@@ -11,7 +11,7 @@ import yaml
 
 from distillers.errors import InputError
 from distillers.export import describe, write_safetensors
-from distillers.ready import Ready, load
+from distillers.ready import Program, Ready, load
 
 WEIGHTS = "model.safetensors"
 PATIENCE_SECONDS = 5.0
@@ -35,6 +35,11 @@ def push_to_hub(
         InputError: when the network cannot be read, or the hub does not answer or refuses.
     """
     ready = network if isinstance(network, Ready) else load(network)
+    if isinstance(ready.net, Program):
+        raise InputError(
+            "a program of torch.export has no weights to upload; push the checkpoint or the "
+            "safetensors file."
+        )
     card = describe(ready)
     _require_answer()
     from huggingface_hub import HfApi

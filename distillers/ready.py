@@ -1,6 +1,7 @@
 """`distillers.load`: a network ready to use, from any file or folder that this library writes."""
 
 import json
+import logging
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -131,9 +132,14 @@ def _load_program(path: Path) -> Ready:
     if not path.is_file():
         raise InputError(f"there is no file {path}.")
     extra = {CARD: ""}
+    log = logging.getLogger("torch.export")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # of a damaged file it logs a traceback; it is told below
     try:
         program = torch.export.load(path, extra_files=extra)
         card = json.loads(extra[CARD])
     except (RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is damaged or not written by `distillers export`.") from error
+    finally:
+        log.setLevel(level)
     return Ready(Program(program), card)

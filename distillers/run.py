@@ -109,7 +109,8 @@ def train(
     kept, held_out = source.split(config.val_fraction, config.trial)
     drop_last = config.as_published_by_simkd or getattr(task, "full_batches", False)
     left = len(kept.train_labels) % config.batch_size
-    if not drop_last and 0 < left < 2 * world.size < config.batch_size:
+    few = 0 < left < 2 * world.size < config.batch_size
+    if few and not drop_last and takes_statistics(task):
         drop_last = True
         world.say(f"the last {left} images of an epoch are left out, too few for batch statistics")
     loader = kept.train_loader(
@@ -154,6 +155,12 @@ def train(
             )
         if keeper:
             keeper.finish(deployed)
+
+
+def takes_statistics(task: nn.Module) -> bool:
+    """Whether batch normalisation in a task would normalise by the batch in training."""
+    layers = nn.modules.batchnorm._BatchNorm
+    return any(isinstance(m, layers) and m.training for m in task.train().modules())
 
 
 def _precision(task: Any, loader: BatchLoader, plan: Plan, place: Place, world: World) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distillers import checkpoint, models
+from distillers import checkpoint, foreign, models
 from distillers.config import PUBLISHED
 from distillers.errors import InputError
 from distillers.models.published import statistics, with_classes
@@ -56,7 +56,7 @@ def network(
         return Start(models.create(name, num_classes=num_classes, image_size=image_size))
     if pretrained == PUBLISHED:
         net = models.create(name, num_classes, image_size, pretrained=True)
-        return Start(net, **statistics(net))
+        return Start(net, **statistics(net, name))
     net, card = checkpoint.load_network(pretrained, name=name, image_size=image_size)
     if card.get("deploy"):
         raise InputError(
@@ -64,7 +64,7 @@ def network(
             "no start for another run; take a network that was trained without it."
         )
     own_size = card.get("image_size", image_size)
-    if own_size != image_size and "format" not in card:  # so it can take no other
+    if own_size != image_size and not _takes(name, card, own_size, image_size):
         raise InputError(
             f"{pretrained} is for images of {own_size} x {own_size}, not {image_size} x "
             f"{image_size}; add --image_size {own_size}."
@@ -76,6 +76,14 @@ def network(
         net = _for_classes(net, num_classes)
     say(began)
     return Start(net, card.get("mean"), card.get("std"))
+
+
+def _takes(name: str, card: dict[str, Any], own_size: int, image_size: int) -> bool:
+    """Whether a network's weights are those of images of another size, too."""
+    if "format" not in card:  # of another project, whose card tells a size where it takes no other
+        return False
+    shapes = (foreign.shapes_of(name, side, card["num_classes"]) for side in (own_size, image_size))
+    return next(shapes) == next(shapes)
 
 
 def try_out(net: nn.Module, name: str, images: Tensor, num_classes: int) -> None:

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 
 from distillers import checkpoint, foreign, models
@@ -172,6 +173,27 @@ def test_weights_with_other_names_are_taken_in_order_and_this_is_said(tmp_path, 
     loaded, _ = checkpoint.load_network(path, name="resnet8")
     assert "taken in their order" in caplog.text
     assert torch.equal(loaded(IMAGES), net(IMAGES))
+
+
+def test_weights_with_other_names_are_of_images_of_a_size(tmp_path):
+    net = models.create("timm:test_vit", num_classes=10, image_size=128)
+    state = {f"{n}.w": value for n, value in enumerate(net.state_dict().values())}
+    torch.save(state, tmp_path / "x.pth")
+    loaded, card = checkpoint.load_network(tmp_path / "x.pth", name="timm:test_vit", image_size=128)
+    images = torch.randn(2, 3, 128, 128)
+    assert torch.equal(loaded(images), net.eval()(images))
+    assert "image_size" not in card
+    with pytest.raises(InputError, match="does not fit"):
+        checkpoint.load_network(tmp_path / "x.pth", name="timm:test_vit", image_size=96)
+
+
+def test_torchvisions_further_classifiers_are_left_out(tmp_path):
+    net = torchvision.models.googlenet(weights=None, aux_logits=True, init_weights=False)
+    torch.save(net.state_dict(), tmp_path / "x.pth")
+    loaded, card = checkpoint.load_network(tmp_path / "x.pth", name="torchvision:googlenet")
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(loaded(images), net.eval()(images))
+    assert card["mean"] == [0.5] * 3
 
 
 def simkd_file(path):

@@ -10,6 +10,7 @@ import yaml
 import distillers
 from distillers import hub, models
 from distillers.errors import InputError
+from distillers.export import export
 from distillers.ready import Ready
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -59,6 +60,14 @@ def test_a_network_goes_to_the_hub_and_comes_back(remote):
     assert torch.equal(back(images), net(images))
     assert back.card["accuracy"] == 88.5
     assert not back.training
+
+
+def test_a_program_is_not_pushed(remote, tmp_path):
+    net = Ready(models.create("resnet8", num_classes=10), CARD)
+    export(net, CARD, tmp_path / "x.pt2", "torch_export", torch.randn(2, 3, 32, 32))
+    with pytest.raises(InputError, match="has no weights to upload"):
+        distillers.push_to_hub(str(tmp_path / "x.pt2"), "me/program")
+    assert not remote.exists()
 
 
 def test_the_model_card_says_what_it_is(remote):

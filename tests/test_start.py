@@ -60,6 +60,19 @@ def test_a_classifier_of_as_many_classes_stays(published):
     )
 
 
+def test_our_own_weights_of_another_size_are_refused_where_shapes_depend_on_it(tmp_path):
+    for name, size, taken in (("timm:test_vit", 64, False), (NAME, 32, True)):
+        net = models.create(name, num_classes=3, image_size=size)
+        card = {"format": 1, "model": name, "num_classes": 3, "image_size": size}
+        path = tmp_path / f"{size}.pth"
+        torch.save({"model": net.state_dict(), "card": card}, path)
+        if taken:
+            start.network(name, str(path), num_classes=3, image_size=48)
+            continue
+        with pytest.raises(InputError, match="is for images of 64 x 64, not 96 x 96"):
+            start.network(name, str(path), num_classes=3, image_size=96)
+
+
 def test_weights_that_cannot_be_had_are_told(published, tmp_path):
     path, _ = published
     with pytest.raises(InputError, match="there is no file"):

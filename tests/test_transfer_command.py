@@ -118,6 +118,12 @@ def test_the_reported_epoch_follows_the_protocol(there):
         assert json.loads((folder / "test_best_metrics.json").read_text())["epoch"] == best["epoch"]
 
 
+def test_a_linear_probe_leaves_no_image_out(there, capsys):
+    """1,297 = 8 * 162 + 1, but nothing is normalised by the batch."""
+    transfer(there, "one_left", "--batch_size", 8, "--epochs", 1)
+    assert "left out" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("flags", [[], ["--protocol", "public"]])
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(flags, there, monkeypatch):
     flags = [*flags, "--epochs", 3]

@@ -45,9 +45,11 @@ class CKA:
         CKA(X, Y) = sum HSIC(X, Y) / sqrt(sum HSIC(X, X) sum HSIC(Y, Y))
 
     The sums run over batches, each weighted by its images, of the unbiased estimate: so the size of
-    the batches changes only the noise, and no more than one is in memory. Batches of fewer than
-    four images, for which there is no estimate, do not count. It is 1 for representations that are
-    the same up to rotation and scale; where nothing is alike it may, being unbiased, lie below 0.
+    batches that chance has composed changes only the noise, and no more than one is in memory.
+    (Batches of a class each would say nothing of what lies between the classes.) Batches of fewer
+    than four images, for which there is no estimate, do not count. It is 1 for representations that
+    are the same up to rotation and scale; where nothing is alike it may, being unbiased, lie below
+    0.
     """
 
     def __init__(self) -> None:

@@ -126,4 +126,5 @@ def cost(table: Comparison) -> Grid:
                 with_sd(row.cost("latency_ms")),
             ]
         )
-    return Grid(f"{table.pair}: cost", "", rows, text_columns=2)
+    note = f"{table.dataset}, protocol {table.protocol}."
+    return Grid(f"{table.pair}: cost", note, rows, text_columns=2)

@@ -85,26 +85,17 @@ def _side(config: TransferConfig, card: dict[str, Any], name: str) -> int | None
     Raises:
         InputError: when the network has other weights for images of that size.
     """
+    from distillers.foreign import shapes_of
     from distillers.models.zoo import SMALL_IMAGES
 
     own = card.get("image_size") or (SIZE if name in SMALL_IMAGES else None)
     side = SIZE if config.protocol == "public" else config.image_size or own
-    if own and side and _shapes(name, own) != _shapes(name, side):
+    if own and side and shapes_of(name, own, 10) != shapes_of(name, side, 10):
         raise InputError(
             f"{name} has other weights for images of {side} x {side} than for its own, "
             f"{own} x {own}" + ("; --protocol public has only those." if config.drifts else ".")
         )
     return side
-
-
-def _shapes(name: str, side: int) -> list[Any]:
-    import torch
-
-    from distillers import models
-
-    with torch.device("meta"):
-        net = models.create(name, num_classes=10, image_size=side)
-    return [(key, value.shape) for key, value in net.state_dict().items()]
 
 
 def _rules(config: TransferConfig, source: "DataSource") -> str:

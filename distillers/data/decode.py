@@ -1,9 +1,11 @@
 """Image files to pixels, in worker processes: decoded, cropped, resized, mirrored, in bytes."""
 
 import math
+import os
 import random
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -139,13 +141,16 @@ def read(path: str) -> Tensor:
 
 
 def _decoded(path: str) -> Tensor:
+    given: Any = path
+    if not path.isascii() and os.fsencode(path) != path.encode(errors="replace"):  # no UTF-8
+        given = torch.frombuffer(bytearray(Path(path).read_bytes()), dtype=torch.uint8)
     with warnings.catch_warnings():
         # torchvision 0.29 points to TorchCodec, which this does not need yet.
         warnings.filterwarnings("ignore", message=".*decoding", category=DeprecationWarning)
         try:
-            return decode_image(path, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+            return decode_image(given, mode=ImageReadMode.RGB, apply_exif_orientation=True)
         except NotImplementedError:  # what is turned has 8 bits
-            return decode_image(path, mode=ImageReadMode.RGB)
+            return decode_image(given, mode=ImageReadMode.RGB)
 
 
 def shorter_side(size: int) -> int:

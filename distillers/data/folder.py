@@ -19,7 +19,7 @@ TESTS = ("val", "test")  # where the images to score on lie
 def folder(data_dir: Path, reading: Reading) -> FolderSet:
     """`data_dir/train/CLASS/...` and `data_dir/val/CLASS/...` (or test/); 224 pixels.
 
-    Or `data_dir/CLASS/...` alone, of which `reading.val_fraction` becomes the test images, the
+    Or `data_dir/CLASS/...` (or `data_dir/train/CLASS/...`) alone, of which `reading.val_fraction` becomes the test images, the
     same ones in every run.
 
     Raises:
@@ -30,9 +30,7 @@ def folder(data_dir: Path, reading: Reading) -> FolderSet:
         return _train_and_test(data_dir, "folder", reading, 224)
     if not reading.val_fraction:
         raise _not_there(data_dir, "train/ and val/ (or test/)", "--val_fraction 0.1, say, splits")
-    listing = list_classes(data_dir)
-    rows = chosen_rows(listing.labels, len(listing.class_names), reading.val_fraction, seed=0)
-    return _made("folder", listing, listing, reading, 224, rows)
+    return _split(data_dir, reading)
 
 
 def imagenet(data_dir: Path, reading: Reading) -> FolderSet:
@@ -71,15 +69,25 @@ def tinyimagenet(data_dir: Path, reading: Reading) -> FolderSet:
 
 def _train_and_test(root: Path, name: str, reading: Reading, size: int) -> FolderSet:
     there = [test for test in TESTS if (root / test).is_dir()]
+    if not there and reading.val_fraction and name == "folder":
+        return _split(root / "train", reading)
     if not there:
+        advice = ", or add --val_fraction 0.1" if name == "folder" else ""
         raise InputError(
-            f"{root} has train/ but neither val/ nor test/; put the images to score on there."
+            f"{root} has train/ but neither val/ nor test/; put the images to score on "
+            f"there{advice}."
         )
     if len(there) > 1:
         print(f"{root}: val/ is taken to score on, test/ is not read.", file=sys.stderr)
     train, test = list_classes(root / "train"), list_classes(root / there[0])
     _check_classes(train, test.class_names, root / "train", root / there[0])
     return _made(name, train, test, reading, size)
+
+
+def _split(root: Path, reading: Reading) -> FolderSet:
+    listing = list_classes(root)
+    rows = chosen_rows(listing.labels, len(listing.class_names), reading.val_fraction, seed=0)
+    return _made("folder", listing, listing, reading, 224, rows)
 
 
 def _made(

@@ -143,7 +143,7 @@ class FolderLoader:
                 raise InputError(f"no image of a batch can be read: {some(bad)}")
         self.num_bad = len(bad)
         if bad:
-            did = "replaced by others" if self._images.augment else "left out of the score"
+            did = "replaced by others" if self._images.augment else "left out"
             self._say(f"{len(bad)} bad images were {did} in epoch {number}: {some(bad)}")
 
     def _turns(self, number: int) -> Tensor:

@@ -11,14 +11,12 @@ from distillers.data.fingerprint import of_files, of_tensors
 from distillers.data.folder_loader import FolderLoader
 from distillers.data.held_out import chosen_rows
 from distillers.data.listing import Listing
+from distillers.data.normalise import IMAGENET_MEAN, IMAGENET_STD
 from distillers.data.order import Shard, generator
 from distillers.data.reading import Dali, Views
 from distillers.data.source import EVALUATION_BATCH
 from distillers.data.views import VIEW_SEED
 from distillers.errors import InputError
-
-# ImageNet's, on which almost every network of photographs was trained.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +51,8 @@ class FolderSet:
     on_bad_image: OnBad = "error"
     dali: Dali = None
     is_split: bool = False
-    mean: tuple[float, ...] = MEAN
-    std: tuple[float, ...] = STD
+    mean: tuple[float, ...] = IMAGENET_MEAN  # almost every network of photographs saw that
+    std: tuple[float, ...] = IMAGENET_STD
 
     @property
     def class_names(self) -> tuple[str, ...]:

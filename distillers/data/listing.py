@@ -12,8 +12,11 @@ from torch import Tensor
 
 from distillers.errors import InputError
 
-READABLE = (".jpg", ".jpeg", ".png", ".webp")
-OTHER_IMAGES = (".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".heic", ".avif")
+READABLE = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")
+OTHER_IMAGES = (
+    *(".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".heic", ".avif", ".jp2", ".jxl"),
+    *(".cr2", ".nef", ".arw", ".dng"),
+)
 
 
 class Paths:
@@ -74,7 +77,8 @@ def list_classes(root: Path) -> Listing:
         InputError: where there is no class, a class has no image, a link leads back to a folder
             that it lies in, or a file is an image of a kind that cannot be read.
     """
-    classes = class_folders(root)
+    left_out: list[str] = []
+    classes = _classes(root, left_out)
     if len(classes) < 2:
         raise InputError(
             f"{root} holds {len(classes)} folders ({', '.join(classes) or 'none'}); it must hold "
@@ -82,7 +86,6 @@ def list_classes(root: Path) -> Listing:
         )
     names: list[str] = []
     counts: list[int] = []
-    left_out: list[str] = []
     for name in classes:
         before = len(names)
         names.extend(_files(root, name, left_out))
@@ -95,11 +98,32 @@ def list_classes(root: Path) -> Listing:
         )
     if left_out:
         print(
-            f"{len(left_out)} files in {root} are no images and were left out: {some(left_out)}",
+            f"{len(left_out)} files in {root} are no images of a class and were left out: "
+            f"{some(left_out)}",
             file=sys.stderr,
         )
     labels = torch.arange(len(classes)).repeat_interleave(torch.tensor(counts))
     return Listing(Paths(root, names), labels, tuple(classes))
+
+
+def _classes(root: Path, left_out: list[str]) -> list[str]:
+    """The folders in `root` in alphabetical order; what else lies there is added to `left_out`.
+
+    Raises:
+        InputError: for a link that leads nowhere, or in a circle.
+    """
+    classes = []
+    with os.scandir(root) as entries:
+        for entry in sorted(entries, key=lambda each: each.name):
+            if entry.name.startswith("."):
+                continue
+            if _is(entry, "dir"):
+                classes.append(entry.name)
+            elif entry.is_symlink() and not os.path.exists(entry.path):
+                raise InputError(f"{entry.path} is a link that leads nowhere; delete it.")
+            else:
+                left_out.append(entry.name)
+    return classes
 
 
 def list_annotated(root: Path, annotations: Path, class_names: tuple[str, ...]) -> Listing:

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from distillers.errors import InputError
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 class Normalise:
     """(x / 255 - mean) / std, in three channels.

@@ -38,18 +38,21 @@ def imagenet(source: Path, to: Path, check: bool) -> None:
     """
     train = _archive(source, "ILSVRC2012_img_train.tar", to, check)
     val = _archive(source, "ILSVRC2012_img_val.tar", to, check)
-    if not (to / "val").is_dir():
-        devkit = source / "ILSVRC2012_devkit_t12.tar.gz"
-        if devkit.exists():
-            _archive(source, devkit.name, to, check)
-        with _opened(val) as tar:
-            images = sorted(m.name for m in tar.getmembers() if m.isfile())
-            synsets = val_synsets(source, [os.path.basename(name) for name in images])
-            _unpack_val(tar, to, synsets)
-    with _opened(train) as tar:
-        for member in tqdm(tar.getmembers(), desc="train", unit="class", disable=None):
-            if member.isfile() and member.name.endswith(".tar"):
-                _unpack_class(tar, member, to / "train")
+    try:
+        if not (to / "val").is_dir():
+            devkit = source / "ILSVRC2012_devkit_t12.tar.gz"
+            if devkit.exists():
+                _archive(source, devkit.name, to, check)
+            with _opened(val) as tar:
+                images = sorted(m.name for m in tar.getmembers() if m.isfile())
+                synsets = val_synsets(source, [os.path.basename(name) for name in images])
+                _unpack_val(tar, to, synsets)
+        with _opened(train) as tar:
+            for member in tqdm(tar.getmembers(), desc="train", unit="class", disable=None):
+                if member.isfile() and member.name.endswith(".tar"):
+                    _unpack_class(tar, member, to / "train")
+    except DAMAGED as error:
+        raise InputError(f"an archive in {source} is damaged ({error}); fetch it again.") from error
 
 
 def tinyimagenet(source: Path, to: Path, check: bool) -> None:
@@ -64,7 +67,7 @@ def tinyimagenet(source: Path, to: Path, check: bool) -> None:
                 scratch = to / f".{part}.part"
                 for info in tqdm(infos, desc=part, unit="file", disable=None):
                     names = info.filename.split("/")[1:]
-                    if names[0] == part and _safe(names):
+                    if names[:1] == [part] and _safe(names):
                         target = scratch.joinpath(*names[1:])
                         with archive.open(info) as stream:
                             _write(stream, target, info.file_size)

@@ -33,11 +33,17 @@ def val_synsets(source: Path, images: list[str]) -> dict[str, str]:
 
 
 def _from_solution(path: Path, images: list[str]) -> dict[str, str]:
-    with path.open(newline="") as file:
-        found = {
-            f"{row['ImageId']}.JPEG": row["PredictionString"].split()[0]
-            for row in csv.DictReader(file)
-        }
+    try:
+        with path.open(newline="") as file:
+            found = {
+                f"{row['ImageId']}.JPEG": row["PredictionString"].split()[0]
+                for row in csv.DictReader(file)
+            }
+    except (KeyError, IndexError, AttributeError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} must have the columns ImageId and PredictionString, filled in each line; it "
+            f"is damaged ({error})."
+        ) from error
     lacking = [name for name in images if name not in found]
     if lacking:
         raise InputError(f"{path} has no line for {len(lacking)} images, as {lacking[0]}.")

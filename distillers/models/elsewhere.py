@@ -11,8 +11,8 @@ from torch import nn
 from distillers.errors import InputError, unknown
 from distillers.models import published
 
-# What torchvision's builders need to return logits alone, and to be quiet about it.
-WITHOUT_EXTRA_LOGITS = ("googlenet", "inception_v3")
+# Those of torchvision's networks that have more than one classifier while they train, and where.
+EXTRA_LOGITS = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
 
 
 def create(name: str, num_classes: int, image_size: int, pretrained: bool) -> nn.Module:
@@ -82,9 +82,11 @@ def _from_torchvision(name: str, num_classes: int, image_size: int, pretrained: 
     options: dict[str, Any] = {}
     if name.startswith("vit_"):
         options["image_size"] = image_size
-    if name in WITHOUT_EXTRA_LOGITS:
-        options |= {"aux_logits": False, "init_weights": not pretrained}
+    if name == "maxvit_t":
+        options["input_size"] = (image_size, image_size)
     if not pretrained:
+        if name in EXTRA_LOGITS:
+            options |= {"aux_logits": False, "init_weights": True}
         return models.get_model(name, weights=None, num_classes=num_classes, **options)
     weights = models.get_model_weights(name)["DEFAULT"]
     own_size = weights.meta["min_size"][0]
@@ -94,7 +96,11 @@ def _from_torchvision(name: str, num_classes: int, image_size: int, pretrained: 
             f"{image_size} x {image_size}; timm's vision transformers take any size."
         )
     published.require_file(f"torchvision:{name}", weights.url)
-    net = models.get_model(name, weights=weights, **options)
+    net: Any = models.get_model(name, weights=weights, **options)
+    if name in EXTRA_LOGITS:  # built as it is without weights: one classifier, images as they come
+        net.aux_logits = net.transform_input = False
+        for extra in EXTRA_LOGITS[name]:
+            setattr(net, extra, None)
     return published.with_classes(net, num_classes)
 
 

@@ -12,7 +12,9 @@ from urllib.request import Request, urlopen
 import torch
 from torch import nn
 
+from distillers.data.normalise import IMAGENET_MEAN, IMAGENET_STD
 from distillers.errors import InputError
+from distillers.models.zoo import LARGE_IMAGES
 
 PATIENCE_SECONDS = 5.0
 
@@ -63,16 +65,25 @@ def with_classes(net: nn.Module, num_classes: int) -> nn.Module:
     return net
 
 
-def statistics(net: nn.Module) -> dict[str, list[float]]:
-    """The mean and std with which timm's weights of a network want images to be normalised.
+def statistics(net: nn.Module, name: str) -> dict[str, list[float]]:
+    """The mean and std with which published weights of a network want images to be normalised.
+
+    Args:
+        net: the network; timm's tell it themselves.
+        name: as in `distillers.models.create`.
 
     Returns:
-        these two by name; nothing for a network that is not timm's.
+        these two by name; nothing where they are not known.
     """
     told = getattr(net, "pretrained_cfg", None)
-    if not isinstance(told, dict) or not told.get("mean") or not told.get("std"):
-        return {}
-    return {"mean": list(told["mean"]), "std": list(told["std"])}
+    if isinstance(told, dict) and told.get("mean") and told.get("std"):
+        return {"mean": list(told["mean"]), "std": list(told["std"])}
+    if name in ("torchvision:googlenet", "torchvision:inception_v3"):  # TensorFlow's
+        return {"mean": [0.5] * 3, "std": [0.5] * 3}
+    small = type(net).__module__ == "distillers.models.resnet50_small"  # CIFAR's of that name
+    if name.startswith("torchvision:") or (name in LARGE_IMAGES and not small):
+        return {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
+    return {}
 
 
 def require_file(name: str, url: str) -> None:

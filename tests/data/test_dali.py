@@ -10,7 +10,7 @@ from sklearn.datasets import load_sample_images
 
 from distillers import data
 from distillers.data import Reading
-from distillers.data.folder_set import STD
+from distillers.data.normalise import IMAGENET_STD as STD
 from distillers.data.jpeg import upright_size
 from distillers.data.order import Shard
 from distillers.errors import InputError

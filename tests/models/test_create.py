@@ -214,18 +214,44 @@ def test_a_host_that_answers_with_an_error_is_there(monkeypatch, tmp_path):
     [
         ("MobileNetV2_Imagenet", "mobilenet_v2", "classifier.1"),
         ("torchvision:squeezenet1_1", "squeezenet1_1", "classifier.1"),
+        ("torchvision:googlenet", "googlenet", "fc"),
     ],
 )
 def test_torchvisions_weights_from_the_cache(name, there, head, classes, tmp_path, offline):
     key = "DEFAULT" if ":" in name else "IMAGENET1K_V1"
     url = torchvision_models.get_model_weights(there)[key].url
-    source = torchvision_models.get_model(there, weights=None)
+    options = {"init_weights": False} if there == "googlenet" else {}  # which is slow
+    source = torchvision_models.get_model(there, weights=None, **options)
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     torch.save(source.state_dict(), folder / Path(url).name)
     net = models.create(name, classes, 224, pretrained=True)
+    if there == "googlenet":  # only one of its classifiers is of use, and it sees images as given
+        source.aux1 = source.aux2 = None
+        images = torch.randn(2, 3, 64, 64)
+        again = models.create(name, classes, 64)
+        again.load_state_dict(net.state_dict())
+        assert torch.equal(again.eval()(images), net.eval()(images))
     _assert_same_but_for_the_head(net, source, head, classes)
     assert offline == []
+
+
+def test_published_weights_tell_how_images_are_normalised():
+    imagenet = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    tensorflow = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    told = {
+        ("timm:resnet18", 224): imagenet,
+        ("torchvision:resnet18", 224): imagenet,
+        ("torchvision:googlenet", 224): tensorflow,
+        ("ResNet18", 32): imagenet,
+        ("ResNet50", 224): imagenet,
+        ("ResNet50", 32): {},  # the network of CIFAR by that name
+        ("resnet20", 32): {},
+    }
+    for (name, size), expected in told.items():
+        with torch.device("meta"):
+            net = models.create(name, 10, size)
+        assert published.statistics(net, name) == expected, name
 
 
 @pytest.mark.parametrize("classes", [1000, 5])

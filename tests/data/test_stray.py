@@ -1,0 +1,65 @@
+"""Folders of images with what else may lie in them."""
+
+import os
+
+import pytest
+import torch
+from PIL import Image
+
+from distillers import data
+from distillers.data.decode import read
+from distillers.data.listing import list_classes
+from distillers.data.reading import Reading
+from distillers.errors import InputError
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes of four images each, without train/ or val/."""
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(4):
+            image = Image.new("RGB", (10, 12), (60 * number,) * 3)
+            image.save(tmp_path / "photos" / name / f"{number}.jpg")
+    return tmp_path / "photos"
+
+
+def test_a_class_that_is_a_dead_link_or_a_loop_is_named(photos):
+    link = photos / "c"
+    link.symlink_to("/nowhere")
+    with pytest.raises(InputError, match="c is a link that leads nowhere"):
+        list_classes(photos)
+    link.unlink()
+    link.symlink_to("c")
+    with pytest.raises(InputError, match="c is a loop of symbolic links"):
+        list_classes(photos)
+
+
+def test_images_outside_of_every_class_are_told(photos, capsys):
+    (photos / "a" / "0.jpg").rename(photos / "stray.jpg")
+    assert len(list_classes(photos).labels) == 7
+    assert "1 files" in (told := capsys.readouterr().err)
+    assert "no images of a class and were left out: stray.jpg" in told
+
+
+def test_train_alone_is_split_where_a_share_is_asked_for(photos, tmp_path):
+    (tmp_path / "whole").mkdir()
+    photos.rename(tmp_path / "whole" / "train")
+    with pytest.raises(InputError, match="neither val/ nor test/.* or add --val_fraction 0.1"):
+        data.source_of("folder", tmp_path / "whole", reading=Reading())
+    source = data.source_of("folder", tmp_path / "whole", reading=Reading(val_fraction=0.25))
+    assert (len(source.train_rows), len(source.test_rows)) == (6, 2)
+
+
+def test_a_name_that_is_no_utf8_is_read(photos):
+    strange = os.fsdecode(bytes(photos / "a") + b"/\xff\xe4.jpg")
+    os.rename(photos / "a" / "1.jpg", strange)
+    assert torch.equal(read(strange), read(str(photos / "b" / "1.jpg")))
+    (photos / "a" / "größe.jpg").write_bytes((photos / "b" / "2.jpg").read_bytes())
+    assert torch.equal(read(str(photos / "a" / "größe.jpg")), read(str(photos / "b" / "2.jpg")))
+
+
+def test_other_endings_of_jpeg_are_read(photos):
+    for ending in (".jfif", ".JPE"):
+        (photos / "a" / f"more{ending}").write_bytes((photos / "b" / "1.jpg").read_bytes())
+    assert len(list_classes(photos).labels) == 10
