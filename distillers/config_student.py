@@ -40,6 +40,12 @@ PUBLISHED_NAMES = {
 }
 
 
+def own_name(method: str) -> str:
+    """A method's name in small letters, as the library has it; package.module:Class as it is."""
+    method = method.strip()
+    return method if ":" in method else method.lower()
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudentConfig(Training):
     """Distil a student from a trained teacher."""
@@ -119,8 +125,7 @@ class StudentConfig(Training):
         """Write methods in small letters, as the library's names are."""
         super().__post_init__()
         if self.distill is not None:
-            names = [name.strip() for name in self.distill.split("+")]
-            plain = "+".join(name if ":" in name else name.lower() for name in names)
+            plain = "+".join(map(own_name, self.distill.split("+")))
             object.__setattr__(self, "distill", plain)
 
     def methods(self) -> list[str]:

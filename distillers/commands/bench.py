@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from distillers.cli import parse
 from distillers.config import require
+from distillers.config_student import own_name
 from distillers.recipes import ELEVEN
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class BenchConfig:
 def main(args: Sequence[str]) -> None:
     """Print the tables and the advice."""
     config = parse(BenchConfig, args, "distillers bench")
+    config = replace(config, methods=tuple(map(own_name, config.methods)))
     config.check()
 
     import tempfile

@@ -3,11 +3,12 @@
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillers.cli import parse
+from distillers.config_student import own_name
 from distillers.recipes import ELEVEN
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class DemoConfig:
 def main(args: Sequence[str]) -> None:
     """Train, print the table, draw the picture."""
     config = parse(DemoConfig, args, "distillers demo")
+    config = replace(config, methods=tuple(map(own_name, config.methods)))
 
     from distillers import wiring
     from distillers.analysis.demo_figure import draw
