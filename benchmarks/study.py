@@ -281,7 +281,7 @@ def table(content: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         yield f"{protocol}, {found['rule']} epoch, published for {found['pair']}{rho}:"
         yield ""
-        yield "| | here | published | epoch |"
+        yield "| | here | published | its epoch |"
         yield "|---|---|---|---|"
         by_theirs = sorted(found["methods"].items(), key=lambda item: -item[1]["theirs"])
         for name, each in by_theirs:
