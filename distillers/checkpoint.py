@@ -21,6 +21,7 @@ from distillers.sealed import is_broken, seal
 
 FORMAT = 1
 PROGRAMS = (".pt2", ".onnx")
+IMAGENET_CLASSES = 1000  # what torchvision publishes tells so many apart
 
 
 def save(path: Path, payload: dict[str, Any], previous: Path | None = None) -> None:
@@ -218,7 +219,8 @@ def _foreign(
     """The network of another project's file, and a card made up for it."""
     found = foreign.load(payload, path, name=name, num_classes=num_classes, image_size=image_size)
     card: dict[str, Any] = {"model": found.name, "num_classes": found.num_classes}
-    card |= statistics(found.net, found.name)
+    if found.name.startswith("timm:") or found.num_classes == IMAGENET_CLASSES:
+        card |= statistics(found.net, found.name)
     if found.image_size != image_size:
         card["image_size"] = found.image_size  # the only one that it can take
     if isinstance(payload.get("attention"), dict):

@@ -150,7 +150,7 @@ class Training:
         """Put the home directory in the place of its sign, ~."""
         for name in ("save_dir", "path_t", "path_s", "pretrained"):
             path = getattr(self, name, None)
-            if path and path.startswith("~"):
+            if isinstance(path, str) and (path == "~" or path.startswith("~/")):
                 object.__setattr__(self, name, str(Path(path).expanduser()))
 
     def check(self) -> None:

@@ -172,10 +172,12 @@ class Distillation(nn.Module):
         return parts
 
     def _warmup_parts(self, values: Mapping[str, Any]) -> dict[str, Tensor]:
-        return {
-            name: cast(Any, self.losses[name]).warmup(**{key: values[key] for key in keys})
-            for name, keys in self._warmup_reads.items()
-        }
+        parts = {}
+        for name, keys in self._warmup_reads.items():
+            loss = cast(Any, self.losses[name])
+            parts[name] = loss.warmup(**{key: values[key] for key in keys})
+            refuse_no_scalar(name, parts[name])
+        return parts
 
     def _deploying(self) -> list[Any]:
         return [loss for loss in self.losses.values() if hasattr(loss, "deploy")]

@@ -132,12 +132,19 @@ def check_classes(card: dict[str, Any], source: DataSource, path: Path | str) ->
     Raises:
         InputError: telling which class is the first to differ.
     """
+    told = other_classes(card, source, path)
+    if told:
+        raise InputError(told)
+
+
+def other_classes(card: dict[str, Any], source: DataSource, path: Path | str) -> str:
+    """In what a network's classes are not those of the data set; "" where nothing tells so."""
     known = card.get("class_names")
     if not known or list(known) == list(source.class_names):
-        return
+        return ""
     pairs = enumerate(zip_longest(known, source.class_names))
     number, (first, second) = next((n, pair) for n, pair in pairs if pair[0] != pair[1])
-    raise InputError(
+    return (
         f"{path} was trained on {card.get('dataset')} with other classes: its class {number} is "
         f"{first}, that of these images {second}."
     )

@@ -79,13 +79,15 @@ def refuse_another(place: Place, where: tuple[str, str], path: Path) -> None:
         InputError: telling both checksums.
     """
     section, key = where
-    card = place.state.get("card", {}) if place.state else {}
-    known, here = card.get(section, {}).get(key), checkpoint.digest(path)
-    if known not in (None, here):
+    known = place.state.get("card", {}).get(section, {}).get(key) if place.state else None
+    if known is None:
+        return
+    here = checkpoint.digest(path)
+    if known != here:
         raise InputError(
             f"{place.folder} began with another network than {path} holds now (sha256 {known[:12]} "
-            f"then, {here[:12]} now); name that one by its own run's folder, or add --overwrite to "
-            "begin anew."
+            f"then, {here[:12]} now); name that one by its own run's folder, or begin anew with "
+            "--overwrite in the place of --resume."
         )
 
 

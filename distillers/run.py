@@ -109,7 +109,8 @@ def train(
     kept, held_out = source.split(config.val_fraction, config.trial)
     drop_last = config.as_published_by_simkd or getattr(task, "full_batches", False)
     left = len(kept.train_labels) % config.batch_size
-    few = 0 < left < 2 * world.size < config.batch_size
+    least = max(2, world.size) if config.sync_bn else 2 * world.size  # two to normalise together
+    few = 0 < left < least <= config.batch_size
     if few and not drop_last and takes_statistics(task):
         drop_last = True
         world.say(f"the last {left} images of an epoch are left out, too few for batch statistics")

@@ -8,6 +8,7 @@ from torch import nn
 
 from distillers import checkpoint, inputs
 from distillers.data.source import DataSource
+from distillers.distributed import complain
 from distillers.errors import InputError
 from distillers.models.measure import count_macs, count_parameters
 from distillers.onnx_file import OnnxNetwork
@@ -45,7 +46,11 @@ def fitted(ready: Ready, source: DataSource, path: Path | str, device: torch.dev
         raise InputError(
             f"{path} tells {classes} classes apart, the data set has {source.num_classes}."
         )
-    inputs.check_classes(ready.card, source, path)
+    told = inputs.other_classes(ready.card, source, path)
+    if told and ready.card.get("dataset") == source.name:
+        raise InputError(told)
+    if told:  # perhaps the same by other names
+        complain(f"WARNING: {told}")
     size = (source.image_size, source.image_size)
     net = inputs.adapted(ready.net, ready.card, mean=source.mean, std=source.std, size=size)
     if ready.card.get("channels_last"):

@@ -11,6 +11,7 @@ from distillers.foreign import SIZES, Imported, log
 from distillers.heads import head_of
 from distillers.losses.reuse import Reused
 from distillers.losses.simkd import SimKD
+from distillers.losses.stages import same_size
 from distillers.models.zoo import SMALL_IMAGES
 from distillers.tap_rules import find_taps
 from distillers.taps import Reader, Taps, evaluating
@@ -54,7 +55,9 @@ def build(
             f"{final.shape[1]}; is this the teacher that it was trained from?"
         )
     loss = SimKD([channels], dim, head, factor=dim // width)
-    loss.teacher_size.copy_(torch.tensor(final.shape[-2:]))
+    size = same_size(shown, final)[0].shape[-2:]
+    if size != shown.shape[-2:]:
+        loss.teacher_size.copy_(torch.tensor(size))
     try:
         loss.projector.load_state_dict(state)
     except RuntimeError as error:

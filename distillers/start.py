@@ -102,7 +102,9 @@ def try_out(net: nn.Module, name: str, images: Tensor, num_classes: int) -> None
     try:
         with torch.no_grad(), evaluating(net):
             logits = net(images)
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"{name} cannot take images of {side} ({reason}); another --image_size may do."

@@ -171,9 +171,12 @@ def from_text(loss: type[nn.Module], name: str, text: str) -> Any:
 
 def _literal(text: str) -> Any:
     """What a text means: numbers as Python reads them, the rest as YAML does."""
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
+    with contextlib.suppress(ValueError):
+        return int(text)
+    with contextlib.suppress(ValueError):
+        return int(text, 0)  # as in 0x10
+    with contextlib.suppress(ValueError):
+        return float(text)
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

@@ -150,8 +150,12 @@ def test_torchvisions_files_are_the_networks_of_the_papers(tmp_path):
     loaded, card = checkpoint.load_network(path)
     assert card["model"] == "ResNet18"
     assert torch.equal(loaded(IMAGES), net.eval()(IMAGES))
+    assert card["mean"] == [0.485, 0.456, 0.406]  # as published weights want it
     _, card = checkpoint.load_network(path, name="torchvision:resnet18")
     assert card["model"] == "torchvision:resnet18"
+    torch.save(models.create("torchvision:resnet18", num_classes=10).state_dict(), path)
+    _, card = checkpoint.load_network(path, name="torchvision:resnet18")
+    assert "mean" not in card  # somebody's own: the data set's numbers are as good as any
 
 
 def test_a_safetensors_file_of_timm_is_named_by_the_user(tmp_path):
@@ -189,6 +193,7 @@ def test_weights_with_other_names_are_of_images_of_a_size(tmp_path):
 
 def test_torchvisions_further_classifiers_are_left_out(tmp_path):
     net = torchvision.models.googlenet(weights=None, aux_logits=True, init_weights=False)
+    assert net.fc.out_features == 1000
     torch.save(net.state_dict(), tmp_path / "x.pth")
     loaded, card = checkpoint.load_network(tmp_path / "x.pth", name="torchvision:googlenet")
     images = torch.randn(2, 3, 64, 64)
@@ -209,6 +214,22 @@ def simkd_file(path):
     path.parent.mkdir(parents=True)
     torch.save({"epoch": 9, "best_acc": 76.1, "model": student.state_dict(), "proj": proj}, path)
     return scored, teacher
+
+
+def test_a_simkd_student_that_shrinks_nothing_takes_larger_images(tmp_path):
+    """As its training would deploy it, whatever the size of the images."""
+    path = tmp_path / "S:resnet8_T:resnet20_cifar100_simkd_r:0.0" / "resnet8_best.pth"
+    teacher = models.create("resnet20", num_classes=10).eval()
+    student = models.create("resnet8", num_classes=10)
+    loss = SimKD([16, 32, 64], 64, teacher.fc)
+    loss.train()([torch.randn(4, 64, 8, 8)] * 3, torch.randn(4, 64, 8, 8))
+    scored = loss.deploy(student).eval()
+    proj = prefixed(loss.projector.state_dict(), "module.transfer.")
+    path.parent.mkdir(parents=True)
+    torch.save({"model": student.state_dict(), "proj": proj}, path)
+    loaded, _ = checkpoint.load_network(path, teacher=teacher)
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(loaded(images), scored(images))
 
 
 def test_a_simkd_student_is_built_with_its_teacher(tmp_path, caplog):

@@ -187,6 +187,8 @@ def test_training_otherwise_is_told():
     (entry,) = published.by_run(ENTRIES)["cifar100", "crd", "resnet32x4", "resnet8x4", "crd"]
     setting = dict(published.USUAL, learning_rate=0.05)
     assert published.departures(entry, setting) == []
+    assert published.departures(entry, dict(setting, image_size=32)) == []
+    assert published.departures(entry, dict(setting, image_size=64)) == ["image_size 64, not 32"]
     other = dict(setting, epochs=20, batch_size=128)
     assert published.departures(entry, other) == ["20 epochs, not 240", "batch_size 128, not 64"]
     slow = next(e for e in ENTRIES if e.student == "ShuffleV1" and e.method == "crd")

@@ -82,6 +82,14 @@ def test_the_written_folders_of_these_tests_are_like_real_ones(real, tmp_path):
         assert of_real.setting.keys() == made.setting.keys()
 
 
+def test_homes_of_others_and_nonsense_in_flags_stop_no_report(tmp_path):
+    write_run(tmp_path, "kd", path_t="~nobody_of_that_name/t.pth")
+    folder = write_run(tmp_path, "kd", trial=1)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "path_t": 5}))
+    assert [run.method for run in read_all(tmp_path)] == ["kd", "kd"]
+
+
 def test_a_run_before_summaries_is_completed_by_resuming(real, tmp_path):
     """Which measures the network again and trains nothing."""
     shutil.copytree(real, tmp_path / "copy", symlinks=True)

@@ -1,6 +1,7 @@
 """Rows, differences, ranks, published numbers, and the forms that have no pictures."""
 
 import csv
+import json
 import re
 
 import numpy as np
@@ -122,6 +123,20 @@ def test_runs_on_other_images_are_no_seeds_of_one_row(tmp_path):
     (table,) = tables(tmp_path)
     found = {row.label: [run.trial for run in row.runs] for row in table.rows}
     assert found == {"kd": [0, 1], "kd [data=34343434]": [2]}
+
+
+def test_runs_from_before_the_digest_are_of_the_only_images_there_are(tmp_path):
+    for trial, method in ((0, "kd"), (0, None)):
+        old = write_run(tmp_path, method, trial=trial)
+        summary = json.loads((old / "summary.json").read_text())
+        del summary["data"]
+        (old / "summary.json").write_text(json.dumps(summary))
+    write_run(tmp_path, "kd", trial=1)
+    (table,) = [t for t in tables(tmp_path) if t.teacher]
+    assert {row.label: len(row.runs) for row in table.rows} == {"kd": 2, "alone": 1}
+    write_run(tmp_path, "kd", trial=2, summary={"data": "34" * 32})
+    (table,) = [t for t in tables(tmp_path) if t.teacher]
+    assert "kd [data=unknown]" in table.by_label
 
 
 def test_the_student_alone_stays_beside_students_of_a_cached_teacher(tmp_path):

@@ -136,4 +136,6 @@ def test_other_classes_are_refused(home):
         inputs.check_classes(card, source, "net.pth")
     with pytest.raises(InputError, match="trained on cifar10 with other classes"):
         inputs.check_classes({**card, "dataset": "cifar10"}, source, "net.pth")
+    told = inputs.other_classes({**card, "dataset": "cifar10"}, source, "net.pth")
+    assert "its class 1 is n2" in told  # what an evaluation warns of
     inputs.check_classes({"dataset": "folder", "class_names": list(WNIDS)}, source, "net.pth")

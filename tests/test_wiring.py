@@ -79,6 +79,7 @@ def test_every_number_that_is_a_default_can_be_given_as_it_is_printed():
             if type(default) in (int, float):
                 assert wiring.from_text(cls, name, str(default)) == default
     assert wiring.from_text(CRD, "negatives", "010") == 10  # not YAML's octal 8
+    assert wiring.from_text(CRD, "negatives", "0x10") == 16
     assert wiring.from_text(CRD, "partition_momentum", "99e-2") == 0.99
 
 

@@ -143,19 +143,30 @@ class Comparison:
 def unite(runs: Iterable[Run]) -> tuple[list[Group], list[Damaged]]:
     """Runs that differ in nothing but the trial, together; and those that are there twice.
 
+    A run from before there was a digest of the data is taken to be of those that all others of its
+    data set are of, where these are the same.
+
     Returns:
         the groups in the order of their first run, each in the order of the trials; and every run
         whose flags and trial an earlier one has, which would count one seed twice.
     """
-    groups: dict[str, dict[int, Run]] = {}
+    groups: dict[tuple[str, str | None], dict[int, Run]] = {}
     copies = []
-    for run in runs:
-        group = groups.setdefault(run.same, {})
+    for run in _with_data(list(runs)):
+        group = groups.setdefault((run.same, run.data), {})
         first = group.setdefault(run.trial, run)
         if first is not run:
             reason = f"trial {run.trial} of the same flags is counted already: {first.folder}"
             copies.append(Damaged(run.folder, reason, "copy"))
     return [tuple(group[trial] for trial in sorted(group)) for group in groups.values()], copies
+
+
+def _with_data(runs: list[Run]) -> list[Run]:
+    known: dict[str, set[str]] = {}
+    for run in runs:
+        known.setdefault(run.dataset, set()).update({run.data} if run.data else ())
+    only = {name: next(iter(found)) for name, found in known.items() if len(found) == 1}
+    return [run if run.data else replace(run, data=only.get(run.dataset)) for run in runs]
 
 
 def compare(groups: Sequence[Group], baseline: str | None = None) -> list[Comparison]:

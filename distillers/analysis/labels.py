@@ -48,8 +48,8 @@ def label(groups: list[Group], setting: dict[str, Any]) -> dict[str, Group]:
     of_networks = groups[0][0].teacher is None
     files = [file for group in groups if (file := group[0].teacher_file)]
     file = files[_commonest(files)] if files else None
-    contents = [group[0].data for group in groups]
-    content = contents[_commonest(contents)]
+    contents = [content for group in groups if (content := group[0].data)]
+    content = contents[_commonest(contents)] if contents else None
     named: dict[str, Group] = {}
     for group in groups:
         run = group[0]

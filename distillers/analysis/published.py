@@ -80,9 +80,11 @@ def departures(entry: Published, setting: Mapping[str, Any]) -> list[str]:
         entry: the published number.
         setting: the run's, see `distillers.analysis.runs.Run`.
     """
-    rate = recipes.learning_rate(entry.student, 224 if entry.dataset == "imagenet" else 32)
+    side = 224 if entry.dataset == "imagenet" else 32
     own = IMAGENET if entry.dataset == "imagenet" else {}
-    usual = {**USUAL, **own, "learning_rate": rate}
+    rate = recipes.learning_rate(entry.student, side)
+    usual = {**USUAL, **own, "learning_rate": rate, "image_size": side}
+    setting = {**setting, "image_size": setting.get("image_size") or side}
     told = []
     if entry.epochs and setting["epochs"] != entry.epochs:
         told.append(f"{setting['epochs']} epochs, not {entry.epochs}")

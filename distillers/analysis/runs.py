@@ -61,7 +61,8 @@ class Run:
         departures: those settings, and modules that are read, that are not as published.
         setting: every other flag that matters, by name, as JSON.
         data: a digest of the labels that it was trained on; None where it is not known.
-        same: what two runs of one row of a table share, as JSON: all that matters but the trial.
+        same: what two runs of one row of a table share, as JSON: all that matters but the trial
+            and the data.
         curve: test accuracy in percent after epoch 1, 2, ...
         scores: test accuracy by rule: of the "last" epoch, of the "best" by the test images
             themselves, and, where images were held out, of the best by those, "held_out".
@@ -187,7 +188,6 @@ def _read(folder: Path) -> Run:
     departures |= {name: v for name in TAPS if (v := config.content.get(name))}
     data = summary.text("data") if "data" in summary.content else None
     identity = [dataset, protocol, teacher, teacher_file, network, setting, settings, departures]
-    identity += [data] if data else []
     device = summary.text("device")
     if device == "cpu":
         threads = summary.count("cpu_threads")

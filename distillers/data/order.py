@@ -92,7 +92,7 @@ def check_count(num: int, batch_size: int, world_size: int, shuffle: bool, drop_
             + (f" in each of {world_size} processes" if world_size > 1 else "")
             + ", and drop_last leaves out what is smaller; take "
             + (f"a batch size of at most {num // world_size}, or " if num >= world_size else "")
-            + "drop_last=False (--protocol crd)."
+            + "drop_last=False, as --protocol crd has it."
         )
     if shuffle and not drop_last and 0 < num % whole < world_size:
         raise InputError(

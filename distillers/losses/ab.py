@@ -21,15 +21,15 @@ class AB(nn.Module):
     summed over channels and positions, mean over the batch, the deepest of L stages with weight 1
     and each earlier one with half the next, all times 3 / 1000. Where a stage's channels differ a
     connector (1x1 convolution with batch norm), learned and discarded, brings the student's to the
-    teacher's; where they agree the student's own neurons are compared, as in the public code.
+    teacher's; where they agree the student's own neurons are compared.
 
     This is an initialisation. Published: for 30 epochs it alone trains the student, all but its
     classifier, and the connectors, at the base learning rate, not lowered; then cross-entropy
     trains the student, without this loss. `warmup` is that first stage; `forward` is the same loss,
     which acts after it only with `keep=True`. Published weight: 1.
 
-    Where the grids differ, which the paper does not treat, the larger is averaged down; the public
-    code has the connector's convolution change it.
+    Where the grids differ, which the paper does not treat, the larger is averaged down; there the
+    public code has a connector always, whose convolution changes the size.
 
     Args:
         student_channels: channels of the student's stages.

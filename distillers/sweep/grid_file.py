@@ -36,15 +36,16 @@ NOT_HERE = {
 class OnceLoader(yaml.SafeLoader):
     """Reads YAML as `yaml.safe_load` does, but refuses a mapping that gives a name twice."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping of a node."""
-        names = [str(self.construct_object(key)).replace("-", "_") for key, _ in node.value]
-        for name in names:
-            if names.count(name) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{name} is given twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """A mapping as it is written: what it merges may give names that it gives, too."""
+        node = super().compose_mapping_node(anchor)
+        names = [str(key.value).replace("-", "_") for key, _ in node.value]
+        twice = next((name for name in names if name != "<<" and names.count(name) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{twice} is given twice", node.start_mark
+            )
+        return node
 
 
 def from_text(text: str, source: str) -> Grid:

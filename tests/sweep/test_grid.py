@@ -144,6 +144,19 @@ def test_a_missing_file_is_told():
         grid_file.from_file("nowhere.yml")
 
 
+def test_entries_may_be_merged():
+    text = """
+pairs: [resnet20 -> resnet8]
+methods:
+  - &kd {distill: kd, cls: 1, div: 1}
+  - &more {<<: *kd, div: 2}
+  - {<<: *more, name: most, kd_T: 2}
+"""
+    methods = grid_file.from_text(text, "here").methods
+    assert [method.flags.get("div") for method in methods] == [1, 2, 2]
+    assert methods[2].flags == {"distill": "kd", "cls": 1, "div": 2, "kd_T": 2}
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
