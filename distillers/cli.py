@@ -130,10 +130,8 @@ def flag_words(name: str, value: object) -> list[str]:
     if value is None:
         return []
     if isinstance(value, list):
-        if any(isinstance(each, list) for each in value):  # as a run's config.json has --option
-            value = [
-                each for part in value for each in (part if isinstance(part, list) else [part])
-            ]
+        if all(isinstance(part, list) for part in value):  # as a run's config.json has --option
+            value = [each for part in value for each in part]
         separate = all(isinstance(each, str) for each in value)
         return [f"--{name}", *value] if separate else [f"--{name}", ",".join(map(str, value))]
     return [f"--{name}", str(value)]

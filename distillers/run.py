@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from torch import nn
 from distillers import checkpoint, recipes
 from distillers.allocator import keep_freed_memory
 from distillers.config import Training
+from distillers.data.fingerprint import of_tensors
 from distillers.data.reading import Views
 from distillers.data.source import BatchLoader, DataSource
 from distillers.distributed import World
@@ -107,17 +107,10 @@ def train(
         Lost: when other processes are gone.
     """
     kept, held_out = source.split(config.val_fraction, config.trial)
-    drop_last = config.as_published_by_simkd or getattr(task, "full_batches", False)
-    left = len(kept.train_labels) % config.batch_size
-    least = max(2, world.size) if config.sync_bn else 2 * world.size  # two to normalise together
-    few = 0 < left < least <= config.batch_size
-    if few and not drop_last and takes_statistics(task):
-        drop_last = True
-        world.say(f"the last {left} images of an epoch are left out, too few for batch statistics")
     loader = kept.train_loader(
         batch_of(config, world),
         seed=config.trial,
-        drop_last=drop_last,
+        drop_last=drops_last(config, task, len(kept.train_labels), world),
         device=world.device,
         shard=world.shard,
         views=views,
@@ -156,6 +149,22 @@ def train(
             )
         if keeper:
             keeper.finish(deployed)
+
+
+def drops_last(config: Training, task: Any, num_images: int, world: World) -> bool:
+    """Whether an epoch leaves out its last, smaller batch.
+
+    It does where the protocol or a loss wants full batches; and aloud where the batch would leave
+    batch normalisation a single image.
+    """
+    if config.as_published_by_simkd or getattr(task, "full_batches", False):
+        return True
+    left = num_images % config.batch_size
+    least = max(2, world.size) if config.sync_bn else 2 * world.size  # two that go together
+    few = 0 < left < least <= config.batch_size and takes_statistics(task)
+    if few:
+        world.say(f"the last {left} images of an epoch are left out, too few for batch statistics")
+    return few
 
 
 def takes_statistics(task: nn.Module) -> bool:
@@ -214,7 +223,7 @@ def card_of(model: str, source: DataSource, config: Training) -> dict[str, Any]:
         "image_size": source.image_size,
         "shorter_side": source.shorter_side,
         "class_names": list(source.class_names),
-        "data": hashlib.sha256(source.train_labels.cpu().numpy().tobytes()).hexdigest(),
+        "data": of_tensors(source.train_labels),
         "dataset": source.name,
         "mean": list(source.mean),
         "std": list(source.std),

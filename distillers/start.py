@@ -82,8 +82,9 @@ def _takes(name: str, card: dict[str, Any], own_size: int, image_size: int) -> b
     """Whether a network's weights are those of images of another size, too."""
     if "format" not in card:  # of another project, whose card tells a size where it takes no other
         return False
-    shapes = (foreign.shapes_of(name, side, card["num_classes"]) for side in (own_size, image_size))
-    return next(shapes) == next(shapes)
+    classes = card["num_classes"]
+    own = foreign.shapes_of(name, own_size, classes)
+    return own == foreign.shapes_of(name, image_size, classes)
 
 
 def try_out(net: nn.Module, name: str, images: Tensor, num_classes: int) -> None:

@@ -228,7 +228,7 @@ def _table(
     most = labels.most_common([row.runs for row in rows])
     reference = _reference(rows, most, baseline) if teacher else None
     ranked = [row.scores for row in rows if not row.alone]
-    means = {rule: sorted(_even(each[rule]) for each in ranked if rule in each) for rule in RULES}
+    means = {rule: sorted(each[rule].even for each in ranked if rule in each) for rule in RULES}
     return Comparison(
         dataset=dataset,
         protocol=protocol,
@@ -239,11 +239,6 @@ def _table(
         baseline=reference.label if reference else None,
         rows=tuple(_compared(row, means, reference, beside) for row in rows),
     )
-
-
-def _even(score: Estimate) -> float:
-    """A mean without what its sum was rounded by, so that equal ones compare as equal."""
-    return round(score.mean, 9)
 
 
 def _reference(rows: list[Row], setting: dict[str, Any], baseline: str | None) -> Row | None:
@@ -259,7 +254,7 @@ def _compared(row: Row, means: dict[str, list[float]], reference: Row | None, be
     ranks, differences = {}, {}
     for rule, score in row.scores.items():
         if not row.alone:
-            ranks[rule] = 1 + len(means[rule]) - bisect_right(means[rule], _even(score))
+            ranks[rule] = 1 + len(means[rule]) - bisect_right(means[rule], score.even)
         if reference is not None and row is not reference and rule in reference.scores:
             differences[rule] = welch(score, reference.scores[rule])
     run = row.runs[0]

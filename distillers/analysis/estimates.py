@@ -21,6 +21,11 @@ class Estimate:
     sd: float | None
     n: int
 
+    @property
+    def even(self) -> float:
+        """The mean without what its sum was rounded by, so that equal means compare as equal."""
+        return round(self.mean, 9)
+
 
 @dataclass(frozen=True)
 class Difference:

@@ -66,12 +66,12 @@ def not_counted(folders: Sequence[Damaged]) -> str:
 
 
 def _largest(column: Sequence[Estimate | None]) -> float | None:
-    return max((round(cell.mean, 9) for cell in column if cell), default=None)
+    return max((cell.even for cell in column if cell), default=None)
 
 
 def _cell(score: Estimate | None, best: float | None) -> cells.Content:
     if score is None:
         return None, MISSING
     mean, _, sd = with_sd(score).partition(" ")
-    text = f"<b>{mean}</b>" if round(score.mean, 9) == best else mean
+    text = f"<b>{mean}</b>" if score.even == best else mean
     return score.mean, f'{text} <span class="sd">{sd} ({score.n})</span>'

@@ -17,6 +17,7 @@ from distillers.errors import InputError
 from distillers.models.zoo import LARGE_IMAGES
 
 PATIENCE_SECONDS = 5.0
+TENSORFLOW = ("torchvision:googlenet", "torchvision:inception_v3")  # whence their weights are
 
 
 def fill(net: nn.Module, torchvision_name: str, num_classes: int) -> nn.Module:
@@ -69,7 +70,7 @@ def statistics(net: nn.Module, name: str) -> dict[str, list[float]]:
     """The mean and std with which published weights of a network want images to be normalised.
 
     Args:
-        net: the network; timm's tell it themselves.
+        net: a network that has such weights; timm's tell it themselves.
         name: as in `distillers.models.create`.
 
     Returns:
@@ -78,10 +79,9 @@ def statistics(net: nn.Module, name: str) -> dict[str, list[float]]:
     told = getattr(net, "pretrained_cfg", None)
     if isinstance(told, dict) and told.get("mean") and told.get("std"):
         return {"mean": list(told["mean"]), "std": list(told["std"])}
-    if name in ("torchvision:googlenet", "torchvision:inception_v3"):  # TensorFlow's
+    if name in TENSORFLOW:
         return {"mean": [0.5] * 3, "std": [0.5] * 3}
-    small = type(net).__module__ == "distillers.models.resnet50_small"  # CIFAR's of that name
-    if name.startswith("torchvision:") or (name in LARGE_IMAGES and not small):
+    if name.startswith("torchvision:") or name in LARGE_IMAGES:
         return {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
     return {}
 

@@ -245,7 +245,6 @@ def test_published_weights_tell_how_images_are_normalised():
         ("torchvision:googlenet", 224): tensorflow,
         ("ResNet18", 32): imagenet,
         ("ResNet50", 224): imagenet,
-        ("ResNet50", 32): {},  # the network of CIFAR by that name
         ("resnet20", 32): {},
     }
     for (name, size), expected in told.items():
