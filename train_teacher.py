@@ -2,7 +2,7 @@
 
 import sys
 
-from distillers.cli import run
+from distillers.cli.main import run
 
 if __name__ == "__main__":
     sys.exit(run("teacher", sys.argv[1:]))

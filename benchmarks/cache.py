@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from distillers.cache.folder import CacheFolder
-from distillers.record import environment
+from distillers.distillation.cache.folder import CacheFolder
+from distillers.training.loggers import environment
 
 RESULT = Path(__file__).parent / "results" / "cache.json"
 KEY = {"format": 1, "teacher": {"model": "any"}, "data": {"name": "random", "images": 0}}

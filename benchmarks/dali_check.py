@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from distillers.data import Reading, source_of
-from distillers.data.normalise import IMAGENET_STD as STD
+from distillers.data.normalization import IMAGENET_STD as STD
 from distillers.data.source import BatchLoader
 from distillers.errors import InputError
 

@@ -26,19 +26,19 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from distillers import models
-from distillers.allocator import keep_freed_memory
-from distillers.bench import Setting, task_of
-from distillers.config_student import StudentConfig
+from distillers.config.student import StudentConfig
+from distillers.config.training import Plan
 from distillers.data import ImageSet
 from distillers.data.batch import Batch
-from distillers.distributed import World
-from distillers.keeper import opened
-from distillers.meeting import device_of
-from distillers.place import claim
-from distillers.plan import Plan
-from distillers.record import environment
+from distillers.distributed.rendezvous import device_of
+from distillers.distributed.world import World
 from distillers.timing import wait
-from distillers.train import Trainer, fit
+from distillers.training.benchmark import Setting, task_of
+from distillers.training.loggers import environment
+from distillers.training.malloc import keep_freed_memory
+from distillers.training.recorder import opened
+from distillers.training.run_dir import claim
+from distillers.training.trainer import Trainer, fit
 
 data = importlib.import_module("data")  # beside this file
 

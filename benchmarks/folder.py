@@ -25,10 +25,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
+from distillers.config.data import Dali
 from distillers.data import Reading, source_of
-from distillers.data.normalise import IMAGENET_MEAN as MEAN
-from distillers.data.normalise import IMAGENET_STD as STD
-from distillers.data.reading import Dali
+from distillers.data.normalization import IMAGENET_MEAN as MEAN
+from distillers.data.normalization import IMAGENET_STD as STD
 
 USUAL = "torchvision, PIL"
 NUM_IMAGES, NUM_CLASSES, BATCH_SIZE = 2000, 10, 64

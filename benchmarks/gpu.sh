@@ -25,7 +25,7 @@ step() {  # NAME SECONDS COMMAND...
 bench() {  # NAME SECONDS FLAGS...
   name=$1 limit=$2
   shift 2
-  step "$name" "$limit" "$python" -m distillers.cli bench --gpu_id "$device" --out "$out/$name.json" "$@"
+  step "$name" "$limit" "$python" -m distillers.cli.main bench --gpu_id "$device" --out "$out/$name.json" "$@"
 }
 
 step tests 80 "$python" -m pytest -q -p no:cacheprovider tests/losses/test_contract.py -k cuda

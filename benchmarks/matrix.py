@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from distillers.record import environment
 from distillers.timing import in_turn
+from distillers.training.loggers import environment
 
 
 def main() -> None:

@@ -20,15 +20,16 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from distillers import models, recipes
+from distillers import models
+from distillers.config.training import Plan
 from distillers.data.batch import Batch
-from distillers.distillation import Distillation, distil
-from distillers.distributed import World
-from distillers.losses import ranks
-from distillers.parallel import WITHOUT_BUFFERS
-from distillers.plan import Plan
-from distillers.record import environment
-from distillers.train import Trainer
+from distillers.distillation import recipes
+from distillers.distillation.distillation import Distillation, distil
+from distillers.distributed import collectives as ranks
+from distillers.distributed.world import World
+from distillers.training.ddp import WITHOUT_BUFFERS
+from distillers.training.loggers import environment
+from distillers.training.trainer import Trainer
 
 CLASSES, IMAGES = 100, 50_000
 PLAN = Plan(epochs=1, learning_rate=1e-3)

@@ -18,10 +18,10 @@ from functools import partial
 from pathlib import Path
 
 from distillers import models
-from distillers.allocator import keep_freed_memory
-from distillers.bench import DEFAULT, STUDENT, TEACHER, Setting, measure
-from distillers.meeting import device_of
-from distillers.record import environment
+from distillers.distributed.rendezvous import device_of
+from distillers.training.benchmark import DEFAULT, STUDENT, TEACHER, Setting, measure
+from distillers.training.loggers import environment
+from distillers.training.malloc import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = ("kd", "sp", "crd", "rrd")

@@ -19,8 +19,8 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-from distillers import cli
-from distillers.bench import STUDENT, TEACHER
+from distillers.cli import main as cli
+from distillers.training.benchmark import STUDENT, TEACHER
 
 RESULTS = Path(__file__).parent / "results"
 

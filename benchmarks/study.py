@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from distillers import recipes
-from distillers.analysis import published
-from distillers.analysis.estimates import Estimate, estimate, welch
-from distillers.cli import STATUS
-from distillers.data.cifar import cifar10
+from distillers.cli.main import STATUS
+from distillers.data.datasets.cifar import cifar10
+from distillers.distillation import recipes
 from distillers.errors import Diverged, InputError
+from distillers.report import published
+from distillers.report.estimates import Estimate, estimate, welch
 
 ROOT = Path(__file__).parents[1]
 GRID = ROOT / "benchmarks" / "study.yml"

@@ -21,15 +21,15 @@ import torch
 from torch import nn
 
 from distillers import models
-from distillers.cache.folder import CacheFolder, place_of
-from distillers.cache.key import key_of
-from distillers.cache.values import Taught, TeacherCache, reads_of
 from distillers.data import ImageSet, load
-from distillers.distillation import distil
-from distillers.evaluate import score
+from distillers.distillation.cache.folder import CacheFolder, place_of
+from distillers.distillation.cache.key import key_of
+from distillers.distillation.cache.values import Taught, TeacherCache, reads_of
+from distillers.distillation.distillation import distil
+from distillers.distillation.task import Supervised
 from distillers.losses import CE
-from distillers.task import Supervised
-from distillers.train import Plan, fit
+from distillers.training.evaluate import score
+from distillers.training.trainer import Plan, fit
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")

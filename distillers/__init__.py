@@ -4,35 +4,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from distillers.distillation import Distillation as Distillation
-    from distillers.distillation import distil as distil
-    from distillers.evaluate import score as score
-    from distillers.hub import from_pretrained as from_pretrained
-    from distillers.hub import push_to_hub as push_to_hub
-    from distillers.plan import Plan as Plan
-    from distillers.ready import load as load
-    from distillers.taps import Taps as Taps
-    from distillers.task import Step as Step
-    from distillers.task import Supervised as Supervised
-    from distillers.terms import Term as Term
-    from distillers.train import fit as fit
+    from distillers.checkpoints.hub import from_pretrained as from_pretrained
+    from distillers.checkpoints.hub import push_to_hub as push_to_hub
+    from distillers.checkpoints.load import load as load
+    from distillers.config.training import Plan as Plan
+    from distillers.distillation.distillation import Distillation as Distillation
+    from distillers.distillation.distillation import distil as distil
+    from distillers.distillation.task import Step as Step
+    from distillers.distillation.task import Supervised as Supervised
+    from distillers.distillation.terms import Term as Term
+    from distillers.features.taps import Taps as Taps
+    from distillers.training.evaluate import score as score
+    from distillers.training.trainer import fit as fit
 
 __version__ = "0.1.0"
 
 # What needs torch is imported when it is first asked for, so that `--help` answers at once.
 _LAZY = {
-    "Distillation": "distillers.distillation",
-    "Plan": "distillers.plan",
-    "Step": "distillers.task",
-    "Supervised": "distillers.task",
-    "Taps": "distillers.taps",
-    "Term": "distillers.terms",
-    "distil": "distillers.distillation",
-    "fit": "distillers.train",
-    "from_pretrained": "distillers.hub",
-    "load": "distillers.ready",
-    "push_to_hub": "distillers.hub",
-    "score": "distillers.evaluate",
+    "Distillation": "distillers.distillation.distillation",
+    "Plan": "distillers.config.training",
+    "Step": "distillers.distillation.task",
+    "Supervised": "distillers.distillation.task",
+    "Taps": "distillers.features.taps",
+    "Term": "distillers.distillation.terms",
+    "distil": "distillers.distillation.distillation",
+    "fit": "distillers.training.trainer",
+    "from_pretrained": "distillers.checkpoints.hub",
+    "load": "distillers.checkpoints.load",
+    "push_to_hub": "distillers.checkpoints.hub",
+    "score": "distillers.training.evaluate",
 }
 
 

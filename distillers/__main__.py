@@ -2,6 +2,6 @@
 
 import sys
 
-from distillers.cli import main
+from distillers.cli.main import main
 
 sys.exit(main())

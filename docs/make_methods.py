@@ -4,7 +4,8 @@ import inspect
 import re
 from pathlib import Path
 
-from distillers import recipes, wiring
+from distillers.distillation import recipes
+from distillers.losses import wiring
 
 PAGE = Path(__file__).with_name("methods.md")
 HEAD = """# Methods

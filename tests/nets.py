@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from distillers.data.batch import Batch
-from distillers.taps import Taps
+from distillers.features.taps import Taps
 
 
 class Small(nn.Module):

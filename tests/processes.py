@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
-from distillers.meeting import joined
+from distillers.distributed.rendezvous import joined
 
 
 def together(world_size: int, function: Callable[..., None], *args: Any) -> None:

@@ -2,8 +2,8 @@
 
 import json
 
-from distillers.config import TeacherConfig
-from distillers.config_student import StudentConfig
+from distillers.config.base import TeacherConfig
+from distillers.config.student import StudentConfig
 
 TEACHER = "resnet20"
 

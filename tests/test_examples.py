@@ -11,10 +11,10 @@ import pytest
 import tyro
 from PIL import Image
 
-from distillers import wiring
-from distillers.cli import COMMANDS
-from distillers.config import TeacherConfig
-from distillers.config_student import StudentConfig
+from distillers.cli.main import COMMANDS
+from distillers.config.base import TeacherConfig
+from distillers.config.student import StudentConfig
+from distillers.losses import wiring
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -100,7 +100,7 @@ def test_a_method_is_added_by_one_file_and_one_line(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(losses, "Fresh", __import__("fresh").Fresh, raising=False)
-    from distillers import cli
+    from distillers.cli import main as cli
 
     assert wiring.find("fresh") is losses.Fresh
     with pytest.MonkeyPatch.context() as patch:

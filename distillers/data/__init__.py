@@ -4,40 +4,40 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distillers.data.reading import Reading as Reading
+from distillers.config.data import Reading as Reading
 from distillers.errors import InputError, unknown
 
 if TYPE_CHECKING:
     from distillers.data.batch import Batch as Batch
-    from distillers.data.images import HeldOut as HeldOut
-    from distillers.data.images import ImageSet as ImageSet
-    from distillers.data.images import hold_out as hold_out
-    from distillers.data.loader import Loader as Loader
+    from distillers.data.datasets.images import HeldOut as HeldOut
+    from distillers.data.datasets.images import ImageSet as ImageSet
+    from distillers.data.datasets.images import hold_out as hold_out
+    from distillers.data.loaders.memory import Loader as Loader
     from distillers.data.source import DataSource as DataSource
 
 # name: the module that holds the function of that name
 _SETS = {
-    "cifar10": "distillers.data.cifar",
-    "cifar100": "distillers.data.cifar",
-    "digits": "distillers.data.digits",
-    "fashionmnist": "distillers.data.fashionmnist",
-    "stl10": "distillers.data.stl10",
+    "cifar10": "distillers.data.datasets.cifar",
+    "cifar100": "distillers.data.datasets.cifar",
+    "digits": "distillers.data.datasets.digits",
+    "fashionmnist": "distillers.data.datasets.fashionmnist",
+    "stl10": "distillers.data.datasets.stl10",
 }
 # The same of those that stay in files.
 _FOLDERS = {
-    "folder": "distillers.data.folder",
-    "imagenet": "distillers.data.folder",
-    "tinyimagenet": "distillers.data.folder",
+    "folder": "distillers.data.datasets.folder",
+    "imagenet": "distillers.data.datasets.folder",
+    "tinyimagenet": "distillers.data.datasets.folder",
 }
 
 # What needs torch is imported when it is first asked for: `names` must answer at once.
 _LAZY = {
     "Batch": "distillers.data.batch",
     "DataSource": "distillers.data.source",
-    "HeldOut": "distillers.data.images",
-    "ImageSet": "distillers.data.images",
-    "Loader": "distillers.data.loader",
-    "hold_out": "distillers.data.images",
+    "HeldOut": "distillers.data.datasets.images",
+    "ImageSet": "distillers.data.datasets.images",
+    "Loader": "distillers.data.loaders.memory",
+    "hold_out": "distillers.data.datasets.images",
 }
 
 
@@ -59,7 +59,9 @@ def load(name: str, data_dir: str | Path = "./data", download: bool = True) -> "
             they are damaged; the message says what to do.
     """
     if name in _FOLDERS:
-        raise InputError(f"{name} does not fit into memory; take distillers.data.source_of({name!r}).")
+        raise InputError(
+            f"{name} does not fit into memory; take distillers.data.source_of({name!r})."
+        )
     folder = _folder(name, data_dir)
     return getattr(import_module(_SETS[name]), name)(folder, download)
 

@@ -6,7 +6,7 @@ import os
 import torch
 from torch import Tensor
 
-from distillers.data.listing import Paths
+from distillers.data.datasets.listing import Paths
 from distillers.errors import InputError
 
 

@@ -6,9 +6,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from distillers.config.data import Views
 from distillers.data.batch import Batch
-from distillers.data.order import Shard
-from distillers.data.reading import Views
+from distillers.data.sampling import Shard
 
 EVALUATION_BATCH = 256  # one size for every scoring, so that a score can be repeated exactly
 

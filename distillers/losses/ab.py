@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from distillers.losses.limits import require_not_negative
-from distillers.losses.precision import full
-from distillers.losses.stages import check_stages, same_size
+from distillers.losses.ops.precision import full
+from distillers.losses.ops.stages import check_stages, same_size
+from distillers.losses.ops.validation import require_not_negative
 
 
 class AB(nn.Module):

@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from distillers.losses.limits import require_not_negative, require_positive
-from distillers.losses.precision import full, no_autocast
-from distillers.losses.ranks import gathered
-from distillers.losses.unit import unit
+from distillers.distributed.collectives import gathered
+from distillers.losses.ops.normalize import unit
+from distillers.losses.ops.precision import full, no_autocast
+from distillers.losses.ops.validation import require_not_negative, require_positive
 
 FORMS = ("consecutive", "matrix")
 

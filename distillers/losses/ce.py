@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.limits import require_share
-from distillers.losses.precision import full
+from distillers.losses.ops.precision import full
+from distillers.losses.ops.validation import require_share
 
 
 class CE(nn.Module):

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distillers.losses.bank import products, weighted_sum
-from distillers.losses.limits import require_positive, require_share
-from distillers.losses.negatives import Drawer
-from distillers.losses.precision import full, no_autocast
-from distillers.losses.ranks import from_all_ranks, one_from_each, total_rows
-from distillers.losses.rows import write_rows
-from distillers.losses.unit import unit
+from distillers.distributed.collectives import from_all_ranks, one_from_each, total_rows
+from distillers.losses.ops.memory_bank import products, weighted_sum
+from distillers.losses.ops.negative_sampling import Drawer
+from distillers.losses.ops.normalize import unit
+from distillers.losses.ops.precision import full, no_autocast
+from distillers.losses.ops.rows import write_rows
+from distillers.losses.ops.validation import require_positive, require_share
 
 
 class CRD(nn.Module):

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.limits import require_finite, require_not_negative, require_positive
-from distillers.losses.precision import full, no_autocast
-from distillers.losses.ranks import first_row, gathered
-from distillers.losses.unit import unit
+from distillers.distributed.collectives import first_row, gathered
+from distillers.losses.ops.normalize import unit
+from distillers.losses.ops.precision import full, no_autocast
+from distillers.losses.ops.validation import require_finite, require_not_negative, require_positive
 
 
 class DCD(nn.Module):

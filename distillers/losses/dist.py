@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from distillers.losses.limits import require_not_negative, require_positive
-from distillers.losses.precision import full
-from distillers.losses.ranks import gathered
-from distillers.losses.standardise import standardise as z_score
-from distillers.losses.unit import centred
+from distillers.distributed.collectives import gathered
+from distillers.losses.ops.normalize import centred
+from distillers.losses.ops.precision import full
+from distillers.losses.ops.standardize import standardise as z_score
+from distillers.losses.ops.validation import require_not_negative, require_positive
 
 
 class DIST(nn.Module):
@@ -30,7 +30,7 @@ class DIST(nn.Module):
         gamma: weight of the relations between the images of a class.
         temperature: T.
         eps: added to the correlation's denominator.
-        standardise: z-score the logits first (`distillers.losses.standardise`).
+        standardise: z-score the logits first (`distillers.losses.ops.standardize`).
         gather: compare with the images of all processes of a distributed run, so that the loss is
             that of one process with the whole batch; False compares within each process.
     """

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from distillers.losses.limits import require_not_negative, require_positive, require_share
-from distillers.losses.precision import full
-from distillers.losses.standardise import standardise as z_score
+from distillers.losses.ops.precision import full
+from distillers.losses.ops.standardize import standardise as z_score
+from distillers.losses.ops.validation import require_not_negative, require_positive, require_share
 
 
 class DKD(nn.Module):
@@ -32,7 +32,7 @@ class DKD(nn.Module):
         beta: weight of the classes among the rest.
         temperature: T.
         ramp: share of the training during which the loss rises linearly from zero.
-        standardise: z-score the logits first (`distillers.losses.standardise`).
+        standardise: z-score the logits first (`distillers.losses.ops.standardize`).
     """
 
     def __init__(

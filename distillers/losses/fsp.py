@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.limits import require_not_negative
-from distillers.losses.precision import full, no_autocast
-from distillers.losses.stages import check_stages, same_size
+from distillers.losses.ops.precision import full, no_autocast
+from distillers.losses.ops.stages import check_stages, same_size
+from distillers.losses.ops.validation import require_not_negative
 
 
 class FSP(nn.Module):

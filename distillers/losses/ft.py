@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.limits import require_not_negative, require_positive
-from distillers.losses.precision import full
-from distillers.losses.stages import same_size
-from distillers.losses.unit import unit
+from distillers.losses.ops.normalize import unit
+from distillers.losses.ops.precision import full
+from distillers.losses.ops.stages import same_size
+from distillers.losses.ops.validation import require_not_negative, require_positive
 
 FORMS = ("attention", "factor")
 

@@ -3,9 +3,9 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.limits import require_positive
-from distillers.losses.precision import full
-from distillers.losses.standardise import standardise as z_score
+from distillers.losses.ops.precision import full
+from distillers.losses.ops.standardize import standardise as z_score
+from distillers.losses.ops.validation import require_positive
 
 
 class KD(nn.Module):
@@ -26,7 +26,7 @@ class KD(nn.Module):
 
     Args:
         temperature: T.
-        standardise: z-score the logits first (`distillers.losses.standardise`); published with
+        standardise: z-score the logits first (`distillers.losses.ops.standardize`); published with
             temperature 2 and weight 9, beside 0.1 of cross-entropy.
     """
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from distillers.losses.limits import require_positive
-from distillers.losses.precision import full, no_autocast
-from distillers.losses.stages import check_stages
+from distillers.losses.ops.precision import full, no_autocast
+from distillers.losses.ops.stages import check_stages
+from distillers.losses.ops.validation import require_positive
 
 
 class KDSVD(nn.Module):

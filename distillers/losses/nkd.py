@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.limits import require_not_negative, require_positive
-from distillers.losses.precision import full
-from distillers.losses.standardise import standardise as z_score
+from distillers.losses.ops.precision import full
+from distillers.losses.ops.standardize import standardise as z_score
+from distillers.losses.ops.validation import require_not_negative, require_positive
 
 
 class NKD(nn.Module):
@@ -29,7 +29,7 @@ class NKD(nn.Module):
         gamma: weight of the other classes.
         temperature: T, of the other classes only.
         standardise: z-score the logits of the other classes' term first
-            (`distillers.losses.standardise`); over all classes, the label among them.
+            (`distillers.losses.ops.standardize`); over all classes, the label among them.
     """
 
     def __init__(

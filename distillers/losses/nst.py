@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from distillers.losses.precision import full, no_autocast
-from distillers.losses.stages import check_stages, same_size
-from distillers.losses.unit import unit
+from distillers.losses.ops.normalize import unit
+from distillers.losses.ops.precision import full, no_autocast
+from distillers.losses.ops.stages import check_stages, same_size
 
 
 class NST(nn.Module):

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from distillers.losses.precision import full
-from distillers.losses.ranks import one_from_each
-from distillers.losses.stages import check_stages, same_size
+from distillers.distributed.collectives import one_from_each
+from distillers.losses.ops.precision import full
+from distillers.losses.ops.stages import check_stages, same_size
 
 
 class OFD(nn.Module):

@@ -2,10 +2,10 @@
 
 from torch import Tensor, nn
 
-from distillers.losses.limits import require_not_negative
-from distillers.losses.precision import full, no_autocast
-from distillers.losses.ranks import gathered
-from distillers.losses.unit import unit
+from distillers.distributed.collectives import gathered
+from distillers.losses.ops.normalize import unit
+from distillers.losses.ops.precision import full, no_autocast
+from distillers.losses.ops.validation import require_not_negative
 
 
 class PKT(nn.Module):

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.limits import require_positive, require_share
-from distillers.losses.precision import full
-from distillers.losses.stages import check_stages, shrink
+from distillers.losses.ops.precision import full
+from distillers.losses.ops.stages import check_stages, shrink
+from distillers.losses.ops.validation import require_positive, require_share
 
 
 class ReviewKD(nn.Module):

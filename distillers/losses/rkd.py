@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.limits import require_not_negative
-from distillers.losses.precision import full
-from distillers.losses.ranks import first_row, gathered
+from distillers.distributed.collectives import first_row, gathered
+from distillers.losses.ops.precision import full
+from distillers.losses.ops.validation import require_not_negative
 
 
 class RKD(nn.Module):

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from distillers.losses.limits import require_positive, require_share
-from distillers.losses.precision import full, no_autocast
-from distillers.losses.ranks import from_all_ranks
-from distillers.losses.rows import write_rows
-from distillers.losses.unit import unit
+from distillers.distributed.collectives import from_all_ranks
+from distillers.losses.ops.normalize import unit
+from distillers.losses.ops.precision import full, no_autocast
+from distillers.losses.ops.rows import write_rows
+from distillers.losses.ops.validation import require_positive, require_share
 
 PRESETS: dict[str, dict[str, float | str]] = {
     "recent": {"student_temperature": 0.1, "teacher_temperature": 0.02, "enqueue": "before"},

@@ -2,11 +2,11 @@
 
 from torch import Tensor, nn
 
-from distillers.losses.cross_stage import CrossStage, Embedding, attention
-from distillers.losses.flat import flat
-from distillers.losses.limits import require_positive
-from distillers.losses.precision import full, no_autocast
-from distillers.losses.ranks import gathered, num_ranks
+from distillers.distributed.collectives import gathered, num_ranks
+from distillers.losses.ops.cross_stage import CrossStage, Embedding, attention
+from distillers.losses.ops.feature_maps import flat
+from distillers.losses.ops.precision import full, no_autocast
+from distillers.losses.ops.validation import require_positive
 
 
 class SemCKD(nn.Module):

@@ -3,11 +3,11 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.cross_stage import CrossStage, Embedding, attention
-from distillers.losses.limits import require_positive
-from distillers.losses.precision import full, no_autocast
-from distillers.losses.ranks import gathered
-from distillers.losses.unit import unit
+from distillers.distributed.collectives import gathered
+from distillers.losses.ops.cross_stage import CrossStage, Embedding, attention
+from distillers.losses.ops.normalize import unit
+from distillers.losses.ops.precision import full, no_autocast
+from distillers.losses.ops.validation import require_positive
 
 
 class SemCKDInvariant(nn.Module):

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.precision import full
-from distillers.losses.reuse import Reused, linear_of, projector
-from distillers.losses.stages import same_size
+from distillers.losses.ops.precision import full
+from distillers.losses.ops.reused_classifier import Reused, linear_of, projector
+from distillers.losses.ops.stages import same_size
 
 
 class SimKD(nn.Module):

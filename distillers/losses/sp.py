@@ -3,10 +3,10 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.flat import flat
-from distillers.losses.precision import full, no_autocast
-from distillers.losses.ranks import gathered
-from distillers.losses.unit import unit
+from distillers.distributed.collectives import gathered
+from distillers.losses.ops.feature_maps import flat
+from distillers.losses.ops.normalize import unit
+from distillers.losses.ops.precision import full, no_autocast
 
 
 class SP(nn.Module):

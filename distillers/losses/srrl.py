@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.precision import full
+from distillers.losses.ops.precision import full
 
 
 class SRRL(nn.Module):

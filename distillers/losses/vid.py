@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.limits import require_not_negative, require_positive
-from distillers.losses.precision import full
-from distillers.losses.stages import check_stages, same_size
+from distillers.losses.ops.precision import full
+from distillers.losses.ops.stages import check_stages, same_size
+from distillers.losses.ops.validation import require_not_negative, require_positive
 
 
 class VID(nn.Module):

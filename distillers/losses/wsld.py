@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.limits import require_positive
-from distillers.losses.precision import full
-from distillers.losses.standardise import standardise as z_score
+from distillers.losses.ops.precision import full
+from distillers.losses.ops.standardize import standardise as z_score
+from distillers.losses.ops.validation import require_positive
 
 
 class WSLD(nn.Module):
@@ -29,7 +29,7 @@ class WSLD(nn.Module):
 
     Args:
         temperature: T.
-        standardise: z-score the logits of the soft term first (`distillers.losses.standardise`);
+        standardise: z-score the logits of the soft term first (`distillers.losses.ops.standardize`);
             the weights keep the plain ones.
     """
 

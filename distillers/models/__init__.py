@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from distillers.errors import InputError, unknown
-from distillers.models.zoo import LARGE_IMAGES, PUBLISHED, SMALL_IMAGES
+from distillers.models.registry import LARGE_IMAGES, PUBLISHED, SMALL_IMAGES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,7 +38,7 @@ def create(
         InputError: when there is no such network or no such weights, or they cannot be fetched.
     """
     if ":" in name:
-        from distillers.models import elsewhere
+        from distillers.models import external as elsewhere
 
         return elsewhere.create(name, num_classes, image_size, pretrained)
     is_large = name in LARGE_IMAGES and (
@@ -55,7 +55,7 @@ def create(
             f"these have: {', '.join(PUBLISHED)} for more than {LARGEST_SMALL_IMAGE} x "
             f"{LARGEST_SMALL_IMAGE}, timm:NAME and torchvision:NAME."
         )
-    from distillers.models import published
+    from distillers.models import pretrained as published
 
     return published.fill(_build(table, name, 1000), PUBLISHED[name], num_classes)
 
@@ -69,7 +69,7 @@ def _build(table: dict[str, tuple[str, tuple[object, ...]]], name: str, classes:
 
 def _unknown(name: str) -> InputError:
     """The error for a bare name, which looks for it at timm and torchvision too."""
-    from distillers.models import elsewhere
+    from distillers.models import external as elsewhere
 
     same = [known for known in names() if known.lower() == name.lower()]
     found = [*same, *elsewhere.places_of(name)]

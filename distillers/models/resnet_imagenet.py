@@ -15,9 +15,9 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from distillers.models.initial import initialise_normal
-from distillers.models.resnet import BasicBlock, project
-from distillers.taps import Taps
+from distillers.features.taps import Taps
+from distillers.models.init import initialise_normal
+from distillers.models.resnet_cifar import BasicBlock, project
 
 STEM_CHANNELS = 64
 EXPANSION = 4

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from distillers.cache.sizes import num_bytes
-from distillers.cache.values import reads_of, stored
-from distillers.config_student import StudentConfig
+from distillers.config.sizes import num_bytes
+from distillers.config.student import StudentConfig
 from distillers.data.batch import Batch
+from distillers.data.loaders.views import count_of, views_of
 from distillers.data.source import BatchLoader, DataSource
-from distillers.data.views import count_of, views_of
-from distillers.distillation import Distillation
+from distillers.distillation.cache.values import reads_of, stored
+from distillers.distillation.distillation import Distillation
 
 
 @dataclass(frozen=True)

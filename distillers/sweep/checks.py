@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from distillers import data, models
-from distillers.config import Training
+from distillers.config.base import Training
 from distillers.data.source import DataSource
 from distillers.errors import InputError
 from distillers.sweep.runs import Run

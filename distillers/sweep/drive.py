@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from distillers.cli import TRY_AGAIN
-from distillers.record import read_metrics
+from distillers.cli.main import TRY_AGAIN
 from distillers.sweep.engine import Engine
 from distillers.sweep.estimate import kind_of
 from distillers.sweep.job import Job
 from distillers.sweep.launch import BUSY
 from distillers.sweep.ledger import Ledger
 from distillers.sweep.runs import Run
+from distillers.training.loggers import read_metrics
 
 PAUSE = 0.25  # seconds between two looks at the runs
 LOOK = 2.0  # seconds between two looks at what another sweep runs

@@ -15,22 +15,23 @@ from typing import Any
 
 import torch
 
-from distillers import models, weights
-from distillers import run as running
-from distillers.config import NEUTRAL
-from distillers.config_student import StudentConfig
+from distillers import models
+from distillers.config.base import NEUTRAL
+from distillers.config.student import StudentConfig
 from distillers.data.batch import Batch
 from distillers.data.source import DataSource
-from distillers.distillation import distil
-from distillers.evaluate import score
+from distillers.distillation import loss_weights as weights
+from distillers.distillation.distillation import distil
+from distillers.distillation.task import Supervised
+from distillers.features.infer import find_taps
 from distillers.losses import CE
 from distillers.sweep.caches import Cached, Caches, Told, asked
 from distillers.sweep.checks import Sources
 from distillers.sweep.ledger import DONE
 from distillers.sweep.runs import Run
-from distillers.tap_rules import find_taps
-from distillers.task import Supervised
-from distillers.train import Position, Trainer
+from distillers.training import runner as running
+from distillers.training.evaluate import score
+from distillers.training.trainer import Position, Trainer
 
 # Flags that change what a run learns but not what an epoch of it costs.
 CHEAP = (

@@ -12,7 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
-from distillers import cli
+from distillers.cli import main as cli
 from distillers.sweep.ledger import hold, started_line
 
 BUSY = 69  # exit status, EX_UNAVAILABLE: somebody else runs it now

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from distillers import checkpoint, data, models, weights
-from distillers.cli import flag_words, parse
-from distillers.config import TeacherConfig, Training, file_name
-from distillers.config_student import StudentConfig
+from distillers import data, models
+from distillers.checkpoints import io as checkpoint
+from distillers.cli.main import flag_words, parse
+from distillers.config.base import TeacherConfig, Training, file_name
+from distillers.config.student import StudentConfig
+from distillers.distillation import loss_weights as weights
 from distillers.errors import InputError, unknown
 from distillers.sweep.grid import Grid, Method, Pair, teacher_of
 from distillers.sweep.grid_file import TEACHER_FLAGS

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from distillers.data import cifar, load, pickles
+from distillers.data import load
+from distillers.data.datasets import cifar, pickles
 from distillers.errors import InputError
 
 REAL = Path(__file__).parents[2] / "data"

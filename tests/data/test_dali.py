@@ -10,13 +10,12 @@ from sklearn.datasets import load_sample_images
 
 from distillers import data
 from distillers.data import Reading
-from distillers.data.normalise import IMAGENET_STD as STD
-from distillers.data.jpeg import upright_size
-from distillers.data.order import Shard
+from distillers.data.loaders.jpeg import upright_size
+from distillers.data.normalization import IMAGENET_STD as STD
+from distillers.data.sampling import Shard
 from distillers.errors import InputError
-
-from .test_jpeg import STRANGE, tiff, with_exif
-from .trees import WNIDS, picture, tree
+from tests.data.test_jpeg import STRANGE, tiff, with_exif
+from tests.data.trees import WNIDS, picture, tree
 
 pytest.importorskip("nvidia.dali")
 CPU = torch.device("cpu")
@@ -178,7 +177,7 @@ def test_a_bad_image_is_named_or_replaced_as_without_dali(root, how, capsys):
 
 
 def test_an_image_that_dali_alone_fails_on_stops_the_run(root, monkeypatch):
-    from distillers.data import dali
+    from distillers.data.loaders import dali
 
     bad = root / "train" / WNIDS[1] / f"{WNIDS[1]}_2.JPEG"
     picture(0).save(bad, "PNG")  # a whole image

@@ -4,7 +4,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from distillers.data import download
+from distillers.data.datasets import download
 from distillers.errors import InputError
 
 CONTENT = bytes(range(256)) * 1000

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from distillers.data import fashionmnist, load
+from distillers.data import load
+from distillers.data.datasets import fashionmnist
 from distillers.errors import InputError
 
 REAL = fashionmnist.DEBIAN

@@ -8,11 +8,10 @@ from PIL import Image
 
 from distillers import data
 from distillers.data import Reading
-from distillers.data.decode import crop_of, read
-from distillers.data.listing import list_classes
+from distillers.data.datasets.listing import list_classes
+from distillers.data.loaders.decode import crop_of, read
 from distillers.errors import InputError
-
-from .trees import WNIDS, picture, tiny_tree, tree
+from tests.data.trees import WNIDS, picture, tiny_tree, tree
 
 CPU = torch.device("cpu")
 
@@ -267,6 +266,6 @@ def test_many_files_are_listed_in_seconds(tmp_path):
 def test_dali_is_refused_where_it_can_do_nothing(root, monkeypatch):
     with pytest.raises(InputError, match="digits lies in memory, where nothing is decoded"):
         data.source_of("digits", reading=Reading(dali="cpu"))
-    monkeypatch.setattr("distillers.data.reading.find_spec", lambda name: None)
+    monkeypatch.setattr("distillers.config.data.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install distillers\[dali\]"):
         loader(root, dali="cpu")

@@ -3,12 +3,10 @@ import struct
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from distillers.data.decode import read
-from distillers.data.jpeg import upright_size
-
-from .trees import picture
+from distillers.data.loaders.decode import read
+from distillers.data.loaders.jpeg import upright_size
+from tests.data.trees import picture
 
 
 def jpeg(mode="RGB", height=48, width=60, **options):

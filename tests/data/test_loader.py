@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from distillers.data import Batch, Loader
-from distillers.data import loader as module
+from distillers.data.loaders import memory as module
 from distillers.errors import InputError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)

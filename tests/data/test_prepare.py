@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from distillers import cli, data
+from distillers import data
+from distillers.cli import main as cli
 from distillers.data import Reading
-
-from .trees import WNIDS, picture, tiny_tree
+from tests.data.trees import WNIDS, picture, tiny_tree
 
 
 def jpeg(seed):

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from distillers import data
-from distillers.data.decode import read
-from distillers.data.listing import list_classes
-from distillers.data.reading import Reading
+from distillers.config.data import Reading
+from distillers.data.datasets.listing import list_classes
+from distillers.data.loaders.decode import read
 from distillers.errors import InputError
 
 

@@ -4,12 +4,11 @@ from PIL import Image
 
 from distillers import data
 from distillers.data import Loader, Reading
-from distillers.data.loader import PAD
-from distillers.data.order import Shard
-from distillers.data.views import crop_orders
+from distillers.data.loaders.memory import PAD
+from distillers.data.loaders.views import crop_orders
+from distillers.data.sampling import Shard
 from distillers.errors import InputError
-
-from .trees import tree
+from tests.data.trees import tree
 
 CPU = torch.device("cpu")
 NUM = 50

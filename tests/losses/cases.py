@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distillers import wiring
+from distillers.losses import wiring
 
 CLASSES = 5
 NUM_TRAIN = 40

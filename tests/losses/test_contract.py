@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distillers import wiring
 from distillers.errors import InputError
+from distillers.losses import wiring
 from tests.losses.cases import CASES, Case, exported, hyperparameters, mapped, tensors
 
 EXPORTED = exported()

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distillers.losses import CRD, bank, crd
-from distillers.losses.negatives import Drawer
+from distillers.losses import CRD, crd
+from distillers.losses.ops import memory_bank as bank
+from distillers.losses.ops.negative_sampling import Drawer
 
 LABELS = torch.tensor([2, 0, 0, 1, 2, 2, 0, 1, 3, 0, 2, 1])  # unsorted, of unequal sizes
 

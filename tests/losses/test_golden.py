@@ -14,20 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses import (
-    AT,
-    CRD,
-    DCD,
-    KD,
-    RRD,
-    SP,
-    SRRL,
-    VID,
-    FitNet,
-    SemCKD,
-    SimKD,
-)
-from distillers.taps import Taps
+from distillers.features.taps import Taps
+from distillers.losses import AT, CRD, DCD, KD, RRD, SP, SRRL, VID, FitNet, SemCKD, SimKD
 from tests.golden.fill import draw, fill_by_shape
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "losses.json").read_text())

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from distillers.losses import DIST, DKD, KD, NKD, OFD, WSLD, ReviewKD
-from distillers.losses.stages import same_size, shrink
-from distillers.losses.standardise import standardise
+from distillers.losses.ops.stages import same_size, shrink
+from distillers.losses.ops.standardize import standardise
 from tests.golden.fill import draw
 
 

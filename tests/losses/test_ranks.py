@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from distillers.losses import CRD, ranks
+from distillers.distributed import collectives as ranks
+from distillers.losses import CRD
 from tests.losses.cases import CASES, exported, mapped
 from tests.processes import together
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers.features.taps import Taps
 from distillers.losses import SimKD
-from distillers.taps import Taps
 from tests.nets import Declared, Small
 
 

@@ -16,8 +16,8 @@ from torchvision import models as torchvision_models
 
 from distillers import models
 from distillers.errors import InputError
-from distillers.models import published
-from distillers.models.resnet50_small import ResNet50
+from distillers.models import pretrained as published
+from distillers.models.resnet50_cifar import ResNet50
 from distillers.models.resnet_imagenet import ResNetImageNet
 
 OWN = """

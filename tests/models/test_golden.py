@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
 from distillers import models
-from distillers.models.measure import count_parameters
-from distillers.models.zoo import LARGE_IMAGES, PUBLISHED, SMALL_IMAGES
+from distillers.models.profile import count_parameters
+from distillers.models.registry import LARGE_IMAGES, PUBLISHED, SMALL_IMAGES
 from tests.golden.fill import draw, fill_by_key
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "models.json").read_text())

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from distillers import models
-from distillers.models.measure import count_macs, count_parameters, latency_ms
+from distillers.models.profile import count_macs, count_parameters, latency_ms
 
 
 def test_parameters_are_counted_and_buffers_are_not():

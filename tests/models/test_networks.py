@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from distillers import models
-from distillers.models.resnet import ResNet
-from distillers.models.resnet_wide import WideResNet
-from distillers.models.shufflenet_v2 import HalvingBlock, KeepingBlock, ShuffleNetV2
-from distillers.models.vgg import VGG
+from distillers.models.resnet_cifar import ResNet
+from distillers.models.shufflenetv2_cifar import HalvingBlock, KeepingBlock, ShuffleNetV2
+from distillers.models.vgg_cifar import VGG
+from distillers.models.wide_resnet_cifar import WideResNet
 
 ONE_OF_EACH_KIND = [
     ("resnet8x4", 16),

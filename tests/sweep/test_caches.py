@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from distillers import cli
-from distillers.config_student import StudentConfig
+from distillers.cli import main as cli
+from distillers.config.student import StudentConfig
 from distillers.sweep import estimate, grid_file
 from distillers.sweep.caches import Cached, Caches
 from distillers.sweep.checks import Sources

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distillers import cli
+from distillers.cli import main as cli
 from distillers.sweep import estimate, grid_file
 from distillers.sweep.checks import Sources
 from distillers.sweep.ledger import DONE, Ledger

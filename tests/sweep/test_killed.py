@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from distillers import recipes
+from distillers.distillation import recipes
 from distillers.sweep import grid_file
 from distillers.sweep.ledger import Ledger
 from distillers.sweep.runs import expand
@@ -32,7 +32,7 @@ def test_twelve_runs_survive_three_kills_of_their_driver(tmp_path, engine):
     (tmp_path / "grid.json").write_text(text)
     runs, ledger = expand(grid_file.from_text(text, "here")).runs, Ledger(tmp_path)
     assert len(runs) == 12
-    words = [sys.executable, "-m", "distillers.cli", "sweep", str(tmp_path / "grid.json")]
+    words = [sys.executable, "-m", "distillers.cli.main", "sweep", str(tmp_path / "grid.json")]
     words += ["--engine", engine, "--gpu_id", "cpu", "--jobs", str(AT_ONCE), "--threads", "1"]
     rng = random.Random(7)
     for num_done in sorted(rng.sample(range(9), KILLS)):
@@ -75,7 +75,7 @@ def test_two_drivers_of_one_grid_divide_the_runs(tmp_path):
     })  # fmt: skip
     (tmp_path / "grid.json").write_text(text)
     runs, ledger = expand(grid_file.from_text(text, "here")).runs, Ledger(tmp_path)
-    words = [sys.executable, "-m", "distillers.cli", "sweep", str(tmp_path / "grid.json")]
+    words = [sys.executable, "-m", "distillers.cli.main", "sweep", str(tmp_path / "grid.json")]
     words += ["--gpu_id", "cpu", "--jobs", "1"]
     with (
         subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as first,

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from distillers import models, weights
-from distillers.cli import parse
-from distillers.config import TeacherConfig
-from distillers.config_student import StudentConfig
+from distillers import models
+from distillers.cli.main import parse
+from distillers.config.base import TeacherConfig
+from distillers.config.student import StudentConfig
+from distillers.distillation import loss_weights as weights
 from distillers.errors import InputError
 from distillers.sweep import grid_file
 from distillers.sweep.runs import expand

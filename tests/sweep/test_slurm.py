@@ -46,7 +46,7 @@ def test_jobs_outlive_their_driver_and_are_queued_anew_when_slurm_asks(tmp_path,
     place, environment = slurm
     (tmp_path / "grid.yml").write_text(GRID)
     save = tmp_path / "save"
-    words = [sys.executable, "-m", "distillers.cli", "sweep", str(tmp_path / "grid.yml")]
+    words = [sys.executable, "-m", "distillers.cli.main", "sweep", str(tmp_path / "grid.yml")]
     words += ["--save_dir", str(save), "--engine", "slurm", "--gpu_id", "cpu"]
 
     with driver(words, environment, tmp_path) as first:
@@ -89,7 +89,7 @@ def expand_in(tmp_path, save):
 def test_a_setting_that_submitit_does_not_know_is_told(tmp_path, slurm):
     _, environment = slurm
     (tmp_path / "grid.yml").write_text(GRID)
-    words = [sys.executable, "-m", "distillers.cli", "sweep", str(tmp_path / "grid.yml")]
+    words = [sys.executable, "-m", "distillers.cli.main", "sweep", str(tmp_path / "grid.yml")]
     words += ["--save_dir", str(tmp_path / "save"), "--engine", "slurm", "--slurm"]
     for wrong in ("slurm_partitoin=gpu", "timeout_min=soon"):
         done = subprocess.run([*words, wrong], env=environment, capture_output=True, text=True)

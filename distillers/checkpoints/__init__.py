@@ -1,0 +1,1 @@
+"""Networks in files: read, written, exported, published."""

@@ -1,0 +1,124 @@
+"""What measured steps mean for a whole training, as a table and as advice."""
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from distillers.config.sizes import show_bytes
+from distillers.training.benchmark import DEFAULT, PLAIN, STUDENT, TEACHER, WAYS, Row
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured, by method.
+
+    Attributes:
+        rows: what `distillers.training.benchmark.measure` gave.
+        peaks: peak memory of a step in MiB by way; empty where it was not measured.
+        cache_bytes: what a cache takes of one view of all images.
+    """
+
+    rows: dict[str, dict[str, Row]] = field(default_factory=dict)
+    peaks: dict[str, dict[str, float]] = field(default_factory=dict)
+    cache_bytes: dict[str, int] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """The same as JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A whole training.
+
+    Attributes:
+        steps: of an epoch.
+        epochs: of the training.
+        views: augmented views that each image has where the teacher is cached.
+    """
+
+    steps: int
+    epochs: int
+    views: int
+
+    def hours(self, rows: Mapping[str, Row], name: str) -> float:
+        """Hours of all steps by a way, its compilation among them.
+
+        With a cache the teacher still runs in the first `views` epochs.
+
+        Args:
+            rows: of a method by way; for a cached way the same one without the cache, too.
+            name: of the way.
+        """
+        way, row = WAYS[name], rows[name]
+        filling = min(self.views, self.epochs) if way.cached else 0
+        without = rows[name.removeprefix("cached").strip() or DEFAULT]
+        ms = self.steps * (filling * without.ms + (self.epochs - filling) * row.ms)
+        first_s = row.first_s + (without.first_s if filling and way.compile else 0)
+        return (ms / 1000 + first_s) / 3600
+
+
+def lines(figures: Figures, training: Training) -> Iterator[str]:
+    """The tables of ratios, memory and hours, and what to do.
+
+    Args:
+        figures: of one method at least.
+        training: how long to train.
+    """
+    every = figures.rows
+    ways = [name for name in WAYS if all(name in rows for rows in every.values())]
+    parts = {
+        n: statistics.median(rows[n].ms for rows in every.values()) for n in (STUDENT, TEACHER)
+    }
+    yield ", ".join(f"{name} {ms:,.1f} ms" for name, ms in parts.items())
+    yield "a whole step, as a multiple of their sum:"
+    yield from _table({m: [f"{r[w].ratio:.3f}" for w in ways] for m, r in every.items()}, ways)
+    if figures.peaks:
+        yield "what a step takes at its peak, in MiB:"
+        shown = {m: [f"{peaks[w]:,.0f}" for w in ways] for m, peaks in figures.peaks.items()}
+        yield from _table(shown, ways)
+    yield f"hours of {training.epochs:,} epochs of {training.steps:,} steps, evaluation aside:"
+    hours = {m: {w: training.hours(rows, w) for w in ways} for m, rows in every.items()}
+    yield from _table({m: [_hours(each[w]) for w in ways] for m, each in hours.items()}, ways)
+    for method, each in hours.items():
+        yield f"{method}: {advice(each, training, figures.cache_bytes[method])}"
+
+
+def advice(hours: Mapping[str, float], training: Training, cache_bytes: int) -> str:
+    """The flags of the fastest training of a method, and what they cost.
+
+    Args:
+        hours: of each way.
+        training: how long to train.
+        cache_bytes: what a cache takes of one view of all images.
+    """
+    can_be = {name: time for name, time in hours.items() if name != PLAIN}
+    best = min(can_be, key=can_be.__getitem__)
+    if best == DEFAULT:
+        return f"leave the flags as they are ({_hours(hours[DEFAULT])} hours)"
+    saved = f"{_hours(hours[best])} hours instead of {_hours(hours[DEFAULT])}"
+    way = WAYS[best]
+    if not way.cached:
+        return f"{way.flags}: {saved}"
+    disk = show_bytes(cache_bytes * training.views)
+    without = min((n for n in can_be if not WAYS[n].cached), key=can_be.__getitem__)
+    words = WAYS[without].flags or "no flag"
+    return (
+        f"{way.flags} --views {training.views}: {saved}, and {disk} on the disk; "
+        f"with a new view in each epoch {words}, {_hours(hours[without])} hours"
+    )
+
+
+def _hours(hours: float) -> str:
+    digits = max(0, 1 - math.floor(math.log10(hours))) if hours > 0 else 0
+    return f"{hours:,.{min(digits, 4)}f}"
+
+
+def _table(rows: Mapping[str, list[str]], ways: list[str]) -> Iterator[str]:
+    widths = [max(len(way), 8) + 2 for way in ways]
+    first = max(map(len, rows)) + 2
+    yield " " * first + "".join(f"{w:>{n}}" for w, n in zip(ways, widths, strict=True))
+    for name, cells in rows.items():
+        yield f"{name:<{first}}" + "".join(f"{c:>{n}}" for c, n in zip(cells, widths, strict=True))

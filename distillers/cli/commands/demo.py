@@ -1,0 +1,84 @@
+"""`distillers demo`: real distillation in a few minutes, without a network or a GPU."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distillers.cli.main import parse
+from distillers.config.student import own_name
+from distillers.distillation.recipes import ELEVEN
+
+if TYPE_CHECKING:
+    from distillers.cli.demo import Result
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Distil handwritten digits: the student sees 50 labelled images, its teacher 1,297."""
+
+    methods: tuple[str, ...] = ELEVEN
+    """Which methods to compare with the student alone."""
+    seeds: int = 3
+    """How often each is repeated, with other labelled images each time."""
+    out: str = "./demo"
+    """Where the picture goes."""
+    gpu_id: str | None = None
+    """The GPU to use, or "cpu". Left out: the first GPU where there is one."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Train, print the table, draw the picture."""
+    config = parse(DemoConfig, args, "distillers demo")
+    config = replace(config, methods=tuple(map(own_name, config.methods)))
+
+    from distillers.cli.demo import LABELLED, compare
+    from distillers.cli.demo_figure import draw
+    from distillers.distributed.rendezvous import device_of
+    from distillers.errors import InputError
+    from distillers.losses import wiring
+
+    for name in config.methods:
+        wiring.find(name)
+    if config.seeds < 1:
+        raise InputError(f"--seeds is {config.seeds}; it must be at least 1.")
+    path = Path(config.out) / "demo.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"{time.monotonic() - start:5.0f} s  {line}", flush=True)
+
+    device = device_of((config.gpu_id,) if config.gpu_id else ())
+    say(f"digits, {device}: the teacher sees 1,297 labelled images, the students {LABELLED}")
+    teacher, results, images = compare(["alone", *config.methods], range(config.seeds), device, say)
+    print("\n" + table(teacher, results, images.test_images.shape[-1]))
+    draw(path, teacher, results, images)
+    print(f"\npicture: {path}   ({time.monotonic() - start:.0f} s in all)")
+
+
+def table(teacher: "Result", results: Sequence["Result"], size: int) -> str:
+    """Accuracy, size and speed of every deployed network, and who beat the student alone."""
+    from distillers.cli.demo import STUDENT, TEACHER
+    from distillers.models.profile import count_macs, count_parameters, latency_ms
+
+    head = f"{'':<22}{'accuracy %':>16}{'parameters':>12}{'MACs':>14}{'ms/image':>10}"
+    lines = [head, "-" * len(head)]
+    for result in (teacher, *results):
+        assert result.net is not None  # filled by compare
+        net = result.net.cpu()
+        mean = statistics.mean(result.accuracies)
+        sd = statistics.stdev(result.accuracies) if len(result.accuracies) > 1 else None
+        accuracy = f"{mean:.1f}" + (f" ± {sd:.1f}" if sd is not None else "")
+        name = TEACHER if result is teacher else STUDENT
+        lines.append(
+            f"{name + ' ' + result.name:<22}{accuracy:>16}{count_parameters(net):>12,}"
+            f"{count_macs(net, size):>14,}{latency_ms(net, size):>10.2f}"
+        )
+    alone = statistics.mean(results[0].accuracies)
+    worse = [r.name for r in results[1:] if statistics.mean(r.accuracies) <= alone]
+    if worse:
+        lines.append(f"\nNot better than the student alone here: {', '.join(worse)}.")
+    return "\n".join(lines)

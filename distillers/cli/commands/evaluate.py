@@ -1,0 +1,63 @@
+"""`distillers evaluate`: score a saved network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from distillers.cli.main import parse
+from distillers.config.scoring import Scoring
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(Scoring):
+    """Score a saved network on the test images of its data set."""
+
+    path: tyro.conf.Positional[str]
+    """A checkpoint, a run's folder (its best checkpoint is taken), or what `distillers export`
+    wrote."""
+    path_t: str | None = None
+    """The teacher's file, to tell how often the two agree."""
+    model: str | None = None
+    """The architecture, where the file does not tell."""
+    model_t: str | None = None
+    """The teacher's, likewise."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Print loss, accuracies, calibration, agreement, and what a forward costs."""
+    config = parse(EvaluateConfig, args, "distillers evaluate")
+    config.check()
+
+    from distillers.checkpoints.for_dataset import costs, fitted, read
+    from distillers.checkpoints.load import best_of
+    from distillers.distributed.rendezvous import device_of
+    from distillers.figures.calibration import Predictions, agreement
+    from distillers.models.profile import latency_ms
+    from distillers.training import runner as run
+
+    path = best_of(Path(config.path))
+    device = device_of((config.gpu_id,) if config.gpu_id else ())
+    teacher = read(Path(config.path_t), config.model_t) if config.path_t else None
+    net = read(path, config.model, teacher)
+    source = config.source(net.card, path)
+    seen, of_teacher = Predictions(), Predictions()
+    ready = fitted(net, source, path, device)
+    result = run.score(seen.watch(ready), seen.label(source.test_loader(device).epoch(1)))
+    print(f"{path} on the {result.total} test images of {source.name}")
+    print(f"test_acc       {result.acc!r}")
+    print(f"test_acc_top5  {result.acc_top5!r}")
+    print(f"test_loss      {result.loss!r}")
+    print(f"correct        {result.correct}")
+    print(f"ece            {seen.calibration_error()!r}")
+    if teacher is not None:
+        other = fitted(teacher, source, config.path_t or "", device)
+        its = run.score(of_teacher.watch(other), source.test_loader(device).epoch(1))
+        print(f"teacher_acc    {its.acc!r}")
+        print(f"agreement      {agreement(seen, of_teacher)!r}")
+    latency = latency_ms(ready, source.image_size)
+    parameters, macs = costs(net, source.image_size)
+    print(f"parameters     {parameters}")
+    print(f"MACs           {macs}")
+    print(f"latency_ms     {latency:.3f} (one image, {device})")

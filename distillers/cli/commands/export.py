@@ -1,0 +1,107 @@
+"""`distillers export`: one self-contained file of a deployed network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from distillers.cli.main import parse
+from distillers.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distillers.data.source import DataSource
+
+NUM_IMAGES = 32
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write the deployed network of a run as one file, checked against PyTorch on real images."""
+
+    path: tyro.conf.Positional[str]
+    """A run's folder (its best checkpoint is taken), a checkpoint, or a safetensors file."""
+    format: Literal["safetensors", "onnx", "torch_export"] = "safetensors"
+    """What to write; all hold the preprocessing in a JSON card."""
+    out: str | None = None
+    """The file. Left out: beside the checkpoint, with the format's suffix."""
+    overwrite: bool = False
+    """Replace a file that is there."""
+    model: str | None = None
+    """The architecture, where the checkpoint does not tell."""
+    path_t: str | None = None
+    """The teacher's checkpoint, for a SimKD file of its authors' code."""
+    dataset: str | None = None
+    """Left out: the one that the checkpoint was trained on."""
+    data_dir: str = "./data"
+    """Where data sets lie, or are downloaded to."""
+    download: bool = False
+    """Download a data set that is not there, for its real images."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Write the file, and say how exactly it computes what the network does."""
+    config = parse(ExportConfig, args, "distillers export")
+
+    from distillers.checkpoints import onnx as onnx_file
+    from distillers.checkpoints.export import SUFFIXES, describe, export
+    from distillers.checkpoints.load import best_of, load
+
+    path = best_of(Path(config.path))
+    out = Path(config.out) if config.out else path.with_suffix(SUFFIXES[config.format])
+    beside = [out.with_suffix(".json")] if config.format == "torch_export" else []
+    there = [path for path in (out, *beside) if path.exists()]
+    if there and not config.overwrite:
+        raise InputError(f"{there[0]} is there already; add --overwrite to replace it.")
+    if not out.parent.is_dir():
+        raise InputError(f"the folder {out.parent} does not exist.")
+    if config.format == "onnx":
+        onnx_file.require()
+    if path.suffix == ".pt2" and config.format != "torch_export":
+        raise InputError(f"{path} is a program already; export from the checkpoint instead.")
+    ready = load(path, model=config.model, teacher=config.path_t)
+    name = config.dataset or ready.card.get("dataset")
+    source = _source(name, ready.card, config) if name else None
+    card = describe(ready, source)
+    images, which = _images(source, card)
+    difference = export(ready, card, out, config.format, images)
+    print(f"checked against PyTorch on {len(images)} {which}")
+    print(f"max_abs_difference  {difference:.3g}")
+    print(f"saved {out}")
+
+
+def _source(name: str, card: dict[str, Any], config: ExportConfig) -> "DataSource | None":
+    """The data set, or None where it is not here and was not needed to be."""
+    from distillers import data
+
+    size = card.get("image_size") if card.get("dataset") == name else None
+    # for some of its images: neither bad ones nor which are held out matter
+    reading = data.Reading(size, num_workers=0, on_bad_image="skip", val_fraction=0.1)
+    try:
+        return data.source_of(name, config.data_dir, config.download, reading)
+    except InputError as error:
+        if config.dataset:
+            raise
+        print(f"{name} is not here ({error})")
+        return None
+
+
+def _images(source: "DataSource | None", card: dict[str, Any]) -> "tuple[Tensor, str]":
+    """Real images as the network sees them, and what to call them."""
+    import torch
+    from torch import nn
+
+    from distillers import data
+    from distillers.checkpoints import input_adapter as inputs
+
+    if source is None:
+        source, which = data.source_of("digits"), "images, for want of its own data set, of"
+    else:
+        which = "test images of"
+    images = next(source.test_loader(torch.device("cpu")).epoch(1)).images[:NUM_IMAGES]
+    size = (source.image_size, source.image_size)
+    seen = inputs.adapted(nn.Identity(), card, mean=source.mean, std=source.std, size=size)
+    return seen(images), f"{which} {source.name}"

@@ -1,0 +1,208 @@
+"""`distillers figures`: pictures that compare networks, ready for a paper."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import tyro
+
+from distillers.cli.main import parse
+from distillers.config.base import require
+from distillers.config.scoring import Scoring
+from distillers.config.student import Paths
+from distillers.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+    from distillers.checkpoints.load import Ready
+    from distillers.data.source import DataSource
+    from distillers.figures.figures import Comparison
+    from distillers.figures.responses import Network
+
+# What each picture compares with.
+KINDS = {
+    "correlation": "teacher",
+    "mean_logits": "teacher",
+    "tsne": "",
+    "cka": "teacher",
+    "reliability": "",
+    "class_gain": "baseline",
+    "changed_hands": "baseline",
+}
+FLAGS = {"teacher": "--path_t TEACHER", "baseline": "--baseline NETWORK"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FiguresConfig(Scoring):
+    """Draw pictures that compare saved networks, each as PNG, PDF and CSV."""
+
+    networks: tyro.conf.Positional[tuple[str, ...]]
+    """Checkpoints, run folders, or what `distillers export` wrote; NAME=PATH gives one a name."""
+    path_t: str | None = None
+    """The teacher that they are compared with, likewise."""
+    baseline: str | None = None
+    """The network that they are to beat, the student trained alone say, likewise."""
+    kinds: Paths = ()
+    """correlation, mean_logits, tsne, cka, reliability, class_gain, changed_hands. Left out: all
+    for which there is what they compare with."""
+    out: str = "figures"
+    """The folder to write to, made where it is missing."""
+    model: str | None = None
+    """The networks' architecture, where a file does not tell."""
+    model_t: str | None = None
+    """The teacher's, likewise."""
+    num_images: int = 1000
+    """Images of the t-SNE."""
+    perplexity: float = 30.0
+    """Of the t-SNE: how many neighbours count."""
+    seed: int = 0
+    """Of the t-SNE and its choice of images."""
+
+    def check(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            InputError: naming the flag, what was given, and what is allowed.
+        """
+        super().check()
+        require("num_images", self.num_images, self.num_images >= 50, "at least 50")
+        require("perplexity", self.perplexity, self.perplexity >= 2, "at least 2")
+        require("seed", self.seed, 0 <= self.seed < 2**32, "in 0 to 4294967295")
+        if not self.networks:
+            raise InputError("no network is named: give a checkpoint or a run's folder.")
+        for kind in self.kinds:
+            if kind not in KINDS:
+                raise unknown("picture", kind, KINDS)
+            missing = self.missing(kind)
+            if missing:
+                raise InputError(f"{kind} compares with a {missing}; name it, {FLAGS[missing]}.")
+
+    def missing(self, kind: str) -> str:
+        """What a picture compares with and is not there: "teacher", "baseline", or nothing."""
+        other = KINDS[kind]
+        given = {"teacher": self.path_t, "baseline": self.baseline, "": "nothing"}
+        return "" if given[other] else other
+
+
+def main(args: Sequence[str]) -> None:
+    """Read the networks, draw, and say what was written."""
+    config = parse(FiguresConfig, args, "distillers figures")
+    config.check()
+
+    from distillers.checkpoints.io import write_atomically
+    from distillers.figures.paper import look, save
+
+    comparison = _comparison(config)
+    kinds = [kind for kind in config.kinds or KINDS if _can_draw(kind, config, comparison)]
+    folder = Path(config.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    captions = []
+    for kind in kinds:
+        with look():
+            for picture in comparison.draw(kind):
+                save(picture, folder)
+                captions.append(f"**{picture.name}**: {picture.caption}\n")
+                print(f"saved {folder / picture.name}.png, .pdf and .csv", flush=True)
+    write_atomically(folder / "captions.md", "\n".join(captions).encode())
+    print(f"saved {folder / 'captions.md'}")
+
+
+def _can_draw(kind: str, config: FiguresConfig, comparison: "Comparison") -> bool:
+    """Whether there is all that a picture needs; what is left out is told.
+
+    Raises:
+        InputError: when it was asked for by name and cannot be drawn.
+    """
+    missing = config.missing(kind)
+    if missing:
+        print(f"{kind} is left out: it compares with a {missing}, {FLAGS[missing]}")
+        return False
+    why = comparison.hindrance(kind)
+    if why and config.kinds:
+        raise InputError(f"{kind} cannot be drawn: {why}.")
+    if why:
+        print(f"{kind} is left out: {why}")
+    return not why
+
+
+def _comparison(config: FiguresConfig) -> "Comparison":
+    from distillers.distributed.rendezvous import device_of
+    from distillers.figures.figures import Comparison
+
+    device = device_of((config.gpu_id,) if config.gpu_id else ())
+    teacher = _named(config.path_t, config.model_t) if config.path_t else None
+    files = [_named(text, config.model, teacher) for text in config.networks]
+    baseline = _named(config.baseline, config.model, teacher) if config.baseline else None
+    every = [*filter(None, (teacher, baseline)), *files]
+    names = [each.name for each in every]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise InputError(f"two networks are called {twice}; name them, as in {twice}-2=PATH.")
+    source = config.source(files[0].ready.card, files[0].path)
+    networks = {each.name: each.placed(source, device) for each in every}
+    return Comparison(
+        source=source,
+        device=device,
+        networks=[networks[each.name] for each in files],
+        teacher=networks[teacher.name] if teacher else None,
+        baseline=networks[baseline.name] if baseline else None,
+        num_images=config.num_images,
+        perplexity=config.perplexity,
+        seed=config.seed,
+    )
+
+
+class _Saved(NamedTuple):
+    """A network out of a file, and what it is called."""
+
+    name: str
+    path: Path
+    ready: "Ready"
+
+    def placed(self, source: "DataSource", device: "torch.device") -> "Network":
+        """The network where it can be read, ready for the images of a data set."""
+        from distillers.checkpoints.for_dataset import fitted
+        from distillers.checkpoints.load import Program
+        from distillers.checkpoints.onnx import OnnxNetwork
+        from distillers.features.infer import find_taps
+        from distillers.features.taps import Taps
+        from distillers.figures.responses import Network
+
+        net = fitted(self.ready, source, self.path, device)
+        if isinstance(self.ready.net, Program | OnnxNetwork):
+            return Network(self.name, net, Taps(maps=(), head=""))
+        return Network(self.name, net, find_taps(net, source.sample(device)))
+
+
+def _named(text: str, model: str | None, teacher: _Saved | None = None) -> _Saved:
+    """The network of PATH or NAME=PATH.
+
+    Without a name it is called as its run's flags say, else by its architecture. The teacher is
+    asked for by SimKD files of its authors' code only.
+    """
+    from distillers.checkpoints.for_dataset import read
+
+    name, equals, path = text.partition("=")
+    if not equals or "/" in name:
+        name, path = "", text
+    ready = read(Path(path), model, teacher.ready if teacher else None)
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    return _Saved(name or _name_in(folder) or str(ready.card.get("model")), Path(path), ready)
+
+
+def _name_in(folder: Path) -> str:
+    """What the flags of a run call its result: its method, or else its network."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return ""
+    try:
+        flags = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    method = "+".join(filter(None, (flags.get("distill"), flags.get("loss"))))
+    if "distill" in flags:
+        return method or "kd"
+    return flags.get("model") or flags.get("model_s") or ""

@@ -1,0 +1,53 @@
+"""`distillers report`: what finished runs say together, as a page and as tables."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from distillers.cli.main import parse
+from distillers.errors import InputError
+
+NAMED = 20  # folders that the terminal names
+Format = Literal["html", "markdown", "csv", "latex"]
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Compare finished runs with one another and with what is published."""
+
+    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUNS...")]
+    """Run folders, or folders with run folders in them, as ./save."""
+    out: str = "./report"
+    """The folder to write to; files of an earlier report there are replaced."""
+    baseline: str | None = None
+    """The row that the others are compared with, as "alone" or "kd (ce=1, kd=1)". Left out: kd,
+    where it is not there the student alone."""
+    format: tuple[Format, ...] = ("html", "markdown", "csv", "latex")
+    """What to write."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Read the runs, write the report, and say what was left out."""
+    config = parse(ReportConfig, args, "distillers report")
+    if not config.runs:
+        raise InputError("no folder was given, as in `distillers report ./save`.")
+
+    if not config.format:
+        raise InputError("--format names nothing to write: html, markdown, csv, latex.")
+
+    from distillers.report.report import build
+    from distillers.report.report_files import write
+    from distillers.report.wording import plural
+
+    report = build([Path(path) for path in config.runs], config.baseline)
+    rows, tables = plural(report.num_rows, "row"), plural(len(report.tables), "table")
+    print(f"{plural(report.num_runs, 'run')} in {rows}, {tables}")
+    for each in report.not_counted[:NAMED]:
+        print(f"not counted, {each.kind}: {each.folder}: {each.reason}")
+    if len(report.not_counted) > NAMED:
+        print(f"and {len(report.not_counted) - NAMED} more that do not count; the report has all")
+    for path in write(report, Path(config.out), config.format):
+        print(f"wrote {path}")

@@ -1,0 +1,72 @@
+"""`distillers student`, the documented train_student.py."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distillers.cli.main import parse
+from distillers.config.data import check_dali
+from distillers.config.student import StudentConfig
+
+if TYPE_CHECKING:
+    from distillers.distributed.world import World
+
+
+def main(args: Sequence[str]) -> None:
+    """Distil a student from a trained teacher."""
+    config = parse(StudentConfig, args, "train_student.py")
+    config.check()
+
+    from distillers.checkpoints import io as checkpoint
+    from distillers.checkpoints.load import best_of
+    from distillers.cli import launch
+    from distillers.distillation import loss_weights as weights
+
+    weights.options(config, weights.choose(config))  # names and numbers, before files are read
+    assert config.path_t is not None  # config.check refuses None
+    checkpoint.check_there(best_of(Path(config.path_t)))  # before data is fetched
+    launch.run(config, "student", args, lambda world: work(config, world))
+
+
+def work(config: StudentConfig, world: "World") -> None:
+    """Distil it in one of the processes that do."""
+    from distillers import data
+    from distillers.data.loaders.views import views_of
+    from distillers.training import runner as run
+    from distillers.training.run_dir import claim, refuse_another
+    from distillers.training.student_setup import made, origin, teacher_of
+
+    check_dali(config.dali, world.device.type)
+    run.batch_of(config, world)
+    with world.one_after_another():
+        source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
+    views = views_of(config.views, config.teacher_cache is not None, source)
+    teacher = teacher_of(config, source)
+    chosen = teacher.chosen
+    folder = config.folder(chosen.ce, chosen.kd, chosen.method, teacher.name)
+    place = claim(folder, config.model_s, config, world)
+    refuse_another(place, ("distilled", "teacher_sha256"), teacher.path)
+    run.prepare(config)
+    task, net, source, kept, sample = made(config, teacher, source, world)
+    terms = " + ".join(f"{weight:g} {name}" for name, weight in chosen.terms().items())
+    which = f"{config.model_s} from {teacher.name} on {config.dataset}"
+    world.say(f"{which}, {run.where(world)}, into {place.folder}")
+    world.say(f"loss: {terms} (protocol {config.protocol})")
+    cache = None
+    if config.teacher_cache is not None and views is not None:
+        from distillers.distillation.cache import choose
+
+        asked = choose.wanted(config, net, teacher.name, kept, views)
+        num_fills = config.epochs + task.warmup_epochs
+        cache = choose.open_cache(config, asked, task, sample, num_fills, world)
+    accuracy = teacher.card.get("accuracy") if teacher.card.get("dataset") == source.name else None
+    if not config.skip_validation:
+        test = source.test_loader(world.device, world.shard)
+        accuracy = run.score(net, test.epoch(1), world).acc
+        world.say(f"teacher: {accuracy:.2f} % on the test images")
+    card = run.card_of(config.model_s, source, config)
+    described = {**card, "distilled": origin(config, teacher, accuracy)}
+    run.train(config, task, source, place, described, world, views=views, cache=cache)
+    if cache:
+        world.say(f"teacher cache: the teacher ran for {cache.total_computed(world):,} images")
+    world.say(f"saved {place.best}")

@@ -1,0 +1,75 @@
+"""`distillers teacher`, the documented train_teacher.py."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distillers.cli.main import parse
+from distillers.config.base import TeacherConfig, file_name
+from distillers.config.data import check_dali
+
+if TYPE_CHECKING:
+    from distillers.distributed.world import World
+
+
+def main(args: Sequence[str]) -> None:
+    """Train a network on labels alone."""
+    config = parse(TeacherConfig, args, "train_teacher.py")
+    config.check()
+
+    from distillers.cli import launch
+
+    launch.run(config, "teacher", args, lambda world: work(config, world))
+
+
+def work(config: TeacherConfig, world: "World") -> None:
+    """Train it in one of the processes that do."""
+    from distillers import data
+    from distillers.checkpoints import initial as start
+    from distillers.checkpoints import input_adapter as inputs
+    from distillers.distillation.task import Supervised
+    from distillers.losses import CE
+    from distillers.training import runner as run
+    from distillers.training.run_dir import claim
+
+    check_dali(config.dali, world.device.type)
+    run.batch_of(config, world)
+    with world.one_after_another():
+        source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
+    place = claim(config.folder(), config.model, config, world)
+    run.prepare(config)
+    begun = start.network(
+        config.model,
+        config.pretrained,
+        num_classes=source.num_classes,
+        image_size=source.image_size,
+        say=world.say,
+    )
+    source = inputs.normalised(source, begun.mean, begun.std)
+    net = run.ready(begun.net, config, world)
+    start.try_out(net, config.model, source.sample(world.device), source.num_classes)
+    task = Supervised(net, CE())
+    world.say(f"{config.model} on {config.dataset}, {run.where(world)}, into {place.folder}")
+    run.train(config, task, source, place, run.card_of(config.model, source, config), world)
+    if world.is_first:
+        alias = _point(place.folder, config)
+        print(f"saved {alias / place.best.name}")
+
+
+def _point(folder: Path, config: TeacherConfig) -> Path:
+    """Let MODEL_vanilla, the documented folder, stand for the newest teacher of its name."""
+    alias = folder.with_name(f"{file_name(config.model)}_vanilla")
+    if alias.exists() and not alias.is_symlink():
+        print(f"{alias} is a folder of its own and stays as it is.")
+        return folder
+    aside = alias.with_name(f"{alias.name}.{os.getpid()}.part")  # runs may end at once
+    aside.unlink(missing_ok=True)
+    try:
+        os.symlink(folder.name, aside, target_is_directory=True)
+    except OSError as error:
+        print(f"cannot link {alias} to the run ({error}); use the run's own path.")
+        return folder
+    aside.replace(alias)
+    print(f"{alias} now stands for {folder.name}")
+    return alias

@@ -1,0 +1,115 @@
+"""`distillers transfer`, the documented transfer_student.py."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distillers.cli.main import parse
+from distillers.config.data import check_dali
+from distillers.config.transfer import SIZE, TransferConfig
+from distillers.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from distillers.data.source import DataSource
+    from distillers.distributed.world import World
+
+
+def main(args: Sequence[str]) -> None:
+    """Train a network's new classifier, or all of it, on another data set."""
+    config = parse(TransferConfig, args, "transfer_student.py")
+    config.check()
+
+    from distillers.cli import launch
+
+    launch.run(config, "transfer", args, lambda world: work(config, world))
+
+
+def work(config: TransferConfig, world: "World") -> None:
+    """Train it in one of the processes that do."""
+    import torch
+
+    from distillers import data
+    from distillers.checkpoints import input_adapter as inputs
+    from distillers.checkpoints import io as checkpoint
+    from distillers.checkpoints.load import best_of
+    from distillers.distillation import recipes
+    from distillers.losses import CE
+    from distillers.training import runner as run
+    from distillers.training.embeddings import Embedded
+    from distillers.training.run_dir import claim, refuse_another
+    from distillers.training.transfer import Transfer, classifier_of, replace_classifier
+
+    check_dali(config.dali, world.device.type)
+    run.batch_of(config, world)
+    assert config.path_s is not None  # config.check refuses None
+    path = best_of(Path(config.path_s))
+    net, card = _network(config, path)
+    name = checkpoint.name_of(path, card, config.model_s)
+    reading = replace(config.reading(), image_size=_side(config, card, name))
+    with world.one_after_another():
+        images = data.source_of(config.dataset, config.data_dir, config.download, reading)
+    source = inputs.normalised(images, card.get("mean"), card.get("std"))
+    config = config.resolved(recipes.learning_rate(name, SIZE))
+    place = claim(config.folder(name), name, config, world)
+    refuse_another(place, ("transferred", "sha256"), path)
+    run.prepare(config)
+    order = torch.channels_last if config.channels_last else torch.contiguous_format
+    net = run.ready(net, config, world).to(memory_format=order)  # before anything is embedded
+    head = classifier_of(net, source.sample(world.device))
+    replace_classifier(net, head, source.num_classes)
+    modes = {"learns": config.learns, "drifts": config.drifts, "embeds": config.embeds}
+    task = Transfer(net, head, CE(), **modes)
+    given = Embedded(source, task.embed) if config.embeds else source
+    which = f"{name} of {path} on {config.dataset}"
+    world.say(f"{which}, {run.where(world)}, into {place.folder}")
+    world.say(_rules(config, source))
+    new_card = run.card_of(name, source, config)
+    new_card["transferred"] = {"path": str(path), "sha256": checkpoint.digest(path)}
+    run.train(config, task, given, place, new_card, world)
+    world.say(f"saved {place.best}")
+
+
+def _network(config: TransferConfig, path: Path) -> "tuple[nn.Module, dict[str, Any]]":
+    """The network to transfer, and its card."""
+    from distillers.checkpoints import io as checkpoint
+    from distillers.checkpoints.load import best_of
+
+    teacher = None
+    if config.path_t:
+        teacher, _ = checkpoint.load_network(best_of(Path(config.path_t)))
+    return checkpoint.load_network(path, name=config.model_s, teacher=teacher)
+
+
+def _side(config: TransferConfig, card: dict[str, Any], name: str) -> int | None:
+    """Pixels on a side of the images that the network gets; None for those of the data set.
+
+    Raises:
+        InputError: when the network has other weights for images of that size.
+    """
+    from distillers.checkpoints.third_party import shapes_of
+    from distillers.models.registry import SMALL_IMAGES
+
+    own = card.get("image_size") or (SIZE if name in SMALL_IMAGES else None)
+    side = SIZE if config.protocol == "public" else config.image_size or own
+    if own and side and shapes_of(name, own, 10) != shapes_of(name, side, 10):
+        raise InputError(
+            f"{name} has other weights for images of {side} x {side} than for its own, "
+            f"{own} x {own}" + ("; --protocol public has only those." if config.drifts else ".")
+        )
+    return side
+
+
+def _rules(config: TransferConfig, source: "DataSource") -> str:
+    """What is done, in a line."""
+    if config.learns:
+        what = "all weights learn"
+    else:
+        what = "the classifier learns" + (", on embeddings computed once" if config.embeds else "")
+    moving = "drift, as published" if config.drifts else "stay"
+    return (
+        f"{what}; BatchNorm statistics {moving}; images {source.image_size} x {source.image_size}, "
+        f"rate {config.learning_rate:g}, weight decay {config.weight_decay:g}"
+    )

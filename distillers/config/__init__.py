@@ -1,0 +1,1 @@
+"""Flags as typed dataclasses, and their parsing; nothing here imports torch."""

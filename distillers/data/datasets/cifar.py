@@ -1,0 +1,169 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009): 50,000 + 10,000 photographs of 32x32 pixels.
+
+https://www.cs.toronto.edu/~kriz/cifar.html
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distillers.data.datasets.download import alone, fetch, unpack
+from distillers.data.datasets.images import ImageSet
+from distillers.data.datasets.pickles import as_text, read
+from distillers.errors import InputError
+
+
+@dataclass(frozen=True)
+class _Edition:
+    name: str
+    folder: str
+    url: str
+    md5: str
+    train_files: tuple[str, ...]
+    test_file: str
+    names_file: str
+    label_key: str
+    names_key: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (*self.train_files, self.test_file, self.names_file)
+
+
+# Mean and standard deviation: CIFAR-10's over all pixels of the 50,000 training images, divided by
+# 255, in float64 (population standard deviation); tests/data/test_cifar.py computes them anew where
+# the data are. CIFAR-100's as everybody prints them, because published results rest on them.
+_CIFAR10 = _Edition(
+    name="cifar10",
+    folder="cifar-10-batches-py",
+    url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+    md5="c58f30108f718f92721af3b95e74349a",
+    train_files=tuple(f"data_batch_{i}" for i in range(1, 6)),
+    test_file="test_batch",
+    names_file="batches.meta",
+    label_key="labels",
+    names_key="label_names",
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+)
+_CIFAR100 = _Edition(
+    name="cifar100",
+    folder="cifar-100-python",
+    url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+    md5="eb9058c3a382ffc7106e4002c42a8d85",
+    train_files=("train",),
+    test_file="test",
+    names_file="meta",
+    label_key="fine_labels",
+    names_key="fine_label_names",
+    mean=(0.5071, 0.4867, 0.4408),
+    std=(0.2675, 0.2565, 0.2761),
+)
+
+
+def cifar10(data_dir: Path, download: bool) -> ImageSet:
+    """CIFAR-10 from `data_dir/cifar-10-batches-py`, the standard Python version.
+
+    Args:
+        data_dir: where that folder lies, or `cifar-10-python.tar.gz`, or where both shall lie.
+        download: whether to fetch it where it is missing.
+
+    Raises:
+        InputError: if files are missing and cannot be fetched, or are damaged.
+    """
+    return _load(_CIFAR10, data_dir, download)
+
+
+def cifar100(data_dir: Path, download: bool) -> ImageSet:
+    """CIFAR-100 with its 100 fine labels from `data_dir/cifar-100-python`.
+
+    Args:
+        data_dir: where that folder lies, or `cifar-100-python.tar.gz`, or where both shall lie.
+        download: whether to fetch it where it is missing.
+
+    Raises:
+        InputError: if files are missing and cannot be fetched, or are damaged.
+    """
+    return _load(_CIFAR100, data_dir, download)
+
+
+def _load(edition: _Edition, data_dir: Path, download: bool) -> ImageSet:
+    folder = _folder(edition, data_dir, download)
+    names = _read(folder / edition.names_file).get(edition.names_key)
+    if not isinstance(names, list) or not names:
+        raise _damaged(folder / edition.names_file, f"it has no {edition.names_key!r}")
+    parts = [_batch(edition, folder / file, len(names)) for file in edition.train_files]
+    test_images, test_labels = _batch(edition, folder / edition.test_file, len(names))
+    return ImageSet(
+        name=edition.name,
+        train_images=torch.cat([images for images, _ in parts]),
+        train_labels=torch.cat([labels for _, labels in parts]),
+        test_images=test_images,
+        test_labels=test_labels,
+        mean=edition.mean,
+        std=edition.std,
+        class_names=tuple(map(as_text, names)),
+        flip=True,
+    )
+
+
+def _folder(edition: _Edition, data_dir: Path, download: bool) -> Path:
+    """The folder with all files in it, made if need be."""
+    folder = data_dir / edition.folder
+    if not _holds_anything(folder):
+        archive = data_dir / edition.url.rpartition("/")[2]
+        if not download and not archive.exists():
+            raise InputError(
+                f"{edition.name} is not in {data_dir}: there is no folder {folder}. "
+                f"Fetch {edition.url} and put it into {data_dir}, or allow the download."
+            )
+        with alone(data_dir):
+            if not _holds_anything(folder):  # another process may have been faster
+                fetch(edition.url, archive, edition.md5)
+                unpack(archive, folder, edition.files)
+    missing = [file for file in edition.files if not (folder / file).is_file()]
+    if missing:
+        raise InputError(
+            f"{folder} is incomplete, it lacks {', '.join(missing)}; "
+            f"delete the folder to have it made anew from {edition.url}."
+        )
+    return folder
+
+
+def _holds_anything(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _batch(edition: _Edition, path: Path, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Images (n, 3, 32, 32) uint8 and labels (n,) int64 of one file."""
+    content = _read(path)
+    pixels, labels = content.get("data"), content.get(edition.label_key)
+    if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != 3072:
+        raise _damaged(path, "it has no 'data' of 3,072 bytes an image")
+    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+        raise _damaged(path, f"it has no list of numbers {edition.label_key!r}")
+    if not labels or len(labels) != len(pixels):
+        raise _damaged(path, f"it has {len(pixels)} images and {len(labels)} labels")
+    if min(labels) < 0 or max(labels) >= num_classes:
+        raise _damaged(
+            path, f"its labels reach from {min(labels)} to {max(labels)}, of {num_classes} classes"
+        )
+    images = torch.from_numpy(pixels.copy()).view(-1, 3, 32, 32)
+    return images, torch.tensor(labels, dtype=torch.int64)
+
+
+def _read(path: Path) -> dict[str, object]:
+    return read(path, advice=_advice(path))
+
+
+def _damaged(path: Path, why: str) -> InputError:
+    return InputError(f"{path} is damaged: {why}. {_advice(path)}")
+
+
+def _advice(path: Path) -> str:
+    return f"Delete the folder {path.parent} to have it made anew."

@@ -1,0 +1,170 @@
+"""Photographs in folders: one's own, ImageNet (Russakovsky et al., 2015), Tiny ImageNet."""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from distillers.config.data import Reading
+from distillers.data.datasets.folder_set import FolderSet
+from distillers.data.datasets.listing import (
+    Listing,
+    class_folders,
+    list_annotated,
+    list_classes,
+    some,
+)
+from distillers.data.held_out import chosen_rows
+from distillers.errors import InputError
+
+TESTS = ("val", "test")  # where the images to score on lie
+
+
+def folder(data_dir: Path, reading: Reading) -> FolderSet:
+    """`data_dir/train/CLASS/...` and `data_dir/val/CLASS/...` (or test/); 224 pixels.
+
+    Or `data_dir/CLASS/...` (or `data_dir/train/CLASS/...`) alone, of which `reading.val_fraction` becomes the test images, the
+    same ones in every run.
+
+    Raises:
+        InputError: for folders that do not hold this, saying what they hold.
+    """
+    _require_folder(data_dir)
+    if (data_dir / "train").is_dir():
+        return _train_and_test(data_dir, "folder", reading, 224)
+    if not reading.val_fraction:
+        raise _not_there(data_dir, "train/ and val/ (or test/)", "--val_fraction 0.1, say, splits")
+    return _split(data_dir, reading)
+
+
+def imagenet(data_dir: Path, reading: Reading) -> FolderSet:
+    """`data_dir/train/n01440764/...` and `data_dir/val/n01440764/...`; 224 pixels.
+
+    Args:
+        data_dir: that folder, or the one with a folder `imagenet` that holds this.
+        reading: how to read.
+
+    Raises:
+        InputError: for folders that do not hold this, saying what they hold.
+    """
+    found = _find(data_dir, ("imagenet", "ImageNet", "ILSVRC2012"), "imagenet")
+    return _train_and_test(found, "imagenet", reading, 224)
+
+
+def tinyimagenet(data_dir: Path, reading: Reading) -> FolderSet:
+    """`train/n01443537/images/*.JPEG`, `val/images/*.JPEG`, `val/val_annotations.txt`; 64 pixels.
+
+    Args:
+        data_dir: the folder with these, or the one with a folder `tiny-imagenet-200` of them.
+        reading: how to read.
+
+    Raises:
+        InputError: for folders that do not hold this, saying what they hold.
+    """
+    found = _find(data_dir, ("tiny-imagenet-200", "tinyimagenet"), "tinyimagenet")
+    annotations = found / "val" / "val_annotations.txt"
+    if not annotations.exists():  # some have sorted them into folders of classes
+        return _train_and_test(found, "tinyimagenet", reading, 64)
+    train = list_classes(found / "train")
+    test = list_annotated(found / "val" / "images", annotations, train.class_names)
+    _check_classes(train, _present(test), found / "train", annotations)
+    return _made("tinyimagenet", train, test, reading, 64)
+
+
+def _train_and_test(root: Path, name: str, reading: Reading, size: int) -> FolderSet:
+    there = [test for test in TESTS if (root / test).is_dir()]
+    if not there and reading.val_fraction and name == "folder":
+        return _split(root / "train", reading)
+    if not there:
+        advice = ", or add --val_fraction 0.1" if name == "folder" else ""
+        raise InputError(
+            f"{root} has train/ but neither val/ nor test/; put the images to score on "
+            f"there{advice}."
+        )
+    if len(there) > 1:
+        print(f"{root}: val/ is taken to score on, test/ is not read.", file=sys.stderr)
+    train, test = list_classes(root / "train"), list_classes(root / there[0])
+    _check_classes(train, test.class_names, root / "train", root / there[0])
+    return _made(name, train, test, reading, size)
+
+
+def _split(root: Path, reading: Reading) -> FolderSet:
+    listing = list_classes(root)
+    rows = chosen_rows(listing.labels, len(listing.class_names), reading.val_fraction, seed=0)
+    return _made("folder", listing, listing, reading, 224, rows)
+
+
+def _made(
+    name: str,
+    train: Listing,
+    test: Listing,
+    reading: Reading,
+    size: int,
+    rows: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> FolderSet:
+    """The set; `rows` are those to test on and to train on where both come from one listing."""
+    return FolderSet(
+        name=name,
+        train=train,
+        test=test,
+        train_rows=rows[1] if rows else torch.arange(len(train.labels)),
+        test_rows=rows[0] if rows else torch.arange(len(test.labels)),
+        image_size=reading.image_size or size,
+        num_workers=reading.num_workers,
+        on_bad_image=reading.on_bad_image,
+        dali=reading.dali,
+        is_split=rows is not None,
+    )
+
+
+def _check_classes(train: Listing, classes: Sequence[str], here: Path, there: Path) -> None:
+    ours, theirs = set(train.class_names), set(classes)
+    if ours == theirs:
+        return
+    lines = [
+        f"{len(names)} only in {where}: {some(names)}"
+        for where, names in ((here, sorted(ours - theirs)), (there, sorted(theirs - ours)))
+        if names
+    ]
+    raise InputError(f"training and test images have other classes: {'; '.join(lines)}.")
+
+
+def _present(listing: Listing) -> list[str]:
+    return [listing.class_names[number] for number in listing.labels.unique().tolist()]
+
+
+def _find(data_dir: Path, names: Sequence[str], dataset: str) -> Path:
+    """The folder with train/ in it: `data_dir`, or one of `names` in it."""
+    for found in (data_dir, *(data_dir / name for name in names)):
+        if (found / "train").is_dir():
+            return found
+    _require_folder(data_dir)
+    raise _not_there(
+        data_dir, f"train/ and val/, nor a folder {names[0]}/ with them",
+        f"`distillers data prepare {dataset} --from ARCHIVES --to {data_dir}` unpacks",
+    )  # fmt: skip
+
+
+def _require_folder(data_dir: Path) -> None:
+    if data_dir.is_dir():
+        return
+    parent = data_dir.parent
+    near: list[str] = []
+    if parent.is_dir():
+        near = difflib.get_close_matches(data_dir.name, class_folders(parent), n=1)
+    hint = f", did you mean {parent / near[0]}?" if near else "."
+    raise InputError(f"there is no folder {data_dir}{hint} Name the images' with --data_dir.")
+
+
+def _not_there(data_dir: Path, wanted: str, advice: str) -> InputError:
+    inside = class_folders(data_dir)
+    below = [name for name in inside if (data_dir / name / "train").is_dir()]
+    if below:
+        hint = f"did you mean --data_dir {data_dir / below[0]}?"
+    elif data_dir.name in ("train", *TESTS):
+        hint = f"did you mean --data_dir {data_dir.parent}?"
+    else:
+        hint = f"it has the folders {some(inside)}; {advice} what is there."
+    return InputError(f"{data_dir} does not hold {wanted}; {hint}")

@@ -1,0 +1,184 @@
+"""A dataset whose images stay in files and are decoded when they are needed."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distillers.config.data import Dali, Views
+from distillers.data.datasets.listing import Listing
+from distillers.data.fingerprint import of_files, of_tensors
+from distillers.data.held_out import chosen_rows
+from distillers.data.loaders.decode import AREA, RATIO, Images, OnBad, shorter_side
+from distillers.data.loaders.folder import FolderLoader
+from distillers.data.loaders.views import VIEW_SEED
+from distillers.data.normalization import IMAGENET_MEAN, IMAGENET_STD
+from distillers.data.sampling import Shard, generator
+from distillers.data.source import EVALUATION_BATCH
+from distillers.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class FolderSet:
+    """Training and test images in files; a `DataSource` as `ImageSet` is.
+
+    Attributes:
+        name: as in `distillers.data.load`.
+        train: the files to train on.
+        test: the files to score on.
+        train_rows: (N,) int64, which of `train` are in use.
+        test_rows: (M,) int64, which of `test` are.
+        image_size: pixels on a side of what a network gets.
+        num_workers: processes that decode for one loader.
+        on_bad_image: "error" stops at an image that cannot be read; "skip" counts it, and replaces
+            it in training.
+        dali: where NVIDIA DALI decodes the training images, or None. Test images never go through
+            it, so that a score does not depend on it.
+        is_split: whether the test images were set aside from the training images already, as one
+            asks for with --val_fraction; then `split` does not do it again.
+        mean: what the images are normalised with.
+        std: likewise.
+    """
+
+    name: str
+    train: Listing
+    test: Listing
+    train_rows: Tensor
+    test_rows: Tensor
+    image_size: int
+    num_workers: int = 0
+    on_bad_image: OnBad = "error"
+    dali: Dali = None
+    is_split: bool = False
+    mean: tuple[float, ...] = IMAGENET_MEAN  # almost every network of photographs saw that
+    std: tuple[float, ...] = IMAGENET_STD
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One a class, in the order of the labels."""
+        return self.train.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+    @property
+    def shorter_side(self) -> int:
+        """To what the shorter side of a test image is resized, before its middle is cut out."""
+        return shorter_side(self.image_size)
+
+    @property
+    def train_labels(self) -> Tensor:
+        """(N,) int64, the class of each training image."""
+        return self.train.labels[self.train_rows]
+
+    @property
+    def num_crops(self) -> None:
+        """Endlessly many."""
+        return
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides on the pixels of every view of every training image.
+
+        Files are told by their names, sizes and times of change.
+        """
+        return {
+            "name": self.name,
+            "images": len(self.train_rows),
+            "files": of_files(self.train.paths, self.train_rows),
+            "labels": of_tensors(self.train_labels),
+            "image_size": self.image_size,
+            "decoder": f"dali {self.dali}" if self.dali else "torchvision",
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "augmentation": f"a random part of area {AREA} and ratio {RATIO}, resized, "
+            "mirrored one in two",
+            "views": f"seed {VIEW_SEED}",
+        }
+
+    def train_loader(
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        drop_last: bool,
+        device: torch.device,
+        shard: Shard = Shard(),
+        views: Views | None = None,
+        shuffle: bool = True,
+    ) -> FolderLoader:
+        """The training images, cropped and flipped, in an order of its own in each epoch."""
+        return FolderLoader(
+            self._images(self.train, self.train_rows, seed, augment=True),
+            batch_size=batch_size,
+            mean=self.mean,
+            std=self.std,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            device=device,
+            rank=shard.rank,
+            world_size=shard.world_size,
+            num_workers=self.num_workers,
+            dali=self.dali,
+            views=views,
+        )
+
+    def test_loader(self, device: torch.device, shard: Shard = Shard()) -> FolderLoader:
+        """The middle of each test image, in their order, each exactly once."""
+        return self._as_they_are(self.test_rows, device, self.num_workers, shard=shard)
+
+    def train_as_they_are(self, device: torch.device) -> FolderLoader:
+        """The middle of each training image, in their order, each exactly once."""
+        return replace(self, test=self.train, test_rows=self.train_rows).test_loader(device)
+
+    def mixed(self, seed: int) -> "FolderSet":
+        """The set with its test images in an order of chance, as a seed has it."""
+        order = torch.randperm(len(self.test_rows), generator=generator(seed, 0))
+        return replace(self, test_rows=self.test_rows[order])
+
+    def sample(self, device: torch.device) -> Tensor:
+        """Two test images as the networks see them, for probing: (2, 3, h, w)."""
+        for batch in self._as_they_are(self.test_rows[:EVALUATION_BATCH], device, 0, 2).epoch(1):
+            return batch.images
+        raise InputError(f"none of the first {EVALUATION_BATCH} test images can be read.")
+
+    def split(self, fraction: float, seed: int) -> tuple["FolderSet", "FolderSet | None"]:
+        """The set with a part of its training images, and the rest as a test set; `hold_out`."""
+        if fraction == 0 or self.is_split:
+            return self, None
+        held_out, kept = chosen_rows(self.train_labels, self.num_classes, fraction, seed)
+        rest = replace(self, test=self.train, test_rows=self.train_rows[held_out])
+        return replace(self, train_rows=self.train_rows[kept]), rest
+
+    def _as_they_are(
+        self,
+        rows: Tensor,
+        device: torch.device,
+        workers: int,
+        batch_size: int = EVALUATION_BATCH,
+        shard: Shard = Shard(),
+    ) -> FolderLoader:
+        return FolderLoader(
+            self._images(self.test, rows, 0, augment=False),
+            batch_size=batch_size,
+            mean=self.mean,
+            std=self.std,
+            device=device,
+            num_workers=workers,
+            rank=shard.rank,
+            world_size=shard.world_size,
+            whole_batches=True,
+        )
+
+    def _images(self, listing: Listing, rows: Tensor, seed: int, augment: bool) -> Images:
+        return Images(
+            paths=listing.paths,
+            labels=listing.labels,
+            rows=rows,
+            size=self.image_size,
+            augment=augment,
+            seed=seed,
+            on_bad=self.on_bad_image,
+        )

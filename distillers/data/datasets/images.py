@@ -1,0 +1,255 @@
+"""A dataset of small images that lies in memory as a whole."""
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from distillers.config.data import Views
+from distillers.data.fingerprint import of_tensors
+from distillers.data.held_out import chosen_rows
+from distillers.data.loaders.memory import PAD, Loader
+from distillers.data.loaders.pairs import check_pair
+from distillers.data.loaders.views import crop_orders
+from distillers.data.sampling import Shard, generator
+from distillers.data.source import EVALUATION_BATCH
+from distillers.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Training and test images with all that a loader must know about them.
+
+    Attributes:
+        name: as in `distillers.data.load`.
+        train_images: (N, c, h, w) uint8; c is 1 (grey) or 3 (red, green, blue).
+        train_labels: (N,) int64, 0 to `num_classes` - 1.
+        test_images: (M, c, h, w) uint8.
+        test_labels: (M,) int64.
+        mean: c numbers, the mean of this set's own training pixels, where 0 is black and 1 white.
+        std: c numbers, the standard deviation of the same.
+        class_names: one a class, in the order of the labels.
+        flip: whether a mirrored image still belongs to its class.
+
+    Raises:
+        InputError: if shapes, types, lengths or labels do not fit together.
+    """
+
+    name: str
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...]
+    flip: bool
+
+    def __post_init__(self) -> None:
+        _check(f"{self.name}, training", self.train_images, self.train_labels, self.num_classes)
+        _check(f"{self.name}, test", self.test_images, self.test_labels, self.num_classes)
+        if self.train_images.shape[1:] != self.test_images.shape[1:]:
+            raise InputError(
+                f"{self.name}: training images are {tuple(self.train_images.shape[1:])} and test "
+                f"images {tuple(self.test_images.shape[1:])}; they must have one shape."
+            )
+        channels = self.train_images.shape[1]
+        if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
+            raise InputError(
+                f"{self.name}: mean {self.mean} and std {self.std} must hold one number for each "
+                f"of the {channels} channels, and each std must be positive."
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+    @property
+    def image_size(self) -> int:
+        """Pixels on a side."""
+        return self.test_images.shape[-1]
+
+    @property
+    def shorter_side(self) -> int:
+        """The same: the images are taken as they are."""
+        return self.image_size
+
+    @property
+    def num_crops(self) -> int:
+        """Each offset, and mirrored or not."""
+        return (2 * PAD + 1) ** 2 * (2 if self.flip else 1)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides on the pixels of every view of every training image."""
+        first = min(64, len(self.train_images))  # whose orders tell how all are drawn
+        return {
+            "name": self.name,
+            "images": len(self.train_images),
+            "pixels": of_tensors(self.train_images),
+            "labels": of_tensors(self.train_labels),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "augmentation": f"{PAD} black pixels around, cropped"
+            + (", mirrored one in two" if self.flip else ""),
+            "views": of_tensors(crop_orders(first, self.num_crops)),
+        }
+
+    def train_loader(
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        drop_last: bool,
+        device: torch.device,
+        shard: Shard = Shard(),
+        views: Views | None = None,
+        shuffle: bool = True,
+    ) -> Loader:
+        """The training images, cropped and flipped, in an order of its own in each epoch."""
+        return Loader(
+            self.train_images,
+            self.train_labels,
+            batch_size=batch_size,
+            mean=self.mean,
+            std=self.std,
+            seed=seed,
+            augment=True,
+            flip=self.flip,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            device=device,
+            rank=shard.rank,
+            world_size=shard.world_size,
+            views=views,
+        )
+
+    def test_loader(self, device: torch.device, shard: Shard = Shard()) -> Loader:
+        """The test images as they are, in their order, each exactly once."""
+        return self._as_they_are(len(self.test_images), device, shard)
+
+    def train_as_they_are(self, device: torch.device) -> Loader:
+        """The training images neither cropped nor flipped, in their order, each exactly once."""
+        whole = replace(self, test_images=self.train_images, test_labels=self.train_labels)
+        return whole.test_loader(device)
+
+    def resized(self, side: int) -> "ImageSet":
+        """The same set with images of `side` pixels, bilinearly, antialiased where they shrink."""
+        return replace(
+            self,
+            train_images=_resized(self.train_images, side),
+            test_images=_resized(self.test_images, side),
+        )
+
+    def in_colour(self) -> "ImageSet":
+        """The same set with three equal channels in the place of a grey one; no memory is taken."""
+        shape = (-1, 3, -1, -1)
+        return replace(
+            self,
+            train_images=self.train_images.expand(shape),
+            test_images=self.test_images.expand(shape),
+            mean=self.mean * 3,
+            std=self.std * 3,
+        )
+
+    def mixed(self, seed: int) -> "ImageSet":
+        """The set with its test images in an order of chance, as a seed has it."""
+        order = torch.randperm(len(self.test_images), generator=generator(seed, 0))
+        images, labels = self.test_images[order], self.test_labels[order]
+        return replace(self, test_images=images, test_labels=labels)
+
+    def sample(self, device: torch.device) -> Tensor:
+        """Two test images as the networks see them, for probing: (2, 3, h, w)."""
+        return next(self._as_they_are(2, device).epoch(1)).images
+
+    def split(self, fraction: float, seed: int) -> tuple["ImageSet", "ImageSet | None"]:
+        """The set with a part of its training images, and the rest as a test set; `hold_out`."""
+        held_out = hold_out(self, fraction, seed)
+        if not len(held_out.labels):
+            return self, None
+        rest = replace(self, test_images=held_out.images, test_labels=held_out.labels)
+        return held_out.train, rest
+
+    def _as_they_are(self, count: int, device: torch.device, shard: Shard = Shard()) -> Loader:
+        return Loader(
+            self.test_images[:count],
+            self.test_labels[:count],
+            batch_size=EVALUATION_BATCH,
+            mean=self.mean,
+            std=self.std,
+            device=device,
+            rank=shard.rank,
+            world_size=shard.world_size,
+            whole_batches=True,
+        )
+
+    def keep(self, rows: Tensor) -> "ImageSet":
+        """The same set with only some of its training images; the test images all stay.
+
+        Args:
+            rows: (m,) int64 rows of the training set, in the order wanted.
+        """
+        return replace(
+            self, train_images=self.train_images[rows], train_labels=self.train_labels[rows]
+        )
+
+
+class HeldOut(NamedTuple):
+    """A training set of which a part is set aside.
+
+    Attributes:
+        train: the set with the remaining m training images; its rows count from 0 again, so that
+            whatever keeps one entry an image (a memory bank) holds none that is never visited.
+        images: (v, c, h, w) uint8, the validation images.
+        labels: (v,) int64, their labels.
+        train_rows: (m,) int64, where each remaining image stood before, ascending.
+        rows: (v,) int64, where each validation image stood before, ascending.
+    """
+
+    train: ImageSet
+    images: Tensor
+    labels: Tensor
+    train_rows: Tensor
+    rows: Tensor
+
+
+def hold_out(image_set: ImageSet, fraction: float, seed: int) -> HeldOut:
+    """Set aside a part of the training images for validation, the same share of every class.
+
+    The total is `fraction` of the images, rounded; a class gives its exact share rounded down or
+    up. Which images go is a pure function of `seed`.
+
+    Args:
+        image_set: the set to split; it is left as it was.
+        fraction: share of the training images to set aside, from 0 (none) to below 1.
+        seed: any whole number.
+
+    Raises:
+        InputError: if `fraction` is outside [0, 1), so small that no image would be set aside, or
+            so large that no image would stay.
+    """
+    labels = image_set.train_labels
+    rows, train_rows = chosen_rows(labels, image_set.num_classes, fraction, seed)
+    train = image_set.keep(train_rows) if len(rows) else image_set
+    return HeldOut(train, image_set.train_images[rows], labels[rows], train_rows, rows)
+
+
+def _resized(images: Tensor, side: int) -> Tensor:
+    """(n, c, side, side) uint8 of (n, c, h, w), as torchvision's `Resize` gives it."""
+    parts = [
+        F.interpolate(part.float(), (side, side), mode="bilinear", antialias=True)
+        for part in images.split(EVALUATION_BATCH)
+    ]
+    return torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts])
+
+
+def _check(what: str, images: Tensor, labels: Tensor, num_classes: int) -> None:
+    check_pair(what, images, labels)
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise InputError(
+            f"{what}: labels reach from {low} to {high}; with {num_classes} classes they must be "
+            f"in 0 to {num_classes - 1}."
+        )

@@ -1,0 +1,152 @@
+"""The fixed augmented views of each image, and which of them an epoch shows."""
+
+import torch
+from torch import Tensor
+
+from distillers.config.data import Views
+from distillers.data.sampling import generator
+from distillers.data.source import DataSource
+from distillers.errors import InputError
+
+VIEW_SEED = 0  # one for all runs, so that what was computed of a view serves every trial
+ROWS = 4096  # images whose crops are put in order at once: bounded memory
+
+
+def check_views(views: Views | None, num_crops: int | None) -> None:
+    """Refuse a number of views that there cannot be.
+
+    Args:
+        views: as given.
+        num_crops: how many different crops an image has; None where they cannot be counted.
+
+    Raises:
+        InputError: saying what is allowed.
+    """
+    if views is None or (views == "all" and num_crops):
+        return
+    if views == "all":
+        raise InputError(
+            "--views all needs images in memory, whose crops can be counted; an image in a file "
+            "has endlessly many. Say how many each shall have, as in --views 4."
+        )
+    most = f"1 to {num_crops}, or all" if num_crops else "at least 1"
+    if not 1 <= views <= (num_crops or views):
+        raise InputError(f"--views is {views}; it must be {most}.")
+
+
+def views_of(views: Views | None, cached: bool, source: DataSource) -> Views | None:
+    """How many views a run shows: those asked for, else for a cache every one that there is.
+
+    Args:
+        views: as given.
+        cached: whether a cache is to hold something of each view.
+        source: the images.
+
+    Raises:
+        InputError: when there cannot be so many, or a cache needs a number.
+    """
+    check_views(views, source.num_crops)
+    if views is not None or not cached:
+        return views
+    if source.num_crops is None:
+        raise InputError(
+            f"--teacher_cache needs --views for {source.name}, whose images in files have "
+            "endlessly many crops; say how many of them each shall have, as in --views 4."
+        )
+    return "all"
+
+
+def count_of(views: Views, source: DataSource) -> int:
+    """The number of views of an image that `views_of` gave."""
+    return (source.num_crops or 0) if views == "all" else views
+
+
+def in_epoch(num_images: int, num_views: int, number: int, seed: int | None) -> Tensor:
+    """Which view of each image an epoch shows, (N,) int64.
+
+    An image goes through its views in turn, so each is seen equally often and `num_views` epochs
+    show all of them. Where each image begins is drawn from the seed of the run.
+
+    Args:
+        num_images: N.
+        num_views: of each image.
+        number: of the epoch, from 1.
+        seed: of the run; None lets every image begin with its first view.
+    """
+    first = torch.zeros(num_images, dtype=torch.int64)
+    if seed is not None:
+        first = torch.randint(num_views, (num_images,), generator=generator(seed, 0))
+    return (first + number - 1) % num_views
+
+
+def crop_orders(num_images: int, num_crops: int) -> Tensor:
+    """(N, num_crops) uint8: view v of image i is its crop number [i, v].
+
+    Each image has an order of its own, so its first V views are V different crops drawn at random,
+    and what was computed of them serves a run with more views too.
+    """
+    rng = generator(VIEW_SEED, 0)
+    orders = torch.empty(num_images, num_crops, dtype=torch.uint8)
+    for part in orders.split(ROWS):
+        drawn = torch.rand(part.shape, generator=rng, dtype=torch.float64)
+        part.copy_(drawn.argsort(dim=1, stable=True))
+    return orders
+
+
+class CropViews:
+    """The views of images whose crops can be counted: each offset, mirrored or not.
+
+    Args:
+        num_images: N.
+        offsets: how many places a crop may have, along each side.
+        flip: whether mirrored crops count.
+        views: how many of an image's views are shown; "all" leaves each crop as it was drawn at
+            random and only tells which view it is.
+        seed: of the run; None as in `in_epoch`.
+    """
+
+    def __init__(
+        self, num_images: int, offsets: int, flip: bool, views: Views, seed: int | None
+    ) -> None:
+        self.num_crops = offsets * offsets * (2 if flip else 1)
+        check_views(views, self.num_crops)
+        self._num_images, self._offsets, self._flip = num_images, offsets, flip
+        self._views, self._seed = views, seed
+        orders = crop_orders(num_images, self.num_crops)
+        self._table = _inverse(orders) if views == "all" else orders[:, :views].clone()
+
+    def of_epoch(self, number: int, rows: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        """Which views an epoch shows, and which crops these are.
+
+        Args:
+            number: of the epoch, from 1.
+            rows: (m,) int64, the images.
+            drawn: (3, m) int64, top, left and whether mirrored, as drawn at random.
+
+        Returns:
+            (m,) int64 numbers of the views among those of all images, v N + i for view v of image
+            i; and the crops as `drawn`.
+        """
+        if self._views == "all":
+            view = self._table[rows, self._number_of(drawn)].long()
+            return view * self._num_images + rows, drawn
+        view = in_epoch(self._num_images, self._views, number, self._seed)[rows]
+        return view * self._num_images + rows, self._crop_of(self._table[rows, view].long())
+
+    def _number_of(self, drawn: Tensor) -> Tensor:
+        top, left, mirrored = drawn
+        place = top * self._offsets + left
+        return place * 2 + mirrored if self._flip else place
+
+    def _crop_of(self, number: Tensor) -> Tensor:
+        place, mirrored = (number // 2, number % 2) if self._flip else (number, number * 0)
+        return torch.stack([place // self._offsets, place % self._offsets, mirrored])
+
+
+def _inverse(orders: Tensor) -> Tensor:
+    """(N, num_crops) uint8: crop c of image i is its view number [i, c]."""
+    views = torch.empty_like(orders)
+    counted = torch.arange(orders.shape[1], dtype=torch.uint8)
+    for part, order in zip(views.split(ROWS), orders.split(ROWS), strict=True):
+        part.scatter_(1, order.long(), counted.expand_as(part))
+    return views

@@ -1,0 +1,1 @@
+"""The task of distillation: a student, a frozen teacher, and weighted losses."""

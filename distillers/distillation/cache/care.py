@@ -1,0 +1,200 @@
+"""Caches on the disk looked at, checked and deleted."""
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distillers.config.sizes import show_bytes
+from distillers.distillation.cache.folder import CARD, LOCK, USED, fcntl, read_card
+from distillers.distillation.cache.part import RECORD, Part
+from distillers.errors import InputError
+
+DAY = 24 * 3600
+GOING = ".deleted-"  # before the name of a cache that is being deleted
+MOST_ROWS = 5  # that are named
+
+
+@dataclass(frozen=True)
+class Found:
+    """A cache on the disk.
+
+    Attributes:
+        path: its folder.
+        card: as it says of itself.
+        num_bytes: on the disk.
+        days_old: since it was begun.
+        days_unused: since a run last opened it.
+    """
+
+    path: Path
+    card: dict[str, Any]
+    num_bytes: int
+    days_old: float
+    days_unused: float
+
+    @property
+    def title(self) -> str:
+        """Its folder, and of what it is."""
+        key = self.card["key"]
+        return f"{self.path}: {key['teacher']['model']} on {key['data']['name']}"
+
+    def parts(self, read_only: bool = True) -> list[Part]:
+        """Its parts, for all rows that there are.
+
+        Raises:
+            InputError: when a file is missing.
+        """
+        try:
+            return [
+                Part(self.path, name, tuple(identity["shape"]), _reach(self.path, name), read_only)
+                for name, identity in self.card["parts"].items()
+            ]
+        except OSError as error:
+            raise InputError(f"{self.path} is not whole: {error}. Delete it.") from error
+
+
+def find(where: Path) -> list[Found]:
+    """The caches in a folder, or the one that the folder is, in alphabetical order.
+
+    Raises:
+        InputError: when there is no such folder, or a card cannot be read.
+    """
+    if not where.is_dir():
+        raise InputError(f"there is no folder {where}; name the one that holds the caches.")
+    inside = sorted(path for path in where.iterdir() if not path.name.startswith("."))
+    paths = [path for path in (where, *inside) if (path / CARD).is_file()]
+    return [_found(path) for path in paths]
+
+
+def info(found: Found) -> list[str]:
+    """A few lines about a cache."""
+    data = found.card["key"]["data"]
+    lines = [
+        found.title,
+        f"  {data['images']:,} images, {data['augmentation']}",
+        f"  {show_bytes(found.num_bytes)} on the disk, begun {found.card['made']}, last used "
+        f"{found.days_unused:.1f} days ago",
+    ]
+    for part in found.parts():
+        views = part.num_filled() / data["images"]
+        shape = " x ".join(map(str, part.shape))
+        lines.append(f"  {part.name} ({shape}): {views:.4g} views an image")
+    return lines
+
+
+def verify(found: Found, repair: bool) -> tuple[list[str], int]:
+    """Compare every row of a cache with its checksum.
+
+    Args:
+        found: the cache.
+        repair: whether to empty the rows that differ.
+
+    Returns:
+        a line a part, and how many rows differ.
+    """
+    lines, count = [found.title], 0
+    for part in found.parts(read_only=not repair):
+        kept = part.check()
+        damaged = _still_damaged(found.path, part, kept.damaged, repair)
+        count += len(damaged)
+        what = "all whole"
+        if damaged:
+            more = ", ..." if len(damaged) > MOST_ROWS else ""
+            what = f"{len(damaged):,} DAMAGED ({', '.join(map(str, damaged[:MOST_ROWS]))}{more})"
+            what += ", emptied" if repair else ""
+        lines.append(f"  {part.name}: {kept.num_filled:,} rows, {what}")
+    return lines, count
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which caches to delete; a rule that is None deletes nothing.
+
+    Attributes:
+        unused_for: days since one was last opened.
+        older_than: days since one was begun.
+        keep: bytes that may stay; those that were not used for longest go first.
+    """
+
+    unused_for: float | None = None
+    older_than: float | None = None
+    keep: int | None = None
+
+    def why(self, found: Found) -> str | None:
+        """Why a cache is to go by its age; None where it is not."""
+        if self.unused_for is not None and found.days_unused > self.unused_for:
+            return f"unused for {found.days_unused:.1f} days"
+        if self.older_than is not None and found.days_old > self.older_than:
+            return f"begun {found.days_old:.0f} days ago"
+        return None
+
+
+def prune(caches: list[Found], rules: Rules, dry_run: bool) -> list[str]:
+    """Delete caches, except those that a process uses; a line for each that is or stays."""
+    reasons = {found.path: rules.why(found) for found in caches}
+    left = sum(found.num_bytes for found in caches if reasons[found.path] is None)
+    for found in sorted(caches, key=lambda each: -each.days_unused):
+        if rules.keep is not None and left > rules.keep and reasons[found.path] is None:
+            reasons[found.path] = f"the caches take more than {show_bytes(rules.keep)}"
+            left -= found.num_bytes
+    return [_pruned(found, reasons[found.path], dry_run) for found in caches]
+
+
+def sweep(where: Path) -> None:
+    """Finish what a process that was killed had begun to delete."""
+    for path in where.glob(f"{GOING}*"):
+        shutil.rmtree(path)
+
+
+def _pruned(found: Found, why: str | None, dry_run: bool) -> str:
+    size = show_bytes(found.num_bytes)
+    if why is None:
+        return f"kept {found.path}, {size}"
+    used = os.open(found.path / USED, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if dry_run:
+            return f"would delete {found.path}, {size}: {why}"
+        going = found.path.with_name(GOING + found.path.name)
+        found.path.rename(going)  # so that a half deleted one is never taken for a whole one
+        shutil.rmtree(going)
+    except BlockingIOError:
+        return f"kept {found.path}, {size}: in use"
+    finally:
+        os.close(used)
+    return f"deleted {found.path}, {size}: {why}"
+
+
+def _found(path: Path) -> Found:
+    card = read_card(path)
+    blocks = sum(file.stat().st_blocks for file in path.iterdir())
+    used = path / USED
+    last = (used if used.exists() else path / CARD).stat().st_mtime
+    made = (date.today() - date.fromisoformat(card["made"])).days
+    return Found(path, card, 512 * blocks, float(made), (time.time() - last) / DAY)
+
+
+def _reach(path: Path, name: str) -> int:
+    return -(-(path / f"{name}.rows").stat().st_size // RECORD.itemsize)
+
+
+def _still_damaged(path: Path, part: Part, rows: list[int], repair: bool) -> list[int]:
+    """Those rows that differ while no process writes them; perhaps emptied."""
+    if not rows:
+        return []
+    lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        numbers = np.array(rows)
+        damaged = numbers[~part.present(numbers)].tolist()
+        if repair:
+            part.empty(damaged)
+        return damaged
+    finally:
+        os.close(lock)

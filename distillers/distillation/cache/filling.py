@@ -1,0 +1,56 @@
+"""A cache filled ahead of the runs that read it."""
+
+import time
+
+import numpy as np
+
+from distillers.data.source import DataSource
+from distillers.distillation.cache.choose import Wanted
+from distillers.distillation.cache.values import TeacherCache
+from distillers.distributed.world import World
+from distillers.progress import Progress
+
+SHOW = 20  # batches between two looks at the progress
+
+
+def fill(
+    cache: TeacherCache, source: DataSource, asked: Wanted, batch_size: int, world: World
+) -> None:
+    """Run the teacher for every view that is not there, view by view, the images in their order.
+
+    Args:
+        cache: to fill.
+        source: the images that are trained on.
+        asked: how many views.
+        batch_size: images at once, in each process.
+        world: the processes that fill it together.
+    """
+    loader = source.train_loader(
+        batch_size,
+        seed=0,
+        drop_last=False,
+        device=world.device,
+        shard=world.shard,
+        views=asked.num_views,
+        shuffle=False,
+    )
+    progress = Progress(asked.num_views, len(loader), unit="view")
+    try:
+        for number in range(1, asked.num_views + 1):
+            begun, seen = time.monotonic(), 0
+            rows = np.arange(asked.num_images) + (number - 1) * asked.num_images
+            missing = np.flatnonzero(~cache.present(rows))
+            first = int(missing[0]) // (batch_size * world.size) if len(missing) else len(loader)
+            figures = {"images_per_second": 0.0}
+            for place, batch in enumerate(loader.epoch(number, first), start=first + 1):
+                assert batch.view is not None
+                cache.fill(batch.images, batch.view)
+                seen += len(batch.labels)
+                figures["images_per_second"] = seen / (time.monotonic() - begun)
+                if place % SHOW == 0 and world.is_first:
+                    progress.batch(number, place, figures)
+            if world.is_first:
+                progress.epoch(number, figures)
+        cache.tell_damage()
+    finally:
+        progress.close()

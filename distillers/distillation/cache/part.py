@@ -1,0 +1,221 @@
+"""One tensor of the teacher for every view of every image, in half precision, each row checked."""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distillers.distillation.cache.rows import RowFile
+from distillers.errors import InputError
+
+# Of a row: the checksum of its number, its exponent and its bytes, 0 while it is empty; and the
+# power of two that its numbers are multiplied with.
+RECORD = np.dtype([("checksum", "<u4"), ("exponent", "<i4")])
+ORDINARY = (-8, 15)  # exponents of a row's largest number that half precision holds as it is
+LARGEST = 15  # what the others are brought to: below 32,768
+EXPONENTS = (-120, 113)  # of the multiplier; all of float32 but the very smallest numbers
+BIAS = 128  # makes an exponent a byte above 0
+AT_ONCE = 65536  # records that are read at once where all are
+
+
+class Kept(NamedTuple):
+    """What `Part.check` found.
+
+    Attributes:
+        num_filled: rows with a checksum.
+        damaged: the numbers of those that do not have it.
+    """
+
+    num_filled: int
+    damaged: list[int]
+
+
+class Part:
+    """A row a view, in a file of half precision numbers with a file of checksums beside it.
+
+    A row is written before its checksum, so a process that is killed leaves it whole or empty. A
+    row is compared with its checksum when a process reads it for the first time; one that differs
+    counts as empty. For that a process keeps a byte a row in memory.
+
+    Args:
+        folder: where the two files are.
+        name: of the files, without their endings.
+        shape: of one row as a tensor, (c, h, w) or (d,). Maps lie in the file as (h, w, c) and are
+            given out in channels-last order.
+        num_rows: that may be asked for.
+        read_only: open for reading alone.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        shape: tuple[int, ...],
+        num_rows: int,
+        read_only: bool = False,
+    ) -> None:
+        self.name = name
+        self.shape = shape
+        self.size = int(np.prod(shape))
+        self._data = RowFile(folder / f"{name}.f16", 2 * self.size, read_only)
+        self._records = RowFile(folder / f"{name}.rows", RECORD.itemsize, read_only)
+        self._known = np.zeros(num_rows, dtype=np.uint8)  # exponent + BIAS of rows seen whole
+        self.num_damaged = 0
+
+    @property
+    def row_bytes(self) -> int:
+        """What a row takes on the disk."""
+        return self._data.row_bytes + self._records.row_bytes
+
+    @property
+    def disk_bytes(self) -> int:
+        """What both files take on the disk."""
+        return self._data.disk_bytes + self._records.disk_bytes
+
+    def present(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) whether each of `rows`, (n,) int64, can be read."""
+        new = rows[self._known[rows] == 0]
+        if len(new):
+            records = self._records_of(new)
+            filled = records["checksum"] != 0
+            new, records = new[filled], records[filled]
+            whole = self._whole(new, records)
+            self._known[new[whole]] = records["exponent"][whole] + BIAS
+        return self._known[rows] != 0
+
+    def read(self, rows: np.ndarray, device: torch.device) -> Tensor:
+        """The rows, (n, *shape) float32 on `device`; all must be `present`."""
+        half = torch.empty(
+            len(rows), self.size, dtype=torch.float16, pin_memory=device.type == "cuda"
+        )
+        self._data.read(rows.tolist(), _bytes(half.numpy()))
+        values = half.to(device, non_blocking=True).float()
+        exponents = self._known[rows].astype(np.int32) - BIAS
+        if exponents.any():
+            values = torch.ldexp(values, torch.from_numpy(exponents).to(device)[:, None])
+        if len(self.shape) != 3:
+            return values.view(-1, *self.shape)
+        channels, height, width = self.shape
+        return values.view(-1, height, width, channels).permute(0, 3, 1, 2)
+
+    def write(self, rows: np.ndarray, values: Tensor) -> None:
+        """Fill rows that are empty or damaged; the caller holds the folder's lock.
+
+        Args:
+            rows: (n,) int64.
+            values: (n, *shape), floating point, on any device.
+
+        Raises:
+            InputError: when a value is no finite number.
+            OSError: when there is no room; what was written before is whole.
+        """
+        _, places = np.unique(rows, return_index=True)
+        places = places[~self.present(rows[places])]
+        if not len(places):
+            return
+        rows = rows[places]
+        self.num_damaged += int(np.count_nonzero(self._records_of(rows)["checksum"]))
+        half, exponents = halved(values[torch.from_numpy(places).to(values.device)])
+        data = _bytes(half.numpy())
+        records = np.empty(len(rows), dtype=RECORD)
+        records["exponent"] = exponents
+        records["checksum"] = self._checksums(rows, exponents, data)
+        self._data.write(rows.tolist(), data)
+        self._records.write(rows.tolist(), _bytes(records))
+        self._known[rows] = exponents + BIAS
+
+    def num_filled(self) -> int:
+        """How many rows have a checksum, of those that may be asked for."""
+        return sum(int(np.count_nonzero(records["checksum"])) for _, records in self._all())
+
+    def check(self) -> Kept:
+        """Compare every row with its checksum."""
+        count, damaged = 0, []
+        for start, records in self._all():
+            rows = np.arange(start, start + len(records))
+            filled = records["checksum"] != 0
+            rows, records = rows[filled], records[filled]
+            damaged += rows[~self._whole(rows, records)].tolist()
+            count += len(rows)
+        return Kept(count, damaged)
+
+    def empty(self, rows: list[int]) -> None:
+        """Take the checksums of rows away, so that they are computed anew."""
+        self._records.write(rows, memoryview(bytes(RECORD.itemsize * len(rows))))
+        self._known[rows] = 0
+
+    def _all(self) -> Iterator[tuple[int, np.ndarray]]:
+        """The records of all rows that may be asked for, in pieces, each with its first number."""
+        reached = min(len(self._records), len(self._known))
+        for start in range(0, reached, AT_ONCE):
+            records = np.empty(min(AT_ONCE, reached - start), dtype=RECORD)
+            self._records.read_range(start, _bytes(records))
+            yield start, records
+
+    def _records_of(self, rows: np.ndarray) -> np.ndarray:
+        records = np.empty(len(rows), dtype=RECORD)
+        self._records.read(rows.tolist(), _bytes(records))
+        return records
+
+    def _whole(self, rows: np.ndarray, records: np.ndarray) -> np.ndarray:
+        """(n,) whether each row has its checksum; a few are read at a time."""
+        whole = np.zeros(len(rows), dtype=bool)
+        step = max(1, 2**24 // self._data.row_bytes)
+        buffer = memoryview(bytearray(min(step, len(rows)) * self._data.row_bytes))
+        for start in range(0, len(rows), step):
+            some = slice(start, start + step)
+            self._data.read(rows[some].tolist(), buffer)
+            sums = self._checksums(rows[some], records["exponent"][some], buffer)
+            whole[some] = sums == records["checksum"][some]
+        return whole
+
+    def _checksums(self, rows: np.ndarray, exponents: np.ndarray, data: memoryview) -> np.ndarray:
+        size = self._data.row_bytes
+        sums = np.empty(len(rows), dtype=np.uint32)
+        pairs = zip(rows.tolist(), exponents.tolist(), strict=True)
+        for place, (row, exponent) in enumerate(pairs):
+            start = zlib.crc32(struct.pack("<qi", row, exponent))
+            sums[place] = zlib.crc32(data[place * size : (place + 1) * size], start) or 1
+        return sums
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data
+
+
+@torch.no_grad()
+def halved(values: Tensor) -> tuple[Tensor, np.ndarray]:
+    """Rows in half precision, and the power of two that each is to be multiplied with.
+
+    That is 2^0 unless the row's largest number is too large for half precision, or so small that
+    digits would be lost.
+
+    Args:
+        values: (n, d) or (n, c, h, w), floating point, on any device.
+
+    Returns:
+        (n, size) float16 on the CPU, maps as (h, w, c), and (n,) int32 exponents.
+
+    Raises:
+        InputError: when a value is no finite number.
+    """
+    if values.ndim == 4:
+        values = values.permute(0, 2, 3, 1)
+    flat = values.reshape(len(values), -1).float()
+    peak = flat.abs().amax(1)
+    if not bool(peak.isfinite().all()):
+        raise InputError(
+            "the teacher gives values that are no finite numbers for "
+            f"{int((~peak.isfinite()).sum())} of {len(peak)} images; nothing of them was stored."
+        )
+    exponent = torch.frexp(peak).exponent
+    low, high = ORDINARY
+    ordinary = (peak == 0) | ((exponent > low) & (exponent <= high))
+    by = torch.where(ordinary, 0, (exponent - LARGEST).clamp(*EXPONENTS)).int()
+    half = torch.ldexp(flat, -by[:, None]).half()
+    return half.cpu().contiguous(), by.cpu().numpy()

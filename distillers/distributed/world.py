@@ -1,0 +1,163 @@
+"""The processes that train together, and what they tell each other."""
+
+import io
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from distillers.data.sampling import Shard
+from distillers.errors import InputError, Lost
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train together, of which this is one; by default there is only this one.
+
+    Whatever asks the others must be called by all of them in the same order.
+
+    Attributes:
+        rank: the number of this process.
+        size: how many there are.
+        local_rank: its number on this machine.
+        device: where it computes.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes files and speaks."""
+        return self.rank == 0
+
+    @property
+    def shard(self) -> Shard:
+        """Its part of every data set."""
+        return Shard(self.rank, self.size)
+
+    def say(self, text: str) -> None:
+        """Print a line, once for all processes."""
+        if self.is_first:
+            print(text, flush=True)
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def sum(self, x: Tensor) -> Tensor:
+        """`x` summed over all processes; `x` itself is overwritten."""
+        if self.size > 1:
+            dist.all_reduce(x)
+        return x
+
+    def most(self, numbers: list[int]) -> list[int]:
+        """The largest of each of some whole numbers over all processes."""
+        if self.size == 1:
+            return numbers
+        most = torch.tensor(numbers)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        return most.tolist()
+
+    def gather(self, content: Any) -> list[Any]:
+        """The content of every process, tensors and plain types, in the order of ranks."""
+        if self.size == 1:
+            return [content]
+        own = _packed(content)
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        dist.all_gather(lengths, torch.tensor([len(own)]))
+        longest = max(int(length) for length in lengths)
+        padded = torch.cat([own, own.new_zeros(longest - len(own))])
+        everyone = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(everyone, padded)
+        pairs = zip(everyone, lengths, strict=True)
+        return [_unpacked(each[: int(length)]) for each, length in pairs]
+
+    def from_first(self, content: Any) -> Any:
+        """The content of process 0, tensors and plain types; that of the others is ignored."""
+        if self.size == 1:
+            return content
+        own = _packed(content) if self.is_first else torch.empty(0, dtype=torch.uint8)
+        length = torch.tensor([len(own)])
+        dist.broadcast(length, 0)
+        buffer = own if self.is_first else torch.empty(int(length), dtype=torch.uint8)
+        dist.broadcast(buffer, 0)
+        return content if self.is_first else _unpacked(buffer)
+
+    def first(self, function: Callable[[], Result]) -> Result:
+        """What process 0 gets from `function`, tensors and plain types; the others do not call it.
+
+        Raises:
+            InputError: in all processes, where `function` raises it in process 0.
+        """
+        result: Any = None
+        error = None
+        if self.is_first:
+            try:
+                result = function()
+            except InputError as raised:
+                if self.size == 1:
+                    raise
+                error = str(raised)
+        error = self.from_first(error)
+        if error is not None:
+            raise InputError(error)
+        return self.from_first(result)
+
+    @contextmanager
+    def at(self, where: str) -> Iterator[None]:
+        """Inside, an error of the connection to the others says where this process was.
+
+        Raises:
+            Lost: instead of that error.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1 or not _is_of_connection(error):
+                raise
+            why = re.sub(r"^\[\S+:\d+\] ", "", str(error).splitlines()[0]).split(". ")[0]
+            raise Lost(
+                f"process {self.rank} of {self.size} lost the others in {where}: {why}."
+            ) from error
+
+    @contextmanager
+    def one_after_another(self) -> Iterator[None]:
+        """Inside, the first process of each machine goes before the others: it may download."""
+        if self.local_rank != 0:
+            self.wait()
+        yield
+        if self.local_rank == 0:
+            self.wait()
+
+
+def _is_of_connection(error: RuntimeError) -> bool:
+    """Whether the other processes are to blame; gloo's errors have no class of their own."""
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
+
+
+def _packed(content: Any) -> Tensor:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return torch.frombuffer(bytearray(buffer.getbuffer()), dtype=torch.uint8)
+
+
+def _unpacked(content: Tensor) -> Any:
+    # plain types and tensors only, as in a checkpoint
+    return torch.load(io.BytesIO(content.numpy().tobytes()), weights_only=True, map_location="cpu")
+
+
+def complain(text: str) -> None:
+    """Print a line to the error stream, whichever process this is."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""Where a network is read: taps, the rules that find them, and the extractor."""

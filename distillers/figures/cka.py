@@ -1,0 +1,191 @@
+"""How alike two networks represent the same images, stage against stage: linear CKA.
+
+Kornblith, Norouzi, Lee and Hinton, "Similarity of Neural Network Representations Revisited", ICML
+2019, https://arxiv.org/abs/1905.00414; from batches as in Nguyen, Raghu and Kornblith, "Do Wide and
+Deep Networks Learn the Same Things?", ICLR 2021, https://arxiv.org/abs/2010.15327.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, cast
+
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from distillers.data.batch import Batch
+from distillers.errors import InputError
+from distillers.features.taps import Reader, evaluating
+from distillers.figures.paper import WIDTH, Picture, panels
+from distillers.figures.responses import Network
+
+FEWEST = 4  # images of a batch: the estimate divides by n - 3
+
+
+def unbiased_hsic(grams: Tensor) -> Tensor:
+    """The unbiased estimate HSIC_1 of Song et al. 2012 (JMLR 13, equation 5) of every two, (p, p).
+
+    With K, L two of the matrices, zero on their diagonals,
+
+        (tr(K L) + sum(K) sum(L) / ((n - 1)(n - 2)) - 2 sum(K L) / (n - 2)) / (n (n - 3))
+
+    Args:
+        grams: (p, n, n) symmetric, inner products of p representations of n images, n at least 4.
+    """
+    n = grams.shape[1]
+    grams = grams - torch.diag_embed(grams.diagonal(dim1=1, dim2=2))
+    flat, rows = grams.flatten(1), grams.sum(2)
+    sums = rows.sum(1)
+    means = sums[:, None] * sums / ((n - 1) * (n - 2))
+    return (flat @ flat.T + means - 2 * rows @ rows.T / (n - 2)) / (n * (n - 3))
+
+
+class CKA:
+    """Linear CKA of every two of p representations, from batches that are added one by one.
+
+        CKA(X, Y) = sum HSIC(X, Y) / sqrt(sum HSIC(X, X) sum HSIC(Y, Y))
+
+    The sums run over batches, each weighted by its images, of the unbiased estimate: so the size of
+    batches that chance has composed changes only the noise, and no more than one is in memory.
+    (Batches of a class each would say nothing of what lies between the classes.) Batches of fewer
+    than four images, for which there is no estimate, do not count. It is 1 for representations that
+    are the same up to rotation and scale; where nothing is alike it may, being unbiased, lie below
+    0.
+    """
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None
+        self.num_images = 0
+
+    def add(self, representations: Sequence[Tensor]) -> None:
+        """Count a batch of n images, each representation (n, ...)."""
+        n = len(representations[0])
+        if n < FEWEST:
+            return
+        values = n * unbiased_hsic(torch.stack([_gram(each) for each in representations]))
+        self._sums = values if self._sums is None else self._sums + values
+        self.num_images += n
+
+    def matrix(self) -> Tensor:
+        """(p, p) float64.
+
+        Raises:
+            InputError: when no batch had four images.
+        """
+        if self._sums is None:
+            raise InputError(f"CKA needs a batch of at least {FEWEST} images.")
+        own = self._sums.diagonal().sqrt()
+        return self._sums / (own[:, None] * own)
+
+
+def _gram(values: Tensor) -> Tensor:
+    """(n, n) float64 inner products of what the images give, less their mean over the batch.
+
+    The estimate does not depend on that mean, but its digits do.
+    """
+    flat = values.flatten(1)
+    flat = flat - flat.mean(0)
+    return (flat @ flat.T).double()
+
+
+class Places(NamedTuple):
+    """Where a network is compared.
+
+    Attributes:
+        network: its name.
+        names: one a place, from the first stage to the logits.
+    """
+
+    network: str
+    names: tuple[str, ...]
+
+
+@torch.no_grad()
+def compare(networks: Sequence[Network], batches: Iterable[Batch]) -> tuple[CKA, list[Places]]:
+    """The stage maps, the embedding and the logits of each network, one against another.
+
+    Args:
+        networks: with maps, on the device of the batches.
+        batches: one pass over the images.
+
+    Returns:
+        the sums; and the places of each network, in the order in which they lie in the matrix.
+    """
+    readers = [Reader(each.net, each.taps, _kinds(each)) for each in networks]
+    result, places = CKA(), []
+    try:
+        for batch in batches:
+            found, places = [], []
+            for network, reader in zip(networks, readers, strict=True):
+                with evaluating(network.net):
+                    read = reader(batch.images)
+                maps = list(read.get("maps", ()))
+                late = [cast(Tensor, read[kind]) for kind in ("pooled", "logits") if kind in read]
+                stages = [f"stage {i + 1}" for i in range(len(maps))]
+                names = (*stages, *("pooled", "logits")[-len(late) :])
+                places.append(Places(network.name, names))
+                found += [*maps, *late]
+            result.add(found)
+    finally:
+        for reader in readers:
+            reader.close()
+    return result, places
+
+
+def _kinds(network: Network) -> list[str]:
+    return [kind for kind in ("maps", "pooled") if network.taps.places(kind)] + ["logits"]
+
+
+def draw(similarity: CKA, places: Sequence[Places]) -> Picture:
+    """The teacher's places against each student's, one matrix a student.
+
+    Args:
+        similarity: as `compare` gives it, the teacher first.
+        places: likewise.
+    """
+    matrix = similarity.matrix().cpu()
+    teacher, students = places[0], places[1:]
+    columns = 2 if len(students) in (2, 4) else min(len(students), 3)
+    cell = (WIDTH - 0.8) / columns / max(len(each.names) for each in students)
+    height = cell * len(teacher.names) + 0.65  # what stands around the cells
+    figure, axes = panels(len(students), columns=columns, panel_height=height)
+    rows: list[dict[str, object]] = []
+    start = len(teacher.names)
+    for number, (panel, student) in enumerate(zip(axes, students, strict=True)):
+        block = matrix[: len(teacher.names), start : start + len(student.names)]
+        start += len(student.names)
+        panel.imshow(block.numpy(), "cividis", vmin=0, vmax=1, origin="lower")
+        panel.set_title(student.network)
+        panel.set_xticks(range(len(student.names)), student.names, rotation=90)
+        panel.set_yticks(range(len(teacher.names)), teacher.names if not number % columns else ())
+        panel.tick_params(length=0)
+        if number % columns == 0:
+            panel.set_ylabel(teacher.network)
+        rows += _written(panel, block, teacher, student)
+    caption = (
+        f"Linear CKA (Kornblith et al., 2019) of each student's stages (columns) with those of the "
+        f"teacher {teacher.network} (rows), from the unbiased HSIC of batches (Nguyen et al., "
+        f"2021), {similarity.num_images:,} test images. 1: the same up to rotation and scale."
+    )
+    return Picture("cka", figure, caption, rows)
+
+
+def _written(
+    panel: Axes, block: Tensor, teacher: Places, student: Places
+) -> list[dict[str, object]]:
+    """Write each number into its cell; the rows of the table."""
+    rows: list[dict[str, object]] = []
+    for i, place in enumerate(teacher.names):
+        for j, other in enumerate(student.names):
+            value = float(block[i, j])
+            text = "1" if value >= 0.995 else f"{value:.2f}".replace("0.", ".", 1)
+            ink = "white" if value < 0.5 else "black"
+            panel.text(j, i, text, ha="center", va="center", color=ink, fontsize=5.5)
+            rows.append(
+                {
+                    "network": student.network,
+                    "teacher_place": place,
+                    "student_place": other,
+                    "cka": value,
+                }
+            )
+    return rows

@@ -1,0 +1,202 @@
+"""The two tables of names that a loss may ask for, and the building of losses from them.
+
+A loss says what it needs by names alone: the parameters of its `forward` are read from the
+networks and the batch, the required parameters of its `__init__` are facts, and its keyword-only
+defaults are its options.
+"""
+
+import contextlib
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import yaml
+from torch import nn
+
+from distillers.errors import InputError, unknown
+from distillers.features.taps import KINDS, Taps
+
+# What `forward` (and `warmup`) may name: read from a network, or from the batch and the loop.
+FROM_STUDENT = {f"student_{kind}": kind for kind in KINDS}
+FROM_TEACHER = {f"teacher_{kind}": kind for kind in KINDS}
+FROM_LOOP = ("labels", "index", "progress")
+
+# What `__init__` may require.
+FACTS = (
+    *("student_dim", "teacher_dim", "student_channels", "teacher_channels"),
+    *("student_sizes", "teacher_sizes", "teacher_head", "train_labels"),
+    *("num_classes", "batch_size"),
+)
+
+
+WITHOUT_HEAD = "The teacher shows no single layer that makes its logits of its embedding."
+
+
+def losses() -> dict[str, type[nn.Module]]:
+    """Every loss of the library by its name on the command line, the lower-cased class name."""
+    from distillers import losses as namespace
+
+    return {
+        name.lower(): value
+        for name, value in vars(namespace).items()
+        if isinstance(value, type) and issubclass(value, nn.Module)
+    }
+
+
+def find(name: str) -> type[nn.Module]:
+    """The loss class called `name`, or the one at `package.module:Class`.
+
+    Raises:
+        InputError: when there is none, with the nearest name.
+    """
+    if ":" not in name:
+        known = losses()
+        if name.lower() not in known:
+            raise unknown("loss", name, known)
+        return known[name.lower()]
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
+        raise InputError(f"cannot import the loss {name!r}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise InputError(f"{name!r} is not a subclass of torch.nn.Module.")
+    return found
+
+
+def reads(function: Callable) -> tuple[str, ...]:
+    """The names that a `forward` or `warmup` asks for; parameters with a default are never wired.
+
+    Raises:
+        InputError: for a name that is in no table, with the nearest that is.
+    """
+    known = (*FROM_STUDENT, *FROM_TEACHER, *FROM_LOOP)
+    return tuple(_required(function, known))
+
+
+def needs(loss: type[nn.Module]) -> tuple[str, ...]:
+    """The facts that a loss's `__init__` requires.
+
+    Raises:
+        InputError: for a name that is no fact, with the nearest that is.
+    """
+    return tuple(_required(loss, FACTS)) if _has_constructor(loss) else ()
+
+
+def options(loss: type[nn.Module]) -> dict[str, Any]:
+    """The options of a loss with their defaults."""
+    if not _has_constructor(loss):
+        return {}
+    parameters = inspect.signature(loss).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+
+
+def build(
+    loss: type[nn.Module], facts: Mapping[str, Any], given: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Make a loss from the facts that it requires and the options that were given.
+
+    Args:
+        loss: the class.
+        facts: values by the names in `FACTS`; more than it asks for may be there.
+        given: options by name.
+
+    Raises:
+        InputError: for an unknown option, a missing fact, or a value that the loss refuses.
+    """
+    defaults = options(loss)
+    chosen = {}
+    for name, value in (given or {}).items():
+        if name not in defaults:
+            raise unknown(f"option of {loss.__name__}", name, defaults)
+        chosen[name] = value
+    missing = [name for name in needs(loss) if facts.get(name) is None]
+    if missing:
+        why = " " + WITHOUT_HEAD if "teacher_head" in missing else ""
+        raise InputError(
+            f"{loss.__name__} needs {', '.join(missing)}, which is not known here.{why}"
+        )
+    reads(loss.forward)
+    try:
+        return loss(**{name: facts[name] for name in needs(loss)}, **chosen)
+    except (ValueError, TypeError) as error:
+        told = str(error).startswith(loss.__name__)
+        raise InputError(str(error) if told else f"{loss.__name__}: {error}") from error
+
+
+def refuse_unseen(loss: type[nn.Module], student: Taps, teacher: Taps) -> None:
+    """Refuse a loss that reads what a network does not show.
+
+    Args:
+        loss: the class.
+        student: where the student is read.
+        teacher: where the teacher is read.
+
+    Raises:
+        InputError: naming what is read, and how to show it.
+    """
+    functions = [getattr(loss, name) for name in ("forward", "warmup") if hasattr(loss, name)]
+    for name in (name for function in functions for name in reads(function)):
+        side, _, kind = name.partition("_")
+        taps = {"student": student, "teacher": teacher}.get(side)
+        if taps is None or kind not in KINDS or kind == "logits" or taps.places(kind):
+            continue
+        named = "maps=(...), head=..." + ("" if kind in ("maps", "pooled") else f", {kind}=...")
+        flag = f", or --taps_{side[0]} PATH,PATH" if kind == "maps" else ""
+        raise InputError(
+            f"{loss.__name__} reads {name}, but the {side} shows none; name the modules, as in "
+            f"{side}_taps=Taps({named}){flag}."
+        )
+
+
+def from_text(loss: type[nn.Module], name: str, text: str) -> Any:
+    """The value of an option as the command line gives it, checked against its default's type.
+
+    Raises:
+        InputError: for an unknown option or a text that does not fit.
+    """
+    defaults = options(loss)
+    if name not in defaults:
+        raise unknown(f"option of {loss.__name__}", name, defaults)
+    default, value = defaults[name], _literal(text)
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if default is not None and type(value) is not type(default):
+        raise InputError(
+            f"{loss.__name__}.{name} is {default!r} by default; {text!r} does not fit."
+        )
+    return value
+
+
+def _literal(text: str) -> Any:
+    """What a text means: numbers as Python reads them, the rest as YAML does."""
+    with contextlib.suppress(ValueError):
+        return int(text)
+    with contextlib.suppress(ValueError):
+        return int(text, 0)  # as in 0x10
+    with contextlib.suppress(ValueError):
+        return float(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return text if type(value) in (int, float) else value  # YAML's 1:30 is 90
+
+
+def _has_constructor(loss: type[nn.Module]) -> bool:
+    return loss.__init__ is not nn.Module.__init__
+
+
+def _required(function: Callable, known: tuple[str, ...]) -> list[str]:
+    owner = getattr(function, "__qualname__", str(function))
+    names = []
+    for p in inspect.signature(function).parameters.values():
+        if p.name == "self" or p.default is not inspect.Parameter.empty:
+            continue
+        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            raise InputError(f"{owner} takes *{p.name}; name what it reads instead.")
+        if p.name not in known:
+            raise InputError(f"{owner} asks for " + str(unknown("value", p.name, known)))
+        names.append(p.name)
+    return names

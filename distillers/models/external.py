@@ -1,0 +1,162 @@
+"""Networks that are not built here: timm's, torchvision's and the user's own."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Any
+
+from torch import nn
+
+from distillers.errors import InputError, unknown
+from distillers.models import pretrained as published
+
+# Those of torchvision's networks that have more than one classifier while they train, and where.
+EXTRA_LOGITS = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
+
+
+def create(name: str, num_classes: int, image_size: int, pretrained: bool) -> nn.Module:
+    """Build `timm:NAME`, `torchvision:NAME` or `package.module:callable`.
+
+    Args:
+        name: where it comes from, a colon, what it is called there.
+        num_classes: number of logits.
+        image_size: side of the images, for networks that fix it.
+        pretrained: start from the published weights.
+
+    Raises:
+        InputError: when there is no such network or no such weights, or they cannot be fetched.
+    """
+    place, _, there = name.partition(":")
+    build = {"timm": _from_timm, "torchvision": _from_torchvision}.get(place)
+    if build is None:
+        return _from_user(name, num_classes, image_size, pretrained)
+    try:
+        return build(there, num_classes, image_size, pretrained)
+    except AssertionError as error:  # how they refuse a size
+        raise InputError(
+            f"{name} cannot be built for images of {image_size} x {image_size}"
+            f"{f': {error}' if str(error) else ''}; take another --image_size."
+        ) from error
+
+
+def places_of(name: str) -> list[str]:
+    """The names with a prefix under which timm and torchvision know a bare name."""
+    import timm
+    from torchvision import models
+
+    in_torchvision = name in models.list_models(module=models)
+    in_timm = timm.is_model(name)
+    return [f"torchvision:{name}"] * in_torchvision + [f"timm:{name}"] * in_timm
+
+
+def _from_timm(name: str, num_classes: int, image_size: int, pretrained: bool) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        raise _unknown_among_many("timm network", name, timm.list_models())
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        tagged = timm.list_pretrained(f"{name.partition('.')[0]}.*")
+        raise unknown("timm network", name, tagged) from error
+    options: dict[str, Any] = {}
+    if config and config.fixed_input_size:
+        options["img_size"] = image_size
+    source = published.find_timm(name, config) if pretrained else {}
+    return timm.create_model(
+        name,
+        pretrained=pretrained,
+        pretrained_cfg_overlay=source,
+        num_classes=num_classes,
+        **options,
+    )
+
+
+def _from_torchvision(name: str, num_classes: int, image_size: int, pretrained: bool) -> nn.Module:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise _unknown_among_many("torchvision network", name, known)
+    options: dict[str, Any] = {}
+    if name.startswith("vit_"):
+        options["image_size"] = image_size
+    if name == "maxvit_t":
+        options["input_size"] = (image_size, image_size)
+    if not pretrained:
+        if name in EXTRA_LOGITS:
+            options |= {"aux_logits": False, "init_weights": True}
+        return models.get_model(name, weights=None, num_classes=num_classes, **options)
+    weights = models.get_model_weights(name)["DEFAULT"]
+    own_size = weights.meta["min_size"][0]
+    if "image_size" in options and image_size != own_size:
+        raise InputError(
+            f"the weights of torchvision:{name} are for {own_size} x {own_size} images, not "
+            f"{image_size} x {image_size}; timm's vision transformers take any size."
+        )
+    published.require_file(f"torchvision:{name}", weights.url)
+    net: Any = models.get_model(name, weights=weights, **options)
+    if name in EXTRA_LOGITS:  # built as it is without weights: one classifier, images as they come
+        net.aux_logits = net.transform_input = False
+        for extra in EXTRA_LOGITS[name]:
+            setattr(net, extra, None)
+    return published.with_classes(net, num_classes)
+
+
+def _from_user(path: str, num_classes: int, image_size: int, pretrained: bool) -> nn.Module:
+    build = _find_callable(path)
+    facts = {"num_classes": num_classes, "image_size": image_size, "pretrained": pretrained}
+    parameters = inspect.signature(build).parameters
+    missing = [
+        name
+        for name, parameter in parameters.items()
+        if name not in facts
+        and parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if "num_classes" not in parameters or missing:
+        asks = f"it asks for {', '.join(parameters) or 'nothing'}"
+        raise InputError(
+            f"{path} must take num_classes, may take image_size and pretrained, and must have "
+            f"defaults for all else; {asks}."
+        )
+    if pretrained and "pretrained" not in parameters:
+        raise InputError(f"{path} takes no pretrained, so it cannot be asked for such weights.")
+    net = build(**{name: fact for name, fact in facts.items() if name in parameters})
+    if not isinstance(net, nn.Module):
+        raise InputError(f"{path} gives a {type(net).__name__}, not a torch.nn.Module.")
+    return net
+
+
+def _find_callable(path: str) -> Callable[..., object]:
+    module_path, _, attribute = path.partition(":")
+    if not all(part.isidentifier() for part in [*module_path.split("."), attribute]):
+        raise InputError(
+            f"no network {path!r}; write timm:NAME, torchvision:NAME or package.module:callable."
+        )
+    try:
+        module = import_module(module_path)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_path}.".startswith(f"{error.name}."):
+            raise  # the module is there, something that it imports is not
+        raise InputError(
+            f"no module {error.name!r} for the network {path!r}; is it installed, or its folder on "
+            "PYTHONPATH?"
+        ) from error
+    except SyntaxError as error:
+        raise InputError(f"cannot import the network {path!r}: {error}") from error
+    value = getattr(module, attribute, None)
+    if callable(value):
+        return value
+    callables = [name for name, value in vars(module).items() if callable(value)]
+    kind = f"class or function in {module_path} called"
+    raise _unknown_among_many(kind, attribute, callables)
+
+
+def _unknown_among_many(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """The error for a name among hundreds, of which it lists the nearest only."""
+    near = difflib.get_close_matches(name, known, n=8, cutoff=0.4)
+    if near:
+        return unknown(kind, name, near)
+    return InputError(f"no {kind} {name!r}, nor one nearly called so.")

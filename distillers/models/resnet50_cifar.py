@@ -1,0 +1,85 @@
+"""The 50-layer residual network for small images.
+
+He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", CVPR 2016,
+arXiv:1512.03385, table 1. As in the code that distillation papers share, and unlike that paper: a
+3 x 3 stem of stride 1 without pooling because 32 x 32 images are small, and stride 2 in a block's
+3 x 3 convolution instead of its first one.
+"""
+
+from torch import Tensor, nn
+
+from distillers.features.taps import Taps
+from distillers.models.init import initialise_normal
+
+EXPANSION = 4
+CHANNELS = (64, 128, 256, 512)
+NUM_BLOCKS = (3, 4, 6, 3)
+
+
+class Bottleneck(nn.Module):
+    """1 x 1, 3 x 3, 1 x 1 and a shortcut, activated after the sum."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        out_channels = channels * EXPANSION
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut.append(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False))
+            self.shortcut.append(nn.BatchNorm2d(out_channels))
+        self.last_relu = nn.ReLU()  # not in place: its input is tapped
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, in_channels, h, w) to (n, 4 channels, h / stride, w / stride)."""
+        out = self.relu1(self.bn1(self.conv1(x)))
+        out = self.relu2(self.bn2(self.conv2(out)))
+        return self.last_relu(self.bn3(self.conv3(out)) + self.shortcut(x))
+
+
+class ResNet50(nn.Module):
+    """A 50-layer residual network for 32 x 32 images, or any other small size.
+
+    Args:
+        num_classes: number of logits.
+    """
+
+    def __init__(self, num_classes: int = 100) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.layer1 = _stage(64, CHANNELS[0], 1, NUM_BLOCKS[0])
+        self.layer2 = _stage(CHANNELS[0] * EXPANSION, CHANNELS[1], 2, NUM_BLOCKS[1])
+        self.layer3 = _stage(CHANNELS[1] * EXPANSION, CHANNELS[2], 2, NUM_BLOCKS[2])
+        self.layer4 = _stage(CHANNELS[2] * EXPANSION, CHANNELS[3], 2, NUM_BLOCKS[3])
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(CHANNELS[3] * EXPANSION, num_classes)
+        self.taps = Taps(
+            maps=("layer1", "layer2", "layer3", "layer4"),
+            head="linear",
+            stem="relu",
+            preacts=tuple(
+                f"layer{stage}.{num_blocks - 1}.last_relu"
+                for stage, num_blocks in enumerate(NUM_BLOCKS, start=1)
+            ),
+        )
+        initialise_normal(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (n, num_classes) of images (n, 3, h, w)."""
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.linear(self.pool(x).flatten(1))
+
+
+def _stage(in_channels: int, channels: int, stride: int, num_blocks: int) -> nn.Sequential:
+    first = Bottleneck(in_channels, channels, stride)
+    others = [Bottleneck(channels * EXPANSION, channels, 1) for _ in range(num_blocks - 1)]
+    return nn.Sequential(first, *others)

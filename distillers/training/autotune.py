@@ -1,0 +1,107 @@
+"""Which precision a device trains a task fastest in, found by trying it."""
+
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from distillers.config.training import Plan
+from distillers.data.batch import Batch
+from distillers.timing import in_turn
+from distillers.training.rng_state import generator_state, set_generators
+from distillers.training.trainer import Trainer
+
+ROUNDS = 5
+WORTH = 0.95  # a precision with fewer digits must need at most this share of the time
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A precision, and the milliseconds of a step in each that was tried."""
+
+    precision: str
+    milliseconds: dict[str, float]
+
+    def __str__(self) -> str:
+        each = ", ".join(f"{name} {ms:,.1f} ms" for name, ms in self.milliseconds.items())
+        return f"precision: {self.precision} (a step took {each})"
+
+
+def choose(task: nn.Module, batch: Batch, plan: Plan) -> Choice:
+    """The precision of the fastest step of this very task on its device.
+
+    Each is tried in a few whole steps, not compiled, in turn. Fewer digits are only chosen where
+    they save time. Afterwards the task, its gradients and all random generators are as they were,
+    to the bit.
+
+    Args:
+        task: see `distillers.training.trainer.Task`.
+        batch: one of its batches.
+        plan: how it will be trained; its precision is ignored.
+    """
+    device = batch.images.device
+    tried = replace(plan, learning_rate=0.0, compile=False, ema=None, on_nan="stop", shard=False)
+    with untouched(task, device):
+        task.train()
+        steps = {name: _step(task, batch, tried, name) for name in candidates(device)}
+        seconds = in_turn(steps, ROUNDS, device, warm_up=2)
+    took = {name: 1000 * statistics.median(each) for name, each in seconds.items()}
+    return Choice(best_of(took), took)
+
+
+def best_of(took: dict[str, float]) -> str:
+    """The name of the shortest time, an earlier name where a later one is hardly shorter."""
+    best = next(iter(took))
+    for name, time in took.items():
+        if time < WORTH * took[best]:
+            best = name
+    return best
+
+
+def candidates(device: torch.device) -> tuple[str, ...]:
+    """What can be tried on a device, most digits first."""
+    if device.type != "cuda":
+        return ("fp32", "bf16")
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return ("fp32", "bf16", "fp16") if has_bf16 else ("fp32", "fp16")
+
+
+@contextmanager
+def untouched(task: nn.Module, device: torch.device) -> Iterator[None]:
+    """Whatever is done to a task inside, its tensors, gradients, modes and generators come back."""
+    before = {name: tensor.detach().clone() for name, tensor in _tensors(task)}
+    gradients = {name: p.grad for name, p in task.named_parameters()}
+    modes = {module: module.training for module in task.modules()}
+    generators = generator_state(device)
+    for parameter in task.parameters():
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, tensor in _tensors(task):
+                tensor.copy_(before[name])
+        for name, parameter in task.named_parameters():
+            parameter.grad = gradients[name]
+        for module, mode in modes.items():
+            module.training = mode
+        set_generators(generators, device)
+
+
+def _step(task: Any, batch: Batch, plan: Plan, precision: str) -> Callable[[], None]:
+    trainer = Trainer(task, replace(plan, precision=precision))
+
+    def run() -> None:
+        trainer.backward(batch, 0.0)
+        trainer.step()
+
+    return run
+
+
+def _tensors(task: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from task.named_parameters()
+    yield from task.named_buffers()

@@ -1,0 +1,32 @@
+"""What a finished run says of itself in `summary.json`, so that a report needs no networks."""
+
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+from distillers.models.profile import count_macs, count_parameters, latency_ms
+
+
+def costs(deployed: nn.Module, image_size: int) -> dict[str, Any]:
+    """What the deployed network costs, and where it was trained and timed.
+
+    Args:
+        deployed: on the device where it was trained.
+        image_size: side of its images in pixels.
+
+    Returns:
+        `parameters` and `macs` of one image; `latency_ms`, the median of 30 forwards of one image
+        on this device; `device`, its name, with `devices`, how many trained together, and
+        `cpu_threads`.
+    """
+    device = next(deployed.parameters()).device
+    together = distributed.is_available() and distributed.is_initialized()
+    return {
+        "parameters": count_parameters(deployed),
+        "macs": count_macs(deployed, image_size),
+        "latency_ms": latency_ms(deployed, image_size),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "devices": distributed.get_world_size() if together else 1,
+        "cpu_threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,153 @@
+"""A task that trains in step with copies of itself in other processes."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from distillers.data.batch import Batch
+from distillers.distillation.task import Step
+from distillers.distributed.collectives import dividing
+from distillers.distributed.world import World
+from distillers.errors import InputError
+
+# What newer versions of PyTorch call `broadcast_buffers`.
+_OPTION = "forward_sync_buffers"
+_KNOWN = inspect.signature(DistributedDataParallel).parameters
+WITHOUT_BUFFERS: dict[str, Any] = {_OPTION if _OPTION in _KNOWN else "broadcast_buffers": False}
+
+
+class Alone:
+    """A task in one process.
+
+    Args:
+        task: see `distillers.training.trainer.Task`.
+        compiled: whether to compile the step; on a GPU it is then started as a whole, by CUDA
+            graphs, and what it gives is overwritten by the next one.
+    """
+
+    def __init__(self, task: Any, compiled: bool = False) -> None:
+        self.task = task
+        self._graphs = compiled and next(task.parameters()).is_cuda
+        mode = "reduce-overhead" if self._graphs else None
+        self._run = torch.compile(task, mode=mode) if compiled else task
+
+    def __call__(self, batch: Batch, progress: float) -> Step:
+        """The task's step."""
+        if self._graphs:
+            torch.compiler.cudagraph_mark_step_begin()
+        return self._run(batch, progress)
+
+    def after_step(self) -> None:
+        """Nothing to do."""
+
+    def deployed(self) -> nn.Module:
+        """The network to score and save."""
+        return self.task.deployed()
+
+    def clip(self, most: float) -> None:
+        """Scale the gradient down to a norm of at most `most`."""
+        nn.utils.clip_grad_norm_(self.task.parameters(), most)
+
+
+class Replicated:
+    """A task of which each process has a copy; gradients are averaged (DistributedDataParallel).
+
+    Beyond that, the running statistics of batch normalisation are averaged after every step, so
+    that the copies are equal throughout, and what one of them saves is all there is. (What losses
+    remember is equal by their own care, see `distillers.distributed.collectives`.)
+
+    Args:
+        task: see `distillers.training.trainer.Task`; that of process 0 is given to all.
+        world: the processes.
+        compiled: whether to compile the step.
+    """
+
+    def __init__(self, task: nn.Module, world: World, compiled: bool = False) -> None:
+        self.task = task
+        for buffer in task.buffers():
+            dist.broadcast(buffer, 0)
+        # The first step finds the parameters that get no gradient, as a classifier that is replaced
+        replica = DistributedDataParallel(
+            task, static_graph=True, gradient_as_bucket_view=True, **WITHOUT_BUFFERS
+        )
+        self._run = torch.compile(replica) if compiled else replica
+        self._statistics = Statistics(task, world)
+
+    def __call__(self, batch: Batch, progress: float) -> Step:
+        """The step of this process's part of a batch."""
+        return divided_step(self._run, batch, progress)
+
+    def after_step(self) -> None:
+        """Make the running statistics of batch normalisation equal again."""
+        self._statistics.average()
+
+    def deployed(self) -> nn.Module:
+        """The network to score and save."""
+        return cast(Any, self.task).deployed()
+
+    def clip(self, most: float) -> None:
+        """Scale the gradient down to a norm of at most `most`."""
+        nn.utils.clip_grad_norm_(self.task.parameters(), most)
+
+
+class Statistics:
+    """The running means and variances of a task's batch normalisation, where they move.
+
+    Args:
+        task: any module.
+        world: the processes that have one like it.
+    """
+
+    def __init__(self, task: nn.Module, world: World) -> None:
+        self._world = world
+        self._modules = [
+            module
+            for module in task.modules()
+            if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
+        ]
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Give every process the mean over all processes; in evaluation mode nothing moves."""
+        each = [
+            statistic
+            for module in self._modules
+            if module.training
+            for statistic in (module.running_mean, module.running_var)
+            if statistic is not None
+        ]
+        if not each:
+            return
+        flat = self._world.sum(torch.cat(each)).div_(self._world.size)
+        torch._foreach_copy_(each, list(flat.split([len(part) for part in each])))
+
+
+def divided_step(run: Callable[[Batch, float], Step], batch: Batch, progress: float) -> Step:
+    """One process's step of a batch, of which the processes may have parts of different size."""
+    if len(set(batch.counts)) <= 1:
+        return run(batch, progress)
+    with dividing(batch.counts):
+        return run(batch, progress)
+
+
+def with_synced_statistics(net: nn.Module, world: World) -> nn.Module:
+    """`net` with batch normalisation over the images of all processes.
+
+    Raises:
+        InputError: on a CPU, where PyTorch has no such layer.
+    """
+    if world.device.type != "cuda":
+        raise InputError("--sync_bn needs GPUs: PyTorch's SyncBatchNorm has no version for CPUs.")
+    return nn.SyncBatchNorm.convert_sync_batchnorm(net)
+
+
+def sync_losses(losses: nn.ModuleDict, world: World) -> None:
+    """`with_synced_statistics` for the layers of losses, in place."""
+    for name, loss in losses.items():
+        losses[name] = with_synced_statistics(loss, world)

@@ -1,0 +1,147 @@
+"""A task whose weights, gradients and momentum are divided among the processes (FSDP2)."""
+
+import copy
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from distillers.data.batch import Batch
+from distillers.distillation.distillation import Distillation
+from distillers.distillation.task import Step
+from distillers.distributed.world import World
+from distillers.errors import InputError
+from distillers.training.ddp import Statistics, divided_step
+
+LARGE_TEACHER = 200_000_000  # parameters from which a teacher is divided, too
+
+
+class Sharded:
+    """A task divided among processes, each of which holds its part of every parameter.
+
+    The student's children and the whole are units of `torch.distributed.fsdp.fully_shard`: a unit's
+    weights are put together while it runs. What is scored and saved is put together in a copy of
+    the deployed network that was made before. Parameters that are single numbers are not divided.
+
+    Args:
+        task: see `distillers.training.trainer.Task`.
+        world: the processes.
+        compiled: whether to compile the step.
+    """
+
+    def __init__(self, task: nn.Module, world: World, compiled: bool = False) -> None:
+        self.task = task
+        self.world = world
+        for tensor in (*task.parameters(), *task.buffers()):
+            dist.broadcast(tensor.detach(), 0)
+        deployed = cast(Any, task).deployed()
+        names = {id(tensor): name for name, tensor in task.state_dict(keep_vars=True).items()}
+        state = deployed.state_dict(keep_vars=True)
+        self._sources = {key: names[id(tensor)] for key, tensor in state.items()}
+        self._deployed = copy.deepcopy(deployed)
+        self._statistics = Statistics(task, world)
+        mesh = init_device_mesh(world.device.type, (world.size,))
+        numbers = {p for p in task.parameters() if p.ndim == 0}
+        for module in _units(task):
+            fully_shard(module, mesh=mesh)
+        fully_shard(task, mesh=mesh, ignored_params=numbers)
+        for parameter in numbers:
+            parameter.register_post_accumulate_grad_hook(self._average_gradient)
+        if isinstance(task, Distillation):
+            _shard_large(task.frozen.reading, mesh)
+        self._run = torch.compile(task) if compiled else task
+
+    def __call__(self, batch: Batch, progress: float) -> Step:
+        """The step of this process's part of a batch."""
+        return divided_step(self._run, batch, progress)
+
+    def after_step(self) -> None:
+        """Make the running statistics of batch normalisation equal again."""
+        self._statistics.average()
+
+    def deployed(self) -> nn.Module:
+        """The network to score and save, with all its weights; all processes must ask."""
+        state = whole(self.task.state_dict())
+        self._deployed.load_state_dict({key: state[name] for key, name in self._sources.items()})
+        return self._deployed
+
+    def clip(self, most: float) -> None:
+        """Scale the gradient down to a norm of at most `most`."""
+        gradients = [p.grad for p in self.task.parameters() if p.grad is not None]
+        norms = [_whole(torch.linalg.vector_norm(grad)) for grad in gradients]
+        total = torch.linalg.vector_norm(torch.stack(norms))
+        factor = (most / (total + 1e-6)).clamp(max=1.0)
+        for grad in gradients:
+            grad.mul_(factor)
+
+    def _average_gradient(self, parameter: Tensor) -> None:
+        assert parameter.grad is not None  # the hook runs when it was made
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= self.world.size
+
+
+def whole(state: Any) -> Any:
+    """A state with every divided tensor put together; all processes must ask."""
+    if isinstance(state, dict):
+        return {key: whole(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(whole(value) for value in state)
+    return _whole(state)
+
+
+@torch.no_grad()
+def load_whole(module: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load a state that was put together into a module that is divided, or is not.
+
+    Raises:
+        InputError: when it is the state of another module.
+    """
+    own = module.state_dict()
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    other = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
+    if missing or unexpected or other:
+        wrong = ", ".join([*missing, *unexpected, *sorted(other)][:4])
+        raise InputError(f"the checkpoint is of another network or method: see {wrong}.")
+    module.load_state_dict({key: _divided(state[key], own[key]) for key in own})
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Likewise for the state of an optimiser."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    each = {
+        number: {key: _divided(value, parameters[number]) for key, value in values.items()}
+        for number, values in state["state"].items()
+    }
+    optimizer.load_state_dict({**state, "state": each})
+
+
+def _divided(value: Any, like: Tensor) -> Any:
+    if isinstance(like, DTensor) and isinstance(value, Tensor) and value.shape == like.shape:
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+    return value
+
+
+def _whole(value: Any) -> Any:
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def _units(task: nn.Module) -> Iterable[nn.Module]:
+    """The children of the student that have weights and run as a whole."""
+    student = cast(nn.Module, task.get_submodule("student"))
+    for module in student.children():
+        runs = type(module).forward is not nn.Module.forward  # a list of modules does not
+        if runs and any(p.ndim for p in module.parameters()):
+            yield module
+
+
+def _shard_large(teacher: nn.Module, mesh: DeviceMesh) -> None:
+    if sum(p.numel() for p in teacher.parameters()) >= LARGE_TEACHER:
+        for module in teacher.children():
+            if type(module).forward is not nn.Module.forward and list(module.parameters()):
+                fully_shard(module, mesh=mesh)
+        fully_shard(teacher, mesh=mesh)

@@ -1,0 +1,127 @@
+"""The folder of a run: what was asked, where it ran, what came out, for others to read."""
+
+import csv
+import importlib.metadata
+import io
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distillers import __version__
+from distillers.checkpoints.io import write_atomically
+from distillers.errors import InputError
+from distillers.training.wandb import Tracker
+
+
+class Record:
+    """Writes the files of one run.
+
+    `config.json` and `environment.json` at the start; after every epoch a line of `metrics.jsonl`
+    and `metrics.csv` and a point of every TensorBoard scalar; `test_best_metrics.json` and
+    `parameters.json` as the documented system writes them.
+
+    Args:
+        folder: made here, with its parents.
+        config: every flag, as plain types.
+        epoch: go on after this epoch; later lines of an earlier process are dropped.
+        wandb: the project on Weights & Biases that is told, too.
+    """
+
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], epoch: int = 0, wandb: str | None = None
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.rows = [row for row in read_metrics(folder) if row["epoch"] <= epoch]
+        self.write_json("config.json", config)
+        self.write_json("environment.json", environment())
+        self._write_rows()
+        self._board = _board(folder, purge_step=epoch + 1)
+        self._tracker = Tracker(wandb, folder, config) if wandb else None
+
+    def epoch(self, row: Mapping[str, float]) -> None:
+        """Add the figures of an epoch."""
+        self.rows.append(dict(row))
+        self._write_rows()
+        for name, value in row.items():
+            if name != "epoch":
+                self._board.add_scalar(name, value, int(row["epoch"]))
+        self._board.flush()
+        if self._tracker:
+            self._tracker.log(row)
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write one JSON file of the folder."""
+        text = json.dumps(content, indent=2, default=str) + "\n"
+        write_atomically(self.folder / name, text.encode())
+
+    def close(self) -> None:
+        """Flush and close TensorBoard's file, and the page on Weights & Biases."""
+        self._board.close()
+        if self._tracker:
+            self._tracker.close()
+
+    def _write_rows(self) -> None:
+        lines = "".join(json.dumps(row) + "\n" for row in self.rows)
+        write_atomically(self.folder / "metrics.jsonl", lines.encode())
+        table = io.StringIO()
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        writer = csv.DictWriter(table, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.folder / "metrics.csv", table.getvalue().encode())
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The lines of a run's `metrics.jsonl`; none where there is no such file yet."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device and source revision: what somebody needs to repeat the run."""
+    names = ("torch", "torchvision", "timm", "numpy")
+    cuda = torch.cuda.is_available()
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "distillers": __version__,  # which a clone that is not installed has too
+        **{name: importlib.metadata.version(name) for name in names},
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "cpu_threads": torch.get_num_threads(),
+        "revision": revision(),
+        "command": sys.argv,
+    }
+
+
+def revision() -> str | None:
+    """The commit of the source, "+changes" where files differ from it; None without git."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    git = ["git", "-C", str(root)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    if commit.returncode != 0:
+        return None
+    return commit.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
+
+
+def _board(folder: Path, purge_step: int) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)

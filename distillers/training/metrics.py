@@ -1,0 +1,156 @@
+"""Loss and accuracy over an epoch."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distillers.data.batch import Batch
+from distillers.distillation.task import Step
+from distillers.distributed.world import World
+from distillers.errors import Diverged
+
+
+class Tally:
+    """Sums over an epoch that stay on the device until somebody looks.
+
+    Args:
+        sums: the `state` of an earlier process to go on from.
+    """
+
+    def __init__(self, sums: dict[str, Any] | None = None) -> None:
+        nothing: dict[str, Any] = {"images": 0, "seconds": 0.0, "waited": 0.0, "skipped": 0}
+        sums = nothing | {"sums": {}} | (sums or {})
+        self.images: int = sums["images"]
+        self.skipped: int = sums["skipped"]
+        self._began = time.monotonic() - sums["seconds"]
+        self._waited: float = sums["waited"]
+        self._sums: dict[str, Tensor] = dict(sums["sums"])
+        self._culprits: Tensor | None = None  # batch, loss and parts where it first went wrong
+
+    @torch.no_grad()
+    def add(self, step: Step, batch: Batch, number: int = 0) -> None:
+        """Count one step, that of batch `number`."""
+        count = len(batch.labels)
+        self.images += count
+        self._plus("train_loss", step.loss.detach() * count)
+        for name, part in step.parts.items():
+            self._plus(f"train_{name}", part * count)
+        self._watch(step, number)
+        if step.logits is not None:
+            self._plus("train_acc", 100 * (step.logits.argmax(1) == batch.labels).sum())
+
+    def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The same batches, the time counted that each kept the loop waiting."""
+        iterator = iter(batches)
+        while True:
+            start = time.monotonic()
+            batch = next(iterator, None)
+            self._waited += time.monotonic() - start
+            if batch is None:
+                return
+            yield batch
+
+    def figures(self, world: World | None = None) -> dict[str, float]:
+        """The means so far; this waits for the device.
+
+        `waited` is the share of the time that the loop waited for batches.
+
+        Args:
+            world: over all its processes, which must all ask; over this one where left out.
+
+        Raises:
+            Diverged: when the loss was not finite, with its parts at the first such step.
+        """
+        return self.look(world)()
+
+    def look(self, world: World | None = None) -> Callable[[], dict[str, float]]:
+        """Start to copy the sums from the device; what is returned gives the figures of now.
+
+        Called when the next step is on its way, it waits for the copy alone. See `figures`.
+        """
+        images, sums = (float(self.images), self._sums) if world is None else self._over(world)
+        culprits = [] if self._culprits is None else [*self._culprits.double()]
+        totals = [value.double() for value in sums.values()]
+        copied = _to_host(torch.stack([*culprits, *totals])) if culprits or totals else list
+        skipped, seconds = self.skipped, time.monotonic() - self._began
+        waited = self._waited / seconds
+
+        def figures() -> dict[str, float]:
+            values = copied()
+            self._refuse(values[: len(culprits)])
+            if not images:
+                raise Diverged("no batch had a finite loss; try a lower learning rate.")
+            each = zip(sums, values[len(culprits) :], strict=True)
+            means = {name: value / images for name, value in each}
+            if not math.isfinite(means["train_loss"]):  # that of another process
+                raise Diverged("the loss is not finite any more; try a lower learning rate.")
+            if skipped:
+                means["skipped"] = float(skipped)
+            return {**means, "images_per_second": images / seconds, "waited": waited}
+
+        return figures
+
+    def state(self, world: World) -> dict[str, Any]:
+        """What `Tally` takes to go on, the sums of all processes, which must all ask."""
+        images, sums = self._over(world)
+        return {
+            "images": int(images),
+            "seconds": time.monotonic() - self._began,
+            "waited": self._waited,
+            "skipped": self.skipped,
+            "sums": {name: value.cpu() for name, value in sums.items()},
+        }
+
+    def _over(self, world: World) -> tuple[float, dict[str, Tensor]]:
+        names = sorted(self._sums)
+        if not names:
+            return 0.0, {}
+        each = [self._sums[name].double() for name in names]
+        count = torch.full_like(each[0], self.images)
+        images, *totals = world.sum(torch.stack([count, *each])).unbind()
+        return float(images), dict(zip(names, totals, strict=True))
+
+    def _watch(self, step: Step, number: int) -> None:
+        """Note the parts of the loss at the first step at which it is not finite."""
+        loss = step.loss.detach().float()
+        parts = [part.float() for part in step.parts.values()]
+        now = torch.stack([torch.full_like(loss, number), loss, *parts])
+        if self._culprits is None:
+            self._names = list(step.parts)
+            self._culprits = now
+        else:
+            self._culprits = torch.where(self._culprits[1].isfinite(), now, self._culprits)
+
+    def _refuse(self, culprits: list[float]) -> None:
+        if not culprits or math.isfinite(culprits[1]):
+            return
+        number, loss, *parts = culprits
+        each = zip(self._names, parts, strict=True)
+        told = ", ".join(f"{name} {value:g}" for name, value in each)
+        raise Diverged(
+            f"the loss is {loss:g} at batch {number:g} ({told}); try a lower learning rate, or "
+            "--on_nan skip where a few batches are to blame."
+        )
+
+    def _plus(self, name: str, value: Tensor) -> None:
+        before = self._sums.get(name)
+        self._sums[name] = value.double() if before is None else before.to(value.device) + value
+
+
+def _to_host(values: Tensor) -> Callable[[], list[float]]:
+    """Start to copy (m,) from its device; what is returned waits for the copy and gives it."""
+    copied = values.to("cpu", non_blocking=True)
+    if not values.is_cuda:
+        return copied.tolist
+    done = torch.cuda.Event()
+    done.record(torch.cuda.current_stream(values.device))
+
+    def read() -> list[float]:
+        done.synchronize()
+        return copied.tolist()
+
+    return read

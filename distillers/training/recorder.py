@@ -1,0 +1,132 @@
+"""What a run writes while it trains: records, checkpoints, the network that it reports."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from distillers.checkpoints import io as checkpoint
+from distillers.config.base import Training
+from distillers.config.training import Plan
+from distillers.models.profile import count_parameters, peak_memory_mib
+from distillers.progress import Progress
+from distillers.training import costs as summary
+from distillers.training.loggers import Record
+from distillers.training.run_dir import Place
+
+
+@contextmanager
+def opened(
+    config: Training, place: Place, card: dict[str, Any], plan: Plan, batches: int, done: int
+) -> Iterator["Keeper"]:
+    """A keeper of the run at `place`, whose files are closed at the end.
+
+    Args:
+        config: the flags.
+        place: where the files go.
+        card: what describes the deployed network in its checkpoints.
+        plan: how to train.
+        batches: an epoch, in each process.
+        done: the last epoch that an earlier process finished.
+    """
+    if place.state is None and config.overwrite and place.folder.exists():
+        shutil.rmtree(place.folder)
+    record = Record(place.folder, config.plain(), done, config.wandb)
+    progress = Progress(plan.epochs, batches, done)
+    try:
+        yield Keeper(config, place, record, card, progress)
+    finally:
+        progress.close()
+        record.close()
+
+
+class Keeper:
+    """Records every epoch of a run, and saves the last network and the one that is reported.
+
+    The reported epoch is the best on the held-out images where there are some; else the best on
+    the test images under the simkd protocol, as published; else the last.
+    """
+
+    def __init__(
+        self,
+        config: Training,
+        place: Place,
+        record: Record,
+        card: dict[str, Any],
+        progress: Progress,
+    ) -> None:
+        self.config, self.place, self.record, self.progress = config, place, record, progress
+        self.card = card
+        self.best: dict[str, float] | None = place.state["best"] if place.state else None
+        self.hours = place.state["hours"] if place.state else 0.0
+        self.peak_memory = place.state.get("peak_memory", 0.0) if place.state else 0.0
+        self.started = time.monotonic()
+
+    def keep(self, row: dict[str, float], state: dict[str, Any], deployed: nn.Module) -> None:
+        """Record and save one epoch."""
+        epoch = int(row["epoch"])
+        better = epoch >= 1 and self._is_better(row)
+        if better:
+            self.best = row
+        self._note_memory(deployed)
+        payload = {**self._payload(epoch, deployed), "accuracy": row["test_acc"]}
+        if better:
+            checkpoint.save(self.place.best, {**payload, "best_acc": row["test_acc"]})
+        if self.config.save_freq and epoch % self.config.save_freq == 0:
+            checkpoint.save(self.place.folder / f"ckpt_epoch_{epoch}.pth", payload)
+        self.record.epoch(row)
+        if better:
+            self.record.write_json("test_best_metrics.json", _reported(row))
+        self._save_last(payload, state)
+        self.progress.epoch(epoch, row)
+
+    def pause(self, state: dict[str, Any], deployed: nn.Module) -> None:
+        """Save a state from within an epoch, to go on from."""
+        self._note_memory(deployed)
+        self._save_last(self._payload(state["epoch"], deployed), state)
+
+    def finish(self, deployed: nn.Module) -> None:
+        """Write the documented summary of the whole run, and `summary.json` for reports."""
+        size, hours = count_parameters(deployed) / 1e6, self._hours()
+        costs = summary.costs(deployed, self.card["image_size"])
+        costs |= {"hours": hours, "peak_memory_mib": self.peak_memory or None}
+        told = {**self.card.get("distilled", {}), "data": self.card["data"]}
+        self.record.write_json("summary.json", {**told, **costs})
+        totals = {"Total params": round(size, 6), "Total time": round(hours, 6)}
+        self.record.write_json("parameters.json", {**self.config.plain(), **totals})
+
+    def _payload(self, epoch: int, deployed: nn.Module) -> dict[str, Any]:
+        card = {**self.card, "deploy": getattr(deployed, "card", None)}
+        return {"epoch": epoch, "model": deployed.state_dict(), "card": card}
+
+    def _save_last(self, payload: dict[str, Any], state: dict[str, Any]) -> None:
+        resumable = {
+            "format": checkpoint.FORMAT,
+            "trainer": state,
+            "best": self.best,
+            "hours": self._hours(),
+            "peak_memory": self.peak_memory,
+        }
+        checkpoint.save(self.place.last, {**payload, **resumable}, self.place.previous)
+
+    def _note_memory(self, deployed: nn.Module) -> None:
+        self.peak_memory = max(self.peak_memory, peak_memory_mib(deployed))
+
+    def _hours(self) -> float:
+        return self.hours + (time.monotonic() - self.started) / 3600
+
+    def _is_better(self, row: dict[str, float]) -> bool:
+        if self.best is None:
+            return True
+        if "val_acc" in row:
+            return row["val_acc"] > self.best["val_acc"]
+        by_test = self.config.as_published_by_simkd
+        return not by_test or row["test_acc"] > self.best["test_acc"]
+
+
+def _reported(row: dict[str, float]) -> dict[str, float]:
+    names = ("test_loss", "test_acc", "test_acc_top5", "epoch")
+    return {name: row[name] for name in names}

@@ -1,0 +1,128 @@
+"""The folder of a run that may be there already, and the checkpoint in it to go on from."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from distillers.checkpoints import io as checkpoint
+from distillers.config.base import Training, file_name
+from distillers.distributed.world import World, complain
+from distillers.errors import Damaged, InputError
+
+# Set by torchrun and by SLURM where they start a run again by themselves.
+RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a run keeps its files, and what it goes on from.
+
+    Attributes:
+        folder: the run folder; it may not exist yet.
+        name: of the network, in the files' names.
+        state: the `last` checkpoint to go on from, or None.
+    """
+
+    folder: Path
+    name: str
+    state: dict[str, Any] | None
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint that the run reports."""
+        return self.folder / f"{self.name}_best.pth"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint to go on from."""
+        return self.folder / f"{self.name}_last.pth"
+
+    @property
+    def previous(self) -> Path:
+        """The one before, should the last be damaged."""
+        return self.folder / f"{self.name}_previous.pth"
+
+    @property
+    def done(self) -> int | None:
+        """The last epoch that is done; None at the very start."""
+        return self.state["epoch"] if self.state else None
+
+
+def claim(folder: Path, network: str, config: Training, world: World) -> Place:
+    """Decide what to do with a run folder that may be there already; nothing is written.
+
+    Raises:
+        InputError: when there is an earlier run and neither --resume nor --overwrite was given, or
+            no checkpoint of it can be read.
+    """
+    place = Place(folder, file_name(network), None)
+    state = world.first(lambda: earlier(place, config))
+    if state and state["trainer"]["world_size"] != world.size:
+        world.say(
+            f"resumed by {world.size} processes instead of {state['trainer']['world_size']}: the "
+            "order of the images is the same; what a process draws and normalises by its own "
+            "images is not."
+        )
+    return dataclasses.replace(place, state=state)
+
+
+def refuse_another(place: Place, where: tuple[str, str], path: Path) -> None:
+    """Refuse to go on from a run that began with another network than a file holds now.
+
+    Args:
+        place: of the run.
+        where: the file's checksum stands in the run's card.
+        path: the file.
+
+    Raises:
+        InputError: telling both checksums.
+    """
+    section, key = where
+    known = place.state.get("card", {}).get(section, {}).get(key) if place.state else None
+    if known is None:
+        return
+    here = checkpoint.digest(path)
+    if known != here:
+        raise InputError(
+            f"{place.folder} began with another network than {path} holds now (sha256 {known[:12]} "
+            f"then, {here[:12]} now); name that one by its own run's folder, or begin anew with "
+            "--overwrite in the place of --resume."
+        )
+
+
+def earlier(place: Place, config: Training) -> dict[str, Any] | None:
+    """The checkpoint to go on from, None to start anew; see `claim`."""
+    again = any(int(os.environ.get(name, "0")) for name in RESTARTS)
+    if not place.folder.exists():
+        if config.resume:
+            print(f"{place.folder} is not there yet; nothing to resume, the run starts anew")
+        return None
+    if config.overwrite and not again:
+        return None
+    if not config.resume and not again:
+        raise InputError(
+            f"{place.folder} holds an earlier run with the same flags; add --resume to go on with "
+            "it or --overwrite to delete it."
+        )
+    damage = []
+    for path in (place.last, place.previous):
+        if not path.exists():
+            continue
+        try:
+            state = checkpoint.load(path)
+        except Damaged as error:
+            complain(f"WARNING: {error}")
+            damage.append(str(error))
+            continue
+        if state.get("format", 0) > checkpoint.FORMAT or "trainer" not in state:
+            raise InputError(
+                f"{path} was not written by this version of distillers; --resume needs the one "
+                "that did."
+            )
+        if path == place.previous:
+            complain(f"WARNING: going on from {path} of epoch {state['epoch']}.")
+        return state
+    if damage:
+        raise InputError(f"no checkpoint can be read: {' '.join(damage)} Nothing was changed.")
+    return None

@@ -1,0 +1,232 @@
+"""The course of one training run: folder, data, loop, records, checkpoints."""
+
+import contextlib
+import dataclasses
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from distillers.checkpoints import io as checkpoint
+from distillers.config.base import Training
+from distillers.config.data import Views
+from distillers.data.fingerprint import of_tensors
+from distillers.data.source import BatchLoader, DataSource
+from distillers.distillation import recipes
+from distillers.distributed.world import World
+from distillers.errors import InputError
+from distillers.training.autotune import choose
+from distillers.training.ddp import with_synced_statistics
+from distillers.training.evaluate import score
+from distillers.training.malloc import keep_freed_memory
+from distillers.training.preemption import Interrupts, ignore
+from distillers.training.recorder import opened
+from distillers.training.run_dir import Place
+from distillers.training.trainer import Plan, fit
+
+if TYPE_CHECKING:
+    from distillers.distillation.cache.values import TeacherCache
+
+
+def prepare(config: Training) -> None:
+    """Seed every generator from --trial, and choose kernels and how memory is kept."""
+    keep_freed_memory()
+    torch.manual_seed(config.trial)
+    torch.backends.cudnn.benchmark = not config.deterministic
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def batch_of(config: Training, world: World) -> int:
+    """Images a step in each process.
+
+    Raises:
+        InputError: when --batch_size cannot be divided.
+    """
+    each, rest = divmod(config.batch_size, world.size)
+    if rest or not each:
+        sizes = sorted({max(each, 1) * world.size, (each + 1) * world.size})
+        raise InputError(
+            f"--batch_size {config.batch_size} cannot be divided among {world.size} processes; "
+            f"take {' or '.join(map(str, sizes))}."
+        )
+    return each
+
+
+def ready(net: nn.Module, config: Training, world: World) -> nn.Module:
+    """A network that will learn, on its device, as the flags want it."""
+    net = with_synced_statistics(net, world) if config.sync_bn else net
+    return net.to(world.device)
+
+
+def where(world: World) -> str:
+    """The device, or how many processes, for a person to read."""
+    several = f"{world.size} processes, the first on " if world.size > 1 else ""
+    return f"{several}{world.device}"
+
+
+def plan_of(config: Training, network: str, image_size: int) -> Plan:
+    """How to train, the published rate in the place of one that was left out."""
+    rate = config.learning_rate or recipes.learning_rate(network, image_size)
+    names = {field.name for field in dataclasses.fields(Plan)} - {"learning_rate", "milestones"}
+    same = {name: getattr(config, name) for name in names}
+    return Plan(learning_rate=rate, milestones=config.lr_decay_epochs, **same)
+
+
+def train(
+    config: Training,
+    task: Any,
+    source: DataSource,
+    place: Place,
+    card: dict[str, Any],
+    world: World,
+    *,
+    views: Views | None = None,
+    cache: "TeacherCache | None" = None,
+) -> None:
+    """Train a task from the first epoch, or from what `place` holds, to the last.
+
+    Args:
+        config: the flags.
+        task: see `distillers.training.trainer.Task`, on the device of `world`.
+        source: the data.
+        place: where the files go.
+        card: what describes the deployed network in its checkpoints.
+        world: the processes that train together.
+        views: fixed augmented views that each training image has; None for ever new ones.
+        cache: what the teacher says of these views.
+
+    Raises:
+        InputError: when the disk is full or the folder cannot be written.
+        Diverged: when the loss is not finite any more.
+        Interrupted: by a signal, after saving.
+        Lost: when other processes are gone.
+    """
+    kept, held_out = source.split(config.val_fraction, config.trial)
+    loader = kept.train_loader(
+        batch_of(config, world),
+        seed=config.trial,
+        drop_last=drops_last(config, task, len(kept.train_labels), world),
+        device=world.device,
+        shard=world.shard,
+        views=views,
+    )
+    if cache:
+        loader = cache.over(loader)
+    tests = {"test": source.test_loader(world.device, world.shard)}
+    if held_out:
+        tests["val"] = held_out.test_loader(world.device, world.shard)
+    order = torch.channels_last if config.channels_last else torch.contiguous_format
+    task.to(memory_format=order)  # the teacher's copy too
+    if world.rank:  # what is drawn from here on differs; the first draws what one alone would
+        seeds = np.random.SeedSequence([config.trial, world.rank])
+        torch.manual_seed(int(seeds.generate_state(1)[0]))
+    plan = plan_of(config, place.name, source.image_size)
+    if plan.precision == "auto":
+        plan = dataclasses.replace(plan, precision=_precision(task, loader, plan, place, world))
+    done = -getattr(task, "warmup_epochs", 0) if place.done is None else place.done
+    with _explained(), contextlib.ExitStack() as stack:
+        keeper = None
+        if world.is_first:
+            keeper = stack.enter_context(opened(config, place, card, plan, len(loader), done))
+        save = keeper.pause if keeper else ignore
+        interrupts = Interrupts(world, save, config.save_minutes)
+        with interrupts.listening():
+            deployed = fit(
+                task,
+                loader,
+                plan,
+                score=lambda net: figures_of(net, tests, world, interrupts),
+                keep=keeper.keep if keeper else ignore,
+                report=keeper.progress.batch if keeper else ignore,
+                resumed=place.state["trainer"] if place.state else None,
+                world=world,
+                interrupts=interrupts,
+            )
+        if keeper:
+            keeper.finish(deployed)
+
+
+def drops_last(config: Training, task: Any, num_images: int, world: World) -> bool:
+    """Whether an epoch leaves out its last, smaller batch.
+
+    It does where the protocol or a loss wants full batches; and aloud where the batch would leave
+    batch normalisation a single image.
+    """
+    if config.as_published_by_simkd or getattr(task, "full_batches", False):
+        return True
+    left = num_images % config.batch_size
+    least = max(2, world.size) if config.sync_bn else 2 * world.size  # two that go together
+    few = 0 < left < least <= config.batch_size and takes_statistics(task)
+    if few:
+        world.say(f"the last {left} images of an epoch are left out, too few for batch statistics")
+    return few
+
+
+def takes_statistics(task: nn.Module) -> bool:
+    """Whether batch normalisation in a task would normalise by the batch in training."""
+    layers = nn.modules.batchnorm._BatchNorm
+    return any(isinstance(m, layers) and m.training for m in task.train().modules())
+
+
+def _precision(task: Any, loader: BatchLoader, plan: Plan, place: Place, world: World) -> str:
+    """The precision of the run that is gone on with, else the fastest one here."""
+    if place.state:
+        return place.state["trainer"]["precision"]
+    choice = choose(task, next(iter(loader.epoch(1))), plan)
+    chosen = world.from_first([choice.precision, str(choice)])
+    world.say(chosen[1])
+    return chosen[0]
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Tell what a file that cannot be written means for the run."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise InputError(
+                f"the disk is full: {error}. The checkpoints written before are whole; make room "
+                "and go on with --resume."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise InputError(f"the run folder cannot be written: {error}.") from error
+        raise
+
+
+def figures_of(
+    net: nn.Module,
+    tests: Mapping[str, BatchLoader],
+    world: World | None = None,
+    interrupts: Interrupts | None = None,
+) -> dict[str, float]:
+    """Loss and accuracies on each set: `test_loss`, `test_acc`, `test_acc_top5`, `val_acc`..."""
+    figures: dict[str, float] = {}
+    for name, loader in tests.items():
+        batches = loader.epoch(1)
+        each = score(net, interrupts.between(batches) if interrupts else batches, world)
+        figures |= {f"{name}_{key}": getattr(each, key) for key in ("loss", "acc", "acc_top5")}
+    return figures
+
+
+def card_of(model: str, source: DataSource, config: Training) -> dict[str, Any]:
+    """What a checkpoint says of its network: enough to build it and to feed it rightly."""
+    return {
+        "format": checkpoint.FORMAT,
+        "model": model,
+        "num_classes": source.num_classes,
+        "image_size": source.image_size,
+        "shorter_side": source.shorter_side,
+        "class_names": list(source.class_names),
+        "data": of_tensors(source.train_labels),
+        "dataset": source.name,
+        "mean": list(source.mean),
+        "std": list(source.std),
+        "channels_last": config.channels_last,
+    }

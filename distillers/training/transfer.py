@@ -1,0 +1,161 @@
+"""A trained backbone on another data set: a new classifier, and what of the rest may move."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from distillers.data.batch import Batch
+from distillers.distillation.task import Step
+from distillers.errors import InputError
+from distillers.features.infer import find_taps
+from distillers.features.taps import Reader, Taps, evaluating
+from distillers.features.trace import Watched
+
+SPREAD = 0.01  # standard deviation of a new classifier's weights, as published
+
+
+class Transfer(nn.Module):
+    """The task of a linear probe, or of fine-tuning.
+
+    Args:
+        net: maps images (n, c, h, w) to logits (n, k).
+        head: path of its classifier, one linear layer, which learns.
+        loss: of logits and labels.
+        learns: whether the backbone's weights are trained too.
+        drifts: whether BatchNorm takes its statistics from each batch while training, and moves
+            its running ones, though the backbone does not learn. Otherwise they stay as they are,
+            and a backbone that does not learn is in evaluation mode altogether.
+        embeds: whether batches hold embeddings (n, d), what the classifier takes in, instead of
+            images.
+
+    Raises:
+        ValueError: when embeddings of a backbone that changes are asked for.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        head: str,
+        loss: nn.Module,
+        *,
+        learns: bool = False,
+        drifts: bool = False,
+        embeds: bool = False,
+    ) -> None:
+        super().__init__()
+        if embeds and (learns or drifts):
+            raise ValueError("embeddings that were computed before do not follow a backbone.")
+        self.student, self.loss, self.head = net, loss, head
+        self.learns, self.drifts, self.embeds = learns, drifts, embeds
+        net.requires_grad_(learns)
+        net.get_submodule(head).requires_grad_(True)
+
+    def forward(self, batch: Batch, progress: float = 0.0) -> Step:  # noqa: ARG002
+        """One step's loss; `progress` is not used."""
+        entered = self.student.get_submodule(self.head) if self.embeds else self.student
+        logits = entered(batch.images)
+        loss = self.loss(logits, batch.labels)
+        return Step(loss, {"ce": loss.detach()}, logits)
+
+    def deployed(self) -> nn.Module:
+        """The network that is scored and saved."""
+        return FromEmbeddings(self.student, self.head) if self.embeds else self.student
+
+    @torch.no_grad()
+    def embed(self, images: Tensor) -> Tensor:
+        """What the classifier takes in, (n, d), of images (n, c, h, w), in evaluation mode."""
+        reader = Reader(self.student, Taps(maps=(), head=self.head), ["pooled"])
+        try:
+            with evaluating(self.student):
+                return cast(Tensor, reader(images)["pooled"])
+        finally:
+            reader.close()
+
+    def train(self, mode: bool = True) -> "Transfer":
+        """Training mode for what may move; see `drifts`."""
+        super().train(mode)
+        if self.drifts:
+            return self
+        if not self.learns:
+            self.student.eval()
+        for module in self.student.modules():
+            if getattr(module, "running_mean", None) is not None:
+                module.eval()
+        return self
+
+
+class FromEmbeddings(nn.Module):
+    """A network that may be entered at its classifier, too; it is saved as the network itself.
+
+    Args:
+        net: the network.
+        head: path of its classifier.
+    """
+
+    def __init__(self, net: nn.Module, head: str) -> None:
+        super().__init__()
+        self.net = net
+        self.card: dict[str, Any] | None = getattr(net, "card", None)
+        self._head = head
+
+    def forward(self, taken: Tensor) -> Tensor:
+        """Logits (n, k) of embeddings (n, d) or of images (n, c, h, w)."""
+        is_image = taken.ndim == 4
+        return self.net(taken) if is_image else self.net.get_submodule(self._head)(taken)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The network's own."""
+        return self.net.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Likewise."""
+        return self.net.load_state_dict(*args, **kwargs)
+
+
+def classifier_of(net: nn.Module, images: Tensor) -> str:
+    """The path of the linear layer whose output is the logits.
+
+    Args:
+        net: maps images (n, c, h, w) to logits (n, k).
+        images: (n, c, h, w), any content, of the size that the network will see.
+
+    Raises:
+        InputError: when the network ends in anything else.
+    """
+    watched = Watched(net, images)
+    for call in reversed(watched.calls):
+        is_linear = isinstance(call.module, nn.Linear) and watched.ran_once(call.path)
+        takes_vectors = call.taken is not None and call.taken.ndim == 2
+        if is_linear and takes_vectors and torch.equal(call.given, watched.logits):
+            return call.path
+    head = find_taps(net, images).head
+    what = f"{head}, a {type(net.get_submodule(head)).__name__}" if head else "none of its layers"
+    raise InputError(
+        f"{type(net).__name__} does not end in one linear layer on an embedding but in {what}; "
+        "only such a classifier can be replaced."
+    )
+
+
+def replace_classifier(net: nn.Module, head: str, num_classes: int) -> None:
+    """Put a new linear layer in the place of a network's classifier.
+
+    Its weights are drawn from N(0, 0.01), as published, with the global generator; its bias, where
+    the old one had one, is zero.
+
+    Args:
+        net: the network; a deployed one that carries a card, SimKD's, has the number of classes in
+            it changed too.
+        head: path of the old one.
+        num_classes: number of logits.
+    """
+    old = net.get_submodule(head)
+    assert isinstance(old, nn.Linear)  # classifier_of gives no other
+    new = nn.Linear(old.in_features, num_classes, bias=old.bias is not None)
+    nn.init.normal_(new.weight, std=SPREAD)
+    if new.bias is not None:
+        nn.init.zeros_(new.bias)
+    net.set_submodule(head, new.to(old.weight.device, old.weight.dtype).train(old.training))
+    card = getattr(net, "card", None)
+    if isinstance(card, dict):
+        card["num_classes"] = num_classes

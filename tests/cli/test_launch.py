@@ -1,0 +1,212 @@
+"""One command on several processes: what it saves, and what becomes of it when one is gone."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from distillers.cli import main as cli
+from distillers.distributed.rendezvous import Meeting, device_of, first_host, meeting
+from distillers.distributed.world import World
+from distillers.errors import InputError
+from tests.processes import free_port, together
+
+ROOT = Path(__file__).parents[2]
+FLAGS = ["--dataset", "digits", "--model", "tests.nets:tiny", "--batch_size", "256"]
+FLAGS += ["--epochs", "30", "--lr_decay_epochs", "20"]
+LAST = "tests.nets-tiny_last.pth"
+
+
+def started(folder: Path, *more: str, devices: str = "cpu,cpu") -> subprocess.Popen:
+    words = [sys.executable, str(ROOT / "train_teacher.py"), *FLAGS, "--gpu_id", devices, *more]
+    if "," in devices:
+        words += ["--multiprocessing-distributed", "--dist-url", f"tcp://127.0.0.1:{free_port()}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        words,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(process: subprocess.Popen, status: int = 0) -> str:
+    out, err = process.communicate(timeout=250)
+    assert process.returncode == status, err
+    return out + err
+
+
+def state(folder: Path) -> dict:
+    (path,) = (p for p in folder.rglob(LAST) if not p.parent.is_symlink())
+    return torch.load(path, weights_only=True)
+
+
+def wait_for_epoch(process: subprocess.Popen, epoch: int) -> None:
+    for line in process.stderr:
+        if f"epoch {epoch}/" in line:
+            return
+    raise AssertionError("it ended before")
+
+
+def children_of(process: subprocess.Popen) -> list[int]:
+    text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    names = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in text.split()}
+    return [int(pid) for pid, name in names.items() if "spawn_main" in name]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    ended(started(folder))
+    return folder
+
+
+def test_a_signal_saves_all_processes_at_one_step_and_the_run_goes_on_to_the_same_bits(
+    whole, tmp_path
+):
+    process = started(tmp_path)
+    wait_for_epoch(process, 2)
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    told = ended(process, 75)
+    assert time.monotonic() - began < 30
+    assert "stopped by SIGTERM" in told
+    assert state(tmp_path)["epoch"] < 30
+    ended(started(tmp_path, "--resume"))
+    found, expected = state(tmp_path)["model"], state(whole)["model"]
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_what_several_processes_save_scores_what_they_reported(whole, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    best = next(p for p in whole.rglob("*_best.pth") if not p.parent.is_symlink())
+    reported = torch.load(best, weights_only=True)["best_acc"]
+    assert cli.run("evaluate", [str(best), "--model", "tests.nets:tiny"]) == 0
+    assert f"test_acc       {reported!r}" in capsys.readouterr().out
+
+
+def test_a_process_that_dies_takes_the_others_down_in_seconds(tmp_path):
+    process = started(tmp_path)
+    wait_for_epoch(process, 1)
+    os.kill(children_of(process)[1], signal.SIGKILL)
+    began = time.monotonic()
+    _, err = process.communicate(timeout=100)
+    assert time.monotonic() - began < 20
+    assert process.returncode in (4, 128 + signal.SIGKILL), err
+    assert state(tmp_path)["epoch"] >= 1
+
+
+@pytest.mark.slow
+def test_another_number_of_processes_goes_on_and_says_what_differs(whole, tmp_path):
+    process = started(tmp_path)
+    wait_for_epoch(process, 1)
+    process.send_signal(signal.SIGUSR1)
+    ended(process, 75)
+    told = ended(started(tmp_path, "--resume", devices="cpu"))
+    assert "resumed by 1 processes instead of 2" in told
+    assert state(tmp_path)["epoch"] == 30
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_crashed_run_again_by_itself(whole, tmp_path):
+    """The second process dies once, in its second epoch."""
+    (tmp_path / "dies.py").write_text(
+        "import os, signal, sys\n"
+        "from distillers import cli, train\n"
+        "original = train.Trainer.train_epoch\n"
+        "def dying(self, loader, start, *rest):\n"
+        "    if start.epoch == 2 and self.world.rank and not os.path.exists('died'):\n"
+        "        open('died', 'w').close()\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return original(self, loader, start, *rest)\n"
+        "train.Trainer.train_epoch = dying\n"
+        "sys.exit(cli.run('teacher', sys.argv[1:]))\n"
+    )
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    words += ["--max-restarts", "1", "--master-port", str(free_port()), "dies.py", *FLAGS]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*words, "--gpu_id", "cpu"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "died").exists()
+    found, expected = state(tmp_path)["model"], state(whole)["model"]
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, Meeting()),
+        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a",
+          "MASTER_PORT": "1"}, Meeting(3, 4, 1)),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, Meeting(0, 1, 0)),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, Meeting()),  # the batch script itself
+        ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1",
+          "SLURM_STEP_NODELIST": "node[07-08,11]", "SLURM_JOB_ID": "41234"},
+         Meeting(5, 8, 1, "tcp://node07:21234")),
+    ],
+)  # fmt: skip
+def test_the_environment_tells_where_processes_meet(environment, expected):
+    assert meeting(environment) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [("a", "a"), ("a,b", "a"), ("n[1-3]", "n1"), ("n[003,9]", "n003"), ("r1n[2-4]x,q", "r1n2x")],
+)
+def test_the_first_machine_of_a_node_list(nodes, host):
+    assert first_host(nodes) == host
+
+
+def test_half_an_environment_is_told():
+    with pytest.raises(InputError, match="MASTER_ADDR and MASTER_PORT"):
+        meeting({"RANK": "0", "WORLD_SIZE": "2"})
+
+
+def test_devices_are_checked(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device_of(()) == torch.device("cuda:0")
+    assert device_of((), 1, shared=True) == torch.device("cuda:1")
+    assert device_of(("1", "0"), 0, shared=True) == torch.device("cuda:1")
+    assert device_of(("cpu",), 3, shared=True) == torch.device("cpu")
+    for devices, rank, shared, message in [
+        (("2",), 0, False, "there are 2"),
+        (("0", "1"), 0, False, "add --multiprocessing-distributed"),
+        (("0",), 1, True, "Start as many processes as GPUs"),
+        (("gpu",), 0, False, "must be numbers of GPUs"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            device_of(devices, rank, shared)
+
+
+def test_one_process_is_a_world_of_its_own():
+    world = World()
+    assert world.gather({"a": 1}) == [{"a": 1}]
+    assert world.from_first(3) == world.first(lambda: 3) == 3
+    assert world.most([2, 5]) == [2, 5]
+    with pytest.raises(InputError, match="wrong"), world.at("here"):
+        world.first(lambda: (_ for _ in ()).throw(InputError("wrong")))
+
+
+def leave_with_a_gather_just_done() -> None:
+    """End while a thread of gloo's waits for the interpreter's lock, to let go of tensors."""
+    torch.kept = dist.group.WORLD
+    dist.barrier()
+    sys.setswitchinterval(100)  # seconds for which this thread is not asked to pass the lock on
+    dist.all_gather([torch.ones(3), torch.ones(3)], torch.ones(3), async_op=True)
+    sum(range(40_000_000))  # longer, without giving it away, than the other process may be late
+
+
+def test_a_group_that_is_remembered_does_not_abort_its_process():
+    together(2, leave_with_a_gather_just_done)

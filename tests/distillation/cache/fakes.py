@@ -1,0 +1,89 @@
+"""A tiny data set, networks and processes that the tests of caches share."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from distillers.config.data import Views
+from distillers.data import Loader
+from distillers.data.datasets.images import ImageSet
+from distillers.distillation.cache.choose import Wanted
+from distillers.distillation.cache.filling import fill
+from distillers.distillation.cache.folder import CacheFolder, place_of
+from distillers.distillation.cache.key import key_of
+from distillers.distillation.cache.values import TeacherCache, reads_of
+from distillers.distillation.distillation import Distillation, distil
+from distillers.distributed.world import World
+from tests.nets import Declared
+
+CPU = torch.device("cpu")
+ALL = {"tests.test_distillation:Everything": 1.0}
+SAMPLE = torch.zeros(2, 3, 8, 8)
+
+
+def image_set(num: int = 30, flip: bool = True, seed: int = 0) -> ImageSet:
+    rng = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (num, 3, 8, 8), generator=rng).to(torch.uint8)
+    labels = torch.arange(num) % 5
+    return ImageSet(
+        "noise", images, labels, images[:4], labels[:4], (0.5,) * 3, (0.2,) * 3, tuple("abcde"),
+        flip,
+    )  # fmt: skip
+
+
+class Slow(Declared):
+    """Takes its time, and says something of its own: adds `shift` to the images."""
+
+    def __init__(self, seconds: float = 0.0, shift: float = 0.0) -> None:
+        super().__init__(6)
+        self.seconds, self.shift = seconds, shift
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        time.sleep(self.seconds)
+        return super().forward(x + self.shift)
+
+
+def task_of(teacher: nn.Module, weights: dict[str, float] | None = None) -> Distillation:
+    torch.manual_seed(1)
+    return distil(Declared(3), teacher, weights or ALL, images=SAMPLE)
+
+
+def teacher_of(seconds: float = 0.0, shift: float = 0.0) -> Slow:
+    torch.manual_seed(0)
+    return Slow(seconds, shift).eval()
+
+
+def wanted(where: Path, source: ImageSet, views: int = 3) -> Wanted:
+    key = key_of(teacher_of(), "slow", source)
+    return Wanted(place_of(where, key), key, len(source.train_labels), views)
+
+
+def open_at(asked: Wanted, task: Distillation) -> TeacherCache:
+    reads = reads_of(task, SAMPLE)
+    folder = CacheFolder(asked.where, asked.key)
+    return TeacherCache(folder, task, reads, asked.num_images * asked.num_views)
+
+
+def build(
+    where: Path, seconds: float = 0.0, shift: float = 0.0, rank: int = 0, size: int = 1
+) -> int:
+    """Fill a cache of three views, or a part of it; also the work of a process of its own."""
+    torch.set_num_threads(1)
+    source = image_set()
+    asked = wanted(where, source)
+    cache = open_at(asked, task_of(teacher_of(seconds, shift)))
+    fill(cache, source, asked, 4, World(rank, size))
+    return cache.num_computed
+
+
+def loader_of(source: ImageSet, views: Views = 3, **options: Any) -> Loader:
+    return source.train_loader(7, seed=1, drop_last=False, device=CPU, views=views, **options)
+
+
+def contents(where: Path) -> dict[str, bytes]:
+    """All that the one cache in a folder holds."""
+    (folder,) = where.iterdir()
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in (".f16", ".rows")}

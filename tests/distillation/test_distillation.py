@@ -1,0 +1,223 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distillers import models
+from distillers.distillation.distillation import Distillation, distil
+from distillers.distillation.task import Supervised
+from distillers.distillation.terms import Term
+from distillers.errors import InputError
+from distillers.losses import CE, KD
+from tests.nets import Declared, Small, make_batch
+
+
+class Everything(nn.Module):
+    """Reads every value that there is, and returns a number made of all of them."""
+
+    def forward(
+        self,
+        student_logits: Tensor,
+        student_pooled: Tensor,
+        student_maps: list[Tensor],
+        student_final: Tensor,
+        student_preacts: list[Tensor],
+        student_stem: Tensor,
+        teacher_logits: Tensor,
+        teacher_pooled: Tensor,
+        teacher_maps: list[Tensor],
+        teacher_final: Tensor,
+        teacher_preacts: list[Tensor],
+        teacher_stem: Tensor,
+        labels: Tensor,
+        index: Tensor,
+        progress: float,
+    ) -> Tensor:
+        student = [student_logits, student_pooled, *student_maps, student_final, student_stem]
+        teacher = [teacher_logits, teacher_pooled, *teacher_maps, teacher_final, teacher_stem]
+        values = [*student, *student_preacts, *teacher, *teacher_preacts]
+        return sum(v.mean() for v in values) + labels.sum() + index.sum() + progress
+
+
+class Facts(nn.Module):
+    """Requires every fact that there is."""
+
+    def __init__(
+        self,
+        student_dim: int,
+        teacher_dim: int,
+        student_channels: list[int],
+        teacher_channels: list[int],
+        student_sizes: list[tuple[int, int]],
+        teacher_sizes: list[tuple[int, int]],
+        teacher_head: nn.Module,
+        train_labels: Tensor,
+        num_classes: int,
+        batch_size: int,
+    ) -> None:
+        super().__init__()
+        self.facts = (student_dim, teacher_dim, student_channels, teacher_channels)
+        self.sizes = (student_sizes, teacher_sizes)
+        self.teacher_head, self.train_labels = teacher_head, train_labels
+        self.counts = (num_classes, batch_size)
+
+    def forward(self, student_pooled: Tensor) -> Tensor:
+        return student_pooled.mean()
+
+
+def make(weights=None, **kwargs) -> Distillation:
+    torch.manual_seed(0)
+    student, teacher = Declared(3), Declared(6)
+    weights = weights or {"ce": 0.1, "kd": 0.9}
+    return distil(student, teacher, weights, images=make_batch().images, **kwargs)
+
+
+def test_the_loss_is_the_weighted_sum_of_its_parts():
+    task, batch = make(options={"kd": {"temperature": 2.0}}), make_batch()
+    step = task(batch)
+    student, teacher = task.student(batch.images), task.teacher(batch.images)
+    ce = F.cross_entropy(student, batch.labels)
+    kd = 4 * F.kl_div((student / 2).log_softmax(1), (teacher / 2).softmax(1), reduction="batchmean")
+    assert set(step.parts) == {"ce", "kd"}
+    torch.testing.assert_close(step.parts["kd"], kd.detach())
+    torch.testing.assert_close(step.loss, 0.1 * ce + 0.9 * kd)
+    assert not step.parts["ce"].requires_grad
+
+
+def test_every_name_is_wired():
+    task = make({"tests.test_distillation:Everything": 1.0})
+    step = task(make_batch(), 0.25)
+    assert torch.isfinite(step.loss)
+    step.loss.backward()
+    assert all(p.grad is None for p in task.teacher.parameters())
+
+
+def test_every_fact_is_known():
+    labels = torch.arange(6)
+    task = make({"tests.test_distillation:Facts": 1.0}, train_labels=labels, batch_size=6)
+    loss = task.losses["facts"]
+    assert loss.facts == (6, 12, [3, 6], [6, 12])
+    assert loss.sizes == ([(8, 8), (4, 4)],) * 2
+    assert loss.counts == (5, 6)
+    assert loss.teacher_head is not task.teacher.fc
+    assert torch.equal(loss.teacher_head.weight, task.teacher.fc.weight)
+    assert not loss.teacher_head.weight.requires_grad
+
+
+def test_the_teacher_is_frozen_and_outside():
+    task = make()
+    assert not any(key.startswith("teacher") for key in task.state_dict())
+    student = {id(p) for p in task.student.parameters()}
+    assert {id(p) for p in task.parameters()} == student
+    task.train()
+    assert not task.teacher.training
+    before = copy.deepcopy(task.teacher.state_dict())
+    task(make_batch()).loss.backward()
+    assert all(torch.equal(v, before[k]) for k, v in task.teacher.state_dict().items())
+    task.double()
+    assert next(task.teacher.parameters()).dtype == torch.float64
+
+
+def test_a_teacher_that_no_loss_asks_for_does_not_run():
+    task = make({"ce": 1.0})
+    task.teacher.register_forward_hook(lambda *_: pytest.fail("the teacher ran"))
+    task(make_batch())
+
+
+def test_a_weight_of_zero_leaves_a_loss_out():
+    assert set(make({"ce": 1.0, "kd": 0.0}).losses) == {"ce"}
+    with pytest.raises(InputError, match="no loss is left"):
+        make({"ce": 0.0})
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_impossible_weights_are_refused(weight):
+    with pytest.raises(InputError, match="weight of ce"):
+        make({"ce": weight})
+
+
+def test_networks_that_disagree_on_classes_are_refused():
+    with pytest.raises(InputError, match="7 classes apart and the student 5"):
+        distil(Small(), Small(classes=7), {"kd": 1.0}, images=make_batch().images)
+
+
+def test_options_for_an_absent_loss_are_refused():
+    with pytest.raises(InputError, match="'crd', which is not among"):
+        make(options={"crd": {"dim": 4}})
+
+
+def test_two_losses_of_one_name_are_refused():
+    student, teacher = Declared(), Declared()
+    with pytest.raises(InputError, match="named twice"):
+        Distillation(
+            student,
+            teacher,
+            [Term("ce", CE(), 1.0), Term("ce", KD(), 1.0)],
+            student_taps=student.taps,
+            teacher_taps=teacher.taps,
+        )
+
+
+def test_undeclared_networks_are_read_by_rule():
+    torch.manual_seed(0)
+    task = distil(Small(3), Small(4), {"ce": 1.0, "kd": 1.0}, images=make_batch().images)
+    assert task.student.taps.head == "fc"
+    assert torch.isfinite(task(make_batch()).loss)
+
+
+def test_the_deployed_network_is_the_student():
+    task = make()
+    assert task.deployed() is task.student
+    supervised = Supervised(task.student, CE())
+    assert supervised.deployed() is task.student
+
+
+@pytest.mark.slow
+def test_the_step_compiles_without_a_break():
+    task, batch = make(), make_batch()
+    expected = task(batch).loss
+    compiled = torch.compile(task, fullgraph=True)
+    torch.testing.assert_close(compiled(batch).loss, expected)
+    torch.testing.assert_close(compiled(make_batch(seed=1)).loss, task(make_batch(seed=1)).loss)
+
+
+class TwoStages(nn.Module):
+    """A loss with a first stage of its own."""
+
+    def __init__(self, *, warmup_epochs: int = 2, keep: bool = False) -> None:
+        super().__init__()
+        self.warmup_epochs, self.keep = warmup_epochs, keep
+
+    def warmup(self, teacher_maps: list[Tensor], student_maps: list[Tensor]) -> Tensor:
+        return (student_maps[0].mean() - teacher_maps[0].mean()) ** 2
+
+    def forward(self, student_pooled: Tensor) -> Tensor:
+        return student_pooled.mean() ** 2
+
+
+def test_a_first_stage_has_only_its_own_loss():
+    name = "tests.test_distillation:TwoStages"
+    task = make({"ce": 1.0, name: 2.0})
+    assert task.warmup_epochs == 2
+    step = task(make_batch(), -0.1)
+    assert set(step.parts) == {"twostages"}
+    torch.testing.assert_close(step.loss.detach(), step.parts["twostages"])  # no weight
+    assert set(task(make_batch(), 0.0).parts) == {"ce"}
+    kept = make({"ce": 1.0, name: 2.0}, options={"twostages": {"keep": True}})
+    assert set(kept(make_batch(), 0.0).parts) == {"ce", "twostages"}
+    with pytest.raises(InputError, match="nothing is left to learn"):
+        make({name: 1.0})
+
+
+@pytest.mark.parametrize("name", ["at", "nst"])
+def test_networks_of_other_depths_are_told_before_training(name):
+    student = models.create("resnet8", num_classes=4)
+    teacher = models.create("timm:test_resnet", num_classes=4)
+    before = copy.deepcopy(student.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    with pytest.raises(InputError, match="the student is read at 3 and the teacher at 4"):
+        distil(student, teacher, {name: 1.0}, images=images)
+    distil(student, copy.deepcopy(student), {name: 1.0}, images=images)
+    assert all(torch.equal(value, before[key]) for key, value in student.state_dict().items())

@@ -1,0 +1,92 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distillers.errors import InputError
+from distillers.losses import CRD, wiring
+
+
+class Odd(nn.Module):
+    def forward(self, student_logit: Tensor) -> Tensor:
+        return student_logit.sum()
+
+
+class Greedy(nn.Module):
+    def forward(self, *args: Tensor) -> Tensor:
+        return args[0].sum()
+
+
+class Wide(nn.Module):
+    def __init__(self, student_dim: int, *, power: float = 2.0, deep: bool = False) -> None:
+        super().__init__()
+        if power < 0:
+            raise ValueError("power is negative")
+        self.weight = nn.Parameter(torch.ones(student_dim))
+        self.power = power
+
+    def forward(self, student_pooled: Tensor, extra: Tensor | None = None) -> Tensor:
+        return (student_pooled * self.weight).pow(self.power).sum()
+
+
+class Unknown(nn.Module):
+    def __init__(self, student_width: int) -> None:
+        super().__init__()
+
+    def forward(self, student_pooled: Tensor) -> Tensor:
+        return student_pooled.sum()
+
+
+def test_only_required_parameters_are_wired():
+    assert wiring.reads(Wide.forward) == ("student_pooled",)
+    assert wiring.needs(Wide) == ("student_dim",)
+    assert wiring.options(Wide) == {"power": 2.0, "deep": False}
+
+
+def test_misspelt_values_and_facts_name_the_nearest():
+    with pytest.raises(InputError, match=r"Odd.forward asks for .*did you mean 'student_logits'"):
+        wiring.reads(Odd.forward)
+    with pytest.raises(InputError, match=r"takes \*args"):
+        wiring.reads(Greedy.forward)
+    with pytest.raises(InputError, match="student_width"):
+        wiring.needs(Unknown)
+
+
+def test_build_checks_options_facts_and_values():
+    facts = {"student_dim": 3}
+    assert wiring.build(Wide, facts, {"power": 3.0}).power == 3.0
+    with pytest.raises(InputError, match="option of Wide 'powr', did you mean 'power'"):
+        wiring.build(Wide, facts, {"powr": 3.0})
+    with pytest.raises(InputError, match="needs student_dim"):
+        wiring.build(Wide, {}, {})
+    with pytest.raises(InputError, match="Wide: power is negative"):
+        wiring.build(Wide, facts, {"power": -1.0})
+
+
+def test_text_is_read_as_the_type_of_the_default():
+    assert wiring.from_text(Wide, "power", "3") == 3.0
+    assert isinstance(wiring.from_text(Wide, "power", "3"), float)
+    assert wiring.from_text(Wide, "deep", "true") is True
+    assert wiring.from_text(Wide, "power", "1e-7") == 1e-7
+    for text in ("yes please", "[1]", "1:30", "["):
+        with pytest.raises(InputError, match="does not fit"):
+            wiring.from_text(Wide, "power", text)
+
+
+def test_every_number_that_is_a_default_can_be_given_as_it_is_printed():
+    for cls in wiring.losses().values():
+        for name, default in wiring.options(cls).items():
+            if type(default) in (int, float):
+                assert wiring.from_text(cls, name, str(default)) == default
+    assert wiring.from_text(CRD, "negatives", "010") == 10  # not YAML's octal 8
+    assert wiring.from_text(CRD, "negatives", "0x10") == 16
+    assert wiring.from_text(CRD, "partition_momentum", "99e-2") == 0.99
+
+
+def test_losses_are_found_by_name_and_by_path():
+    assert wiring.find("KD") is wiring.find("kd") is wiring.losses()["kd"]
+    assert wiring.find("tests.test_wiring:Wide") is Wide
+    with pytest.raises(InputError, match="no loss 'kdd', did you mean 'kd'"):
+        wiring.find("kdd")
+    for wrong in (":KD", "no.such:Thing", "tests.test_wiring:Nothing", "math:pi"):
+        with pytest.raises(InputError, match=wrong):
+            wiring.find(wrong)

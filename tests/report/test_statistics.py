@@ -1,0 +1,167 @@
+"""What the pictures are drawn from, derived a second time, slowly."""
+
+import itertools
+import math
+import statistics
+
+import pytest
+import torch
+
+from distillers.errors import InputError
+from distillers.figures.cka import CKA, unbiased_hsic
+from distillers.figures.class_gain import gain
+from distillers.figures.correlation import class_correlation, mean_difference
+from distillers.figures.mean_logits import mean_logits
+from distillers.figures.responses import Responses
+
+N, K = 40, 4
+
+
+def randn(*size, seed=0):
+    return torch.randn(*size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def answers(logits, labels, name="net"):
+    return Responses(name, logits, None, labels)
+
+
+LOGITS, LABELS = randn(N, K), torch.arange(N) % K
+
+
+def test_correlation_is_pearsons():
+    found = class_correlation(LOGITS.float())
+    for a, b in itertools.product(range(K), repeat=2):
+        expected = statistics.correlation(LOGITS[:, a].tolist(), LOGITS[:, b].tolist())
+        assert float(found[a, b]) == pytest.approx(expected, abs=1e-6)
+    off = [abs(float(found[a, b])) for a, b in itertools.permutations(range(K), 2)]
+    assert mean_difference(found) == pytest.approx(statistics.mean(off))
+
+
+def test_correlation_ignores_order_level_and_scale_of_each_class():
+    found = class_correlation(LOGITS)
+    shuffled = LOGITS[torch.randperm(N)]
+    moved = LOGITS * torch.tensor([1.0, 2.0, 30.0, 0.1]) + torch.arange(K)
+    for same in (shuffled, moved):
+        torch.testing.assert_close(class_correlation(same), found)
+    turned = class_correlation(LOGITS * torch.tensor([-1.0, 1.0, 1.0, 1.0]))
+    torch.testing.assert_close(turned[0, 1:], -found[0, 1:])
+    with pytest.raises(InputError, match="class 2 is the same for all images"):
+        class_correlation(LOGITS * torch.tensor([1.0, 1.0, 0.0, 1.0]))
+
+
+def test_mean_logits_are_means_of_each_true_class():
+    found = mean_logits(LOGITS.float(), LABELS)
+    for c, j in itertools.product(range(K), repeat=2):
+        values = [float(LOGITS[i, j]) for i in range(N) if int(LABELS[i]) == c]
+        assert float(found[c, j]) == pytest.approx(statistics.mean(values), abs=1e-6)
+    with pytest.raises(InputError, match="class 3 has no image"):
+        mean_logits(LOGITS, LABELS.clamp(max=2))
+
+
+def hsic_slowly(k, h):
+    """The mean of K_ij (L_ij + L_qr - 2 L_iq) over four different images: a U-statistic."""
+    n = len(k)
+    terms = [
+        float(k[i, j] * (h[i, j] + h[q, r] - 2 * h[i, q]))
+        for i, j, q, r in itertools.permutations(range(n), 4)
+    ]
+    return math.fsum(terms) / len(terms)
+
+
+def test_hsic_is_the_u_statistic():
+    x, y = randn(7, 3), randn(7, 5, seed=1)
+    grams = torch.stack([x @ x.T, y @ y.T])
+    found = unbiased_hsic(grams)
+    for a, b in itertools.product(range(2), repeat=2):
+        assert float(found[a, b]) == pytest.approx(hsic_slowly(grams[a], grams[b]))
+
+
+def cka(*representations, batch=None):
+    similarity = CKA()
+    batch = batch or len(representations[0])
+    for parts in zip(*(each.split(batch) for each in representations), strict=True):
+        similarity.add(parts)
+    return similarity
+
+
+def test_cka_is_one_up_to_rotation_scale_and_shift_and_for_nothing_else():
+    x = randn(60, 6)
+    rotation = torch.linalg.qr(randn(6, 6, seed=1)).Q
+    stretched = x * torch.tensor([9.0, 1, 1, 1, 1, 1], dtype=torch.float64)
+    found = cka(x, x @ rotation, 3.5 * x, x + 100, stretched, x.view(60, 2, 3, 1)).matrix()
+    expected = torch.ones(6, dtype=torch.float64)
+    torch.testing.assert_close(found.diagonal(), expected)
+    torch.testing.assert_close(found[0, [0, 1, 2, 3, 5]], expected[:5])
+    assert float(found[0, 4]) < 0.9
+
+
+def test_cka_of_batches_is_the_ratio_of_their_sums():
+    x, y = randn(14, 3), randn(14, 5, seed=1) + randn(14, 3)[:, :1]
+    similarity = cka(x, y, batch=6)  # the last two images are too few
+    assert similarity.num_images == 12
+    sums = dict.fromkeys(("xx", "xy", "yy"), 0.0)
+    for start in (0, 6):
+        parts = {"x": x[start : start + 6], "y": y[start : start + 6]}
+        for a, b in sums:
+            first, second = (parts[each] @ parts[each].T for each in (a, b))
+            sums[a + b] += hsic_slowly(first, second)
+    expected = sums["xy"] / math.sqrt(sums["xx"] * sums["yy"])
+    assert float(similarity.matrix()[0, 1]) == pytest.approx(expected)
+    with pytest.raises(InputError, match="at least 4 images"):
+        cka(x[:3], y[:3]).matrix()
+
+
+def test_cka_depends_on_the_batches_only_by_noise_and_is_zero_without_likeness():
+    x, y = randn(2000, 8), randn(2000, 8, seed=1)
+    z = x + y
+    whole, parts = cka(x, z), cka(x, z, batch=50)
+    assert abs(float(whole.matrix()[0, 1] - parts.matrix()[0, 1])) < 0.01
+    assert abs(float(cka(x, y, batch=50).matrix()[0, 1])) < 0.02
+
+
+def some_answers():
+    labels = torch.arange(300) % 3
+    return [answers(randn(300, 3, seed=s) + 2 * torch.eye(3)[labels], labels) for s in (1, 2)]
+
+
+def test_a_class_gains_what_its_images_gain():
+    network, baseline = some_answers()
+    found = gain(network, baseline)
+    for label in range(3):
+        rows = [i for i in range(300) if i % 3 == label]
+        here = [int(network.logits[i].argmax()) == label for i in rows]
+        there = [int(baseline.logits[i].argmax()) == label for i in rows]
+        points = 100 * (sum(here) - sum(there)) / len(rows)
+        assert float(found.points[label]) == pytest.approx(points)
+        differences = [h - t for h, t in zip(here, there, strict=True)]
+        assert int(found.won[label]) == differences.count(1)
+        assert int(found.lost[label]) == differences.count(-1)
+        differences += [1, -1]  # one more won and one more lost
+        mean = statistics.mean(differences)
+        error = math.sqrt(statistics.pvariance(differences) / len(differences))
+        half = statistics.NormalDist().inv_cdf(0.975) * error
+        low, high = (float(end[label]) for end in found.interval)
+        assert low == pytest.approx(100 * (mean - half))
+        assert high == pytest.approx(100 * (mean + half))
+
+
+@pytest.mark.parametrize("shares", [(0.1, 0.05), (0.02, 0.0), (0.3, 0.3)])
+def test_the_interval_covers_the_truth_as_often_as_it_says(shares):
+    won, lost = shares
+    rng = torch.Generator().manual_seed(0)
+    drawn = torch.rand(100, 4000, generator=rng)
+    labels = torch.arange(4000).repeat(100)
+    is_won, is_lost = (drawn < won).flatten(), ((drawn >= won) & (drawn < won + lost)).flatten()
+
+    class Fixed(Responses):
+        """4,000 classes of 100 images each, their outcomes drawn."""
+
+        @property
+        def right(self):
+            return is_won if self.name == "network" else is_lost
+
+    empty = torch.zeros(1, 4000)
+    found = gain(Fixed("network", empty, None, labels), Fixed("baseline", empty, None, labels))
+    low, high = found.interval
+    covered = ((low <= 100 * (won - lost)) & (100 * (won - lost) <= high)).double().mean()
+    assert 0.93 <= float(covered) <= 1

@@ -1,0 +1,122 @@
+"""Several processes that train one task have the losses, gradients and state of one process."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from distillers import models
+from distillers.config.student import StudentConfig
+from distillers.config.training import Plan
+from distillers.data.batch import Batch
+from distillers.distillation import loss_weights as weights
+from distillers.distillation import recipes
+from distillers.distillation.distillation import Distillation, distil
+from distillers.distributed.world import World
+from distillers.training.fsdp import whole
+from distillers.training.trainer import Trainer
+from tests.processes import together
+
+BATCH, SIDE, STEPS, CLASSES = 12, 8, 5, 5
+LABELS = torch.arange(60) % CLASSES
+PLAN = Plan(epochs=1, learning_rate=0.01, clip_grad=50.0)
+
+
+def task_of(method: str, world_size: int, dtype: torch.dtype = torch.float64) -> Distillation:
+    """A method on two small networks, batch normalisation frozen: there processes do differ."""
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, SIDE, SIDE, dtype=dtype)
+    student, teacher = (
+        models.create(name, num_classes=CLASSES, image_size=SIDE).to(dtype)
+        for name in ("resnet8", "resnet14")
+    )
+    flags = StudentConfig(path_t="x", distill=method)
+    chosen = weights.choose(flags)
+    options = {"crd": {"negatives": 20}, "rrd": {"queue_size": 40}}
+    task = distil(
+        student,
+        teacher,
+        chosen.terms(),
+        images=images,
+        train_labels=LABELS,
+        batch_size=BATCH // world_size,
+        options={k: v for k, v in options.items() if k == method},
+    ).to(dtype)
+    task.train()
+    for module in task.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    return task
+
+
+def batch_of(step: int, world: World, dtype: torch.dtype = torch.float64) -> Batch:
+    """This process's part of a batch."""
+    generator = torch.Generator().manual_seed(step)
+    index = torch.randperm(len(LABELS), generator=generator)[:BATCH]
+    images = torch.randn(BATCH, 3, SIDE, SIDE, generator=generator, dtype=dtype)
+    each = BATCH // world.size
+    rows = slice(each * world.rank, each * (world.rank + 1))
+    counts = (each,) * world.size if world.size > 1 else ()
+    return Batch(images[rows], LABELS[index[rows]], index[rows], counts=counts)
+
+
+def trained(
+    method: str, world: World, plan: Plan = PLAN, dtype: torch.dtype = torch.float64
+) -> dict:
+    """The losses and gradients of some steps, and the state after them."""
+    trainer = Trainer(task_of(method, world.size, dtype), plan, world)
+    seen: list[dict] = []
+    for step in range(STEPS):
+        loss = trainer.backward(batch_of(step, world, dtype), 0.5).loss.detach()
+        names = trainer.task.named_parameters()
+        grads = whole({name: p.grad for name, p in names if p.grad is not None})
+        seen.append(
+            {
+                "loss": world.sum(loss.clone()) / world.size,
+                **{k: v.clone() for k, v in grads.items()},
+            }
+        )
+        trainer.step()
+    return {"steps": seen, "state": whole(trainer.task.state_dict())}
+
+
+def compare(plan: Plan, dtype: torch.dtype, methods: tuple[str, ...]) -> None:
+    world = World(dist.get_rank(), dist.get_world_size(), dist.get_rank())
+    for method in methods:
+        found = trained(method, world, plan, dtype)
+        if world.is_first:
+            torch.save(found, f"{method}.pt")
+        else:  # what the others hold is the same
+            assert len(found["steps"]) == STEPS
+        for name, value in found["state"].items():
+            everywhere = world.gather(value)
+            assert all(torch.equal(each, everywhere[0]) for each in everywhere), (method, name)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_all_methods_learn_the_same_in_one_process_and_in_several(size, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    together(size, compare, PLAN, torch.float64, recipes.ELEVEN)
+    for method in recipes.ELEVEN:
+        expected = trained(method, World())
+        close(torch.load(f"{method}.pt"), expected, 1e-9, method)
+
+
+def test_divided_weights_learn_what_whole_ones_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    methods = ("crd", "simkd", "dcd", "vid")
+    together(2, compare, replace(PLAN, shard=True), torch.float32, methods)
+    for method in methods:
+        expected = trained(method, World(), dtype=torch.float32)
+        close(torch.load(f"{method}.pt"), expected, 1e-6, method)
+
+
+def close(found: dict, expected: dict, tolerance: float, method: str) -> None:
+    assert found["state"].keys() == expected["state"].keys()
+    for mine, its in zip(found["steps"], expected["steps"], strict=True):
+        assert mine.keys() == its.keys(), method
+    torch.testing.assert_close(
+        found, expected, rtol=tolerance, atol=tolerance, msg=lambda text: f"{method}: {text}"
+    )
