@@ -27,15 +27,15 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> InputError:
     return InputError(f"no {kind} {given!r}{hint} There are: {', '.join(names)}.")
 
 
-class Damaged(InputError):  # noqa: N818, a word that reads
+class CorruptFileError(InputError):
     """A file that was written whole is not whole any more."""
 
 
-class Diverged(RuntimeError):  # noqa: N818, a word that reads
+class NonFiniteLossError(RuntimeError):
     """The loss is not a finite number any more; the message names its parts."""
 
 
-class Interrupted(RuntimeError):  # noqa: N818, a word that reads
+class PreemptedError(RuntimeError):
     """A signal stopped the run after its state was saved.
 
     Attributes:
@@ -47,5 +47,10 @@ class Interrupted(RuntimeError):  # noqa: N818, a word that reads
         self.signal = number
 
 
-class Lost(RuntimeError):  # noqa: N818, a word that reads
+class PeerLostError(RuntimeError):
     """Other processes of a distributed run are gone, or do not answer in time."""
+
+
+# Exit statuses of the commands.
+STATUS: dict[type, int] = {InputError: 2, NonFiniteLossError: 3, PeerLostError: 4}
+TRY_AGAIN = 75  # EX_TEMPFAIL: a scheduler that knows it starts the run again

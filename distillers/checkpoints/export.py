@@ -14,6 +14,7 @@ from distillers.checkpoints import onnx as onnx_file
 from distillers.checkpoints.load import CARD, Ready, load
 from distillers.data.source import DataSource
 from distillers.errors import InputError
+from distillers.files import write_atomically
 from distillers.models.profile import count_macs, count_parameters
 
 SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch_export": ".pt2"}
@@ -80,7 +81,7 @@ def export(ready: Ready, card: dict[str, Any], path: Path, form: str, images: Te
         difference = _compare(ready, aside, card["model"], images)
         if form == "torch_export":
             text = json.dumps(card, indent=2).encode()
-            checkpoint.write_atomically(path.with_suffix(".json"), text)
+            write_atomically(path.with_suffix(".json"), text)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
@@ -92,7 +93,7 @@ def write_safetensors(net: nn.Module, card: dict[str, Any], path: Path) -> None:
     state = {key: value.detach().cpu().clone() for key, value in net.state_dict().items()}
     state = {key: value.contiguous() for key, value in state.items()}
     metadata = {"format": "pt", "card": json.dumps(card)}
-    checkpoint.write_atomically(path, safetensors.torch.save(state, metadata))
+    write_atomically(path, safetensors.torch.save(state, metadata))
 
 
 def _write_program(ready: Ready, card: dict[str, Any], path: Path, images: Tensor) -> None:

@@ -6,10 +6,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from distillers import data
 from distillers.checkpoints import input_adapter as inputs
 from distillers.checkpoints import io as checkpoint
 from distillers.checkpoints.load import Ready, best_of, load
 from distillers.checkpoints.onnx import OnnxNetwork
+from distillers.config.data import Reading
+from distillers.config.scoring import Scoring
 from distillers.data.source import DataSource
 from distillers.distributed.world import complain
 from distillers.errors import InputError
@@ -34,6 +37,32 @@ def read(path: Path, model: str | None = None, teacher: Ready | None = None) -> 
     if path.suffix == ".pt2" or teacher is None:
         return load(path, model=model)
     return Ready(*checkpoint.load_network(path, name=model, teacher=teacher.net))
+
+
+def test_source(flags: Scoring, card: dict[str, Any], path: Path | str) -> DataSource:
+    """The data set to score a network on, at the image size of the network where it is its own.
+
+    Args:
+        flags: of the command.
+        card: of the network.
+        path: of its file, for the message.
+
+    Raises:
+        InputError: when neither flags nor card name a data set, or it is not there.
+    """
+    name = flags.dataset or card.get("dataset")
+    if name is None:
+        raise InputError(f"{path} does not name its data set; give it with --dataset.")
+    own = card if name == card.get("dataset") else {}
+    reading = Reading(
+        flags.image_size or own.get("image_size"),
+        flags.num_workers,
+        flags.on_bad_image,
+        flags.val_fraction,
+    )
+    source = data.source_of(name, flags.data_dir, flags.download, reading)
+    # the network's own statistics, so that the accuracy of training is repeated to the bit
+    return inputs.normalised(source, own.get("mean"), own.get("std"))
 
 
 def fitted(ready: Ready, source: DataSource, path: Path | str, device: torch.device) -> nn.Module:

@@ -1,9 +1,7 @@
 """Files of weights: written whole or not at all, read without running what is in them."""
 
-import hashlib
 import io
 import json
-import os
 import pickle
 import warnings
 import zipfile
@@ -18,7 +16,8 @@ from distillers import models
 from distillers.checkpoints import simkd as simkd_file
 from distillers.checkpoints import third_party as foreign
 from distillers.checkpoints.checksum import is_broken, seal
-from distillers.errors import MODEL_FLAGS, Damaged, InputError
+from distillers.errors import MODEL_FLAGS, CorruptFileError, InputError
+from distillers.files import write_atomically
 from distillers.losses import wiring
 from distillers.models.pretrained import statistics
 
@@ -43,28 +42,6 @@ def save(path: Path, payload: dict[str, Any], previous: Path | None = None) -> N
     write_atomically(path, seal(buffer.getbuffer()), previous)
 
 
-def write_atomically(path: Path, content: bytes, previous: Path | None = None) -> None:
-    """Write a file aside, force it to the disk, and rename it into place."""
-    aside = path.with_name(path.name + ".part")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if previous is not None and path.exists():
-            path.replace(previous)
-        aside.replace(path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
-
-
-def digest(path: str | Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def check_there(path: Path) -> None:
     """Refuse the path of a file that there is not.
 
@@ -80,7 +57,7 @@ def load(path: str | Path) -> dict[str, Any]:
 
     Raises:
         InputError: when there is none, or it holds objects that would run code.
-        Damaged: when it is not whole.
+        CorruptFileError: when it is not whole.
     """
     path = Path(path)
     check_there(path)
@@ -89,7 +66,7 @@ def load(path: str | Path) -> dict[str, Any]:
             f"{path} is a program, not weights; name a checkpoint or a safetensors file instead."
         )
     if is_broken(path):
-        raise Damaged(f"{path} is damaged: its checksum is not that of what it holds.")
+        raise CorruptFileError(f"{path} is damaged: its checksum is not that of what it holds.")
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
     try:
@@ -99,7 +76,7 @@ def load(path: str | Path) -> dict[str, Any]:
             payload = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if _looks_damaged(path):
-            raise Damaged(f"{path} is damaged or not a checkpoint.") from error
+            raise CorruptFileError(f"{path} is damaged or not a checkpoint.") from error
         raise InputError(
             f"{path} holds more than weights and was not opened: that could run code from it. "
             "If you trust it, convert it once where it was made: torch.save({'model': "
@@ -107,7 +84,7 @@ def load(path: str | Path) -> dict[str, Any]:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         reason = (str(error).splitlines() or [""])[0]
-        raise Damaged(f"{path} is damaged or not a checkpoint: {reason}") from error
+        raise CorruptFileError(f"{path} is damaged or not a checkpoint: {reason}") from error
     if not isinstance(payload, dict):
         raise InputError(f"{path} holds a {type(payload).__name__}, not a state dict.")
     return payload
@@ -121,7 +98,7 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
         if "card" in metadata:
             payload["card"] = json.loads(metadata["card"])
     except (SafetensorError, OSError, ValueError) as error:
-        raise Damaged(f"{path} is damaged or not a safetensors file: {error}") from error
+        raise CorruptFileError(f"{path} is damaged or not a safetensors file: {error}") from error
     return payload
 
 

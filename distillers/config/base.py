@@ -13,8 +13,9 @@ from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from distillers.config.data import Dali, Reading, check_dali
+from distillers.config.extras import check_wandb
 from distillers.errors import InputError
-from distillers.training.wandb import check_wandb
+from distillers.files import file_name
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -256,11 +257,6 @@ def that_matter(flags: Mapping[str, Any]) -> dict[str, Any]:
 def plain(content: Any) -> Any:
     """`content` as JSON types; what is none of them as text."""
     return json.loads(json.dumps(content, default=str))
-
-
-def file_name(text: str) -> str:
-    """`text` with everything that a file system may not like replaced by "-"."""
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in text)
 
 
 def require(flag: str, value: object, good: bool, allowed: str) -> None:

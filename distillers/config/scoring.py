@@ -1,14 +1,9 @@
 """The flags of commands that show saved networks test images; nothing here imports torch."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from distillers.config.base import require
-from distillers.config.data import Reading
-from distillers.errors import InputError
-
-if TYPE_CHECKING:
-    from distillers.data.source import DataSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,30 +37,3 @@ class Scoring:
         require("image_size", side, side is None or side >= 8, "at least 8")
         require("num_workers", self.num_workers, self.num_workers >= 0, "0 or more")
         require("val_fraction", self.val_fraction, 0 <= self.val_fraction < 1, "in [0, 1)")
-
-    def source(self, card: dict[str, Any], path: object) -> "DataSource":
-        """The data set, its images of the size that a network knows where it was trained on them.
-
-        Args:
-            card: of the network.
-            path: of its file, for the message.
-
-        Raises:
-            InputError: when neither the flags nor the card tell which it is, or it is not there.
-        """
-        from distillers import data
-        from distillers.checkpoints import input_adapter as inputs
-
-        name = self.dataset or card.get("dataset")
-        if name is None:
-            raise InputError(f"{path} does not tell its data set; name it with --dataset.")
-        own = card if name == card.get("dataset") else {}
-        reading = Reading(
-            self.image_size or own.get("image_size"),
-            self.num_workers,
-            self.on_bad_image,
-            self.val_fraction,
-        )
-        source = data.source_of(name, self.data_dir, self.download, reading)
-        # so that what was scored in training is computed again to the bit
-        return inputs.normalised(source, own.get("mean"), own.get("std"))

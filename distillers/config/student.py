@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 from tyro.conf import UseAppendAction, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from distillers.config.base import Pretrained, Rules, Training, file_name, require
+from distillers.config.base import Pretrained, Rules, Training, require
 from distillers.config.data import Views
 from distillers.config.sizes import num_bytes
 from distillers.errors import InputError
+from distillers.files import file_name
 
 
 def _words(args: list[str]) -> tuple[str, ...]:

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from distillers.config.base import Milestones, Training, file_name
+from distillers.config.base import Milestones, Training
 from distillers.errors import InputError
+from distillers.files import file_name
 
 SIZE = 32  # of the published protocol's images
 

@@ -70,7 +70,7 @@ def source_of(
     name: str,
     data_dir: str | Path = "./data",
     download: bool = True,
-    reading: Reading = Reading(),  # noqa: B008, frozen
+    reading: Reading = Reading(),
 ) -> "DataSource":
     """What a run trains and is scored on: a set in memory, or one that is decoded from files.
 

@@ -1,7 +1,6 @@
 """The order of an epoch: a pure function of the seed, the epoch and the number of images."""
 
 import hashlib
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,18 +12,6 @@ def generator(seed: int, epoch: int) -> torch.Generator:
     """A generator on the CPU, where every machine draws the same."""
     digest = hashlib.blake2b(f"{seed} {epoch}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
-
-
-class Shard(NamedTuple):
-    """Which part of every epoch a process takes.
-
-    Attributes:
-        rank: the number of this process.
-        world_size: how many processes divide each epoch among themselves.
-    """
-
-    rank: int = 0
-    world_size: int = 1
 
 
 def places(

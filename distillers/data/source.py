@@ -8,7 +8,7 @@ from torch import Tensor
 
 from distillers.config.data import Views
 from distillers.data.batch import Batch
-from distillers.data.sampling import Shard
+from distillers.distributed.shard import Shard
 
 EVALUATION_BATCH = 256  # one size for every scoring, so that a score can be repeated exactly
 

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from distillers.data.sampling import Shard
-from distillers.errors import InputError, Lost
+from distillers.distributed.shard import Shard
+from distillers.errors import InputError, PeerLostError
 
 Result = TypeVar("Result")
 
@@ -62,7 +62,7 @@ class World:
             dist.all_reduce(x)
         return x
 
-    def most(self, numbers: list[int]) -> list[int]:
+    def all_reduce_max(self, numbers: list[int]) -> list[int]:
         """The largest of each of some whole numbers over all processes."""
         if self.size == 1:
             return numbers
@@ -84,7 +84,7 @@ class World:
         pairs = zip(everyone, lengths, strict=True)
         return [_unpacked(each[: int(length)]) for each, length in pairs]
 
-    def from_first(self, content: Any) -> Any:
+    def broadcast_object(self, content: Any) -> Any:
         """The content of process 0, tensors and plain types; that of the others is ignored."""
         if self.size == 1:
             return content
@@ -95,7 +95,7 @@ class World:
         dist.broadcast(buffer, 0)
         return content if self.is_first else _unpacked(buffer)
 
-    def first(self, function: Callable[[], Result]) -> Result:
+    def run_on_rank0(self, function: Callable[[], Result]) -> Result:
         """What process 0 gets from `function`, tensors and plain types; the others do not call it.
 
         Raises:
@@ -110,17 +110,17 @@ class World:
                 if self.size == 1:
                     raise
                 error = str(raised)
-        error = self.from_first(error)
+        error = self.broadcast_object(error)
         if error is not None:
             raise InputError(error)
-        return self.from_first(result)
+        return self.broadcast_object(result)
 
     @contextmanager
     def at(self, where: str) -> Iterator[None]:
         """Inside, an error of the connection to the others says where this process was.
 
         Raises:
-            Lost: instead of that error.
+            PeerLostError: instead of that error.
         """
         try:
             yield
@@ -128,12 +128,12 @@ class World:
             if self.size == 1 or not _is_of_connection(error):
                 raise
             why = re.sub(r"^\[\S+:\d+\] ", "", str(error).splitlines()[0]).split(". ")[0]
-            raise Lost(
+            raise PeerLostError(
                 f"process {self.rank} of {self.size} lost the others in {where}: {why}."
             ) from error
 
     @contextmanager
-    def one_after_another(self) -> Iterator[None]:
+    def local_rank0_first(self) -> Iterator[None]:
         """Inside, the first process of each machine goes before the others: it may download."""
         if self.local_rank != 0:
             self.wait()

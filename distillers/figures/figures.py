@@ -7,7 +7,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from distillers.config.base import file_name
 from distillers.data.batch import Batch
 from distillers.data.source import DataSource
 from distillers.figures import (
@@ -21,6 +20,7 @@ from distillers.figures import (
 )
 from distillers.figures.paper import Picture
 from distillers.figures.responses import Network, Responses, respond
+from distillers.files import file_name
 from distillers.progress import counted
 
 READS = {"tsne": ("pooled", "pooled features"), "cka": ("maps", "stage maps")}

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from distillers.checkpoints.io import write_atomically
+from distillers.files import write_atomically
 
 WIDTH = 3.3  # inches
 DPI = 400  # of the PNG

@@ -14,15 +14,15 @@ _RESNETS = {
 _WIDE_RESNETS = [(16, 1), (16, 2), (16, 4), (40, 1), (40, 2), (40, 4)]
 
 SMALL_IMAGES: dict[str, Entry] = {
-    **{name: ("resnet:ResNet", arguments) for name, arguments in _RESNETS.items()},
-    **{f"wrn_{d}_{k}": ("resnet_wide:WideResNet", (d, k)) for d, k in _WIDE_RESNETS},
-    **{f"vgg{depth}": ("vgg:VGG", (depth,)) for depth in (8, 11, 13, 16, 19)},
-    "MobileNetV2": ("mobilenet:MobileNetV2", (0.5,)),
-    "MobileNetV2_1_0": ("mobilenet:MobileNetV2", (1.0,)),
-    "ShuffleV1": ("shufflenet:ShuffleNet", (3,)),
-    "ShuffleV2": ("shufflenet_v2:ShuffleNetV2", (1.0,)),
-    "ShuffleV2_1_5": ("shufflenet_v2:ShuffleNetV2", (1.5,)),
-    "ResNet50": ("resnet50_small:ResNet50", ()),
+    **{name: ("resnet_cifar:ResNet", arguments) for name, arguments in _RESNETS.items()},
+    **{f"wrn_{d}_{k}": ("wide_resnet_cifar:WideResNet", (d, k)) for d, k in _WIDE_RESNETS},
+    **{f"vgg{depth}": ("vgg_cifar:VGG", (depth,)) for depth in (8, 11, 13, 16, 19)},
+    "MobileNetV2": ("mobilenetv2_cifar:MobileNetV2", (0.5,)),
+    "MobileNetV2_1_0": ("mobilenetv2_cifar:MobileNetV2", (1.0,)),
+    "ShuffleV1": ("shufflenetv1_cifar:ShuffleNet", (3,)),
+    "ShuffleV2": ("shufflenetv2_cifar:ShuffleNetV2", (1.0,)),
+    "ShuffleV2_1_5": ("shufflenetv2_cifar:ShuffleNetV2", (1.5,)),
+    "ResNet50": ("resnet50_cifar:ResNet50", ()),
 }
 
 LARGE_IMAGES: dict[str, Entry] = {
@@ -34,8 +34,8 @@ LARGE_IMAGES: dict[str, Entry] = {
     "ResNet34x2": ("resnet_imagenet:basic_resnet", ((3, 4, 6, 3), 2)),
     "resnext50_32x4d": ("resnet_imagenet:bottleneck_resnet", ((3, 4, 6, 3), 32, 4)),
     "wrn_50_2": ("resnet_imagenet:bottleneck_resnet", ((3, 4, 6, 3), 1, 128)),
-    "MobileNetV2_Imagenet": ("mobile_imagenet:mobilenet_v2", ()),
-    "ShuffleV2_Imagenet": ("mobile_imagenet:shufflenet_v2", ()),
+    "MobileNetV2_Imagenet": ("torchvision_mobile:mobilenet_v2", ()),
+    "ShuffleV2_Imagenet": ("torchvision_mobile:shufflenet_v2", ()),
 }
 
 # Those whose weights torchvision publishes, by its name for them.

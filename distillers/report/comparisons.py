@@ -9,7 +9,7 @@ from typing import Any
 from distillers.errors import unknown
 from distillers.report import labels, published
 from distillers.report.estimates import Difference, Estimate, estimate, welch
-from distillers.report.runs import ALONE, RULES, Damaged, Run
+from distillers.report.runs import ALONE, RULES, Run, UnreadableRun
 
 Group = labels.Group
 
@@ -140,7 +140,7 @@ class Comparison:
         return next((accuracy for accuracy in known if accuracy is not None), None)
 
 
-def unite(runs: Iterable[Run]) -> tuple[list[Group], list[Damaged]]:
+def unite(runs: Iterable[Run]) -> tuple[list[Group], list[UnreadableRun]]:
     """Runs that differ in nothing but the trial, together; and those that are there twice.
 
     A run from before there was a digest of the data is taken to be of those that all others of its
@@ -157,7 +157,7 @@ def unite(runs: Iterable[Run]) -> tuple[list[Group], list[Damaged]]:
         first = group.setdefault(run.trial, run)
         if first is not run:
             reason = f"trial {run.trial} of the same flags is counted already: {first.folder}"
-            copies.append(Damaged(run.folder, reason, "copy"))
+            copies.append(UnreadableRun(run.folder, reason, "copy"))
     return [tuple(group[trial] for trial in sorted(group)) for group in groups.values()], copies
 
 

@@ -7,7 +7,7 @@ from distillers.report import cells
 from distillers.report.estimates import Estimate
 from distillers.report.marks import Style
 from distillers.report.report import Overview
-from distillers.report.runs import Damaged
+from distillers.report.runs import UnreadableRun
 from distillers.report.wording import MISSING, with_sd
 
 RULES = ("own", "last", "best")
@@ -46,7 +46,7 @@ def overview(each: Overview, number: int, styles: dict[str, Style]) -> str:
     )
 
 
-def not_counted(folders: Sequence[Damaged]) -> str:
+def not_counted(folders: Sequence[UnreadableRun]) -> str:
     """The folders that no number comes from, and why."""
     if not folders:
         return ""

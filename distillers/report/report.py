@@ -8,7 +8,7 @@ from distillers.errors import InputError
 from distillers.report import comparisons, runs
 from distillers.report.comparisons import Comparison
 from distillers.report.estimates import Estimate, estimate
-from distillers.report.runs import Damaged
+from distillers.report.runs import UnreadableRun
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Report:
     """
 
     tables: tuple[Comparison, ...]
-    not_counted: tuple[Damaged, ...]
+    not_counted: tuple[UnreadableRun, ...]
     num_runs: int
     num_rows: int
 
@@ -101,7 +101,7 @@ def build(roots: Iterable[Path], baseline: str | None = None) -> Report:
     every = runs.read_all(folders)
     groups, copies = comparisons.unite(run for run in every if isinstance(run, runs.Run))
     tables = comparisons.compare(groups, baseline)
-    damaged = [each for each in every if isinstance(each, Damaged)]
+    damaged = [each for each in every if isinstance(each, UnreadableRun)]
     return Report(
         tables=tuple(tables),
         not_counted=tuple(sorted([*damaged, *copies], key=lambda each: each.folder)),

@@ -105,7 +105,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Damaged:
+class UnreadableRun:
     """A run folder that is not counted.
 
     Attributes:
@@ -135,7 +135,7 @@ def find(roots: Iterable[Path]) -> list[Path]:
     return sorted(found.values())
 
 
-def read_all(folders: Sequence[Path]) -> list[Run | Damaged]:
+def read_all(folders: Sequence[Path]) -> list[Run | UnreadableRun]:
     """Read folders, in their order; where they are many by a process on each core.
 
     Only where processes can be had as copies of this one, which has to be alone in its process.
@@ -147,14 +147,14 @@ def read_all(folders: Sequence[Path]) -> list[Run | Damaged]:
         return list(pool.map(read, folders, chunksize=100))
 
 
-def read(folder: Path) -> Run | Damaged:
+def read(folder: Path) -> Run | UnreadableRun:
     """Read one folder; whatever is wrong with it is told and not raised."""
     try:
         return _read(folder)
     except NotCounted as error:
-        return Damaged(shown(folder), shown(error), error.kind)
+        return UnreadableRun(shown(folder), shown(error), error.kind)
     except (OSError, ValueError, OverflowError, RecursionError) as error:
-        return Damaged(shown(folder), shown(error) or type(error).__name__)
+        return UnreadableRun(shown(folder), shown(error) or type(error).__name__)
 
 
 def _run_folders(root: Path) -> Iterator[Path]:

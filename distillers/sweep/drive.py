@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from distillers.cli.main import TRY_AGAIN
+from distillers.errors import TRY_AGAIN
 from distillers.sweep.engine import Engine
 from distillers.sweep.estimate import kind_of
 from distillers.sweep.job import Job

@@ -11,8 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from distillers.cli.main import TRY_AGAIN
-from distillers.errors import InputError
+from distillers.errors import TRY_AGAIN, InputError
 from distillers.sweep.job import Job, running
 from distillers.sweep.on_ray import EXTRA
 

@@ -11,11 +11,12 @@ from typing import Any
 
 from distillers import data, models
 from distillers.checkpoints import io as checkpoint
-from distillers.cli.main import flag_words, parse
-from distillers.config.base import TeacherConfig, Training, file_name
+from distillers.config.base import TeacherConfig, Training
+from distillers.config.parsing import flag_words, parse
 from distillers.config.student import StudentConfig
 from distillers.distillation import loss_weights as weights
 from distillers.errors import InputError, unknown
+from distillers.files import file_name
 from distillers.sweep.grid import Grid, Method, Pair, teacher_of
 from distillers.sweep.grid_file import TEACHER_FLAGS
 

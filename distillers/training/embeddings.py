@@ -9,8 +9,9 @@ from torch import Tensor
 
 from distillers.config.data import Views
 from distillers.data.batch import Batch
-from distillers.data.sampling import Shard, check_count, check_epoch, counts, generator, places
+from distillers.data.sampling import check_count, check_epoch, counts, generator, places
 from distillers.data.source import EVALUATION_BATCH, BatchLoader, DataSource
+from distillers.distributed.shard import Shard
 from distillers.errors import InputError
 from distillers.progress import counted
 
@@ -86,7 +87,7 @@ class Embedded:
         seed: int,
         drop_last: bool,
         device: torch.device,
-        shard: Shard = Shard(),  # noqa: B008, immutable
+        shard: Shard = Shard(),
         views: Views | None = None,
         shuffle: bool = True,
     ) -> BatchLoader:
@@ -101,7 +102,7 @@ class Embedded:
     def test_loader(
         self,
         device: torch.device,
-        shard: Shard = Shard(),  # noqa: B008, immutable
+        shard: Shard = Shard(),
     ) -> BatchLoader:
         """The embeddings of the test images, in their order, each exactly once."""
         return Kept(self._embedded(self.source.test_loader(device, shard)), device)
@@ -171,7 +172,7 @@ class Shuffled:
         batch_size: int,
         seed: int,
         drop_last: bool,
-        shard: Shard = Shard(),  # noqa: B008, immutable
+        shard: Shard = Shard(),
     ) -> None:
         check_count(len(vectors), batch_size, shard.world_size, True, drop_last)
         self.batch_size, self.device = batch_size, vectors.device

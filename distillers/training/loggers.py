@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from distillers import __version__
-from distillers.checkpoints.io import write_atomically
 from distillers.errors import InputError
+from distillers.files import write_atomically
 from distillers.training.wandb import Tracker
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from distillers.data.batch import Batch
 from distillers.distillation.task import Step
 from distillers.distributed.world import World
-from distillers.errors import Diverged
+from distillers.errors import NonFiniteLossError
 
 
 class Tally:
@@ -63,7 +63,7 @@ class Tally:
             world: over all its processes, which must all ask; over this one where left out.
 
         Raises:
-            Diverged: when the loss was not finite, with its parts at the first such step.
+            NonFiniteLossError: when the loss was not finite, with its parts at the first such step.
         """
         return self.look(world)()
 
@@ -83,11 +83,13 @@ class Tally:
             values = copied()
             self._refuse(values[: len(culprits)])
             if not images:
-                raise Diverged("no batch had a finite loss; try a lower learning rate.")
+                raise NonFiniteLossError("no batch had a finite loss; try a lower learning rate.")
             each = zip(sums, values[len(culprits) :], strict=True)
             means = {name: value / images for name, value in each}
             if not math.isfinite(means["train_loss"]):  # that of another process
-                raise Diverged("the loss is not finite any more; try a lower learning rate.")
+                raise NonFiniteLossError(
+                    "the loss is not finite any more; try a lower learning rate."
+                )
             if skipped:
                 means["skipped"] = float(skipped)
             return {**means, "images_per_second": images / seconds, "waited": waited}
@@ -131,7 +133,7 @@ class Tally:
         number, loss, *parts = culprits
         each = zip(self._names, parts, strict=True)
         told = ", ".join(f"{name} {value:g}" for name, value in each)
-        raise Diverged(
+        raise NonFiniteLossError(
             f"the loss is {loss:g} at batch {number:g} ({told}); try a lower learning rate, or "
             "--on_nan skip where a few batches are to blame."
         )

@@ -34,7 +34,7 @@ class Rescue:
             grads = [p.grad for p in self._task.parameters() if p.grad is not None]
             finite += [grad.isfinite().all() for grad in grads]
         is_bad = not all(bool(each) for each in finite)
-        return self._world.most([int(is_bad)]) == [1]
+        return self._world.all_reduce_max([int(is_bad)]) == [1]
 
     @torch.no_grad()
     def take_back(self) -> None:

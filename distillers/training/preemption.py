@@ -11,7 +11,7 @@ from torch import nn
 
 from distillers.data.batch import Batch
 from distillers.distributed.world import World, complain
-from distillers.errors import Interrupted
+from distillers.errors import PreemptedError
 
 NOTHING, SAVE, STOP = range(3)
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -63,7 +63,7 @@ class Interrupts:
         """Save `snapshot()`, and stop, if that was asked for.
 
         Raises:
-            Interrupted: after saving, for a signal.
+            PreemptedError: after saving, for a signal.
         """
         self._steps += 1
         wish = self._wish()
@@ -75,7 +75,7 @@ class Interrupts:
             return
         self._keep(snapshot)
         if wish == STOP:
-            raise Interrupted(self._signal or signal.SIGTERM)
+            raise PreemptedError(self._signal or signal.SIGTERM)
 
     @contextmanager
     def scoring(self, snapshot: Snapshot) -> Iterator[None]:
@@ -93,11 +93,11 @@ class Interrupts:
         """The batches of a scoring.
 
         Raises:
-            Interrupted: for a signal, when the state was saved before.
+            PreemptedError: for a signal, when the state was saved before.
         """
         for batch in batches:
             if self._may_leave and self._signal is not None:
-                raise Interrupted(self._signal)
+                raise PreemptedError(self._signal)
             yield batch
 
     def _keep(self, snapshot: Snapshot) -> None:
@@ -128,6 +128,6 @@ class Interrupts:
         now = time.monotonic()
         pace = self._steps / max(now - self._agreed, 1e-3) if self._steps > 1 else 1.0
         again = max(1, min(1000, round(pace * SECONDS))) if self._world.is_first else 0
-        strongest, again = self._world.most([wish, again])
+        strongest, again = self._world.all_reduce_max([wish, again])
         self._steps, self._due, self._agreed = 0, again, now
         return strongest

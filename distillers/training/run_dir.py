@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from distillers.checkpoints import io as checkpoint
-from distillers.config.base import Training, file_name
+from distillers.config.base import Training
 from distillers.distributed.world import World, complain
-from distillers.errors import Damaged, InputError
+from distillers.errors import CorruptFileError, InputError
+from distillers.files import file_name, sha256
 
 # Set by torchrun and by SLURM where they start a run again by themselves.
 RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
@@ -57,7 +58,7 @@ def claim(folder: Path, network: str, config: Training, world: World) -> Place:
             no checkpoint of it can be read.
     """
     place = Place(folder, file_name(network), None)
-    state = world.first(lambda: earlier(place, config))
+    state = world.run_on_rank0(lambda: earlier(place, config))
     if state and state["trainer"]["world_size"] != world.size:
         world.say(
             f"resumed by {world.size} processes instead of {state['trainer']['world_size']}: the "
@@ -82,7 +83,7 @@ def refuse_another(place: Place, where: tuple[str, str], path: Path) -> None:
     known = place.state.get("card", {}).get(section, {}).get(key) if place.state else None
     if known is None:
         return
-    here = checkpoint.digest(path)
+    here = sha256(path)
     if known != here:
         raise InputError(
             f"{place.folder} began with another network than {path} holds now (sha256 {known[:12]} "
@@ -111,7 +112,7 @@ def earlier(place: Place, config: Training) -> dict[str, Any] | None:
             continue
         try:
             state = checkpoint.load(path)
-        except Damaged as error:
+        except CorruptFileError as error:
             complain(f"WARNING: {error}")
             damage.append(str(error))
             continue

@@ -103,9 +103,9 @@ def train(
 
     Raises:
         InputError: when the disk is full or the folder cannot be written.
-        Diverged: when the loss is not finite any more.
-        Interrupted: by a signal, after saving.
-        Lost: when other processes are gone.
+        NonFiniteLossError: when the loss is not finite any more.
+        PreemptedError: by a signal, after saving.
+        PeerLostError: when other processes are gone.
     """
     kept, held_out = source.split(config.val_fraction, config.trial)
     loader = kept.train_loader(
@@ -179,7 +179,7 @@ def _precision(task: Any, loader: BatchLoader, plan: Plan, place: Place, world: 
     if place.state:
         return place.state["trainer"]["precision"]
     choice = choose(task, next(iter(loader.epoch(1))), plan)
-    chosen = world.from_first([choice.precision, str(choice)])
+    chosen = world.broadcast_object([choice.precision, str(choice)])
     world.say(chosen[1])
     return chosen[0]
 

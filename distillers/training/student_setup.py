@@ -16,6 +16,7 @@ from distillers.distillation import loss_weights as weights
 from distillers.distillation.distillation import Distillation, distil
 from distillers.distributed.world import World
 from distillers.features.infer import find_taps
+from distillers.files import sha256
 from distillers.training import ddp as parallel
 from distillers.training import runner as run
 
@@ -133,7 +134,7 @@ def origin(config: StudentConfig, teacher: Teacher, accuracy: float | None) -> d
     settings = weights.settings(teacher.chosen, teacher.options)
     return {
         "teacher": teacher.name,
-        "teacher_sha256": checkpoint.digest(teacher.path),
+        "teacher_sha256": sha256(teacher.path),
         "teacher_accuracy": accuracy,
         "settings": plain(settings),
         "departures": plain(weights.departures(config, teacher.chosen, settings, teacher.name)),

@@ -81,9 +81,9 @@ def fit(
         interrupts: asked after every step whether to save and stop.
 
     Raises:
-        Diverged: when the loss is not finite any more.
-        Interrupted: when `interrupts` has it so.
-        Lost: when other processes are gone.
+        NonFiniteLossError: when the loss is not finite any more.
+        PreemptedError: when `interrupts` has it so.
+        PeerLostError: when other processes are gone.
     """
     trainer = Trainer(task, plan, world)
     interrupts = interrupts or Interrupts(trainer.world, ignore)

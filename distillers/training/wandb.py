@@ -1,22 +1,9 @@
 """A run's figures on Weights & Biases, beside those in its folder (extra `wandb`)."""
 
 import hashlib
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from distillers.errors import InputError
-
-
-def check_wandb(project: str | None) -> None:
-    """Refuse `--wandb` where the package is missing.
-
-    Raises:
-        InputError: saying how to install it.
-    """
-    if project is not None and importlib.util.find_spec("wandb") is None:
-        raise InputError('--wandb needs the package wandb: pip install "distillers[wandb]".')
 
 
 class Tracker:

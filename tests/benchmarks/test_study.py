@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from distillers.cli.main import parse
+from distillers.config.parsing import parse
 from distillers.config.student import StudentConfig
 from distillers.data import source_of
 from distillers.distillation import loss_weights as weights

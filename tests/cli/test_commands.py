@@ -13,6 +13,7 @@ import torch
 
 import distillers
 from distillers.cli import main as cli
+from distillers.files import write_atomically
 
 ROOT = Path(__file__).parents[2]
 TEACHER = ["--dataset", "digits", "--model", "resnet8", "--batch_size", "128", "--trial", "0"]
@@ -265,7 +266,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(there, capsys, monkeypatch):
     from distillers.checkpoints import io as checkpoint
 
     flags = [*TEACHER, "--epochs", "3", "--save_dir", "full", "--protocol", "crd"]
-    write, count = checkpoint.write_atomically, {}
+    write, count = write_atomically, {}
 
     def fill_up(path, content, *previous):
         count[path.name] = count.get(path.name, 0) + 1

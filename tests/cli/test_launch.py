@@ -193,10 +193,10 @@ def test_devices_are_checked(monkeypatch):
 def test_one_process_is_a_world_of_its_own():
     world = World()
     assert world.gather({"a": 1}) == [{"a": 1}]
-    assert world.from_first(3) == world.first(lambda: 3) == 3
-    assert world.most([2, 5]) == [2, 5]
+    assert world.broadcast_object(3) == world.run_on_rank0(lambda: 3) == 3
+    assert world.all_reduce_max([2, 5]) == [2, 5]
     with pytest.raises(InputError, match="wrong"), world.at("here"):
-        world.first(lambda: (_ for _ in ()).throw(InputError("wrong")))
+        world.run_on_rank0(lambda: (_ for _ in ()).throw(InputError("wrong")))
 
 
 def leave_with_a_gather_just_done() -> None:

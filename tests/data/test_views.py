@@ -6,7 +6,7 @@ from distillers import data
 from distillers.data import Loader, Reading
 from distillers.data.loaders.memory import PAD
 from distillers.data.loaders.views import crop_orders
-from distillers.data.sampling import Shard
+from distillers.distributed.shard import Shard
 from distillers.errors import InputError
 from tests.data.trees import tree
 

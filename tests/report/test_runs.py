@@ -15,7 +15,7 @@ from distillers.distillation import loss_weights as weights
 from distillers.errors import InputError
 from distillers.report import runs
 from distillers.report.fields import all_finite, finite
-from distillers.report.runs import Damaged, Run
+from distillers.report.runs import Run, UnreadableRun
 from tests.run_folders import write, write_run
 
 TEACHER = ["--dataset", "digits", "--model", "resnet8", "--batch_size", "128", "--epochs", "1"]
@@ -262,7 +262,7 @@ def test_a_damaged_or_unfinished_folder_is_told_and_stops_nothing(tmp_path, kind
     found = runs.find([tmp_path])
     read = dict(zip(found, map(runs.read, found), strict=True))
     assert isinstance(read[good], Run)
-    assert isinstance(read[bad], Damaged)
+    assert isinstance(read[bad], UnreadableRun)
     assert read[bad].reason
     assert read[bad].reason.isprintable()
     assert read[bad].kind == ("unfinished" if kind in UNFINISHED else "damaged")

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from distillers.cli.main import TRY_AGAIN
+from distillers.errors import TRY_AGAIN
 from distillers.sweep import drive, grid_file, screen
 from distillers.sweep.drive import State, Sweep
 from distillers.sweep.launch import BUSY

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from distillers import models
-from distillers.cli.main import parse
 from distillers.config.base import TeacherConfig
+from distillers.config.parsing import parse
 from distillers.config.student import StudentConfig
 from distillers.distillation import loss_weights as weights
 from distillers.errors import InputError

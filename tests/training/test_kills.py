@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from distillers.cli import main as cli
-from distillers.errors import Damaged
+from distillers.errors import CorruptFileError
 
 EPOCHS = 4
 FLAGS = ["--dataset", "digits", "--model", "tests.nets:tiny", "--batch_size", "256"]
@@ -190,7 +190,7 @@ def test_a_flipped_bit_anywhere_is_told(finished):
 def check_damaged(path: Path) -> None:
     from distillers.checkpoints import io as checkpoint
 
-    with pytest.raises(Damaged, match="damaged"):
+    with pytest.raises(CorruptFileError, match="damaged"):
         checkpoint.load(path)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from distillers.distillation.task import Supervised
 from distillers.distributed.world import World
-from distillers.errors import Diverged
+from distillers.errors import NonFiniteLossError
 from distillers.losses import CE
 from distillers.progress import Progress
 from distillers.training.metrics import Tally
@@ -89,5 +89,5 @@ def test_a_loss_that_is_not_finite_is_told_a_step_late_too():
     one = trainer(print_freq=1)
     with torch.no_grad():
         one.task.student.fc.weight.fill_(torch.nan)
-    with pytest.raises(Diverged, match="at batch 1"):
+    with pytest.raises(NonFiniteLossError, match="at batch 1"):
         one.train_epoch(Batches(), Position(0), lambda *_: None)

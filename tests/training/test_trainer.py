@@ -9,7 +9,7 @@ from torch import nn
 from distillers.distillation.distillation import distil
 from distillers.distillation.task import Supervised
 from distillers.distributed.world import World
-from distillers.errors import Diverged, InputError, Interrupted
+from distillers.errors import InputError, NonFiniteLossError, PreemptedError
 from distillers.losses import CE
 from distillers.training.ema import Average
 from distillers.training.optim import parameter_groups
@@ -152,7 +152,7 @@ class StopsAt(Interrupts):
         self.seen += 1
         if self.seen == self.step:
             torch.save(snapshot()[0], self.buffer)
-            raise Interrupted(signal.SIGTERM)
+            raise PreemptedError(signal.SIGTERM)
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 6])
@@ -168,7 +168,7 @@ def test_resuming_within_an_epoch_gives_the_same_bits_and_figures(step, accumula
     whole = task(0)
     rows, _ = run(whole, plan)
     twin, stopping = task(0), StopsAt(step)
-    with pytest.raises(Interrupted, match="SIGTERM"):
+    with pytest.raises(PreemptedError, match="SIGTERM"):
         fit(
             twin,
             Batches(),
@@ -223,7 +223,7 @@ def test_nothing_but_bad_batches_stops_the_run():
     task = supervised()
     with torch.no_grad():
         next(task.parameters()).fill_(math.nan)
-    with pytest.raises(Diverged, match="no batch had a finite loss"):
+    with pytest.raises(NonFiniteLossError, match="no batch had a finite loss"):
         run(task, Plan(epochs=1, learning_rate=0.1, on_nan="skip"))
 
 
@@ -255,7 +255,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_parts():
     task = distil(Declared(), Declared(6), {"ce": 1.0, "kd": 1.0}, images=make_batch().images)
     with torch.no_grad():
         task.student.fc.weight.fill_(math.nan)
-    with pytest.raises(Diverged, match=r"nan at batch 1 \(ce nan, kd nan\)"):
+    with pytest.raises(NonFiniteLossError, match=r"nan at batch 1 \(ce nan, kd nan\)"):
         run(task, Plan(epochs=1, learning_rate=0.1))
 
 
@@ -266,7 +266,7 @@ def test_the_first_part_that_is_not_finite_is_named():
     task.losses["kd"].register_forward_hook(
         lambda *called: called[2] * (math.inf if next(calls) == 1 else 1.0)
     )
-    with pytest.raises(Diverged, match=r"inf at batch 2 \(ce \d.*, kd inf\)"):
+    with pytest.raises(NonFiniteLossError, match=r"inf at batch 2 \(ce \d.*, kd inf\)"):
         run(task, Plan(epochs=1, learning_rate=0.1))
 
 

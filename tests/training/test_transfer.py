@@ -12,8 +12,8 @@ from distillers import models, progress
 from distillers.checkpoints.input_adapter import normalised
 from distillers.data import load
 from distillers.data.batch import Batch
-from distillers.data.sampling import Shard
 from distillers.distillation.distillation import distil
+from distillers.distributed.shard import Shard
 from distillers.distributed.world import World
 from distillers.errors import InputError
 from distillers.losses import CE

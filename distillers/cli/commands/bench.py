@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from distillers.cli.main import parse
 from distillers.config.base import require
+from distillers.config.parsing import parse
 from distillers.config.student import own_name
 from distillers.distillation.recipes import ELEVEN
 
@@ -84,8 +84,8 @@ def main(args: Sequence[str]) -> None:
 
     import torch
 
-    from distillers.checkpoints.io import write_atomically
     from distillers.cli import bench_table
+    from distillers.files import write_atomically
     from distillers.losses import wiring
     from distillers.training import benchmark as bench
     from distillers.training import peak_memory as peak

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from distillers.cli.main import parse
 from distillers.config.data import check_dali
+from distillers.config.parsing import parse
 from distillers.config.sizes import num_bytes, num_days
 from distillers.config.student import StudentConfig
 from distillers.errors import InputError, unknown
@@ -100,7 +100,7 @@ def work(config: StudentConfig, world: "World") -> None:
 
     check_dali(config.dali, world.device.type)
     batch_size = run.batch_of(config, world)
-    with world.one_after_another():
+    with world.local_rank0_first():
         source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
     views = views_of(config.views, True, source)
     assert views is not None  # as there is a cache

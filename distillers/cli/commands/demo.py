@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distillers.cli.main import parse
+from distillers.config.parsing import parse
 from distillers.config.student import own_name
 from distillers.distillation.recipes import ELEVEN
 

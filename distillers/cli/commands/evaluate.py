@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from distillers.cli.main import parse
+from distillers.config.parsing import parse
 from distillers.config.scoring import Scoring
 
 
@@ -30,7 +30,7 @@ def main(args: Sequence[str]) -> None:
     config = parse(EvaluateConfig, args, "distillers evaluate")
     config.check()
 
-    from distillers.checkpoints.for_dataset import costs, fitted, read
+    from distillers.checkpoints.for_dataset import costs, fitted, read, test_source
     from distillers.checkpoints.load import best_of
     from distillers.distributed.rendezvous import device_of
     from distillers.figures.calibration import Predictions, agreement
@@ -41,7 +41,7 @@ def main(args: Sequence[str]) -> None:
     device = device_of((config.gpu_id,) if config.gpu_id else ())
     teacher = read(Path(config.path_t), config.model_t) if config.path_t else None
     net = read(path, config.model, teacher)
-    source = config.source(net.card, path)
+    source = test_source(config, net.card, path)
     seen, of_teacher = Predictions(), Predictions()
     ready = fitted(net, source, path, device)
     result = run.score(seen.watch(ready), seen.label(source.test_loader(device).epoch(1)))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from distillers.cli.main import parse
+from distillers.config.parsing import parse
 from distillers.errors import InputError
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import tyro
 
-from distillers.cli.main import parse
 from distillers.config.base import require
+from distillers.config.parsing import parse
 from distillers.config.scoring import Scoring
 from distillers.config.student import Paths
 from distillers.errors import InputError, unknown
@@ -92,8 +92,8 @@ def main(args: Sequence[str]) -> None:
     config = parse(FiguresConfig, args, "distillers figures")
     config.check()
 
-    from distillers.checkpoints.io import write_atomically
     from distillers.figures.paper import look, save
+    from distillers.files import write_atomically
 
     comparison = _comparison(config)
     kinds = [kind for kind in config.kinds or KINDS if _can_draw(kind, config, comparison)]
@@ -141,7 +141,9 @@ def _comparison(config: FiguresConfig) -> "Comparison":
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise InputError(f"two networks are called {twice}; name them, as in {twice}-2=PATH.")
-    source = config.source(files[0].ready.card, files[0].path)
+    from distillers.checkpoints.for_dataset import test_source
+
+    source = test_source(config, files[0].ready.card, files[0].path)
     networks = {each.name: each.placed(source, device) for each in every}
     return Comparison(
         source=source,

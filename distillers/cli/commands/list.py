@@ -6,7 +6,7 @@ from typing import Literal
 
 import tyro
 
-from distillers.cli.main import parse
+from distillers.config.parsing import parse
 
 
 @dataclass(frozen=True)

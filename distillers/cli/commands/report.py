@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from distillers.cli.main import parse
+from distillers.config.parsing import parse
 from distillers.errors import InputError
 
 NAMED = 20  # folders that the terminal names

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distillers.cli.main import parse
 from distillers.config.data import check_dali
+from distillers.config.parsing import parse
 from distillers.config.student import StudentConfig
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def work(config: StudentConfig, world: "World") -> None:
 
     check_dali(config.dali, world.device.type)
     run.batch_of(config, world)
-    with world.one_after_another():
+    with world.local_rank0_first():
         source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
     views = views_of(config.views, config.teacher_cache is not None, source)
     teacher = teacher_of(config, source)

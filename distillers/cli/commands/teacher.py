@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distillers.cli.main import parse
-from distillers.config.base import TeacherConfig, file_name
+from distillers.config.base import TeacherConfig
 from distillers.config.data import check_dali
+from distillers.config.parsing import parse
+from distillers.files import file_name
 
 if TYPE_CHECKING:
     from distillers.distributed.world import World
@@ -35,7 +36,7 @@ def work(config: TeacherConfig, world: "World") -> None:
 
     check_dali(config.dali, world.device.type)
     run.batch_of(config, world)
-    with world.one_after_another():
+    with world.local_rank0_first():
         source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
     place = claim(config.folder(), config.model, config, world)
     run.prepare(config)

@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillers.cli.main import parse
 from distillers.config.data import check_dali
+from distillers.config.parsing import parse
 from distillers.config.transfer import SIZE, TransferConfig
 from distillers.errors import InputError
+from distillers.files import sha256
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +50,7 @@ def work(config: TransferConfig, world: "World") -> None:
     net, card = _network(config, path)
     name = checkpoint.name_of(path, card, config.model_s)
     reading = replace(config.reading(), image_size=_side(config, card, name))
-    with world.one_after_another():
+    with world.local_rank0_first():
         images = data.source_of(config.dataset, config.data_dir, config.download, reading)
     source = inputs.normalised(images, card.get("mean"), card.get("std"))
     config = config.resolved(recipes.learning_rate(name, SIZE))
@@ -67,7 +68,7 @@ def work(config: TransferConfig, world: "World") -> None:
     world.say(f"{which}, {run.where(world)}, into {place.folder}")
     world.say(_rules(config, source))
     new_card = run.card_of(name, source, config)
-    new_card["transferred"] = {"path": str(path), "sha256": checkpoint.digest(path)}
+    new_card["transferred"] = {"path": str(path), "sha256": sha256(path)}
     run.train(config, task, given, place, new_card, world)
     world.say(f"saved {place.best}")
 

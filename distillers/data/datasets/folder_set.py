@@ -14,8 +14,9 @@ from distillers.data.loaders.decode import AREA, RATIO, Images, OnBad, shorter_s
 from distillers.data.loaders.folder import FolderLoader
 from distillers.data.loaders.views import VIEW_SEED
 from distillers.data.normalization import IMAGENET_MEAN, IMAGENET_STD
-from distillers.data.sampling import Shard, generator
+from distillers.data.sampling import generator
 from distillers.data.source import EVALUATION_BATCH
+from distillers.distributed.shard import Shard
 from distillers.errors import InputError
 
 

@@ -13,8 +13,9 @@ from distillers.data.held_out import chosen_rows
 from distillers.data.loaders.memory import PAD, Loader
 from distillers.data.loaders.pairs import check_pair
 from distillers.data.loaders.views import crop_orders
-from distillers.data.sampling import Shard, generator
+from distillers.data.sampling import generator
 from distillers.data.source import EVALUATION_BATCH
+from distillers.distributed.shard import Shard
 from distillers.errors import InputError
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms.v2 import functional as F  # noqa: N812
+from torchvision.transforms.v2 import functional as F
 
 from distillers.data.datasets.listing import Paths
 from distillers.errors import InputError

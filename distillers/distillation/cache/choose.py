@@ -100,13 +100,13 @@ def open_cache(
         return None
     folder = CacheFolder(asked.where, asked.key)
     cache = TeacherCache(folder, task, reads, asked.num_images * asked.num_views)
-    filled = world.first(cache.num_filled) / (asked.num_images * asked.num_views)
+    filled = world.run_on_rank0(cache.num_filled) / (asked.num_images * asked.num_views)
     world.say(
         f"teacher cache: {what} x {asked.num_views} views, {100 * filled:.3g} % there, "
         f"{show_bytes(whole)} when full, in {asked.where}"
     )
     num_fills = min(num_fills, asked.num_views)
-    world.first(lambda: _refuse_no_room(asked, parts, cache, num_fills))
+    world.run_on_rank0(lambda: _refuse_no_room(asked, parts, cache, num_fills))
     return cache
 
 

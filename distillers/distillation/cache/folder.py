@@ -10,11 +10,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from distillers.checkpoints.io import write_atomically
-from distillers.config.base import file_name
 from distillers.distillation.cache.key import FORMAT, Key, differences, digest
 from distillers.distillation.cache.part import Part
 from distillers.errors import InputError
+from distillers.files import file_name, write_atomically
 
 try:
     import fcntl

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillers.config.base import file_name
 from distillers.data.batch import Batch, Values
 from distillers.data.source import BatchLoader
 from distillers.distillation.cache.folder import CacheFolder, telling
 from distillers.distillation.cache.part import Part
 from distillers.distillation.distillation import Distillation
 from distillers.distributed.world import World
+from distillers.files import file_name
 
 LISTS = ("teacher_maps", "teacher_preacts")  # values that are a tensor a stage
 

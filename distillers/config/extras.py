@@ -1,0 +1,15 @@
+"""Checks that an optional package is installed before a flag that needs it is accepted."""
+
+from importlib.util import find_spec
+
+from distillers.errors import InputError
+
+
+def check_wandb(project: str | None) -> None:
+    """Refuse `--wandb` where the package is missing.
+
+    Raises:
+        InputError: saying how to install it.
+    """
+    if project is not None and find_spec("wandb") is None:
+        raise InputError('--wandb needs the package wandb: pip install "distillers[wandb]".')

@@ -1,0 +1,51 @@
+"""Command lines to dataclasses and back; a `--config FILE` is read as flags."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from distillers.errors import InputError
+
+Config = TypeVar("Config")
+
+
+def parse(config: type[Config], args: Sequence[str], prog: str) -> Config:
+    """Read flags into a dataclass; those of `--config FILE` go before the others."""
+    import tyro
+
+    return tyro.cli(config, args=[*_from_file(args), *args], prog=prog)
+
+
+def _from_file(args: Sequence[str]) -> list[str]:
+    """The flags in the file that `--config FILE` or `--config=FILE` names."""
+    path = None
+    for number, word in enumerate(args):
+        if word == "--config" and number + 1 < len(args):
+            path = args[number + 1]
+        elif word.startswith("--config="):
+            path = word.partition("=")[2]
+    if path is None:
+        return []
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read --config {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"--config {path} must hold a mapping of flags to values.")
+    return [word for name, value in content.items() for word in flag_words(str(name), value)]
+
+
+def flag_words(name: str, value: object) -> list[str]:
+    """A flag as the words of a command line; none where there is no value."""
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    if value is None:
+        return []
+    if isinstance(value, list):
+        if all(isinstance(part, list) for part in value):  # as a run's config.json has --option
+            value = [each for part in value for each in part]
+        separate = all(isinstance(each, str) for each in value)
+        return [f"--{name}", *value] if separate else [f"--{name}", ",".join(map(str, value))]
+    return [f"--{name}", str(value)]

@@ -1,0 +1,41 @@
+"""Files: atomic writing, checksums and names."""
+
+import hashlib
+import os
+from pathlib import Path
+
+
+def write_atomically(path: Path, content: bytes, previous: Path | None = None) -> None:
+    """Write a file under a temporary name, flush it to disk, and rename it into place.
+
+    Args:
+        path: the file to write.
+        content: its bytes.
+        previous: where an existing file at `path` is moved; it is replaced where this is left out.
+
+    Raises:
+        OSError: if it cannot be written; an existing file at `path` is unchanged.
+    """
+    temporary = path.with_name(path.name + ".part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            path.replace(previous)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_name(text: str) -> str:
+    """Replace every character of `text` that a file system may not accept by "-"."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in text)
