@@ -342,7 +342,7 @@ assert made == [1] and len(alone) == 4
 def test_a_report_needs_no_torch(tmp_path):
     write_run(tmp_path, "kd")
     code = (
-        "import sys; from distillers import cli; "
+        "import sys; from distillers.cli import main as cli; "
         f"assert cli.run('report', [{str(tmp_path)!r}, '--out', {str(tmp_path / 'out')!r}]) == 0; "
         "sys.exit('torch' in sys.modules)"
     )
