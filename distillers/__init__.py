@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from distillers.distillation.distillation import distil as distil
     from distillers.distillation.task import Step as Step
     from distillers.distillation.task import Supervised as Supervised
+    from distillers.distillation.task import Task as Task
     from distillers.distillation.terms import Term as Term
     from distillers.features.taps import Taps as Taps
     from distillers.training.evaluate import score as score
@@ -26,6 +27,7 @@ _LAZY = {
     "Step": "distillers.distillation.task",
     "Supervised": "distillers.distillation.task",
     "Taps": "distillers.features.taps",
+    "Task": "distillers.distillation.task",
     "Term": "distillers.distillation.terms",
     "distil": "distillers.distillation.distillation",
     "fit": "distillers.training.trainer",

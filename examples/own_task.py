@@ -1,7 +1,7 @@
 """A scheme that is no sum of losses: two students that teach each other.
 
 Deep Mutual Learning, Zhang, Xiang, Hospedales and Lu, 2017, https://arxiv.org/abs/1706.00384.
-The loop asks a task for two things only: a `Step` for a batch, and the network to deploy.
+A task implements two methods: `forward` returns a `Step`, `deployed` the network to evaluate.
 """
 
 import torch
@@ -15,12 +15,12 @@ from distillers.data.batch import Batch
 from distillers.losses import KD
 
 
-class Mutual(nn.Module):
-    """Each of two networks learns from the labels and from the other's present opinion.
+class Mutual(distillers.Task):
+    """Train two networks on the labels and on each other's predictions.
 
     Args:
         first: the network that is deployed.
-        second: its companion.
+        second: the network that it learns with.
     """
 
     def __init__(self, first: nn.Module, second: nn.Module) -> None:
@@ -29,19 +29,19 @@ class Mutual(nn.Module):
         self.kd = KD(temperature=1.0)
 
     def forward(self, batch: Batch, progress: float = 0.0) -> distillers.Step:  # noqa: ARG002
-        """One step's loss for both."""
+        """Compute the sum of the losses of both networks."""
         a, b = self.first(batch.images), self.second(batch.images)
         ce = F.cross_entropy(a, batch.labels) + F.cross_entropy(b, batch.labels)
         mutual = self.kd(a, b) + self.kd(b, a)  # KD lets no gradient into its teacher
         return distillers.Step(ce + mutual, {"ce": ce.detach(), "mutual": mutual.detach()}, a)
 
     def deployed(self) -> nn.Module:
-        """The network that is scored and saved."""
+        """Return the first network."""
         return self.first
 
 
 def main(epochs: int = 2) -> float:
-    """Train on digits; the test accuracy in percent."""
+    """Train on digits and return the test accuracy in percent."""
     torch.manual_seed(0)
     digits = load("digits")
     task = Mutual(*(models.create("resnet8", num_classes=10) for _ in range(2)))

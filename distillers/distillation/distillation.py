@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from distillers.data.batch import Batch
-from distillers.distillation.task import Step
+from distillers.distillation.task import Step, Task
 from distillers.distillation.teacher import Frozen
 from distillers.distillation.terms import (
     Term,
@@ -24,7 +24,7 @@ from distillers.features.taps import Reader, Taps, evaluating, measure
 from distillers.losses import wiring
 
 
-class Distillation(nn.Module):
+class Distillation(Task):
     """A student that learns from a frozen teacher by a weighted sum of losses.
 
     The teacher is held outside the module tree: it has no part in the state dict, the parameters,
@@ -64,6 +64,9 @@ class Distillation(nn.Module):
         }
         every = (*self._reads.values(), *self._warmup_reads.values())
         asked = {name for names in every for name in names}
+        self.warmup_epochs = max(warmup_epochs(term.loss) for term in terms)
+        self.reads_progress = "progress" in asked
+        self.full_batches = any("batch_size" in wiring.needs(type(term.loss)) for term in terms)
         student_kinds = {wiring.FROM_STUDENT[n] for n in asked if n in wiring.FROM_STUDENT}
         teacher_kinds = {wiring.FROM_TEACHER[n] for n in asked if n in wiring.FROM_TEACHER}
         self._student_reader = Reader(student, student_taps, student_kinds | {"logits"})
@@ -88,22 +91,6 @@ class Distillation(nn.Module):
             if "teacher_maps" in (*self._reads[name], *self._warmup_reads.get(name, ())):
                 found |= {every[stage] for stage in getattr(loss, "teacher_stages", every)}
         return frozenset(found)
-
-    @property
-    def warmup_epochs(self) -> int:
-        """Epochs of the first stage, in which only the losses that have one act; mostly 0."""
-        return max(map(warmup_epochs, self.losses.values()))
-
-    @property
-    def reads_progress(self) -> bool:
-        """Whether a loss asks how far the training is."""
-        every = (*self._reads.values(), *self._warmup_reads.values())
-        return any("progress" in names for names in every)
-
-    @property
-    def full_batches(self) -> bool:
-        """Whether a loss is made for one size of batch: a smaller last one must be left out."""
-        return any("batch_size" in wiring.needs(type(loss)) for loss in self.losses.values())
 
     def forward(self, batch: Batch, progress: float = 0.0) -> Step:
         """One step's loss.

@@ -1,5 +1,6 @@
-"""What a task gives the loop, and the task without a teacher."""
+"""The contract between a task and the training loop, and the task without a teacher."""
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -8,13 +9,16 @@ from distillers.data.batch import Batch
 
 
 class Step(NamedTuple):
-    """What a task gives the loop for one batch; a tuple, which DistributedDataParallel sees into.
+    """Result of a task for one batch.
+
+    It is a tuple because DistributedDataParallel searches the output of `forward` for tensors, and
+    looks only inside of tuples, lists and dicts.
 
     Attributes:
         loss: scalar with gradient.
-        parts: scalars without gradient by name, before their weights.
-        logits: (n, k) of the network that learns, or None where the deployed network's logits do
-            not occur in the step.
+        parts: unweighted terms of the loss by name, scalars without gradient.
+        logits: (n, k) logits of the student, for the training accuracy; None when the deployed
+            network's logits are not computed in the step.
     """
 
     loss: Tensor
@@ -22,8 +26,49 @@ class Step(NamedTuple):
     logits: Tensor | None
 
 
-class Supervised(nn.Module):
-    """The task without a teacher: one network, one loss on its logits."""
+class Task(nn.Module, ABC):
+    """What the training loop trains: a module that returns its own loss.
+
+    The loop uses nothing else of a task than this class and `nn.Module`. All parameters with
+    `requires_grad` are optimised; the state dict is saved in checkpoints.
+
+    Attributes:
+        warmup_epochs: number of epochs of a first stage. They run before epoch 1 with
+            `progress < 0`, and the optimiser is created anew after them.
+        reads_progress: whether the loss depends on `progress`. If False, the loop passes a constant
+            for each stage, so that a compiled step is not compiled again for each new value.
+        full_batches: whether the loss needs batches of exactly `batch_size` images. If True, the
+            last, smaller batch of an epoch is dropped.
+    """
+
+    warmup_epochs: int = 0
+    reads_progress: bool = False
+    full_batches: bool = False
+
+    @abstractmethod
+    def forward(self, batch: Batch, progress: float = 0.0) -> Step:
+        """Compute the loss of one batch.
+
+        Args:
+            batch: images (n, c, h, w), labels (n,) and the rest of `Batch`.
+            progress: fraction of the training that is done, in [0, 1); negative in the first stage.
+        """
+
+    @abstractmethod
+    def deployed(self) -> nn.Module:
+        """Return the network that is evaluated, saved and exported.
+
+        It shares its parameters with the task.
+        """
+
+
+class Supervised(Task):
+    """Train one network with one loss on its logits, without a teacher.
+
+    Args:
+        student: maps images (n, c, h, w) to logits (n, k).
+        loss: maps logits (n, k) and labels (n,) to a scalar.
+    """
 
     def __init__(self, student: nn.Module, loss: nn.Module) -> None:
         super().__init__()
@@ -31,11 +76,11 @@ class Supervised(nn.Module):
         self.loss = loss
 
     def forward(self, batch: Batch, progress: float = 0.0) -> Step:  # noqa: ARG002
-        """One step's loss; `progress` is not used."""
+        """Compute the loss of one batch; `progress` is not used."""
         logits = self.student(batch.images)
         loss = self.loss(logits, batch.labels)
         return Step(loss, {"ce": loss.detach()}, logits)
 
     def deployed(self) -> nn.Module:
-        """The network that is scored, saved and exported."""
+        """Return the student."""
         return self.student

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from distillers.data.batch import Batch
-from distillers.distillation.task import Step
+from distillers.distillation.task import Step, Task
 from distillers.errors import InputError
 from distillers.features.infer import find_taps
 from distillers.features.taps import Reader, Taps, evaluating
@@ -15,7 +15,7 @@ from distillers.features.trace import Watched
 SPREAD = 0.01  # standard deviation of a new classifier's weights, as published
 
 
-class Transfer(nn.Module):
+class Transfer(Task):
     """The task of a linear probe, or of fine-tuning.
 
     Args:

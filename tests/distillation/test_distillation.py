@@ -87,7 +87,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts():
 
 
 def test_every_name_is_wired():
-    task = make({"tests.test_distillation:Everything": 1.0})
+    task = make({"tests.distillation.test_distillation:Everything": 1.0})
     step = task(make_batch(), 0.25)
     assert torch.isfinite(step.loss)
     step.loss.backward()
@@ -96,7 +96,9 @@ def test_every_name_is_wired():
 
 def test_every_fact_is_known():
     labels = torch.arange(6)
-    task = make({"tests.test_distillation:Facts": 1.0}, train_labels=labels, batch_size=6)
+    task = make(
+        {"tests.distillation.test_distillation:Facts": 1.0}, train_labels=labels, batch_size=6
+    )
     loss = task.losses["facts"]
     assert loss.facts == (6, 12, [3, 6], [6, 12])
     assert loss.sizes == ([(8, 8), (4, 4)],) * 2
@@ -198,7 +200,7 @@ class TwoStages(nn.Module):
 
 
 def test_a_first_stage_has_only_its_own_loss():
-    name = "tests.test_distillation:TwoStages"
+    name = "tests.distillation.test_distillation:TwoStages"
     task = make({"ce": 1.0, name: 2.0})
     assert task.warmup_epochs == 2
     step = task(make_batch(), -0.1)

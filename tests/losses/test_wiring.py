@@ -84,9 +84,9 @@ def test_every_number_that_is_a_default_can_be_given_as_it_is_printed():
 
 def test_losses_are_found_by_name_and_by_path():
     assert wiring.find("KD") is wiring.find("kd") is wiring.losses()["kd"]
-    assert wiring.find("tests.test_wiring:Wide") is Wide
+    assert wiring.find("tests.losses.test_wiring:Wide") is Wide
     with pytest.raises(InputError, match="no loss 'kdd', did you mean 'kd'"):
         wiring.find("kdd")
-    for wrong in (":KD", "no.such:Thing", "tests.test_wiring:Nothing", "math:pi"):
+    for wrong in (":KD", "no.such:Thing", "tests.losses.test_wiring:Nothing", "math:pi"):
         with pytest.raises(InputError, match=wrong):
             wiring.find(wrong)

@@ -295,7 +295,7 @@ def test_bf16_trains():
 
 
 def test_a_first_stage_comes_before_epoch_one_and_is_resumed():
-    name = "tests.test_distillation:TwoStages"
+    name = "tests.distillation.test_distillation:TwoStages"
 
     def task(seed):
         torch.manual_seed(seed)
@@ -339,7 +339,7 @@ def test_a_compiled_step_is_compiled_once():
 
 
 def test_a_task_that_reads_progress_sees_it_grow():
-    name, seen = "tests.test_distillation:Everything", []
+    name, seen = "tests.distillation.test_distillation:Everything", []
     task = distil(Declared(), Declared(6), {name: 1.0}, images=make_batch().images)
     task.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
     run(task, Plan(epochs=2, learning_rate=1e-6))

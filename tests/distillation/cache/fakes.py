@@ -20,7 +20,7 @@ from distillers.distributed.world import World
 from tests.nets import Declared
 
 CPU = torch.device("cpu")
-ALL = {"tests.test_distillation:Everything": 1.0}
+ALL = {"tests.distillation.test_distillation:Everything": 1.0}
 SAMPLE = torch.zeros(2, 3, 8, 8)
 
 

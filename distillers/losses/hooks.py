@@ -1,0 +1,42 @@
+"""Types of the optional members of a loss; see docs/contracts.md."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class HasWarmup(Protocol):
+    """A loss with a first stage.
+
+    Attributes:
+        warmup_epochs: number of its epochs; with 0 there is no first stage.
+        warmup: the loss of that stage; its parameters are wired like those of `forward`.
+    """
+
+    warmup_epochs: int
+    warmup: Callable[..., Tensor]
+
+
+@runtime_checkable
+class Deploys(Protocol):
+    """A loss that deploys another network than the student."""
+
+    def deploy(self, student: nn.Module) -> nn.Module:
+        """Return the network to evaluate, save and export, with its description as `card`.
+
+        Args:
+            student: the trained student; it is not modified.
+        """
+        ...
+
+    @staticmethod
+    def rebuild(student: nn.Module, card: dict[str, Any]) -> nn.Module:
+        """Return a network of the structure that `deploy` returned, to load its weights into.
+
+        Args:
+            student: a new network of the student's architecture.
+            card: the description, possibly read from JSON.
+        """
+        ...
