@@ -24,7 +24,6 @@ from distillers.losses.rkd import RKD as RKD
 from distillers.losses.rrd import RRD as RRD
 from distillers.losses.rrdmomentum import RRDMomentum as RRDMomentum
 from distillers.losses.semckd import SemCKD as SemCKD
-from distillers.losses.semckdinvariant import SemCKDInvariant as SemCKDInvariant
 from distillers.losses.simkd import SimKD as SimKD
 from distillers.losses.sp import SP as SP
 from distillers.losses.srrl import SRRL as SRRL

@@ -152,7 +152,6 @@ CASES: dict[str, Case] = {
     "crd": Case(options={"negatives": 7, "dim": 6}),
     "srrl": Case(refuses_one=True),
     "semckd": Case(refuses_one=True),
-    "semckdinvariant": Case(options={"points": 8}),
     "simkd": Case(unread=("student_maps[0]", "student_maps[1]")),
     "rrd": Case(options={"queue_size": 16, "dim": 6}),
     "rrdmomentum": Case(options={"dim": 6}),
