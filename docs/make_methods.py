@@ -35,8 +35,12 @@ def section(name: str, cls: type) -> str:
     lines = [
         f"\n## {cls.__name__}\n",
         f"`--distill {name}` · weights: {weights}\n",
-        f"reads {names(wiring.reads(cls.forward))}"
-        + (f" · needs {names(wiring.needs(cls))}" if wiring.needs(cls) else "")
+        f"reads {names(wiring.forward_inputs(cls.forward))}"
+        + (
+            f" · needs {names(wiring.constructor_facts(cls))}"
+            if wiring.constructor_facts(cls)
+            else ""
+        )
         + (f" · options {options}" if options else "")
         + "\n",
         f"{markdown(inspect.getdoc(cls) or '')}\n",

@@ -12,7 +12,7 @@ from distillers.checkpoints import io as checkpoint
 from distillers.checkpoints import third_party as foreign
 from distillers.config.base import PUBLISHED
 from distillers.errors import InputError
-from distillers.features.taps import evaluating
+from distillers.features.taps import eval_mode
 from distillers.models.pretrained import statistics, with_classes
 
 
@@ -103,7 +103,7 @@ def try_out(net: nn.Module, name: str, images: Tensor, num_classes: int) -> None
     """
     side = "{2} x {3}".format(*images.shape)
     try:
-        with torch.no_grad(), evaluating(net):
+        with torch.no_grad(), eval_mode(net):
             logits = net(images)
     except torch.OutOfMemoryError:
         raise

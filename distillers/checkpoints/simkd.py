@@ -10,7 +10,7 @@ from distillers.checkpoints.third_party import SIZES, Imported, log
 from distillers.errors import InputError
 from distillers.features.classifier import head_of
 from distillers.features.infer import find_taps
-from distillers.features.taps import Reader, Taps, evaluating
+from distillers.features.taps import FeatureExtractor, Taps, eval_mode
 from distillers.losses.ops.reused_classifier import Reused
 from distillers.losses.ops.stages import same_size
 from distillers.losses.simkd import SimKD
@@ -69,9 +69,9 @@ def build(
 @torch.no_grad()
 def _read(net: nn.Module, taps: Taps, kind: str, images: Tensor) -> Tensor:
     """The last map (n, c, h, w) of a kind, in evaluation mode."""
-    reader = Reader(net, taps, [kind])
+    reader = FeatureExtractor(net, taps, [kind])
     try:
-        with evaluating(net):
+        with eval_mode(net):
             value = reader(images)[kind]
     finally:
         reader.close()

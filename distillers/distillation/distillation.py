@@ -8,19 +8,19 @@ from torch import Tensor, nn
 
 from distillers.data.batch import Batch
 from distillers.distillation.task import Step, Task
-from distillers.distillation.teacher import Frozen
+from distillers.distillation.teacher import FrozenTeacher
 from distillers.distillation.terms import (
     Term,
-    keeps,
-    lasting,
-    refuse_bad,
-    refuse_no_scalar,
+    active_after_warmup,
+    check_scalar,
+    check_terms,
+    is_stateful,
     warmup_epochs,
 )
 from distillers.errors import InputError
 from distillers.features.classifier import head_of
 from distillers.features.infer import find_taps
-from distillers.features.taps import Reader, Taps, evaluating, measure
+from distillers.features.taps import FeatureExtractor, Taps, eval_mode, measure
 from distillers.losses import wiring
 
 
@@ -52,13 +52,13 @@ class Distillation(Task):
         images: Tensor | None = None,
     ) -> None:
         super().__init__()
-        refuse_bad(terms)
+        check_terms(terms)
         self.student = student
         self.losses = nn.ModuleDict({term.name: term.loss for term in terms})
         self.weights = {term.name: term.weight for term in terms}
-        self._reads = {term.name: wiring.reads(term.loss.forward) for term in terms}
+        self._reads = {term.name: wiring.forward_inputs(term.loss.forward) for term in terms}
         self._warmup_reads = {
-            term.name: wiring.reads(cast(Any, term.loss).warmup)
+            term.name: wiring.forward_inputs(cast(Any, term.loss).warmup)
             for term in terms
             if warmup_epochs(term.loss)
         }
@@ -66,21 +66,25 @@ class Distillation(Task):
         asked = {name for names in every for name in names}
         self.warmup_epochs = max(warmup_epochs(term.loss) for term in terms)
         self.reads_progress = "progress" in asked
-        self.full_batches = any("batch_size" in wiring.needs(type(term.loss)) for term in terms)
+        self.full_batches = any(
+            "batch_size" in wiring.constructor_facts(type(term.loss)) for term in terms
+        )
         student_kinds = {wiring.FROM_STUDENT[n] for n in asked if n in wiring.FROM_STUDENT}
         teacher_kinds = {wiring.FROM_TEACHER[n] for n in asked if n in wiring.FROM_TEACHER}
-        self._student_reader = Reader(student, student_taps, student_kinds | {"logits"})
-        self.frozen = Frozen(teacher, teacher_taps, teacher_kinds, images)
+        self._student_extractor = FeatureExtractor(
+            student, student_taps, student_kinds | {"logits"}
+        )
+        self.frozen = FrozenTeacher(teacher, teacher_taps, teacher_kinds, images)
 
     @property
     def teacher(self) -> nn.Module:
-        """The frozen teacher as it was given; `frozen.reading` is what runs."""
+        """The frozen teacher as it was given; `frozen.fused` is what runs."""
         return self.frozen.net
 
     @property
     def teacher_taps(self) -> Taps:
         """Where the teacher is read."""
-        return self.frozen.reader.taps
+        return self.frozen.extractor.taps
 
     @property
     def teacher_stages(self) -> frozenset[int]:
@@ -105,7 +109,7 @@ class Distillation(Task):
             "progress": progress,
         }
         values |= self.read_teacher(batch.images) if batch.teacher is None else batch.teacher
-        read = self._student_reader(batch.images)
+        read = self._student_extractor(batch.images)
         values |= {f"student_{kind}": value for kind, value in read.items()}
         if progress < 0:
             parts = self._warmup_parts(values)
@@ -120,19 +124,19 @@ class Distillation(Task):
     @torch.no_grad()
     def read_teacher(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
         """What the losses ask of the teacher, by the names that they use; perhaps nothing."""
-        if not self.frozen.reader.wanted:
+        if not self.frozen.extractor.wanted:
             return {}
         if not torch.compiler.is_compiling():
-            self.frozen.follow()
-        return {f"teacher_{kind}": value for kind, value in self.frozen.reader(images).items()}
+            self.frozen.sync_weights()
+        return {f"teacher_{kind}": value for kind, value in self.frozen.extractor(images).items()}
 
     def train(self, mode: bool = True) -> "Distillation":
         """The mode of the student and the losses; the teacher stays in evaluation mode."""
-        self.frozen.follow()  # a compiled step cannot
+        self.frozen.sync_weights()  # a compiled step cannot
         return super().train(mode)
 
     @torch.no_grad()
-    def try_out(self, images: Tensor) -> None:
+    def check_losses(self, images: Tensor) -> None:
         """Run the losses that keep nothing once, to learn what they refuse before training starts.
 
         Raises:
@@ -140,17 +144,17 @@ class Distillation(Task):
         """
         rows = torch.arange(len(images), device=images.device)
         values: dict[str, Any] = {"labels": rows * 0, "index": rows, "progress": 0.0}
-        with evaluating(self.student):
-            read = self._student_reader(images)
+        with eval_mode(self.student):
+            read = self._student_extractor(images)
         values |= self.read_teacher(images)
         values |= {f"student_{kind}": value for kind, value in read.items()}
         for name, loss in self.losses.items():
-            if lasting(loss) and not keeps(loss):
+            if active_after_warmup(loss) and not is_stateful(loss):
                 try:
                     value = loss(**{key: values[key] for key in self._reads[name]})
                 except ValueError as error:
                     raise InputError(str(error)) from error
-                refuse_no_scalar(name, value)
+                check_scalar(name, value)
 
     def deployed(self) -> nn.Module:
         """The network that is scored, saved, exported: the student, or what a loss makes of it."""
@@ -160,9 +164,9 @@ class Distillation(Task):
     def _parts(self, values: Mapping[str, Any]) -> dict[str, Tensor]:
         parts = {}
         for name, loss in self.losses.items():
-            if lasting(loss):
+            if active_after_warmup(loss):
                 parts[name] = loss(**{key: values[key] for key in self._reads[name]})
-                refuse_no_scalar(name, parts[name])
+                check_scalar(name, parts[name])
         return parts
 
     def _warmup_parts(self, values: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -170,7 +174,7 @@ class Distillation(Task):
         for name, keys in self._warmup_reads.items():
             loss = cast(Any, self.losses[name])
             parts[name] = loss.warmup(**{key: values[key] for key in keys})
-            refuse_no_scalar(name, parts[name])
+            check_scalar(name, parts[name])
         return parts
 
     def _deploying(self) -> list[Any]:
@@ -220,7 +224,7 @@ def distil(
     student_taps = find_taps(student, images, student_taps)
     teacher_taps = find_taps(teacher, images, teacher_taps)
     for cls in classes.values():
-        wiring.refuse_unseen(cls, student_taps, teacher_taps)
+        wiring.check_readable(cls, student_taps, teacher_taps)
     cast(Any, student).taps = student_taps  # a deployed network is cut where the student is read
     facts = _facts(student, teacher, student_taps, teacher_taps, images)
     facts |= {"train_labels": train_labels, "batch_size": batch_size}
@@ -237,7 +241,7 @@ def distil(
         images=images,
     )
     task.to(images.device)
-    task.try_out(images)
+    task.check_losses(images)
     return task
 
 

@@ -138,7 +138,7 @@ def options(
             raise InputError(
                 f"--option {entry}: {loss} takes no part in this run; there are {', '.join(short)}."
             )
-        chosen[loss][option] = wiring.from_text(short[loss], option, text)
+        chosen[loss][option] = wiring.parse_option(short[loss], option, text)
     return chosen
 
 

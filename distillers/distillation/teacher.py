@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distillers.features.taps import Reader, Taps
+from distillers.features.taps import FeatureExtractor, Taps
 from distillers.models.fuse_bn import Pair, find_pairs, fold, folded
 
 log = logging.getLogger("distillers")
@@ -20,7 +20,7 @@ TOLERANCE = {"cpu": 1e-4}
 ELSEWHERE = 2e-2
 
 
-class Frozen:
+class FrozenTeacher:
     """A teacher in evaluation mode without gradient, and what is read in its place.
 
     That is a copy in channels-last order in which every batch normalisation that directly follows a
@@ -35,7 +35,7 @@ class Frozen:
         net: maps images (n, c, h, w) to logits (n, k); its mode and `requires_grad` are set, and
             nothing else of it is changed.
         taps: where to read it.
-        kinds: what will be read, as `Reader` takes it.
+        kinds: what will be read, as `FeatureExtractor` takes it.
         images: (n, c, h, w) of the size and on the device to come. Left out, no copy is made.
 
     Attributes:
@@ -47,21 +47,21 @@ class Frozen:
     def __init__(
         self, net: nn.Module, taps: Taps, kinds: Iterable[str], images: Tensor | None = None
     ) -> None:
-        self.net = self.reading = net.eval().requires_grad_(False)
+        self.net = self.fused = net.eval().requires_grad_(False)
         self.pairs: list[Pair] = []
         kinds = frozenset(kinds)
         if images is not None and kinds:
             self._prepare(taps, kinds, images)
-        self.reader = Reader(self.reading, taps, kinds)
+        self.extractor = FeatureExtractor(self.fused, taps, kinds)
         self._versions = _versions(net)
 
     def __call__(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
         """What is wanted of images (n, c, h, w), by kind."""
-        return self.reader(images)
+        return self.extractor(images)
 
-    def follow(self) -> None:
+    def sync_weights(self) -> None:
         """Take over what was done to the teacher's weights since, by `load_state_dict` say."""
-        if self.reading is self.net:
+        if self.fused is self.net:
             return
         versions = _versions(self.net)
         if versions != self._versions:
@@ -71,8 +71,8 @@ class Frozen:
     def apply(self, fn: Any, recurse: bool = True) -> None:
         """What `nn.Module._apply` does, on both."""
         self.net._apply(fn, recurse)
-        if self.reading is not self.net:
-            self.reading._apply(fn, recurse)
+        if self.fused is not self.net:
+            self.fused._apply(fn, recurse)
             self._take()
             self._versions = _versions(self.net)
 
@@ -89,7 +89,7 @@ class Frozen:
         fold(reading, pairs)
         reading.eval().to(memory_format=torch.channels_last)
         if _agree(self.net, reading, taps, kinds, images):
-            self.pairs, self.reading = pairs, reading
+            self.pairs, self.fused = pairs, reading
             return
         log.warning(
             "%s gives another result with its batch normalisations folded, so it is read as it is, "
@@ -102,11 +102,11 @@ class Frozen:
         """Copy the teacher's weights, the folded ones worked out anew."""
         layers = {pair.layer for pair in self.pairs}
         theirs = dict(_tensors(self.net))
-        for name, tensor in _tensors(self.reading):
+        for name, tensor in _tensors(self.fused):
             if name.rpartition(".")[0] not in layers:
                 tensor.copy_(theirs[name])
         for pair in self.pairs:
-            layer: Any = self.reading.get_submodule(pair.layer)
+            layer: Any = self.fused.get_submodule(pair.layer)
             original = self.net.get_submodule(pair.layer), self.net.get_submodule(pair.norm)
             weight, bias = folded(*original)
             layer.weight.copy_(weight)
@@ -133,7 +133,7 @@ def _agree(
 @torch.no_grad()
 def _read(net: nn.Module, taps: Taps, kinds: frozenset[str], images: Tensor) -> list[Tensor]:
     """Every tensor that is read of two images."""
-    reader = Reader(net, taps, kinds)
+    reader = FeatureExtractor(net, taps, kinds)
     try:
         values = reader(images[:2])
     finally:

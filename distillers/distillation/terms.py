@@ -23,17 +23,17 @@ def warmup_epochs(loss: nn.Module) -> int:
     return getattr(loss, "warmup_epochs", 0)
 
 
-def keeps(loss: nn.Module) -> bool:
+def is_stateful(loss: nn.Module) -> bool:
     """Whether a loss has parameters or buffers, which a call may change."""
     return next(chain(loss.parameters(), loss.buffers()), None) is not None
 
 
-def lasting(loss: nn.Module) -> bool:
+def active_after_warmup(loss: nn.Module) -> bool:
     """Whether a loss acts after its first stage; AB's and FSP's, as published, do not."""
     return not warmup_epochs(loss) or getattr(loss, "keep", True)
 
 
-def refuse_bad(terms: list[Term]) -> None:
+def check_terms(terms: list[Term]) -> None:
     """Refuse summands that make no loss.
 
     Raises:
@@ -47,14 +47,14 @@ def refuse_bad(terms: list[Term]) -> None:
     for term in terms:
         if not math.isfinite(term.weight) or term.weight < 0:
             raise InputError(f"the weight of {term.name} is {term.weight}; it must be positive.")
-    if not any(lasting(term.loss) for term in terms):
+    if not any(active_after_warmup(term.loss) for term in terms):
         raise InputError(f"nothing is left to learn after the first stage of {', '.join(names)}.")
     deploying = [term.name for term in terms if hasattr(term.loss, "deploy")]
     if len(deploying) > 1:
         raise InputError(f"{' and '.join(deploying)} would each deploy a network of its own.")
 
 
-def refuse_no_scalar(name: str, value: object) -> None:
+def check_scalar(name: str, value: object) -> None:
     """Refuse what a loss gave where it is not one floating number.
 
     Raises:

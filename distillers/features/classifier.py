@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from distillers.features.taps import Reader, Taps, evaluating, module_at
+from distillers.features.taps import FeatureExtractor, Taps, eval_mode, module_at
 
 
 @torch.no_grad()
@@ -25,9 +25,9 @@ def head_of(net: nn.Module, taps: Taps, images: Tensor) -> nn.Module | None:
     """
     if not taps.head:
         return None
-    reader = Reader(net, taps, ("pooled", "logits"))
+    reader = FeatureExtractor(net, taps, ("pooled", "logits"))
     try:
-        with evaluating(net):
+        with eval_mode(net):
             values = reader(images[:2])
     finally:
         reader.close()

@@ -1,4 +1,4 @@
-"""Where a network that declares nothing is read, by rules on one watched forward."""
+"""Where a network that declares nothing is read, by rules on one trace forward."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +10,7 @@ from distillers.errors import InputError
 from distillers.features.layout import PLAIN, Layout
 from distillers.features.stages import as_map, layout_of, outermost, stages_of
 from distillers.features.taps import Place, Taps, embedding, module_at, with_maps
-from distillers.features.trace import Call, Watched
+from distillers.features.trace import Call, ForwardTrace
 
 
 def find_taps(
@@ -46,44 +46,43 @@ def find_taps(
     """
     declared = getattr(net, "taps", None)
     taps = given or (declared if isinstance(declared, Taps) else None)
-    watched = Watched(net, images)
-    taps = _by_rule(watched) if taps is None else taps
+    trace = ForwardTrace(net, images)
+    taps = _by_rule(trace) if taps is None else taps
     taps = with_maps(taps, maps) if maps else taps
     if not taps.preacts:
-        taps = replace(taps, preacts=_preacts(watched, taps.maps))
+        taps = replace(taps, preacts=_preacts(trace, taps.maps))
     known = dict(taps.layouts)
-    found = {place: known.get(place) or _layout(watched, place) for place in _map_places(taps)}
+    found = {place: known.get(place) or _layout(trace, place) for place in _map_places(taps)}
     layouts = tuple((place, layout) for place, layout in found.items() if layout != PLAIN)
     return replace(taps, layouts=layouts)
 
 
-def _by_rule(watched: Watched) -> Taps:
-    head = _head(watched)
-    maps, before = stages_of(watched, head)
-    first = next(
-        (call.path for call in watched.readable() if as_map(watched, call) is not None), ""
-    )
+def _by_rule(trace: ForwardTrace) -> Taps:
+    head = _head(trace)
+    maps, before = stages_of(trace, head)
+    first = next((call.path for call in trace.readable() if as_map(trace, call) is not None), "")
     return Taps(
         maps=maps,
         head=head,
         stem=before or (first if first and first not in maps else None),
-        final=_final(watched, head, maps),
+        final=_final(trace, head, maps),
     )
 
 
-def _head(watched: Watched) -> str:
+def _head(trace: ForwardTrace) -> str:
     """The classifier's path; "" where there is none."""
-    logits = watched.logits
-    single = [call for call in watched.calls if watched.ran_once(call.path)]
+    logits = trace.logits
+    single = [call for call in trace.calls if trace.ran_once(call.path)]
     own = [call for call in single if any(True for _ in call.module.parameters(recurse=False))]
     for call in reversed(own):
-        if call.given.numel() == logits.numel() and torch.equal(call.given.flatten(1), logits):
+        if call.output.numel() == logits.numel() and torch.equal(call.output.flatten(1), logits):
             return call.path
-    named = _timm_classifier(watched.net)
+    named = _timm_classifier(trace.net)
     wide = [
         call.path
         for call in own
-        if isinstance(call.module, nn.Linear | nn.Conv2d) and call.given.shape[1] == logits.shape[1]
+        if isinstance(call.module, nn.Linear | nn.Conv2d)
+        and call.output.shape[1] == logits.shape[1]
     ]
     return next((path for path in wide if path in named), wide[-1] if wide else "")
 
@@ -95,31 +94,31 @@ def _timm_classifier(net: nn.Module) -> tuple[str, ...]:
     return (named,) if isinstance(named, str) else tuple(named)
 
 
-def _final(watched: Watched, head: str, maps: tuple[str, ...]) -> str | None:
-    taken = next((call.taken for call in watched.calls if call.path == head), None)
+def _final(trace: ForwardTrace, head: str, maps: tuple[str, ...]) -> str | None:
+    taken = next((call.input for call in trace.calls if call.path == head), None)
     if taken is None:
         return None
-    if _is_worked_on(watched, taken):
+    if _is_worked_on(trace, taken):
         return head
-    pooled = embedding(module_at(watched.net, head), taken)
+    pooled = embedding(module_at(trace.net, head), taken)
     tolerance = 1e-4 * float(pooled.abs().max())
-    for call in reversed(watched.readable()):
-        values = as_map(watched, call)
+    for call in reversed(trace.readable()):
+        values = as_map(trace, call)
         if values is None or values.shape[1] != pooled.shape[1] or values[0, 0].numel() == 1:
             continue
         if torch.allclose(values.mean((2, 3)), pooled, rtol=1e-3, atol=tolerance):
-            return outermost(watched, call, holding_none_of=maps)
+            return outermost(trace, call, holding_none_of=maps)
     return head
 
 
-def _is_worked_on(watched: Watched, taken: Tensor) -> bool:
+def _is_worked_on(trace: ForwardTrace, taken: Tensor) -> bool:
     """Whether a layer with weights made this vector; a norm in a new network may look idle."""
     while taken.ndim == 2:
-        makers = [call for call in watched.calls if call.given is taken]
+        makers = [call for call in trace.calls if call.output is taken]
         if any(True for call in makers for _ in call.module.parameters(recurse=False)):
             return True
         before = [
-            call.taken for call in makers if call.taken is not None and call.taken is not taken
+            call.input for call in makers if call.input is not None and call.input is not taken
         ]
         if not before:
             return False
@@ -127,17 +126,17 @@ def _is_worked_on(watched: Watched, taken: Tensor) -> bool:
     return False
 
 
-def _preacts(watched: Watched, maps: tuple[str, ...]) -> tuple[str, ...]:
+def _preacts(trace: ForwardTrace, maps: tuple[str, ...]) -> tuple[str, ...]:
     """A module a stage whose input, at its last run, is the map before its last activation."""
     found = []
-    last_runs = {call.path: call for call in watched.calls}
+    last_runs = {call.path: call for call in trace.calls}
     for path in maps:
         stage = last_runs.get(path)
         if stage is None:
             return ()
-        activations = (call for call in last_runs.values() if call.given is stage.given)
+        activations = (call for call in last_runs.values() if call.output is stage.output)
         own = next((call.path for call in activations if _is_activation(call)), "")
-        if not own and float(stage.given.min()) >= 0:
+        if not own and float(stage.output.min()) >= 0:
             return ()  # activated by a function, whose input no module shows
         found.append(own)
     return tuple(found)
@@ -145,9 +144,9 @@ def _preacts(watched: Watched, maps: tuple[str, ...]) -> tuple[str, ...]:
 
 def _is_activation(call: Call) -> bool:
     """Whether an activation module ran, in place or not, and did not leave its input as it was."""
-    if call.taken is None or call.taken.shape != call.given.shape:
+    if call.input is None or call.input.shape != call.output.shape:
         return False
-    if call.taken is call.given and call.taken_version == call.given_version:
+    if call.input is call.output and call.input_version == call.output_version:
         return False
     weighty = any(weight.ndim > 1 for weight in call.module.parameters())
     return "activation" in type(call.module).__module__ and not weighty
@@ -158,21 +157,21 @@ def _map_places(taps: Taps) -> list[Place]:
     return [*taps.places("maps"), *taps.places("preacts"), *final, *taps.places("stem")]
 
 
-def _layout(watched: Watched, place: Place) -> Layout:
+def _layout(trace: ForwardTrace, place: Place) -> Layout:
     """The layout of a place that will be read as a map.
 
     Raises:
         InputError: when there is no such module, or its output is no map.
     """
     path, side = place
-    module_at(watched.net, path)
-    calls = [call for call in watched.calls if call.path == path]
-    value = (calls[-1].given if side == "out" else calls[-1].taken) if calls else None
+    module_at(trace.net, path)
+    calls = [call for call in trace.calls if call.path == path]
+    value = (calls[-1].output if side == "out" else calls[-1].input) if calls else None
     if value is None:
         return PLAIN  # reading it says what is wrong
-    layout = layout_of(watched, value)
+    layout = layout_of(trace, value)
     if layout is None and value.ndim != 4:
-        height, width = watched.size
+        height, width = trace.size
         raise InputError(
             f"the {side}put of {path} is {tuple(value.shape)}, which is no map of images of "
             f"{height} x {width}; tap another module."

@@ -109,7 +109,7 @@ class Shapes:
     num_classes: int
 
 
-class Reader:
+class FeatureExtractor:
     """Reads a network while it runs, by hooks, only what is wanted.
 
     Not a module on purpose: it can hold a frozen teacher without registering it anywhere.
@@ -256,9 +256,9 @@ def measure(net: nn.Module, taps: Taps, images: Tensor) -> Shapes:
         images: (n, c, h, w), any content.
     """
     kinds = [kind for kind in ("maps", "pooled") if taps.places(kind)]
-    reader = Reader(net, taps, ("logits", *kinds))
+    reader = FeatureExtractor(net, taps, ("logits", *kinds))
     try:
-        with evaluating(net):
+        with eval_mode(net):
             values = reader(images)
     finally:
         reader.close()
@@ -279,7 +279,7 @@ def measure(net: nn.Module, taps: Taps, images: Tensor) -> Shapes:
 
 
 @contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
+def eval_mode(net: nn.Module) -> Iterator[None]:
     """`net` in evaluation mode, every module's own mode restored afterwards."""
     modes = {module: module.training for module in net.modules()}
     net.eval()

@@ -1,4 +1,4 @@
-"""One forward of a network, watched: what every module took in and gave, in order."""
+"""One forward of a network, trace: what every module took in and gave, in order."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from distillers.errors import InputError
-from distillers.features.taps import evaluating
+from distillers.features.taps import eval_mode
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,23 +16,23 @@ class Call:
     Attributes:
         path: of the module.
         module: itself.
-        taken: its first argument, where that is a tensor.
-        taken_version: how often `taken` had been written to when it came in.
-        given: its output.
-        given_version: how often `given` had been written to when it came out.
+        input: its first argument, where that is a tensor.
+        input_version: how often `input` had been written to when it came in.
+        output: its output.
+        output_version: how often `output` had been written to when it came out.
     """
 
     path: str
     module: nn.Module
-    taken: Tensor | None
-    taken_version: int
-    given: Tensor
-    given_version: int
+    input: Tensor | None
+    input_version: int
+    output: Tensor
+    output_version: int
 
     @property
     def intact(self) -> bool:
         """Whether the output was left as it is until the end of the forward."""
-        return self.given._version == self.given_version
+        return self.output._version == self.output_version
 
     @property
     def depth(self) -> int:
@@ -40,7 +40,7 @@ class Call:
         return self.path.count(".")
 
 
-class Watched:
+class ForwardTrace:
     """The calls of one forward of two images, in evaluation mode, without gradient.
 
     Args:
@@ -83,7 +83,7 @@ class Watched:
         return [
             call
             for call in self.calls
-            if call.intact and self.ran_once(call.path) and call.given.shape[:1] == (n,)
+            if call.intact and self.ran_once(call.path) and call.output.shape[:1] == (n,)
         ]
 
     @torch.no_grad()
@@ -108,7 +108,7 @@ class Watched:
             handles.append(module.register_forward_pre_hook(before))
             handles.append(module.register_forward_hook(after))
         try:
-            with evaluating(self.net):
+            with eval_mode(self.net):
                 logits = self.net(self.images)
         finally:
             for handle in handles:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distillers.data.batch import Batch
 from distillers.errors import InputError
-from distillers.features.taps import Reader, evaluating
+from distillers.features.taps import FeatureExtractor, eval_mode
 from distillers.figures.paper import WIDTH, Picture, panels
 from distillers.figures.responses import Network
 
@@ -110,13 +110,13 @@ def compare(networks: Sequence[Network], batches: Iterable[Batch]) -> tuple[CKA,
     Returns:
         the sums; and the places of each network, in the order in which they lie in the matrix.
     """
-    readers = [Reader(each.net, each.taps, _kinds(each)) for each in networks]
+    readers = [FeatureExtractor(each.net, each.taps, _kinds(each)) for each in networks]
     result, places = CKA(), []
     try:
         for batch in batches:
             found, places = [], []
             for network, reader in zip(networks, readers, strict=True):
-                with evaluating(network.net):
+                with eval_mode(network.net):
                     read = reader(batch.images)
                 maps = list(read.get("maps", ()))
                 late = [cast(Tensor, read[kind]) for kind in ("pooled", "logits") if kind in read]

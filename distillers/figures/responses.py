@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from distillers.data.batch import Batch
-from distillers.features.taps import Reader, Taps, evaluating
+from distillers.features.taps import FeatureExtractor, Taps, eval_mode
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,14 +67,16 @@ def respond(networks: Iterable[Network], batches: Iterable[Batch]) -> list[Respo
     """
     networks = list(networks)
     kinds = [("logits", "pooled") if each.taps.head else ("logits",) for each in networks]
-    readers = [Reader(n.net, n.taps, kind) for n, kind in zip(networks, kinds, strict=True)]
+    readers = [
+        FeatureExtractor(n.net, n.taps, kind) for n, kind in zip(networks, kinds, strict=True)
+    ]
     seen: list[list[dict[str, Tensor]]] = [[] for _ in networks]
     labels = []
     try:
         for batch in batches:
             labels.append(batch.labels.cpu())
             for network, reader, values in zip(networks, readers, seen, strict=True):
-                with evaluating(network.net):
+                with eval_mode(network.net):
                     read = reader(batch.images)
                 values.append({k: v.cpu() for k, v in read.items() if isinstance(v, Tensor)})
     finally:

@@ -65,7 +65,7 @@ def find(name: str) -> type[nn.Module]:
     return found
 
 
-def reads(function: Callable) -> tuple[str, ...]:
+def forward_inputs(function: Callable) -> tuple[str, ...]:
     """The names that a `forward` or `warmup` asks for; parameters with a default are never wired.
 
     Raises:
@@ -75,7 +75,7 @@ def reads(function: Callable) -> tuple[str, ...]:
     return tuple(_required(function, known))
 
 
-def needs(loss: type[nn.Module]) -> tuple[str, ...]:
+def constructor_facts(loss: type[nn.Module]) -> tuple[str, ...]:
     """The facts that a loss's `__init__` requires.
 
     Raises:
@@ -111,21 +111,21 @@ def build(
         if name not in defaults:
             raise unknown(f"option of {loss.__name__}", name, defaults)
         chosen[name] = value
-    missing = [name for name in needs(loss) if facts.get(name) is None]
+    missing = [name for name in constructor_facts(loss) if facts.get(name) is None]
     if missing:
         why = " " + WITHOUT_HEAD if "teacher_head" in missing else ""
         raise InputError(
             f"{loss.__name__} needs {', '.join(missing)}, which is not known here.{why}"
         )
-    reads(loss.forward)
+    forward_inputs(loss.forward)
     try:
-        return loss(**{name: facts[name] for name in needs(loss)}, **chosen)
+        return loss(**{name: facts[name] for name in constructor_facts(loss)}, **chosen)
     except (ValueError, TypeError) as error:
         told = str(error).startswith(loss.__name__)
         raise InputError(str(error) if told else f"{loss.__name__}: {error}") from error
 
 
-def refuse_unseen(loss: type[nn.Module], student: Taps, teacher: Taps) -> None:
+def check_readable(loss: type[nn.Module], student: Taps, teacher: Taps) -> None:
     """Refuse a loss that reads what a network does not show.
 
     Args:
@@ -137,7 +137,7 @@ def refuse_unseen(loss: type[nn.Module], student: Taps, teacher: Taps) -> None:
         InputError: naming what is read, and how to show it.
     """
     functions = [getattr(loss, name) for name in ("forward", "warmup") if hasattr(loss, name)]
-    for name in (name for function in functions for name in reads(function)):
+    for name in (name for function in functions for name in forward_inputs(function)):
         side, _, kind = name.partition("_")
         taps = {"student": student, "teacher": teacher}.get(side)
         if taps is None or kind not in KINDS or kind == "logits" or taps.places(kind):
@@ -150,7 +150,7 @@ def refuse_unseen(loss: type[nn.Module], student: Taps, teacher: Taps) -> None:
         )
 
 
-def from_text(loss: type[nn.Module], name: str, text: str) -> Any:
+def parse_option(loss: type[nn.Module], name: str, text: str) -> Any:
     """The value of an option as the command line gives it, checked against its default's type.
 
     Raises:

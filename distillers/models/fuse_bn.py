@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from distillers.features.taps import Place
-from distillers.features.trace import Watched
+from distillers.features.trace import ForwardTrace
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -51,7 +51,7 @@ class Uses(TorchFunctionMode):
 
 
 def find_pairs(net: nn.Module, images: Tensor, places: Collection[Place]) -> list[Pair]:
-    """The pairs that can be one layer, found on one watched forward in evaluation mode.
+    """The pairs that can be one layer, found on one trace forward in evaluation mode.
 
     The normalisation takes the very tensor that the layer gave; no other function does, and none
     takes the layer's weight; each of both runs once, is of a type whose arithmetic is known, and
@@ -64,24 +64,24 @@ def find_pairs(net: nn.Module, images: Tensor, places: Collection[Place]) -> lis
     """
     uses = Uses()
     with uses:
-        watched = Watched(net, images)
+        trace = ForwardTrace(net, images)
     read = {
-        id(call.given if side == "out" else call.taken)
-        for call in watched.calls
+        id(call.output if side == "out" else call.input)
+        for call in trace.calls
         for path, side in places
         if call.path == path
     }
     made_by = {
-        id(call.given): call
-        for call in watched.calls
-        if _is_layer(call.module) and watched.ran_once(call.path)
+        id(call.output): call
+        for call in trace.calls
+        if _is_layer(call.module) and trace.ran_once(call.path)
     }
     pairs = []
-    for call in watched.calls:
-        before = made_by.get(id(call.taken))
-        if before is None or not watched.ran_once(call.path) or not _is_norm(call.module):
+    for call in trace.calls:
+        before = made_by.get(id(call.input))
+        if before is None or not trace.ran_once(call.path) or not _is_norm(call.module):
             continue
-        if id(before.given) in read or uses.of(before.given) != 1:
+        if id(before.output) in read or uses.of(before.output) != 1:
             continue
         if uses.of(before.module.get_parameter("weight")) == 1:
             pairs.append(Pair(before.path, call.path))

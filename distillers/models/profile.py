@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from distillers.features.taps import evaluating
+from distillers.features.taps import eval_mode
 
 WARM_UP_RUNS = 3
 
@@ -28,7 +28,7 @@ def count_macs(net: nn.Module, image_size: int, channels: int = 3) -> int:
         channels: channels of the image.
     """
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), evaluating(net), counter:
+    with torch.no_grad(), eval_mode(net), counter:
         net(_image(net, 1, channels, image_size))
     return counter.get_total_flops() // 2
 
@@ -47,7 +47,7 @@ def latency_ms(
     """
     images = _image(net, batch_size, channels, image_size)
     seconds = []
-    with torch.inference_mode(), evaluating(net):
+    with torch.inference_mode(), eval_mode(net):
         for _ in range(WARM_UP_RUNS + repeats):
             _wait(images)
             start = time.perf_counter()

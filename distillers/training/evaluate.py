@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distillers.data.batch import Batch
 from distillers.distributed.world import World
 from distillers.errors import InputError
-from distillers.features.taps import evaluating
+from distillers.features.taps import eval_mode
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def score(net: nn.Module, batches: Iterable[Batch], world: World | None = None) 
             Sums over batches are exact, so that the number of processes changes nothing.
     """
     counted, total = [], 0
-    with evaluating(net):
+    with eval_mode(net):
         for batch in batches:
             counted.append(_count(net(batch.images).float(), batch.labels))
             total += len(batch.labels)

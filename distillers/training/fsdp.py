@@ -53,7 +53,7 @@ class Sharded:
         for parameter in numbers:
             parameter.register_post_accumulate_grad_hook(self._average_gradient)
         if isinstance(task, Distillation):
-            _shard_large(task.frozen.reading, mesh)
+            _shard_large(task.frozen.fused, mesh)
         self._run = torch.compile(task) if compiled else task
 
     def __call__(self, batch: Batch, progress: float) -> Step:

@@ -9,8 +9,8 @@ from distillers.data.batch import Batch
 from distillers.distillation.task import Step, Task
 from distillers.errors import InputError
 from distillers.features.infer import find_taps
-from distillers.features.taps import Reader, Taps, evaluating
-from distillers.features.trace import Watched
+from distillers.features.taps import FeatureExtractor, Taps, eval_mode
+from distillers.features.trace import ForwardTrace
 
 SPREAD = 0.01  # standard deviation of a new classifier's weights, as published
 
@@ -65,9 +65,9 @@ class Transfer(Task):
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
         """What the classifier takes in, (n, d), of images (n, c, h, w), in evaluation mode."""
-        reader = Reader(self.student, Taps(maps=(), head=self.head), ["pooled"])
+        reader = FeatureExtractor(self.student, Taps(maps=(), head=self.head), ["pooled"])
         try:
-            with evaluating(self.student):
+            with eval_mode(self.student):
                 return cast(Tensor, reader(images)["pooled"])
         finally:
             reader.close()
@@ -123,11 +123,11 @@ def classifier_of(net: nn.Module, images: Tensor) -> str:
     Raises:
         InputError: when the network ends in anything else.
     """
-    watched = Watched(net, images)
-    for call in reversed(watched.calls):
-        is_linear = isinstance(call.module, nn.Linear) and watched.ran_once(call.path)
-        takes_vectors = call.taken is not None and call.taken.ndim == 2
-        if is_linear and takes_vectors and torch.equal(call.given, watched.logits):
+    trace = ForwardTrace(net, images)
+    for call in reversed(trace.calls):
+        is_linear = isinstance(call.module, nn.Linear) and trace.ran_once(call.path)
+        takes_vectors = call.input is not None and call.input.ndim == 2
+        if is_linear and takes_vectors and torch.equal(call.output, trace.logits):
             return call.path
     head = find_taps(net, images).head
     what = f"{head}, a {type(net.get_submodule(head)).__name__}" if head else "none of its layers"

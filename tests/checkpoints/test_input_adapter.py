@@ -8,7 +8,7 @@ from distillers.checkpoints.input_adapter import Adapted, adapted
 from distillers.distillation.distillation import distil
 from distillers.errors import InputError
 from distillers.features.infer import find_taps
-from distillers.features.taps import Reader
+from distillers.features.taps import FeatureExtractor
 from tests.nets import Declared, Small, make_batch
 
 HERE = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.1)}
@@ -65,8 +65,8 @@ def test_it_is_read_as_the_network_in_it(build):
     taps, own = find_taps(both, images), find_taps(net, images)
     assert taps == own.under("net")
     kinds = ("maps", "pooled", "final", "stem", "preacts", "logits")
-    read = Reader(both, taps, kinds)(images)
-    expected = Reader(net, own, kinds)(images * 0.5 + 0.25)
+    read = FeatureExtractor(both, taps, kinds)(images)
+    expected = FeatureExtractor(net, own, kinds)(images * 0.5 + 0.25)
     torch.testing.assert_close(read, expected)
 
 

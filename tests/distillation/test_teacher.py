@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from distillers import models
 from distillers.distillation.distillation import distil
-from distillers.distillation.teacher import Frozen
+from distillers.distillation.teacher import FrozenTeacher
 from distillers.features.infer import find_taps
-from distillers.features.taps import KINDS, Reader, Taps
+from distillers.features.taps import KINDS, FeatureExtractor, Taps
 from distillers.models.fuse_bn import Pair, find_pairs, folded
 from tests.nets import Declared, make_batch
 
@@ -33,7 +33,7 @@ def lived(net: nn.Module, size: int) -> nn.Module:
 
 
 def read(net: nn.Module, taps: Taps, kinds, images: Tensor) -> dict:
-    reader = Reader(net, taps, kinds)
+    reader = FeatureExtractor(net, taps, kinds)
     with torch.no_grad():
         values = reader(images)
     reader.close()
@@ -63,9 +63,9 @@ def test_the_copy_is_the_teacher_wherever_it_is_read(name):
     taps = find_taps(net, images)
     kinds = shown(taps)
     before, state = copy.deepcopy(net), copy.deepcopy(net.state_dict())
-    made = Frozen(net, taps, kinds, images)
-    assert made.reading is not net
-    assert sum(isinstance(m, NORM) for m in made.reading.modules()) == NETS[name]
+    made = FrozenTeacher(net, taps, kinds, images)
+    assert made.fused is not net
+    assert sum(isinstance(m, NORM) for m in made.fused.modules()) == NETS[name]
     fresh = torch.randn(5, 3, 32, 32)
     expected, found = read(net, taps, kinds, fresh), made(fresh)
     assert set(found) == kinds
@@ -173,7 +173,7 @@ def test_what_would_change_the_result_is_not_folded(trap):
     assert find_pairs(net, images, []) == []
     assert find_pairs(Net().eval(), torch.randn(2, 3, 8, 8), []) == [Pair("conv", "norm")]
     taps = Taps(maps=("norm",), head="fc")
-    assert Frozen(net, taps, ["logits"], images).reading is net
+    assert FrozenTeacher(net, taps, ["logits"], images).fused is net
 
 
 def test_a_convolution_that_is_read_is_not_folded():
@@ -191,8 +191,8 @@ def test_a_copy_that_differs_is_not_read_and_that_is_said(monkeypatch, caplog):
     net, images = lived(Net(), 8), torch.randn(2, 3, 8, 8)
     monkeypatch.setattr("distillers.models.fuse_bn.folded", wrong)
     with caplog.at_level(logging.WARNING):
-        made = Frozen(net, Taps(maps=("norm",), head="fc"), ["logits"], images)
-    assert made.reading is net
+        made = FrozenTeacher(net, Taps(maps=("norm",), head="fc"), ["logits"], images)
+    assert made.fused is net
     assert "Net gives another result" in caplog.text
 
 
@@ -202,8 +202,8 @@ def test_a_network_that_looks_at_its_normalisations_is_read_itself():
             return self.norm(self.conv(x)) * self.norm.eps
 
     net, images = lived(Looking(), 8), torch.randn(2, 3, 8, 8)
-    made = Frozen(net, Taps(maps=("norm",), head="fc"), ["logits"], images)
-    assert made.reading is net
+    made = FrozenTeacher(net, Taps(maps=("norm",), head="fc"), ["logits"], images)
+    assert made.fused is net
 
 
 def test_a_network_whose_hooks_hold_on_to_it_is_read_itself():
@@ -218,8 +218,8 @@ def test_a_network_whose_hooks_hold_on_to_it_is_read_itself():
             return self.fc(self.seen.pop("map").mean((2, 3)))
 
     net, images = lived(Remembering(), 8), torch.randn(2, 3, 8, 8)
-    made = Frozen(net, Taps(maps=("norm",), head="fc"), ["logits"], images)
-    assert made.reading is net
+    made = FrozenTeacher(net, Taps(maps=("norm",), head="fc"), ["logits"], images)
+    assert made.fused is net
     torch.testing.assert_close(made(images)["logits"], net(images))
 
 
@@ -252,29 +252,29 @@ def test_what_is_done_to_the_teacher_later_is_followed():
     # a compiled step cannot look; the loop's `train()` does
     one.teacher.fc.bias.sub_(2)
     one.train()
-    torch.testing.assert_close(one.frozen.reading.fc.bias, one.teacher.fc.bias)
+    torch.testing.assert_close(one.frozen.fused.fc.bias, one.teacher.fc.bias)
 
 
 def test_the_copy_moves_along_and_keeps_its_digits():
     one = task()
     one.double()
-    assert one.frozen.reading is not one.teacher
+    assert one.frozen.fused is not one.teacher
     expected = one.teacher(make_batch(seed=3).images.double())
     torch.testing.assert_close(values(one), expected, rtol=1e-12, atol=1e-12)
     one.to(memory_format=torch.contiguous_format)
-    assert one.frozen.reading.stem.weight.is_contiguous()
+    assert one.frozen.fused.stem.weight.is_contiguous()
 
 
 def test_nothing_of_the_copy_is_part_of_the_task():
     one = task()
     inside = {id(p) for p in one.parameters()}
-    assert not any(id(p) in inside for p in one.frozen.reading.parameters())
-    assert not any(p.requires_grad for p in one.frozen.reading.parameters())
+    assert not any(id(p) in inside for p in one.frozen.fused.parameters())
+    assert not any(p.requires_grad for p in one.frozen.fused.parameters())
     one.train()
-    assert not any(m.training for m in one.frozen.reading.modules())
-    assert one.frozen.reading.fc.weight is not one.teacher.fc.weight
+    assert not any(m.training for m in one.frozen.fused.modules())
+    assert one.frozen.fused.fc.weight is not one.teacher.fc.weight
 
 
 def test_no_copy_is_made_for_nothing():
     one = task(ce=1.0)  # the teacher does not run at all
-    assert one.frozen.reading is one.teacher
+    assert one.frozen.fused is one.teacher

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from distillers import models
-from distillers.cli import main as cli
+from distillers.config.parsing import parse
 from distillers.config.student import StudentConfig
 from distillers.distillation.distillation import distil
 from distillers.errors import InputError
 from distillers.features.infer import find_taps
-from distillers.features.taps import KINDS, Reader, Taps, measure, with_maps
+from distillers.features.taps import KINDS, FeatureExtractor, Taps, measure, with_maps
 from distillers.losses import SimKD
 from distillers.models import external as elsewhere
 from tests.nets import Small, make_batch
@@ -121,7 +121,7 @@ def test_stages_end_where_their_last_block_does(name, maps, final, preact):
     shapes = measure(net, taps, x)
     assert list(shapes.sizes) == sorted(set(shapes.sizes), reverse=True)
     kinds = [kind for kind in KINDS if kind == "logits" or taps.places(kind)]
-    read = Reader(net, taps, kinds)(x)
+    read = FeatureExtractor(net, taps, kinds)(x)
     torch.testing.assert_close(read["final"].mean((2, 3)), read["pooled"])
     for stage, before in zip(read["maps"], read.get("preacts", read["maps"]), strict=True):
         assert stage.shape == before.shape
@@ -135,7 +135,7 @@ def test_tokens_become_the_maps_that_timm_makes_of_them(name):
     taps = find_taps(net, x)
     assert taps.maps == ("blocks.2", "blocks.5", "blocks.8", "blocks.11")
     shown = net.forward_intermediates(x, [2, 5, 8, 11], intermediates_only=True)
-    read = Reader(net, taps, ("maps", "preacts", "pooled", "final"))(x)
+    read = FeatureExtractor(net, taps, ("maps", "preacts", "pooled", "final"))(x)
     torch.testing.assert_close(read["maps"], shown)
     torch.testing.assert_close(read["preacts"], shown)
     assert taps.final == taps.head == "head"  # the class token is the mean of no map
@@ -152,7 +152,7 @@ def test_channels_last_maps_are_permuted():
     shapes = measure(net, taps, x)
     assert shapes.channels == (16, 32, 64, 128)
     assert shapes.sizes == ((16, 16), (8, 8), (4, 4), (2, 2))
-    read = Reader(net, taps, ("maps", "final", "pooled"))(x)
+    read = FeatureExtractor(net, taps, ("maps", "final", "pooled"))(x)
     shown = net.forward_intermediates(x, intermediates_only=True, output_fmt="NCHW")
     torch.testing.assert_close(read["maps"], shown)
     assert taps.final == "norm"
@@ -255,9 +255,9 @@ def test_maps_may_be_named():
 
 @pytest.mark.parametrize("words", [["layer2,layer3"], ["layer2", "layer3"], ["layer2, layer3,"]])
 def test_maps_may_be_named_on_the_command_line(words):
-    config = cli.parse(StudentConfig, ["--taps_t", *words, "--taps-s", "a.b", "-c", "1"], "test")
+    config = parse(StudentConfig, ["--taps_t", *words, "--taps-s", "a.b", "-c", "1"], "test")
     assert (config.taps_t, config.taps_s, config.cls) == (("layer2", "layer3"), ("a.b",), 1)
-    assert cli.parse(StudentConfig, [], "test").taps_t == ()
+    assert parse(StudentConfig, [], "test").taps_t == ()
 
 
 def test_a_wrong_path_into_a_large_network_names_few():

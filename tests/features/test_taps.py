@@ -7,13 +7,13 @@ from torch import nn
 
 from distillers.errors import InputError
 from distillers.features.infer import find_taps
-from distillers.features.taps import KINDS, Reader, Taps, measure, module_at
+from distillers.features.taps import KINDS, FeatureExtractor, Taps, measure, module_at
 from tests.nets import Declared, Small
 
 
 def test_every_kind_is_what_the_modules_compute():
     net, x = Declared().eval(), torch.randn(2, 3, 8, 8)
-    read = Reader(net, net.taps, KINDS)(x)
+    read = FeatureExtractor(net, net.taps, KINDS)(x)
     stem = net.stem(x)
     stage1 = net.stage1(stem)
     stage2 = net.stage2(stage1 - 0.1)
@@ -32,7 +32,7 @@ def test_only_what_is_wanted_is_read_in_one_forward():
     net, calls = Declared(), []
     net.register_forward_hook(lambda *_: calls.append(1))
     hooks = {name: len(m._forward_hooks) for name, m in net.named_modules()}
-    reader = Reader(net, net.taps, ("pooled", "logits"))
+    reader = FeatureExtractor(net, net.taps, ("pooled", "logits"))
     assert set(reader(torch.randn(2, 3, 8, 8))) == {"pooled", "logits"}
     assert calls == [1]
     assert {name: len(m._forward_hooks) for name, m in net.named_modules()} == hooks
@@ -42,14 +42,14 @@ def test_only_what_is_wanted_is_read_in_one_forward():
 
 def test_gradient_flows_through_what_was_read():
     net = Declared()
-    read = Reader(net, net.taps, ("maps", "preacts"))(torch.randn(2, 3, 8, 8))
+    read = FeatureExtractor(net, net.taps, ("maps", "preacts"))(torch.randn(2, 3, 8, 8))
     (read["maps"][1].sum() + read["preacts"][0].sum()).backward()
     assert net.stem.weight.grad.abs().sum() > 0
 
 
 def test_a_map_that_is_overwritten_later_is_refused():
     net = Small(inplace=True)
-    reader = Reader(net, Taps(maps=("stage1", "stage2"), head="fc"), ("maps",))
+    reader = FeatureExtractor(net, Taps(maps=("stage1", "stage2"), head="fc"), ("maps",))
     with pytest.raises(InputError, match="stage2 is overwritten in place"):
         reader(torch.randn(2, 3, 8, 8))
 
@@ -63,7 +63,9 @@ def test_the_rule_passes_over_a_map_that_is_overwritten():
 def test_the_input_of_an_inplace_activation_is_kept():
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(256, 5))
     x = torch.randn(2, 3, 8, 8)
-    read = Reader(net, Taps(maps=("1",), head="3", preacts=("1",)), ("preacts", "maps"))(x)
+    read = FeatureExtractor(net, Taps(maps=("1",), head="3", preacts=("1",)), ("preacts", "maps"))(
+        x
+    )
     assert torch.equal(read["preacts"][0], net[0](x))
     assert read["preacts"][0].min() < 0 <= read["maps"][0].min()
 
@@ -72,12 +74,12 @@ def test_a_module_that_runs_twice_is_refused():
     net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Flatten(), nn.Linear(192, 5))
     net.insert(1, net[0])
     with pytest.raises(InputError, match="runs more than once"):
-        Reader(net, Taps(maps=("0",), head="3"), ("maps",))(torch.randn(2, 3, 8, 8))
+        FeatureExtractor(net, Taps(maps=("0",), head="3"), ("maps",))(torch.randn(2, 3, 8, 8))
 
 
 def test_a_copy_of_a_read_network_disturbs_nothing():
     net = Declared()
-    reader = Reader(net, net.taps, ("maps",))
+    reader = FeatureExtractor(net, net.taps, ("maps",))
     twin = copy.deepcopy(net)
     twin(torch.randn(2, 3, 8, 8))
     assert len(reader(torch.randn(2, 3, 8, 8))["maps"]) == 2
@@ -87,7 +89,7 @@ def test_a_wrong_path_names_the_nearest():
     with pytest.raises(InputError, match="did you mean 'stage1'"):
         module_at(Small(), "stag1")
     with pytest.raises(InputError, match="declares no stem"):
-        Reader(Small(), Taps(maps=("stage1",), head="fc"), ("stem",))
+        FeatureExtractor(Small(), Taps(maps=("stage1",), head="fc"), ("stem",))
 
 
 def test_measure_leaves_the_network_as_it_was():
@@ -108,7 +110,7 @@ def test_a_classifier_of_every_place_has_the_mean_of_its_input_as_embedding():
     taps = find_taps(net, x)
     assert taps.maps == ("features.4", "features.7", "features.12")
     assert (taps.head, taps.final) == ("classifier.1", "features.12")
-    read = Reader(net, taps, ("pooled", "final"))(x)
+    read = FeatureExtractor(net, taps, ("pooled", "final"))(x)
     torch.testing.assert_close(read["pooled"], read["final"].mean((2, 3)))
 
 

@@ -103,7 +103,7 @@ class Case:
                 f"{who}_final": normal(*stages[-1]).abs(),
                 f"{who}_stem": normal(*self.stem),
             }
-        return {name: values[name] for name in wiring.reads(function or cls.forward)}
+        return {name: values[name] for name in wiring.forward_inputs(function or cls.forward)}
 
 
 def tensors(inputs: dict, who: str) -> dict[str, Tensor]:

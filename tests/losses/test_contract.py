@@ -62,16 +62,16 @@ def assert_finite(loss: nn.Module, inputs: dict) -> None:
 
 
 def test_names_are_in_the_tables(cls):
-    assert wiring.reads(cls.forward)
-    wiring.needs(cls)
+    assert wiring.forward_inputs(cls.forward)
+    wiring.constructor_facts(cls)
 
 
 def test_student_first_teacher_second_labels_third(cls):
     order = {"student": 0, "teacher": 1}
-    places = [order.get(name.split("_")[0], 2) for name in wiring.reads(cls.forward)]
+    places = [order.get(name.split("_")[0], 2) for name in wiring.forward_inputs(cls.forward)]
     assert places == sorted(places)
     assert places[0] == 0
-    facts = wiring.needs(cls)
+    facts = wiring.constructor_facts(cls)
     for name in facts:
         twin = name.replace("teacher", "student")
         assert twin not in facts or facts.index(twin) <= facts.index(name)

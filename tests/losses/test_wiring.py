@@ -37,18 +37,18 @@ class Unknown(nn.Module):
 
 
 def test_only_required_parameters_are_wired():
-    assert wiring.reads(Wide.forward) == ("student_pooled",)
-    assert wiring.needs(Wide) == ("student_dim",)
+    assert wiring.forward_inputs(Wide.forward) == ("student_pooled",)
+    assert wiring.constructor_facts(Wide) == ("student_dim",)
     assert wiring.options(Wide) == {"power": 2.0, "deep": False}
 
 
 def test_misspelt_values_and_facts_name_the_nearest():
     with pytest.raises(InputError, match=r"Odd.forward asks for .*did you mean 'student_logits'"):
-        wiring.reads(Odd.forward)
+        wiring.forward_inputs(Odd.forward)
     with pytest.raises(InputError, match=r"takes \*args"):
-        wiring.reads(Greedy.forward)
+        wiring.forward_inputs(Greedy.forward)
     with pytest.raises(InputError, match="student_width"):
-        wiring.needs(Unknown)
+        wiring.constructor_facts(Unknown)
 
 
 def test_build_checks_options_facts_and_values():
@@ -63,23 +63,23 @@ def test_build_checks_options_facts_and_values():
 
 
 def test_text_is_read_as_the_type_of_the_default():
-    assert wiring.from_text(Wide, "power", "3") == 3.0
-    assert isinstance(wiring.from_text(Wide, "power", "3"), float)
-    assert wiring.from_text(Wide, "deep", "true") is True
-    assert wiring.from_text(Wide, "power", "1e-7") == 1e-7
+    assert wiring.parse_option(Wide, "power", "3") == 3.0
+    assert isinstance(wiring.parse_option(Wide, "power", "3"), float)
+    assert wiring.parse_option(Wide, "deep", "true") is True
+    assert wiring.parse_option(Wide, "power", "1e-7") == 1e-7
     for text in ("yes please", "[1]", "1:30", "["):
         with pytest.raises(InputError, match="does not fit"):
-            wiring.from_text(Wide, "power", text)
+            wiring.parse_option(Wide, "power", text)
 
 
 def test_every_number_that_is_a_default_can_be_given_as_it_is_printed():
     for cls in wiring.losses().values():
         for name, default in wiring.options(cls).items():
             if type(default) in (int, float):
-                assert wiring.from_text(cls, name, str(default)) == default
-    assert wiring.from_text(CRD, "negatives", "010") == 10  # not YAML's octal 8
-    assert wiring.from_text(CRD, "negatives", "0x10") == 16
-    assert wiring.from_text(CRD, "partition_momentum", "99e-2") == 0.99
+                assert wiring.parse_option(cls, name, str(default)) == default
+    assert wiring.parse_option(CRD, "negatives", "010") == 10  # not YAML's octal 8
+    assert wiring.parse_option(CRD, "negatives", "0x10") == 16
+    assert wiring.parse_option(CRD, "partition_momentum", "99e-2") == 0.99
 
 
 def test_losses_are_found_by_name_and_by_path():
