@@ -14,7 +14,7 @@ EVALUATION_BATCH = 256  # one size for every scoring, so that a score can be rep
 
 
 class BatchLoader(Protocol):
-    """Batches on a device, whose order and augmentation are a function of the seed and the epoch."""
+    """Batches on a device; order and augmentation are a function of seed and epoch."""
 
     @property
     def batch_size(self) -> int:

@@ -29,7 +29,7 @@ class WSLD(nn.Module):
 
     Args:
         temperature: T.
-        standardise: z-score the logits of the soft term first (`distillers.losses.ops.standardize`);
+        standardise: z-score the logits of the soft term first (see `losses.ops.standardize`);
             the weights keep the plain ones.
     """
 

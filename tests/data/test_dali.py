@@ -182,12 +182,15 @@ def test_an_image_that_dali_alone_fails_on_stops_the_run(root, monkeypatch):
     bad = root / "train" / WNIDS[1] / f"{WNIDS[1]}_2.JPEG"
     picture(0).save(bad, "PNG")  # a whole image
     bad.write_bytes(bad.read_bytes()[:60])  # which DALI is told to decode though it is damaged
-    monkeypatch.setattr(dali, "upright_size", lambda content: (40, 50))
+    monkeypatch.setattr(dali, "upright_size", lambda _: (40, 50))
     with pytest.raises(InputError, match=f"{bad.name} cannot be read as an image"):
         batches(root)
-    fails = lambda self, batch: (_ for _ in ()).throw(RuntimeError("no memory left"))  # noqa: E731
     bad.unlink()
-    monkeypatch.setattr(dali.DaliBatches, "_run", fails)
+
+    def fail(*_):
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr(dali.DaliBatches, "_run", fail)
     with pytest.raises(InputError, match=r"(?s)can be read without it.*no memory left"):
         batches(root)
 

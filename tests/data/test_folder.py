@@ -126,7 +126,7 @@ def test_tiny_imagenet_reads_its_annotations(tmp_path):
     with pytest.raises(InputError, match="line 6, reads"):
         data.source_of("tinyimagenet", tmp_path)
     annotations.write_text("".join(lines) + lines[0].replace(WNIDS[0], WNIDS[1]))
-    with pytest.raises(InputError, match="line 7, gives val_0.JPEG a second class"):
+    with pytest.raises(InputError, match=r"line 7, gives val_0\.JPEG a second class"):
         data.source_of("tinyimagenet", tmp_path)
 
 
@@ -266,6 +266,6 @@ def test_many_files_are_listed_in_seconds(tmp_path):
 def test_dali_is_refused_where_it_can_do_nothing(root, monkeypatch):
     with pytest.raises(InputError, match="digits lies in memory, where nothing is decoded"):
         data.source_of("digits", reading=Reading(dali="cpu"))
-    monkeypatch.setattr("distillers.config.data.find_spec", lambda name: None)
+    monkeypatch.setattr("distillers.config.data.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"pip install distillers\[dali\]"):
         loader(root, dali="cpu")

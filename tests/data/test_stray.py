@@ -45,7 +45,7 @@ def test_images_outside_of_every_class_are_told(photos, capsys):
 def test_train_alone_is_split_where_a_share_is_asked_for(photos, tmp_path):
     (tmp_path / "whole").mkdir()
     photos.rename(tmp_path / "whole" / "train")
-    with pytest.raises(InputError, match="neither val/ nor test/.* or add --val_fraction 0.1"):
+    with pytest.raises(InputError, match=r"neither val/ nor test/.* or add --val_fraction 0.1"):
         data.source_of("folder", tmp_path / "whole", reading=Reading())
     source = data.source_of("folder", tmp_path / "whole", reading=Reading(val_fraction=0.25))
     assert (len(source.train_rows), len(source.test_rows)) == (6, 2)

@@ -25,8 +25,8 @@ TESTS = ("val", "test")  # where the images to score on lie
 def folder(data_dir: Path, reading: Reading) -> FolderSet:
     """`data_dir/train/CLASS/...` and `data_dir/val/CLASS/...` (or test/); 224 pixels.
 
-    Or `data_dir/CLASS/...` (or `data_dir/train/CLASS/...`) alone, of which `reading.val_fraction` becomes the test images, the
-    same ones in every run.
+    Without val/ and test/, `data_dir/CLASS/...` or `data_dir/train/CLASS/...`: then
+    `reading.val_fraction` of the images, the same ones in every run, are the test images.
 
     Raises:
         InputError: for folders that do not hold this, saying what they hold.

@@ -58,8 +58,8 @@ class FolderLoader:
         num_bad: how many of the last epoch's images could not be read.
 
     Raises:
-        InputError: if a number is out of range, or DALI or its GPU is not there; while batches are made, for an image that cannot
-            be read, unless `images.on_bad` is "skip".
+        InputError: if a number is out of range, or DALI or its GPU is not available; during an
+            epoch, for an image that cannot be read, unless `images.on_bad` is "skip".
     """
 
     def __init__(
