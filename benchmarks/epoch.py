@@ -35,9 +35,9 @@ from distillers.distributed.world import World
 from distillers.timing import wait
 from distillers.training.benchmark import Setting, task_of
 from distillers.training.loggers import environment
-from distillers.training.malloc import keep_freed_memory
-from distillers.training.recorder import opened
-from distillers.training.run_dir import claim
+from distillers.training.malloc import reuse_freed_memory
+from distillers.training.recorder import open_recorder
+from distillers.training.run_dir import resolve_run_dir
 from distillers.training.trainer import Trainer, fit
 
 data = importlib.import_module("data")  # beside this file
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--gpu_id")
     parser.add_argument("--out", type=Path, default=RESULTS / "epoch.json")
     args = parser.parse_args()
-    keep_freed_memory()
+    reuse_freed_memory()
     device = device_of((args.gpu_id,) if args.gpu_id else ())
     found = measure(args, device)
     ratios = {
@@ -125,10 +125,10 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, list[fl
         config = StudentConfig(
             model_s=args.student, epochs=plan.epochs, save_dir=folder, path_t="none", save_freq=0
         )
-        place = claim(Path(folder) / "run", args.student, config, World())
+        place = resolve_run_dir(Path(folder) / "run", args.student, config, World())
         task = task_of(setting, args.method)
         loader = images.train_loader(args.batch, seed=0, drop_last=False, device=device)
-        with opened(config, place, {"model": args.student}, plan, len(loader), 0) as keeper:
+        with open_recorder(config, place, {"model": args.student}, plan, len(loader), 0) as keeper:
 
             def keep(row: dict[str, float], state: dict[str, Any], net: nn.Module) -> None:
                 keeper.keep(row, state, net)

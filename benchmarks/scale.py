@@ -21,7 +21,7 @@ from distillers import models
 from distillers.distributed.rendezvous import device_of
 from distillers.training.benchmark import DEFAULT, STUDENT, TEACHER, Setting, measure
 from distillers.training.loggers import environment
-from distillers.training.malloc import keep_freed_memory
+from distillers.training.malloc import reuse_freed_memory
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = ("kd", "sp", "crd", "rrd")
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--gpu_id")
     parser.add_argument("--out", type=Path, default=RESULTS / "scale.json")
     args = parser.parse_args()
-    keep_freed_memory()
+    reuse_freed_memory()
     device = device_of((args.gpu_id,) if args.gpu_id else ())
     student, teacher = nets(args, 100)
     base = Setting(student=student, teacher=teacher, device=device)

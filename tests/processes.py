@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
-from distillers.distributed.rendezvous import joined
+from distillers.distributed.rendezvous import join_world
 
 
 def together(world_size: int, function: Callable[..., None], *args: Any) -> None:
@@ -27,5 +27,5 @@ def _work(rank: int, world_size: int, port: int, function: Callable, args: tuple
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size)}
     torch.set_num_threads(1)
-    with joined(("cpu",)):
+    with join_world(("cpu",)):
         function(*args)

@@ -29,9 +29,9 @@ def run(config: Training, command: str, args: Sequence[str], work: Callable) -> 
     """
     if config.multiprocessing_distributed and not _is_started(os.environ):
         raise SystemExit(_start(config, command, args))
-    from distillers.distributed.rendezvous import joined
+    from distillers.distributed.rendezvous import join_world
 
-    with joined(config.devices(), config.dist_timeout) as world:
+    with join_world(config.devices(), config.dist_timeout) as world:
         work(world)
 
 

@@ -18,7 +18,7 @@ PARTING = 0.2  # seconds that gloo's threads have for letting go of what they st
 
 
 @dataclass(frozen=True)
-class Meeting:
+class Rendezvous:
     """Where this process meets the others, as the environment tells.
 
     Attributes:
@@ -34,7 +34,7 @@ class Meeting:
     address: str = "env://"
 
 
-def meeting(environment: Mapping[str, str]) -> Meeting:
+def meeting(environment: Mapping[str, str]) -> Rendezvous:
     """What torchrun's variables, or else those of a SLURM job step, say.
 
     Raises:
@@ -44,10 +44,10 @@ def meeting(environment: Mapping[str, str]) -> Meeting:
         return _of_torchrun(environment)
     if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         return _of_slurm(environment)
-    return Meeting()
+    return Rendezvous()
 
 
-def _of_torchrun(environment: Mapping[str, str]) -> Meeting:
+def _of_torchrun(environment: Mapping[str, str]) -> Rendezvous:
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environment]
     if missing and environment["WORLD_SIZE"] != "1":
         raise InputError(
@@ -55,15 +55,15 @@ def _of_torchrun(environment: Mapping[str, str]) -> Meeting:
             "unset them."
         )
     rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-    return Meeting(rank, size, int(environment.get("LOCAL_RANK", rank)))
+    return Rendezvous(rank, size, int(environment.get("LOCAL_RANK", rank)))
 
 
-def _of_slurm(environment: Mapping[str, str]) -> Meeting:
+def _of_slurm(environment: Mapping[str, str]) -> Rendezvous:
     """One task a process, as `srun` starts them."""
     host = environment.get("MASTER_ADDR") or first_host(environment["SLURM_STEP_NODELIST"])
     job = int(environment.get("SLURM_JOB_ID", "0"))
     port = environment.get("MASTER_PORT") or str(20000 + job % 20000)
-    return Meeting(
+    return Rendezvous(
         rank=int(environment["SLURM_PROCID"]),
         size=int(environment["SLURM_STEP_NUM_TASKS"]),
         local_rank=int(environment["SLURM_LOCALID"]),
@@ -80,7 +80,7 @@ def first_host(nodes: str) -> str:
 
 
 @contextmanager
-def joined(devices: tuple[str, ...] = (), timeout: float = 600.0) -> Iterator[World]:
+def join_world(devices: tuple[str, ...] = (), timeout: float = 600.0) -> Iterator[World]:
     """The world that this process is part of, as the environment tells; left at the end.
 
     Args:

@@ -31,7 +31,7 @@ from distillers.sweep.ledger import DONE
 from distillers.sweep.runs import Run
 from distillers.training import runner as running
 from distillers.training.evaluate import score
-from distillers.training.trainer import Position, Trainer
+from distillers.training.trainer import Trainer, TrainProgress
 
 # Flags that change what a run learns but not what an epoch of it costs.
 CHEAP = (
@@ -163,13 +163,13 @@ def measure(run: Run, source: DataSource, device: torch.device) -> Cost:
     trainer = Trainer(task, running.plan_of(config, run.network, source.image_size))
     loader = kept.train_loader(config.batch_size, seed=0, drop_last=True, device=device)
     training = Timed(loader, device)
-    trainer.train_epoch(training, Position(0))
+    trainer.train_epoch(training, TrainProgress(0))
     deployed = task.deployed()
     tests = source.test_loader(device)
     scoring = Timed(tests, device)
     score(deployed, scoring.epoch(1))
     best = _bytes(deployed.state_dict())
-    last = _bytes({"model": deployed.state_dict(), "trainer": trainer.state(Position(1))})
+    last = _bytes({"model": deployed.state_dict(), "trainer": trainer.state(TrainProgress(1))})
     size = best + last * min(2, config.epochs) + RECORDS + FIGURES * config.epochs
     scored = scoring.seconds * len(tests)
     cost = Cost(training.seconds * len(loader) + scored, size, best)
@@ -179,7 +179,7 @@ def measure(run: Run, source: DataSource, device: torch.device) -> Cost:
     if cached is None:
         return cost
     reading = Timed(Told(loader, task), device)
-    trainer.train_epoch(reading, Position(0))
+    trainer.train_epoch(reading, TrainProgress(0))
     return replace(cost, cached=cached, read=reading.seconds * len(loader) + scored)
 
 

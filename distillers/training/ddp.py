@@ -22,7 +22,7 @@ _KNOWN = inspect.signature(DistributedDataParallel).parameters
 WITHOUT_BUFFERS: dict[str, Any] = {_OPTION if _OPTION in _KNOWN else "broadcast_buffers": False}
 
 
-class Alone:
+class SingleProcess:
     """A task in one process.
 
     Args:
@@ -55,7 +55,7 @@ class Alone:
         nn.utils.clip_grad_norm_(self.task.parameters(), most)
 
 
-class Replicated:
+class DDPRunner:
     """A task of which each process has a copy; gradients are averaged (DistributedDataParallel).
 
     Beyond that, the running statistics of batch normalisation are averaged after every step, so
@@ -136,7 +136,7 @@ def divided_step(run: Callable[[Batch, float], Step], batch: Batch, progress: fl
         return run(batch, progress)
 
 
-def with_synced_statistics(net: nn.Module, world: World) -> nn.Module:
+def convert_sync_batchnorm(net: nn.Module, world: World) -> nn.Module:
     """`net` with batch normalisation over the images of all processes.
 
     Raises:
@@ -148,6 +148,6 @@ def with_synced_statistics(net: nn.Module, world: World) -> nn.Module:
 
 
 def sync_losses(losses: nn.ModuleDict, world: World) -> None:
-    """`with_synced_statistics` for the layers of losses, in place."""
+    """`convert_sync_batchnorm` for the layers of losses, in place."""
     for name, loss in losses.items():
-        losses[name] = with_synced_statistics(loss, world)
+        losses[name] = convert_sync_batchnorm(loss, world)

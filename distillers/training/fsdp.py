@@ -21,7 +21,7 @@ from distillers.training.ddp import Statistics, divided_step
 LARGE_TEACHER = 200_000_000  # parameters from which a teacher is divided, too
 
 
-class Sharded:
+class FSDPRunner:
     """A task divided among processes, each of which holds its part of every parameter.
 
     The student's children and the whole are units of `torch.distributed.fsdp.fully_shard`: a unit's
@@ -66,14 +66,14 @@ class Sharded:
 
     def deployed(self) -> nn.Module:
         """The network to score and save, with all its weights; all processes must ask."""
-        state = whole(self.task.state_dict())
+        state = full_state(self.task.state_dict())
         self._deployed.load_state_dict({key: state[name] for key, name in self._sources.items()})
         return self._deployed
 
     def clip(self, most: float) -> None:
         """Scale the gradient down to a norm of at most `most`."""
         gradients = [p.grad for p in self.task.parameters() if p.grad is not None]
-        norms = [_whole(torch.linalg.vector_norm(grad)) for grad in gradients]
+        norms = [_full_tensor(torch.linalg.vector_norm(grad)) for grad in gradients]
         total = torch.linalg.vector_norm(torch.stack(norms))
         factor = (most / (total + 1e-6)).clamp(max=1.0)
         for grad in gradients:
@@ -85,17 +85,17 @@ class Sharded:
         parameter.grad /= self.world.size
 
 
-def whole(state: Any) -> Any:
+def full_state(state: Any) -> Any:
     """A state with every divided tensor put together; all processes must ask."""
     if isinstance(state, dict):
-        return {key: whole(value) for key, value in state.items()}
+        return {key: full_state(value) for key, value in state.items()}
     if isinstance(state, list | tuple):
-        return type(state)(whole(value) for value in state)
-    return _whole(state)
+        return type(state)(full_state(value) for value in state)
+    return _full_tensor(state)
 
 
 @torch.no_grad()
-def load_whole(module: nn.Module, state: dict[str, Tensor]) -> None:
+def load_full_state(module: nn.Module, state: dict[str, Tensor]) -> None:
     """Load a state that was put together into a module that is divided, or is not.
 
     Raises:
@@ -126,7 +126,7 @@ def _divided(value: Any, like: Tensor) -> Any:
     return value
 
 
-def _whole(value: Any) -> Any:
+def _full_tensor(value: Any) -> Any:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 

@@ -8,7 +8,7 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 KEPT = 2**30  # bytes
 
 
-def keep_freed_memory() -> None:
+def reuse_freed_memory() -> None:
     """Let this process keep blocks that it frees, up to 1 GiB each, for the next step.
 
     Without this glibc maps every block of over 32 MiB anew, which the system then fills with zeros

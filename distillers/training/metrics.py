@@ -14,7 +14,7 @@ from distillers.distributed.world import World
 from distillers.errors import NonFiniteLossError
 
 
-class Tally:
+class EpochMetrics:
     """Sums over an epoch that stay on the device until somebody looks.
 
     Args:
@@ -54,7 +54,7 @@ class Tally:
                 return
             yield batch
 
-    def figures(self, world: World | None = None) -> dict[str, float]:
+    def compute(self, world: World | None = None) -> dict[str, float]:
         """The means so far; this waits for the device.
 
         `waited` is the share of the time that the loop waited for batches.
@@ -65,12 +65,12 @@ class Tally:
         Raises:
             NonFiniteLossError: when the loss was not finite, with its parts at the first such step.
         """
-        return self.look(world)()
+        return self.start_compute(world)()
 
-    def look(self, world: World | None = None) -> Callable[[], dict[str, float]]:
+    def start_compute(self, world: World | None = None) -> Callable[[], dict[str, float]]:
         """Start to copy the sums from the device; what is returned gives the figures of now.
 
-        Called when the next step is on its way, it waits for the copy alone. See `figures`.
+        Called when the next step is on its way, it waits for the copy alone. See `compute`.
         """
         images, sums = (float(self.images), self._sums) if world is None else self._over(world)
         culprits = [] if self._culprits is None else [*self._culprits.double()]
@@ -79,7 +79,7 @@ class Tally:
         skipped, seconds = self.skipped, time.monotonic() - self._began
         waited = self._waited / seconds
 
-        def figures() -> dict[str, float]:
+        def compute() -> dict[str, float]:
             values = copied()
             self._refuse(values[: len(culprits)])
             if not images:
@@ -94,10 +94,10 @@ class Tally:
                 means["skipped"] = float(skipped)
             return {**means, "images_per_second": images / seconds, "waited": waited}
 
-        return figures
+        return compute
 
     def state(self, world: World) -> dict[str, Any]:
-        """What `Tally` takes to go on, the sums of all processes, which must all ask."""
+        """What `EpochMetrics` takes to go on, the sums of all processes, which must all ask."""
         images, sums = self._over(world)
         return {
             "images": int(images),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from distillers.distributed.world import World
 
 
-class Rescue:
+class NaNGuard:
     """Knows the buffers of a task before a step, and takes back a step that is not finite.
 
     Parameters have not moved yet when the gradient is looked at; running statistics, memories and
@@ -23,11 +23,11 @@ class Rescue:
         self._task, self._world = task, world
         self._before: list[Tensor] = []
 
-    def remember(self) -> None:
+    def snapshot(self) -> None:
         """Before a step."""
         self._before = [buffer.clone() for buffer in self._buffers()]
 
-    def is_spoilt(self, loss: Tensor, gradients: bool) -> bool:
+    def is_non_finite(self, loss: Tensor, gradients: bool) -> bool:
         """Whether a loss, or with `gradients` any gradient, is not finite in any process."""
         finite = [loss.detach().isfinite()]
         if gradients:
@@ -37,8 +37,8 @@ class Rescue:
         return self._world.all_reduce_max([int(is_bad)]) == [1]
 
     @torch.no_grad()
-    def take_back(self) -> None:
-        """Give the buffers the values of `remember`, and drop the gradient."""
+    def rollback(self) -> None:
+        """Give the buffers the values of `snapshot`, and drop the gradient."""
         for buffer, before in zip(self._buffers(), self._before, strict=True):
             buffer.copy_(before)
         self._task.zero_grad(set_to_none=True)

@@ -9,7 +9,7 @@ import torch
 from distillers.errors import InputError
 from distillers.timing import wait
 from distillers.training.benchmark import WAYS, Setting
-from distillers.training.malloc import keep_freed_memory
+from distillers.training.malloc import reuse_freed_memory
 
 MIB = 2**20
 RESET = Path("/proc/self/clear_refs")
@@ -40,7 +40,7 @@ def peak_of(setting: Setting, method: str, way: str, folder: Path) -> float:
 
 def _peak(setting: Setting, method: str, way: str, threads: int, folder: Path) -> float:
     torch.set_num_threads(threads)
-    keep_freed_memory()
+    reuse_freed_memory()
     before = _status("VmRSS")
     step = WAYS[way].step(setting, method, folder / f"peak-{method}-{way}")
     for _ in range(3):  # the first ones compile, choose kernels, and make the momentum

@@ -15,13 +15,13 @@ from distillers.models.profile import count_parameters, peak_memory_mib
 from distillers.progress import Progress
 from distillers.training import costs as summary
 from distillers.training.loggers import Record
-from distillers.training.run_dir import Place
+from distillers.training.run_dir import RunDir
 
 
 @contextmanager
-def opened(
-    config: Training, place: Place, card: dict[str, Any], plan: Plan, batches: int, done: int
-) -> Iterator["Keeper"]:
+def open_recorder(
+    config: Training, place: RunDir, card: dict[str, Any], plan: Plan, batches: int, done: int
+) -> Iterator["RunRecorder"]:
     """A keeper of the run at `place`, whose files are closed at the end.
 
     Args:
@@ -37,13 +37,13 @@ def opened(
     record = Record(place.folder, config.plain(), done, config.wandb)
     progress = Progress(plan.epochs, batches, done)
     try:
-        yield Keeper(config, place, record, card, progress)
+        yield RunRecorder(config, place, record, card, progress)
     finally:
         progress.close()
         record.close()
 
 
-class Keeper:
+class RunRecorder:
     """Records every epoch of a run, and saves the last network and the one that is reported.
 
     The reported epoch is the best on the held-out images where there are some; else the best on
@@ -53,7 +53,7 @@ class Keeper:
     def __init__(
         self,
         config: Training,
-        place: Place,
+        place: RunDir,
         record: Record,
         card: dict[str, Any],
         progress: Progress,

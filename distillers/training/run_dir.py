@@ -16,7 +16,7 @@ RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class RunDir:
     """Where a run keeps its files, and what it goes on from.
 
     Attributes:
@@ -50,15 +50,15 @@ class Place:
         return self.state["epoch"] if self.state else None
 
 
-def claim(folder: Path, network: str, config: Training, world: World) -> Place:
+def resolve_run_dir(folder: Path, network: str, config: Training, world: World) -> RunDir:
     """Decide what to do with a run folder that may be there already; nothing is written.
 
     Raises:
         InputError: when there is an earlier run and neither --resume nor --overwrite was given, or
             no checkpoint of it can be read.
     """
-    place = Place(folder, file_name(network), None)
-    state = world.run_on_rank0(lambda: earlier(place, config))
+    place = RunDir(folder, file_name(network), None)
+    state = world.run_on_rank0(lambda: find_checkpoint(place, config))
     if state and state["trainer"]["world_size"] != world.size:
         world.say(
             f"resumed by {world.size} processes instead of {state['trainer']['world_size']}: the "
@@ -68,7 +68,7 @@ def claim(folder: Path, network: str, config: Training, world: World) -> Place:
     return dataclasses.replace(place, state=state)
 
 
-def refuse_another(place: Place, where: tuple[str, str], path: Path) -> None:
+def check_same_source(place: RunDir, where: tuple[str, str], path: Path) -> None:
     """Refuse to go on from a run that began with another network than a file holds now.
 
     Args:
@@ -92,7 +92,7 @@ def refuse_another(place: Place, where: tuple[str, str], path: Path) -> None:
         )
 
 
-def earlier(place: Place, config: Training) -> dict[str, Any] | None:
+def find_checkpoint(place: RunDir, config: Training) -> dict[str, Any] | None:
     """The checkpoint to go on from, None to start anew; see `claim`."""
     again = any(int(os.environ.get(name, "0")) for name in RESTARTS)
     if not place.folder.exists():

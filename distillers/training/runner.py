@@ -20,12 +20,12 @@ from distillers.distillation import recipes
 from distillers.distributed.world import World
 from distillers.errors import InputError
 from distillers.training.autotune import choose
-from distillers.training.ddp import with_synced_statistics
+from distillers.training.ddp import convert_sync_batchnorm
 from distillers.training.evaluate import score
-from distillers.training.malloc import keep_freed_memory
+from distillers.training.malloc import reuse_freed_memory
 from distillers.training.preemption import Interrupts, ignore
-from distillers.training.recorder import opened
-from distillers.training.run_dir import Place
+from distillers.training.recorder import open_recorder
+from distillers.training.run_dir import RunDir
 from distillers.training.trainer import Plan, fit
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 def prepare(config: Training) -> None:
     """Seed every generator from --trial, and choose kernels and how memory is kept."""
-    keep_freed_memory()
+    reuse_freed_memory()
     torch.manual_seed(config.trial)
     torch.backends.cudnn.benchmark = not config.deterministic
     if config.deterministic:
@@ -60,7 +60,7 @@ def batch_of(config: Training, world: World) -> int:
 
 def ready(net: nn.Module, config: Training, world: World) -> nn.Module:
     """A network that will learn, on its device, as the flags want it."""
-    net = with_synced_statistics(net, world) if config.sync_bn else net
+    net = convert_sync_batchnorm(net, world) if config.sync_bn else net
     return net.to(world.device)
 
 
@@ -82,7 +82,7 @@ def train(
     config: Training,
     task: Any,
     source: DataSource,
-    place: Place,
+    place: RunDir,
     card: dict[str, Any],
     world: World,
     *,
@@ -133,7 +133,9 @@ def train(
     with _explained(), contextlib.ExitStack() as stack:
         keeper = None
         if world.is_first:
-            keeper = stack.enter_context(opened(config, place, card, plan, len(loader), done))
+            keeper = stack.enter_context(
+                open_recorder(config, place, card, plan, len(loader), done)
+            )
         save = keeper.pause if keeper else ignore
         interrupts = Interrupts(world, save, config.save_minutes)
         with interrupts.listening():
@@ -162,19 +164,19 @@ def drops_last(config: Training, task: Any, num_images: int, world: World) -> bo
         return True
     left = num_images % config.batch_size
     least = max(2, world.size) if config.sync_bn else 2 * world.size  # two that go together
-    few = 0 < left < least <= config.batch_size and takes_statistics(task)
+    few = 0 < left < least <= config.batch_size and uses_batch_statistics(task)
     if few:
         world.say(f"the last {left} images of an epoch are left out, too few for batch statistics")
     return few
 
 
-def takes_statistics(task: nn.Module) -> bool:
+def uses_batch_statistics(task: nn.Module) -> bool:
     """Whether batch normalisation in a task would normalise by the batch in training."""
     layers = nn.modules.batchnorm._BatchNorm
     return any(isinstance(m, layers) and m.training for m in task.train().modules())
 
 
-def _precision(task: Any, loader: BatchLoader, plan: Plan, place: Place, world: World) -> str:
+def _precision(task: Any, loader: BatchLoader, plan: Plan, place: RunDir, world: World) -> str:
     """The precision of the run that is gone on with, else the fastest one here."""
     if place.state:
         return place.state["trainer"]["precision"]

@@ -13,11 +13,11 @@ from distillers.config.training import Plan as Plan
 from distillers.data.batch import Batch
 from distillers.distillation.task import Step
 from distillers.distributed.world import World
-from distillers.training.ddp import Alone, Replicated
+from distillers.training.ddp import DDPRunner, SingleProcess
 from distillers.training.ema import Average
-from distillers.training.fsdp import Sharded, load_optimizer, load_whole, whole
-from distillers.training.metrics import Tally
-from distillers.training.nan_guard import Rescue
+from distillers.training.fsdp import FSDPRunner, full_state, load_full_state, load_optimizer
+from distillers.training.metrics import EpochMetrics
+from distillers.training.nan_guard import NaNGuard
 from distillers.training.optim import parameter_groups
 from distillers.training.preemption import Interrupts, ignore
 from distillers.training.rng_state import generator_state, set_generators
@@ -77,7 +77,7 @@ def fit(
         report: called every `plan.print_freq` batches with epoch, batch, and the figures so far,
             of this process alone.
         resumed: the state to go on from, the same in every process.
-        world: the processes that train together; this one alone where left out.
+        world: the processes that train accumulation; this one alone where left out.
         interrupts: asked after every step whether to save and stop.
 
     Raises:
@@ -87,15 +87,15 @@ def fit(
     """
     trainer = Trainer(task, plan, world)
     interrupts = interrupts or Interrupts(trainer.world, ignore)
-    start = trainer.load_state(resumed) if resumed else Position(-trainer.warmup_epochs)
+    start = trainer.load_state(resumed) if resumed else TrainProgress(-trainer.warmup_epochs)
     while start.epoch < plan.epochs:
         figures = trainer.train_epoch(loader, start, report, interrupts)
-        trained = Position(start.epoch, len(loader))
+        trained = TrainProgress(start.epoch, len(loader))
         scoring = interrupts.scoring(lambda position=trained: trainer.snapshot(position))
         with scoring, trainer.averaged():
             deployed = trainer.run.deployed()
             figures |= score(deployed)
-            start = Position(start.epoch + 1)
+            start = TrainProgress(start.epoch + 1)
             state = trainer.state(start)
             if trainer.world.is_first:
                 keep({"epoch": start.epoch, **figures}, state, deployed)
@@ -103,13 +103,13 @@ def fit(
 
 
 @dataclass(frozen=True)
-class Position:
+class TrainProgress:
     """How far a run is.
 
     Attributes:
         epoch: the last epoch that is done, scored and kept.
         batch: batches of the next one that are done.
-        sums: those of its `Tally`, over all processes.
+        sums: those of its `EpochMetrics`, over all processes.
     """
 
     epoch: int
@@ -123,7 +123,7 @@ class Trainer:
     Args:
         task: see `Task`.
         plan: how to train.
-        world: the processes that train together; this one alone where left out.
+        world: the processes that train accumulation; this one alone where left out.
     """
 
     def __init__(self, task: Any, plan: Plan, world: World | None = None) -> None:
@@ -133,13 +133,13 @@ class Trainer:
         self.world = world or World(device=self.device)
         self.warmup_epochs = getattr(task, "warmup_epochs", 0)
         self.run = parallel(task, plan, self.world)
-        self.forget()
+        self.reset_optimizer()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=plan.precision == "fp16")
         self.average = Average(task, plan.ema) if plan.ema else None
-        self.tally = Tally()
-        self.rescue = Rescue(task, self.world) if plan.on_nan == "skip" else None
+        self.metrics = EpochMetrics()
+        self.nan_guard = NaNGuard(task, self.world) if plan.on_nan == "skip" else None
 
-    def forget(self) -> None:
+    def reset_optimizer(self) -> None:
         """Start with a new optimiser, without momentum."""
         groups = parameter_groups(self.task, self.plan.weight_decay)
         rate, momentum = self.plan.learning_rate, self.plan.momentum
@@ -150,7 +150,7 @@ class Trainer:
     def train_epoch(
         self,
         loader: EpochLoader,
-        start: Position,
+        start: TrainProgress,
         report: Callable = lambda *_: None,
         interrupts: Interrupts | None = None,
     ) -> dict[str, float]:
@@ -164,34 +164,41 @@ class Trainer:
         """
         plan, batches, epoch = self.plan, len(loader), start.epoch + 1
         if epoch == 1 and self.warmup_epochs and not start.batch:
-            self.forget()
+            self.reset_optimizer()
             self.run = parallel(self.task, plan, self.world)  # other parameters learn from here on
         for group in self.optimizer.param_groups:
             group["lr"] = plan.rate(epoch)
         self.task.train()
-        self.tally = Tally(start.sums if self.world.is_first else None)
+        self.metrics = EpochMetrics(start.sums if self.world.is_first else None)
         order = epoch if epoch >= 1 else plan.epochs + 1 - epoch  # a first stage's own orders
         look: Callable[[], dict[str, float]] | None = None
-        given = self.tally.timed(loader.epoch(order, start.batch))
+        given = self.metrics.timed(loader.epoch(order, start.batch))
         for number, batch in enumerate(given, start=start.batch + 1):
             first = (number - 1) // plan.accumulate * plan.accumulate
-            together = min(plan.accumulate, batches - first)
+            accumulation = min(plan.accumulate, batches - first)
             with self.world.at(f"epoch {epoch}, batch {number}"):
                 progress = self.progress(epoch - 1 + (number - 1) / batches)
-                self.learn(batch, progress, number, together, number == first + together)
-                if interrupts and number == first + together:
-                    done = Position(start.epoch, number)
+                self.training_step(
+                    batch, progress, number, accumulation, number == first + accumulation
+                )
+                if interrupts and number == first + accumulation:
+                    done = TrainProgress(start.epoch, number)
                     interrupts.after_step(lambda done=done: self.snapshot(done))
             if look:  # a step late, so that the device has something to do meanwhile
                 report(epoch, number - 1, look())
             asked = number % plan.print_freq == 0 and self.world.is_first
-            look = self.tally.look() if asked else None
+            look = self.metrics.start_compute() if asked else None
         if look:
             report(epoch, batches, look())
-        return {**self.tally.figures(self.world), "lr": plan.rate(epoch)}
+        return {**self.metrics.compute(self.world), "lr": plan.rate(epoch)}
 
-    def learn(
-        self, batch: Batch, progress: float, number: int, together: int = 1, moves: bool = True
+    def training_step(
+        self,
+        batch: Batch,
+        progress: float,
+        number: int,
+        accumulation: int = 1,
+        is_last: bool = True,
     ) -> None:
         """Learn from one batch.
 
@@ -199,18 +206,18 @@ class Trainer:
             batch: the images.
             progress: see `Task`.
             number: of the batch in its epoch, from 1.
-            together: batches that share an optimiser step.
-            moves: whether this is the last of them.
+            accumulation: batches that share an optimiser step.
+            is_last: whether this is the last of them.
         """
-        if self.rescue:
-            self.rescue.remember()
-        step = self.backward(batch, progress, together)
-        if self.rescue and self.rescue.is_spoilt(step.loss, not self.scaler.is_enabled()):
-            self.rescue.take_back()
-            self.tally.skipped += 1
+        if self.nan_guard:
+            self.nan_guard.snapshot()
+        step = self.backward(batch, progress, accumulation)
+        if self.nan_guard and self.nan_guard.is_non_finite(step.loss, not self.scaler.is_enabled()):
+            self.nan_guard.rollback()
+            self.metrics.skipped += 1
             return
-        self.tally.add(step, batch, number)
-        if moves:
+        self.metrics.add(step, batch, number)
+        if is_last:
             self.step()
 
     def progress(self, epochs: float) -> float:
@@ -223,11 +230,11 @@ class Trainer:
             return -1.0 if epochs < 0 else 0.0
         return epochs / self.plan.epochs
 
-    def backward(self, batch: Batch, progress: float, together: int = 1) -> Step:
-        """Add a batch's gradient, as one of `together` that share an optimiser step."""
+    def backward(self, batch: Batch, progress: float, accumulation: int = 1) -> Step:
+        """Add a batch's gradient, as one of `accumulation` that share an optimiser step."""
         with self._autocast():
             step = self.run(batch, progress)
-        self.scaler.scale(step.loss * (batch.share / together)).backward()
+        self.scaler.scale(step.loss * (batch.share / accumulation)).backward()
         return step
 
     def step(self) -> None:
@@ -246,35 +253,35 @@ class Trainer:
         """Inside, the task has its averaged weights where an average is kept."""
         return self.average.swapped() if self.average else contextlib.nullcontext()
 
-    def state(self, position: Position) -> dict[str, Any]:
+    def state(self, position: TrainProgress) -> dict[str, Any]:
         """All that the rest of the run depends on, in plain types; all processes must ask."""
         average = self.average
         return {
             "epoch": position.epoch,
             "batch": position.batch,
-            "sums": self.tally.state(self.world) if position.batch else {},
+            "sums": self.metrics.state(self.world) if position.batch else {},
             "world_size": self.world.size,
             "precision": self.plan.precision,
-            "task": whole(average.raw() if average else self.task.state_dict()),
-            "average": whole(average.state()) if average else None,
-            "optimizer": whole(self.optimizer.state_dict()),
+            "task": full_state(average.raw() if average else self.task.state_dict()),
+            "average": full_state(average.state()) if average else None,
+            "optimizer": full_state(self.optimizer.state_dict()),
             "scaler": self.scaler.state_dict(),
             "generators": self.world.gather(generator_state(self.device)),
         }
 
-    def snapshot(self, position: Position) -> tuple[dict[str, Any], nn.Module]:
+    def snapshot(self, position: TrainProgress) -> tuple[dict[str, Any], nn.Module]:
         """The state, and the network that would be deployed now; all processes must ask."""
         with self.averaged():
             deployed = self.run.deployed()
             return self.state(position), copy.deepcopy(deployed) if self.average else deployed
 
-    def load_state(self, state: dict[str, Any]) -> Position:
+    def load_state(self, state: dict[str, Any]) -> TrainProgress:
         """Take up a `state`, perhaps of another number of processes; where it was taken.
 
         Raises:
             InputError: for the state of another network or method.
         """
-        load_whole(self.task, state["task"])
+        load_full_state(self.task, state["task"])
         if self.average:
             self.average.load_state(state["average"])
         load_optimizer(self.optimizer, state["optimizer"])
@@ -282,15 +289,15 @@ class Trainer:
         generators = state["generators"]
         if self.world.rank < len(generators):
             set_generators(generators[self.world.rank], self.device)
-        return Position(state["epoch"], state["batch"], state["sums"])
+        return TrainProgress(state["epoch"], state["batch"], state["sums"])
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         dtype = PRECISIONS[self.plan.precision]
         return torch.autocast(self.device.type, dtype) if dtype else contextlib.nullcontext()
 
 
-def parallel(task: Any, plan: Plan, world: World) -> Alone | Replicated | Sharded:
+def parallel(task: Any, plan: Plan, world: World) -> SingleProcess | DDPRunner | FSDPRunner:
     """The task as it runs in step with those of the other processes."""
     if world.size == 1:
-        return Alone(task, plan.compile)
-    return (Sharded if plan.shard else Replicated)(task, world, plan.compile)
+        return SingleProcess(task, plan.compile)
+    return (FSDPRunner if plan.shard else DDPRunner)(task, world, plan.compile)

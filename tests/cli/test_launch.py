@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from distillers.cli import main as cli
-from distillers.distributed.rendezvous import Meeting, device_of, first_host, meeting
+from distillers.distributed.rendezvous import Rendezvous, device_of, first_host, meeting
 from distillers.distributed.world import World
 from distillers.errors import InputError
 from tests.processes import free_port, together
@@ -146,14 +146,14 @@ def test_torchrun_starts_a_crashed_run_again_by_itself(whole, tmp_path):
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({}, Meeting()),
+        ({}, Rendezvous()),
         ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a",
-          "MASTER_PORT": "1"}, Meeting(3, 4, 1)),
-        ({"RANK": "0", "WORLD_SIZE": "1"}, Meeting(0, 1, 0)),
-        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, Meeting()),  # the batch script itself
+          "MASTER_PORT": "1"}, Rendezvous(3, 4, 1)),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, Rendezvous(0, 1, 0)),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, Rendezvous()),  # the batch script itself
         ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1",
           "SLURM_STEP_NODELIST": "node[07-08,11]", "SLURM_JOB_ID": "41234"},
-         Meeting(5, 8, 1, "tcp://node07:21234")),
+         Rendezvous(5, 8, 1, "tcp://node07:21234")),
     ],
 )  # fmt: skip
 def test_the_environment_tells_where_processes_meet(environment, expected):

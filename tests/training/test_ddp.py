@@ -15,7 +15,7 @@ from distillers.distillation import loss_weights as weights
 from distillers.distillation import recipes
 from distillers.distillation.distillation import Distillation, distil
 from distillers.distributed.world import World
-from distillers.training.fsdp import whole
+from distillers.training.fsdp import full_state
 from distillers.training.trainer import Trainer
 from tests.processes import together
 
@@ -71,7 +71,7 @@ def trained(
     for step in range(STEPS):
         loss = trainer.backward(batch_of(step, world, dtype), 0.5).loss.detach()
         names = trainer.task.named_parameters()
-        grads = whole({name: p.grad for name, p in names if p.grad is not None})
+        grads = full_state({name: p.grad for name, p in names if p.grad is not None})
         seen.append(
             {
                 "loss": world.sum(loss.clone()) / world.size,
@@ -79,7 +79,7 @@ def trained(
             }
         )
         trainer.step()
-    return {"steps": seen, "state": whole(trainer.task.state_dict())}
+    return {"steps": seen, "state": full_state(trainer.task.state_dict())}
 
 
 def compare(plan: Plan, dtype: torch.dtype, methods: tuple[str, ...]) -> None:

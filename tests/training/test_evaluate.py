@@ -17,7 +17,7 @@ from distillers.distributed.world import World
 from distillers.losses import CE
 from distillers.training import runner as run
 from distillers.training.evaluate import score
-from distillers.training.run_dir import claim
+from distillers.training.run_dir import resolve_run_dir
 from tests.processes import together
 
 SIZES = (357, 358, 359)
@@ -36,7 +36,7 @@ def digits(size: int) -> ImageSet:
 
 def train(size: int, world: World) -> None:
     source, config = digits(size), replace(CONFIG, save_dir=f"{size}")
-    place = claim(config.folder(), config.model, config, world)
+    place = resolve_run_dir(config.folder(), config.model, config, world)
     run.prepare(config)
     net = models.create(config.model, num_classes=10, image_size=32)
     card = run.card_of(config.model, source, config)

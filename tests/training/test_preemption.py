@@ -40,7 +40,7 @@ def at_call(patch, owner, name: str, number: int, sent: int) -> None:
 def test_a_signal_in_a_step_saves_it_and_stops(whole, tmp_path, monkeypatch, capfd, sent, status):
     handlers = [signal.getsignal(each) for each in interrupts.SIGNALS]
     with monkeypatch.context() as patch:
-        at_call(patch, tally.Tally, "add", 7, sent)
+        at_call(patch, tally.EpochMetrics, "add", 7, sent)
         assert train(tmp_path, "--save_minutes", "0") == status
     assert [signal.getsignal(each) for each in interrupts.SIGNALS] == handlers
     assert f"stopped by {sent.name}" in capfd.readouterr().err

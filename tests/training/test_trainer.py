@@ -14,7 +14,7 @@ from distillers.losses import CE
 from distillers.training.ema import Average
 from distillers.training.optim import parameter_groups
 from distillers.training.preemption import Interrupts
-from distillers.training.trainer import Plan, Position, Trainer, fit
+from distillers.training.trainer import Plan, Trainer, TrainProgress, fit
 from tests.nets import Declared, Small, make_batch
 
 
@@ -90,7 +90,7 @@ def test_accumulated_batches_give_the_mean_gradient():
     twin.eval()
     trainer = Trainer(task, Plan(epochs=1, learning_rate=0.1, accumulate=2))
     for seed in (0, 1):
-        trainer.backward(make_batch(seed=seed), 0.0, together=2)
+        trainer.backward(make_batch(seed=seed), 0.0, accumulation=2)
     (sum(twin(make_batch(seed=seed)).loss for seed in (0, 1)) / 2).backward()
     for p, q in zip(task.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad)
@@ -106,7 +106,7 @@ def test_a_left_over_batch_is_weighted_by_its_own_group():
         seen.append(together),
         original(batch, progress, together),
     )[1]
-    trainer.train_epoch(Batches(5), Position(0))
+    trainer.train_epoch(Batches(5), TrainProgress(0))
     assert seen == [2, 2, 2, 2, 1]
 
 
@@ -206,17 +206,17 @@ def test_a_step_that_is_not_finite_is_skipped_as_if_it_had_not_been(where):
     for number in range(4):
         batch = make_batch(seed=number)
         if number != 2:
-            trainers[1].learn(batch, 0.0, number)
+            trainers[1].training_step(batch, 0.0, number)
         elif where == "images":
             batch.images[0, 0, 0, 0] = math.nan
         else:
             hook = spoilt.student.fc.weight.register_hook(lambda grad: grad * math.inf)
-        trainers[0].learn(batch, 0.0, number)
+        trainers[0].training_step(batch, 0.0, number)
         if number == 2 and where == "gradient":
             hook.remove()
     assert torch.equal(weights(spoilt), weights(plain))
-    assert trainers[0].tally.figures()["skipped"] == 1
-    assert "skipped" not in trainers[1].tally.figures()
+    assert trainers[0].metrics.compute()["skipped"] == 1
+    assert "skipped" not in trainers[1].metrics.compute()
 
 
 def test_nothing_but_bad_batches_stops_the_run():
@@ -333,7 +333,7 @@ def test_a_compiled_step_is_compiled_once():
     counter = CompileCounter()
     trainer.run._run = torch.compile(task, backend=counter, fullgraph=True)
     for epoch in (0, 1):
-        trainer.train_epoch(Batches(), Position(epoch))
+        trainer.train_epoch(Batches(), TrainProgress(epoch))
     assert counter.frame_count == 1
     assert counter.op_count > 10
 

@@ -18,7 +18,7 @@ from distillers.distributed.world import World
 from distillers.errors import InputError
 from distillers.losses import CE
 from distillers.training.embeddings import Embedded, Shuffled
-from distillers.training.fsdp import whole
+from distillers.training.fsdp import full_state
 from distillers.training.trainer import Plan, Trainer, fit
 from distillers.training.transfer import Transfer, classifier_of, replace_classifier
 from tests.nets import Declared, Small, make_batch
@@ -148,7 +148,7 @@ def learned_together():
     """Three steps in each process, on its part of every batch; what comes out is kept."""
     world = World(dist.get_rank(), dist.get_world_size(), dist.get_rank())
     for number, (modes, shard) in enumerate(TOGETHER):
-        found = whole(steps(world, Plan(1, 0.1, shard=shard), modes))
+        found = full_state(steps(world, Plan(1, 0.1, shard=shard), modes))
         for key, value in found.items():
             assert all(torch.equal(each, value) for each in world.gather(value)), key
         if world.is_first:

@@ -90,13 +90,13 @@ def main(args: Sequence[str]) -> None:
     from distillers.training import benchmark as bench
     from distillers.training import peak_memory as peak
     from distillers.training.loggers import environment
-    from distillers.training.malloc import keep_freed_memory
+    from distillers.training.malloc import reuse_freed_memory
 
     for method in config.methods:
         wiring.find(method)
     if config.threads:
         torch.set_num_threads(config.threads)
-    keep_freed_memory()
+    reuse_freed_memory()
     setting = setting_of(config)
     ways = bench.ways_on(setting.device, compiled=config.compile)
     figures = bench_table.Figures()

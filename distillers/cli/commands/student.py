@@ -33,7 +33,7 @@ def work(config: StudentConfig, world: "World") -> None:
     from distillers import data
     from distillers.data.loaders.views import views_of
     from distillers.training import runner as run
-    from distillers.training.run_dir import claim, refuse_another
+    from distillers.training.run_dir import check_same_source, resolve_run_dir
     from distillers.training.student_setup import made, origin, teacher_of
 
     check_dali(config.dali, world.device.type)
@@ -44,8 +44,8 @@ def work(config: StudentConfig, world: "World") -> None:
     teacher = teacher_of(config, source)
     chosen = teacher.chosen
     folder = config.folder(chosen.ce, chosen.kd, chosen.method, teacher.name)
-    place = claim(folder, config.model_s, config, world)
-    refuse_another(place, ("distilled", "teacher_sha256"), teacher.path)
+    place = resolve_run_dir(folder, config.model_s, config, world)
+    check_same_source(place, ("distilled", "teacher_sha256"), teacher.path)
     run.prepare(config)
     task, net, source, kept, sample = made(config, teacher, source, world)
     terms = " + ".join(f"{weight:g} {name}" for name, weight in chosen.terms().items())

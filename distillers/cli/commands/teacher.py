@@ -32,13 +32,13 @@ def work(config: TeacherConfig, world: "World") -> None:
     from distillers.distillation.task import Supervised
     from distillers.losses import CE
     from distillers.training import runner as run
-    from distillers.training.run_dir import claim
+    from distillers.training.run_dir import resolve_run_dir
 
     check_dali(config.dali, world.device.type)
     run.batch_of(config, world)
     with world.local_rank0_first():
         source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
-    place = claim(config.folder(), config.model, config, world)
+    place = resolve_run_dir(config.folder(), config.model, config, world)
     run.prepare(config)
     begun = start.network(
         config.model,

@@ -40,7 +40,7 @@ def work(config: TransferConfig, world: "World") -> None:
     from distillers.losses import CE
     from distillers.training import runner as run
     from distillers.training.embeddings import Embedded
-    from distillers.training.run_dir import claim, refuse_another
+    from distillers.training.run_dir import check_same_source, resolve_run_dir
     from distillers.training.transfer import Transfer, classifier_of, replace_classifier
 
     check_dali(config.dali, world.device.type)
@@ -54,8 +54,8 @@ def work(config: TransferConfig, world: "World") -> None:
         images = data.source_of(config.dataset, config.data_dir, config.download, reading)
     source = inputs.normalised(images, card.get("mean"), card.get("std"))
     config = config.resolved(recipes.learning_rate(name, SIZE))
-    place = claim(config.folder(name), name, config, world)
-    refuse_another(place, ("transferred", "sha256"), path)
+    place = resolve_run_dir(config.folder(name), name, config, world)
+    check_same_source(place, ("transferred", "sha256"), path)
     run.prepare(config)
     order = torch.channels_last if config.channels_last else torch.contiguous_format
     net = run.ready(net, config, world).to(memory_format=order)  # before anything is embedded

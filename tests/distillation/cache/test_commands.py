@@ -106,11 +106,11 @@ def only_the_probe():
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bits(there, monkeypatch):
-    from distillers.training.recorder import Keeper
+    from distillers.training.recorder import RunRecorder
 
     flags = ["--epochs", "3", "--views", "2"]
     student(*flags, "--save_dir", "whole", "--teacher_cache", "auto")
-    keep = Keeper.keep
+    keep = RunRecorder.keep
 
     def stop(self, row, *others):
         if row["epoch"] == 2:
@@ -119,7 +119,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(there, monkeypatch):
 
     stopped = [*flags, "--save_dir", "stopped", "--teacher_cache", "auto"]
     with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "keep", stop)
+        patch.setattr(RunRecorder, "keep", stop)
         student(*stopped, status=130)
     student(*stopped, "--resume")
     assert same(weights_of(there / "whole"), weights_of(there / "stopped"))
