@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distillers.errors import InputError, unknown
 from distillers.features.layout import Layout
 
-RunDir = tuple[str, str]  # a module path, and "in" or "out"
+Place = tuple[str, str]  # a module path, and "in" or "out"
 
 MOST_NAMES = 12  # that an error lists
 
@@ -46,9 +46,9 @@ class Taps:
     stem: str | None = None
     final: str | None = None
     preacts: tuple[str, ...] = ()
-    layouts: tuple[tuple[RunDir, Layout], ...] = ()
+    layouts: tuple[tuple[Place, Layout], ...] = ()
 
-    def places(self, kind: str) -> list[RunDir]:
+    def places(self, kind: str) -> list[Place]:
         """The (module path, "in" or "out") pairs that `kind` is read from; none for "logits"."""
         if kind == "maps":
             return [(path, "out") for path in self.maps]
@@ -128,8 +128,8 @@ class FeatureExtractor:
         self.taps = taps
         self.wanted = sorted(set(wanted))
         self._layouts = dict(taps.layouts)
-        self._seen: dict[RunDir, Tensor] = {}
-        self._versions: dict[RunDir, int] = {}
+        self._seen: dict[Place, Tensor] = {}
+        self._versions: dict[Place, int] = {}
         self._reading = False
         self._handles = []
         self._head = module_at(net, taps.head) if taps.head else None

@@ -55,7 +55,7 @@ def batches(root, dali="cpu", epoch=1, start_batch=0, shard=None, drop_last=Fals
     return list(loader.epoch(epoch, start_batch))
 
 
-def join_world(epoch):
+def joined(epoch):
     return [torch.cat([batch[part] for batch in map(tuple, epoch)]) for part in range(3)]
 
 
@@ -73,8 +73,8 @@ def grey_levels(one, other):
 
 
 def test_photographs_are_cut_and_mirrored_as_without_dali(photographs):
-    ours, labels, index = join_world(batches(photographs, image_size=128))
-    theirs, *facts = join_world(batches(photographs, None, image_size=128))
+    ours, labels, index = joined(batches(photographs, image_size=128))
+    theirs, *facts = joined(batches(photographs, None, image_size=128))
     assert torch.equal(labels, facts[0])
     assert torch.equal(index, facts[1])
     different = grey_levels(ours, theirs).mean((1, 2, 3))
@@ -108,7 +108,7 @@ def test_every_image_comes_once_over_all_processes(root, drop_last):
     for mine, theirs in zip(parts, without, strict=True):
         assert [b.index.tolist() for b in mine] == [b.index.tolist() for b in theirs]
         assert [b.counts for b in mine] == [b.counts for b in theirs]
-    rows = sorted(torch.cat([join_world(part)[2] for part in parts]).tolist())
+    rows = sorted(torch.cat([joined(part)[2] for part in parts]).tolist())
     assert rows == list(range(18)) if not drop_last else len(set(rows)) == 10
 
 
@@ -141,7 +141,7 @@ def test_what_is_no_ordinary_jpeg_is_the_same_to_the_bit(tmp_path):
     image.save(root / "train" / WNIDS[1] / "plain.webp")
     image.convert("RGBA").save(root / "train" / WNIDS[2] / "clear.png")
     (root / "train" / WNIDS[2] / "colours.jpg").write_bytes(STRANGE["red, green, blue as they are"])
-    ours, theirs = join_world(batches(root)), join_world(batches(root, None))
+    ours, theirs = joined(batches(root)), joined(batches(root, None))
     assert torch.equal(ours[2], theirs[2])
     different = grey_levels(ours[0], theirs[0]).amax((1, 2, 3))
     made = data.source_of("folder", root)
@@ -165,7 +165,7 @@ def test_a_bad_image_is_named_or_replaced_as_without_dali(root, how, capsys):
             batches(root, dali)
         told.append(str(error.value))
     assert told[0] == told[1]
-    ours, theirs = (join_world(batches(root, dali, on_bad_image="skip")) for dali in ("cpu", None))
+    ours, theirs = (joined(batches(root, dali, on_bad_image="skip")) for dali in ("cpu", None))
     assert torch.equal(ours[2], theirs[2])
     assert 8 not in ours[2]
     replaced = [row for row in ours[2].tolist() if ours[2].tolist().count(row) > 1]

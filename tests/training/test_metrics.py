@@ -50,8 +50,8 @@ def test_a_person_sees_only_waiting_that_matters():
 
 def test_figures_are_those_of_their_step_and_read_a_step_later():
     one, told, done = trainer(print_freq=2), [], []
-    learn = one.learn
-    one.learn = lambda *args: (learn(*args), done.append(args[2]))
+    training_step = one.training_step
+    one.training_step = lambda *args: (training_step(*args), done.append(args[2]))
     one.train_epoch(Batches(), TrainProgress(0), lambda *given: told.append((*given, len(done))))
     assert [(epoch, number, when) for epoch, number, _, when in told] == [(1, 2, 3), (1, 4, 5)]
     twin = trainer()
