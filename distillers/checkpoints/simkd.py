@@ -11,7 +11,7 @@ from distillers.errors import InputError
 from distillers.features.classifier import head_of
 from distillers.features.infer import find_taps
 from distillers.features.taps import FeatureExtractor, Taps, eval_mode
-from distillers.losses.ops.reused_classifier import Reused
+from distillers.losses.ops.reused_classifier import ReusedClassifier
 from distillers.losses.ops.stages import same_size
 from distillers.losses.simkd import SimKD
 from distillers.models.registry import SMALL_IMAGES
@@ -19,7 +19,7 @@ from distillers.models.registry import SMALL_IMAGES
 
 def build(
     student: Imported, between: dict[str, Tensor], teacher: nn.Module, path: str | Path
-) -> Reused:
+) -> ReusedClassifier:
     """Student backbone, the file's projector, and the classifier of the teacher.
 
     Such a file holds the student and the projector, but neither the classifier nor the size of the
@@ -63,7 +63,7 @@ def build(
     except RuntimeError as error:
         raise InputError(f"{path}: its `proj` is not SimKD's projector: {error}") from error
     log.warning("%s: built with its projector and the teacher's classifier.", path)
-    return cast(Reused, loss.deploy(student.net))
+    return cast(ReusedClassifier, loss.deploy(student.net))
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ def num_ranks() -> int:
 
 
 @contextmanager
-def dividing(counts: tuple[int, ...]) -> Iterator[None]:
+def uneven_batch(counts: tuple[int, ...]) -> Iterator[None]:
     """Inside, process r has `counts[r]` rows of the batch; else all have equally many."""
     token = _COUNTS.set(counts)
     try:
@@ -46,7 +46,7 @@ def first_row(x: Tensor) -> int:
 
 
 @torch.no_grad()
-def from_all_ranks(x: Tensor) -> Tensor:
+def all_gather_rows(x: Tensor) -> Tensor:
     """(all rows, ...) of `x` (n, ...) of each process, in the order of ranks; no gradient passes.
 
     Args:
@@ -65,7 +65,7 @@ def from_all_ranks(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def one_from_each(x: Tensor) -> Tensor:
+def all_gather_stack(x: Tensor) -> Tensor:
     """(processes, ...) of `x` (...) of each process, in the order of ranks; no gradient passes."""
     return _gather(x.detach()[None].contiguous())
 
@@ -91,7 +91,7 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.rows = slice(first_row(x), first_row(x) + len(x))
         ctx.even = not _uneven()
-        return from_all_ranks(x)
+        return all_gather_rows(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:

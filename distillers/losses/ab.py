@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from distillers.losses.ops.precision import full
+from distillers.losses.ops.precision import at_least_fp32
 from distillers.losses.ops.stages import check_stages, same_size
-from distillers.losses.ops.validation import require_not_negative
+from distillers.losses.ops.validation import require_non_negative
 
 
 class AB(nn.Module):
@@ -51,7 +51,7 @@ class AB(nn.Module):
         warmup_epochs: int = 30,
         keep: bool = False,
     ) -> None:
-        require_not_negative(margin=margin, warmup_epochs=warmup_epochs)
+        require_non_negative(margin=margin, warmup_epochs=warmup_epochs)
         super().__init__()
         check_stages("AB", student_channels, teacher_channels)
         self.margin = margin
@@ -67,7 +67,9 @@ class AB(nn.Module):
         parts = []
         stages = zip(self.connectors, student_preacts, teacher_preacts, strict=True)
         for stage, (connector, student, teacher) in enumerate(stages, start=1):
-            response, reference = same_size(full(connector(student)), full(teacher.detach()))
+            response, reference = same_size(
+                at_least_fp32(connector(student)), at_least_fp32(teacher.detach())
+            )
             part = self.beyond(response, reference > 0).sum() / len(response)
             parts.append(part * 2.0 ** (stage - len(self.connectors)))
         return 3 / 1000 * torch.stack(parts).sum()

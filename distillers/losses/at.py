@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.ops.normalize import unit
-from distillers.losses.ops.precision import full
+from distillers.losses.ops.normalize import l2_normalize
+from distillers.losses.ops.precision import at_least_fp32
 from distillers.losses.ops.stages import check_stages, same_size
 from distillers.losses.ops.validation import require_positive
 
@@ -42,11 +42,13 @@ class AT(nn.Module):
         check_stages("AT", student_maps, teacher_maps)
         losses = []
         for student, teacher in zip(student_maps, teacher_maps, strict=True):
-            of_student, of_teacher = same_size(full(student), full(teacher.detach()))
+            of_student, of_teacher = same_size(
+                at_least_fp32(student), at_least_fp32(teacher.detach())
+            )
             losses.append(F.mse_loss(self.attention(of_student), self.attention(of_teacher)))
         return torch.stack(losses).sum()
 
     def attention(self, maps: Tensor) -> Tensor:
         """(n, h w) of length one from (n, c, h, w)."""
         powers = maps.square() if self.power == 2 else maps.abs().pow(self.power)
-        return unit(powers.mean(dim=1).flatten(1))
+        return l2_normalize(powers.mean(dim=1).flatten(1))

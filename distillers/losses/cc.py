@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered
-from distillers.losses.ops.normalize import unit
-from distillers.losses.ops.precision import full, no_autocast
-from distillers.losses.ops.validation import require_not_negative, require_positive
+from distillers.losses.ops.normalize import l2_normalize
+from distillers.losses.ops.precision import at_least_fp32, no_autocast
+from distillers.losses.ops.validation import require_non_negative, require_positive
 
 FORMS = ("consecutive", "matrix")
 
@@ -62,7 +62,7 @@ class CC(nn.Module):
         gather: bool = True,
     ) -> None:
         require_positive(dim=dim)
-        require_not_negative(gamma=gamma, order=order)
+        require_non_negative(gamma=gamma, order=order)
         super().__init__()
         if form not in FORMS:
             raise ValueError(f"form is {form!r}; it may be {' or '.join(map(repr, FORMS))}.")
@@ -76,10 +76,10 @@ class CC(nn.Module):
 
     def forward(self, student_pooled: Tensor, teacher_pooled: Tensor) -> Tensor:
         """The loss from student_pooled (n, d_s) and teacher_pooled (n, d_t); zero for one image."""
-        student = full(self.embed_student(student_pooled))
-        teacher = full(self.embed_teacher(teacher_pooled.detach()))
+        student = at_least_fp32(self.embed_student(student_pooled))
+        teacher = at_least_fp32(self.embed_teacher(teacher_pooled.detach()))
         if self.normalise or self.form == "matrix":
-            student, teacher = unit(student), unit(teacher)
+            student, teacher = l2_normalize(student), l2_normalize(teacher)
         if self.form == "consecutive":
             apart = gathered((student - teacher).abs(), self.gather)
             return (apart[:-1] * apart[1:]).sum() / max(len(apart) - 1, 1)

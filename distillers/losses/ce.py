@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.ops.precision import full
-from distillers.losses.ops.validation import require_share
+from distillers.losses.ops.precision import at_least_fp32
+from distillers.losses.ops.validation import require_fraction
 
 
 class CE(nn.Module):
@@ -21,10 +21,12 @@ class CE(nn.Module):
     """
 
     def __init__(self, *, label_smoothing: float = 0.0) -> None:
-        require_share(label_smoothing=label_smoothing)
+        require_fraction(label_smoothing=label_smoothing)
         super().__init__()
         self.label_smoothing = label_smoothing
 
     def forward(self, student_logits: Tensor, labels: Tensor) -> Tensor:
         """The loss from student_logits (n, k) and labels (n,)."""
-        return F.cross_entropy(full(student_logits), labels, label_smoothing=self.label_smoothing)
+        return F.cross_entropy(
+            at_least_fp32(student_logits), labels, label_smoothing=self.label_smoothing
+        )

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distillers.distributed.collectives import from_all_ranks, one_from_each, total_rows
-from distillers.losses.ops.memory_bank import products, weighted_sum
-from distillers.losses.ops.negative_sampling import Drawer
-from distillers.losses.ops.normalize import unit
-from distillers.losses.ops.precision import full, no_autocast
+from distillers.distributed.collectives import all_gather_rows, all_gather_stack, total_rows
+from distillers.losses.ops.memory_bank import row_products, weighted_row_sum
+from distillers.losses.ops.negative_sampling import NegativeSampler
+from distillers.losses.ops.normalize import l2_normalize
+from distillers.losses.ops.precision import at_least_fp32, no_autocast
 from distillers.losses.ops.rows import write_rows
-from distillers.losses.ops.validation import require_positive, require_share
+from distillers.losses.ops.validation import require_fraction, require_positive
 
 
 class CRD(nn.Module):
@@ -81,7 +81,7 @@ class CRD(nn.Module):
         partition_momentum: float | None = None,
     ) -> None:
         require_positive(dim=dim, negatives=negatives, temperature=temperature)
-        require_share(momentum=momentum)
+        require_fraction(momentum=momentum)
         super().__init__()
         if mode not in ("exact", "relax"):
             raise ValueError(f"mode is {mode!r}; it may be 'exact' or 'relax'.")
@@ -94,7 +94,7 @@ class CRD(nn.Module):
         self.partition_momentum = partition_momentum
         self.embed_student = nn.Linear(student_dim, dim)
         self.embed_teacher = nn.Linear(teacher_dim, dim)
-        self.drawer = Drawer(train_labels)
+        self.sampler = NegativeSampler(train_labels)
         bound = math.sqrt(3 / dim)
         for who in ("student", "teacher"):
             rows = torch.empty(len(train_labels), dim).uniform_(-bound, bound)
@@ -121,30 +121,30 @@ class CRD(nn.Module):
             negative_index: (n, K) rows in the training set to use as negatives; drawn where it is
                 left out.
         """
-        student = unit(full(self.embed_student(student_pooled)))
-        teacher = unit(full(self.embed_teacher(teacher_pooled.detach())))
+        student = l2_normalize(at_least_fp32(self.embed_student(student_pooled)))
+        teacher = l2_normalize(at_least_fp32(self.embed_teacher(teacher_pooled.detach())))
         if negative_index is None:
-            negative_index = self.drawer.other_classes(labels, index, self.negatives)
-        positive = index if self.mode == "exact" else self.drawer.same_class(labels, index)
+            negative_index = self.sampler.sample_other_classes(labels, index, self.negatives)
+        positive = index if self.mode == "exact" else self.sampler.sample_same_class(labels, index)
         rows = torch.cat((positive[:, None], negative_index), dim=1)
-        loss = self.against(self.teacher_bank, student, rows, 0) + self.against(
+        loss = self.nce_loss(self.teacher_bank, student, rows, 0) + self.nce_loss(
             self.student_bank, teacher, rows, 1
         )
         if self.training:
-            seen = from_all_ranks(index)
-            self.move(self.student_bank, from_all_ranks(student), seen)
-            self.move(self.teacher_bank, from_all_ranks(teacher), seen)
+            seen = all_gather_rows(index)
+            self.update_bank(self.student_bank, all_gather_rows(student), seen)
+            self.update_bank(self.teacher_bank, all_gather_rows(teacher), seen)
             self.estimated.fill_(True)
-            self.drawer.advance()
+            self.sampler.advance()
         return loss
 
-    def against(self, bank: Tensor, anchors: Tensor, rows: Tensor, which: int) -> Tensor:
+    def nce_loss(self, bank: Tensor, anchors: Tensor, rows: Tensor, which: int) -> Tensor:
         """Contrast anchors (n, dim) with rows (n, 1 + K) of a bank, the positive first."""
         n, num_negatives = len(rows), rows.shape[1] - 1
         noise = num_negatives / len(bank)
         with torch.no_grad(), no_autocast(bank):
             found = anchors.detach() / self.temperature
-            logits = products(found, bank, rows)
+            logits = row_products(found, bank, rows)
             shift = self.partition(logits, which) + math.log(noise + 1e-7)
             logits.sub_(shift)
             # -log p/(p+c) = softplus(x) - x and log (p+c)/c = softplus(x), for x = log p - log c
@@ -154,13 +154,13 @@ class CRD(nn.Module):
                 return value
             slopes = logits.sigmoid_()
             slopes[:, 0] -= 1
-            gradient = weighted_sum(slopes, bank, rows) / (n * self.temperature)
+            gradient = weighted_row_sum(slopes, bank, rows) / (n * self.temperature)
         return WithGradient.apply(value, anchors, gradient)
 
     def partition(self, scores: Tensor, which: int) -> Tensor:
         """Log Z, from scores (n, 1 + K) where it is due."""
         old = self.log_partition[which]
-        sums = one_from_each(scores.flatten().logsumexp(dim=0))
+        sums = all_gather_stack(scores.flatten().logsumexp(dim=0))
         share = len(self.student_bank) / (total_rows(scores) * scores.shape[1])
         seen = sums.logsumexp(dim=0) + math.log(share)
         later = old
@@ -173,9 +173,9 @@ class CRD(nn.Module):
         return new
 
     @torch.no_grad()
-    def move(self, bank: Tensor, anchors: Tensor, index: Tensor) -> None:
+    def update_bank(self, bank: Tensor, anchors: Tensor, index: Tensor) -> None:
         """Let the rows of the bank follow anchors (n, dim)."""
-        new = unit(self.momentum * bank[index] + (1 - self.momentum) * anchors)
+        new = l2_normalize(self.momentum * bank[index] + (1 - self.momentum) * anchors)
         write_rows(bank, index, new)
 
 

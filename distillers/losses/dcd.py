@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import first_row, gathered
-from distillers.losses.ops.normalize import unit
-from distillers.losses.ops.precision import full, no_autocast
-from distillers.losses.ops.validation import require_finite, require_not_negative, require_positive
+from distillers.losses.ops.normalize import l2_normalize
+from distillers.losses.ops.precision import at_least_fp32, no_autocast
+from distillers.losses.ops.validation import require_finite, require_non_negative, require_positive
 
 
 class DCD(nn.Module):
@@ -61,7 +61,7 @@ class DCD(nn.Module):
         gather: bool = True,
     ) -> None:
         require_positive(dim=dim, max_scale=max_scale)
-        require_not_negative(consistency=consistency)
+        require_non_negative(consistency=consistency)
         require_finite(initial_log_scale=initial_log_scale)
         super().__init__()
         self.consistency = consistency
@@ -73,8 +73,8 @@ class DCD(nn.Module):
 
     def forward(self, student_pooled: Tensor, teacher_pooled: Tensor) -> Tensor:
         """The loss from student_pooled (n, d_s) and teacher_pooled (n, d_t); zero for one image."""
-        student = unit(full(self.embed_student(student_pooled)))
-        teacher = unit(full(self.embed_teacher(teacher_pooled.detach())))
+        student = l2_normalize(at_least_fp32(self.embed_student(student_pooled)))
+        teacher = l2_normalize(at_least_fp32(self.embed_teacher(teacher_pooled.detach())))
         students, teachers = gathered(student, self.gather), gathered(teacher, self.gather)
         with no_autocast(student):
             forth = (self.scale() * (student @ teachers.T)).log_softmax(dim=1)

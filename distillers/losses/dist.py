@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered
-from distillers.losses.ops.normalize import centred
-from distillers.losses.ops.precision import full
-from distillers.losses.ops.standardize import standardise as z_score
-from distillers.losses.ops.validation import require_not_negative, require_positive
+from distillers.losses.ops.normalize import centered
+from distillers.losses.ops.precision import at_least_fp32
+from distillers.losses.ops.standardize import z_score
+from distillers.losses.ops.validation import require_non_negative, require_positive
 
 
 class DIST(nn.Module):
@@ -46,7 +46,7 @@ class DIST(nn.Module):
         gather: bool = True,
     ) -> None:
         require_positive(temperature=temperature)
-        require_not_negative(beta=beta, gamma=gamma, eps=eps)
+        require_non_negative(beta=beta, gamma=gamma, eps=eps)
         super().__init__()
         self.beta = beta
         self.gamma = gamma
@@ -57,7 +57,7 @@ class DIST(nn.Module):
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         """The loss from two (n, k)."""
-        prepare = z_score if self.standardise else full
+        prepare = z_score if self.standardise else at_least_fp32
         student = (prepare(student_logits) / self.temperature).softmax(dim=1)
         teacher = (prepare(teacher_logits.detach()) / self.temperature).softmax(dim=1)
         inter = 1 - pearson(student, teacher, self.eps).mean()
@@ -68,6 +68,6 @@ class DIST(nn.Module):
 
 def pearson(a: Tensor, b: Tensor, eps: float) -> Tensor:
     """(n,) correlations of the rows of two (n, d); zero, without gradient, for a constant row."""
-    a, b = centred(a), centred(b)
+    a, b = centered(a), centered(b)
     lengths = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
     return (a * b).sum(dim=1) / (lengths + eps)

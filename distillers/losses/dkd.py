@@ -3,9 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from distillers.losses.ops.precision import full
-from distillers.losses.ops.standardize import standardise as z_score
-from distillers.losses.ops.validation import require_not_negative, require_positive, require_share
+from distillers.losses.ops.precision import at_least_fp32
+from distillers.losses.ops.standardize import z_score
+from distillers.losses.ops.validation import (
+    require_fraction,
+    require_non_negative,
+    require_positive,
+)
 
 
 class DKD(nn.Module):
@@ -45,8 +49,8 @@ class DKD(nn.Module):
         standardise: bool = False,
     ) -> None:
         require_positive(temperature=temperature)
-        require_not_negative(alpha=alpha, beta=beta)
-        require_share(ramp=ramp)
+        require_non_negative(alpha=alpha, beta=beta)
+        require_fraction(ramp=ramp)
         super().__init__()
         self.alpha = alpha
         self.beta = beta
@@ -58,7 +62,7 @@ class DKD(nn.Module):
         self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, progress: float
     ) -> Tensor:
         """The loss from two (n, k), labels (n,), and the share of the training that is done."""
-        prepare = z_score if self.standardise else full
+        prepare = z_score if self.standardise else at_least_fp32
         student = prepare(student_logits) / self.temperature
         teacher = prepare(teacher_logits.detach()) / self.temperature
         label = torch.zeros_like(student, dtype=torch.bool).scatter(1, labels[:, None], True)

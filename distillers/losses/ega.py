@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered
-from distillers.losses.ops.normalize import centred, unit
-from distillers.losses.ops.precision import full, no_autocast
-from distillers.losses.ops.validation import require_not_negative
+from distillers.losses.ops.normalize import centered, l2_normalize
+from distillers.losses.ops.precision import at_least_fp32, no_autocast
+from distillers.losses.ops.validation import require_non_negative
 
 
 class EGA(nn.Module):
@@ -45,7 +45,7 @@ class EGA(nn.Module):
         edge: float = 0.3,
         gather: bool = True,
     ) -> None:
-        require_not_negative(node=node, edge=edge)
+        require_non_negative(node=node, edge=edge)
         super().__init__()
         self.gather = gather
         self.node = node
@@ -55,8 +55,12 @@ class EGA(nn.Module):
 
     def forward(self, student_pooled: Tensor, teacher_pooled: Tensor) -> Tensor:
         """The loss from student_pooled (n, d_s) and teacher_pooled (n, d_t)."""
-        student = gathered(unit(centred(full(self.embed(student_pooled)))), self.gather)
-        teacher = gathered(unit(centred(full(teacher_pooled.detach()))), self.gather)
+        student = gathered(
+            l2_normalize(centered(at_least_fp32(self.embed(student_pooled)))), self.gather
+        )
+        teacher = gathered(
+            l2_normalize(centered(at_least_fp32(teacher_pooled.detach()))), self.gather
+        )
         with no_autocast(student):
             edges = teacher @ teacher.T - student @ student.T
             nodes = teacher @ student.T

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.ops.precision import full
+from distillers.losses.ops.precision import at_least_fp32
 
 
 class FitNet(nn.Module):
@@ -72,7 +72,7 @@ class FitNet(nn.Module):
                 f"the adapter gives {tuple(adapted.shape)} and the hint is {tuple(hint.shape)}; "
                 "FitNet is made for one size of images."
             )
-        return F.mse_loss(full(self.bn(adapted).relu()), full(hint))
+        return F.mse_loss(at_least_fp32(self.bn(adapted).relu()), at_least_fp32(hint))
 
 
 def adapter(

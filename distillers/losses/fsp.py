@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.ops.precision import full, no_autocast
+from distillers.losses.ops.precision import at_least_fp32, no_autocast
 from distillers.losses.ops.stages import check_stages, same_size
-from distillers.losses.ops.validation import require_not_negative
+from distillers.losses.ops.validation import require_non_negative
 
 
 class FSP(nn.Module):
@@ -49,7 +49,7 @@ class FSP(nn.Module):
         warmup_epochs: int = 30,
         keep: bool = False,
     ) -> None:
-        require_not_negative(warmup_epochs=warmup_epochs)
+        require_non_negative(warmup_epochs=warmup_epochs)
         super().__init__()
         check_stages("FSP", student_channels, teacher_channels)
         pairs = enumerate(zip(student_channels, teacher_channels, strict=True), start=1)
@@ -99,7 +99,7 @@ def flows(maps: list[Tensor]) -> list[Tensor]:
     """(n, c, c') for each two consecutive (n, c, h, w) and (n, c', h', w')."""
     found = []
     for before, after in pairwise(maps):
-        low, high = same_size(full(before), full(after))
+        low, high = same_size(at_least_fp32(before), at_least_fp32(after))
         with no_autocast(low):
             found.append(low.flatten(2) @ high.flatten(2).mT / (low.shape[2] * low.shape[3]))
     return found

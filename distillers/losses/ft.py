@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.ops.normalize import unit
-from distillers.losses.ops.precision import full
+from distillers.losses.ops.normalize import l2_normalize
+from distillers.losses.ops.precision import at_least_fp32
 from distillers.losses.ops.stages import same_size
-from distillers.losses.ops.validation import require_not_negative, require_positive
+from distillers.losses.ops.validation import require_non_negative, require_positive
 
 FORMS = ("attention", "factor")
 
@@ -58,7 +58,7 @@ class FT(nn.Module):
         warmup_epochs: int = 30,
     ) -> None:
         require_positive(rate=rate, power=power)
-        require_not_negative(warmup_epochs=warmup_epochs)
+        require_non_negative(warmup_epochs=warmup_epochs)
         super().__init__()
         if form not in FORMS:
             raise ValueError(f"form is {form!r}; it may be {' or '.join(map(repr, FORMS))}.")
@@ -76,20 +76,20 @@ class FT(nn.Module):
     def forward(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
         """The loss from lists of (n, c, h, w), one a stage."""
         with torch.no_grad():
-            teacher = full(self.paraphraser(teacher_maps[-1]))
-        student, teacher = same_size(full(self.translator(student_maps[-1])), teacher)
+            teacher = at_least_fp32(self.paraphraser(teacher_maps[-1]))
+        student, teacher = same_size(at_least_fp32(self.translator(student_maps[-1])), teacher)
         return (self.factor(student) - self.factor(teacher)).abs().mean()
 
     def warmup(self, teacher_maps: list[Tensor]) -> Tensor:
         """The paraphraser's reconstruction error of the teacher's last map, for the first stage."""
         maps = teacher_maps[-1].detach()
-        return F.mse_loss(full(self.decoder(self.paraphraser(maps))), full(maps))
+        return F.mse_loss(at_least_fp32(self.decoder(self.paraphraser(maps))), at_least_fp32(maps))
 
     def factor(self, maps: Tensor) -> Tensor:
         """What is compared: (n, h w), or (n, c h w), of length one."""
         if self.form == "attention":
             maps = maps.pow(self.power).mean(dim=1)
-        return unit(maps.flatten(1))
+        return l2_normalize(maps.flatten(1))
 
 
 def _layers(conv: type[nn.Module], widths: tuple[int, ...], *, norm: bool) -> nn.Sequential:

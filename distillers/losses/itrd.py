@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered
-from distillers.losses.ops.normalize import centred, unit
-from distillers.losses.ops.precision import full, no_autocast
-from distillers.losses.ops.validation import require_not_negative, require_positive
+from distillers.losses.ops.normalize import centered, l2_normalize
+from distillers.losses.ops.precision import at_least_fp32, no_autocast
+from distillers.losses.ops.validation import require_non_negative, require_positive
 
 
 class ITRD(nn.Module):
@@ -49,7 +49,7 @@ class ITRD(nn.Module):
         alpha: float = 1.01,
         gather: bool = True,
     ) -> None:
-        require_not_negative(correlation=correlation, mutual=mutual)
+        require_non_negative(correlation=correlation, mutual=mutual)
         require_positive(alpha=alpha)
         super().__init__()
         self.correlation = correlation
@@ -61,10 +61,10 @@ class ITRD(nn.Module):
 
     def forward(self, student_pooled: Tensor, teacher_pooled: Tensor) -> Tensor:
         """The loss from student_pooled (n, d_s) and teacher_pooled (n, d_t)."""
-        embedded = full(self.embed(student_pooled))
+        embedded = at_least_fp32(self.embed(student_pooled))
         embedded = gathered(embedded, self.gather)
-        plain = gathered(full(student_pooled), self.gather) if self.same else embedded
-        teacher = gathered(full(teacher_pooled.detach()), self.gather)
+        plain = gathered(at_least_fp32(student_pooled), self.gather) if self.same else embedded
+        teacher = gathered(at_least_fp32(teacher_pooled.detach()), self.gather)
         correlation = correlation_loss(embedded, teacher, self.alpha)
         return self.correlation * correlation + self.mutual * mutual_loss(plain, teacher)
 
@@ -72,8 +72,8 @@ class ITRD(nn.Module):
 def correlation_loss(student: Tensor, teacher: Tensor, alpha: float) -> Tensor:
     """log2 of the summed |c - 1|^(2 alpha), c the correlations of the columns of two (n, d)."""
     n = len(student)
-    a = unit(centred(student, dim=0), dim=0)
-    b = unit(centred(teacher, dim=0), dim=0)
+    a = l2_normalize(centered(student, dim=0), dim=0)
+    b = l2_normalize(centered(teacher, dim=0), dim=0)
     # published: deviations with n - 1, their product averaged with n
     correlations = (a * b).sum(dim=0) * (n - 1) / n
     return (correlations - 1).abs().pow(2 * alpha).sum().log2()
@@ -81,7 +81,7 @@ def correlation_loss(student: Tensor, teacher: Tensor, alpha: float) -> Tensor:
 
 def mutual_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared norm of the student's Gram matrix less that of its product with the teacher's."""
-    a, b = unit(student), unit(teacher)
+    a, b = l2_normalize(student), l2_normalize(teacher)
     with no_autocast(a):
         of_student = a @ a.T
         joint = of_student * (b @ b.T)

@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.ops.precision import full
-from distillers.losses.ops.standardize import standardise as z_score
+from distillers.losses.ops.precision import at_least_fp32
+from distillers.losses.ops.standardize import z_score
 from distillers.losses.ops.validation import require_positive
 
 
@@ -38,7 +38,7 @@ class KD(nn.Module):
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         """The loss from two (n, k)."""
-        prepare = z_score if self.standardise else full
+        prepare = z_score if self.standardise else at_least_fp32
         student = (prepare(student_logits) / self.temperature).log_softmax(dim=1)
         teacher = (prepare(teacher_logits.detach()) / self.temperature).log_softmax(dim=1)
         divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)

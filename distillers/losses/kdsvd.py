@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from distillers.losses.ops.precision import full, no_autocast
+from distillers.losses.ops.precision import at_least_fp32, no_autocast
 from distillers.losses.ops.stages import check_stages
 from distillers.losses.ops.validation import require_positive
 
@@ -63,7 +63,7 @@ class KDSVD(nn.Module):
         relations, before = [], None
         for student, teacher in zip(student_maps, teacher_maps, strict=True):
             with no_autocast(student):
-                pair = self.directions(full(student), full(teacher.detach()))
+                pair = self.directions(at_least_fp32(student), at_least_fp32(teacher.detach()))
             if before is not None:
                 relations.append(relation(pair, before))
             before = pair

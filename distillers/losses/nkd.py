@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.ops.precision import full
-from distillers.losses.ops.standardize import standardise as z_score
-from distillers.losses.ops.validation import require_not_negative, require_positive
+from distillers.losses.ops.precision import at_least_fp32
+from distillers.losses.ops.standardize import z_score
+from distillers.losses.ops.validation import require_non_negative, require_positive
 
 
 class NKD(nn.Module):
@@ -36,7 +36,7 @@ class NKD(nn.Module):
         self, *, gamma: float = 1.5, temperature: float = 1.0, standardise: bool = False
     ) -> None:
         require_positive(temperature=temperature)
-        require_not_negative(gamma=gamma)
+        require_non_negative(gamma=gamma)
         super().__init__()
         self.gamma = gamma
         self.temperature = temperature
@@ -44,7 +44,7 @@ class NKD(nn.Module):
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
         """The loss from two (n, k) and labels (n,)."""
-        student, teacher = full(student_logits), full(teacher_logits.detach())
+        student, teacher = at_least_fp32(student_logits), at_least_fp32(teacher_logits.detach())
         at_label = teacher.softmax(dim=1).gather(1, labels[:, None]).squeeze(1)
         target = at_label * F.cross_entropy(student, labels, reduction="none")
         if self.standardise:

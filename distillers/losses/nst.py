@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from distillers.losses.ops.normalize import unit
-from distillers.losses.ops.precision import full, no_autocast
+from distillers.losses.ops.normalize import l2_normalize
+from distillers.losses.ops.precision import at_least_fp32, no_autocast
 from distillers.losses.ops.stages import check_stages, same_size
 
 
@@ -40,8 +40,8 @@ class NST(nn.Module):
 
 def discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared maximum mean discrepancy of the channels of two (n, c, h, w), averaged over n."""
-    student, teacher = same_size(full(student), full(teacher))
-    a, b = unit(student.flatten(2)), unit(teacher.flatten(2))
+    student, teacher = same_size(at_least_fp32(student), at_least_fp32(teacher))
+    a, b = l2_normalize(student.flatten(2)), l2_normalize(teacher.flatten(2))
     with no_autocast(a):
         return mean_kernel(a, a) + mean_kernel(b, b) - 2 * mean_kernel(a, b)
 

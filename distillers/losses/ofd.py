@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from distillers.distributed.collectives import one_from_each
-from distillers.losses.ops.precision import full
+from distillers.distributed.collectives import all_gather_stack
+from distillers.losses.ops.precision import at_least_fp32
 from distillers.losses.ops.stages import check_stages, same_size
 
 
@@ -53,9 +53,9 @@ class OFD(nn.Module):
         for stage, ((connector, margin), (student, teacher)) in enumerate(
             zip(heads, maps, strict=True), start=1
         ):
-            teacher = full(teacher.detach())
+            teacher = at_least_fp32(teacher.detach())
             least = margin(teacher)
-            response, teacher = same_size(full(connector(student)), teacher)
+            response, teacher = same_size(at_least_fp32(connector(student)), teacher)
             target = torch.maximum(teacher, least)
             counts = (response > target) | (target > 0)
             part = ((response - target).square() * counts).sum() / len(response)
@@ -78,6 +78,6 @@ class NegativeMean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(c, 1, 1) from (n, c, h, w), after counting it in."""
         if self.training:
-            self.total += one_from_each(x.clamp(max=0).sum(dim=(0, 2, 3))).sum(dim=0)
-            self.count += one_from_each((x < 0).sum(dim=(0, 2, 3))).sum(dim=0)
+            self.total += all_gather_stack(x.clamp(max=0).sum(dim=(0, 2, 3))).sum(dim=0)
+            self.count += all_gather_stack((x < 0).sum(dim=(0, 2, 3))).sum(dim=0)
         return (self.total / self.count.clamp(min=1))[:, None, None].to(x.dtype)

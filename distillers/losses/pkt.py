@@ -3,9 +3,9 @@
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered
-from distillers.losses.ops.normalize import unit
-from distillers.losses.ops.precision import full, no_autocast
-from distillers.losses.ops.validation import require_not_negative
+from distillers.losses.ops.normalize import l2_normalize
+from distillers.losses.ops.precision import at_least_fp32, no_autocast
+from distillers.losses.ops.validation import require_non_negative
 
 
 class PKT(nn.Module):
@@ -28,7 +28,7 @@ class PKT(nn.Module):
     """
 
     def __init__(self, *, eps: float = 1e-7, gather: bool = True) -> None:
-        require_not_negative(eps=eps)
+        require_non_negative(eps=eps)
         super().__init__()
         self.eps = eps
         self.gather = gather
@@ -42,6 +42,6 @@ class PKT(nn.Module):
     def neighbours(self, pooled: Tensor) -> Tensor:
         """From (n, d) in row i: the probabilities of each image to be a neighbour of image i."""
         with no_autocast(pooled):
-            rows = unit(full(pooled))
+            rows = l2_normalize(at_least_fp32(pooled))
             similar = ((rows @ gathered(rows, self.gather).T + 1) / 2).clamp(min=0)
         return similar / similar.sum(dim=1, keepdim=True)

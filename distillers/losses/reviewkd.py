@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.ops.precision import full
-from distillers.losses.ops.stages import check_stages, shrink
-from distillers.losses.ops.validation import require_positive, require_share
+from distillers.losses.ops.precision import at_least_fp32
+from distillers.losses.ops.stages import check_stages, downsample
+from distillers.losses.ops.validation import require_fraction, require_positive
 
 
 class ReviewKD(nn.Module):
@@ -50,7 +50,7 @@ class ReviewKD(nn.Module):
         ramp: float = 0.0,
     ) -> None:
         require_positive(max_width=max_width)
-        require_share(ramp=ramp)
+        require_fraction(ramp=ramp)
         super().__init__()
         check_stages("ReviewKD", student_channels, teacher_channels)
         self.ramp = ramp
@@ -75,7 +75,7 @@ class ReviewKD(nn.Module):
         parts, carried = [], None
         for fusion, own, wanted in zip(self.fusions, student[::-1], teacher[::-1], strict=True):
             fused, carried = fusion(own, carried, wanted.shape[-2:])
-            parts.append(pyramid(full(fused), full(wanted.detach())))
+            parts.append(pyramid(at_least_fp32(fused), at_least_fp32(wanted.detach())))
         loss = torch.stack(parts).sum()
         return loss * min(progress / self.ramp, 1.0) if self.ramp > 0 else loss
 
@@ -114,6 +114,8 @@ def pyramid(student: Tensor, teacher: Tensor) -> Tensor:
         if side < min(student.shape[-2:]):
             weight /= 2
             total += weight
-            coarse = F.mse_loss(shrink(student, (side, side)), shrink(teacher, (side, side)))
+            coarse = F.mse_loss(
+                downsample(student, (side, side)), downsample(teacher, (side, side))
+            )
             loss = loss + weight * coarse
     return loss / total

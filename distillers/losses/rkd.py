@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import first_row, gathered
-from distillers.losses.ops.precision import full
-from distillers.losses.ops.validation import require_not_negative
+from distillers.losses.ops.precision import at_least_fp32
+from distillers.losses.ops.validation import require_non_negative
 
 
 class RKD(nn.Module):
@@ -34,7 +34,7 @@ class RKD(nn.Module):
     """
 
     def __init__(self, *, distance: float = 25.0, angle: float = 50.0, gather: bool = True) -> None:
-        require_not_negative(distance=distance, angle=angle)
+        require_non_negative(distance=distance, angle=angle)
         super().__init__()
         self.distance = distance
         self.angle = angle
@@ -53,7 +53,7 @@ class RKD(nn.Module):
 
 def relative_distances(pooled: Tensor) -> Tensor:
     """(n, n) distances of the rows of (n, d), divided by the mean of the positive ones."""
-    rows = full(pooled)
+    rows = at_least_fp32(pooled)
     # the direct form: the one by matrix products loses the distances of near neighbours
     between = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
     mean = between.sum() / (between > 0).sum().clamp(min=1)

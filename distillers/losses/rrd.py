@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from distillers.distributed.collectives import from_all_ranks
-from distillers.losses.ops.normalize import unit
-from distillers.losses.ops.precision import full, no_autocast
+from distillers.distributed.collectives import all_gather_rows
+from distillers.losses.ops.normalize import l2_normalize
+from distillers.losses.ops.precision import at_least_fp32, no_autocast
 from distillers.losses.ops.rows import write_rows
-from distillers.losses.ops.validation import require_positive, require_share
+from distillers.losses.ops.validation import require_fraction, require_positive
 
 PRESETS: dict[str, dict[str, float | str]] = {
     "recent": {"student_temperature": 0.1, "teacher_temperature": 0.02, "enqueue": "before"},
@@ -92,7 +92,7 @@ class RRD(nn.Module):
             student_temperature=student_temperature,
             teacher_temperature=teacher_temperature,
         )
-        require_share(momentum=momentum)
+        require_fraction(momentum=momentum)
         super().__init__()
         given = {"enqueue": enqueue, "memory": memory, "empty": empty, "preset": preset}
         for name, value in given.items():
@@ -119,7 +119,7 @@ class RRD(nn.Module):
         self.momentum = momentum
         self.embed_student = nn.Linear(student_dim, dim)
         self.embed_teacher = nn.Linear(teacher_dim, dim).requires_grad_(False)
-        self.register_buffer("queue", unit(torch.randn(queue_size, dim)))
+        self.register_buffer("queue", l2_normalize(torch.randn(queue_size, dim)))
         self.register_buffer("written", torch.full((queue_size,), empty == "keep"))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
 
@@ -127,8 +127,8 @@ class RRD(nn.Module):
         self, student_pooled: Tensor, teacher_pooled: Tensor, index: Tensor | None = None
     ) -> Tensor:
         """The loss from student_pooled (n, d_s), teacher_pooled (n, d_t), perhaps index (n,)."""
-        student = unit(full(self.embed_student(student_pooled)))
-        teacher = unit(full(self.embed_teacher(teacher_pooled.detach())))
+        student = l2_normalize(at_least_fp32(self.embed_student(student_pooled)))
+        teacher = l2_normalize(at_least_fp32(self.embed_teacher(teacher_pooled.detach())))
         if self.enqueue == "before":
             self.store(teacher, index)
         # the product keeps what it was made of for its gradient; the rows may change before that
@@ -148,15 +148,15 @@ class RRD(nn.Module):
         """Write teacher embeddings (n, dim), those of all processes, into the memory."""
         if not self.training:
             return
-        teacher = from_all_ranks(teacher)
+        teacher = all_gather_rows(teacher)
         if self.memory == "momentum":
             if index is None:
                 raise ValueError(
                     "memory='momentum' needs index, the rows in the training set; RRDMomentum is "
                     "wired to them (--memory_type momentum)."
                 )
-            slots = from_all_ranks(index)
-            rows = unit(self.momentum * self.queue[slots] + (1 - self.momentum) * teacher)
+            slots = all_gather_rows(index)
+            rows = l2_normalize(self.momentum * self.queue[slots] + (1 - self.momentum) * teacher)
         else:
             size, n = len(self.queue), len(teacher)
             rows = teacher[-size:]

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered, num_ranks
-from distillers.losses.ops.feature_maps import flat
-from distillers.losses.ops.normalize import unit
-from distillers.losses.ops.precision import full, no_autocast
+from distillers.losses.ops.feature_maps import flatten_rows
+from distillers.losses.ops.normalize import l2_normalize
+from distillers.losses.ops.precision import at_least_fp32, no_autocast
 from distillers.losses.ops.stages import same_size
 from distillers.losses.ops.validation import require_positive
 
@@ -94,7 +94,7 @@ class SemCKD(nn.Module):
 
     def products(self, maps: Tensor) -> Tensor:
         """(n, images compared with) products of flattened maps (n, c, h, w)."""
-        rows = flat(full(maps))
+        rows = flatten_rows(at_least_fp32(maps))
         with no_autocast(rows):
             return rows @ gathered(rows, self.gather).T
 
@@ -120,7 +120,9 @@ class CrossStage(nn.Module):
             student, teacher = same_size(*pair)
             # 5 % of SemCKD's whole step on a CPU: its convolutions run faster so
             student = student.contiguous(memory_format=torch.channels_last)
-            squares = F.mse_loss(full(project(student)), full(teacher), reduction="none")
+            squares = F.mse_loss(
+                at_least_fp32(project(student)), at_least_fp32(teacher), reduction="none"
+            )
             distances.append(squares.mean((1, 2, 3)))
         return torch.stack(distances, dim=1).unflatten(1, (len(student_maps), len(teacher_maps)))
 
@@ -141,7 +143,7 @@ class Embedding(nn.Module):
     def forward(self, described: Tensor) -> Tensor:
         """(n, out_features) from (n, in_features)."""
         with no_autocast(described):
-            return unit(self.linear2(self.linear1(described).relu()))
+            return l2_normalize(self.linear2(self.linear1(described).relu()))
 
 
 def attention(queries: list[Tensor], keys: list[Tensor], softness: float) -> Tensor:

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.ops.precision import full
-from distillers.losses.ops.reused_classifier import Reused, linear_of, projector
+from distillers.losses.ops.precision import at_least_fp32
+from distillers.losses.ops.reused_classifier import ReusedClassifier, projector, single_linear
 from distillers.losses.ops.stages import same_size
 
 
@@ -61,7 +61,7 @@ class SimKD(nn.Module):
         self.factor = factor
         self.channels = student_channels[-1], teacher_dim
         self.projector = projector(*self.channels, factor)
-        self.teacher_head = linear_of(teacher_head)
+        self.teacher_head = single_linear(teacher_head)
         # the grid that the student's last map is averaged down to, zeros where it is left as it is
         self.register_buffer("teacher_size", torch.zeros(2, dtype=torch.long))
 
@@ -77,7 +77,7 @@ class SimKD(nn.Module):
             shrunk = source.shape != student_maps[-1].shape
             for side, length in enumerate(source.shape[-2:]):
                 self.teacher_size[side].fill_(length if shrunk else 0)
-        return F.mse_loss(full(self.projector(source)), full(target))
+        return F.mse_loss(at_least_fp32(self.projector(source)), at_least_fp32(target))
 
     def deploy(self, student: nn.Module) -> nn.Module:
         """The network to score, save and export; it shares its parameters with `student` and this.
@@ -95,7 +95,7 @@ class SimKD(nn.Module):
             "num_classes": self.teacher_head.out_features,
             "bias": self.teacher_head.bias is not None,
         }
-        return Reused(student, self.projector, self.teacher_head, card)
+        return ReusedClassifier(student, self.projector, self.teacher_head, card)
 
     @staticmethod
     def rebuild(student: nn.Module, card: dict[str, Any]) -> nn.Module:
@@ -107,4 +107,4 @@ class SimKD(nn.Module):
         """
         head = nn.Linear(card["teacher_dim"], card["num_classes"], bias=card["bias"])
         between = projector(card["student_channels"], card["teacher_dim"], card["factor"])
-        return Reused(student, between, head.requires_grad_(False), card)
+        return ReusedClassifier(student, between, head.requires_grad_(False), card)

@@ -4,9 +4,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered
-from distillers.losses.ops.feature_maps import flat
-from distillers.losses.ops.normalize import unit
-from distillers.losses.ops.precision import full, no_autocast
+from distillers.losses.ops.feature_maps import flatten_rows
+from distillers.losses.ops.normalize import l2_normalize
+from distillers.losses.ops.precision import at_least_fp32, no_autocast
 
 
 class SP(nn.Module):
@@ -43,6 +43,6 @@ class SP(nn.Module):
 
     def similarity(self, maps: Tensor) -> Tensor:
         """(n, images compared with) from (n, c, h, w), rows of length one."""
-        rows = flat(full(maps))
+        rows = flatten_rows(at_least_fp32(maps))
         with no_autocast(rows):
-            return unit(rows @ gathered(rows, self.gather).T)
+            return l2_normalize(rows @ gathered(rows, self.gather).T)

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.ops.precision import full
+from distillers.losses.ops.precision import at_least_fp32
 
 
 class SRRL(nn.Module):
@@ -44,9 +44,9 @@ class SRRL(nn.Module):
         """The loss from student_pooled (n, d_s), teacher_pooled (n, d_t), teacher_logits (n, k)."""
         connected = self.connector(student_pooled)
         logits = self.teacher_head(connected)
-        return F.mse_loss(full(connected), full(teacher_pooled.detach())) + F.mse_loss(
-            full(logits), full(teacher_logits.detach())
-        )
+        return F.mse_loss(
+            at_least_fp32(connected), at_least_fp32(teacher_pooled.detach())
+        ) + F.mse_loss(at_least_fp32(logits), at_least_fp32(teacher_logits.detach()))
 
     def train(self, mode: bool = True) -> "SRRL":
         """Training mode for the connector; the teacher's classifier never leaves evaluation."""

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.ops.precision import full
+from distillers.losses.ops.precision import at_least_fp32
 from distillers.losses.ops.stages import check_stages, same_size
-from distillers.losses.ops.validation import require_not_negative, require_positive
+from distillers.losses.ops.validation import require_non_negative, require_positive
 
 
 class VID(nn.Module):
@@ -48,7 +48,7 @@ class VID(nn.Module):
         eps: float = 1e-5,
     ) -> None:
         require_positive(initial_variance=initial_variance)
-        require_not_negative(eps=eps)
+        require_non_negative(eps=eps)
         super().__init__()
         check_stages("VID", student_channels, teacher_channels)
         pairs = zip(student_channels, teacher_channels, strict=True)
@@ -85,6 +85,8 @@ class Predictor(nn.Module):
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Negative log-likelihood of teacher (n, c_t, h, w), mean over its elements."""
         student, teacher = same_size(student, teacher)
-        squares = F.mse_loss(full(self.regressor(student)), full(teacher), reduction="none")
-        variance = F.softplus(full(self.log_scale)) + self.eps
+        squares = F.mse_loss(
+            at_least_fp32(self.regressor(student)), at_least_fp32(teacher), reduction="none"
+        )
+        variance = F.softplus(at_least_fp32(self.log_scale)) + self.eps
         return 0.5 * (squares.mean((0, 2, 3)) / variance + variance.log()).mean()

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.ops.precision import full
-from distillers.losses.ops.standardize import standardise as z_score
+from distillers.losses.ops.precision import at_least_fp32
+from distillers.losses.ops.standardize import z_score
 from distillers.losses.ops.validation import require_positive
 
 
@@ -41,7 +41,7 @@ class WSLD(nn.Module):
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
         """The loss from two (n, k) and labels (n,)."""
-        student, teacher = full(student_logits), full(teacher_logits.detach())
+        student, teacher = at_least_fp32(student_logits), at_least_fp32(teacher_logits.detach())
         ce_student = F.cross_entropy(student.detach(), labels, reduction="none")
         ce_teacher = F.cross_entropy(teacher, labels, reduction="none")
         weight = 1 - torch.exp(-ce_student / (ce_teacher + 1e-7))

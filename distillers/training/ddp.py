@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distillers.data.batch import Batch
 from distillers.distillation.task import Step
-from distillers.distributed.collectives import dividing
+from distillers.distributed.collectives import uneven_batch
 from distillers.distributed.world import World
 from distillers.errors import InputError
 
@@ -132,7 +132,7 @@ def divided_step(run: Callable[[Batch, float], Step], batch: Batch, progress: fl
     """One process's step of a batch, of which the processes may have parts of different size."""
     if len(set(batch.counts)) <= 1:
         return run(batch, progress)
-    with dividing(batch.counts):
+    with uneven_batch(batch.counts):
         return run(batch, progress)
 
 

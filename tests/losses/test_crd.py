@@ -9,7 +9,7 @@ from torch import Tensor
 
 from distillers.losses import CRD, crd
 from distillers.losses.ops import memory_bank as bank
-from distillers.losses.ops.negative_sampling import Drawer
+from distillers.losses.ops.negative_sampling import NegativeSampler
 
 LABELS = torch.tensor([2, 0, 0, 1, 2, 2, 0, 1, 3, 0, 2, 1])  # unsorted, of unequal sizes
 
@@ -47,7 +47,7 @@ def test_value_of_two_steps_follows_from_the_formula():
     loss, zs = make(), [None, None]
     for step in range(2):
         student, teacher, labels, index = batch(seed=step)
-        negatives = loss.drawer.other_classes(labels, index, 6)
+        negatives = loss.sampler.sample_other_classes(labels, index, 6)
         rows = torch.cat((index[:, None], negatives), dim=1)
         s = F.normalize(loss.embed_student(student), dim=1)
         t = F.normalize(loss.embed_teacher(teacher), dim=1)
@@ -67,7 +67,7 @@ def test_gradient_is_that_of_the_formula():
     loss = make()
     student, teacher, labels, index = batch()
     loss(student, teacher, labels, index)  # settles Z
-    negatives = loss.drawer.other_classes(labels, index, 6)
+    negatives = loss.sampler.sample_other_classes(labels, index, 6)
     rows = torch.cat((index[:, None], negatives), dim=1)
     student.requires_grad_()
     value = 0
@@ -91,7 +91,7 @@ def test_gradient_is_that_of_the_formula():
 def test_gathering_rows_gives_the_numbers_of_the_whole_product(monkeypatch, steps):
     results = []
     for whole in (True, False):
-        monkeypatch.setattr(bank, "whole_bank", lambda *_, whole=whole: whole)
+        monkeypatch.setattr(bank, "dense_is_cheaper", lambda *_, whole=whole: whole)
         monkeypatch.setattr(bank, "CHUNK", 50)  # one image at a time
         loss = make()
         for step in range(steps):
@@ -107,8 +107,8 @@ def test_gathering_rows_gives_the_numbers_of_the_whole_product(monkeypatch, step
 
 def test_the_cheaper_way_is_taken():
     ids = torch.empty(64, 16385, device="meta")
-    assert bank.whole_bank(torch.empty(50_000, 128, device="meta"), ids)
-    assert not bank.whole_bank(torch.empty(1_281_167, 128, device="meta"), ids)
+    assert bank.dense_is_cheaper(torch.empty(50_000, 128, device="meta"), ids)
+    assert not bank.dense_is_cheaper(torch.empty(1_281_167, 128, device="meta"), ids)
 
 
 def chi_squared(found: Tensor, places: Tensor) -> float:
@@ -122,24 +122,26 @@ def chi_squared(found: Tensor, places: Tensor) -> float:
 @pytest.mark.parametrize("seed", range(3))
 def test_negatives_are_uniform_over_the_other_classes(seed):
     torch.manual_seed(seed)
-    drawer, labels = Drawer(LABELS), torch.arange(4)
-    for row, label in zip(drawer.other_classes(labels, labels, 60_000), labels, strict=True):
+    sampler, labels = NegativeSampler(LABELS), torch.arange(4)
+    for row, label in zip(
+        sampler.sample_other_classes(labels, labels, 60_000), labels, strict=True
+    ):
         assert chi_squared(row, label != LABELS) < 30  # 10 degrees of freedom: chance 0.001
 
 
 def test_negatives_are_uniform_over_images_steps_and_pairs_of_draws():
     torch.manual_seed(0)
-    drawer = Drawer(torch.arange(8) % 8)
+    sampler = NegativeSampler(torch.arange(8) % 8)
     images = torch.arange(20_000)
     labels = torch.zeros_like(images)
     steps = []
     for _ in range(4):
-        steps.append(drawer.other_classes(labels, images, 3) - 1)  # 0 .. 6
-        drawer.advance()
+        steps.append(sampler.sample_other_classes(labels, images, 3) - 1)  # 0 .. 6
+        sampler.advance()
     over_images, over_steps = steps[0], torch.stack(steps)
     pairs = [(over_images[:, 0], over_images[:, 1]), (over_images[:, 0], over_images[:, 2])]
     pairs += [(over_steps[0, :, 0], over_steps[1, :, 0])]
-    few = drawer.other_classes(torch.zeros(2).long(), torch.tensor([5, 6]), 20_000) - 1
+    few = sampler.sample_other_classes(torch.zeros(2).long(), torch.tensor([5, 6]), 20_000) - 1
     pairs += [(few[0, :-1], few[0, 1:]), (few[0], few[1])]
     for one, other in pairs:
         assert chi_squared(one * 7 + other, torch.ones(49).bool()) < 90  # 48 degrees: 0.0002
@@ -147,35 +149,35 @@ def test_negatives_are_uniform_over_images_steps_and_pairs_of_draws():
 
 def test_relax_takes_any_image_of_the_class_as_positive():
     torch.manual_seed(0)
-    drawer, found = Drawer(LABELS), []
+    sampler, found = NegativeSampler(LABELS), []
     for _ in range(200):
-        found.append(drawer.same_class(LABELS, torch.arange(len(LABELS))))
+        found.append(sampler.sample_same_class(LABELS, torch.arange(len(LABELS))))
         assert torch.equal(LABELS[found[-1]], LABELS)
-        drawer.advance()
+        sampler.advance()
     for number, of_image in enumerate(torch.stack(found, dim=1)):
         assert chi_squared(of_image, LABELS[number] == LABELS) < 20  # at most 4 degrees
     assert make(mode="relax")(*batch()).isfinite()
 
 
 def test_a_class_that_nobody_has_and_a_training_set_of_one_class():
-    drawer = Drawer(torch.tensor([0, 3, 3]))
-    found = drawer.other_classes(torch.tensor([3]), torch.tensor([1]), 20)
+    sampler = NegativeSampler(torch.tensor([0, 3, 3]))
+    found = sampler.sample_other_classes(torch.tensor([3]), torch.tensor([1]), 20)
     assert set(found.flatten().tolist()) == {0}
     with pytest.raises(ValueError, match="only 1 class"):
-        Drawer(torch.zeros(5))
+        NegativeSampler(torch.zeros(5))
 
 
 def test_an_image_draws_the_same_wherever_it_stands_and_others_at_another_step():
     torch.manual_seed(3)
-    drawer, index = Drawer(LABELS), torch.arange(len(LABELS))
-    first = drawer.other_classes(LABELS, index, 50)
-    assert torch.equal(drawer.other_classes(LABELS[5:], index[5:], 50), first[5:])
+    sampler, index = NegativeSampler(LABELS), torch.arange(len(LABELS))
+    first = sampler.sample_other_classes(LABELS, index, 50)
+    assert torch.equal(sampler.sample_other_classes(LABELS[5:], index[5:], 50), first[5:])
     torch.manual_seed(3)
-    assert torch.equal(Drawer(LABELS).other_classes(LABELS, index, 50), first)
-    drawer.advance()
-    assert not torch.equal(drawer.other_classes(LABELS, index, 50), first)
+    assert torch.equal(NegativeSampler(LABELS).sample_other_classes(LABELS, index, 50), first)
+    sampler.advance()
+    assert not torch.equal(sampler.sample_other_classes(LABELS, index, 50), first)
     torch.manual_seed(4)
-    assert not torch.equal(Drawer(LABELS).other_classes(LABELS, index, 50), first)
+    assert not torch.equal(NegativeSampler(LABELS).sample_other_classes(LABELS, index, 50), first)
 
 
 def test_the_last_copy_of_a_repeated_image_moves_its_row():

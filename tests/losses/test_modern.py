@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from distillers.losses import DIST, DKD, KD, NKD, OFD, WSLD, ReviewKD
-from distillers.losses.ops.stages import same_size, shrink
-from distillers.losses.ops.standardize import standardise
+from distillers.losses.ops.stages import downsample, same_size
+from distillers.losses.ops.standardize import z_score
 from tests.golden.fill import draw
 
 
@@ -130,7 +130,7 @@ def test_nkd_is_its_formula():
 
 
 def test_standardise_is_the_z_score():
-    for row, found in zip(STUDENT.tolist(), standardise(STUDENT), strict=True):
+    for row, found in zip(STUDENT.tolist(), z_score(STUDENT), strict=True):
         mean = sum(row) / 5
         deviation = math.sqrt(sum((z - mean) ** 2 for z in row) / 4)
         assert found.tolist() == pytest.approx([(z - mean) / (1e-7 + deviation) for z in row])
@@ -140,14 +140,14 @@ def test_standardise_is_the_z_score():
 @given(st.floats(-50, 50), st.floats(0.05, 20))
 def test_standardised_logits_ignore_shift_and_scale(shift, scale):
     torch.testing.assert_close(
-        standardise(scale * STUDENT + shift), standardise(STUDENT), rtol=1e-4, atol=1e-5
+        z_score(scale * STUDENT + shift), z_score(STUDENT), rtol=1e-4, atol=1e-5
     )
 
 
 @pytest.mark.parametrize("level", [0.0, 0.1, -0.7, 333.3])  # sums of them are rounded
 def test_standardise_of_equal_logits_is_zero_without_gradient(level):
     logits = torch.full((2, 5), level, requires_grad=True)
-    found = standardise(logits)
+    found = z_score(logits)
     (found * torch.arange(5)).sum().backward()
     assert found.count_nonzero() == 0
     assert logits.grad is not None
@@ -159,7 +159,7 @@ def test_standardise_of_equal_logits_is_zero_without_gradient(level):
     [(KD, ()), (DIST, ()), (DKD, (LABELS, 1.0)), (NKD, (LABELS,)), (WSLD, (LABELS,))],
 )
 def test_every_loss_with_a_temperature_takes_standardised_logits(loss, extra):
-    plain = loss(temperature=2.0)(standardise(STUDENT), standardise(TEACHER), *extra)
+    plain = loss(temperature=2.0)(z_score(STUDENT), z_score(TEACHER), *extra)
     found = loss(temperature=2.0, standardise=True)(STUDENT, TEACHER, *extra)
     if loss in (KD, DIST, DKD):  # in the other two the label's own term keeps the plain logits
         assert found.item() == pytest.approx(plain.item())
@@ -254,6 +254,6 @@ def test_different_numbers_of_stages_are_refused_with_both(build):
 
 
 @pytest.mark.parametrize("size", [(6, 9), (3, 3), (2, 9), (4, 5), (1, 1)])
-def test_shrink_is_adaptive_average_pooling(size):
+def test_downsample_is_adaptive_average_pooling(size):
     x = normal("shrink", 2, 3, 6, 9)
-    torch.testing.assert_close(shrink(x, size), F.adaptive_avg_pool2d(x, size))
+    torch.testing.assert_close(downsample(x, size), F.adaptive_avg_pool2d(x, size))

@@ -60,7 +60,7 @@ def run(name: str, counts: tuple[int, ...], rank: int) -> dict:
     for step in range(STEPS):
         whole = mapped(case.inputs(exported()[name], seed=step), lambda x: x.double())
         inputs = {key: part(value, rows) for key, value in whole.items()}
-        with ranks.dividing(counts) if uneven else contextlib.nullcontext():
+        with ranks.uneven_batch(counts) if uneven else contextlib.nullcontext():
             value = loss(**inputs) * weight * world
             value.backward()
         values.append(value.detach() / world)
@@ -84,7 +84,7 @@ def compare(division: str) -> None:
         mine["values"] = [sum_of_all(value) for value in mine["values"]]
         mine["parameters"] = {k: sum_of_all(p) for k, p in mine["parameters"].items()}
         for key, value in mine["state"].items():
-            everywhere = ranks.one_from_each(value.double())
+            everywhere = ranks.all_gather_stack(value.double())
             assert all(torch.equal(each, everywhere[0]) for each in everywhere), (name, key)
     torch.save(found, f"{division}-{rank}.pt")
 
@@ -145,9 +145,9 @@ def test_a_loss_that_gathers_compiles_without_a_break():
 def test_rows_of_one_process_are_its_own():
     x = torch.rand(3, 2, requires_grad=True)
     assert ranks.gathered(x) is x
-    assert torch.equal(ranks.from_all_ranks(x), x)
-    assert not ranks.from_all_ranks(x).requires_grad
-    assert torch.equal(ranks.one_from_each(x), x[None])
+    assert torch.equal(ranks.all_gather_rows(x), x)
+    assert not ranks.all_gather_rows(x).requires_grad
+    assert torch.equal(ranks.all_gather_stack(x), x[None])
     assert ranks.total_rows(x) == 3
     assert ranks.first_row(x) == 0
     assert CRD(4, 3, torch.arange(8) % 2, negatives=2).training

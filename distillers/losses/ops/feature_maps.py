@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def flat(maps: Tensor) -> Tensor:
+def flatten_rows(maps: Tensor) -> Tensor:
     """(n, c h w) from (n, c, h, w), for products of rows, which do not ask in which order they are.
 
     All rows of one call are in the same order: channels last where the maps lie so, else first.

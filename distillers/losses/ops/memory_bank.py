@@ -7,24 +7,24 @@ from torch import Tensor
 CHUNK = 2**24  # numbers gathered at once where rows are gathered: 64 MiB
 
 
-def whole_bank(bank: Tensor, rows: Tensor) -> bool:
+def dense_is_cheaper(bank: Tensor, rows: Tensor) -> bool:
     """Whether a product with the whole bank moves less memory than gathering its rows."""
     (total, dim), n = bank.shape, len(rows)
     return total * dim + n * total < rows.numel() * dim
 
 
-def products(anchors: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
+def row_products(anchors: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
     """(n, m): the products of anchors (n, dim) with their rows (n, m) of a bank."""
-    if whole_bank(bank, rows):
+    if dense_is_cheaper(bank, rows):
         return (anchors @ bank.T).gather(1, rows)
     step = max(1, CHUNK // (rows.shape[1] * bank.shape[1]))
     pairs = zip(anchors.split(step), rows.split(step), strict=True)
     return torch.cat([(bank[few] @ anchor[:, :, None])[:, :, 0] for anchor, few in pairs])
 
 
-def weighted_sum(weights: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
+def weighted_row_sum(weights: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
     """(n, dim): the sum of rows (n, m) of a bank by weights (n, m)."""
-    if whole_bank(bank, rows):
+    if dense_is_cheaper(bank, rows):
         spread = weights.new_zeros(len(rows), len(bank)).scatter_add_(1, rows, weights)
         return spread @ bank
     return F.embedding_bag(rows, bank, per_sample_weights=weights, mode="sum")

@@ -7,7 +7,7 @@ BITS = 31
 MASK = 2**BITS - 1
 
 
-class Drawer(nn.Module):
+class NegativeSampler(nn.Module):
     """Draws training images by class, uniformly and with replacement.
 
     With the training set sorted by class and laid out as a ring, the images of other classes than y
@@ -51,14 +51,14 @@ class Drawer(nn.Module):
         """Go on to the draws of the next step."""
         self.step += 1
 
-    def other_classes(self, labels: Tensor, index: Tensor, num_draws: int) -> Tensor:
+    def sample_other_classes(self, labels: Tensor, index: Tensor, num_draws: int) -> Tensor:
         """(n, num_draws) images whose class is not that of images index (n,), labels (n,)."""
         start, count = self.start[labels, None], self.count[labels, None]
         draws = self._draws(index, num_draws)
         places = _scaled(draws, len(self.order) // 2 - count).add_(start + count)
         return self.order.index_select(0, places.flatten()).view_as(places)
 
-    def same_class(self, labels: Tensor, index: Tensor) -> Tensor:
+    def sample_same_class(self, labels: Tensor, index: Tensor) -> Tensor:
         """(n,) images of the class of images index (n,), labels (n,)."""
         places = _scaled(self._draws(~index, 1), self.count[labels, None])
         return self.order[self.start[labels] + places[:, 0]]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def full(x: Tensor) -> Tensor:
+def at_least_fp32(x: Tensor) -> Tensor:
     """`x` in at least float32 (float64 stays float64)."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 

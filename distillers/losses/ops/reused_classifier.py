@@ -7,10 +7,10 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from distillers.features.layout import Layout
-from distillers.losses.ops.stages import shrink
+from distillers.losses.ops.stages import downsample
 
 
-class Reused(nn.Module):
+class ReusedClassifier(nn.Module):
     """Backbone, projector, average pooling, classifier.
 
     The modules are copies around the same parameters and buffers: what trains the originals trains
@@ -48,12 +48,12 @@ class Reused(nn.Module):
             }
         self.card = card
         self.layout = _layout(card.get("layout"))
-        self.backbone = sharing_copy(student)
+        self.backbone = shared_copy(student)
         if card["classifier"]:
-            self.backbone.set_submodule(card["classifier"], Unused())
-        self.backbone.get_submodule(card["cut"]).register_forward_hook(remember)
-        self.projector = sharing_copy(between)
-        self.head = sharing_copy(head)
+            self.backbone.set_submodule(card["classifier"], DroppedClassifier())
+        self.backbone.get_submodule(card["cut"]).register_forward_hook(store_output)
+        self.projector = shared_copy(between)
+        self.head = shared_copy(head)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, k) of images (n, c, h, w)."""
@@ -63,7 +63,7 @@ class Reused(nn.Module):
         del cut.seen
         if self.card["size"] is not None:
             height, width = self.card["size"]
-            maps = shrink(maps, (min(height, maps.shape[2]), min(width, maps.shape[3])))
+            maps = downsample(maps, (min(height, maps.shape[2]), min(width, maps.shape[3])))
         return self.head(self.projector(maps).mean(dim=(2, 3)))
 
 
@@ -75,7 +75,7 @@ def _layout(plain: dict[str, Any] | None) -> Layout:
     return Layout(**plain | {"grid": None if grid is None else (grid[0], grid[1])})
 
 
-class Unused(nn.Module):
+class DroppedClassifier(nn.Module):
     """Stands where a classifier stood whose logits are not wanted."""
 
     def forward(self, taken: Tensor) -> Tensor:
@@ -83,12 +83,12 @@ class Unused(nn.Module):
         return taken[:, :1]
 
 
-def remember(module: nn.Module, _: tuple[Any, ...], output: Tensor) -> None:
-    """Forward hook that leaves the output where `Reused` finds it; it survives a deep copy."""
+def store_output(module: nn.Module, _: tuple[Any, ...], output: Tensor) -> None:
+    """Forward hook that leaves the output where `ReusedClassifier` finds it; it survives a deep copy."""
     module.seen = output
 
 
-def sharing_copy(module: nn.Module) -> nn.Module:
+def shared_copy(module: nn.Module) -> nn.Module:
     """New modules around the same parameters and buffers."""
     tensors = [*module.parameters(), *module.buffers()]
     return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
@@ -108,7 +108,7 @@ def projector(in_channels: int, out_channels: int, factor: int) -> nn.Sequential
     return nn.Sequential(*layers)
 
 
-def linear_of(head: nn.Module) -> nn.Linear:
+def single_linear(head: nn.Module) -> nn.Linear:
     """The one linear layer that a classifier consists of, dropout aside, frozen.
 
     Raises:

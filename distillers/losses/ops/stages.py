@@ -21,7 +21,7 @@ def check_stages(method: str, student: Sequence[Any], teacher: Sequence[Any]) ->
         )
 
 
-def shrink(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def downsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """(n, c, h, w) averaged down to `size`; plain pooling where it divides, as it is repeatable."""
     height, width = maps.shape[-2:]
     if (height, width) == size:
@@ -34,4 +34,4 @@ def shrink(maps: Tensor, size: tuple[int, int]) -> Tensor:
 def same_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Both maps, the larger one averaged down to the grid of the smaller."""
     size = (min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3]))
-    return shrink(first, size), shrink(second, size)
+    return downsample(first, size), downsample(second, size)

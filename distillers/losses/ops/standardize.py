@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from distillers.losses.ops.normalize import centred
-from distillers.losses.ops.precision import full
+from distillers.losses.ops.normalize import centered
+from distillers.losses.ops.precision import at_least_fp32
 
 
-def standardise(logits: Tensor, eps: float = 1e-7) -> Tensor:
+def z_score(logits: Tensor, eps: float = 1e-7) -> Tensor:
     """Logit Standardization in Knowledge Distillation: the z-score of each row.
 
     Sun, Ren, Li, Wang and Cao, 2024, https://arxiv.org/abs/2403.01427.
@@ -26,6 +26,6 @@ def standardise(logits: Tensor, eps: float = 1e-7) -> Tensor:
     Returns:
         (n, k); a row of equal logits gives zeros and gets no gradient.
     """
-    apart = centred(full(logits), dim=1)
+    apart = centered(at_least_fp32(logits), dim=1)
     variance = apart.square().sum(dim=1, keepdim=True) / max(logits.shape[1] - 1, 1)
     return apart / (eps + torch.where(variance > 0, variance, 1.0).sqrt())

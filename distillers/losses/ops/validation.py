@@ -18,12 +18,12 @@ def require_positive(**options: float) -> None:
     _require(options, lambda value: value > 0, "must be greater than 0")
 
 
-def require_not_negative(**options: float) -> None:
+def require_non_negative(**options: float) -> None:
     """Refuse options below 0."""
     _require(options, lambda value: value >= 0, "must be 0 or greater")
 
 
-def require_share(**options: float) -> None:
+def require_fraction(**options: float) -> None:
     """Refuse options that are not in [0, 1]."""
     _require(options, lambda value: 0 <= value <= 1, "may be 0 to 1")
 
