@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from distillers.checkpoints import io as checkpoint
-from distillers.data.loaders.decode import middle
-from distillers.data.normalization import Normalise
+from distillers.data.loaders.decode import resize_center_crop
+from distillers.data.normalization import Normalize
 from distillers.errors import InputError
 from distillers.features.taps import Taps
 
@@ -68,8 +68,8 @@ class Ready(nn.Module):
         if pixels.shape[1] == 3 and len(mean) == 1:
             mean, std = mean * 3, std * 3
         size = self.card["image_size"]
-        pixels = middle(pixels, size, self.card.get("shorter_side", size))
-        return Normalise(mean, std, pixels.device)(pixels)
+        pixels = resize_center_crop(pixels, size, self.card.get("shorter_side", size))
+        return Normalize(mean, std, pixels.device)(pixels)
 
 
 class Program(nn.Module):

@@ -6,11 +6,11 @@ import os
 import torch
 from torch import Tensor
 
-from distillers.data.datasets.listing import Paths
+from distillers.data.datasets.listing import PathList
 from distillers.errors import InputError
 
 
-def of_tensors(*tensors: Tensor) -> str:
+def hash_tensors(*tensors: Tensor) -> str:
     """A hash of the bytes, shapes and types of tensors."""
     digest = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
@@ -20,7 +20,7 @@ def of_tensors(*tensors: Tensor) -> str:
     return digest.hexdigest()
 
 
-def of_files(paths: Paths, rows: Tensor) -> str:
+def hash_files(paths: PathList, rows: Tensor) -> str:
     """A hash of the names, sizes and times of change of files; what is in them is not read.
 
     Args:

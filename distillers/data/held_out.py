@@ -8,7 +8,7 @@ from torch import Tensor
 from distillers.errors import InputError
 
 
-def chosen_rows(
+def held_out_rows(
     labels: Tensor, num_classes: int, fraction: float, seed: int
 ) -> tuple[Tensor, Tensor]:
     """The rows to set aside and the rows that stay, each ascending; see `images.hold_out`.

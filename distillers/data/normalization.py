@@ -10,7 +10,7 @@ from distillers.errors import InputError
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class Normalise:
+class Normalize:
     """(x / 255 - mean) / std, in three channels.
 
     Args:

@@ -14,7 +14,7 @@ def generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
 
 
-def places(
+def rank_indices(
     num: int,
     batch_size: int,
     rank: int,
@@ -45,8 +45,8 @@ def places(
     return torch.cat([full, done + last])
 
 
-def counts(num: int, batch_size: int, world_size: int, number: int) -> tuple[int, ...]:
-    """Images of a batch in each of several processes, for batches as `places` divides them.
+def batch_counts(num: int, batch_size: int, world_size: int, number: int) -> tuple[int, ...]:
+    """Images of a batch in each of several processes, for batches as `rank_indices` divides them.
 
     Args:
         num: how many places there are.
@@ -66,7 +66,9 @@ def counts(num: int, batch_size: int, world_size: int, number: int) -> tuple[int
     return tuple(here * (r + 1) // world_size - here * r // world_size for r in range(world_size))
 
 
-def check_count(num: int, batch_size: int, world_size: int, shuffle: bool, drop_last: bool) -> None:
+def check_epoch_size(
+    num: int, batch_size: int, world_size: int, shuffle: bool, drop_last: bool
+) -> None:
     """Refuse an epoch that has no batch, or in which processes would wait for each other.
 
     Raises:
@@ -89,7 +91,7 @@ def check_count(num: int, batch_size: int, world_size: int, shuffle: bool, drop_
         )
 
 
-def check_numbers(batch_size: int, rank: int, world_size: int) -> None:
+def check_shard(batch_size: int, rank: int, world_size: int) -> None:
     """Refuse a batch size or a rank that cannot be.
 
     Raises:

@@ -118,11 +118,11 @@ class DataSource(Protocol):
         """
         ...
 
-    def train_as_they_are(self, device: torch.device) -> BatchLoader:
+    def train_eval_loader(self, device: torch.device) -> BatchLoader:
         """The training images as test images would come, in their order, each exactly once."""
         ...
 
-    def mixed(self, seed: int) -> "DataSource":
+    def shuffled_test(self, seed: int) -> "DataSource":
         """The set with its test images in an order of chance, as a seed has it."""
         ...
 

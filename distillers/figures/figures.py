@@ -107,7 +107,7 @@ class Comparison:
         ]
 
     def _cka(self) -> list[Picture]:
-        mixed = self.source.mixed(self.seed)  # in class order a batch has no other classes
+        mixed = self.source.shuffled_test(self.seed)  # in class order a batch has no other classes
         return [cka.draw(*cka.compare(self.everybody, self._batches("comparing stages", mixed)))]
 
     def _reliability(self) -> list[Picture]:

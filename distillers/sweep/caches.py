@@ -8,7 +8,7 @@ from torch import Tensor
 from distillers.config.sizes import num_bytes
 from distillers.config.student import StudentConfig
 from distillers.data.batch import Batch
-from distillers.data.loaders.views import count_of, views_of
+from distillers.data.loaders.views import num_views_of, resolve_views
 from distillers.data.source import BatchLoader, DataSource
 from distillers.distillation.cache.values import reads_of, stored
 from distillers.distillation.distillation import Distillation
@@ -39,10 +39,10 @@ def asked(
         num_images: that are trained on.
         sample: (n, c, h, w), a few images as the networks see them.
     """
-    views = views_of(config.views, config.teacher_cache is not None, source)
+    views = resolve_views(config.views, config.teacher_cache is not None, source)
     if config.teacher_cache is None or views is None:
         return None
-    num_views = count_of(views, source)
+    num_views = num_views_of(views, source)
     view_bytes = {r.name: num_images * r.row_bytes for r in stored(reads_of(task, sample))}
     whole = num_views * sum(view_bytes.values())
     if not view_bytes or whole > num_bytes(config.cache_budget, "cache_budget"):

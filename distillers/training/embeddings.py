@@ -9,7 +9,13 @@ from torch import Tensor
 
 from distillers.config.data import Views
 from distillers.data.batch import Batch
-from distillers.data.sampling import check_count, check_epoch, counts, generator, places
+from distillers.data.sampling import (
+    batch_counts,
+    check_epoch,
+    check_epoch_size,
+    generator,
+    rank_indices,
+)
 from distillers.data.source import EVALUATION_BATCH, BatchLoader, DataSource
 from distillers.distributed.shard import Shard
 from distillers.errors import InputError
@@ -94,7 +100,7 @@ class Embedded:
         """The embeddings of the training images, in an order of its own in each epoch."""
         if views is not None or not shuffle:
             raise InputError("embeddings have no views, and come in a new order in each epoch.")
-        batches = self._embedded(self.source.train_as_they_are(device))
+        batches = self._embedded(self.source.train_eval_loader(device))
         vectors = torch.cat([batch.images for batch in batches])
         labels = torch.cat([batch.labels for batch in batches])
         return Shuffled(vectors, labels, batch_size, seed, drop_last, shard)
@@ -107,13 +113,13 @@ class Embedded:
         """The embeddings of the test images, in their order, each exactly once."""
         return Kept(self._embedded(self.source.test_loader(device, shard)), device)
 
-    def train_as_they_are(self, device: torch.device) -> BatchLoader:
+    def train_eval_loader(self, device: torch.device) -> BatchLoader:
         """Those of the training images likewise."""
-        return Kept(self._embedded(self.source.train_as_they_are(device)), device)
+        return Kept(self._embedded(self.source.train_eval_loader(device)), device)
 
-    def mixed(self, seed: int) -> "Embedded":
+    def shuffled_test(self, seed: int) -> "Embedded":
         """The same with the test images in an order of chance."""
-        return replace(self, source=self.source.mixed(seed))
+        return replace(self, source=self.source.shuffled_test(seed))
 
     def sample(self, device: torch.device) -> Tensor:
         """Two embeddings (2, d)."""
@@ -174,12 +180,12 @@ class Shuffled:
         drop_last: bool,
         shard: Shard = Shard(),
     ) -> None:
-        check_count(len(vectors), batch_size, shard.world_size, True, drop_last)
+        check_epoch_size(len(vectors), batch_size, shard.world_size, True, drop_last)
         self.batch_size, self.device = batch_size, vectors.device
         self._vectors, self._labels, self._seed = vectors, labels, seed
-        self._places = places(len(vectors), batch_size, *shard, drop_last)
+        self._indices = rank_indices(len(vectors), batch_size, *shard, drop_last)
         self._world_size = shard.world_size
-        self.num_images = len(self._places)
+        self.num_images = len(self._indices)
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -190,7 +196,7 @@ class Shuffled:
         check_epoch(number, start_batch, len(self))
         total = len(self._labels)
         order = torch.randperm(total, generator=generator(self._seed, number))
-        batches = order[self._places].to(self.device).split(self.batch_size)
+        batches = order[self._indices].to(self.device).split(self.batch_size)
         for place, rows in enumerate(batches[start_batch:], start_batch):
-            together = counts(total, self.batch_size, self._world_size, place)
+            together = batch_counts(total, self.batch_size, self._world_size, place)
             yield Batch(self._vectors[rows], self._labels[rows], rows, counts=together)

@@ -14,7 +14,7 @@ from torch import nn
 from distillers.checkpoints import io as checkpoint
 from distillers.config.base import Training
 from distillers.config.data import Views
-from distillers.data.fingerprint import of_tensors
+from distillers.data.fingerprint import hash_tensors
 from distillers.data.source import BatchLoader, DataSource
 from distillers.distillation import recipes
 from distillers.distributed.world import World
@@ -226,7 +226,7 @@ def card_of(model: str, source: DataSource, config: Training) -> dict[str, Any]:
         "image_size": source.image_size,
         "shorter_side": source.shorter_side,
         "class_names": list(source.class_names),
-        "data": of_tensors(source.train_labels),
+        "data": hash_tensors(source.train_labels),
         "dataset": source.name,
         "mean": list(source.mean),
         "std": list(source.std),

@@ -134,7 +134,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
     (tmp_path / "file").touch()
     with (
         pytest.raises(InputError, match=r"cannot write to .* choose another data_dir"),
-        download.alone(tmp_path / "file" / "folder"),
+        download.download_lock(tmp_path / "file" / "folder"),
     ):
         pass
 
@@ -143,10 +143,10 @@ def test_only_one_process_is_in_a_folder_at_a_time(tmp_path):
     entered = threading.Event()
 
     def wait_for_it():
-        with download.alone(tmp_path):
+        with download.download_lock(tmp_path):
             entered.set()
 
-    with download.alone(tmp_path):
+    with download.download_lock(tmp_path):
         thread = threading.Thread(target=wait_for_it)
         thread.start()
         assert not entered.wait(0.1)
@@ -163,12 +163,12 @@ def test_not_an_archive(tmp_path):
 
 def test_a_folder_that_nothing_came_into_is_taken_away(tmp_path):
     folder = tmp_path / "data"
-    with pytest.raises(InputError), download.alone(folder):
+    with pytest.raises(InputError), download.download_lock(folder):
         raise InputError("no network")
     assert not folder.exists()
 
     def fail_halfway():
-        with download.alone(folder):
+        with download.download_lock(folder):
             (folder / "x.part").write_bytes(b"half")
             raise InputError("no network")
 

@@ -9,7 +9,7 @@ from PIL import Image
 from distillers import data
 from distillers.data import Reading
 from distillers.data.datasets.listing import list_classes
-from distillers.data.loaders.decode import crop_of, read
+from distillers.data.loaders.decode import random_crop_box, read
 from distillers.errors import InputError
 from tests.data.trees import WNIDS, picture, tiny_tree, tree
 
@@ -86,13 +86,13 @@ def test_a_random_crop_lies_inside_and_has_the_asked_area():
 
     rng, shares = random.Random(0), []
     for _ in range(2000):
-        top, left, height, width = crop_of(375, 500, rng)
+        top, left, height, width = random_crop_box(375, 500, rng)
         assert 0 <= top <= 375 - height
         assert 0 <= left <= 500 - width
         shares.append(height * width / (375 * 500))
     assert 0.079 < min(shares) < 0.1
     assert 0.4 < sum(shares) / len(shares) < 0.5
-    assert crop_of(10, 1000, rng)[2] == 10
+    assert random_crop_box(10, 1000, rng)[2] == 10
 
 
 def test_one_folder_is_split_the_same_way_each_time(root):

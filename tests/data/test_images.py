@@ -115,7 +115,7 @@ def test_images_are_resized_as_torchvision_does(side):
 
 def test_training_images_come_as_they_are():
     whole, device = image_set(), torch.device("cpu")
-    batches = list(whole.train_as_they_are(device).epoch(1))
+    batches = list(whole.train_eval_loader(device).epoch(1))
     assert torch.equal(torch.cat([batch.labels for batch in batches]), whole.train_labels)
     seen = torch.cat([batch.images for batch in batches])
     expected = (whole.train_images / 255 - 0.5) / 0.25

@@ -5,7 +5,7 @@ from PIL import Image
 from distillers import data
 from distillers.data import Loader, Reading
 from distillers.data.loaders.memory import PAD
-from distillers.data.loaders.views import crop_orders
+from distillers.data.loaders.views import view_crops
 from distillers.distributed.shard import Shard
 from distillers.errors import InputError
 from tests.data.trees import tree
@@ -119,12 +119,12 @@ def test_an_epoch_goes_on_in_its_middle():
 
 
 def test_the_first_views_are_crops_drawn_without_putting_back():
-    orders = crop_orders(3000, 162).long()
+    orders = view_crops(3000, 162).long()
     assert all(len(set(order)) == 162 for order in orders[:50].tolist())
     for view in (0, 5, 161):
         counted = torch.bincount(orders[:, view], minlength=162)
         assert float((counted - 3000 / 162).square().sum() / (3000 / 162)) < 230  # chi2, p = 3e-4
-    assert torch.equal(crop_orders(7, 162), orders[:7].to(torch.uint8))  # no other image enters
+    assert torch.equal(view_crops(7, 162), orders[:7].to(torch.uint8))  # no other image enters
 
 
 def test_folders_have_views_too(root):

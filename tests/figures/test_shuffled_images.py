@@ -23,7 +23,11 @@ def ordered():
 
 
 def test_mixed_images_keep_their_labels_and_the_seed_decides_the_order(ordered):
-    first, again, other = ordered.mixed(0), ordered.mixed(0), ordered.mixed(1)
+    first, again, other = (
+        ordered.shuffled_test(0),
+        ordered.shuffled_test(0),
+        ordered.shuffled_test(1),
+    )
     assert torch.equal(first.test_images, again.test_images)
     assert not torch.equal(first.test_labels, other.test_labels)
     assert not torch.equal(first.test_labels, ordered.test_labels)

@@ -93,7 +93,7 @@ def work(config: StudentConfig, world: "World") -> None:
         InputError: when there can be no cache.
     """
     from distillers import data
-    from distillers.data.loaders.views import views_of
+    from distillers.data.loaders.views import resolve_views
     from distillers.distillation.cache import choose, filling
     from distillers.training import runner as run
     from distillers.training.student_setup import made, teacher_of
@@ -102,7 +102,7 @@ def work(config: StudentConfig, world: "World") -> None:
     batch_size = run.batch_of(config, world)
     with world.local_rank0_first():
         source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
-    views = views_of(config.views, True, source)
+    views = resolve_views(config.views, True, source)
     assert views is not None  # as there is a cache
     teacher = teacher_of(config, source)
     run.prepare(config)

@@ -31,7 +31,7 @@ def main(args: Sequence[str]) -> None:
 def work(config: StudentConfig, world: "World") -> None:
     """Distil it in one of the processes that do."""
     from distillers import data
-    from distillers.data.loaders.views import views_of
+    from distillers.data.loaders.views import resolve_views
     from distillers.training import runner as run
     from distillers.training.run_dir import check_same_source, resolve_run_dir
     from distillers.training.student_setup import made, origin, teacher_of
@@ -40,7 +40,7 @@ def work(config: StudentConfig, world: "World") -> None:
     run.batch_of(config, world)
     with world.local_rank0_first():
         source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
-    views = views_of(config.views, config.teacher_cache is not None, source)
+    views = resolve_views(config.views, config.teacher_cache is not None, source)
     teacher = teacher_of(config, source)
     chosen = teacher.chosen
     folder = config.folder(chosen.ce, chosen.kd, chosen.method, teacher.name)

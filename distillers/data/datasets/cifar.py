@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillers.data.datasets.download import alone, fetch, unpack
+from distillers.data.datasets.download import download_lock, fetch, unpack
 from distillers.data.datasets.images import ImageSet
 from distillers.data.datasets.pickles import as_text, read
 from distillers.errors import InputError
@@ -122,7 +122,7 @@ def _folder(edition: _Edition, data_dir: Path, download: bool) -> Path:
                 f"{edition.name} is not in {data_dir}: there is no folder {folder}. "
                 f"Fetch {edition.url} and put it into {data_dir}, or allow the download."
             )
-        with alone(data_dir):
+        with download_lock(data_dir):
             if not _holds_anything(folder):  # another process may have been faster
                 fetch(edition.url, archive, edition.md5)
                 unpack(archive, folder, edition.files)

@@ -38,7 +38,7 @@ def fetch(url: str, target: Path, md5: str) -> None:
         InputError: if it cannot be fetched, or it or the file already there has another checksum.
     """
     if target.exists():
-        check_sum(target, md5, f"delete it to download {url} anew")
+        verify_md5(target, md5, f"delete it to download {url} anew")
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
@@ -62,7 +62,7 @@ def fetch(url: str, target: Path, md5: str) -> None:
             f"machine and put it at {target}. The dataset 'digits' needs no download."
         ) from reason
     try:
-        check_sum(part, md5, "it was deleted; try again")
+        verify_md5(part, md5, "it was deleted; try again")
     except InputError:
         part.unlink()
         raise
@@ -105,7 +105,7 @@ def unpack(archive: Path, folder: Path, names: Collection[str]) -> None:
 
 
 @contextmanager
-def alone(folder: Path) -> Generator[None, None, None]:
+def download_lock(folder: Path) -> Generator[None, None, None]:
     """Make other processes wait here, so that of several only one downloads into a folder.
 
     Args:
@@ -165,7 +165,7 @@ def _append(url: str, part: Path) -> None:
         raise ConnectionError(f"the connection closed after {_size(part):,} of {total:,} bytes")
 
 
-def check_sum(file: Path, md5: str, advice: str) -> None:
+def verify_md5(file: Path, md5: str, advice: str) -> None:
     """Refuse a file with another checksum.
 
     Raises:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distillers.data.datasets.download import alone, fetch
+from distillers.data.datasets.download import download_lock, fetch
 from distillers.data.datasets.images import ImageSet
 from distillers.errors import InputError
 
@@ -85,7 +85,7 @@ def _folder(data_dir: Path, download: bool) -> Path:
             f"{', '.join(MD5)} (.gz). Run `apt-get install dataset-fashion-mnist` on Debian or "
             f"Ubuntu, fetch the files from {URL} into {own}, or allow the download."
         )
-    with alone(data_dir):
+    with download_lock(data_dir):
         for name, md5 in MD5.items():
             if not _find(own, name):
                 fetch(f"{URL}/{name}.gz", own / f"{name}.gz", md5)

@@ -12,11 +12,11 @@ from distillers.data.datasets.folder_set import FolderSet
 from distillers.data.datasets.listing import (
     Listing,
     class_folders,
+    first_few,
     list_annotated,
     list_classes,
-    some,
 )
-from distillers.data.held_out import chosen_rows
+from distillers.data.held_out import held_out_rows
 from distillers.errors import InputError
 
 TESTS = ("val", "test")  # where the images to score on lie
@@ -92,7 +92,7 @@ def _train_and_test(root: Path, name: str, reading: Reading, size: int) -> Folde
 
 def _split(root: Path, reading: Reading) -> FolderSet:
     listing = list_classes(root)
-    rows = chosen_rows(listing.labels, len(listing.class_names), reading.val_fraction, seed=0)
+    rows = held_out_rows(listing.labels, len(listing.class_names), reading.val_fraction, seed=0)
     return _made("folder", listing, listing, reading, 224, rows)
 
 
@@ -124,7 +124,7 @@ def _check_classes(train: Listing, classes: Sequence[str], here: Path, there: Pa
     if ours == theirs:
         return
     lines = [
-        f"{len(names)} only in {where}: {some(names)}"
+        f"{len(names)} only in {where}: {first_few(names)}"
         for where, names in ((here, sorted(ours - theirs)), (there, sorted(theirs - ours)))
         if names
     ]
@@ -166,5 +166,5 @@ def _not_there(data_dir: Path, wanted: str, advice: str) -> InputError:
     elif data_dir.name in ("train", *TESTS):
         hint = f"did you mean --data_dir {data_dir.parent}?"
     else:
-        hint = f"it has the folders {some(inside)}; {advice} what is there."
+        hint = f"it has the folders {first_few(inside)}; {advice} what is there."
     return InputError(f"{data_dir} does not hold {wanted}; {hint}")

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from distillers.config.data import Dali, Views
 from distillers.data.datasets.listing import Listing
-from distillers.data.fingerprint import of_files, of_tensors
-from distillers.data.held_out import chosen_rows
-from distillers.data.loaders.decode import AREA, RATIO, Images, OnBad, shorter_side
+from distillers.data.fingerprint import hash_files, hash_tensors
+from distillers.data.held_out import held_out_rows
+from distillers.data.loaders.decode import AREA, RATIO, ImageFiles, OnBad, shorter_side
 from distillers.data.loaders.folder import FolderLoader
 from distillers.data.loaders.views import VIEW_SEED
 from distillers.data.normalization import IMAGENET_MEAN, IMAGENET_STD
@@ -88,8 +88,8 @@ class FolderSet:
         return {
             "name": self.name,
             "images": len(self.train_rows),
-            "files": of_files(self.train.paths, self.train_rows),
-            "labels": of_tensors(self.train_labels),
+            "files": hash_files(self.train.paths, self.train_rows),
+            "labels": hash_tensors(self.train_labels),
             "image_size": self.image_size,
             "decoder": f"dali {self.dali}" if self.dali else "torchvision",
             "mean": list(self.mean),
@@ -130,11 +130,11 @@ class FolderSet:
         """The middle of each test image, in their order, each exactly once."""
         return self._as_they_are(self.test_rows, device, self.num_workers, shard=shard)
 
-    def train_as_they_are(self, device: torch.device) -> FolderLoader:
+    def train_eval_loader(self, device: torch.device) -> FolderLoader:
         """The middle of each training image, in their order, each exactly once."""
         return replace(self, test=self.train, test_rows=self.train_rows).test_loader(device)
 
-    def mixed(self, seed: int) -> "FolderSet":
+    def shuffled_test(self, seed: int) -> "FolderSet":
         """The set with its test images in an order of chance, as a seed has it."""
         order = torch.randperm(len(self.test_rows), generator=generator(seed, 0))
         return replace(self, test_rows=self.test_rows[order])
@@ -149,7 +149,7 @@ class FolderSet:
         """The set with a part of its training images, and the rest as a test set; `hold_out`."""
         if fraction == 0 or self.is_split:
             return self, None
-        held_out, kept = chosen_rows(self.train_labels, self.num_classes, fraction, seed)
+        held_out, kept = held_out_rows(self.train_labels, self.num_classes, fraction, seed)
         rest = replace(self, test=self.train, test_rows=self.train_rows[held_out])
         return replace(self, train_rows=self.train_rows[kept]), rest
 
@@ -173,8 +173,8 @@ class FolderSet:
             whole_batches=True,
         )
 
-    def _images(self, listing: Listing, rows: Tensor, seed: int, augment: bool) -> Images:
-        return Images(
+    def _images(self, listing: Listing, rows: Tensor, seed: int, augment: bool) -> ImageFiles:
+        return ImageFiles(
             paths=listing.paths,
             labels=listing.labels,
             rows=rows,

@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distillers.config.data import Views
-from distillers.data.fingerprint import of_tensors
-from distillers.data.held_out import chosen_rows
+from distillers.data.fingerprint import hash_tensors
+from distillers.data.held_out import held_out_rows
 from distillers.data.loaders.memory import PAD, Loader
-from distillers.data.loaders.pairs import check_pair
-from distillers.data.loaders.views import crop_orders
+from distillers.data.loaders.pairs import check_images_and_labels
+from distillers.data.loaders.views import view_crops
 from distillers.data.sampling import generator
 from distillers.data.source import EVALUATION_BATCH
 from distillers.distributed.shard import Shard
@@ -89,13 +89,13 @@ class ImageSet:
         return {
             "name": self.name,
             "images": len(self.train_images),
-            "pixels": of_tensors(self.train_images),
-            "labels": of_tensors(self.train_labels),
+            "pixels": hash_tensors(self.train_images),
+            "labels": hash_tensors(self.train_labels),
             "mean": list(self.mean),
             "std": list(self.std),
             "augmentation": f"{PAD} black pixels around, cropped"
             + (", mirrored one in two" if self.flip else ""),
-            "views": of_tensors(crop_orders(first, self.num_crops)),
+            "views": hash_tensors(view_crops(first, self.num_crops)),
         }
 
     def train_loader(
@@ -131,7 +131,7 @@ class ImageSet:
         """The test images as they are, in their order, each exactly once."""
         return self._as_they_are(len(self.test_images), device, shard)
 
-    def train_as_they_are(self, device: torch.device) -> Loader:
+    def train_eval_loader(self, device: torch.device) -> Loader:
         """The training images neither cropped nor flipped, in their order, each exactly once."""
         whole = replace(self, test_images=self.train_images, test_labels=self.train_labels)
         return whole.test_loader(device)
@@ -155,7 +155,7 @@ class ImageSet:
             std=self.std * 3,
         )
 
-    def mixed(self, seed: int) -> "ImageSet":
+    def shuffled_test(self, seed: int) -> "ImageSet":
         """The set with its test images in an order of chance, as a seed has it."""
         order = torch.randperm(len(self.test_images), generator=generator(seed, 0))
         images, labels = self.test_images[order], self.test_labels[order]
@@ -232,7 +232,7 @@ def hold_out(image_set: ImageSet, fraction: float, seed: int) -> HeldOut:
             so large that no image would stay.
     """
     labels = image_set.train_labels
-    rows, train_rows = chosen_rows(labels, image_set.num_classes, fraction, seed)
+    rows, train_rows = held_out_rows(labels, image_set.num_classes, fraction, seed)
     train = image_set.keep(train_rows) if len(rows) else image_set
     return HeldOut(train, image_set.train_images[rows], labels[rows], train_rows, rows)
 
@@ -247,7 +247,7 @@ def _resized(images: Tensor, side: int) -> Tensor:
 
 
 def _check(what: str, images: Tensor, labels: Tensor, num_classes: int) -> None:
-    check_pair(what, images, labels)
+    check_images_and_labels(what, images, labels)
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
         raise InputError(

@@ -19,7 +19,7 @@ OTHER_IMAGES = (
 )
 
 
-class Paths:
+class PathList:
     """Many paths in one string of bytes: a million take some 40 megabytes, and copy as one.
 
     Args:
@@ -58,7 +58,7 @@ class Listing:
         class_names: one a class, in alphabetical order where they are folders.
     """
 
-    paths: Paths
+    paths: PathList
     labels: Tensor
     class_names: tuple[str, ...]
 
@@ -94,17 +94,17 @@ def list_classes(root: Path) -> Listing:
     empty = [name for name, count in zip(classes, counts, strict=True) if not count]
     if empty:
         raise InputError(
-            f"no image of class {some(empty)} in {root}: the folder is empty. Fill it or "
+            f"no image of class {first_few(empty)} in {root}: the folder is empty. Fill it or "
             f"delete it; images end in {', '.join(READABLE)}."
         )
     if left_out:
         print(
             f"{len(left_out)} files in {root} are no images of a class and were left out: "
-            f"{some(left_out)}",
+            f"{first_few(left_out)}",
             file=sys.stderr,
         )
     labels = torch.arange(len(classes)).repeat_interleave(torch.tensor(counts))
-    return Listing(Paths(root, names), labels, tuple(classes))
+    return Listing(PathList(root, names), labels, tuple(classes))
 
 
 def _classes(root: Path, left_out: list[str]) -> list[str]:
@@ -149,13 +149,14 @@ def list_annotated(root: Path, annotations: Path, class_names: tuple[str, ...]) 
     if lacking or extra or not found:
         raise InputError(
             f"{annotations} and the images in {root} do not belong together: {len(lacking)} "
-            f"images have no line ({some(lacking)}), {len(extra)} lines no image ({some(extra)})."
+            f"images have no line ({first_few(lacking)}), {len(extra)} lines no image "
+            f"({first_few(extra)})."
         )
     order = torch.tensor([labels[name] for name in found], dtype=torch.int64)
-    return Listing(Paths(root, found), order, class_names)
+    return Listing(PathList(root, found), order, class_names)
 
 
-def some(names: list[str], shown: int = 5) -> str:
+def first_few(names: list[str], shown: int = 5) -> str:
     """The first few of many names."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more if names else "none"

@@ -11,7 +11,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from distillers.data.datasets.download import check_sum
+from distillers.data.datasets.download import verify_md5
 from distillers.data.datasets.synsets import val_synsets
 from distillers.errors import InputError
 
@@ -151,6 +151,6 @@ def _archive(source: Path, name: str, to: Path, check: bool) -> Path:
         stamp = f"{path.stat().st_size} {path.stat().st_mtime_ns}"
         if not seen.exists() or seen.read_text() != stamp:
             print(f"checking {path}", flush=True)
-            check_sum(path, MD5[name], "fetch it again, or add --no-check if that is meant")
+            verify_md5(path, MD5[name], "fetch it again, or add --no-check if that is meant")
             seen.write_text(stamp)
     return path

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillers.data.datasets.download import alone, fetch, unpack
+from distillers.data.datasets.download import download_lock, fetch, unpack
 from distillers.data.datasets.images import ImageSet
 from distillers.errors import InputError
 
@@ -39,7 +39,7 @@ def stl10(data_dir: Path, download: bool) -> ImageSet:
                 f"stl10 is not in {data_dir}: there is no folder {folder}. Fetch {URL} and put it "
                 f"into {data_dir}, or allow the download."
             )
-        with alone(data_dir):
+        with download_lock(data_dir):
             if not folder.is_dir():
                 fetch(URL, archive, MD5)
                 unpack(archive, folder, FILES)

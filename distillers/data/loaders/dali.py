@@ -11,8 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillers.data.datasets.listing import some
-from distillers.data.loaders.decode import Cut, Decoded, Images, cut_of, draws
+from distillers.data.datasets.listing import first_few
+from distillers.data.loaders.decode import (
+    CropFlip,
+    DecodedBatch,
+    ImageFiles,
+    image_rng,
+    random_crop_flip,
+)
 from distillers.data.loaders.jpeg import upright_size
 from distillers.errors import InputError
 
@@ -23,7 +29,7 @@ AHEAD = 2 * PIPELINES  # batches that are being read or decoded before they are 
 class _ForDali(NamedTuple):
     row: int
     content: np.ndarray
-    cut: Cut
+    cut: CropFlip
 
 
 class DaliBatches:
@@ -31,7 +37,7 @@ class DaliBatches:
 
     DALI gets the ordinary JPEGs, of which the header alone tells the size and so what is to be
     kept. What every decoder may see otherwise (other formats, CMYK) or should refuse (damaged
-    files) goes through `Images` as without DALI, in threads, to the same result and verdict.
+    files) goes through `ImageFiles` as without DALI, in threads, to the same result and verdict.
 
     Args:
         images: what to decode; `augment` must be set.
@@ -43,7 +49,7 @@ class DaliBatches:
 
     def __init__(
         self,
-        images: Images,
+        images: ImageFiles,
         order: Iterable[list[tuple[int, int]]],
         batch_size: int,
         device: torch.device,
@@ -56,9 +62,9 @@ class DaliBatches:
         self._readers = ThreadPoolExecutor(max(1, num_threads))
         self._decoders = ThreadPoolExecutor(PIPELINES)
 
-    def __iter__(self) -> Iterator[Decoded]:
+    def __iter__(self) -> Iterator[DecodedBatch]:
         """One batch after the other."""
-        ahead: deque[Future[Decoded]] = deque()
+        ahead: deque[Future[DecodedBatch]] = deque()
         try:
             for wanted in self._order:
                 looked = [self._readers.submit(self._look, *each) for each in wanted]
@@ -71,7 +77,7 @@ class DaliBatches:
             for batch in ahead:
                 batch.cancel()
 
-    def _look(self, epoch: int, row: int) -> _ForDali | Decoded:
+    def _look(self, epoch: int, row: int) -> _ForDali | DecodedBatch:
         """What DALI needs of an image, or the image itself where it is none for DALI."""
         images = self._images
         try:
@@ -81,11 +87,11 @@ class DaliBatches:
         size = upright_size(content.tobytes())
         if size is None:
             return images.__getitems__([(epoch, row)])
-        return _ForDali(row, content, cut_of(*size, draws(images.seed, epoch, row)))
+        return _ForDali(row, content, random_crop_flip(*size, image_rng(images.seed, epoch, row)))
 
     def _decoded(
-        self, wanted: list[tuple[int, int]], looked: list[Future[_ForDali | Decoded]]
-    ) -> Decoded:
+        self, wanted: list[tuple[int, int]], looked: list[Future[_ForDali | DecodedBatch]]
+    ) -> DecodedBatch:
         found = [each.result() for each in looked]
         mine = [each for each in found if isinstance(each, _ForDali)]
         try:
@@ -103,7 +109,7 @@ class DaliBatches:
                 bad += each.bad
         stacked = torch.stack(images) if images else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
         numbers = torch.tensor(index, dtype=torch.int64)
-        return Decoded(stacked, self._images.labels[self._images.rows[numbers]], numbers, bad)
+        return DecodedBatch(stacked, self._images.labels[self._images.rows[numbers]], numbers, bad)
 
     def _run(self, batch: list[_ForDali]) -> Tensor:
         """(n, 3, s, s) uint8."""
@@ -124,7 +130,7 @@ class DaliBatches:
         plugin: Any = import_module("nvidia.dali.plugin.pytorch")
         return plugin.feed_ndarray(found, pixels, cuda_stream=stream)
 
-    def _without_dali(self, wanted: list[tuple[int, int]], error: RuntimeError) -> Decoded:
+    def _without_dali(self, wanted: list[tuple[int, int]], error: RuntimeError) -> DecodedBatch:
         """The batch that DALI failed on, where one of its images cannot be read at all."""
         self._own.pipeline = None  # which cannot be used again
         decoded = self._images.__getitems__(wanted)
@@ -132,7 +138,7 @@ class DaliBatches:
             return decoded
         paths = [self._images.paths[int(self._images.rows[row])] for _, row in wanted]
         raise InputError(
-            f"DALI fails on one of {some(paths)}, all of which can be read without it; leave "
+            f"DALI fails on one of {first_few(paths)}, all of which can be read without it; leave "
             f"--dali out. It says: {error}"
         ) from error
 

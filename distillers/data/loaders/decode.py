@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
-from distillers.data.datasets.listing import Paths
+from distillers.data.datasets.listing import PathList
 from distillers.errors import InputError
 
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of the random crop, as usual since Inception
@@ -22,7 +22,7 @@ TRIES = 100  # other images to try in the place of a bad one
 OnBad = Literal["error", "skip"]
 
 
-class Decoded(NamedTuple):
+class DecodedBatch(NamedTuple):
     """What a worker sends: m images, and what was wrong with others.
 
     Attributes:
@@ -38,7 +38,7 @@ class Decoded(NamedTuple):
     bad: list[str]
 
 
-class Cut(NamedTuple):
+class CropFlip(NamedTuple):
     """What becomes of an image in training.
 
     Attributes:
@@ -51,7 +51,7 @@ class Cut(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Images(Dataset):
+class ImageFiles(Dataset):
     """Images by (turn, row), several at once; the seed, the turn and the row decide on a crop.
 
     A turn is the number of the epoch, or of a fixed view.
@@ -67,7 +67,7 @@ class Images(Dataset):
             "skip" puts another image of the set in its place, or none where `augment` is False.
     """
 
-    paths: Paths
+    paths: PathList
     labels: Tensor
     rows: Tensor
     size: int
@@ -78,7 +78,7 @@ class Images(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitems__(self, wanted: list[tuple[int, int]]) -> Decoded:
+    def __getitems__(self, wanted: list[tuple[int, int]]) -> DecodedBatch:
         """The images of a batch."""
         images, index, bad = [], [], []
         for turn, row in wanted:
@@ -90,10 +90,10 @@ class Images(Dataset):
                 break
         stacked = torch.stack(images) if images else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
         numbers = torch.tensor(index, dtype=torch.int64)
-        return Decoded(stacked, self.labels[self.rows[numbers]], numbers, bad)
+        return DecodedBatch(stacked, self.labels[self.rows[numbers]], numbers, bad)
 
     def _one(self, turn: int, row: int, bad: list[str]) -> tuple[Tensor, int] | None:
-        chooser = rng = draws(self.seed, turn, row)
+        chooser = rng = image_rng(self.seed, turn, row)
         for _ in range(TRIES):
             try:
                 image = read(self.paths[int(self.rows[row])])
@@ -102,15 +102,15 @@ class Images(Dataset):
                 if self.on_bad == "error" or not self.augment:
                     return None
                 row = chooser.randrange(len(self.rows))
-                rng = draws(self.seed, turn, row)  # the crop is the other's own
+                rng = image_rng(self.seed, turn, row)  # the crop is the other's own
                 continue
             return self._shaped(image, rng), row
         return None
 
     def _shaped(self, image: Tensor, rng: random.Random) -> Tensor:
         if not self.augment:
-            return middle(image, self.size, shorter_side(self.size))
-        cut = cut_of(image.shape[-2], image.shape[-1], rng)
+            return resize_center_crop(image, self.size, shorter_side(self.size))
+        cut = random_crop_flip(image.shape[-2], image.shape[-1], rng)
         image = F.resized_crop(image, *cut.window, [self.size, self.size], antialias=True)
         return image.flip(-1) if cut.mirrored else image
 
@@ -158,22 +158,22 @@ def shorter_side(size: int) -> int:
     return round(size * 256 / 224)
 
 
-def middle(images: Tensor, size: int, shorter: int) -> Tensor:
+def resize_center_crop(images: Tensor, size: int, shorter: int) -> Tensor:
     """The middle (..., size, size) of images (..., h, w) whose shorter side becomes `shorter`."""
     return F.center_crop(F.resize(images, [shorter], antialias=True), [size, size])
 
 
-def draws(seed: int, turn: int, row: int) -> random.Random:
+def image_rng(seed: int, turn: int, row: int) -> random.Random:
     """The random numbers that shape one image in one turn."""
     return random.Random(f"{seed} {turn} {row}")
 
 
-def cut_of(height: int, width: int, rng: random.Random) -> Cut:
+def random_crop_flip(height: int, width: int, rng: random.Random) -> CropFlip:
     """What is kept of an image of so many pixels, and whether it is mirrored."""
-    return Cut(crop_of(height, width, rng), rng.random() < 0.5)
+    return CropFlip(random_crop_box(height, width, rng), rng.random() < 0.5)
 
 
-def crop_of(height: int, width: int, rng: random.Random) -> tuple[int, int, int, int]:
+def random_crop_box(height: int, width: int, rng: random.Random) -> tuple[int, int, int, int]:
     """Top, left, height and width of a random crop, the middle where none fits in ten tries."""
     for _ in range(10):
         area = height * width * rng.uniform(*AREA)

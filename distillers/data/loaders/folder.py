@@ -12,17 +12,17 @@ from torch.utils.data import DataLoader
 
 from distillers.config.data import Dali, Views, check_dali
 from distillers.data.batch import Batch
-from distillers.data.datasets.listing import some
-from distillers.data.loaders.decode import Decoded, Images, same
-from distillers.data.loaders.views import VIEW_SEED, check_views, in_epoch
-from distillers.data.normalization import Normalise
+from distillers.data.datasets.listing import first_few
+from distillers.data.loaders.decode import DecodedBatch, ImageFiles, same
+from distillers.data.loaders.views import VIEW_SEED, check_views, epoch_views
+from distillers.data.normalization import Normalize
 from distillers.data.sampling import (
-    check_count,
+    batch_counts,
     check_epoch,
-    check_numbers,
-    counts,
+    check_epoch_size,
+    check_shard,
     generator,
-    places,
+    rank_indices,
 )
 from distillers.errors import InputError
 
@@ -64,7 +64,7 @@ class FolderLoader:
 
     def __init__(
         self,
-        images: Images,
+        images: ImageFiles,
         *,
         batch_size: int,
         mean: Sequence[float],
@@ -80,18 +80,20 @@ class FolderLoader:
         views: Views | None = None,
         say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
     ) -> None:
-        check_numbers(batch_size, rank, world_size)
-        check_count(len(images), batch_size, world_size, shuffle, drop_last)
+        check_shard(batch_size, rank, world_size)
+        check_epoch_size(len(images), batch_size, world_size, shuffle, drop_last)
         check_views(views, None)
         self.batch_size, self.device = batch_size, torch.device(device)
         self.num_bad = 0
         self._seed, self._shuffle, self._say = images.seed, shuffle, say
         self._images = images if views is None else replace(images, seed=VIEW_SEED)
         self._views = views
-        self._places = places(len(images), batch_size, rank, world_size, drop_last, whole_batches)
+        self._indices = rank_indices(
+            len(images), batch_size, rank, world_size, drop_last, whole_batches
+        )
         self._divided_by = 1 if whole_batches else world_size
-        self.num_images = len(self._places)
-        self._normalised = Normalise(mean, std, self.device)
+        self.num_images = len(self._indices)
+        self._normalised = Normalize(mean, std, self.device)
         self._order = _Order()
         check_dali(dali, self.device.type)
         workers = min(num_workers, _cores(), len(self))
@@ -118,7 +120,7 @@ class FolderLoader:
         rows = torch.arange(len(self._images))
         if self._shuffle:
             rows = torch.randperm(len(rows), generator=generator(self._seed, number))
-        mine = rows[self._places][start_batch * self.batch_size :]
+        mine = rows[self._indices][start_batch * self.batch_size :]
         if not len(mine):
             return
         turns = self._turns(number)[mine].split(self.batch_size)
@@ -132,33 +134,35 @@ class FolderLoader:
             if decoded.bad and self._images.on_bad == "error":
                 raise InputError(f"{decoded.bad[0]} --on_bad_image skip goes on without it.")
             if len(decoded.labels):
-                together = counts(len(self._images), self.batch_size, self._divided_by, place)
+                together = batch_counts(len(self._images), self.batch_size, self._divided_by, place)
                 view = (
                     turns[place - start_batch] * len(rows) + decoded.index if self._views else None
                 )
                 yield self._moved(decoded, view, together)
             elif self._images.augment:
-                raise InputError(f"no image of a batch can be read: {some(bad)}")
+                raise InputError(f"no image of a batch can be read: {first_few(bad)}")
         self.num_bad = len(bad)
         if bad:
             did = "replaced by others" if self._images.augment else "left out"
-            self._say(f"{len(bad)} bad images were {did} in epoch {number}: {some(bad)}")
+            self._say(f"{len(bad)} bad images were {did} in epoch {number}: {first_few(bad)}")
 
     def _turns(self, number: int) -> Tensor:
         """Which crop of each image comes, (N,) int64: one of the epoch's own, or a fixed view."""
         if not isinstance(self._views, int):
             return torch.full((len(self._images),), number)
         seed = self._seed if self._shuffle else None
-        return in_epoch(len(self._images), self._views, number, seed)
+        return epoch_views(len(self._images), self._views, number, seed)
 
-    def _moved(self, decoded: Decoded, view: Tensor | None, together: tuple[int, ...]) -> Batch:
+    def _moved(
+        self, decoded: DecodedBatch, view: Tensor | None, together: tuple[int, ...]
+    ) -> Batch:
         pixels, labels, index = (
             part.to(self.device, non_blocking=True)
             for part in (decoded.images, decoded.labels, decoded.index)
         )
         return Batch(self._normalised(pixels), labels, index, view, together)
 
-    def _dali_loader(self, where: str, num_threads: int) -> Iterable[Decoded]:
+    def _dali_loader(self, where: str, num_threads: int) -> Iterable[DecodedBatch]:
         from distillers.data.loaders.dali import DaliBatches  # only here, the extra may be missing
 
         device = self.device if where == "gpu" else torch.device("cpu")

@@ -9,16 +9,16 @@ from torch.nn import functional as F
 
 from distillers.config.data import Views
 from distillers.data.batch import Batch
-from distillers.data.loaders.pairs import check_pair
+from distillers.data.loaders.pairs import check_images_and_labels
 from distillers.data.loaders.views import CropViews
-from distillers.data.normalization import Normalise, check_statistics
+from distillers.data.normalization import Normalize, check_statistics
 from distillers.data.sampling import (
-    check_count,
+    batch_counts,
     check_epoch,
-    check_numbers,
-    counts,
+    check_epoch_size,
+    check_shard,
     generator,
-    places,
+    rank_indices,
 )
 from distillers.errors import InputError
 
@@ -104,18 +104,18 @@ class Loader:
         whole_batches: bool = False,
         views: Views | None = None,
     ) -> None:
-        check_pair("loader", images, labels)
-        check_numbers(batch_size, rank, world_size)
+        check_images_and_labels("loader", images, labels)
+        check_shard(batch_size, rank, world_size)
         check_statistics(images.shape[1], mean, std, dtype)
         self.batch_size, self.device = batch_size, torch.device(device)
         self._seed, self._augment, self._flip, self._shuffle = seed, augment, flip, shuffle
         self._rows = torch.arange(len(images)) if index is None else _checked(index, len(images))
-        check_count(len(self._rows), batch_size, world_size, shuffle, drop_last)
-        self._places = places(
+        check_epoch_size(len(self._rows), batch_size, world_size, shuffle, drop_last)
+        self._indices = rank_indices(
             len(self._rows), batch_size, rank, world_size, drop_last, whole_batches
         )
         self._divided_by = 1 if whole_batches else world_size
-        self.num_images = len(self._places)
+        self.num_images = len(self._indices)
         self._views = None
         if views is not None:
             start = seed if shuffle else None
@@ -125,7 +125,7 @@ class Loader:
         # Padded once, so that a crop is a view of 9 x 9 windows and the rest is one gather.
         self._images = F.pad(images, (PAD, PAD, PAD, PAD)) if augment else images
         self._labels = labels.to(self.device)
-        self._normalised = Normalise(mean, std, self.device, dtype, channels_last)
+        self._normalised = Normalize(mean, std, self.device, dtype, channels_last)
 
     def __len__(self) -> int:
         """How many batches an epoch has, in this process."""
@@ -153,7 +153,7 @@ class Loader:
             chunk = (self._normalised(pixels), self._labels[part.rows], part.rows, part.view)
             parts = zip(*(x.split(size) for x in chunk), strict=True)
             for place, (images, labels, index, view) in enumerate(parts, start // size):
-                together = counts(len(self._rows), size, self._divided_by, place)
+                together = batch_counts(len(self._rows), size, self._divided_by, place)
                 yield Batch(images, labels, index, view if self._views else None, together)
 
     def _plan(self, number: int) -> _Plan:
@@ -170,8 +170,8 @@ class Loader:
         rows, drawn, view = self._rows[order], torch.stack([top, left, mirrored]), order
         if self._views:
             view, drawn = self._views.of_epoch(number, rows, drawn)
-        rows, top, left, mirrored = (x[self._places].to(self.device) for x in (rows, *drawn))
-        return _Plan(rows, top, left, mirrored, view[self._places])
+        rows, top, left, mirrored = (x[self._indices].to(self.device) for x in (rows, *drawn))
+        return _Plan(rows, top, left, mirrored, view[self._indices])
 
     def _crops(self, part: _Plan) -> Tensor:
         """Each image's own window of its padded image, mirrored or not, (n, c, h, w) uint8."""

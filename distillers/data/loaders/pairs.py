@@ -6,7 +6,7 @@ from torch import Tensor
 from distillers.errors import InputError
 
 
-def check_pair(what: str, images: Tensor, labels: Tensor) -> None:
+def check_images_and_labels(what: str, images: Tensor, labels: Tensor) -> None:
     """Refuse images and labels that cannot belong together, or are none at all.
 
     Args:

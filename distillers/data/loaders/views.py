@@ -34,7 +34,7 @@ def check_views(views: Views | None, num_crops: int | None) -> None:
         raise InputError(f"--views is {views}; it must be {most}.")
 
 
-def views_of(views: Views | None, cached: bool, source: DataSource) -> Views | None:
+def resolve_views(views: Views | None, cached: bool, source: DataSource) -> Views | None:
     """How many views a run shows: those asked for, else for a cache every one that there is.
 
     Args:
@@ -56,12 +56,12 @@ def views_of(views: Views | None, cached: bool, source: DataSource) -> Views | N
     return "all"
 
 
-def count_of(views: Views, source: DataSource) -> int:
-    """The number of views of an image that `views_of` gave."""
+def num_views_of(views: Views, source: DataSource) -> int:
+    """The number of views of an image that `resolve_views` gave."""
     return (source.num_crops or 0) if views == "all" else views
 
 
-def in_epoch(num_images: int, num_views: int, number: int, seed: int | None) -> Tensor:
+def epoch_views(num_images: int, num_views: int, number: int, seed: int | None) -> Tensor:
     """Which view of each image an epoch shows, (N,) int64.
 
     An image goes through its views in turn, so each is seen equally often and `num_views` epochs
@@ -79,7 +79,7 @@ def in_epoch(num_images: int, num_views: int, number: int, seed: int | None) -> 
     return (first + number - 1) % num_views
 
 
-def crop_orders(num_images: int, num_crops: int) -> Tensor:
+def view_crops(num_images: int, num_crops: int) -> Tensor:
     """(N, num_crops) uint8: view v of image i is its crop number [i, v].
 
     Each image has an order of its own, so its first V views are V different crops drawn at random,
@@ -102,7 +102,7 @@ class CropViews:
         flip: whether mirrored crops count.
         views: how many of an image's views are shown; "all" leaves each crop as it was drawn at
             random and only tells which view it is.
-        seed: of the run; None as in `in_epoch`.
+        seed: of the run; None as in `epoch_views`.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class CropViews:
         check_views(views, self.num_crops)
         self._num_images, self._offsets, self._flip = num_images, offsets, flip
         self._views, self._seed = views, seed
-        orders = crop_orders(num_images, self.num_crops)
+        orders = view_crops(num_images, self.num_crops)
         self._table = _inverse(orders) if views == "all" else orders[:, :views].clone()
 
     def of_epoch(self, number: int, rows: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,7 +130,7 @@ class CropViews:
         if self._views == "all":
             view = self._table[rows, self._number_of(drawn)].long()
             return view * self._num_images + rows, drawn
-        view = in_epoch(self._num_images, self._views, number, self._seed)[rows]
+        view = epoch_views(self._num_images, self._views, number, self._seed)[rows]
         return view * self._num_images + rows, self._crop_of(self._table[rows, view].long())
 
     def _number_of(self, drawn: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from distillers.config.data import Views
 from distillers.config.sizes import num_bytes, show_bytes
 from distillers.config.student import StudentConfig
-from distillers.data.loaders.views import count_of
+from distillers.data.loaders.views import num_views_of
 from distillers.data.source import DataSource
 from distillers.distillation.cache.folder import CacheFolder, place_of, telling
 from distillers.distillation.cache.key import Key, key_of
@@ -57,7 +57,7 @@ def wanted(
     above = Path(config.save_dir) / FOLDER if given == AUTO else Path(given).expanduser()
     key = key_of(teacher, name, source)
     num_images = len(source.train_labels)
-    return Wanted(place_of(above, key), key, num_images, count_of(views, source))
+    return Wanted(place_of(above, key), key, num_images, num_views_of(views, source))
 
 
 def open_cache(

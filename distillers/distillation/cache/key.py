@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from distillers.checkpoints.input_adapter import Adapted
-from distillers.data.fingerprint import of_tensors
+from distillers.data.fingerprint import hash_tensors
 from distillers.data.source import DataSource
 
 FORMAT = 1  # of the files; also raised when views or values come to mean something else
@@ -66,7 +66,7 @@ def _modules(net: nn.Module) -> str:
 def _weights(net: nn.Module) -> str:
     """A hash of all parameters and buffers with their names, in the order of the names."""
     held = dict(net.named_parameters()) | dict(net.named_buffers())
-    parts = "".join(f"{name} {of_tensors(held[name])}\n" for name in sorted(held))
+    parts = "".join(f"{name} {hash_tensors(held[name])}\n" for name in sorted(held))
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 
