@@ -351,7 +351,7 @@ def test_an_alias_that_is_a_real_folder_is_left_alone(there, capsys):
 def test_help_comes_without_torch():
     names = ("teacher", "student", "transfer", "evaluate", "figures", "export", "list", "cache")
     for name in names:
-        code = f"import sys; from distillers import cli; cli.run({name!r}, ['--help'])"
+        code = f"import sys; from distillers.cli import main as cli; cli.run({name!r}, ['--help'])"
         done = subprocess.run(
             [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True
         )

@@ -146,7 +146,7 @@ def test_a_place_that_cannot_be_written_is_told(grid, tmp_path, capsys):
 
 
 def test_help_comes_without_torch():
-    code = "import sys; from distillers import cli; cli.run('sweep', ['--help'])"
+    code = "import sys; from distillers.cli import main as cli; cli.run('sweep', ['--help'])"
     words = [sys.executable, "-X", "importtime", "-c", code]
     done = subprocess.run(words, capture_output=True, text=True)
     assert "--retry-failed" in done.stdout + done.stderr

@@ -56,7 +56,7 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 from distillers.errors import InputError
-from tests.cache.fakes import build
+from tests.distillation.cache.fakes import build
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
 try:
     build(Path(sys.argv[1]))
@@ -79,7 +79,7 @@ def test_a_real_limit_of_the_system_is_told_too(tmp_path):
 def processes():
     """Start fast: they are forks of a process that has imported everything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.cache.fakes"])
+    context.set_forkserver_preload(["tests.distillation.cache.fakes"])
     return context
 
 
