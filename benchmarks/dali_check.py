@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distillers.data import Reading, source_of
+from distillers.data import DecodeOptions, source_of
 from distillers.data.normalization import IMAGENET_STD as STD
 from distillers.data.source import BatchLoader
 from distillers.errors import InputError
@@ -43,7 +43,7 @@ def main() -> int:
             source_of(
                 "folder",
                 root,
-                reading=Reading(args.image_size, args.num_workers, "skip", 0.1, dali),
+                reading=DecodeOptions(args.image_size, args.num_workers, "skip", 0.1, dali),
             ).train_loader(BATCH_SIZE, seed=0, drop_last=False, device=device)
             for dali in (None, args.where)
         ]

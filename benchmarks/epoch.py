@@ -26,8 +26,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from distillers import models
+from distillers.config.plan import Plan
 from distillers.config.student import StudentConfig
-from distillers.config.training import Plan
 from distillers.data import ImageSet
 from distillers.data.batch import Batch
 from distillers.distributed.rendezvous import device_of

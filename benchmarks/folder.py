@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from distillers.config.data import Dali
-from distillers.data import Reading, source_of
+from distillers.data import DecodeOptions, source_of
 from distillers.data.normalization import IMAGENET_MEAN as MEAN
 from distillers.data.normalization import IMAGENET_STD as STD
 
@@ -72,7 +72,7 @@ def compare(rounds: int, workers: int) -> None:
 
 def ours(root: str, workers: int, dali: Dali) -> Callable[[int], Iterable]:
     """Epochs by number."""
-    source = source_of("folder", root, reading=Reading(num_workers=workers, dali=dali))
+    source = source_of("folder", root, reading=DecodeOptions(num_workers=workers, dali=dali))
     loader = source.train_loader(BATCH_SIZE, seed=0, drop_last=False, device=torch.device("cpu"))
     return loader.epoch
 

@@ -21,7 +21,7 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from distillers import models
-from distillers.config.training import Plan
+from distillers.config.plan import Plan
 from distillers.data.batch import Batch
 from distillers.distillation import recipes
 from distillers.distillation.distillation import Distillation, distil

@@ -2,8 +2,8 @@
 
 import json
 
-from distillers.config.base import TeacherConfig
 from distillers.config.student import StudentConfig
+from distillers.config.teacher import TeacherConfig
 
 TEACHER = "resnet20"
 
@@ -37,7 +37,7 @@ def write_run(
         folder = config.folder()
     folder = root / "save" / name if name else folder
     folder.mkdir(parents=True)
-    write(folder, "config.json", config.plain())
+    write(folder, "config.json", config.as_json_types())
     write(folder, "environment.json", {"python": "3.11.9", "torch": "2.15.0", "revision": "abc"})
     rows = [
         {

@@ -12,8 +12,8 @@ import tyro
 from PIL import Image
 
 from distillers.cli.main import COMMANDS
-from distillers.config.base import TeacherConfig
 from distillers.config.student import StudentConfig
+from distillers.config.teacher import TeacherConfig
 from distillers.losses import wiring
 
 ROOT = Path(__file__).parents[1]

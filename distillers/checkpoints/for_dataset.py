@@ -11,8 +11,8 @@ from distillers.checkpoints import input_adapter as inputs
 from distillers.checkpoints import io as checkpoint
 from distillers.checkpoints.load import Ready, best_of, load
 from distillers.checkpoints.onnx import OnnxNetwork
-from distillers.config.data import Reading
-from distillers.config.scoring import Scoring
+from distillers.config.data import DecodeOptions
+from distillers.config.scoring import ScoringConfig
 from distillers.data.source import DataSource
 from distillers.distributed.world import complain
 from distillers.errors import InputError
@@ -39,7 +39,7 @@ def read(path: Path, model: str | None = None, teacher: Ready | None = None) -> 
     return Ready(*checkpoint.load_network(path, name=model, teacher=teacher.net))
 
 
-def test_source(flags: Scoring, card: dict[str, Any], path: Path | str) -> DataSource:
+def test_source(flags: ScoringConfig, card: dict[str, Any], path: Path | str) -> DataSource:
     """The data set to score a network on, at the image size of the network where it is its own.
 
     Args:
@@ -54,7 +54,7 @@ def test_source(flags: Scoring, card: dict[str, Any], path: Path | str) -> DataS
     if name is None:
         raise InputError(f"{path} does not name its data set; give it with --dataset.")
     own = card if name == card.get("dataset") else {}
-    reading = Reading(
+    reading = DecodeOptions(
         flags.image_size or own.get("image_size"),
         flags.num_workers,
         flags.on_bad_image,

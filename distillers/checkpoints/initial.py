@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from distillers import models
 from distillers.checkpoints import io as checkpoint
 from distillers.checkpoints import third_party as foreign
-from distillers.config.base import PUBLISHED
+from distillers.config.flags import PUBLISHED
 from distillers.errors import InputError
 from distillers.features.taps import eval_mode
 from distillers.models.pretrained import statistics, with_classes

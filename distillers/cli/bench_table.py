@@ -30,7 +30,7 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingLength:
     """A whole training.
 
     Attributes:
@@ -60,7 +60,7 @@ class Training:
         return (ms / 1000 + first_s) / 3600
 
 
-def lines(figures: Figures, training: Training) -> Iterator[str]:
+def lines(figures: Figures, training: TrainingLength) -> Iterator[str]:
     """The tables of ratios, memory and hours, and what to do.
 
     Args:
@@ -86,7 +86,7 @@ def lines(figures: Figures, training: Training) -> Iterator[str]:
         yield f"{method}: {advice(each, training, figures.cache_bytes[method])}"
 
 
-def advice(hours: Mapping[str, float], training: Training, cache_bytes: int) -> str:
+def advice(hours: Mapping[str, float], training: TrainingLength, cache_bytes: int) -> str:
     """The flags of the fastest training of a method, and what they cost.
 
     Args:

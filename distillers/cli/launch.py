@@ -7,14 +7,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
-from distillers.config.base import Training
+from distillers.config.train import TrainConfig
 from distillers.errors import InputError
 
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
 GRACE = 60  # seconds to save in, after another process has ended
 
 
-def run(config: Training, command: str, args: Sequence[str], work: Callable) -> None:
+def run(config: TrainConfig, command: str, args: Sequence[str], work: Callable) -> None:
     """Do `work(world)` in this process, or start processes that do.
 
     Args:
@@ -40,7 +40,7 @@ def _is_started(environment: Mapping[str, str]) -> bool:
     return "RANK" in environment or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1
 
 
-def _start(config: Training, command: str, args: Sequence[str]) -> int:
+def _start(config: TrainConfig, command: str, args: Sequence[str]) -> int:
     """Start the processes and wait for all; the first exit status that is not 0."""
     import torch
     from torch import multiprocessing

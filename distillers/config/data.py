@@ -12,7 +12,7 @@ Views = int | Literal["all"]
 
 
 @dataclass(frozen=True)
-class Reading:
+class DecodeOptions:
     """Settings of data sets that are decoded from files.
 
     Attributes:
@@ -34,7 +34,7 @@ def check_dali(dali: Dali, device: str | None = None) -> None:
     """Refuse DALI where it is not installed, or has no GPU to decode on.
 
     Args:
-        dali: as in `Reading`.
+        dali: as in `DecodeOptions`.
         device: type of the device that trains, "cpu" or "cuda"; None where it is not known yet.
 
     Raises:

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from distillers.config.base import require
+from distillers.config.flags import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scoring:
+class ScoringConfig:
     """Which test images, and where the networks run."""
 
     dataset: str | None = None

@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 from tyro.conf import UseAppendAction, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from distillers.config.base import Pretrained, Rules, Training, require
 from distillers.config.data import Views
+from distillers.config.flags import Pretrained, Protocol, require
 from distillers.config.sizes import num_bytes
+from distillers.config.train import TrainConfig
 from distillers.errors import InputError
 from distillers.files import file_name
 
@@ -41,14 +42,14 @@ PUBLISHED_NAMES = {
 }
 
 
-def own_name(method: str) -> str:
+def canonical_method(method: str) -> str:
     """A method's name in small letters, as the library has it; package.module:Class as it is."""
     method = method.strip()
     return method if ":" in method else method.lower()
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudentConfig(Training):
+class StudentConfig(TrainConfig):
     """Distil a student from a trained teacher."""
 
     path_t: str | None = None
@@ -67,7 +68,7 @@ class StudentConfig(Training):
     """A loss of your own, package.module:Class, beside or instead of --distill."""
     option: Annotated[tuple[tuple[str, ...], ...], UseAppendAction] = ()
     """Options of losses, as in crd.negatives=4096 rrd.dim=64; may be given more than once."""
-    protocol: Rules = "simkd"
+    protocol: Protocol = "simkd"
     """Whose published weights and rules: simkd reports the best test epoch, crd the last."""
     weight_decay: float = 5e-4
     """L2 penalty of SGD."""
@@ -126,7 +127,7 @@ class StudentConfig(Training):
         """Write methods in small letters, as the library's names are."""
         super().__post_init__()
         if self.distill is not None:
-            plain = "+".join(map(own_name, self.distill.split("+")))
+            plain = "+".join(map(canonical_method, self.distill.split("+")))
             object.__setattr__(self, "distill", plain)
 
     def methods(self) -> list[str]:
@@ -148,7 +149,7 @@ class StudentConfig(Training):
         return Path(self.save_dir) / "students" / "models" / name
 
     def check(self) -> None:
-        """Refuse what cannot work; see `Training.check`."""
+        """Refuse what cannot work; see `TrainConfig.check`."""
         super().check()
         if not self.path_t:
             raise InputError("--path_t is missing: the checkpoint of the teacher to learn from.")

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from distillers.config.base import Milestones, Training
+from distillers.config.flags import Milestones
+from distillers.config.train import TrainConfig
 from distillers.errors import InputError
 from distillers.files import file_name
 
@@ -14,7 +15,7 @@ SIZE = 32  # of the published protocol's images
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransferConfig(Training):
+class TransferConfig(TrainConfig):
     """Train a new classifier on a trained backbone, or the whole network, for another data set."""
 
     path_s: str | None = None
@@ -50,7 +51,7 @@ class TransferConfig(Training):
     """The seed, and part of the folder's name."""
 
     def check(self) -> None:
-        """Refuse what cannot work; see `Training.check`."""
+        """Refuse what cannot work; see `TrainConfig.check`."""
         super().check()
         if not self.path_s:
             raise InputError("--path_s is missing: the checkpoint of the network to transfer.")

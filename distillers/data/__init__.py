@@ -4,7 +4,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distillers.config.data import Reading as Reading
+from distillers.config.data import DecodeOptions as DecodeOptions
 from distillers.errors import InputError, unknown
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def source_of(
     name: str,
     data_dir: str | Path = "./data",
     download: bool = True,
-    reading: Reading = Reading(),
+    reading: DecodeOptions = DecodeOptions(),
 ) -> "DataSource":
     """What a run trains and is scored on: a set in memory, or one that is decoded from files.
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distillers.config.base import Training, plain, that_matter
+from distillers.config.flags import as_json_types
 from distillers.config.student import StudentConfig
+from distillers.config.train import TrainConfig, result_flags
 from distillers.errors import InputError
 from distillers.report.fields import (
     Fields,
@@ -32,8 +33,10 @@ RULES = ("last", "best", "held_out")
 ALONE = "alone"
 TAPS = ("taps_t", "taps_s")
 # The flags of students, and those that teachers share, with what they are if left out.
-USUAL: dict[str, Any] = plain({f.name: f.default for f in dataclasses.fields(StudentConfig)})
-SHARED: dict[str, Any] = {f.name: USUAL[f.name] for f in dataclasses.fields(Training)}
+USUAL: dict[str, Any] = as_json_types(
+    {f.name: f.default for f in dataclasses.fields(StudentConfig)}
+)
+SHARED: dict[str, Any] = {f.name: USUAL[f.name] for f in dataclasses.fields(TrainConfig)}
 # Flags that are told elsewhere: in a run's own attributes, its settings or its departures.
 ELSEWHERE = {
     *("dataset", "protocol", "trial", "learning_rate", "model", "model_s", "model_t", "path_t"),
@@ -290,9 +293,9 @@ def _method(config: Fields) -> str:
 
 def _setting(config: Fields, rate: float) -> dict[str, Any]:
     """The other flags that matter, the rate as it was; a student's own where they are not usual."""
-    every = that_matter({**SHARED, **config.content})
+    every = result_flags({**SHARED, **config.content})
     names = sorted(every.keys() - ELSEWHERE)
-    usual = that_matter(USUAL)
+    usual = result_flags(USUAL)
     own = {name for name in names if name not in SHARED and every[name] == usual.get(name)}
     setting = {shown(name): every[name] for name in names if name not in own}
     return {**setting, "learning_rate": rate}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from distillers import data, models
-from distillers.config.base import Training
+from distillers.config.train import TrainConfig
 from distillers.data.source import DataSource
 from distillers.errors import InputError
 from distillers.sweep.runs import Run
@@ -22,13 +22,13 @@ class Sources:
         self.download = download
         self._sources: dict[tuple, DataSource] = {}
 
-    def of(self, config: Training) -> DataSource:
+    def of(self, config: TrainConfig) -> DataSource:
         """The data set that a run's flags name.
 
         Raises:
             InputError: when it cannot be had.
         """
-        key = (config.dataset, config.data_dir, config.reading())
+        key = (config.dataset, config.data_dir, config.decode_options())
         if key not in self._sources:
             name, folder, reading = key
             download = config.download and self.download

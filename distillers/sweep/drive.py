@@ -100,7 +100,7 @@ class Sweep:
     ) -> None:
         self.ledger, self.engine = ledger, engine
         self.threads, self.save_dir = threads, save_dir
-        self.all = {r.folder: Progress(r, kind=kind_of(r.config.plain())) for r in runs}
+        self.all = {r.folder: Progress(r, kind=kind_of(r.config.as_json_types())) for r in runs}
         self.started = time.monotonic()
         for progress in self.all.values():
             self._settle_from_disk(progress)

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from distillers import models
-from distillers.config.base import NEUTRAL
 from distillers.config.student import StudentConfig
+from distillers.config.train import NO_EFFECT_FLAGS
 from distillers.data.batch import Batch
 from distillers.data.source import DataSource
 from distillers.distillation import loss_weights as weights
@@ -86,9 +86,9 @@ def kind_of(flags: Mapping[str, Any]) -> str:
     """What runs whose epochs cost the same have in common.
 
     Args:
-        flags: as `Training.plain` gives them.
+        flags: as `TrainConfig.as_json_types` gives them.
     """
-    left_out = {*NEUTRAL, *CHEAP, "Total params", "Total time"}
+    left_out = {*NO_EFFECT_FLAGS, *CHEAP, "Total params", "Total time"}
     return json.dumps({k: v for k, v in sorted(flags.items()) if k not in left_out})
 
 
@@ -109,7 +109,7 @@ def estimate(
         say: called with a line before each measurement.
     """
     known = finished(save_dir)
-    new = {kind_of(run.config.plain()): run for run in reversed(runs)}
+    new = {kind_of(run.config.as_json_types()): run for run in reversed(runs)}
     new = {kind: run for kind, run in new.items() if kind not in known}
     measured = {}
     for number, (kind, run) in enumerate(new.items(), start=1):
@@ -119,7 +119,7 @@ def estimate(
     hours: dict[Path, float] = {}
     longest = size = 0.0
     for run in runs:
-        cost, config = costs[kind_of(run.config.plain())], run.config
+        cost, config = costs[kind_of(run.config.as_json_types())], run.config
         seconds = cost.epoch * config.epochs
         if cost.cached and isinstance(config, StudentConfig):
             filling, written = caches.take(config, cost.cached)
@@ -130,7 +130,7 @@ def estimate(
         longest = max(longest, before + hours[run.folder])
         num_kept = config.epochs // config.save_freq if config.save_freq else 0
         size += cost.size + num_kept * cost.kept
-    used = {kind_of(run.config.plain()) for run in runs}
+    used = {kind_of(run.config.as_json_types()) for run in runs}
     return Estimate(sum(hours.values()), longest, size, len(used & known.keys()), len(measured))
 
 

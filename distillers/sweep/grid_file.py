@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from distillers.config.base import TeacherConfig
 from distillers.config.student import StudentConfig
+from distillers.config.teacher import TeacherConfig
 from distillers.errors import InputError, unknown
 from distillers.sweep.grid import ALONE, Grid, Method, Pair, Teacher, shown
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from distillers import data, models
 from distillers.checkpoints import io as checkpoint
-from distillers.config.base import TeacherConfig, Training
 from distillers.config.parsing import flag_words, parse
 from distillers.config.student import StudentConfig
+from distillers.config.teacher import TeacherConfig
+from distillers.config.train import TrainConfig
 from distillers.distillation import loss_weights as weights
 from distillers.errors import InputError, unknown
 from distillers.files import file_name
@@ -70,7 +71,7 @@ class Plan:
     twins: dict[Path, list[str]] = field(default_factory=dict)
 
 
-def network_of(config: Training) -> str:
+def network_of(config: TrainConfig) -> str:
     """The name of the network that a run trains."""
     return getattr(config, "model_s", None) or getattr(config, "model", "")
 
@@ -207,7 +208,7 @@ def _told(label: str) -> Iterator[None]:
         raise InputError(f"{label}:\n{printed.getvalue()}") from error
 
 
-def _check_names(config: Training) -> None:
+def _check_names(config: TrainConfig) -> None:
     """Refuse a data set or a network that has no name here; timm's and the user's come later."""
     if config.dataset not in data.names():
         raise unknown("dataset", config.dataset, data.names())
@@ -217,5 +218,5 @@ def _check_names(config: Training) -> None:
 
 
 def _differences(a: Run, b: Run) -> str:
-    first, second = a.config.plain(), b.config.plain()
+    first, second = a.config.as_json_types(), b.config.as_json_types()
     return ", ".join(name for name in first if first[name] != second.get(name))

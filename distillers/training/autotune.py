@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from distillers.config.training import Plan
+from distillers.config.plan import Plan
 from distillers.data.batch import Batch
 from distillers.timing import in_turn
 from distillers.training.rng_state import generator_state, set_generators

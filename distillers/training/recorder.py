@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from distillers.checkpoints import io as checkpoint
-from distillers.config.base import Training
-from distillers.config.training import Plan
+from distillers.config.plan import Plan
+from distillers.config.train import TrainConfig
 from distillers.models.profile import count_parameters, peak_memory_mib
 from distillers.progress import Progress
 from distillers.training import costs as summary
@@ -20,7 +20,7 @@ from distillers.training.run_dir import RunDir
 
 @contextmanager
 def open_recorder(
-    config: Training, place: RunDir, card: dict[str, Any], plan: Plan, batches: int, done: int
+    config: TrainConfig, place: RunDir, card: dict[str, Any], plan: Plan, batches: int, done: int
 ) -> Iterator["RunRecorder"]:
     """A keeper of the run at `place`, whose files are closed at the end.
 
@@ -34,7 +34,7 @@ def open_recorder(
     """
     if place.state is None and config.overwrite and place.folder.exists():
         shutil.rmtree(place.folder)
-    record = Record(place.folder, config.plain(), done, config.wandb)
+    record = Record(place.folder, config.as_json_types(), done, config.wandb)
     progress = Progress(plan.epochs, batches, done)
     try:
         yield RunRecorder(config, place, record, card, progress)
@@ -52,7 +52,7 @@ class RunRecorder:
 
     def __init__(
         self,
-        config: Training,
+        config: TrainConfig,
         place: RunDir,
         record: Record,
         card: dict[str, Any],
@@ -96,7 +96,7 @@ class RunRecorder:
         told = {**self.card.get("distilled", {}), "data": self.card["data"]}
         self.record.write_json("summary.json", {**told, **costs})
         totals = {"Total params": round(size, 6), "Total time": round(hours, 6)}
-        self.record.write_json("parameters.json", {**self.config.plain(), **totals})
+        self.record.write_json("parameters.json", {**self.config.as_json_types(), **totals})
 
     def _payload(self, epoch: int, deployed: nn.Module) -> dict[str, Any]:
         card = {**self.card, "deploy": getattr(deployed, "card", None)}

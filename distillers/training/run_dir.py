@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from distillers.checkpoints import io as checkpoint
-from distillers.config.base import Training
+from distillers.config.train import TrainConfig
 from distillers.distributed.world import World, complain
 from distillers.errors import CorruptFileError, InputError
 from distillers.files import file_name, sha256
@@ -50,7 +50,7 @@ class RunDir:
         return self.state["epoch"] if self.state else None
 
 
-def resolve_run_dir(folder: Path, network: str, config: Training, world: World) -> RunDir:
+def resolve_run_dir(folder: Path, network: str, config: TrainConfig, world: World) -> RunDir:
     """Decide what to do with a run folder that may be there already; nothing is written.
 
     Raises:
@@ -92,7 +92,7 @@ def check_same_source(place: RunDir, where: tuple[str, str], path: Path) -> None
         )
 
 
-def find_checkpoint(place: RunDir, config: Training) -> dict[str, Any] | None:
+def find_checkpoint(place: RunDir, config: TrainConfig) -> dict[str, Any] | None:
     """The checkpoint to go on from, None to start anew; see `claim`."""
     again = any(int(os.environ.get(name, "0")) for name in RESTARTS)
     if not place.folder.exists():

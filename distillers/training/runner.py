@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from distillers.checkpoints import io as checkpoint
-from distillers.config.base import Training
 from distillers.config.data import Views
+from distillers.config.train import TrainConfig
 from distillers.data.fingerprint import hash_tensors
 from distillers.data.source import BatchLoader, DataSource
 from distillers.distillation import recipes
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from distillers.distillation.cache.values import TeacherCache
 
 
-def prepare(config: Training) -> None:
+def prepare(config: TrainConfig) -> None:
     """Seed every generator from --trial, and choose kernels and how memory is kept."""
     reuse_freed_memory()
     torch.manual_seed(config.trial)
@@ -42,7 +42,7 @@ def prepare(config: Training) -> None:
         torch.use_deterministic_algorithms(True)
 
 
-def batch_of(config: Training, world: World) -> int:
+def batch_of(config: TrainConfig, world: World) -> int:
     """Images a step in each process.
 
     Raises:
@@ -58,7 +58,7 @@ def batch_of(config: Training, world: World) -> int:
     return each
 
 
-def ready(net: nn.Module, config: Training, world: World) -> nn.Module:
+def ready(net: nn.Module, config: TrainConfig, world: World) -> nn.Module:
     """A network that will learn, on its device, as the flags want it."""
     net = convert_sync_batchnorm(net, world) if config.sync_bn else net
     return net.to(world.device)
@@ -70,7 +70,7 @@ def where(world: World) -> str:
     return f"{several}{world.device}"
 
 
-def plan_of(config: Training, network: str, image_size: int) -> Plan:
+def plan_of(config: TrainConfig, network: str, image_size: int) -> Plan:
     """How to train, the published rate in the place of one that was left out."""
     rate = config.learning_rate or recipes.learning_rate(network, image_size)
     names = {field.name for field in dataclasses.fields(Plan)} - {"learning_rate", "milestones"}
@@ -79,7 +79,7 @@ def plan_of(config: Training, network: str, image_size: int) -> Plan:
 
 
 def train(
-    config: Training,
+    config: TrainConfig,
     task: Any,
     source: DataSource,
     place: RunDir,
@@ -154,7 +154,7 @@ def train(
             keeper.finish(deployed)
 
 
-def drops_last(config: Training, task: Any, num_images: int, world: World) -> bool:
+def drops_last(config: TrainConfig, task: Any, num_images: int, world: World) -> bool:
     """Whether an epoch leaves out its last, smaller batch.
 
     It does where the protocol or a loss wants full batches; and aloud where the batch would leave
@@ -217,7 +217,7 @@ def figures_of(
     return figures
 
 
-def card_of(model: str, source: DataSource, config: Training) -> dict[str, Any]:
+def card_of(model: str, source: DataSource, config: TrainConfig) -> dict[str, Any]:
     """What a checkpoint says of its network: enough to build it and to feed it rightly."""
     return {
         "format": checkpoint.FORMAT,

@@ -9,7 +9,7 @@ from distillers.checkpoints import initial as start
 from distillers.checkpoints import input_adapter as inputs
 from distillers.checkpoints import io as checkpoint
 from distillers.checkpoints.load import best_of
-from distillers.config.base import plain
+from distillers.config.flags import as_json_types
 from distillers.config.student import StudentConfig
 from distillers.data.source import DataSource
 from distillers.distillation import loss_weights as weights
@@ -136,6 +136,8 @@ def origin(config: StudentConfig, teacher: Teacher, accuracy: float | None) -> d
         "teacher": teacher.name,
         "teacher_sha256": sha256(teacher.path),
         "teacher_accuracy": accuracy,
-        "settings": plain(settings),
-        "departures": plain(weights.departures(config, teacher.chosen, settings, teacher.name)),
+        "settings": as_json_types(settings),
+        "departures": as_json_types(
+            weights.departures(config, teacher.chosen, settings, teacher.name)
+        ),
     }

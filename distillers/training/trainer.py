@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from distillers.config.training import Plan as Plan
+from distillers.config.plan import Plan as Plan
 from distillers.data.batch import Batch
 from distillers.distillation.task import Step
 from distillers.distributed.world import World

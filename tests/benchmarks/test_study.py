@@ -41,7 +41,7 @@ def flags_of(method):
     config.check()
     chosen = weights.choose(config, "resnet20")
     weights.options(config, chosen, "resnet20")
-    return config.plain()
+    return config.as_json_types()
 
 
 def test_every_entry_is_a_run_and_no_run_is_of_two_entries():

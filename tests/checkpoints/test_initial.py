@@ -12,7 +12,7 @@ from distillers import data, models
 from distillers.checkpoints import initial as start
 from distillers.checkpoints import input_adapter as inputs
 from distillers.cli import main as cli
-from distillers.data import Reading
+from distillers.data import DecodeOptions
 from distillers.data.loaders.decode import read
 from distillers.errors import InputError
 from tests.data.trees import WNIDS, tree
@@ -122,7 +122,7 @@ def right(net):
 
 
 def test_preprocessing_is_what_was_scored(home, published):
-    source = data.source_of("folder", "photos", reading=Reading(image_size=32))
+    source = data.source_of("folder", "photos", reading=DecodeOptions(image_size=32))
     card = {"model": "x", "mean": list(source.mean), "std": list(source.std), "image_size": 32}
     card["shorter_side"] = source.shorter_side
     scored = next(source.test_loader(torch.device("cpu")).epoch(1)).images
@@ -132,7 +132,7 @@ def test_preprocessing_is_what_was_scored(home, published):
 
 
 def test_other_classes_are_refused(home):
-    source = data.source_of("folder", "photos", reading=Reading(image_size=32))
+    source = data.source_of("folder", "photos", reading=DecodeOptions(image_size=32))
     card = {"dataset": "folder", "class_names": [WNIDS[0], "n2", WNIDS[2]]}
     with pytest.raises(InputError, match="its class 1 is n2, that of these images n01443537"):
         inputs.check_classes(card, source, "net.pth")

@@ -9,7 +9,7 @@ import torch
 
 from distillers import models
 from distillers.cli import main as cli
-from distillers.cli.bench_table import Figures, Training, advice, lines
+from distillers.cli.bench_table import Figures, TrainingLength, advice, lines
 from distillers.training.benchmark import (
     DEFAULT,
     PLAIN,
@@ -34,7 +34,7 @@ ROWS |= {"compiled": row(80, 60), "cached": row(36), "cached compiled": row(30, 
 
 
 def test_hours_are_those_of_every_step():
-    training = Training(steps=1000, epochs=10, views=4)
+    training = TrainingLength(steps=1000, epochs=10, views=4)
     seconds = {name: 3600 * training.hours(ROWS, name) for name in ROWS if name in WAYS}
     assert seconds[PLAIN] == pytest.approx(1000)
     assert seconds[DEFAULT] == pytest.approx(900)
@@ -44,12 +44,12 @@ def test_hours_are_those_of_every_step():
 
 
 def test_fewer_epochs_than_views_read_nothing():
-    training = Training(steps=1000, epochs=2, views=4)
+    training = TrainingLength(steps=1000, epochs=2, views=4)
     assert 3600 * training.hours(ROWS, "cached") == pytest.approx(180)
 
 
 def test_advice_is_the_fastest_that_can_be_asked_for():
-    training = Training(steps=1000, epochs=100, views=4)
+    training = TrainingLength(steps=1000, epochs=100, views=4)
     hours = {PLAIN: 1.0, DEFAULT: 9.0, "compiled": 8.5}
     assert advice(hours, training, 0) == "--compile: 8.5 hours instead of 9.0"
     assert "leave the flags" in advice({**hours, "compiled": 9.5}, training, 0)
@@ -61,7 +61,7 @@ def test_advice_is_the_fastest_that_can_be_asked_for():
 
 def test_the_tables_have_every_method_and_way():
     figures = Figures({"kd": ROWS, "at": ROWS}, {}, {"kd": 10, "at": 20})
-    text = "\n".join(lines(figures, Training(10, 2, 1)))
+    text = "\n".join(lines(figures, TrainingLength(10, 2, 1)))
     assert text.count("0.360") == 2
     assert "student step 40.0 ms, teacher forward 60.0 ms" in text
     assert "in MiB" not in text

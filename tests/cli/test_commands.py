@@ -336,7 +336,7 @@ def test_a_folder_that_cannot_be_made_is_told(there, capsys):
 
 
 def test_home_is_found(monkeypatch, tmp_path):
-    from distillers.config.base import TeacherConfig
+    from distillers.config.teacher import TeacherConfig
 
     monkeypatch.setenv("HOME", str(tmp_path))
     assert TeacherConfig(save_dir="~/runs").folder().is_relative_to(tmp_path / "runs")

@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from distillers import data
-from distillers.data import Reading
+from distillers.data import DecodeOptions
 from distillers.data.loaders.jpeg import upright_size
 from distillers.data.normalization import IMAGENET_STD as STD
 from distillers.distributed.shard import Shard
@@ -48,7 +48,7 @@ def photographs(tmp_path_factory):
 
 def batches(root, dali="cpu", epoch=1, start_batch=0, shard=None, drop_last=False, **settings):
     threads = {"num_workers": 2 if dali else 0}  # without DALI they would be processes
-    reading = Reading(**({"image_size": 32} | threads | settings), dali=dali)
+    reading = DecodeOptions(**({"image_size": 32} | threads | settings), dali=dali)
     options = {} if shard is None else {"shard": Shard(*shard)}
     made = data.source_of("folder", root, reading=reading)
     loader = made.train_loader(5, seed=1, drop_last=drop_last, device=CPU, **options)
@@ -93,7 +93,7 @@ def test_neither_threads_nor_the_start_change_an_epoch(photographs):
 
 
 def test_an_epoch_that_is_left_does_not_disturb_the_next(photographs):
-    reading = Reading(image_size=32, num_workers=2, dali="cpu")
+    reading = DecodeOptions(image_size=32, num_workers=2, dali="cpu")
     made = data.source_of("folder", photographs, reading=reading)
     loader = made.train_loader(5, seed=1, drop_last=False, device=CPU)
     left = loader.epoch(1)
@@ -115,7 +115,7 @@ def test_every_image_comes_once_over_all_processes(root, drop_last):
 def test_fixed_views_are_those_that_come_without_dali(photographs):
     made = [
         data.source_of(
-            "folder", photographs, reading=Reading(image_size=128, dali=dali)
+            "folder", photographs, reading=DecodeOptions(image_size=128, dali=dali)
         ).train_loader(5, seed=1, drop_last=False, device=CPU, views=2)
         for dali in ("cpu", None)
     ]
@@ -197,7 +197,9 @@ def test_an_image_that_dali_alone_fails_on_stops_the_run(root, monkeypatch):
 
 def test_scores_do_not_depend_on_dali(root):
     tests = [
-        data.source_of("folder", root, reading=Reading(image_size=128, dali=dali)).test_loader(CPU)
+        data.source_of(
+            "folder", root, reading=DecodeOptions(image_size=128, dali=dali)
+        ).test_loader(CPU)
         for dali in ("cpu", None)
     ]
     assert same(*(list(loader.epoch(1)) for loader in tests))

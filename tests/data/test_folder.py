@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from distillers import data
-from distillers.data import Reading
+from distillers.data import DecodeOptions
 from distillers.data.datasets.listing import list_classes
 from distillers.data.loaders.decode import random_crop_box, read
 from distillers.errors import InputError
@@ -22,7 +22,7 @@ def root(tmp_path):
 
 
 def source(root, name="folder", **settings):
-    return data.source_of(name, root, reading=Reading(**({"image_size": 32} | settings)))
+    return data.source_of(name, root, reading=DecodeOptions(**({"image_size": 32} | settings)))
 
 
 def loader(root, seed=1, batch_size=5, **settings):
@@ -265,7 +265,7 @@ def test_many_files_are_listed_in_seconds(tmp_path):
 
 def test_dali_is_refused_where_it_can_do_nothing(root, monkeypatch):
     with pytest.raises(InputError, match="digits lies in memory, where nothing is decoded"):
-        data.source_of("digits", reading=Reading(dali="cpu"))
+        data.source_of("digits", reading=DecodeOptions(dali="cpu"))
     monkeypatch.setattr("distillers.config.data.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"pip install distillers\[dali\]"):
         loader(root, dali="cpu")

@@ -8,7 +8,7 @@ from scipy.io import savemat
 
 from distillers import data
 from distillers.cli import main as cli
-from distillers.data import Reading
+from distillers.data import DecodeOptions
 from tests.data.trees import WNIDS, picture, tiny_tree
 
 
@@ -69,7 +69,7 @@ def prepare(what, archives, *more):
 
 
 def labels(name, root):
-    made = data.source_of(name, root, reading=Reading(image_size=32))
+    made = data.source_of(name, root, reading=DecodeOptions(image_size=32))
     return made, made.test.labels.tolist()
 
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from distillers import data
-from distillers.config.data import Reading
+from distillers.data import DecodeOptions
 from distillers.data.datasets.listing import list_classes
 from distillers.data.loaders.decode import read
 from distillers.errors import InputError
@@ -46,8 +46,8 @@ def test_train_alone_is_split_where_a_share_is_asked_for(photos, tmp_path):
     (tmp_path / "whole").mkdir()
     photos.rename(tmp_path / "whole" / "train")
     with pytest.raises(InputError, match=r"neither val/ nor test/.* or add --val_fraction 0.1"):
-        data.source_of("folder", tmp_path / "whole", reading=Reading())
-    source = data.source_of("folder", tmp_path / "whole", reading=Reading(val_fraction=0.25))
+        data.source_of("folder", tmp_path / "whole", reading=DecodeOptions())
+    source = data.source_of("folder", tmp_path / "whole", reading=DecodeOptions(val_fraction=0.25))
     assert (len(source.train_rows), len(source.test_rows)) == (6, 2)
 
 

@@ -3,7 +3,7 @@ import torch
 from PIL import Image
 
 from distillers import data
-from distillers.data import Loader, Reading
+from distillers.data import DecodeOptions, Loader
 from distillers.data.loaders.memory import PAD
 from distillers.data.loaders.views import view_crops
 from distillers.distributed.shard import Shard
@@ -28,7 +28,7 @@ def root(tmp_path):
 
 
 def photos(root, seed=1, views=3, batch_size=5, shard=Shard(), shuffle=True, **settings):
-    made = data.source_of("folder", root, reading=Reading(image_size=32, **settings))
+    made = data.source_of("folder", root, reading=DecodeOptions(image_size=32, **settings))
     return made.train_loader(
         batch_size, seed=seed, drop_last=False, device=CPU, shard=shard, views=views,
         shuffle=shuffle,

@@ -82,7 +82,7 @@ def check_sizes(grid, tmp_path):
     assert len(known) == 2
     for run in expand(grid_file.from_text(text, "here")).runs[:2]:
         cost = estimate.measure(run, sources.of(run.config), torch.device("cpu"))
-        real = known[estimate.kind_of(run.config.plain())]
+        real = known[estimate.kind_of(run.config.as_json_types())]
         assert cost.size == pytest.approx(real.size, rel=0.02)
         assert cost.kept == pytest.approx(real.kept, rel=0.02)
 

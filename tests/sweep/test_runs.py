@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from distillers import models
-from distillers.config.base import TeacherConfig
 from distillers.config.parsing import parse
 from distillers.config.student import StudentConfig
+from distillers.config.teacher import TeacherConfig
 from distillers.distillation import loss_weights as weights
 from distillers.errors import InputError
 from distillers.sweep import grid_file

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distillers.cli import main as cli
-from distillers.config.training import Plan
+from distillers.config.plan import Plan
 from distillers.distillation.distillation import distil
 from distillers.training import runner as run
 from distillers.training.autotune import Choice, best_of, choose

@@ -8,8 +8,8 @@ import torch.distributed as dist
 from torch import nn
 
 from distillers import models
+from distillers.config.plan import Plan
 from distillers.config.student import StudentConfig
-from distillers.config.training import Plan
 from distillers.data.batch import Batch
 from distillers.distillation import loss_weights as weights
 from distillers.distillation import recipes

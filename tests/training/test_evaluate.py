@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from distillers import data, models
 from distillers.checkpoints import io as checkpoint
-from distillers.config.base import TeacherConfig
+from distillers.config.teacher import TeacherConfig
 from distillers.data.datasets.images import ImageSet
 from distillers.distillation.task import Supervised
 from distillers.distributed.world import World

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from distillers.config.base import require
+from distillers.config.flags import require
 from distillers.config.parsing import parse
-from distillers.config.student import own_name
+from distillers.config.student import canonical_method
 from distillers.distillation.recipes import ELEVEN
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class BenchConfig:
 def main(args: Sequence[str]) -> None:
     """Print the tables and the advice."""
     config = parse(BenchConfig, args, "distillers bench")
-    config = replace(config, methods=tuple(map(own_name, config.methods)))
+    config = replace(config, methods=tuple(map(canonical_method, config.methods)))
     config.check()
 
     import tempfile
@@ -113,7 +113,7 @@ def main(args: Sequence[str]) -> None:
                 content = json.dumps(about | {"results": figures.plain()}, indent=1) + "\n"
                 write_atomically(Path(config.out), content.encode())
     steps = -(-config.num_images // config.batch_size)
-    training = bench_table.Training(steps, config.epochs, config.views)
+    training = bench_table.TrainingLength(steps, config.epochs, config.views)
     print("\n".join(bench_table.lines(figures, training)))
 
 

@@ -101,7 +101,9 @@ def work(config: StudentConfig, world: "World") -> None:
     check_dali(config.dali, world.device.type)
     batch_size = run.batch_of(config, world)
     with world.local_rank0_first():
-        source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
+        source = data.source_of(
+            config.dataset, config.data_dir, config.download, config.decode_options()
+        )
     views = resolve_views(config.views, True, source)
     assert views is not None  # as there is a cache
     teacher = teacher_of(config, source)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillers.config.parsing import parse
-from distillers.config.student import own_name
+from distillers.config.student import canonical_method
 from distillers.distillation.recipes import ELEVEN
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class DemoConfig:
 def main(args: Sequence[str]) -> None:
     """Train, print the table, draw the picture."""
     config = parse(DemoConfig, args, "distillers demo")
-    config = replace(config, methods=tuple(map(own_name, config.methods)))
+    config = replace(config, methods=tuple(map(canonical_method, config.methods)))
 
     from distillers.cli.demo import LABELLED, compare
     from distillers.cli.demo_figure import draw

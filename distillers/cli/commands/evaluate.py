@@ -7,11 +7,11 @@ from pathlib import Path
 import tyro
 
 from distillers.config.parsing import parse
-from distillers.config.scoring import Scoring
+from distillers.config.scoring import ScoringConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(Scoring):
+class EvaluateConfig(ScoringConfig):
     """Score a saved network on the test images of its data set."""
 
     path: tyro.conf.Positional[str]

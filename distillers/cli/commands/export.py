@@ -79,7 +79,7 @@ def _source(name: str, card: dict[str, Any], config: ExportConfig) -> "DataSourc
 
     size = card.get("image_size") if card.get("dataset") == name else None
     # for some of its images: neither bad ones nor which are held out matter
-    reading = data.Reading(size, num_workers=0, on_bad_image="skip", val_fraction=0.1)
+    reading = data.DecodeOptions(size, num_workers=0, on_bad_image="skip", val_fraction=0.1)
     try:
         return data.source_of(name, config.data_dir, config.download, reading)
     except InputError as error:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import tyro
 
-from distillers.config.base import require
+from distillers.config.flags import require
 from distillers.config.parsing import parse
-from distillers.config.scoring import Scoring
+from distillers.config.scoring import ScoringConfig
 from distillers.config.student import Paths
 from distillers.errors import InputError, unknown
 
@@ -36,7 +36,7 @@ FLAGS = {"teacher": "--path_t TEACHER", "baseline": "--baseline NETWORK"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class FiguresConfig(Scoring):
+class FiguresConfig(ScoringConfig):
     """Draw pictures that compare saved networks, each as PNG, PDF and CSV."""
 
     networks: tyro.conf.Positional[tuple[str, ...]]

@@ -39,7 +39,9 @@ def work(config: StudentConfig, world: "World") -> None:
     check_dali(config.dali, world.device.type)
     run.batch_of(config, world)
     with world.local_rank0_first():
-        source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
+        source = data.source_of(
+            config.dataset, config.data_dir, config.download, config.decode_options()
+        )
     views = resolve_views(config.views, config.teacher_cache is not None, source)
     teacher = teacher_of(config, source)
     chosen = teacher.chosen

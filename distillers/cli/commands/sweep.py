@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from tyro.conf import Positional, UseAppendAction, arg
 
-from distillers.config.base import require
+from distillers.config.flags import require
 from distillers.config.parsing import parse
 from distillers.errors import InputError
 from distillers.sweep import grid_file

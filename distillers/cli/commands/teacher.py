@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distillers.config.base import TeacherConfig
 from distillers.config.data import check_dali
 from distillers.config.parsing import parse
+from distillers.config.teacher import TeacherConfig
 from distillers.files import file_name
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ def work(config: TeacherConfig, world: "World") -> None:
     check_dali(config.dali, world.device.type)
     run.batch_of(config, world)
     with world.local_rank0_first():
-        source = data.source_of(config.dataset, config.data_dir, config.download, config.reading())
+        source = data.source_of(
+            config.dataset, config.data_dir, config.download, config.decode_options()
+        )
     place = resolve_run_dir(config.folder(), config.model, config, world)
     run.prepare(config)
     begun = start.network(

@@ -49,7 +49,7 @@ def work(config: TransferConfig, world: "World") -> None:
     path = best_of(Path(config.path_s))
     net, card = _network(config, path)
     name = checkpoint.name_of(path, card, config.model_s)
-    reading = replace(config.reading(), image_size=_side(config, card, name))
+    reading = replace(config.decode_options(), image_size=_side(config, card, name))
     with world.local_rank0_first():
         images = data.source_of(config.dataset, config.data_dir, config.download, reading)
     source = inputs.normalised(images, card.get("mean"), card.get("std"))

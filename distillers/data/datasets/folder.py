@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from distillers.config.data import Reading
+from distillers.config.data import DecodeOptions
 from distillers.data.datasets.folder_set import FolderSet
 from distillers.data.datasets.listing import (
     Listing,
@@ -22,7 +22,7 @@ from distillers.errors import InputError
 TESTS = ("val", "test")  # where the images to score on lie
 
 
-def folder(data_dir: Path, reading: Reading) -> FolderSet:
+def folder(data_dir: Path, reading: DecodeOptions) -> FolderSet:
     """`data_dir/train/CLASS/...` and `data_dir/val/CLASS/...` (or test/); 224 pixels.
 
     Without val/ and test/, `data_dir/CLASS/...` or `data_dir/train/CLASS/...`: then
@@ -39,7 +39,7 @@ def folder(data_dir: Path, reading: Reading) -> FolderSet:
     return _split(data_dir, reading)
 
 
-def imagenet(data_dir: Path, reading: Reading) -> FolderSet:
+def imagenet(data_dir: Path, reading: DecodeOptions) -> FolderSet:
     """`data_dir/train/n01440764/...` and `data_dir/val/n01440764/...`; 224 pixels.
 
     Args:
@@ -53,7 +53,7 @@ def imagenet(data_dir: Path, reading: Reading) -> FolderSet:
     return _train_and_test(found, "imagenet", reading, 224)
 
 
-def tinyimagenet(data_dir: Path, reading: Reading) -> FolderSet:
+def tinyimagenet(data_dir: Path, reading: DecodeOptions) -> FolderSet:
     """`train/n01443537/images/*.JPEG`, `val/images/*.JPEG`, `val/val_annotations.txt`; 64 pixels.
 
     Args:
@@ -73,7 +73,7 @@ def tinyimagenet(data_dir: Path, reading: Reading) -> FolderSet:
     return _made("tinyimagenet", train, test, reading, 64)
 
 
-def _train_and_test(root: Path, name: str, reading: Reading, size: int) -> FolderSet:
+def _train_and_test(root: Path, name: str, reading: DecodeOptions, size: int) -> FolderSet:
     there = [test for test in TESTS if (root / test).is_dir()]
     if not there and reading.val_fraction and name == "folder":
         return _split(root / "train", reading)
@@ -90,7 +90,7 @@ def _train_and_test(root: Path, name: str, reading: Reading, size: int) -> Folde
     return _made(name, train, test, reading, size)
 
 
-def _split(root: Path, reading: Reading) -> FolderSet:
+def _split(root: Path, reading: DecodeOptions) -> FolderSet:
     listing = list_classes(root)
     rows = held_out_rows(listing.labels, len(listing.class_names), reading.val_fraction, seed=0)
     return _made("folder", listing, listing, reading, 224, rows)
@@ -100,7 +100,7 @@ def _made(
     name: str,
     train: Listing,
     test: Listing,
-    reading: Reading,
+    reading: DecodeOptions,
     size: int,
     rows: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> FolderSet:

@@ -7,55 +7,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from tyro.conf import arg
-from tyro.constructors import PrimitiveConstructorSpec
-
-from distillers.config.data import Dali, Reading, check_dali
+from distillers.config.data import Dali, DecodeOptions, check_dali
 from distillers.config.extras import check_wandb
+from distillers.config.flags import Milestones, as_json_types, require
 from distillers.errors import InputError
-from distillers.files import file_name
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(",") if part.strip())
-
-
-Milestones = Annotated[
-    tuple[int, ...],
-    PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="EPOCH,EPOCH,...",
-        instance_from_str=lambda args: _numbers(",".join(args)),
-        is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=lambda value: [",".join(map(str, value))],
-    ),
-]
-
-PUBLISHED = "published"  # what --pretrained alone stands for
-
-
-def _one_file(args: list[str]) -> str:
-    if len(args) > 1:
-        raise ValueError("it takes one file, or none for the published weights")
-    return args[0] if args else PUBLISHED
-
-
-Pretrained = Annotated[
-    str | None,
-    PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="[FILE]",
-        instance_from_str=_one_file,
-        is_instance=lambda value: value is None or isinstance(value, str),
-        str_from_instance=lambda value: [value] if value else [],
-    ),
-]
-Rules = Literal["simkd", "crd"]
 
 # Flags that change nothing of what a run computes; the folder's name leaves them out.
-NEUTRAL = (
+NO_EFFECT_FLAGS = (
     *("print_freq", "tb_freq", "save_freq", "num_workers", "gpu_id", "data_dir", "save_dir"),
     *("resume", "overwrite", "skip_validation", "dist_url", "multiprocessing_distributed"),
     *("config", "download", "save_minutes", "dist_timeout", "shard", "cache_budget", "wandb"),
@@ -63,7 +23,7 @@ NEUTRAL = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class TrainConfig:
     """Flags that teachers and students share."""
 
     trial: int
@@ -196,9 +156,9 @@ class Training:
         """Whether the best test epoch is reported, and each epoch's smaller last batch left out."""
         return self.protocol in ("simkd", "public")
 
-    def reading(self) -> Reading:
+    def decode_options(self) -> DecodeOptions:
         """How images in files are read."""
-        return Reading(
+        return DecodeOptions(
             image_size=self.image_size,
             num_workers=self.num_workers,
             on_bad_image=self.on_bad_image,
@@ -206,64 +166,27 @@ class Training:
             dali=self.dali,
         )
 
-    def plain(self) -> dict[str, Any]:
+    def as_json_types(self) -> dict[str, Any]:
         """Every flag as JSON types."""
-        return plain(dataclasses.asdict(self))
+        return as_json_types(dataclasses.asdict(self))
 
     def digest(self) -> str:
         """Eight hexadecimal digits that differ wherever a flag that matters differs."""
-        flags = that_matter(self.plain())
+        flags = result_flags(self.as_json_types())
         if "data_dir" in flags:
             flags["data_dir"] = str(Path(self.data_dir).expanduser().resolve())
         return hashlib.sha256(json.dumps(flags, sort_keys=True).encode()).hexdigest()[:8]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TeacherConfig(Training):
-    """Train a network on labels alone."""
-
-    model: str = "resnet32x4"
-    """The network (see `distillers list`)."""
-    pretrained: Pretrained = None
-    """Start from the weights in this file, or without one from those that timm or torchvision
-    publish; a classifier of another number of classes is made anew."""
-    protocol: Rules = "simkd"
-    """Whose rules: simkd reports the best test epoch, crd the last."""
-    weight_decay: float = 5e-4
-    """L2 penalty of SGD."""
-    trial: Annotated[int, arg(aliases=["-t"])] = 0
-    """The seed, and part of the folder's name."""
-
-    def folder(self) -> Path:
-        """The run's folder."""
-        name = f"{file_name(self.model)}_vanilla_{self.dataset}_trial_{self.trial}_{self.digest()}"
-        return Path(self.save_dir) / "teachers" / "models" / name
-
-
-def that_matter(flags: Mapping[str, Any]) -> dict[str, Any]:
+def result_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Those flags of a run that change what it computes.
 
     Args:
         flags: all of them, as JSON types.
     """
-    kept = {name: value for name, value in flags.items() if name not in NEUTRAL}
+    kept = {name: value for name, value in flags.items() if name not in NO_EFFECT_FLAGS}
     if flags["dataset"] == "folder":  # whose name does not say which images
         kept["data_dir"] = flags["data_dir"]
     if "teacher_cache" in kept:  # half precision matters, the folder does not
         kept["teacher_cache"] = kept["teacher_cache"] is not None
     return kept
-
-
-def plain(content: Any) -> Any:
-    """`content` as JSON types; what is none of them as text."""
-    return json.loads(json.dumps(content, default=str))
-
-
-def require(flag: str, value: object, good: bool, allowed: str) -> None:
-    """Refuse a flag's value.
-
-    Raises:
-        InputError: when it is not `good`, saying what is `allowed`.
-    """
-    if not good:
-        raise InputError(f"--{flag} is {value}; it must be {allowed}.")
