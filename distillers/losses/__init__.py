@@ -1,4 +1,4 @@
-"""Every loss, one line each; its name on the command line is the lower-cased class name."""
+"""Distillation losses. On the command line a loss is named by its lower-cased class name."""
 
 from distillers.losses.ab import AB as AB
 from distillers.losses.at import AT as AT

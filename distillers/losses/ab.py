@@ -1,4 +1,4 @@
-"""AB: the student's neurons switch on and off where the teacher's do."""
+"""AB: match the signs of the teacher's pre-activations."""
 
 import torch
 from torch import Tensor, nn
@@ -9,37 +9,39 @@ from distillers.losses.ops.validation import require_non_negative
 
 
 class AB(nn.Module):
-    """Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons.
+    """Hinge loss between the student's pre-activations and the signs of the teacher's.
 
-    Heo, Lee, Yun and Choi, 2018, https://arxiv.org/abs/1811.03233.
+    "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons", Heo,
+    Lee, Yun and Choi, 2018, https://arxiv.org/abs/1811.03233.
 
-    What counts before a ReLU is the sign: the student's response r is to pass the margin m on the
-    teacher's side of zero, and how far beyond does not matter:
+    Let r be the student's pre-activation, m the margin, and call a teacher neuron active if its
+    pre-activation is positive. The loss of a neuron is
 
-        (r + m)^2 where the teacher is off and r > -m,  (r - m)^2 where it is on and r <= m
+        (r + m)^2 if the teacher is inactive and r > -m,  (r - m)^2 if it is active and r <= m
 
-    summed over channels and positions, mean over the batch, the deepest of L stages with weight 1
-    and each earlier one with half the next, all times 3 / 1000. Where a stage's channels differ a
-    connector (1x1 convolution with batch norm), learned and discarded, brings the student's to the
-    teacher's; where they agree the student's own neurons are compared.
+    and zero otherwise. It is summed over channels and positions and averaged over the batch. Of L
+    stages the last has weight 1, each earlier one half the weight of the next, and the sum is
+    multiplied by 3 / 1000. Where the channels of a stage differ, a connector (1x1 convolution and
+    batch normalization) maps the student's to the teacher's; it is trained jointly and discarded.
+    Where they agree, there is no connector.
 
-    This is an initialisation. Published: for 30 epochs it alone trains the student, all but its
-    classifier, and the connectors, at the base learning rate, not lowered; then cross-entropy
-    trains the student, without this loss. `warmup` is that first stage; `forward` is the same loss,
-    which acts after it only with `keep=True`. Published weight: 1.
+    The method initializes the student. As published, this loss alone trains the student without its
+    classifier, and the connectors, for 30 epochs at the constant base learning rate; then
+    cross-entropy alone trains the student. `warmup` is the loss of that first stage. `forward`
+    computes the same loss and is used after it only with `keep=True`. Published weight: 1.
 
-    Where the grids differ, which the paper does not treat, the larger is averaged down; there the
-    public code has a connector always, whose convolution changes the size.
+    If the spatial sizes differ, which the paper does not treat, the larger map is average-pooled to
+    the smaller. In the public code every stage has a connector whose convolution changes the size.
 
     Args:
-        student_channels: channels of the student's stages.
-        teacher_channels: channels of the teacher's stages.
+        student_channels: channels of each student stage.
+        teacher_channels: channels of each teacher stage.
         margin: m.
-        warmup_epochs: length of the first stage.
-        keep: go on with this loss after the first stage.
+        warmup_epochs: number of epochs of the first stage.
+        keep: whether to use the loss after the first stage, too.
 
     Raises:
-        ValueError: when the numbers of stages differ, or an option is negative.
+        ValueError: if the numbers of stages differ or an option is negative.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class AB(nn.Module):
         )
 
     def forward(self, student_preacts: list[Tensor], teacher_preacts: list[Tensor]) -> Tensor:
-        """The loss from lists of (n, c, h, w), one a stage, before the last activation."""
+        """Compute the loss from one pre-activation map (n, c, h, w) per stage of each network."""
         parts = []
         stages = zip(self.connectors, student_preacts, teacher_preacts, strict=True)
         for stage, (connector, student, teacher) in enumerate(stages, start=1):
@@ -75,7 +77,7 @@ class AB(nn.Module):
         return 3 / 1000 * torch.stack(parts).sum()
 
     def warmup(self, student_preacts: list[Tensor], teacher_preacts: list[Tensor]) -> Tensor:
-        """The loss of the first stage, which is the whole method as published."""
+        """Compute the loss of the first stage, which is the whole published method."""
         return self(student_preacts, teacher_preacts)
 
     def beyond(self, response: Tensor, on: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""AT: where in the image the student is active follows where the teacher is."""
+"""AT: match spatial attention maps."""
 
 import torch
 import torch.nn.functional as F
@@ -11,22 +11,21 @@ from distillers.losses.ops.validation import require_positive
 
 
 class AT(nn.Module):
-    """Paying More Attention to Attention.
+    """Mean squared difference between normalized spatial attention maps, summed over stages.
 
-    Zagoruyko and Komodakis, 2016, https://arxiv.org/abs/1612.03928.
+    "Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks
+    via Attention Transfer", Zagoruyko and Komodakis, 2016, https://arxiv.org/abs/1612.03928.
 
-    A stage's attention is the power of its activations, averaged over the channels, as a vector of
-    length one over the places of the map:
+        sum over stages of mean over positions of (A(S) / |A(S)| - A(T) / |A(T)|)^2
 
-        sum over stages of mean over places of (A(S) / |A(S)| - A(T) / |A(T)|)^2
+    where A(F) = mean over channels of |F|^p, flattened over the positions, and |.| is the Euclidean
+    norm. If the spatial sizes differ, the larger map is average-pooled to the smaller first.
+    Published weight: 1000. No parameters.
 
-    where A(F) = mean over channels of |F|^p. The larger of two maps is averaged down to the smaller
-    one before. Published weight: 1000. No parameters.
-
-    The paper writes the distance without the square; its authors' code, every public table and this
-    class use the squared mean. The mean makes a stage's weight proportional to 1 / (h w). With the
-    published weight MobileNetV2 from vgg13 ends below the student that learns alone: so it does in
-    the published table.
+    The paper defines the distance as a norm that is not squared; the authors' code and all public
+    tables use the mean of squares, and so does this class. Because of the mean, the weight of a
+    stage is proportional to 1 / (h w). With the published weight, MobileNetV2 distilled from vgg13
+    ends below the student trained alone, as in the published table.
 
     Args:
         power: p.
@@ -38,7 +37,7 @@ class AT(nn.Module):
         self.power = power
 
     def forward(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
-        """The loss from one (n, c, h, w) a stage of each network."""
+        """Compute the loss from one map (n, c, h, w) per stage of each network."""
         check_stages("AT", student_maps, teacher_maps)
         losses = []
         for student, teacher in zip(student_maps, teacher_maps, strict=True):
@@ -49,6 +48,6 @@ class AT(nn.Module):
         return torch.stack(losses).sum()
 
     def attention(self, maps: Tensor) -> Tensor:
-        """(n, h w) of length one from (n, c, h, w)."""
+        """Return attention maps (n, h w) of unit length from maps (n, c, h, w)."""
         powers = maps.square() if self.power == 2 else maps.abs().pow(self.power)
         return l2_normalize(powers.mean(dim=1).flatten(1))

@@ -1,4 +1,4 @@
-"""CC: how the images of a batch relate to each other is the same for student and teacher."""
+"""CC: match the correlations between the images of a batch."""
 
 import math
 
@@ -14,39 +14,44 @@ FORMS = ("consecutive", "matrix")
 
 
 class CC(nn.Module):
-    """Correlation Congruence for Knowledge Distillation.
+    """Difference between the correlations of a batch's images in student and teacher embeddings.
 
-    Peng, Jin, Liu, Li, Wu, Liu, Zhou and Zhang, 2019, https://arxiv.org/abs/1904.01802.
+    "Correlation Congruence for Knowledge Distillation", Peng, Jin, Liu, Li, Wu, Liu, Zhou and
+    Zhang, 2019, https://arxiv.org/abs/1904.01802.
 
-    Both embeddings pass a learned linear map to one width; then two forms.
+    Two linear layers map the embeddings of both networks to the same width; they are trained
+    jointly and discarded. There are two forms of the loss.
 
-    `"consecutive"` is the form of the public tables, given by the authors to the benchmark of the
-    CRD paper: with e_i the distance, element by element, of student and teacher at image i,
+    `"consecutive"`, the default, is the form behind the public tables, which the authors gave to
+    the benchmark of the CRD paper. With e_i the element-wise absolute difference of the student's
+    and the teacher's embedding of image i,
 
         mean over i of <e_i, e_{i+1}>
 
-    It compares each image with the next one, and so depends on the order of the batch. There the
-    embeddings keep their lengths; `normalise=True` brings them to one, which makes the loss some
-    25 times smaller.
-    `"matrix"` is the form of the paper, which does not: the squared distance, divided by n^2, of
-    the two n x n matrices of the Gaussian kernel exp(-gamma |x - y|^2) between embeddings of length
-    one, by its Taylor series of some order.
+    It compares each image with the next one only, so it depends on the order of the batch. The
+    embeddings are not normalized there; `normalise=True` does it, and makes the loss about 25 times
+    smaller.
 
-    Published weight: 0.02 (for `"consecutive"`). Both linear maps are learned, and discarded.
+    `"matrix"` is the form of the paper and does not depend on the order: the mean squared
+    difference of the two n x n matrices of the Gaussian kernel exp(-gamma |x - y|^2) between
+    embeddings of unit length, where the kernel is replaced by its Taylor series.
+
+    Published weight: 0.02 (for `"consecutive"`).
 
     Args:
         student_dim: width of the student's embedding.
         teacher_dim: width of the teacher's embedding.
-        dim: width that both are brought to.
+        dim: output width of the two linear layers.
         form: `"consecutive"` or `"matrix"`.
-        normalise: bring the embeddings to length one (`"consecutive"`; `"matrix"` always does).
-        gamma: of the Gaussian kernel (`"matrix"` only).
-        order: of its Taylor series (`"matrix"` only).
-        gather: compare with the images of all processes of a distributed run, so that the loss is
-            that of one process with the whole batch; False compares within each process.
+        normalise: whether to scale embeddings to unit length (`"matrix"` always does).
+        gamma: gamma of the Gaussian kernel (`"matrix"` only).
+        order: order of the Taylor series (`"matrix"` only).
+        gather: whether to compare the images of all processes of a distributed run, so that the
+            loss equals that of one process with the whole batch. If False, each process compares
+            its own images only.
 
     Raises:
-        ValueError: for another form, or an option out of range.
+        ValueError: if `form` is unknown or an option is out of range.
     """
 
     def __init__(
@@ -75,7 +80,7 @@ class CC(nn.Module):
         self.embed_teacher = nn.Linear(teacher_dim, dim)
 
     def forward(self, student_pooled: Tensor, teacher_pooled: Tensor) -> Tensor:
-        """The loss from student_pooled (n, d_s) and teacher_pooled (n, d_t); zero for one image."""
+        """Compute the loss from embeddings (n, d_s) and (n, d_t); zero for a single image."""
         student = at_least_fp32(self.embed_student(student_pooled))
         teacher = at_least_fp32(self.embed_teacher(teacher_pooled.detach()))
         if self.normalise or self.form == "matrix":
@@ -86,7 +91,7 @@ class CC(nn.Module):
         return (self.kernel(student) - self.kernel(teacher)).square().mean()
 
     def kernel(self, rows: Tensor) -> Tensor:
-        """(n, images compared with) of the truncated Gaussian kernel of unit rows (n, dim)."""
+        """Return the truncated Gaussian kernel (n, N) of unit rows (n, dim) with all N rows."""
         with no_autocast(rows):
             twice = 2 * self.gamma * (rows @ gathered(rows, self.gather).T)
         series = [twice**power / math.factorial(power) for power in range(self.order + 1)]

@@ -1,4 +1,4 @@
-"""CE: cross-entropy with the labels, what a student learns from without a teacher."""
+"""CE: cross-entropy with the labels."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,16 +8,16 @@ from distillers.losses.ops.validation import require_fraction
 
 
 class CE(nn.Module):
-    """Cross-entropy with the labels.
+    """Cross-entropy with the labels, averaged over the batch.
 
-    Label smoothing: Szegedy, Vanhoucke, Ioffe, Shlens and Wojna, "Rethinking the Inception
-    Architecture for Computer Vision", 2015, https://arxiv.org/abs/1512.00567.
+    Label smoothing: "Rethinking the Inception Architecture for Computer Vision", Szegedy,
+    Vanhoucke, Ioffe, Shlens and Wojna, 2015, https://arxiv.org/abs/1512.00567.
 
-        -log softmax(student)_label, mean over the batch
+        mean over images of -log softmax(student)_label
 
     Args:
-        label_smoothing: share of the target that is spread evenly over all classes; 0 in every
-            published table of distillation.
+        label_smoothing: fraction of the target distribution that is spread uniformly over all
+            classes; 0 in all published tables of distillation.
     """
 
     def __init__(self, *, label_smoothing: float = 0.0) -> None:
@@ -26,7 +26,7 @@ class CE(nn.Module):
         self.label_smoothing = label_smoothing
 
     def forward(self, student_logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss from student_logits (n, k) and labels (n,)."""
+        """Compute the loss from logits (n, k) and labels (n,)."""
         return F.cross_entropy(
             at_least_fp32(student_logits), labels, label_smoothing=self.label_smoothing
         )

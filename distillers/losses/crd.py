@@ -1,4 +1,4 @@
-"""CRD: a student embedding finds its image's teacher embedding among thousands of others."""
+"""CRD: contrast each embedding with a memory bank of the other network's embeddings."""
 
 import math
 from typing import Any
@@ -16,50 +16,60 @@ from distillers.losses.ops.validation import require_fraction, require_positive
 
 
 class CRD(nn.Module):
-    """Contrastive Representation Distillation.
+    """Noise-contrastive loss between each network's embeddings and a memory bank of the other's.
 
-    Tian, Krishnan and Isola, 2019, https://arxiv.org/abs/1910.10699.
+    "Contrastive Representation Distillation", Tian, Krishnan and Isola, 2019,
+    https://arxiv.org/abs/1910.10699.
 
-    Both embeddings pass a learned linear map and are brought to length one. A bank holds a running
-    embedding of each of the N training images for either network. Student embeddings v are tried
-    against the teacher's bank: the row of the same image (positive) against K rows of images of
-    other classes (negatives), by noise-contrastive estimation,
+    Linear layers map both embeddings to width `dim`, and the results are normalized. Two memory
+    banks hold a running embedding of each of the N training images, one bank per network. A student
+    embedding v is compared with 1 + K rows of the teacher's bank: the row of the same image
+    (positive, k = 0) and K rows of images of other classes (negatives). The loss is that of
+    noise-contrastive estimation,
 
-        (1 / n) sum over images of -log p_0 / (p_0 + c) - sum over k of log (K / N) / (p_k + c)
+        mean over images of -log(p_0 / (p_0 + c)) - sum over k >= 1 of log((K / N) / (p_k + c))
 
-    with p = exp(<v, row> / temperature) / Z and c = K / N + 1e-7; and teacher embeddings against
-    the student's bank. Z = N times the mean of exp over the first batch, one for each bank, then
-    fixed. The banks' rows move after the loss. Published weight: 0.8. Maps and banks are discarded.
+    with p_k = exp(<v, row_k> / temperature) / Z and c = K / N + 1e-7. The same loss of the teacher
+    embeddings and the student's bank is added. Each bank has its own constant Z: N times the mean
+    of exp(<v, row> / temperature) over the first batch. The rows of the batch are updated after the
+    loss. Published weight: 0.8. Linear layers and banks are discarded after training.
 
-    The terms are written as softplus of log p - log c, so that none overflows, and Z has no
-    autograd history. Negatives are drawn on the device, by a hash of seed, step and image, so that
-    they are the same in however many processes, with replacement (public code draws without where
-    a class leaves enough others). The gradient for v is computed along with
-    the value, so that nothing of size n K is kept until the backward pass, and the banks may move
-    before it; second derivatives do not exist. Scores come from one product with the whole bank
-    where that moves less memory than gathering K rows an image. If an image is in a batch twice,
-    its row follows the last one. In distributed training every process moves its banks by the
-    batches of all, so that they stay the same; public code moves each by its own batch only. In
-    evaluation mode nothing moves.
+    Differences from the public code, and implementation notes:
 
-    A Z fixed by one batch of an untrained student is the part of the method that the authors of
-    similar banks advise against; `partition_momentum=0.99` lets it follow (no published table).
+    * The terms are computed as softplus of log p - log c, which cannot overflow, and Z is computed
+      without gradient.
+    * Negatives are drawn on the device from a hash of seed, step and image, so that they do not
+      depend on the number of processes, and with replacement. The public code draws without
+      replacement where there are enough images of other classes.
+    * The gradient with respect to v is computed in the forward pass. So no tensor of n K elements
+      is kept for the backward pass and the banks may change before it. Second derivatives are not
+      supported.
+    * The scores are read from a product with the whole bank if that moves less memory than
+      gathering K rows per image.
+    * If an image occurs twice in a batch, its row is updated with the last occurrence.
+    * In distributed training every process updates its banks with the batches of all processes, so
+      that the banks stay equal. In the public code each process uses its own batch only.
+    * In evaluation mode nothing is updated.
+
+    A Z that is fixed by one batch of an untrained student is the part of the method that authors of
+    similar memory banks advise against; `partition_momentum=0.99` makes it a moving average, for
+    which there is no published table.
 
     Args:
         student_dim: width of the student's embedding.
         teacher_dim: width of the teacher's embedding.
         train_labels: (N,) labels of the training set.
-        dim: width that both are brought to.
+        dim: output width of the linear layers and width of the banks.
         negatives: K.
-        temperature: of the products.
-        momentum: share of a bank's row that stays when its image is seen again.
-        mode: `"exact"`, the positive is the image itself; `"relax"`, any image of its class.
-            Negatives are of other classes in both.
-        partition_momentum: share of Z that stays at each step; Z is fixed where it is None.
+        temperature: divisor of the inner products.
+        momentum: momentum of the bank rows: the weight of the old row in an update.
+        mode: which row is the positive: `"exact"`, that of the image itself, or `"relax"`, that of
+            a random image of the same class. Negatives are of other classes in both.
+        partition_momentum: momentum of Z; None keeps Z fixed.
 
     Raises:
-        ValueError: for another mode, a partition_momentum outside (0, 1), or a training set of one
-            class.
+        ValueError: if `mode` is unknown, `partition_momentum` is not in (0, 1), or the training set
+            has only one class.
     """
 
     student_bank: Tensor
@@ -99,7 +109,7 @@ class CRD(nn.Module):
         for who in ("student", "teacher"):
             rows = torch.empty(len(train_labels), dim).uniform_(-bound, bound)
             self.register_buffer(f"{who}_bank", rows)
-        # log Z of student and teacher embeddings, zeros before the first step
+        # log Z of student and teacher anchors, zeros before the first step
         self.register_buffer("log_partition", torch.zeros(2))
         self.register_buffer("estimated", torch.zeros((), dtype=torch.bool))
 
@@ -111,15 +121,14 @@ class CRD(nn.Module):
         index: Tensor,
         negative_index: Tensor | None = None,
     ) -> Tensor:
-        """The loss.
+        """Compute the loss.
 
         Args:
-            student_pooled: (n, d_s).
-            teacher_pooled: (n, d_t).
+            student_pooled: (n, d_s) embeddings.
+            teacher_pooled: (n, d_t) embeddings.
             labels: (n,) classes.
-            index: (n,) rows in the training set.
-            negative_index: (n, K) rows in the training set to use as negatives; drawn where it is
-                left out.
+            index: (n,) indices into the training set.
+            negative_index: (n, K) indices of the negatives in the training set; None draws them.
         """
         student = l2_normalize(at_least_fp32(self.embed_student(student_pooled)))
         teacher = l2_normalize(at_least_fp32(self.embed_teacher(teacher_pooled.detach())))
@@ -139,7 +148,14 @@ class CRD(nn.Module):
         return loss
 
     def nce_loss(self, bank: Tensor, anchors: Tensor, rows: Tensor, which: int) -> Tensor:
-        """Contrast anchors (n, dim) with rows (n, 1 + K) of a bank, the positive first."""
+        """Compute the NCE loss of anchors (n, dim) and one bank.
+
+        Args:
+            bank: (N, dim) embeddings of the other network.
+            anchors: (n, dim) embeddings of unit length.
+            rows: (n, 1 + K) indices into the bank, the positive first.
+            which: index of the bank's constant in `log_partition`.
+        """
         n, num_negatives = len(rows), rows.shape[1] - 1
         noise = num_negatives / len(bank)
         with torch.no_grad(), no_autocast(bank):
@@ -158,7 +174,7 @@ class CRD(nn.Module):
         return WithGradient.apply(value, anchors, gradient)
 
     def partition(self, scores: Tensor, which: int) -> Tensor:
-        """Log Z, from scores (n, 1 + K) where it is due."""
+        """Return log Z, estimated or updated from scores (n, 1 + K) where needed."""
         old = self.log_partition[which]
         sums = all_gather_stack(scores.flatten().logsumexp(dim=0))
         share = len(self.student_bank) / (total_rows(scores) * scores.shape[1])
@@ -174,27 +190,27 @@ class CRD(nn.Module):
 
     @torch.no_grad()
     def update_bank(self, bank: Tensor, anchors: Tensor, index: Tensor) -> None:
-        """Let the rows of the bank follow anchors (n, dim)."""
+        """Update the rows `index` (n,) of a bank with anchors (n, dim)."""
         new = l2_normalize(self.momentum * bank[index] + (1 - self.momentum) * anchors)
         write_rows(bank, index, new)
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp x); four times as fast as torch's on a CPU, where log1p is slow."""
+    """Compute log(1 + exp(x)); on a CPU four times as fast as PyTorch's, in which log1p is slow."""
     return x.clamp(min=0) - x.abs().sigmoid_().log_()
 
 
 class WithGradient(torch.autograd.Function):
-    """A value whose gradient for `at` is known already."""
+    """A value whose gradient with respect to `at` has already been computed."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, at: Tensor, gradient: Tensor) -> Tensor:  # noqa: ARG004
-        """The value, as it is."""
+        """Return a copy of the value."""
         ctx.save_for_backward(gradient)
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[None, Tensor, None]:
-        """The known gradient, scaled by what comes from above."""
+        """Return the stored gradient, scaled by the incoming one."""
         (gradient,) = ctx.saved_tensors
         return None, grads[0] * gradient, None

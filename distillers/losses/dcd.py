@@ -1,4 +1,4 @@
-"""DCD: each student embedding finds its teacher's in the batch, and the way back looks the same."""
+"""DCD: contrast within the batch, with a learned temperature and a consistency term."""
 
 import math
 
@@ -13,38 +13,40 @@ from distillers.losses.ops.validation import require_finite, require_non_negativ
 
 
 class DCD(nn.Module):
-    """Discriminative and Consistent Representation Distillation.
+    """InfoNCE within the batch, plus a KL divergence between the two directions of retrieval.
 
-    Giakoumoglou and Stathaki, 2024, https://arxiv.org/abs/2407.11802.
+    "Discriminative and Consistent Representation Distillation", Giakoumoglou and Stathaki, 2024,
+    https://arxiv.org/abs/2407.11802.
 
-    Both embeddings pass a learned linear map and are brought to length one. With M the n x n matrix
-    of their products (row: student, column: teacher) times a learned scale, every student finds its
-    own image among the teacher's, and the two directions of retrieval agree:
+    Linear layers map both embeddings to width `dim`, and the results are normalized. M is the n x n
+    matrix of their inner products (row: student, column: teacher), times a learned scale:
 
-        mean -log softmax_row(M)_ii + consistency KL(softmax_column(M)^T || softmax_row(M))
+        mean over i of -log softmax_row(M)_ii
+            + consistency * KL(softmax_column(M)^T || softmax_row(M))
 
-    Published weight: 1. Both maps and the scale are learned, and discarded; no memory bank. Other
-    images of the same class count as negatives, as published.
+    Published weight: 1. There is no memory bank; other images of the same class count as negatives,
+    as published. The linear layers and the scale are trained jointly and discarded.
 
-    The scale is min(exp(log_scale), max_scale). The public code clamps it, which leaves log_scale
-    without gradient once it is above the cap: it would stay there for ever. Here the value is the
-    same, and the gradient is that of the scale before the cap, so that it can come back down. A
-    learned scale is worth its name only if it is in the optimiser (one public script forgets it)
-    and not decayed towards 1: it is listed in `no_weight_decay`. The published bias, added to all
-    of M, is left out: it cancels in both softmaxes, its gradient is exactly zero.
+    The scale is min(exp(log_scale), max_scale). The public code clamps it, so that `log_scale` has
+    no gradient above the maximum and stays there. Here the value is the same, but the gradient is
+    that of the scale without the maximum, so that it can decrease again. The scale must be passed
+    to the optimizer, which one public script does not do, and must not be decayed towards 1: it is
+    listed in `no_weight_decay`. The published bias, which is added to all of M, is omitted: it
+    cancels in both softmaxes and its gradient is exactly zero.
 
     Args:
         student_dim: width of the student's embedding.
         teacher_dim: width of the teacher's embedding.
-        dim: width that both are brought to.
-        initial_log_scale: logarithm of the scale at the start.
-        max_scale: cap of the scale.
+        dim: output width of the linear layers.
+        initial_log_scale: initial logarithm of the scale.
+        max_scale: maximum of the scale.
         consistency: weight of the second term.
-        gather: compare with the images of all processes of a distributed run, so that the loss is
-            that of one process with the whole batch; False compares within each process.
+        gather: whether to compare the images of all processes of a distributed run, so that the
+            loss equals that of one process with the whole batch. If False, each process compares
+            its own images only.
 
     Attributes:
-        no_weight_decay: the parameters that should not be decayed.
+        no_weight_decay: names of the parameters that are exempt from weight decay.
     """
 
     no_weight_decay: tuple[str, ...] = ("log_scale",)
@@ -72,7 +74,7 @@ class DCD(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(float(initial_log_scale)))
 
     def forward(self, student_pooled: Tensor, teacher_pooled: Tensor) -> Tensor:
-        """The loss from student_pooled (n, d_s) and teacher_pooled (n, d_t); zero for one image."""
+        """Compute the loss from embeddings (n, d_s) and (n, d_t); zero for a single image."""
         student = l2_normalize(at_least_fp32(self.embed_student(student_pooled)))
         teacher = l2_normalize(at_least_fp32(self.embed_teacher(teacher_pooled.detach())))
         students, teachers = gathered(student, self.gather), gathered(teacher, self.gather)
@@ -84,6 +86,6 @@ class DCD(nn.Module):
         return self.consistency * consistency - forth.diagonal(start).mean()
 
     def scale(self) -> Tensor:
-        """The factor of the products: capped in value, not in gradient."""
+        """Return the scale of the inner products: limited in value, but not in gradient."""
         above = (self.log_scale.detach() - self.max_log_scale).clamp(min=0)
         return (self.log_scale - above).exp()

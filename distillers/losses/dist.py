@@ -1,4 +1,4 @@
-"""DIST: the probabilities of student and teacher correlate, within images and within classes."""
+"""DIST: Pearson correlation of class probabilities, within images and within classes."""
 
 import torch
 from torch import Tensor, nn
@@ -11,28 +11,29 @@ from distillers.losses.ops.validation import require_non_negative, require_posit
 
 
 class DIST(nn.Module):
-    """Knowledge Distillation from A Stronger Teacher.
+    """One minus the correlation of class probabilities, across classes and across the batch.
 
-    Huang, You, Wang, Qian and Xu, 2022, https://arxiv.org/abs/2205.10536.
+    "Knowledge Distillation from A Stronger Teacher", Huang, You, Wang, Qian and Xu, 2022,
+    https://arxiv.org/abs/2205.10536.
 
-    A strong teacher's probabilities are hard to match; that they correlate is enough. With r the
-    Pearson correlation of the softmax outputs at temperature T,
+    With r the Pearson correlation of the softmax outputs of student and teacher at temperature T,
 
         T^2 (beta (1 - mean over images of r across the classes)
              + gamma (1 - mean over classes of r across the batch))
 
-    Published weight: 2 beside a cross-entropy of 1; temperature 4 on CIFAR-100 and 1 on ImageNet.
-    The second term depends on the batch. The correlation's denominator is |a| |b| + eps, as in the
-    public code: it lets the classes that hardly occur in a batch count less.
+    Published weight: 2, with a cross-entropy of weight 1; temperature 4 on CIFAR-100 and 1 on
+    ImageNet. The second term depends on the batch. The denominator of the correlation is |a| |b| +
+    eps, as in the public code, which reduces the weight of classes that hardly occur in a batch.
 
     Args:
-        beta: weight of the relations between the classes of an image.
-        gamma: weight of the relations between the images of a class.
+        beta: weight of the correlations across classes (inter-class relation).
+        gamma: weight of the correlations across the batch (intra-class relation).
         temperature: T.
-        eps: added to the correlation's denominator.
-        standardise: z-score the logits first (`distillers.losses.ops.standardize`).
-        gather: compare with the images of all processes of a distributed run, so that the loss is
-            that of one process with the whole batch; False compares within each process.
+        eps: constant added to the denominator of the correlation.
+        standardise: whether to z-score the logits first (`distillers.losses.ops.standardize`).
+        gather: whether to compare the images of all processes of a distributed run, so that the
+            loss equals that of one process with the whole batch. If False, each process compares
+            its own images only.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class DIST(nn.Module):
         self.gather = gather
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        """The loss from two (n, k)."""
+        """Compute the loss from two sets of logits (n, k)."""
         prepare = z_score if self.standardise else at_least_fp32
         student = (prepare(student_logits) / self.temperature).softmax(dim=1)
         teacher = (prepare(teacher_logits.detach()) / self.temperature).softmax(dim=1)
@@ -67,7 +68,7 @@ class DIST(nn.Module):
 
 
 def pearson(a: Tensor, b: Tensor, eps: float) -> Tensor:
-    """(n,) correlations of the rows of two (n, d); zero, without gradient, for a constant row."""
+    """Return the (n,) row correlations of two (n, d); constant rows give 0 without gradient."""
     a, b = centered(a), centered(b)
     lengths = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
     return (a * b).sum(dim=1) / (lengths + eps)

@@ -1,4 +1,4 @@
-"""DKD: the probability of the label, and how the rest is shared out, as two losses."""
+"""DKD: KD split into a target-class and a non-target-class divergence."""
 
 import torch
 from torch import Tensor, nn
@@ -13,30 +13,33 @@ from distillers.losses.ops.validation import (
 
 
 class DKD(nn.Module):
-    """Decoupled Knowledge Distillation.
+    """Weighted sum of the target-class and the non-target-class part of the KD loss.
 
-    Zhao, Cui, Song, Qiu and Liang, 2022, https://arxiv.org/abs/2203.08679.
+    "Decoupled Knowledge Distillation", Zhao, Cui, Song, Qiu and Liang, 2022,
+    https://arxiv.org/abs/2203.08679.
 
-    KD is a divergence of the two outcomes "label" and "not the label" (TCKD), plus, weighted by the
-    teacher's doubt 1 - p_label, one among the other classes (NCKD). DKD weighs them freely:
+    The KL divergence of KD is the sum of a divergence of the two outcomes "label" and "not the
+    label" (TCKD) and one among the other classes (NCKD), which is weighted with the teacher's 1 -
+    p_label. DKD weights them independently:
 
         T^2 (alpha KL(b_t || b_s) + beta KL(q_t || q_s))
 
-    with b the two outcomes and q the softmax without the label. Published weight: 1, after a linear
-    rise over the first 20 of 240 epochs (`ramp=20 / 240`; ImageNet 1 of 100), beta 2, 6 or 8 by
-    pair of networks on CIFAR-100; ImageNet temperature 1 and beta 0.5 (2 for MobileNetV1 from
-    ResNet50). As the rise follows `progress`, it grows step by step where the public code steps
-    from epoch to epoch.
+    where b are the probabilities of the two outcomes and q is the softmax over the other classes,
+    both at temperature T. Published weight: 1, after a linear warm-up over the first 20 of 240
+    epochs (`ramp=20 / 240`; on ImageNet 1 of 100 epochs). beta is 2, 6 or 8 on CIFAR-100, depending
+    on the pair of networks; on ImageNet the temperature is 1 and beta 0.5 (2 for MobileNetV1 from
+    ResNet50).
 
-    The mask of the public code, a logit lowered by 1000, is exact here, and log(1 - p) does not
-    lose its digits when p is near 1.
+    The warm-up follows `progress`, so it changes with each step; in the public code it changes with
+    each epoch. The public code masks the label by subtracting 1000 from its logit; the mask here is
+    exact, and log(1 - p_label) keeps its precision when p_label is near 1.
 
     Args:
-        alpha: weight of the label against the rest.
-        beta: weight of the classes among the rest.
+        alpha: weight of the target-class term.
+        beta: weight of the non-target-class term.
         temperature: T.
-        ramp: share of the training during which the loss rises linearly from zero.
-        standardise: z-score the logits first (`distillers.losses.ops.standardize`).
+        ramp: fraction of the training during which the loss is scaled linearly from 0 to 1.
+        standardise: whether to z-score the logits first (`distillers.losses.ops.standardize`).
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class DKD(nn.Module):
     def forward(
         self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, progress: float
     ) -> Tensor:
-        """The loss from two (n, k), labels (n,), and the share of the training that is done."""
+        """Compute the loss from two (n, k), labels (n,) and the fraction of training done."""
         prepare = z_score if self.standardise else at_least_fp32
         student = prepare(student_logits) / self.temperature
         teacher = prepare(teacher_logits.detach()) / self.temperature
@@ -73,17 +76,17 @@ class DKD(nn.Module):
 
 
 def outcomes(logits: Tensor, label: Tensor) -> Tensor:
-    """(n, 2) log-probabilities of the label and of any other class."""
+    """Return the (n, 2) log-probabilities of the label and of all other classes together."""
     at_label = logits.masked_fill(~label, -torch.inf).logsumexp(dim=1)
     at_others = logits.masked_fill(label, -torch.inf).logsumexp(dim=1)
     return torch.stack((at_label, at_others), dim=1).log_softmax(dim=1)
 
 
 def without(logits: Tensor, label: Tensor) -> Tensor:
-    """(n, k) log-probabilities among the other classes; zero at the label, to count for nothing."""
+    """Return (n, k) log-probabilities among the other classes, and 0 at the label."""
     return logits.masked_fill(label, -torch.inf).log_softmax(dim=1).masked_fill(label, 0.0)
 
 
 def divergence(teacher: Tensor, student: Tensor) -> Tensor:
-    """(n,) Kullback-Leibler divergence of log-probabilities (n, k)."""
+    """Return the (n,) Kullback-Leibler divergences of log-probabilities (n, k)."""
     return (teacher.exp() * (teacher - student)).sum(dim=1)

@@ -1,4 +1,4 @@
-"""EGA: the graph of a batch, by correlations, is the same for student and teacher."""
+"""EGA: match the correlation graph of a batch."""
 
 import torch
 from torch import Tensor, nn
@@ -10,30 +10,32 @@ from distillers.losses.ops.validation import require_non_negative
 
 
 class EGA(nn.Module):
-    """Distilling Knowledge from Self-Supervised Teacher by Embedding Graph Alignment.
+    """Distance between the correlation graphs of a batch in student and teacher embeddings.
 
-    Ma, Chen and Akata, 2022, https://arxiv.org/abs/2211.13264.
+    "Distilling Knowledge from Self-Supervised Teacher by Embedding Graph Alignment", Ma, Chen and
+    Akata, 2022, https://arxiv.org/abs/2211.13264.
 
-    Images are nodes, and the Pearson correlation of two embeddings is an edge. Edges of the student
-    are to be those of the teacher, and a student node is to correlate with its own teacher node
-    alone:
+    The images are nodes, and the Pearson correlation of two embeddings is the weight of an edge.
+    The edges of student and teacher are to agree, and each student node is to correlate with the
+    teacher node of the same image only:
 
-        node |corr(t_i, s_j) - I| + edge |corr(t_i, t_j) - corr(s_i, s_j)|
+        node * |corr(t_i, s_j) - I| + edge * |corr(t_i, t_j) - corr(s_i, s_j)|
 
-    with the Frobenius norm. Published weight: 1, with the 1 and 0.3 inside.
+    with the Frobenius norm. Published weight: 1, with node = 1 and edge = 0.3.
 
-    Correlating a student with a teacher node needs equal widths, and the public code stops
-    otherwise. Where they differ, a linear map from student to teacher width is learned here, and
-    discarded; where they agree there is none, as in that code. A constant embedding correlates
-    with nothing (NaN there).
+    The correlation of a student with a teacher node requires equal widths, and the public code
+    fails otherwise. Here a linear layer maps the student's embedding to the teacher's width if they
+    differ; it is trained jointly and discarded. If they agree there is no layer, as in the public
+    code. The correlation of a constant embedding is 0 here and NaN there.
 
     Args:
         student_dim: width of the student's embedding.
         teacher_dim: width of the teacher's embedding.
-        node: weight of the nodes.
-        edge: weight of the edges.
-        gather: compare with the images of all processes of a distributed run, so that the loss is
-            that of one process with the whole batch; False compares within each process.
+        node: weight of the node term.
+        edge: weight of the edge term.
+        gather: whether to compare the images of all processes of a distributed run, so that the
+            loss equals that of one process with the whole batch. If False, each process compares
+            its own images only.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class EGA(nn.Module):
         self.embed = nn.Identity() if same else nn.Linear(student_dim, teacher_dim)
 
     def forward(self, student_pooled: Tensor, teacher_pooled: Tensor) -> Tensor:
-        """The loss from student_pooled (n, d_s) and teacher_pooled (n, d_t)."""
+        """Compute the loss from pooled embeddings (n, d_s) and (n, d_t)."""
         student = gathered(
             l2_normalize(centered(at_least_fp32(self.embed(student_pooled)))), self.gather
         )

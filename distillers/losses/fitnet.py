@@ -1,4 +1,4 @@
-"""FitNet: one stage of the student, adapted to the shape of the teacher's, reproduces it."""
+"""FitNet: regress one feature map of the teacher."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,38 +7,39 @@ from distillers.losses.ops.precision import at_least_fp32
 
 
 class FitNet(nn.Module):
-    """FitNets: Hints for Thin Deep Nets.
+    """Mean squared error between an adapted student feature map and the teacher's, at one stage.
 
-    Romero, Ballas, Ebrahimi Kahou, Chassang, Gatta and Bengio, 2014,
-    https://arxiv.org/abs/1412.6550.
-
-    An adapter, learned along and discarded, maps the student's feature map S of one stage to the
-    teacher's T ("hint"), of other width and perhaps other size:
+    "FitNets: Hints for Thin Deep Nets", Romero, Ballas, Ebrahimi Kahou, Chassang, Gatta and Bengio,
+    2014, https://arxiv.org/abs/1412.6550.
 
         mean over all elements of (ReLU(BN(conv(S))) - T)^2
 
-    Published weight: 100 beside cross-entropy, in one stage of training. The paper trains the lower
-    half on the hint first and then the whole; every public table uses the one-stage form.
+    for the student's map S and the teacher's map T (the "hint") of one stage. The adapter (conv and
+    BN) is trained jointly and discarded.
 
-    The convolution is, for a student's map of (h, w) and the teacher's of (H, W): 1 x 1 where they
-    are equal; 3 x 3 with stride 2 where (h, w) = (2 H, 2 W); transposed 4 x 4 with stride 2 where
-    (2 h, 2 w) = (H, W); (1 + h - H) x (1 + w - W) without padding where the student's is larger in
-    any other way. All these are RepDistiller's. For any other pair, where that fails, a 1 x 1
-    convolution is followed by bilinear interpolation to (H, W). The result has the teacher's size
-    always; SimKD's code takes a 3 x 3 convolution for any pair and averages the larger map down.
-    The ReLU suits hints that come after one; a map that goes below zero (a WRN's stage) is only
-    followed where it is positive, as published.
+    Published weight: 100, with cross-entropy, in one stage of training. The paper first trains the
+    lower half of the student with the hint and then the whole student; all public tables use the
+    one-stage form, and so does this class.
+
+    For a student map of size (h, w) and a teacher map of size (H, W) the convolution is 1x1 if the
+    sizes are equal; 3x3 with stride 2 if (h, w) = (2 H, 2 W); a transposed 4x4 with stride 2 if (2
+    h, 2 w) = (H, W); and (1 + h - H) x (1 + w - W) without padding if the student's map is larger
+    otherwise. These are RepDistiller's. For all other pairs, for which that code fails, a 1x1
+    convolution is followed by bilinear interpolation to (H, W). So the result always has the
+    teacher's size. SimKD's code instead uses a 3x3 convolution for all pairs and average-pools the
+    larger map. The ReLU suits hints that are non-negative; of a map with negative values (a WRN's
+    stage) only the positive part is followed, as published.
 
     Args:
-        student_channels: one count a stage.
-        teacher_channels: likewise.
-        student_sizes: one (h, w) a stage.
-        teacher_sizes: likewise.
-        hint_layer: the stage, counted from 1; 2 in the tables of the CRD paper, 1 in those of the
-            SimKD paper.
+        student_channels: channels of each student stage.
+        teacher_channels: channels of each teacher stage.
+        student_sizes: (h, w) of each student stage.
+        teacher_sizes: (h, w) of each teacher stage.
+        hint_layer: the stage, counted from 1; 2 in the tables of the CRD paper and 1 in those of
+            the SimKD paper.
 
     Raises:
-        ValueError: when one of the networks has no such stage, or a map has another size later.
+        ValueError: if a network has no such stage, or a map later has a different size.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class FitNet(nn.Module):
         self.bn = nn.BatchNorm2d(channels[1])
 
     def forward(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
-        """The loss from one (n, c, h, w) a stage of each network."""
+        """Compute the loss from one map (n, c, h, w) per stage of each network."""
         adapted = self.conv(student_maps[self.stage])
         if adapted.shape[-2:] != self.size and isinstance(self.conv, nn.Conv2d):
             adapted = F.interpolate(adapted, self.size, mode="bilinear")
@@ -78,7 +79,7 @@ class FitNet(nn.Module):
 def adapter(
     in_channels: int, out_channels: int, size: tuple[int, ...], wanted: tuple[int, ...]
 ) -> nn.Conv2d | nn.ConvTranspose2d:
-    """The convolution from maps of `size` to maps of the size `wanted`; 1 x 1 where none fits."""
+    """Return the convolution from maps of `size` to maps of size `wanted`; 1x1 if no other fits."""
     (height, width), (to_height, to_width) = size, wanted
     if (height, width) == (2 * to_height, 2 * to_width):
         return nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)

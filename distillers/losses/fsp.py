@@ -1,4 +1,4 @@
-"""FSP: from stage to stage, the student's features flow as the teacher's do."""
+"""FSP: match the Gram matrices between consecutive stages."""
 
 from itertools import pairwise
 
@@ -12,33 +12,31 @@ from distillers.losses.ops.validation import require_non_negative
 
 
 class FSP(nn.Module):
-    """A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer.
+    """Mean squared difference of the Gram matrices between consecutive stages (FSP matrices).
 
-    Yim, Joo, Bae and Kim, 2017, https://doi.org/10.1109/CVPR.2017.754.
-
-    How a network solves a task shows in the inner products, over the positions, of the channels of
-    one stage with those of the next, the stem being the first; these matrices are to be the
-    teacher's:
+    "A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer
+    Learning", Yim, Joo, Bae and Kim, 2017, https://doi.org/10.1109/CVPR.2017.754.
 
         sum over consecutive pairs of mean((G_s - G_t)^2),  G = F_l F_{l+1}^T / (h w)
 
-    Where the stages' grids differ, the larger is averaged down to the smaller.
+    where F_l is a map as a matrix (channels, positions) and the first F is the output of the stem.
+    If the spatial sizes of a pair differ, the larger map is average-pooled to the smaller.
 
-    This is an initialisation. Published: for 30 epochs it alone trains the student, all but its
-    classifier, at the base learning rate, not lowered; then cross-entropy trains the student,
-    without this loss. `warmup` is that first stage; `forward` is the same loss, which acts after it
-    only with `keep=True`. Published weight: 50, which the public code uses in neither stage: its
-    first stage takes the loss as it is.
+    The method initializes the student. As published, this loss alone trains the student without its
+    classifier for 30 epochs at the constant base learning rate; then cross-entropy alone trains the
+    student. `warmup` is the loss of that first stage. `forward` computes the same loss and is used
+    after it only with `keep=True`. Published weight: 50, which the public code uses in neither
+    stage: its first stage takes the loss unweighted.
 
     Args:
-        student_channels: channels of the student's stages.
-        teacher_channels: channels of the teacher's stages; they must be the same.
-        warmup_epochs: length of the first stage.
-        keep: go on with this loss after the first stage.
+        student_channels: channels of each student stage.
+        teacher_channels: channels of each teacher stage; they must equal the student's.
+        warmup_epochs: number of epochs of the first stage.
+        keep: whether to use the loss after the first stage, too.
 
     Raises:
-        ValueError: when the numbers of stages or their channels differ; the stems' channels, which
-            no fact tells, are checked in `forward`.
+        ValueError: if the numbers of stages or their channels differ. The channels of the stems are
+            not known to the constructor and are checked in `forward`.
     """
 
     def __init__(
@@ -69,10 +67,10 @@ class FSP(nn.Module):
         teacher_stem: Tensor,
         teacher_maps: list[Tensor],
     ) -> Tensor:
-        """The loss from (n, c, h, w) of the stems, and lists of them, one a stage.
+        """Compute the loss from the stems' maps and one map per stage, all (n, c, h, w).
 
         Raises:
-            ValueError: when the stems' channels differ.
+            ValueError: if the channels of the stems differ.
         """
         if student_stem.shape[1] != teacher_stem.shape[1]:
             raise ValueError(
@@ -91,7 +89,7 @@ class FSP(nn.Module):
         teacher_stem: Tensor,
         teacher_maps: list[Tensor],
     ) -> Tensor:
-        """The loss of the first stage, which is the whole method as published."""
+        """Compute the loss of the first stage, which is the whole published method."""
         return self(student_stem, student_maps, teacher_stem, teacher_maps)
 
 

@@ -1,4 +1,4 @@
-"""FT: the student's translator finds the factors into which a paraphraser puts the teacher."""
+"""FT: match compressed feature maps of an autoencoder."""
 
 from itertools import pairwise
 
@@ -15,34 +15,37 @@ FORMS = ("attention", "factor")
 
 
 class FT(nn.Module):
-    """Paraphrasing Complex Network: Network Compression via Factor Transfer.
+    """L1 distance between normalized factors of the last feature maps of student and teacher.
 
-    Kim, Park and Kwak, 2018, https://arxiv.org/abs/1802.04977.
+    "Paraphrasing Complex Network: Network Compression via Factor Transfer", Kim, Park and Kwak,
+    2018, https://arxiv.org/abs/1802.04977.
 
-    First an autoencoder, the paraphraser, learns to put the teacher's last map into fewer channels,
-    the factors (`warmup`); then, with it fixed, a translator on the student's last map learns,
-    together with the student, to produce the same factors (`forward`). Both are discarded.
+    First, an autoencoder (the paraphraser) learns to compress the teacher's last map to fewer
+    channels, the factors; its loss is `warmup`. Then the paraphraser is frozen, and a translator on
+    the student's last map is trained together with the student to produce the same factors; its
+    loss is `forward`. Both are discarded.
 
-    `form="attention"` is that of the public tables: each factor map is squared, averaged over its
-    channels, brought to length one, and the absolute differences are averaged. `form="factor"` is
-    that of the paper: the whole factor is brought to length one. Published weight: 200 in the
-    second stage; the first takes 30 epochs of the reconstruction error alone, without that weight,
-    not lowered, at a learning rate of 0.01 for ResNet and WRN students and the base rate for others
-    in the public code, and at the base rate for all here.
+    `form="attention"`, the default, is the form of the public tables: the factors are squared,
+    averaged over the channels and scaled to unit length, and the absolute differences are averaged.
+    `form="factor"` is the form of the paper: the whole factor is scaled to unit length. Published
+    weight: 200 in the second stage. The first stage takes 30 epochs of the unweighted
+    reconstruction error, with a constant learning rate, which in the public code is 0.01 for ResNet
+    and WRN students and the base rate for others; here it is the base rate for all.
 
-    Until the paraphraser is trained its factors are random. It gets no gradient in `forward`, the
-    translator none in `warmup`. The larger grid is averaged down to the smaller.
+    Without the first stage the factors are those of a random paraphraser. The paraphraser gets no
+    gradient in `forward`, and the translator none in `warmup`. If the spatial sizes differ, the
+    larger map is average-pooled to the smaller.
 
     Args:
-        student_channels: channels of the student's stages; the last counts.
-        teacher_channels: channels of the teacher's stages; the last counts.
-        rate: factors per channel of the teacher.
-        power: of the responses in `form="attention"`.
+        student_channels: channels of each student stage; the last is used.
+        teacher_channels: channels of each teacher stage; the last is used.
+        rate: number of factors divided by the teacher's channels.
+        power: exponent of the factors in `form="attention"`.
         form: `"attention"` or `"factor"`.
-        warmup_epochs: length of the first stage.
+        warmup_epochs: number of epochs of the first stage.
 
     Raises:
-        ValueError: for another form, when no factor is left, or for an option out of range.
+        ValueError: if `form` is unknown, there would be no factor, or an option is out of range.
     """
 
     teacher_stages = (-1,)
@@ -74,19 +77,19 @@ class FT(nn.Module):
         self.decoder = _layers(nn.ConvTranspose2d, (factors, factors, teacher, teacher), norm=False)
 
     def forward(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
-        """The loss from lists of (n, c, h, w), one a stage."""
+        """Compute the loss from one map (n, c, h, w) per stage; only the last stage is used."""
         with torch.no_grad():
             teacher = at_least_fp32(self.paraphraser(teacher_maps[-1]))
         student, teacher = same_size(at_least_fp32(self.translator(student_maps[-1])), teacher)
         return (self.factor(student) - self.factor(teacher)).abs().mean()
 
     def warmup(self, teacher_maps: list[Tensor]) -> Tensor:
-        """The paraphraser's reconstruction error of the teacher's last map, for the first stage."""
+        """Compute the paraphraser's mean squared reconstruction error of the teacher's last map."""
         maps = teacher_maps[-1].detach()
         return F.mse_loss(at_least_fp32(self.decoder(self.paraphraser(maps))), at_least_fp32(maps))
 
     def factor(self, maps: Tensor) -> Tensor:
-        """What is compared: (n, h w), or (n, c h w), of length one."""
+        """Return what is compared, of unit length: (n, h w) or, for `form="factor"`, (n, c h w)."""
         if self.form == "attention":
             maps = maps.pow(self.power).mean(dim=1)
         return l2_normalize(maps.flatten(1))

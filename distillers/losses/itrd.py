@@ -1,4 +1,4 @@
-"""ITRD: feature by feature correlation, and mutual information of the batch's Gram matrices."""
+"""ITRD: match correlations of features and Gram matrices of the batch."""
 
 import torch
 from torch import Tensor, nn
@@ -10,33 +10,34 @@ from distillers.losses.ops.validation import require_non_negative, require_posit
 
 
 class ITRD(nn.Module):
-    """Information Theoretic Representation Distillation.
+    """Feature-wise correlation loss plus a mutual-information loss of the batch's Gram matrices.
 
-    Miles, Lopez-Rodriguez and Mikolajczyk, 2021, https://arxiv.org/abs/2112.00459.
+    "Information Theoretic Representation Distillation", Miles, Lopez-Rodriguez and Mikolajczyk,
+    2021, https://arxiv.org/abs/2112.00459.
 
-    Renyi's entropy of order alpha turns two wishes into formulas.
-    Each feature of the embedded student is to correlate with that feature of the teacher, with c
-    their correlations over the batch; and the student's Gram matrix G_s is to hold what the
-    teacher's G_t holds:
+        correlation * log2(sum |c - 1|^(2 alpha)) + mutual * (|G_s|^2 - |G_s * G_t|^2)
 
-        correlation log2(sum |c - 1|^(2 alpha)) + mutual (|G_s|^2 - |G_s * G_t|^2)
+    where c are the correlations over the batch of each feature of the embedded student with the
+    same feature of the teacher, and G_s, G_t are the n x n matrices of cosine similarities. The
+    matrices of the second term are divided by their traces; |.| is the Frobenius norm and * the
+    element-wise product. Both terms derive from Renyi's entropy of order alpha. Published weight:
+    1, with correlation = 2 and mutual = 1; alpha is 1.01, or 1.5 for networks of different
+    architectures, for some of which mutual is 0.05. One public copy omits both factors:
+    `ITRD(correlation=1.0, mutual=1.0, alpha=1.5)`.
 
-    with cosines in G, both terms' matrices divided by their trace. Published weight: 1, with the 2
-    and 1 inside; alpha 1.01, or 1.5 for networks of different kinds, where some runs took a mutual
-    of 0.05. One public copy left both factors out: `ITRD(correlation=1.0, mutual=1.0, alpha=1.5)`.
-
-    As in the public code, the second term is without its logarithms, and reads the student before
-    the linear map where the widths agree. The map is learned, and discarded. A constant feature has
-    correlation zero (NaN there).
+    As in the public code, the second term omits the logarithms of the paper, and uses the student's
+    embedding before the linear layer if the widths agree. The linear layer is trained jointly and
+    discarded. The correlation of a constant feature is 0 here and NaN in the public code.
 
     Args:
         student_dim: width of the student's embedding.
-        teacher_dim: width of the teacher's embedding, which the student's is brought to.
-        correlation: weight of the correlations.
-        mutual: weight of the mutual information.
-        alpha: order of the entropy in the correlations.
-        gather: compare with the images of all processes of a distributed run, so that the loss is
-            that of one process with the whole batch; False compares within each process.
+        teacher_dim: width of the teacher's embedding and output width of the linear layer.
+        correlation: weight of the correlation loss.
+        mutual: weight of the mutual-information loss.
+        alpha: order of the entropy in the correlation loss.
+        gather: whether to compare the images of all processes of a distributed run, so that the
+            loss equals that of one process with the whole batch. If False, each process compares
+            its own images only.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class ITRD(nn.Module):
         self.embed = nn.Linear(student_dim, teacher_dim)
 
     def forward(self, student_pooled: Tensor, teacher_pooled: Tensor) -> Tensor:
-        """The loss from student_pooled (n, d_s) and teacher_pooled (n, d_t)."""
+        """Compute the loss from pooled embeddings (n, d_s) and (n, d_t)."""
         embedded = at_least_fp32(self.embed(student_pooled))
         embedded = gathered(embedded, self.gather)
         plain = gathered(at_least_fp32(student_pooled), self.gather) if self.same else embedded
@@ -70,25 +71,25 @@ class ITRD(nn.Module):
 
 
 def correlation_loss(student: Tensor, teacher: Tensor, alpha: float) -> Tensor:
-    """log2 of the summed |c - 1|^(2 alpha), c the correlations of the columns of two (n, d)."""
+    """Return log2 of the sum of |c - 1|^(2 alpha); c are column correlations of two (n, d)."""
     n = len(student)
     a = l2_normalize(centered(student, dim=0), dim=0)
     b = l2_normalize(centered(teacher, dim=0), dim=0)
-    # published: deviations with n - 1, their product averaged with n
+    # as in the public code: standard deviations divide by n - 1, their product by n
     correlations = (a * b).sum(dim=0) * (n - 1) / n
     return (correlations - 1).abs().pow(2 * alpha).sum().log2()
 
 
 def mutual_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared norm of the student's Gram matrix less that of its product with the teacher's."""
+    """Return |G_s|^2 - |G_s * G_t|^2 of the Gram matrices of two (n, d), each of trace 1."""
     a, b = l2_normalize(student), l2_normalize(teacher)
     with no_autocast(a):
         of_student = a @ a.T
         joint = of_student * (b @ b.T)
-    # a trace counts the rows that are not zero, so that it is 0 or at least 1
+    # the trace is the number of rows that are not zero: 0 or at least 1
     return squares_at_trace_one(of_student) - squares_at_trace_one(joint)
 
 
 def squares_at_trace_one(gram: Tensor) -> Tensor:
-    """Sum of squares of a matrix divided by its trace."""
+    """Return the sum of squares of a matrix divided by its trace."""
     return (gram / torch.trace(gram).clamp(min=0.5)).square().sum()

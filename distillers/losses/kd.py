@@ -1,4 +1,4 @@
-"""KD: the student's softened class probabilities follow the teacher's."""
+"""KD: KL divergence of softened class probabilities."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,25 +9,25 @@ from distillers.losses.ops.validation import require_positive
 
 
 class KD(nn.Module):
-    """Distilling the Knowledge in a Neural Network.
+    """Kullback-Leibler divergence between softened class probabilities of teacher and student.
 
-    Hinton, Vinyals and Dean, 2015, https://arxiv.org/abs/1503.02531.
-
-    The student matches the teacher's probabilities after both are softened by a temperature T:
+    "Distilling the Knowledge in a Neural Network", Hinton, Vinyals and Dean, 2015,
+    https://arxiv.org/abs/1503.02531.
 
         T^2 KL(softmax(teacher / T) || softmax(student / T))
 
-    summed over the classes, mean over the batch. T^2 keeps the size of the gradient the same for
-    every T. Published weights: 0.9 beside 0.1 of cross-entropy (tables of the CRD paper), or 1
-    beside 1 (tables of the SimKD paper, about one point better for resnet32x4 to resnet8x4).
+    summed over classes and averaged over the batch. The factor T^2 keeps the scale of the gradient
+    independent of T. Published weights: 0.9 with a cross-entropy of 0.1 (tables of the CRD paper),
+    or 1 with a cross-entropy of 1 (tables of the SimKD paper; about one point better for resnet32x4
+    to resnet8x4).
 
-    Public code that averages over batch and classes divides the loss by k, and code that takes the
-    logarithm of a softmax gives NaN for far-apart logits; neither happens here.
+    Some public code averages over batch and classes, which divides the loss by k, or takes the
+    logarithm of a softmax, which gives NaN for logits that are far apart; this class does neither.
 
     Args:
         temperature: T.
-        standardise: z-score the logits first (`distillers.losses.ops.standardize`); published with
-            temperature 2 and weight 9, beside 0.1 of cross-entropy.
+        standardise: whether to z-score the logits first (`distillers.losses.ops.standardize`);
+            published with temperature 2 and weight 9, with a cross-entropy of 0.1.
     """
 
     def __init__(self, *, temperature: float = 4.0, standardise: bool = False) -> None:
@@ -37,7 +37,7 @@ class KD(nn.Module):
         self.standardise = standardise
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        """The loss from two (n, k)."""
+        """Compute the loss from two sets of logits (n, k)."""
         prepare = z_score if self.standardise else at_least_fp32
         student = (prepare(student_logits) / self.temperature).log_softmax(dim=1)
         teacher = (prepare(teacher_logits.detach()) / self.temperature).log_softmax(dim=1)

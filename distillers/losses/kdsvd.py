@@ -1,4 +1,4 @@
-"""KDSVD: the main directions of consecutive stages relate as the teacher's do."""
+"""KDSVD: match relations between the singular vectors of consecutive stages."""
 
 import torch
 from torch import Tensor, nn
@@ -9,36 +9,41 @@ from distillers.losses.ops.validation import require_positive
 
 
 class KDSVD(nn.Module):
-    """Self-supervised Knowledge Distillation Using Singular Value Decomposition.
+    """Squared difference of RBF relations between the singular vectors of consecutive stages.
 
-    Lee, Kim and Song, 2018, https://arxiv.org/abs/1807.06819.
+    "Self-supervised Knowledge Distillation Using Singular Value Decomposition", Lee, Kim and Song,
+    2018, https://arxiv.org/abs/1807.06819.
 
-    A stage's map, positions by channels, is compressed to its first right singular vectors v; their
-    relation to those of the stage before is to be the teacher's:
+    A stage's map, as a matrix (positions, channels), is reduced to its first right singular vectors
+    v. Their relations to those of the previous stage are compared:
 
         1 / n sum of (R_s - R_t)^2,  R = exp(-(v_l[a] - v_{l-1}[b])^2 / 8) for all channels a, b
 
-    summed over stages after the first. To each teacher vector belongs that of the student's first
-    rank + 3 that is most parallel to it; both are multiplied by the teacher's singular value, these
-    being of length one together. Published weight: 1.
+    summed over all stages after the first. Each teacher vector is matched with the most parallel of
+    the student's first rank + 3 vectors. Both are multiplied by the teacher's singular value; the
+    singular values of a stage are scaled to unit length. Published weight: 1.
 
-    Vectors are aligned over channels, so those must agree; grids may differ and need not be square.
-    Deviations from the public code, which takes the gradient of the whole decomposition, infinite
-    wherever singular values coincide, as for two silent channels: here only the vectors that are
-    used have a gradient, the exact one, less the part between singular values whose squares differ
-    by under 1e-6 of the largest. A singular vector has no sign of its own; the teacher's are turned
-    to a sum that is not negative, so that the loss does not depend on the linear algebra library.
-    Slow: a decomposition per image and stage, in float32 or better, for which the host waits on a
-    GPU; `torch.compile` takes it, as a call to the library.
+    The vectors are compared by channel, so channels must agree; spatial sizes may differ and need
+    not be square.
+
+    Deviations from the public code. It backpropagates through the whole decomposition, whose
+    gradient is infinite wherever singular values coincide, as for two inactive channels. Here only
+    the vectors that are used have a gradient: the exact one, without the terms of pairs of singular
+    values whose squares differ by less than 1e-6 of the largest. The sign of a singular vector is
+    arbitrary; the teacher's vectors are flipped to a non-negative sum, so that the loss does not
+    depend on the linear algebra library.
+
+    The loss is slow: one decomposition per image and stage, in float32 or higher, for which the
+    host waits on a GPU. `torch.compile` keeps it as a call to the library.
 
     Args:
-        student_channels: channels of the student's stages.
-        teacher_channels: channels of the teacher's stages; they must be the same.
+        student_channels: channels of each student stage.
+        teacher_channels: channels of each teacher stage; they must equal the student's.
         rank: number of singular vectors.
 
     Raises:
-        ValueError: when there is one stage only, the stages or their channels differ, or there are
-            fewer than rank vectors.
+        ValueError: if there is only one stage, the stages or their channels differ, or there are
+            fewer than `rank` vectors.
     """
 
     def __init__(
@@ -59,7 +64,7 @@ class KDSVD(nn.Module):
         self.rank = rank
 
     def forward(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
-        """The loss from lists of (n, c, h, w), one a stage."""
+        """Compute the loss from one map (n, c, h, w) per stage of each network."""
         relations, before = [], None
         for student, teacher in zip(student_maps, teacher_maps, strict=True):
             with no_autocast(student):
@@ -71,7 +76,7 @@ class KDSVD(nn.Module):
         return (student - teacher).square().sum() / len(student_maps[0])
 
     def directions(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, c, rank) of the student, aligned to those of the teacher, and these."""
+        """Return the student's vectors (n, c, rank), aligned to the teacher's, and these."""
         places = min(maps.shape[2] * maps.shape[3] for maps in (student, teacher))
         if places < self.rank:
             raise ValueError(f"rank is {self.rank}; a map of {places} places has no more vectors.")
@@ -88,18 +93,18 @@ class KDSVD(nn.Module):
 
 
 def relation(after: tuple[Tensor, Tensor], before: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """(n, c, c', rank) of two stages, for student and teacher."""
+    """Return the relations (n, c, c', rank) of two stages, for student and teacher."""
     pairs = zip(after, before, strict=True)
     student, teacher = (torch.exp(-((a[:, :, None] - b[:, None]) ** 2) / 8) for a, b in pairs)
     return student, teacher
 
 
 def right_vectors(maps: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The first right singular vectors (n, c, count) and values of maps as (n, h w, c) matrices.
+    """Return the first right singular vectors (n, c, count) and values of (n, h w, c) matrices.
 
-    With x the matrix and v its vectors, an eigenvector's first-order change is
-    sum over j of v_j <v_j, d(x^T x) v_i> / (lambda_i - lambda_j); it is added to the vectors as a
-    term of value zero, so that only the vectors asked for have a gradient.
+    With x the matrix and v its singular vectors, the first-order change of a vector v_i is sum over
+    j of v_j <v_j, d(x^T x) v_i> / (lambda_i - lambda_j). It is added to the vectors as a term whose
+    value is zero, so that only the requested vectors have a gradient.
     """
     matrix = maps.flatten(2).mT
     with torch.no_grad():
@@ -116,6 +121,6 @@ def right_vectors(maps: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def reciprocal(x: Tensor, smallest: Tensor) -> Tensor:
-    """1 / x, and zero where x is not larger than `smallest`."""
+    """Return 1 / x where |x| is larger than `smallest`, and 0 elsewhere."""
     large = x.abs() > smallest
     return torch.where(large, 1 / torch.where(large, x, 1.0), 0.0)

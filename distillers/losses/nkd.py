@@ -1,4 +1,4 @@
-"""NKD: cross-entropy with the teacher, the label and the normalised rest apart."""
+"""NKD: target-class cross-entropy and normalized non-target cross-entropy."""
 
 import torch
 import torch.nn.functional as F
@@ -10,26 +10,25 @@ from distillers.losses.ops.validation import require_non_negative, require_posit
 
 
 class NKD(nn.Module):
-    """From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach.
+    """Cross-entropy with the teacher, split into the label and the normalized other classes.
 
-    "... with Normalized Loss and Customized Soft Labels", Yang, Zeng, Li, Zhang, Yuan and Li,
-    2023, https://arxiv.org/abs/2303.13005.
-
-    The teacher's probability of the label weighs the student's cross-entropy; the other classes,
-    with their probabilities made to sum to one, are matched apart:
+    "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized
+    Loss and Customized Soft Labels", Yang, Zeng, Li, Zhang, Yuan and Li, 2023,
+    https://arxiv.org/abs/2303.13005.
 
         -p_t(y) log p_s(y) - gamma T^2 sum over i != y of q_t(i) log q_s(i)
 
-    with p at temperature 1, q the softmax of the other logits at temperature T, mean over the
-    batch. Published weight: 1, beside a cross-entropy of 1, with gamma 1.5 and T 1 on ImageNet, 3.5
-    and 3 on CIFAR-100. Not zero at equality, as it is a
-    cross-entropy and no divergence; the gradients are the same.
+    averaged over the batch, where p is the softmax at temperature 1 and q the softmax over the
+    other classes than the label y at temperature T. Published weight: 1, with a cross-entropy of
+    weight 1; gamma = 1.5 and T = 1 on ImageNet, 3.5 and 3 on CIFAR-100. The loss is a
+    cross-entropy, not a divergence, so it is not zero if student and teacher agree; the gradient is
+    the same.
 
     Args:
         gamma: weight of the other classes.
-        temperature: T, of the other classes only.
-        standardise: z-score the logits of the other classes' term first
-            (`distillers.losses.ops.standardize`); over all classes, the label among them.
+        temperature: T, for the other classes only.
+        standardise: whether to z-score the logits of the second term first
+            (`distillers.losses.ops.standardize`), over all classes including the label.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class NKD(nn.Module):
         self.standardise = standardise
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss from two (n, k) and labels (n,)."""
+        """Compute the loss from two sets of logits (n, k) and labels (n,)."""
         student, teacher = at_least_fp32(student_logits), at_least_fp32(teacher_logits.detach())
         at_label = teacher.softmax(dim=1).gather(1, labels[:, None]).squeeze(1)
         target = at_label * F.cross_entropy(student, labels, reduction="none")

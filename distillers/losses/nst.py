@@ -1,4 +1,4 @@
-"""NST: the activation patterns of a stage's channels have the same distribution."""
+"""NST: match the distributions of channel activation patterns."""
 
 import torch
 from torch import Tensor, nn
@@ -9,29 +9,31 @@ from distillers.losses.ops.stages import check_stages, same_size
 
 
 class NST(nn.Module):
-    """Like What You Like: Knowledge Distill via Neuron Selectivity Transfer.
+    """Squared maximum mean discrepancy between the channels of student and teacher maps.
 
-    Huang and Wang, 2017, https://arxiv.org/abs/1707.01219.
+    "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", Huang and Wang, 2017,
+    https://arxiv.org/abs/1707.01219.
 
-    A channel's map, normalised, is a sample of where the network looks; the maximum mean
-    discrepancy under the kernel k(a, b) = <a, b>^2 between student and teacher channels vanishes
-    when the two sets have the same second moments. Summed over the stages:
+    Each channel's map, scaled to unit length, is a sample. With the polynomial kernel k(a, b) = <a,
+    b>^2, s, s' the student's and t, t' the teacher's samples, the loss of a stage is
 
         mean k(s, s') + mean k(t, t') - 2 mean k(s, t)
 
-    Published weight: 50. The larger grid is averaged down to the smaller. The squared inner
-    products are summed in whichever is smaller, channels by channels or positions by positions;
-    the product of all pairs of channels with all positions is never held.
+    averaged over the batch and summed over the stages. Published weight: 50. If the spatial sizes
+    differ, the larger map is average-pooled to the smaller.
+
+    The squared inner products are summed over pairs of channels or over pairs of positions,
+    whichever are fewer; a tensor of all pairs of channels by all positions is never created.
     """
 
     def __init__(self) -> None:
         super().__init__()
 
     def forward(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
-        """The loss from lists of (n, c, h, w), one a stage; channels may differ.
+        """Compute the loss from one map (n, c, h, w) per stage; the channels may differ.
 
         Raises:
-            ValueError: when the two lists differ in length.
+            ValueError: if the numbers of stages differ.
         """
         check_stages("NST", student_maps, teacher_maps)
         pairs = zip(student_maps, teacher_maps, strict=True)
@@ -39,7 +41,7 @@ class NST(nn.Module):
 
 
 def discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared maximum mean discrepancy of the channels of two (n, c, h, w), averaged over n."""
+    """Return the squared maximum mean discrepancy of two (n, c, h, w), averaged over n."""
     student, teacher = same_size(at_least_fp32(student), at_least_fp32(teacher))
     a, b = l2_normalize(student.flatten(2)), l2_normalize(teacher.flatten(2))
     with no_autocast(a):
@@ -47,7 +49,7 @@ def discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def mean_kernel(a: Tensor, b: Tensor) -> Tensor:
-    """Mean of <a_i, b_j>^2 over images and pairs of rows of (n, c, p) and (n, d, p)."""
+    """Return the mean of <a_i, b_j>^2 over images and pairs of rows of (n, c, p) and (n, d, p)."""
     channels_a, channels_b = a.shape[1], b.shape[1]
     if a.shape[2] < min(channels_a, channels_b):
         both = ((a.mT @ a) * (b.mT @ b)).sum(dim=(1, 2))

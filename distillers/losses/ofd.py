@@ -1,4 +1,4 @@
-"""OFD: the teacher's responses before the ReLU, less what the ReLU would hide."""
+"""OFD: partial L2 distance to the teacher's pre-activations, with a margin."""
 
 import torch
 from torch import Tensor, nn
@@ -9,31 +9,33 @@ from distillers.losses.ops.stages import check_stages, same_size
 
 
 class OFD(nn.Module):
-    """A Comprehensive Overhaul of Feature Distillation.
+    """Partial L2 distance between the student and the teacher's pre-activations with a margin ReLU.
 
-    Heo, Kim, Yun, Park, Kwak and Choi, 2019, https://arxiv.org/abs/1904.01866.
+    "A Comprehensive Overhaul of Feature Distillation", Heo, Kim, Yun, Park, Kwak and Choi, 2019,
+    https://arxiv.org/abs/1904.01866.
 
-    The student, through a 1x1 convolution with batch norm, matches the teacher before its ReLU.
-    Negative responses are cut at a margin m per channel, their mean, and a target that is not
-    positive counts only where the student lies above it:
+    With s the student's pre-activation after a connector (1x1 convolution and batch normalization),
+    t the teacher's and m a negative margin per channel,
 
         sum over c, h, w of (s - max(t, m))^2 [s > max(t, m) or t > 0]
 
-    mean over the batch, the deepest of L stages with weight 1 and each earlier one with half the
-    next. Published weight: 0.001 (ImageNet 0.0001). The convolutions are learned, and discarded.
+    averaged over the batch: where the target is not positive, only a student above it is penalized.
+    Of L stages the last has weight 1 and each earlier one half the weight of the next. Published
+    weight: 0.001 (ImageNet: 0.0001). The connectors are trained jointly and discarded.
 
-    The margin is the mean of the teacher's negative responses. The public code computes it from the
-    batch norm before the ReLU, taking the responses for Gaussian, which ties it to the teacher's
-    layers. Here it is measured, the other way that the paper names: the mean over all batches seen
-    in training mode, this one among them, kept in buffers (zero for a channel that was never
-    negative). Where the grids differ the larger is averaged down, before the margin.
+    The margin is the mean of the teacher's negative pre-activations in that channel. The public
+    code computes it from the parameters of the preceding batch normalization, assuming Gaussian
+    responses, which requires that the teacher has such a layer. Here it is measured, which is the
+    other way that the paper names: the mean over all batches seen in training mode, the current one
+    included, stored in buffers (zero for a channel without negative values). If the spatial sizes
+    differ, the larger map is average-pooled to the smaller before the margin is applied.
 
     Args:
-        student_channels: channels of the student's stages.
-        teacher_channels: channels of the teacher's stages.
+        student_channels: channels of each student stage.
+        teacher_channels: channels of each teacher stage.
 
     Raises:
-        ValueError: when the numbers of stages differ.
+        ValueError: if the numbers of stages differ.
     """
 
     def __init__(self, student_channels: list[int], teacher_channels: list[int]) -> None:
@@ -46,7 +48,7 @@ class OFD(nn.Module):
         self.margins = nn.ModuleList(NegativeMean(channels) for channels in teacher_channels)
 
     def forward(self, student_preacts: list[Tensor], teacher_preacts: list[Tensor]) -> Tensor:
-        """The loss from lists of (n, c, h, w), one a stage, before the last activation."""
+        """Compute the loss from one pre-activation map (n, c, h, w) per stage of each network."""
         parts = []
         heads = zip(self.connectors, self.margins, strict=True)
         maps = zip(student_preacts, teacher_preacts, strict=True)
@@ -64,7 +66,7 @@ class OFD(nn.Module):
 
 
 class NegativeMean(nn.Module):
-    """Mean of the negative values of each channel, over all that was seen in training mode."""
+    """Running mean of the negative values of each channel over all inputs seen in training mode."""
 
     total: Tensor
     count: Tensor
@@ -76,7 +78,7 @@ class NegativeMean(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """(c, 1, 1) from (n, c, h, w), after counting it in."""
+        """Update the mean with x (n, c, h, w) in training mode, and return it as (c, 1, 1)."""
         if self.training:
             self.total += all_gather_stack(x.clamp(max=0).sum(dim=(0, 2, 3))).sum(dim=0)
             self.count += all_gather_stack((x < 0).sum(dim=(0, 2, 3))).sum(dim=0)

@@ -1,4 +1,4 @@
-"""PKT: each image's neighbours, as probabilities, are the same for student and teacher."""
+"""PKT: match the neighbor probabilities within a batch."""
 
 from torch import Tensor, nn
 
@@ -9,22 +9,24 @@ from distillers.losses.ops.validation import require_non_negative
 
 
 class PKT(nn.Module):
-    """Learning Deep Representations with Probabilistic Knowledge Transfer.
+    """Kullback-Leibler divergence between the neighbor probabilities of a batch's images.
 
-    Passalis and Tefas, 2018, https://arxiv.org/abs/1803.10837.
+    "Learning Deep Representations with Probabilistic Knowledge Transfer", Passalis and Tefas, 2018,
+    https://arxiv.org/abs/1803.10837.
 
-    The cosine similarities of an image to those of its batch, brought to [0, 1] and divided by
-    their sum, are probabilities; the student's q are to be the teacher's p:
+    The cosine similarities of an image to all images of the batch, mapped linearly from [-1, 1] to
+    [0, 1] and divided by their sum, are probabilities; p are the teacher's and q the student's:
 
         mean over i, j of p_ij log((p_ij + eps) / (q_ij + eps))
 
-    Published weight: 30000. An image counts as its own neighbour, and the mean is over all n^2
-    pairs, as in the public code.
+    Published weight: 30000. As in the public code, an image is its own neighbor and the mean is
+    over all n^2 pairs.
 
     Args:
-        eps: added to the probabilities.
-        gather: compare with the images of all processes of a distributed run, so that the loss is
-            that of one process with the whole batch; False compares within each process.
+        eps: constant added to the probabilities.
+        gather: whether to compare the images of all processes of a distributed run, so that the
+            loss equals that of one process with the whole batch. If False, each process compares
+            its own images only.
     """
 
     def __init__(self, *, eps: float = 1e-7, gather: bool = True) -> None:
@@ -34,13 +36,13 @@ class PKT(nn.Module):
         self.gather = gather
 
     def forward(self, student_pooled: Tensor, teacher_pooled: Tensor) -> Tensor:
-        """The loss from student_pooled (n, d_s) and teacher_pooled (n, d_t)."""
+        """Compute the loss from pooled embeddings (n, d_s) and (n, d_t)."""
         student = self.neighbours(student_pooled)
         teacher = self.neighbours(teacher_pooled.detach())
         return (teacher * ((teacher + self.eps) / (student + self.eps)).log()).mean()
 
     def neighbours(self, pooled: Tensor) -> Tensor:
-        """From (n, d) in row i: the probabilities of each image to be a neighbour of image i."""
+        """Return the neighbor probabilities (n, N) of embeddings (n, d) among all N images."""
         with no_autocast(pooled):
             rows = l2_normalize(at_least_fp32(pooled))
             similar = ((rows @ gathered(rows, self.gather).T + 1) / 2).clamp(min=0)

@@ -1,4 +1,4 @@
-"""ReviewKD: each teacher stage teaches all the student's stages from there down."""
+"""ReviewKD: match each teacher level with a fusion of the student levels from there on."""
 
 import torch
 import torch.nn.functional as F
@@ -10,33 +10,36 @@ from distillers.losses.ops.validation import require_fraction, require_positive
 
 
 class ReviewKD(nn.Module):
-    """Distilling Knowledge via Knowledge Review.
+    """Multi-resolution squared error between fused student levels and teacher levels.
 
-    Chen, Liu, Zhao and Jia, 2021, https://arxiv.org/abs/2104.09044.
+    "Distilling Knowledge via Knowledge Review", Chen, Liu, Zhao and Jia, 2021,
+    https://arxiv.org/abs/2104.09044.
 
-    From the deepest level, the pooled embedding, up to the first stage, attention fuses each
-    student level with what came from below it (ABF); the result is to match the teacher's level at
-    several resolutions (HCL). So an early student stage also answers for deeper levels:
+    The levels are the stages and the pooled embedding. From the last level to the first, an
+    attention-based fusion (ABF) merges a student level with the fused next level, and the result is
+    compared with the teacher's level at several resolutions (HCL):
 
-        sum over levels of the pyramid's mean squared errors: the whole map with 1, then those of
-        its 4x4, 2x2 and 1x1 averages that are smaller with 1/2, 1/4, 1/8 in turn, over their sum
+        sum over levels of [MSE of the whole map + 1/2, 1/4, 1/8 times the MSE of those of its
+        4x4, 2x2 and 1x1 averages that are smaller] / sum of these weights
 
-    The teacher's maps are read before the last activation, the student's after it, as in the public
-    code for CIFAR-100; its ImageNet runs read the student's before it, too. Published weight: by
-    pair of networks, 5 as a rule on CIFAR-100 (0.6 to 8), 1 or 8 on ImageNet, after a linear rise
-    over the first 20 of 240 epochs (`ramp=20 / 240`; ImageNet 1 of 100), which here grows step by
-    step. The fusions are learned, and discarded.
+    The teacher's maps are read before the last activation of each stage and the student's after it,
+    as in the public code for CIFAR-100; the code for ImageNet also reads the student's before it.
+    Published weight: depends on the pair of networks, usually 5 on CIFAR-100 (0.6 to 8) and 1 or 8
+    on ImageNet, after a linear warm-up over the first 20 of 240 epochs (`ramp=20 / 240`; on
+    ImageNet 1 of 100), which here changes with each step and in the public code with each epoch.
+    The fusions are trained jointly and discarded.
 
     Args:
-        student_channels: channels of the student's stages.
+        student_channels: channels of each student stage.
         student_dim: width of the student's embedding.
-        teacher_channels: channels of the teacher's stages.
+        teacher_channels: channels of each teacher stage.
         teacher_dim: width of the teacher's embedding.
-        max_width: the fusions work at the width of the student's embedding, but at most this.
-        ramp: share of the training during which the loss rises linearly from zero.
+        max_width: maximum width of the fusions; they have the width of the student's embedding if
+            that is smaller.
+        ramp: fraction of the training during which the loss is scaled linearly from 0 to 1.
 
     Raises:
-        ValueError: when the numbers of stages differ, or for an option out of range.
+        ValueError: if the numbers of stages differ or an option is out of range.
     """
 
     def __init__(
@@ -69,7 +72,15 @@ class ReviewKD(nn.Module):
         teacher_pooled: Tensor,
         progress: float,
     ) -> Tensor:
-        """The loss from lists of (n, c, h, w), two (n, d), and the share of training done."""
+        """Compute the loss.
+
+        Args:
+            student_maps: one map (n, c, h, w) per stage.
+            student_pooled: (n, d_s) embeddings.
+            teacher_preacts: one pre-activation map (n, c, h, w) per stage.
+            teacher_pooled: (n, d_t) embeddings.
+            progress: fraction of the training that is done.
+        """
         student = [*student_maps, student_pooled[:, :, None, None]]
         teacher = [*teacher_preacts, teacher_pooled[:, :, None, None]]
         parts, carried = [], None
@@ -81,7 +92,7 @@ class ReviewKD(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Attention-based fusion of a student level with what the deeper levels hand on."""
+    """Attention-based fusion of a student level with the fused next level."""
 
     def __init__(self, before: int, width: int, after: int, *, first: bool) -> None:
         super().__init__()
@@ -97,7 +108,7 @@ class Fusion(nn.Module):
     def forward(
         self, own: Tensor, carried: Tensor | None, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """(n, after, *size) to compare with the teacher, and (n, width, *size) to hand on."""
+        """Return a map (n, after, *size) to compare with the teacher's, and one to pass on."""
         own = self.enter(own)
         if self.attend is not None and carried is not None:
             carried = F.interpolate(carried, own.shape[-2:], mode="nearest")
@@ -108,7 +119,7 @@ class Fusion(nn.Module):
 
 
 def pyramid(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared error at the full grid and at those of 4, 2 and 1 that are smaller, weighted."""
+    """Return the weighted error of whole maps and of their 4x4, 2x2 and 1x1 averages."""
     loss, weight, total = F.mse_loss(student, teacher), 1.0, 1.0
     for side in (4, 2, 1):
         if side < min(student.shape[-2:]):

@@ -1,4 +1,4 @@
-"""RKD: the student's embeddings form the same figure as the teacher's."""
+"""RKD: match distances and angles between the embeddings of a batch."""
 
 import torch
 import torch.nn.functional as F
@@ -10,27 +10,28 @@ from distillers.losses.ops.validation import require_non_negative
 
 
 class RKD(nn.Module):
-    """Relational Knowledge Distillation.
+    """Huber losses between relative distances, and between angles, of a batch's embeddings.
 
-    Park, Kim, Lu and Cho, 2019, https://arxiv.org/abs/1904.05068.
-
-    Distances between the images of a batch, and angles within all their triples, are to be the same
-    for student and teacher, whatever the scale, rotation or width of the two embeddings:
+    "Relational Knowledge Distillation", Park, Kim, Lu and Cho, 2019,
+    https://arxiv.org/abs/1904.05068.
 
         distance * huber(d_ij / mean d) + angle * huber(cos(j, i, k))
 
-    with the Huber loss averaged over all pairs, and over all triples. Published weight: 1, with the
-    25 and 50 inside.
+    where d_ij is the distance of two embeddings and cos(j, i, k) the cosine of the angle at i, and
+    the Huber loss between student and teacher is averaged over all pairs and all triples. The loss
+    does not depend on scale, rotation or width of the embeddings. Published weight: 1, with
+    distance = 25 and angle = 50. No parameters.
 
-    The cosines come from the distances by the law of cosines, so that memory is n^3 and not
-    n^2 d; the values are those of the public code. Embeddings that coincide have distance and
-    cosine zero, and give no gradient, where the public code takes a distance of 1e-6.
+    The cosines are computed from the distances by the law of cosines, which takes n^3 instead of
+    n^2 d numbers of memory; the values are those of the public code. Embeddings that coincide have
+    distance 0 and cosine 0 without gradient; the public code uses a distance of 1e-6.
 
     Args:
         distance: weight of the distances.
         angle: weight of the angles.
-        gather: compare with the images of all processes of a distributed run, so that the loss is
-            that of one process with the whole batch; False compares within each process.
+        gather: whether to compare the images of all processes of a distributed run, so that the
+            loss equals that of one process with the whole batch. If False, each process compares
+            its own images only.
     """
 
     def __init__(self, *, distance: float = 25.0, angle: float = 50.0, gather: bool = True) -> None:
@@ -41,7 +42,7 @@ class RKD(nn.Module):
         self.gather = gather
 
     def forward(self, student_pooled: Tensor, teacher_pooled: Tensor) -> Tensor:
-        """The loss from student_pooled (n, d_s) and teacher_pooled (n, d_t)."""
+        """Compute the loss from pooled embeddings (n, d_s) and (n, d_t)."""
         start = first_row(student_pooled) if self.gather else 0
         own = slice(start, start + len(student_pooled))
         student = relative_distances(gathered(student_pooled, self.gather))
@@ -52,20 +53,20 @@ class RKD(nn.Module):
 
 
 def relative_distances(pooled: Tensor) -> Tensor:
-    """(n, n) distances of the rows of (n, d), divided by the mean of the positive ones."""
+    """Return the (n, n) distances of the rows of (n, d), over the mean of the positive ones."""
     rows = at_least_fp32(pooled)
-    # the direct form: the one by matrix products loses the distances of near neighbours
+    # not by matrix products, which lose precision for nearby points
     between = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
     mean = between.sum() / (between > 0).sum().clamp(min=1)
     return between / torch.where(mean > 0, mean, 1.0)
 
 
 def cosines(between: Tensor, vertices: slice = slice(None)) -> Tensor:
-    """(m, n, n) cosine at i of the angle between j and k, from (n, n) distances.
+    """Return the cosines (m, n, n) of the angles at i between j and k.
 
     Args:
-        between: the distances.
-        vertices: which m of the n images stand at i.
+        between: (n, n) distances.
+        vertices: the m of the n images that i ranges over.
     """
     apart = between[vertices] > 1e-6
     inverse = torch.where(apart, 1 / torch.where(apart, between[vertices], 1.0), 0.0)

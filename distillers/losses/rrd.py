@@ -1,4 +1,4 @@
-"""RRD: the student relates to a memory of teacher embeddings as the teacher does."""
+"""RRD: match similarities to a memory of teacher embeddings."""
 
 import torch
 from torch import Tensor, nn
@@ -22,49 +22,56 @@ CHOICES = {
 
 
 class RRD(nn.Module):
-    """Relational Representation Distillation.
+    """Cross-entropy between softened similarities of student and teacher to a memory of embeddings.
 
-    Giakoumoglou and Stathaki, 2024, https://arxiv.org/abs/2407.12073.
+    "Relational Representation Distillation", Giakoumoglou and Stathaki, 2024,
+    https://arxiv.org/abs/2407.12073.
 
-    With Q a memory of K past teacher embeddings, every embedding brought to `dim` by a linear map
-    and then to length one, the student's softened relations to the memory follow the teacher's:
+    Linear layers map the student's and the teacher's embeddings to width `dim`, and the results s
+    and t are normalized. With Q a memory of K past teacher embeddings,
 
         mean over images of the cross-entropy of softmax(Q t / T_t) and softmax(Q s / T_s)
 
-    Published weight: 1. Two objectives go by this name. `preset="tables"`, temperatures 0.04
-    (student) and 0.10 (teacher) and the batch stored after the loss, belongs to the published
-    tables. `preset="recent"`, the defaults, 0.10 and 0.02 and the batch stored before, so that an
-    image's own key is in the memory, is the later public code, and no table is known for it. (Its
-    documentation states the temperatures the other way round than its options.)
+    Published weight: 1. There are two published variants. `preset="recent"`, the default, is the
+    present public code: temperatures 0.10 (student) and 0.02 (teacher), and the batch is stored
+    before the loss, so that the memory holds each image's own key; no table is known for it. (The
+    documentation of that code swaps the two temperatures.) `preset="tables"` belongs to the
+    published tables: temperatures 0.04 and 0.10, and the batch is stored after the loss.
 
-    Gradient never reaches the teacher's side, so that `embed_teacher` stays the random projection
-    that it starts as. In public code it sits in the optimiser all the same; here it is frozen.
+    The teacher's side gets no gradient, so `embed_teacher` remains a random projection. In the
+    public code it is nevertheless passed to the optimizer; here it is frozen.
 
-    Set right: the memory starts with rows of length one (the public code normalises columns, and
-    rows start at 0.09); any batch size goes, also one larger than the memory; memory and place in
-    it are in the state dict; every process of a distributed run stores the batches of all; in
-    `memory="momentum"` the teacher is compared with the bank of teacher embeddings, and both
-    softmaxes are taken of the plain products (the public code compares it with the student's bank
-    and exponentiates twice). In evaluation mode nothing is stored.
+    Corrections of the public code:
+
+    * The memory is initialized with rows of unit length (there, columns are normalized and rows
+      have length 0.09).
+    * Any batch size is allowed, even one larger than the memory.
+    * The memory and the position in it are in the state dict.
+    * In a distributed run every process stores the batches of all.
+    * With `memory="momentum"` the teacher is compared with the bank of teacher embeddings and the
+      softmax is taken of the inner products (there, it is compared with the student's bank and the
+      exponential is taken twice).
+
+    In evaluation mode nothing is stored.
 
     Args:
         student_dim: width of the student's embedding.
         teacher_dim: width of the teacher's embedding.
-        dim: width that both are brought to.
+        dim: output width of the linear layers and width of the memory.
         queue_size: K; for `memory="momentum"` the number of training images.
         student_temperature: T_s.
         teacher_temperature: T_t.
-        enqueue: store the batch `"before"` or `"after"` the loss.
-        memory: `"fifo"`, the last K embeddings; or `"momentum"`, one running embedding an image,
-            for which `forward` needs `index` (`RRDMomentum` wires it).
-        momentum: share of the old row in `memory="momentum"`.
-        empty: what to do with rows not written yet: `"keep"` their random directions, as
-            published, or `"mask"` them; the loss is zero while nothing is written.
-        preset: `"recent"` or `"tables"`; the options that it sets must be left at their defaults
-            or agree with it.
+        enqueue: whether to store the batch `"before"` or `"after"` the loss.
+        memory: `"fifo"`, a queue of the last K embeddings, or `"momentum"`, one running embedding
+            per training image, which requires the `index` of `forward` (`RRDMomentum` passes it).
+        momentum: weight of the old row in an update, for `memory="momentum"`.
+        empty: what to do with rows that have not been written yet: `"keep"` their random
+            directions, as published, or `"mask"` them. The loss is zero if all rows are masked.
+        preset: `"recent"`, `"tables"` or None. The options that it sets must have their default
+            value or agree with it.
 
     Raises:
-        ValueError: for an option outside these, options at odds with the preset, or no index.
+        ValueError: if an option is unknown, conflicts with the preset, or `index` is missing.
     """
 
     queue: Tensor
@@ -126,12 +133,18 @@ class RRD(nn.Module):
     def forward(
         self, student_pooled: Tensor, teacher_pooled: Tensor, index: Tensor | None = None
     ) -> Tensor:
-        """The loss from student_pooled (n, d_s), teacher_pooled (n, d_t), perhaps index (n,)."""
+        """Compute the loss.
+
+        Args:
+            student_pooled: (n, d_s) embeddings.
+            teacher_pooled: (n, d_t) embeddings.
+            index: (n,) indices into the training set, for `memory="momentum"`.
+        """
         student = l2_normalize(at_least_fp32(self.embed_student(student_pooled)))
         teacher = l2_normalize(at_least_fp32(self.embed_teacher(teacher_pooled.detach())))
         if self.enqueue == "before":
             self.store(teacher, index)
-        # the product keeps what it was made of for its gradient; the rows may change before that
+        # autograd keeps the operands of the product, and the memory may change before the backward
         rows, written = self.queue.clone(), self.written.clone()
         if self.enqueue == "after":
             self.store(teacher, index)
@@ -145,7 +158,7 @@ class RRD(nn.Module):
 
     @torch.no_grad()
     def store(self, teacher: Tensor, index: Tensor | None = None) -> None:
-        """Write teacher embeddings (n, dim), those of all processes, into the memory."""
+        """Write the teacher embeddings (n, dim) of all processes to memory, in training mode."""
         if not self.training:
             return
         teacher = all_gather_rows(teacher)

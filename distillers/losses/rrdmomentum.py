@@ -1,4 +1,4 @@
-"""RRDMomentum: RRD with one running embedding for each training image instead of a queue."""
+"""RRDMomentum: RRD with one running embedding per training image instead of a queue."""
 
 from torch import Tensor, nn
 
@@ -6,25 +6,26 @@ from distillers.losses.rrd import RRD
 
 
 class RRDMomentum(nn.Module):
-    """Relational Representation Distillation with a bank of all training images.
+    """RRD with a memory bank of all training images instead of a queue.
 
-    Giakoumoglou and Stathaki, 2024, https://arxiv.org/abs/2407.12073.
+    "Relational Representation Distillation", Giakoumoglou and Stathaki, 2024,
+    https://arxiv.org/abs/2407.12073.
 
-    `RRD(memory="momentum")` with a row for each of the N training images, which follows the image's
-    teacher embedding as it is seen again under other augmentations. Each step compares the batch
-    with all N rows: 2 n N products of length `dim`, a matrix of n N numbers for either network. The
-    teacher's projection, `embed_teacher`, is frozen as in `RRD`.
+    This is `RRD(memory="momentum")` with one row for each of the N training images; a row is the
+    moving average of its image's teacher embeddings. Each step compares the batch with all N rows:
+    it computes 2 n N inner products of length `dim` and holds n N numbers per network. The
+    teacher's linear layer, `embed_teacher`, is frozen as in `RRD`.
 
     Args:
         student_dim: width of the student's embedding.
         teacher_dim: width of the teacher's embedding.
-        train_labels: (N,) of the training set; only N is read.
-        dim: width that both are brought to.
-        student_temperature: as in `RRD`.
-        teacher_temperature: as in `RRD`.
-        enqueue: as in `RRD`.
-        momentum: share of a row that stays when its image is seen again.
-        empty: as in `RRD`.
+        train_labels: (N,) labels of the training set; only N is used.
+        dim: output width of the linear layers.
+        student_temperature: see `RRD`.
+        teacher_temperature: see `RRD`.
+        enqueue: see `RRD`.
+        momentum: weight of the old row in an update.
+        empty: see `RRD`.
     """
 
     def __init__(
@@ -55,5 +56,5 @@ class RRDMomentum(nn.Module):
         )
 
     def forward(self, student_pooled: Tensor, teacher_pooled: Tensor, index: Tensor) -> Tensor:
-        """The loss from student_pooled (n, d_s), teacher_pooled (n, d_t), index (n,)."""
+        """Compute the loss from embeddings (n, d_s) and (n, d_t) and training-set indices (n,)."""
         return self.rrd(student_pooled, teacher_pooled, index)

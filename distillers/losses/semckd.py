@@ -1,4 +1,4 @@
-"""SemCKD: every student stage learns from all teacher stages, with attention to the fitting one."""
+"""SemCKD: match every student stage with all teacher stages, weighted by attention."""
 
 import itertools
 
@@ -15,38 +15,40 @@ from distillers.losses.ops.validation import require_positive
 
 
 class SemCKD(nn.Module):
-    """Cross-Layer Distillation with Semantic Calibration.
+    """Attention-weighted squared error between every student stage and all teacher stages.
 
-    Chen, Mei, Zhang, Wang, Wang, Feng and Chen, 2021, https://arxiv.org/abs/2012.03236.
-
-    Every stage l of the student is projected onto every stage k of the teacher, and the distance
-    counts by an attention of its own for each image i, which is learned along:
+    "Cross-Layer Distillation with Semantic Calibration", Chen, Mei, Zhang, Wang, Wang, Feng and
+    Chen, 2021, https://arxiv.org/abs/2012.03236.
 
         mean over l and i of sum over k of a_lk^i mean (P_lk(S_l^i) - T_k^i)^2
         a_lk^i = softmax over k of <q_l^i, k_k^i> / softness
 
-    Query and key are two-layer networks of row i of the stage's n x n matrix of products F F^T.
-    Published weight: 400 (ImageNet 50), beside cross-entropy and KD of weight 1. Projections and
-    attention are learned, and discarded; gradient passes through the attention.
+    where l is a student stage, k a teacher stage, i an image and P_lk a projection (three
+    convolutions). Query q and key k are outputs of two-layer networks, whose input is row i of the
+    stage's n x n matrix F F^T of inner products between images. If the spatial sizes differ, the
+    larger map is average-pooled to the smaller. Published weight: 400 (ImageNet: 50), with
+    cross-entropy and KD of weight 1. Projections and attention are trained jointly and discarded;
+    the attention has a gradient, too.
 
-    A query is a function of a row as long as the batch, of all processes together. So the attention
-    depends on the place of an image in the batch, and the loss is bound to one batch size: any
-    other is refused here, where public code drops it or, when it divides, reshapes it into
-    nonsense. The public code's second branch, which gets no
-    gradient and stops distributed training, is left out.
+    The input of the query and key networks is as long as the batch of all processes together. So
+    the attention depends on an image's position in the batch, and the loss is defined for one batch
+    size only. Any other is refused; the public code drops such a batch, or reshapes it wrongly if
+    its size divides the expected one. The second branch of the public code, which has no gradient
+    and fails in distributed training, is omitted.
 
     Args:
-        student_channels: one count a stage.
-        teacher_channels: likewise.
-        batch_size: images a step and process.
+        student_channels: channels of each student stage.
+        teacher_channels: channels of each teacher stage.
+        batch_size: images per step and process.
         softness: temperature of the attention.
-        reduction: the query has (images compared with) / reduction numbers.
-        gather: compare with the images of all processes of a distributed run, so that the loss is
-            that of one process with the whole batch; False compares within each process.
+        reduction: length of the query networks' input divided by their output width.
+        gather: whether to compare the images of all processes of a distributed run, so that the
+            loss equals that of one process with the whole batch. If False, each process compares
+            its own images only.
 
     Raises:
-        ValueError: for a batch of another size, one smaller than reduction, or an option
-            out of range.
+        ValueError: if a batch has another size, the batch is smaller than `reduction`, or an option
+            is out of range.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class SemCKD(nn.Module):
         self.cross_stage = CrossStage(student_channels, teacher_channels)
 
     def forward(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
-        """The loss from one (n, c, h, w) a stage of each network, n = batch_size."""
+        """Compute the loss from one map (n, c, h, w) per stage of each network, n = batch_size."""
         n = len(student_maps[0])
         if n != self.batch_size:
             raise ValueError(
@@ -86,25 +88,25 @@ class SemCKD(nn.Module):
         return (weights * distances).sum(dim=2).mean()
 
     def attend(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
-        """(n, student stages, teacher stages) that sum to one over the last."""
+        """Return attention (n, student stages, teacher stages), which sums to 1 over the last."""
         pairs = zip(self.queries, student_maps, strict=True)
         queries = [query(self.products(maps)) for query, maps in pairs]
         pairs = zip(self.keys, teacher_maps, strict=True)
         return attention(queries, [key(self.products(maps)) for key, maps in pairs], self.softness)
 
     def products(self, maps: Tensor) -> Tensor:
-        """(n, images compared with) products of flattened maps (n, c, h, w)."""
+        """Return inner products (n, N) of flattened maps (n, c, h, w) with all N gathered."""
         rows = flatten_rows(at_least_fp32(maps))
         with no_autocast(rows):
             return rows @ gathered(rows, self.gather).T
 
 
 class CrossStage(nn.Module):
-    """A learned projection for each pair of stages.
+    """Distances between all student and teacher stages, by one learned projection per pair.
 
     Args:
-        student_channels: one count a stage.
-        teacher_channels: likewise.
+        student_channels: channels of each student stage.
+        teacher_channels: channels of each teacher stage.
     """
 
     def __init__(self, student_channels: list[int], teacher_channels: list[int]) -> None:
@@ -113,12 +115,12 @@ class CrossStage(nn.Module):
         self.projections = nn.ModuleList(projection(*pair) for pair in pairs)
 
     def forward(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
-        """(n, student stages, teacher stages): mean squared distance, image by image."""
+        """Return the mean squared distances (n, student stages, teacher stages) of each image."""
         distances = []
         pairs = itertools.product(student_maps, teacher_maps)
         for project, pair in zip(self.projections, pairs, strict=True):
             student, teacher = same_size(*pair)
-            # 5 % of SemCKD's whole step on a CPU: its convolutions run faster so
+            # convolutions are faster in this format: 5 % of SemCKD's step on a CPU
             student = student.contiguous(memory_format=torch.channels_last)
             squares = F.mse_loss(
                 at_least_fp32(project(student)), at_least_fp32(teacher), reduction="none"
@@ -128,11 +130,11 @@ class CrossStage(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Two linear layers to vectors of length one, in full precision.
+    """Two linear layers with unit-length output, in float32.
 
     Args:
-        in_features: numbers that describe an image.
-        out_features: width of the result; twice as many in between.
+        in_features: number of inputs.
+        out_features: number of outputs; the hidden layer is twice as wide.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -141,20 +143,20 @@ class Embedding(nn.Module):
         self.linear2 = nn.Linear(2 * out_features, out_features)
 
     def forward(self, described: Tensor) -> Tensor:
-        """(n, out_features) from (n, in_features)."""
+        """Map (n, in_features) to (n, out_features)."""
         with no_autocast(described):
             return l2_normalize(self.linear2(self.linear1(described).relu()))
 
 
 def attention(queries: list[Tensor], keys: list[Tensor], softness: float) -> Tensor:
-    """(n, student stages, teacher stages), a softmax over the last, from one (n, d) a stage."""
+    """Return softmax attention (n, student stages, teacher stages) from one (n, d) per stage."""
     with no_autocast(queries[0]):
         products = torch.stack(queries, dim=1) @ torch.stack(keys, dim=2)
     return (products / softness).softmax(dim=2)
 
 
 def projection(in_channels: int, out_channels: int) -> nn.Sequential:
-    """1 x 1, 3 x 3, 1 x 1 convolutions, twice as wide as the result in between."""
+    """Return 1x1, 3x3 and 1x1 convolutions with hidden width 2 * out_channels."""
     width = 2 * out_channels
     return nn.Sequential(
         nn.Conv2d(in_channels, width, 1, bias=False),

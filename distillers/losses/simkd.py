@@ -1,4 +1,4 @@
-"""SimKD: the student reproduces the teacher's last map and is classified by the teacher's head."""
+"""SimKD: regress the teacher's last map and reuse the teacher's classifier."""
 
 from typing import Any
 
@@ -12,37 +12,37 @@ from distillers.losses.ops.stages import same_size
 
 
 class SimKD(nn.Module):
-    """Knowledge Distillation with the Reused Teacher Classifier.
+    """Mean squared error between the projected last student map and the teacher's.
 
-    Chen, Mei, Zhang, Wang, Feng and Chen, 2022, https://arxiv.org/abs/2203.14001.
-
-    A projector P, learned along and KEPT, maps the student's last stage map to the teacher's:
+    "Knowledge Distillation with the Reused Teacher Classifier", Chen, Mei, Zhang, Wang, Feng and
+    Chen, 2022, https://arxiv.org/abs/2203.14001.
 
         mean over all elements of (P(S) - T)^2
 
-    and the network that is deployed is student backbone, P, average pooling, and the teacher's own
-    frozen classifier. Published weight: 1, with no other loss; labels are not used at all. The
-    student's own classifier gets no gradient and is not part of what is deployed. The larger of two
-    maps is averaged down to the smaller one, the student's before P.
+    where P is a projector that is trained jointly and, unlike the heads of other methods, kept: the
+    deployed network is the student's backbone, P, average pooling and the teacher's frozen
+    classifier. Published weight: 1, with no other loss; labels are not used. The student's own
+    classifier gets no gradient and is not deployed. If the spatial sizes differ, the larger map is
+    average-pooled to the smaller, the student's before P.
 
-    The teacher's map is the one that its embedding is the average of (`teacher_final`): for a WRN
-    the map after the last ReLU, which public code does not take; hence it must avoid WRNs. Where an
-    embedding is no average of a map (a class token, say), it is read as a map of one place.
+    T is the map whose average is the teacher's embedding (`teacher_final`). For a WRN it is the map
+    after the last ReLU, which the public code does not use, and therefore has to exclude WRNs. If
+    the embedding is not the average of a map (a class token, for example), it is used as a 1x1 map.
 
-    Where public code saves the student without P, so that the network that was scored cannot be had
-    again, `deploy` gives one module with all of it. Public code runs the teacher at inference to
-    learn the size of its map; here that is remembered where it is the smaller one.
+    The public code saves the student without P, so that the evaluated network cannot be restored;
+    `deploy` returns one module with all parts. The public code runs the teacher at inference to
+    find the size of its map; here the size is stored if it is the smaller one.
 
     Args:
-        student_channels: one count a stage; the last is read.
+        student_channels: channels of each student stage; the last is used.
         teacher_dim: channels of the teacher's last map.
         teacher_head: the teacher's classifier, one linear layer; it is frozen.
-        factor: P is teacher_dim / factor wide inside. 2 is best and largest; published are also 4
-            and 8.
+        factor: the hidden width of P is teacher_dim / factor. 2 is the most accurate and largest; 4
+            and 8 are published, too.
 
     Raises:
-        ValueError: when the teacher's classifier is more than one linear layer, or its embedding
-            is not the average of its last map.
+        ValueError: if the teacher's classifier is more than one linear layer, or does not read the
+            average of the last map.
     """
 
     teacher_size: Tensor
@@ -62,11 +62,11 @@ class SimKD(nn.Module):
         self.channels = student_channels[-1], teacher_dim
         self.projector = projector(*self.channels, factor)
         self.teacher_head = single_linear(teacher_head)
-        # the grid that the student's last map is averaged down to, zeros where it is left as it is
+        # size that the student's last map is average-pooled to; zeros if it is not pooled
         self.register_buffer("teacher_size", torch.zeros(2, dtype=torch.long))
 
     def forward(self, student_maps: list[Tensor], teacher_final: Tensor) -> Tensor:
-        """The loss from one (n, c, h, w) a stage of the student, and teacher_final (n, d, h, w)."""
+        """Compute the loss from one (n, c, h, w) per stage and teacher_final (n, d, h, w)."""
         if teacher_final.shape[1] != self.channels[1]:
             raise ValueError(
                 f"the teacher's last map has {teacher_final.shape[1]} channels and its classifier "
@@ -80,10 +80,10 @@ class SimKD(nn.Module):
         return F.mse_loss(at_least_fp32(self.projector(source)), at_least_fp32(target))
 
     def deploy(self, student: nn.Module) -> nn.Module:
-        """The network to score, save and export; it shares its parameters with `student` and this.
+        """Return the network to evaluate, save and export, which shares all parameters.
 
         Args:
-            student: a network with its `taps`; it is left as it is.
+            student: a network with `taps`; it is not modified.
         """
         height, width = self.teacher_size.tolist()
         card = {
@@ -99,11 +99,11 @@ class SimKD(nn.Module):
 
     @staticmethod
     def rebuild(student: nn.Module, card: dict[str, Any]) -> nn.Module:
-        """The network that `deploy` gave, its weights to be loaded.
+        """Return a network of the structure that `deploy` returned, to load its weights into.
 
         Args:
             student: a new network of the same architecture.
-            card: the `card` of what `deploy` gave, perhaps through JSON.
+            card: the `card` of that network, possibly read from JSON.
         """
         head = nn.Linear(card["teacher_dim"], card["num_classes"], bias=card["bias"])
         between = projector(card["student_channels"], card["teacher_dim"], card["factor"])

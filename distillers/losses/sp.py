@@ -1,4 +1,4 @@
-"""SP: images that are similar to the teacher are similar to the student."""
+"""SP: match the similarities between the images of a batch."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,24 +10,24 @@ from distillers.losses.ops.precision import at_least_fp32, no_autocast
 
 
 class SP(nn.Module):
-    """Similarity-Preserving Knowledge Distillation.
+    """Squared difference between row-normalized similarity matrices of the batch.
 
-    Tung and Mori, 2019, https://arxiv.org/abs/1907.09682.
+    "Similarity-Preserving Knowledge Distillation", Tung and Mori, 2019,
+    https://arxiv.org/abs/1907.09682.
 
-    The products of all pairs of images of the batch, each row of that matrix brought to length one,
-    agree between the networks:
+        |G(S) - G(T)|_F^2 / n^2,    G(F) = F F^T with rows scaled to unit length
 
-        |G(S) - G(T)|_F^2 / n^2,    G(F) = rows of F F^T divided by their length
+    for the last stage's maps F, flattened to (n, c h w). Published weight: 3000. No parameters;
+    channels and spatial sizes of the networks may differ.
 
-    for the last stage's maps F, flattened to (n, c h w). Published weight: 3000. No parameters; the
-    widths and sizes of the two networks may differ.
-
-    The loss depends on who is in the batch, and thus on its size; not on the order. The paper may
-    sum over several stages; the tables use the last one alone, as here.
+    The loss depends on the images of the batch, hence on its size, but not on their order. The
+    paper allows a sum over several stages; the tables use the last one only, and so does this
+    class.
 
     Args:
-        gather: compare with the images of all processes of a distributed run, so that the loss is
-            that of one process with the whole batch; False compares within each process.
+        gather: whether to compare the images of all processes of a distributed run, so that the
+            loss equals that of one process with the whole batch. If False, each process compares
+            its own images only.
     """
 
     teacher_stages = (-1,)
@@ -37,12 +37,12 @@ class SP(nn.Module):
         self.gather = gather
 
     def forward(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
-        """The loss from one (n, c, h, w) a stage of each network; the last of each is read."""
+        """Compute the loss from one map (n, c, h, w) per stage; only the last stage is used."""
         student, teacher = student_maps[-1], teacher_maps[-1].detach()
         return F.mse_loss(self.similarity(student), self.similarity(teacher))
 
     def similarity(self, maps: Tensor) -> Tensor:
-        """(n, images compared with) from (n, c, h, w), rows of length one."""
+        """Return similarities (n, N) of maps (n, c, h, w) with all N, as unit rows."""
         rows = flatten_rows(at_least_fp32(maps))
         with no_autocast(rows):
             return l2_normalize(rows @ gathered(rows, self.gather).T)

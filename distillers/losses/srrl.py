@@ -1,4 +1,4 @@
-"""SRRL: the teacher's own classifier reads the student's embedding."""
+"""SRRL: regress the teacher's embedding, and the logits that its classifier makes of it."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,23 +7,21 @@ from distillers.losses.ops.precision import at_least_fp32
 
 
 class SRRL(nn.Module):
-    """Knowledge Distillation via Softmax Regression Representation Learning.
+    """Mean squared errors of embedding and logits, the latter from the teacher's frozen classifier.
 
-    Yang, Martinez, Bulat and Tzimiropoulos, 2021, https://openreview.net/forum?id=ZzwDy_wiWv. The
-    form here is that of the SimKD paper's tables, https://arxiv.org/abs/2203.14001.
-
-    A connector phi, learned along and discarded, brings the student's embedding to the teacher's
-    width. It shall be the teacher's embedding, and the teacher's frozen classifier W shall make the
-    teacher's logits of it:
+    "Knowledge Distillation via Softmax Regression Representation Learning", Yang, Martinez, Bulat
+    and Tzimiropoulos, 2021, https://openreview.net/forum?id=ZzwDy_wiWv. This is the form of the
+    SimKD paper's tables, https://arxiv.org/abs/2203.14001.
 
         mean (phi(h_s) - h_t)^2 + mean (W phi(h_s) - z_t)^2
 
-    Published weight: 1, beside cross-entropy and KD of weight 1. phi is a linear layer without
-    bias, batch normalisation and ReLU on the pooled embedding; the authors' own code has the same
-    layers before the pooling.
+    where h are embeddings, z_t the teacher's logits, W the teacher's frozen classifier and phi a
+    connector to the teacher's width, which is trained jointly and discarded. Published weight: 1,
+    with cross-entropy and KD of weight 1. phi is a linear layer without bias, batch normalization
+    and ReLU on the pooled embedding; the authors' own code has the same layers before the pooling.
 
-    In public code gradient piles up in the teacher's classifier; here `teacher_head` is frozen and
-    in evaluation mode always, and gradient passes through it.
+    In the public code gradients accumulate in the teacher's classifier. Here `teacher_head` is
+    frozen and always in evaluation mode, and the gradient passes through it.
 
     Args:
         student_dim: width of the student's embedding.
@@ -41,7 +39,7 @@ class SRRL(nn.Module):
     def forward(
         self, student_pooled: Tensor, teacher_pooled: Tensor, teacher_logits: Tensor
     ) -> Tensor:
-        """The loss from student_pooled (n, d_s), teacher_pooled (n, d_t), teacher_logits (n, k)."""
+        """Compute the loss from embeddings (n, d_s), (n, d_t) and the teacher's logits (n, k)."""
         connected = self.connector(student_pooled)
         logits = self.teacher_head(connected)
         return F.mse_loss(
@@ -49,7 +47,7 @@ class SRRL(nn.Module):
         ) + F.mse_loss(at_least_fp32(logits), at_least_fp32(teacher_logits.detach()))
 
     def train(self, mode: bool = True) -> "SRRL":
-        """Training mode for the connector; the teacher's classifier never leaves evaluation."""
+        """Set the mode of the connector; the teacher's classifier stays in evaluation mode."""
         super().train(mode)
         self.teacher_head.eval()
         return self

@@ -1,4 +1,4 @@
-"""VID: the student's maps tell as much as they can about the teacher's."""
+"""VID: maximize a bound on the mutual information of feature maps."""
 
 import math
 
@@ -12,31 +12,31 @@ from distillers.losses.ops.validation import require_non_negative, require_posit
 
 
 class VID(nn.Module):
-    """Variational Information Distillation for Knowledge Transfer.
+    """Negative Gaussian log-likelihood of the teacher's maps given the student's.
 
-    Ahn, Hu, Damianou, Lawrence and Dai, 2019, https://arxiv.org/abs/1904.05835.
+    "Variational Information Distillation for Knowledge Transfer", Ahn, Hu, Damianou, Lawrence and
+    Dai, 2019, https://arxiv.org/abs/1904.05835.
 
-    The mutual information of student's and teacher's maps is bounded below by how well a Gaussian,
-    its mean read from the student and its variance learned per channel, predicts the teacher:
+    The likelihood is a lower bound of the mutual information of student and teacher maps:
 
         sum over stages of mean over all elements of ((mu(S) - T)^2 / v + log v) / 2
 
-    mu is three 1 x 1 convolutions without bias, v_c = softplus(log_scale_c) + eps. The larger of
-    two maps is averaged down to the smaller one before. Published weight: 1. The regressors and
-    variances are learned, and discarded. The loss may be negative: the constant log(2 pi) / 2 is
-    left out.
+    where mu are three 1x1 convolutions without bias and v_c = softplus(log_scale_c) + eps is the
+    variance of channel c. If the spatial sizes differ, the larger map is average-pooled to the
+    smaller first. Published weight: 1. Convolutions and variances are trained jointly and
+    discarded. The loss can be negative, and the constant log(2 pi) / 2 is omitted.
 
-    Where public code takes log(1 + exp(x)), which overflows in half precision, this is a stable
-    softplus. The variances are under weight decay, as in the public code.
+    The public code computes log(1 + exp(x)), which overflows in half precision; here it is a stable
+    softplus. As in the public code, weight decay applies to the variances.
 
     Args:
-        student_channels: one count a stage.
-        teacher_channels: likewise.
-        initial_variance: of every channel.
-        eps: lower limit of the variance.
+        student_channels: channels of each student stage.
+        teacher_channels: channels of each teacher stage.
+        initial_variance: initial variance of every channel.
+        eps: minimum of the variance.
 
     Raises:
-        ValueError: when the numbers of stages differ, or for an option out of range.
+        ValueError: if the numbers of stages differ or an option is out of range.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class VID(nn.Module):
         )
 
     def forward(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
-        """The loss from one (n, c, h, w) a stage of each network."""
+        """Compute the loss from one map (n, c, h, w) per stage of each network."""
         stages = zip(self.predictors, student_maps, teacher_maps, strict=True)
         return torch.stack(
             [each(student, teacher.detach()) for each, student, teacher in stages]
@@ -65,7 +65,7 @@ class VID(nn.Module):
 
 
 class Predictor(nn.Module):
-    """A Gaussian over the teacher's map, given the student's."""
+    """Gaussian distribution of the teacher's map given the student's."""
 
     def __init__(self, in_channels: int, out_channels: int, variance: float, eps: float) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Predictor(nn.Module):
         )
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Negative log-likelihood of teacher (n, c_t, h, w), mean over its elements."""
+        """Return the mean negative log-likelihood of the teacher's map (n, c_t, h, w)."""
         student, teacher = same_size(student, teacher)
         squares = F.mse_loss(
             at_least_fp32(self.regressor(student)), at_least_fp32(teacher), reduction="none"

@@ -1,4 +1,4 @@
-"""WSLD: an image's soft label counts by how much the student still has to learn there."""
+"""WSLD: weight each image's soft-label loss by how well the student already does."""
 
 import torch
 import torch.nn.functional as F
@@ -10,27 +10,27 @@ from distillers.losses.ops.validation import require_positive
 
 
 class WSLD(nn.Module):
-    """Rethinking Soft Labels for Knowledge Distillation: A Bias-Variance Tradeoff Perspective.
+    """Soft-label cross-entropy, weighted per image by the student's and the teacher's error.
 
-    Zhou, Song, Chen, Zhou, Wang, Yuan and Zhang, 2021, https://arxiv.org/abs/2102.00650.
-
-    Soft labels trade variance for bias, image by image. Where the student already beats the teacher
-    on the label they mostly add bias, and so count less:
+    "Rethinking Soft Labels for Knowledge Distillation: A Bias-Variance Tradeoff Perspective", Zhou,
+    Song, Chen, Zhou, Wang, Yuan and Zhang, 2021, https://arxiv.org/abs/2102.00650.
 
         T^2 mean(w ce_T),  w = 1 - exp(-ce_s / ce_t)
 
-    with ce_T the cross-entropy of student against teacher at temperature T, and ce_s, ce_t those of
-    student and teacher against the label, without gradient. Published weight beside a cross-entropy
-    of 1: 2.5 at temperature 2 (ImageNet), 2.25 at temperature 4 (CIFAR-100).
+    where ce_T is the cross-entropy of student and teacher at temperature T, and ce_s and ce_t are
+    the cross-entropies of student and teacher with the label, without gradient. The weight is small
+    for images on which the student is already better than the teacher, where soft labels mostly add
+    bias. Published weight, with a cross-entropy of weight 1: 2.5 at temperature 2 (ImageNet), 2.25
+    at temperature 4 (CIFAR-100).
 
-    The public code returns its sum with the cross-entropy, which is a loss of its own here:
-    CE + 2.5 WSLD is the old value. One public copy took the temperature from another method's
-    option (0.07); it is this loss's own.
+    The public code returns the sum with the cross-entropy, which is a separate loss here: CE + 2.5
+    WSLD is its value. One public copy takes the temperature from another method's option (0.07);
+    here it is this loss's own option.
 
     Args:
         temperature: T.
-        standardise: z-score the logits of the soft term first (see `losses.ops.standardize`);
-            the weights keep the plain ones.
+        standardise: whether to z-score the logits of ce_T first
+            (`distillers.losses.ops.standardize`); the weights use the plain logits.
     """
 
     def __init__(self, *, temperature: float = 2.0, standardise: bool = False) -> None:
@@ -40,7 +40,7 @@ class WSLD(nn.Module):
         self.standardise = standardise
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss from two (n, k) and labels (n,)."""
+        """Compute the loss from two sets of logits (n, k) and labels (n,)."""
         student, teacher = at_least_fp32(student_logits), at_least_fp32(teacher_logits.detach())
         ce_student = F.cross_entropy(student.detach(), labels, reduction="none")
         ce_teacher = F.cross_entropy(teacher, labels, reduction="none")

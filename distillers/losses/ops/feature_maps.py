@@ -1,13 +1,14 @@
-"""Maps as one row an image, without a copy where they lie in channels-last order."""
+"""Flatten feature maps without copying those in channels-last memory format."""
 
 import torch
 from torch import Tensor
 
 
 def flatten_rows(maps: Tensor) -> Tensor:
-    """(n, c h w) from (n, c, h, w), for products of rows, which do not ask in which order they are.
+    """Flatten maps (n, c, h, w) to (n, c h w), in the order in which they are stored.
 
-    All rows of one call are in the same order: channels last where the maps lie so, else first.
+    The order of a row's elements depends on the memory format: use it for inner products between
+    rows of the same call only.
     """
     if maps.is_contiguous() or not maps.is_contiguous(memory_format=torch.channels_last):
         return maps.flatten(1)

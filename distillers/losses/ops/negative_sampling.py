@@ -1,4 +1,4 @@
-"""Training images of the same and of other classes, drawn on the device by index arithmetic."""
+"""Sample training images of the same and of other classes on the device, without a generator."""
 
 import torch
 from torch import Tensor, nn
@@ -8,23 +8,24 @@ MASK = 2**BITS - 1
 
 
 class NegativeSampler(nn.Module):
-    """Draws training images by class, uniformly and with replacement.
+    """Sample training images by class, uniformly and with replacement.
 
-    With the training set sorted by class and laid out as a ring, the images of other classes than y
-    are the N - n_y places that follow the block of y. A draw is a 31-bit integer u scaled down to
-    that number, so that a place's chance is off by at most N / 2^31 of itself.
+    The training set is sorted by class and treated as a ring, so that the images of other classes
+    than y are the N - n_y positions after the block of y. A draw is a 31-bit integer u, scaled to
+    that range; the probability of a position deviates from uniform by a factor of at most 1 + N /
+    2^31.
 
-    No generator is asked: u is a hash of a seed, the number of the step, the image and the number
-    of the draw. So an image gets the same draws on every device and in whichever process it is, and
-    what is drawn next is told by the state dict. Draw k of image i is a_i x_k mod 2^31, with a_i
-    odd: each image's draws are as independent of each other as the x_k are, while those of
-    two images in one step are related, which a sum over an image's own draws does not see.
+    u is a hash of seed, step, image and number of the draw. So the draws of an image do not depend
+    on the device or the process, and the state dict determines all later draws. Draw k of image i
+    is a_i x_k mod 2^31 with odd a_i: the draws of one image are as independent of each other as the
+    x_k. Those of two images in one step are related, which does not affect a sum over the draws of
+    one image.
 
     Args:
         train_labels: (N,) labels of the training set.
 
     Raises:
-        ValueError: when there is only one class.
+        ValueError: if there is only one class.
     """
 
     order: Tensor
@@ -38,9 +39,9 @@ class NegativeSampler(nn.Module):
         labels = train_labels.long()
         count = labels.bincount()
         if count.count_nonzero() < 2:
-            raise ValueError("train_labels holds only 1 class; negatives come from others.")
-        # all three follow from train_labels, so they stay out of the state dict
-        ring = labels.argsort(stable=True).repeat(2)  # twice around saves the remainder
+            raise ValueError("train_labels holds only 1 class; negatives must be of other classes.")
+        # not in the state dict: all three follow from train_labels
+        ring = labels.argsort(stable=True).repeat(2)  # two rounds avoid a modulo
         self.register_buffer("order", ring, persistent=False)
         self.register_buffer("start", count.cumsum(0) - count, persistent=False)
         self.register_buffer("count", count, persistent=False)
@@ -48,23 +49,23 @@ class NegativeSampler(nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     def advance(self) -> None:
-        """Go on to the draws of the next step."""
+        """Advance to the draws of the next step."""
         self.step += 1
 
     def sample_other_classes(self, labels: Tensor, index: Tensor, num_draws: int) -> Tensor:
-        """(n, num_draws) images whose class is not that of images index (n,), labels (n,)."""
+        """Sample (n, num_draws) images of other classes than `labels` (n,), for images `index`."""
         start, count = self.start[labels, None], self.count[labels, None]
         draws = self._draws(index, num_draws)
         places = _scaled(draws, len(self.order) // 2 - count).add_(start + count)
         return self.order.index_select(0, places.flatten()).view_as(places)
 
     def sample_same_class(self, labels: Tensor, index: Tensor) -> Tensor:
-        """(n,) images of the class of images index (n,), labels (n,)."""
+        """Sample (n,) images of the classes of images `index` (n,), `labels` (n,)."""
         places = _scaled(self._draws(~index, 1), self.count[labels, None])
         return self.order[self.start[labels] + places[:, 0]]
 
     def _draws(self, index: Tensor, num_draws: int) -> Tensor:
-        """(n, num_draws) integers of 31 bits."""
+        """Return 31-bit integers (n, num_draws)."""
         key = _mixed(self.seed + _mixed(self.step & MASK))
         columns = _mixed(key + torch.arange(num_draws, device=index.device))
         rows = _mixed(~key + _mixed(index)) | 1
@@ -72,12 +73,12 @@ class NegativeSampler(nn.Module):
 
 
 def _scaled(draws: Tensor, below: Tensor) -> Tensor:
-    """Draws (n, m), in place, brought to 0 .. below (n, 1) - 1."""
+    """Scale 31-bit integers (n, m) in place to the range 0 .. below (n, 1) - 1."""
     return draws.mul_(below).bitwise_right_shift_(BITS)
 
 
 def _mixed(x: Tensor) -> Tensor:
-    """A hash of integers to 31 bits: two rounds of xor with the upper bits and multiplication."""
+    """Hash integers to 31 bits: two rounds of xor-shift and multiplication."""
     x = x & MASK
     for factor in (0x2C1B3C6D, 0x297A2D39):
         x = ((x ^ (x >> 15)) * factor) & MASK

@@ -1,13 +1,14 @@
-"""Vectors of length one or mean zero, with a gradient that stays finite where nothing is left."""
+"""Normalize and center vectors, with a finite gradient for vectors that are zero or constant."""
 
 import torch
 from torch import Tensor
 
 
 def l2_normalize(x: Tensor, dim: int = -1) -> Tensor:
-    """`x` divided by its length along `dim`; a vector shorter than 1e-12 gives zeros, no gradient.
+    """Divide `x` by its Euclidean norm along `dim`; norms below 1e-12 give zeros without gradient.
 
-    The usual division by max(length, eps) multiplies the gradient of a zero vector by 1 / eps.
+    Division by max(norm, eps), as in `torch.nn.functional.normalize`, would multiply the gradient
+    of a zero vector by 1 / eps.
     """
     squares = x.square().sum(dim, keepdim=True)
     there = squares > 1e-24
@@ -15,7 +16,7 @@ def l2_normalize(x: Tensor, dim: int = -1) -> Tensor:
 
 
 def centered(x: Tensor, dim: int = -1) -> Tensor:
-    """`x` less its mean along `dim`; where only rounding is left, zeros, and no gradient."""
+    """Subtract the mean along `dim`; vectors that are constant up to rounding give zeros."""
     apart = x - x.mean(dim, keepdim=True)
     rounding = (8 * torch.finfo(x.dtype).eps) ** 2 * x.square().sum(dim, keepdim=True)
     return apart * (apart.square().sum(dim, keepdim=True) > rounding)

@@ -1,4 +1,4 @@
-"""A student's backbone that ends in a teacher's classifier, as one module to save and export."""
+"""A student's backbone with the teacher's classifier, as one module to save and export."""
 
 import copy
 from dataclasses import asdict
@@ -11,22 +11,22 @@ from distillers.losses.ops.stages import downsample
 
 
 class ReusedClassifier(nn.Module):
-    """Backbone, projector, average pooling, classifier.
+    """Backbone of the student, projector, average pooling and classifier of the teacher.
 
-    The modules are copies around the same parameters and buffers: what trains the originals trains
-    this, and nothing done to the structure or the mode of this is done to them.
+    The modules are copies that share the original parameters and buffers: training the originals
+    trains this module, but changes of its structure or mode do not affect them.
 
     Args:
-        student: a network with its `taps`, or whose taps are in the card.
-        between: maps its last stage map (n, c, h, w) to (n, d, h, w).
-        head: linear, d to classes.
-        card: plain numbers from which the structure can be made again.
+        student: a network with `taps`, unless the card has them.
+        between: the projector, maps the student's last map (n, c, h, w) to (n, d, h, w).
+        head: linear layer from d to the number of classes.
+        card: JSON-compatible description from which the structure can be rebuilt.
 
     Attributes:
-        card: these, with the places where the student is cut.
+        card: the description, including the modules at which the student is cut.
 
     Raises:
-        ValueError: when it is not known where to cut the student.
+        ValueError: if neither the student nor the card has taps.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ReusedClassifier(nn.Module):
         self.head = shared_copy(head)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, k) of images (n, c, h, w)."""
+        """Return logits (n, k) of images (n, c, h, w)."""
         self.backbone(images)
         cut = self.backbone.get_submodule(self.card["cut"])
         maps = self.layout.arrange(cast(Tensor, cut.seen))
@@ -68,7 +68,7 @@ class ReusedClassifier(nn.Module):
 
 
 def _layout(plain: dict[str, Any] | None) -> Layout:
-    """A layout from its fields, perhaps through JSON; None for (n, c, h, w) as it is."""
+    """Return the layout of the given fields, possibly read from JSON; None is (n, c, h, w)."""
     if not plain:
         return Layout()
     grid = plain["grid"]
@@ -76,26 +76,26 @@ def _layout(plain: dict[str, Any] | None) -> Layout:
 
 
 class DroppedClassifier(nn.Module):
-    """Stands where a classifier stood whose logits are not wanted."""
+    """Placeholder for a classifier whose logits are not needed."""
 
     def forward(self, taken: Tensor) -> Tensor:
-        """(n, 1) of (n, d), likewise of maps: of a size that adds to what a second head gives."""
+        """Return the first column (n, 1), which broadcasts against a second classifier's output."""
         return taken[:, :1]
 
 
 def store_output(module: nn.Module, _: tuple[Any, ...], output: Tensor) -> None:
-    """Forward hook that leaves the output where `ReusedClassifier` finds it; it survives a deep copy."""
+    """Forward hook that stores the output for `ReusedClassifier`; it survives a deep copy."""
     module.seen = output
 
 
 def shared_copy(module: nn.Module) -> nn.Module:
-    """New modules around the same parameters and buffers."""
+    """Return a deep copy of a module that shares its parameters and buffers."""
     tensors = [*module.parameters(), *module.buffers()]
     return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
 
 
 def projector(in_channels: int, out_channels: int, factor: int) -> nn.Sequential:
-    """1 x 1, 3 x 3, 1 x 1 convolutions, each with batch normalisation and ReLU."""
+    """Return 1x1, 3x3 and 1x1 convolutions, each with batch normalization and ReLU."""
     width = out_channels // factor
     layers: list[nn.Module] = []
     shapes = ((in_channels, width, 1), (width, width, 3), (width, out_channels, 1))
@@ -109,10 +109,10 @@ def projector(in_channels: int, out_channels: int, factor: int) -> nn.Sequential
 
 
 def single_linear(head: nn.Module) -> nn.Linear:
-    """The one linear layer that a classifier consists of, dropout aside, frozen.
+    """Return the only linear layer of a classifier, frozen; dropout is ignored.
 
     Raises:
-        ValueError: when there is more to it.
+        ValueError: if the classifier has other layers.
     """
     leaves = [each for each in head.modules() if not list(each.children())]
     linear = [each for each in leaves if isinstance(each, nn.Linear)]

@@ -1,4 +1,4 @@
-"""Stages of two networks, one against one, on grids of the same size."""
+"""Compare the stages of two networks one by one, at the same spatial size."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def check_stages(method: str, student: Sequence[Any], teacher: Sequence[Any]) -> None:
-    """Refuse two networks that are read at different numbers of stages.
+    """Check that two networks are read at the same number of stages.
 
     Raises:
-        ValueError: naming both numbers.
+        ValueError: if the numbers differ.
     """
     if len(student) != len(teacher):
         raise ValueError(
@@ -22,7 +22,10 @@ def check_stages(method: str, student: Sequence[Any], teacher: Sequence[Any]) ->
 
 
 def downsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """(n, c, h, w) averaged down to `size`; plain pooling where it divides, as it is repeatable."""
+    """Average-pool maps (n, c, h, w) to `size`.
+
+    Plain pooling is used where the size divides: its gradient on a GPU is deterministic.
+    """
     height, width = maps.shape[-2:]
     if (height, width) == size:
         return maps
@@ -32,6 +35,6 @@ def downsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def same_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Both maps, the larger one averaged down to the grid of the smaller."""
+    """Return both maps at the smaller spatial size; the larger one is average-pooled."""
     size = (min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3]))
     return downsample(first, size), downsample(second, size)

@@ -1,4 +1,4 @@
-"""LS: logits without their level and scale, before any temperature."""
+"""Logit standardization: remove mean and scale of logits before a temperature is applied."""
 
 import torch
 from torch import Tensor
@@ -8,23 +8,24 @@ from distillers.losses.ops.precision import at_least_fp32
 
 
 def z_score(logits: Tensor, eps: float = 1e-7) -> Tensor:
-    """Logit Standardization in Knowledge Distillation: the z-score of each row.
+    """Compute the z-score of each row of logits.
 
-    Sun, Ren, Li, Wang and Cao, 2024, https://arxiv.org/abs/2403.01427.
+    "Logit Standardization in Knowledge Distillation", Sun, Ren, Li, Wang and Cao, 2024,
+    https://arxiv.org/abs/2403.01427.
 
-        (z - mean(z)) / (eps + std(z)), over the classes, the deviation with k - 1
+        (z - mean(z)) / (eps + std(z)), over the classes; std is divided by k - 1
 
-    A student then matches the teacher's logits up to a shift and a scale of its own for each image.
-    The losses with a temperature take it as an option, `standardise=True`. Published with KD:
-    temperature 2 and weight 9 beside a cross-entropy of 0.1, that is
-    `KD(temperature=2.0, standardise=True)` with weight 9, as KD multiplies by temperature^2 itself.
+    The student then matches the teacher's logits up to a shift and a scale for each image. Losses
+    with a temperature have it as the option `standardise=True`. Published with KD: temperature 2
+    and weight 9, with a cross-entropy of 0.1, which is `KD(temperature=2.0, standardise=True)` with
+    weight 9, because KD multiplies by temperature^2 itself.
 
     Args:
         logits: (n, k).
-        eps: added to the deviation.
+        eps: constant added to the standard deviation.
 
     Returns:
-        (n, k); a row of equal logits gives zeros and gets no gradient.
+        (n, k); a row of equal logits gives zeros without gradient.
     """
     apart = centered(at_least_fp32(logits), dim=1)
     variance = apart.square().sum(dim=1, keepdim=True) / max(logits.shape[1] - 1, 1)

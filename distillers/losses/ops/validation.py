@@ -1,7 +1,7 @@
-"""What an option may be, refused by name where it is not.
+"""Check the values of options.
 
-Each function takes values by name and raises a ValueError that names the first bad one; none of
-them takes a number that is infinite or no number.
+Each function takes values by name and raises a ValueError that names the first invalid one.
+Infinity and NaN are never valid.
 """
 
 import math
@@ -9,22 +9,22 @@ from collections.abc import Callable, Mapping
 
 
 def require_finite(**options: float) -> None:
-    """Refuse options that are infinite or not a number."""
+    """Check that all options are finite."""
     _require(options, lambda _: True, "must be finite")
 
 
 def require_positive(**options: float) -> None:
-    """Refuse options that are not greater than 0."""
+    """Check that all options are greater than 0."""
     _require(options, lambda value: value > 0, "must be greater than 0")
 
 
 def require_non_negative(**options: float) -> None:
-    """Refuse options below 0."""
+    """Check that all options are at least 0."""
     _require(options, lambda value: value >= 0, "must be 0 or greater")
 
 
 def require_fraction(**options: float) -> None:
-    """Refuse options that are not in [0, 1]."""
+    """Check that all options are in [0, 1]."""
     _require(options, lambda value: 0 <= value <= 1, "may be 0 to 1")
 
 
