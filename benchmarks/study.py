@@ -29,7 +29,7 @@ from distillers.data.datasets.cifar import cifar10
 from distillers.distillation import recipes
 from distillers.errors import InputError, NonFiniteLossError
 from distillers.report import published
-from distillers.report.estimates import Estimate, estimate, welch
+from distillers.report.estimates import sample_stats, welch
 
 ROOT = Path(__file__).parents[1]
 GRID = ROOT / "benchmarks" / "study.yml"
@@ -169,19 +169,16 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def spread(values: list[float]) -> dict[str, Any]:
-    return {"values": values, **asdict(estimate(values))}
+    stats = sample_stats(values)
+    return {"values": values, "mean": stats.mean, "sd": stats.sd, "n": stats.n}
 
 
 def over(row: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """How far the last epoch is above another's, with Welch's interval of 95 %."""
     if baseline is None or baseline is row or not (row["trials"] and baseline["trials"]):
         return None
-    mine, other = (Estimate(**without(r["last"], "values")) for r in (row, baseline))
+    mine, other = (sample_stats(r["last"]["values"]) for r in (row, baseline))
     return asdict(welch(mine, other))
-
-
-def without(content: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in content.items() if name != key}
 
 
 def repetition(rows: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:

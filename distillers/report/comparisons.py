@@ -1,271 +1,289 @@
-"""Runs that may be compared: grouped into rows of seeds, the rows into tables of one pair."""
+"""Comparable runs: seeds grouped into rows, rows into one table for each pair of networks."""
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from distillers.errors import unknown
 from distillers.report import labels, published
-from distillers.report.estimates import Difference, Estimate, estimate, welch
-from distillers.report.runs import ALONE, RULES, Run, UnreadableRun
+from distillers.report.estimates import Difference, SampleStats, sample_stats, welch
+from distillers.report.labels import Group
+from distillers.report.runs import ALONE, RULES, RunRecord, UnreadableRun, to_frame
 
-Group = labels.Group
+PublishedTable = Mapping[tuple[str, ...], Sequence[published.PublishedResult]]
 
 
 @dataclass(frozen=True)
-class Beside:
-    """A published number beside a measured one.
+class PublishedDelta:
+    """A published result and its distance from a measured one.
 
     Attributes:
-        entry: the published number.
-        difference: measured minus published by the same rule; None where the rule is unknown or
-            the training differs.
-        departures: how the training differs.
+        entry: the published result.
+        difference: measured minus published accuracy by the same rule; None if the rule is
+            unknown or the training differs.
+        departures: differences of the training, such as "20 epochs, not 240".
     """
 
-    entry: published.Published
+    entry: published.PublishedResult
     difference: float | None
     departures: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodRow:
     """One method with one set of weights and options, over its seeds.
 
     Attributes:
-        label: the method, what is not as published, and in what it was trained otherwise than
-            most: "kd (ce=1, kd=1) [epochs=20]"; unique in its table.
-        runs: one a trial, in the trials' order.
-        ranks: by rule, 1 is best; none for a network alone.
-        differences: to the table's baseline, by rule.
-        beside: published numbers.
+        label: unique in its table: the method, its unpublished weights and options, and flags
+            that differ from most rows, as in "kd (ce=1, kd=1) [epochs=20]".
+        runs: one for each trial, in order.
+        ranks: rank by rule, 1 is best; empty for a network trained alone.
+        differences: difference from the table's baseline, by rule.
+        published: published results for the same method and networks.
     """
 
     label: str
-    runs: tuple[Run, ...]
+    runs: tuple[RunRecord, ...]
     ranks: dict[str, int]
     differences: dict[str, Difference]
-    beside: tuple[Beside, ...] = ()
+    published: tuple[PublishedDelta, ...] = ()
 
     @property
-    def alone(self) -> bool:
-        """Whether there was no teacher."""
+    def is_alone(self) -> bool:
+        """Whether the network was trained without a teacher."""
         return self.runs[0].teacher is None
 
     @property
     def formula(self) -> str:
-        """The weighted sum that was minimised."""
-        told = (
-            f"{labels.value(given)} {name}"
-            for name, given in self.runs[0].settings.items()
+        """The weighted sum of losses, as in "1 ce + 0.5 kd"."""
+        terms = (
+            f"{labels.format_value(weight)} {name}"
+            for name, weight in self.runs[0].loss_settings.items()
             if "." not in name
-            or ":" in name  # an option is loss.option, a loss package.module:Loss
+            or ":" in name  # options are loss.option, losses of users package.module:Loss
         )
-        return " + ".join(told) or "1 ce"
+        return " + ".join(terms) or "1 ce"
 
     @cached_property
-    def scores(self) -> dict[str, Estimate]:
-        """Test accuracy in percent by rule."""
+    def scores(self) -> dict[str, SampleStats]:
+        """Test accuracy in percent, by each rule that all runs have."""
         rules = [rule for rule in RULES if all(rule in run.scores for run in self.runs)]
-        return {rule: estimate([run.scores[rule] for run in self.runs]) for rule in rules}
-
-    def nearest(self, rule: str) -> list[Beside]:
-        """The published numbers, those that can be compared first, then those of the rule."""
-        return sorted(self.beside, key=lambda b: (b.difference is None, b.entry.rule != rule))
-
-    def cost(self, name: str) -> Estimate | None:
-        """A number that a `Run` has, over the runs; None where it is not known of all."""
-        values = [getattr(run, name) for run in self.runs]
-        return None if None in values else estimate(values)
+        return {rule: sample_stats([run.scores[rule] for run in self.runs]) for rule in rules}
 
     @cached_property
-    def device_hours(self) -> Estimate:
-        """Hours of the run times the devices that it took."""
-        return estimate([run.hours * run.devices for run in self.runs])
+    def mean_curve(self) -> list[float]:
+        """Mean test accuracy in percent after each epoch."""
+        curves = zip(*(run.curve for run in self.runs), strict=True)
+        return [sum(epoch) / len(epoch) for epoch in curves]
+
+    def sorted_published(self, rule: str) -> list[PublishedDelta]:
+        """Return the published results, comparable ones first, then those of a rule."""
+        return sorted(self.published, key=lambda p: (p.difference is None, p.entry.rule != rule))
+
+    def cost(self, name: str) -> SampleStats | None:
+        """Return statistics of a numeric attribute of the runs; None if a run lacks it."""
+        values = [getattr(run, name) for run in self.runs]
+        return None if None in values else sample_stats(values)
+
+    @cached_property
+    def device_hours(self) -> SampleStats:
+        """Wall-clock hours times the number of devices."""
+        return sample_stats([run.hours * run.devices for run in self.runs])
 
     @property
     def devices(self) -> list[str]:
-        """What trained it: more than one name where its runs had different devices."""
-        many = (f"{run.devices} × " if run.devices > 1 else "" for run in self.runs)
-        names = [before + run.device for before, run in zip(many, self.runs, strict=True)]
+        """The distinct training devices of the runs, such as "4 × H100"."""
+        names = (f"{f'{r.devices} × ' if r.devices > 1 else ''}{r.device}" for r in self.runs)
         return list(dict.fromkeys(names))
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A table: what was tried for one pair of networks on one data set under one protocol.
+class PairTable:
+    """All methods for one pair of networks on one data set under one protocol.
 
     Attributes:
-        dataset: its name.
+        dataset: name of the data set.
         protocol: "crd" or "simkd".
-        teacher: the network; None in a table of networks alone, whose rows are networks.
-        student: the network; None likewise.
-        setting: the flags of rows whose labels tell no other: most rows' of the data set and
-            protocol, with the table's own rate.
-        rule: what is reported: "last", "best" or "held_out".
+        teacher: the teacher network; None in a table of networks trained alone.
+        student: the student network, or None as above.
+        flags: training flags of the rows whose labels do not say otherwise.
+        rule: the rule that is reported: "last", "best" or "held_out".
         baseline: label of the row that the others are compared with, or None.
-        rows: the best first, by the rule.
+        rows: best first, by the rule.
     """
 
     dataset: str
     protocol: str
     teacher: str | None
     student: str | None
-    setting: dict[str, Any]
+    flags: dict[str, Any]
     rule: str
     baseline: str | None
-    rows: tuple[Row, ...]
+    rows: tuple[MethodRow, ...]
 
     @property
     def pair(self) -> str:
-        """The two networks."""
+        """The two networks, as in "resnet56 → resnet20"."""
         return f"{self.teacher} → {self.student}" if self.teacher else "no teacher"
 
     @cached_property
-    def by_label(self) -> dict[str, Row]:
-        """Its rows by their labels."""
+    def by_label(self) -> dict[str, MethodRow]:
+        """The rows by label."""
         return {row.label: row for row in self.rows}
 
-    @property
+    @cached_property
     def rules(self) -> list[str]:
         """The rules by which every row has a score."""
         return [rule for rule in RULES if all(rule in row.scores for row in self.rows)]
 
     @property
     def teacher_accuracy(self) -> float | None:
-        """In percent, where it was scored."""
+        """Accuracy of the teacher in percent; None if it was not evaluated."""
         known = (run.teacher_accuracy for row in self.rows for run in row.runs)
         return next((accuracy for accuracy in known if accuracy is not None), None)
 
 
-def unite(runs: Iterable[Run]) -> tuple[list[Group], list[UnreadableRun]]:
-    """Runs that differ in nothing but the trial, together; and those that are there twice.
+def group_seeds(runs: Sequence[RunRecord]) -> tuple[list[Group], list[UnreadableRun]]:
+    """Group runs that differ in their seed only.
 
-    A run from before there was a digest of the data is taken to be of those that all others of its
-    data set are of, where these are the same.
+    Runs written before the digest of the data was recorded count as runs on the only data that
+    the other runs on their data set used, if there is only one.
 
     Returns:
-        the groups in the order of their first run, each in the order of the trials; and every run
-        whose flags and trial an earlier one has, which would count one seed twice.
+        the groups in order of their first run, each sorted by trial; and repetitions of a run,
+        which would count one seed twice.
     """
-    groups: dict[tuple[str, str | None], dict[int, Run]] = {}
-    copies = []
-    for run in _with_data(list(runs)):
-        group = groups.setdefault((run.same, run.data), {})
-        first = group.setdefault(run.trial, run)
-        if first is not run:
-            reason = f"trial {run.trial} of the same flags is counted already: {first.folder}"
-            copies.append(UnreadableRun(run.folder, reason, "copy"))
-    return [tuple(group[trial] for trial in sorted(group)) for group in groups.values()], copies
+    frame = to_frame(runs)
+    digests = frame.dropna(subset=["data"]).drop_duplicates(["dataset", "data"])
+    only = digests.drop_duplicates("dataset", keep=False).set_index("dataset")["data"].to_dict()
+    frame["data"] = [
+        data if isinstance(data, str) else only.get(dataset)
+        for dataset, data in zip(frame["dataset"], frame["data"], strict=True)
+    ]
+    keys = ["group_key", "data"]
+    first = frame.groupby([*keys, "trial"], dropna=False)["folder"].transform("first")
+    is_copy = frame.duplicated([*keys, "trial"])
+    copies = [
+        UnreadableRun(run.folder, f"trial {run.trial} of the same flags is counted already: {kept}",
+                      "copy")
+        for run, kept, copy in zip(runs, first, is_copy, strict=True)
+        if copy
+    ]  # fmt: skip
+    groups = []
+    for (_, data), members in frame[~is_copy].groupby(keys, sort=False, dropna=False):
+        known = data if isinstance(data, str) else None
+        group = [replace(runs[int(i)], data=known) for i in members.sort_values("trial").index]
+        groups.append(tuple(group))
+    return groups, copies
 
 
-def _with_data(runs: list[Run]) -> list[Run]:
-    known: dict[str, set[str]] = {}
-    for run in runs:
-        known.setdefault(run.dataset, set()).update({run.data} if run.data else ())
-    only = {name: next(iter(found)) for name, found in known.items() if len(found) == 1}
-    return [run if run.data else replace(run, data=only.get(run.dataset)) for run in runs]
-
-
-def compare(groups: Sequence[Group], baseline: str | None = None) -> list[Comparison]:
-    """Tables of what may be compared.
+def build_tables(groups: Sequence[Group], baseline: str | None = None) -> list[PairTable]:
+    """Build one table for each pair of networks, data set and protocol.
 
     Args:
-        groups: as `unite` gives them.
-        baseline: label of the row to compare with. Left out: that of KD as published, else that of
-            the student alone.
+        groups: as `group_seeds` returns them.
+        baseline: label of the row to compare with. Default: KD as published, or else the student
+            trained alone.
 
     Raises:
-        InputError: when no table has such a row.
+        InputError: if no table has such a row.
     """
-    pairs: dict[tuple, list[Group]] = {}
-    alone: dict[tuple, list[Group]] = {}
-    alike: dict[tuple, list[Group]] = {}
+    by_pair: dict[tuple[str, str, str | None, str | None], list[Group]] = defaultdict(list)
+    alone: dict[Hashable, list[Group]] = defaultdict(list)
+    by_protocol: dict[tuple[str, str], list[Group]] = defaultdict(list)
     for group in groups:
         run = group[0]
         student = run.student if run.teacher else None
-        pairs.setdefault((run.dataset, run.protocol, run.teacher, student), []).append(group)
-        alike.setdefault((run.dataset, run.protocol), []).append(group)
+        by_pair[run.dataset, run.protocol, run.teacher, student].append(group)
+        by_protocol[run.dataset, run.protocol].append(group)
         if run.teacher is None:
-            alone.setdefault(_trained_as(run), []).append(group)
-    usual = {key: labels.most_common(each, labels.RATE) for key, each in alike.items()}
-    beside = published.by_run(published.read())
+            alone[_training_key(run)].append(group)
+    common = {key: labels.most_common_flags(each, labels.RATE) for key, each in by_protocol.items()}
+    results = published.by_run(published.read())
     tables = []
-    for (dataset, protocol, teacher, student), each in pairs.items():
-        if teacher is not None:
-            ways = dict.fromkeys(_trained_as(group[0]) for group in each)
-            each += [group for way in ways for group in alone.get(way, [])]
-        setting = labels.setting_of(each, usual[dataset, protocol])
-        named = labels.label(each, setting)
-        pair = dataset, protocol, teacher, student
-        tables.append(_table(pair, named, setting, baseline, beside))
+    for pair, members in by_pair.items():
+        if pair[2] is not None:
+            trainings = dict.fromkeys(_training_key(group[0]) for group in members)
+            members = [*members, *(group for key in trainings for group in alone.get(key, []))]
+        flags = labels.with_common_rate(members, common[pair[:2]])
+        tables.append(_build_table(pair, members, flags, baseline, results))
     known = {row.label for table in tables if table.teacher for row in table.rows}
     if baseline is not None and baseline not in known:
         raise unknown("row", baseline, known)
     return sorted(tables, key=lambda t: (t.teacher is None, t.dataset, t.protocol, t.pair))
 
 
-def _trained_as(run: Run) -> tuple:
-    shared = {k: v for k, v in run.setting.items() if k not in labels.OF_TEACHING}
+def _training_key(run: RunRecord) -> Hashable:
+    """Return what a student has in common with the same network trained alone."""
+    shared = {k: v for k, v in run.train_flags.items() if k not in labels.TEACHER_FLAGS}
     return run.dataset, run.protocol, run.student, run.data, repr(shared)
 
 
-def _table(
-    pair: tuple,
-    named: dict[str, Group],
-    setting: dict[str, Any],
+def _build_table(
+    pair: tuple[str, str, str | None, str | None],
+    groups: Sequence[Group],
+    flags: dict[str, Any],
     baseline: str | None,
-    beside: dict,
-) -> Comparison:
+    results: PublishedTable,
+) -> PairTable:
     dataset, protocol, teacher, student = pair
-    rows = [Row(label, group, {}, {}) for label, group in named.items()]
+    labelled = labels.label_groups(groups, flags)
+    rows = [MethodRow(label, group, {}, {}) for label, group in labelled.items()]
     rule = "last" if protocol == "crd" else "best"
     if all("held_out" in row.scores for row in rows):
         rule = "held_out"
     rows.sort(key=lambda row: -row.scores[rule].mean)
-    most = labels.most_common([row.runs for row in rows])
-    reference = _reference(rows, most, baseline) if teacher else None
-    ranked = [row.scores for row in rows if not row.alone]
-    means = {rule: sorted(each[rule].even for each in ranked if rule in each) for rule in RULES}
-    return Comparison(
+    common = labels.most_common_flags([row.runs for row in rows])
+    reference = _baseline_row(rows, common, baseline) if teacher else None
+    ranked = [row.scores for row in rows if not row.is_alone]
+    means = {r: sorted(each[r].rounded_mean for each in ranked if r in each) for r in RULES}
+    return PairTable(
         dataset=dataset,
         protocol=protocol,
         teacher=teacher,
         student=student,
-        setting=setting,
+        flags=flags,
         rule=rule,
         baseline=reference.label if reference else None,
-        rows=tuple(_compared(row, means, reference, beside) for row in rows),
+        rows=tuple(_compare(row, means, reference, results) for row in rows),
     )
 
 
-def _reference(rows: list[Row], setting: dict[str, Any], baseline: str | None) -> Row | None:
-    """The row that the others are compared with, of the usual setting where there is a choice."""
+def _baseline_row(
+    rows: Sequence[MethodRow], flags: dict[str, Any], baseline: str | None
+) -> MethodRow | None:
+    """Return the row that the others are compared with, preferably one with the common flags."""
     if baseline is not None:
         return next((row for row in rows if row.label == baseline), None)
     plain = [row for row in rows if row.runs[0].method == "kd" and not row.runs[0].departures]
-    plain = plain or [row for row in rows if row.alone]
-    return min(plain, key=lambda row: (row.runs[0].setting != setting, row.label), default=None)
+    plain = plain or [row for row in rows if row.is_alone]
+    return min(plain, key=lambda row: (row.runs[0].train_flags != flags, row.label), default=None)
 
 
-def _compared(row: Row, means: dict[str, list[float]], reference: Row | None, beside: dict) -> Row:
+def _compare(
+    row: MethodRow,
+    means: Mapping[str, Sequence[float]],
+    reference: MethodRow | None,
+    results: PublishedTable,
+) -> MethodRow:
     ranks, differences = {}, {}
     for rule, score in row.scores.items():
-        if not row.alone:
-            ranks[rule] = 1 + len(means[rule]) - bisect_right(means[rule], score.even)
+        if not row.is_alone:
+            ranks[rule] = 1 + len(means[rule]) - bisect_right(means[rule], score.rounded_mean)
         if reference is not None and row is not reference and rule in reference.scores:
             differences[rule] = welch(score, reference.scores[rule])
     run = row.runs[0]
-    name = ALONE if row.alone else labels.method_of(run)
-    key = (run.dataset, run.protocol, run.teacher or "", run.student, name)
-    near = tuple(_beside(entry, row) for entry in beside.get(key, ()))
-    return replace(row, ranks=ranks, differences=differences, beside=near)
+    method = ALONE if row.is_alone else labels.method_label(run)
+    key = (run.dataset, run.protocol, run.teacher or "", run.student, method)
+    deltas = tuple(_published_delta(entry, row) for entry in results.get(key, ()))
+    return replace(row, ranks=ranks, differences=differences, published=deltas)
 
 
-def _beside(entry: published.Published, row: Row) -> Beside:
-    departures = tuple(published.departures(entry, row.runs[0].setting))
+def _published_delta(entry: published.PublishedResult, row: MethodRow) -> PublishedDelta:
+    departures = tuple(published.departures(entry, row.runs[0].train_flags))
     score = row.scores.get(entry.rule)
-    comparable = score is not None and not departures
-    return Beside(entry, score.mean - entry.mean if score and comparable else None, departures)
+    difference = score.mean - entry.mean if score and not departures else None
+    return PublishedDelta(entry, difference, departures)

@@ -1,40 +1,65 @@
-"""Means over seeds, and how far apart two of them are."""
+"""Sample statistics over seeds and confidence intervals of their differences."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A mean of independent values.
+class SampleStats:
+    """Mean and standard deviation of independent values.
 
-    Attributes:
-        mean: their mean.
-        sd: their standard deviation with n - 1; None of one value.
-        n: how many they are.
+    Args:
+        values: at least one.
     """
 
-    mean: float
-    sd: float | None
-    n: int
+    values: tuple[float, ...]
 
     @property
-    def even(self) -> float:
-        """The mean without what its sum was rounded by, so that equal means compare as equal."""
+    def n(self) -> int:
+        """The number of values."""
+        return len(self.values)
+
+    @cached_property
+    def mean(self) -> float:
+        """The arithmetic mean, correctly rounded."""
+        return self.values[0] if self.is_constant else math.fsum(self.values) / self.n
+
+    @cached_property
+    def sd(self) -> float | None:
+        """The standard deviation with n - 1 degrees of freedom; None for one value."""
+        if self.n < 2:
+            return None
+        squares = math.fsum((value - self.mean) ** 2 for value in self.values)
+        return math.sqrt(squares / (self.n - 1))
+
+    @property
+    def rounded_mean(self) -> float:
+        """The mean rounded to nine decimals, so that rounding errors do not break ties."""
         return round(self.mean, 9)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether all values are equal."""
+        return min(self.values) == max(self.values)
+
+    def scaled(self, factor: float) -> "SampleStats":
+        """Return the statistics in another unit."""
+        return SampleStats(tuple(value * factor for value in self.values))
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much larger one mean is than another.
+    """Difference of two means with its confidence interval.
 
     Attributes:
-        value: the difference.
-        low: the lower end of its confidence interval; None where there is none.
-        high: the upper end.
+        value: first mean minus second mean.
+        low: lower end of the interval; None where there is no interval.
+        high: upper end of the interval.
     """
 
     value: float
@@ -42,31 +67,26 @@ class Difference:
     high: float | None = None
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and standard deviation of at least one value."""
-    mean = math.fsum(values) / len(values)
-    if len(values) < 2:
-        return Estimate(mean, None, len(values))
-    if min(values) == max(values):  # whose mean is rounded, which would pass for a deviation
-        return Estimate(values[0], 0.0, len(values))
-    squares = math.fsum((value - mean) ** 2 for value in values)
-    return Estimate(mean, math.sqrt(squares / (len(values) - 1)), len(values))
+def sample_stats(values: Sequence[float]) -> SampleStats:
+    """Return the statistics of at least one value."""
+    return SampleStats(tuple(values))
 
 
-def welch(first: Estimate, second: Estimate) -> Difference:
-    """The first mean minus the second, with Welch's interval for unequal variances.
+def welch(first: SampleStats, second: SampleStats) -> Difference:
+    """Return first mean minus second mean with Welch's 95 % interval for unequal variances.
 
-    There is no interval where one of them is a single value, or where neither varies.
+    There is no interval when either sample has one value or when both samples are constant.
 
     B. L. Welch, "The generalization of 'Student's' problem when several different population
     variances are involved", Biometrika 34, 1947.
     """
-    from scipy.special import stdtrit  # the quantile of Student's t; slow to import
+    from scipy.stats import ttest_ind  # slow to import
 
     value = first.mean - second.mean
-    if first.sd is None or second.sd is None or not first.sd + second.sd > 0:
+    if min(first.n, second.n) < 2 or (first.is_constant and second.is_constant):
         return Difference(value)
-    a, b = first.sd**2 / first.n, second.sd**2 / second.n
-    freedom = (a + b) ** 2 / (a**2 / (first.n - 1) + b**2 / (second.n - 1))
-    half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * math.sqrt(a + b)
-    return Difference(value, value - half, value + half)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # scipy warns when one sample is constant
+        result = ttest_ind(first.values, second.values, equal_var=False)
+    ends = result.confidence_interval(CONFIDENCE)
+    return Difference(value, float(ends.low), float(ends.high))

@@ -1,4 +1,4 @@
-"""JSON that others wrote, read field by field: what a file says may be anything."""
+"""Checked access to the JSON files of a run folder, whose content may be anything."""
 
 import json
 import math
@@ -8,14 +8,14 @@ from typing import Any
 
 from distillers.errors import InputError
 
-LARGEST = 1e18  # sums of squares of such numbers are finite too
+LARGEST = 1e18  # keeps sums of squares finite
 
 
-class NotCounted(InputError):  # noqa: N818, words that read
-    """Why a report leaves out a run folder that is no damaged one.
+class SkippedRunError(InputError):
+    """A run folder is intact but not part of a report.
 
     Attributes:
-        kind: in one word, as "unfinished".
+        kind: "unfinished" or "transfer".
     """
 
     def __init__(self, kind: str, reason: str) -> None:
@@ -23,108 +23,107 @@ class NotCounted(InputError):  # noqa: N818, words that read
         self.kind = kind
 
 
-class Fields:
-    """The fields of one JSON object, each of the type that is asked for.
+class JsonFields:
+    """Fields of a JSON object, with checked types.
+
+    Every method raises `InputError` when a field is missing or has another type.
 
     Args:
-        where: what to call the object in errors.
-        content: what was read.
+        where: name of the object in error messages.
+        content: the parsed JSON.
 
     Raises:
-        InputError: when it is no object; likewise every method, for a field that is missing or of
-            another type.
+        InputError: if the content is not an object.
     """
 
     def __init__(self, where: str, content: object) -> None:
         if not isinstance(content, dict):
-            raise InputError(f"{where} holds no object.")
+            raise InputError(f"{where} is not a JSON object.")
         self.where = where
         self.content: dict[str, Any] = content
 
-    def text(self, name: str) -> str:
-        """A text that is not empty."""
+    def string(self, name: str) -> str:
+        """Return a non-empty string."""
         value = self.content.get(name)
         if not isinstance(value, str) or not value:
-            raise InputError(f"{self.where} says no {name}.")
-        return shown(value)
+            raise InputError(f"{self.where} has no {name}.")
+        return printable(value)
 
     def number(self, name: str) -> float:
-        """A finite number."""
-        return finite(self.content.get(name), f"{self.where} says that {name} is")
+        """Return a finite number."""
+        return check_finite(self.content.get(name), f"{self.where}: {name}")
 
-    def count(self, name: str) -> int:
-        """A whole number."""
+    def integer(self, name: str) -> int:
+        """Return a whole number."""
         value = self.number(name)
         if value != int(value):
-            raise InputError(f"{self.where} says that {name} is {value}.")
+            raise InputError(f"{self.where}: {name} is {value}, not a whole number.")
         return int(value)
 
-    def optional(self, name: str) -> float | None:
-        """A finite number, or None where there is none."""
+    def optional_number(self, name: str) -> float | None:
+        """Return a finite number, or None if the field is missing or null."""
         return None if self.content.get(name) is None else self.number(name)
 
     def mapping(self, name: str) -> dict[str, Any]:
-        """An object."""
-        inner = Fields(f"{self.where}, {name},", self.content.get(name))
-        return {shown(key): value for key, value in inner.content.items()}
+        """Return a nested object with printable keys."""
+        inner = JsonFields(f"{self.where}, {name},", self.content.get(name))
+        return {printable(key): value for key, value in inner.content.items()}
 
 
-def read_fields(folder: Path, name: str) -> Fields:
-    """The object in a file of a run folder.
+def read_fields(folder: Path, name: str) -> JsonFields:
+    """Read a JSON file of a run folder.
 
     Raises:
-        NotCounted: when there is no such file.
-        InputError: when it cannot be read or holds something else.
+        SkippedRunError: if the file is missing.
+        InputError: if it cannot be read or is not a JSON object.
     """
-    return Fields(name, parsed(name, text_of(folder / name)))
+    return JsonFields(name, parse_json(name, read_text(folder / name)))
 
 
-def text_of(path: Path) -> str:
-    """The text of a file; raises as `read_fields` does."""
+def read_text(path: Path) -> str:
+    """Read a text file; raises as `read_fields` does."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise NotCounted("unfinished", f"{path.name} is missing.") from error
+        raise SkippedRunError("unfinished", f"{path.name} is missing.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path.name} cannot be read: {error}") from error
 
 
-def parsed(where: str, text: str) -> Any:
-    """What a JSON text says.
+def parse_json(where: str, text: str) -> Any:
+    """Parse JSON.
 
     Raises:
-        InputError: when it is none.
+        InputError: naming `where`, if the text is not valid JSON.
     """
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is no JSON: {error}") from error
+        raise InputError(f"{where} is not valid JSON: {error}") from error
 
 
-def finite(value: object, saying: str) -> float:
-    """A number that a run may write; `saying` begins the error of anything else.
+def check_finite(value: object, name: str) -> float:
+    """Return a number that a run may write.
 
     Raises:
-        InputError: for anything else.
+        InputError: naming `name`, for anything but a number of at most `LARGEST`.
     """
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number and abs(value) <= LARGEST:
         return value
-    raise InputError(f"{saying} {shown(value)[:40]}.")
+    raise InputError(f"{name} is {printable(value)[:40]}.")
 
 
 def all_finite(values: Sequence[Any]) -> bool:
-    """Whether `finite` takes every value, found fast: a report of many runs asks it of millions."""
+    """Return whether `check_finite` accepts every value; fast enough for millions of them."""
     if not {type(value) for value in values} <= {int, float}:
         return False
-    within = all(
-        -LARGEST <= end <= LARGEST for end in (min(values, default=0), max(values, default=0))
-    )
-    return within and not math.isnan(sum(values))  # which may hide from min and max
+    ends = min(values, default=0), max(values, default=0)
+    return ends[0] >= -LARGEST and ends[1] <= LARGEST and not math.isnan(sum(values))
 
 
-def shown(text: object) -> str:
-    """A text that is safe to print: characters that cannot be seen are spelt out."""
+def printable(text: object) -> str:
+    """Convert to a string in which characters that cannot be printed are escaped."""
     plain = str(text)
     if plain.isprintable():
         return plain

@@ -1,94 +1,102 @@
-"""Names for rows: what was run, and how it differs from the rest."""
+"""Row labels: the method, and what sets a row apart from the others of its table."""
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
-from distillers.report.fields import shown
-from distillers.report.runs import Run
+from distillers.report.fields import printable
+from distillers.report.runs import RunRecord
 
-Group = tuple[Run, ...]  # runs that differ in nothing but their trial
-RATE = "learning_rate"  # networks have published rates of their own
-OF_TEACHING = ("teacher_cache", "gather")  # flags that say nothing of a network alone
+Group = tuple[RunRecord, ...]  # runs that differ in their seed only
+RATE = "learning_rate"  # published rates depend on the network
+TEACHER_FLAGS = ("teacher_cache", "gather")  # irrelevant to a network trained alone
 
 
-def most_common(groups: Iterable[Group], apart: str = "") -> dict[str, Any]:
-    """The setting that most groups have, a flag left out; of equally many the first."""
-    settings = [
-        {name: given for name, given in group[0].setting.items() if name != apart}
+def most_common_flags(groups: Iterable[Group], without: str = "") -> dict[str, Any]:
+    """Return the training flags that most groups share, the first in case of a tie.
+
+    Args:
+        groups: at least one.
+        without: a flag to leave out.
+    """
+    candidates = [
+        {name: flag for name, flag in group[0].train_flags.items() if name != without}
         for group in groups
     ]
-    return settings[_commonest([repr(setting) for setting in settings])]
+    return candidates[_mode_index([repr(flags) for flags in candidates])]
 
 
-def method_of(run: Run) -> str:
-    """The method, and in brackets which weights and options are not as published."""
-    told = [f"{name}={value(each)}" for name, each in sorted(run.departures.items())]
-    return run.method + (f" ({', '.join(told)})" if told else "")
+def with_common_rate(groups: Sequence[Group], flags: dict[str, Any]) -> dict[str, Any]:
+    """Add to training flags the learning rate that most groups of a table share."""
+    rates = [group[0].train_flags[RATE] for group in groups]
+    return {**flags, RATE: rates[_mode_index(rates)]}
 
 
-def setting_of(groups: list[Group], usual: dict[str, Any]) -> dict[str, Any]:
-    """The setting of a table that needs no words: the usual one, with its commonest rate.
-
-    Args:
-        groups: those of the table.
-        usual: of the data set and protocol, without the rate.
-    """
-    rates = [group[0].setting[RATE] for group in groups]
-    return {**usual, RATE: rates[_commonest(rates)]}
+def method_label(run: RunRecord) -> str:
+    """Return the method, followed by unpublished weights and options in round brackets."""
+    departures = [f"{name}={format_value(v)}" for name, v in sorted(run.departures.items())]
+    return run.method + (f" ({', '.join(departures)})" if departures else "")
 
 
-def label(groups: list[Group], setting: dict[str, Any]) -> dict[str, Group]:
-    """A name for each group of a table that no other group of it has.
+def label_groups(groups: Sequence[Group], flags: dict[str, Any]) -> dict[str, Group]:
+    """Return the groups of one table by unique labels.
 
     Args:
-        groups: those of a table.
-        setting: what `setting_of` gave for them.
+        groups: at least one.
+        flags: training flags that need no mention, see `with_common_rate`.
     """
-    of_networks = groups[0][0].teacher is None
-    files = [file for group in groups if (file := group[0].teacher_file)]
-    file = files[_commonest(files)] if files else None
-    contents = [content for group in groups if (content := group[0].data)]
-    content = contents[_commonest(contents)] if contents else None
-    named: dict[str, Group] = {}
+    no_teacher = groups[0][0].teacher is None
+    teacher_file = _mode([group[0].teacher_file for group in groups])
+    data = _mode([group[0].data for group in groups])
+    labelled: dict[str, Group] = {}
     for group in groups:
         run = group[0]
-        told = _departing(run, setting)
-        if run.setting[RATE] != setting[RATE] and not of_networks:
-            told.append(f"{RATE}={value(run.setting[RATE])}")
-        if run.teacher_file and run.teacher_file != file:
-            told.append(f"teacher={run.teacher_file[:8]}")
-        if run.data != content:
-            told.append(f"data={(run.data or 'unknown')[:8]}")
-        plain = run.student if of_networks else method_of(run)
-        full = f"{plain} [{', '.join(told)}]" if told else plain
-        if full in named and of_networks:
-            full = f"{full} [{RATE}={value(run.setting[RATE])}]"
-        number, first = 2, full
-        while full in named:
-            full, number = f"{first} ({number})", number + 1
-        named[full] = group
-    return named
+        rate = f"{RATE}={format_value(run.train_flags[RATE])}"
+        details = _differing_flags(run, flags)
+        if run.train_flags[RATE] != flags[RATE] and not no_teacher:
+            details.append(rate)
+        if run.teacher_file and run.teacher_file != teacher_file:
+            details.append(f"teacher={run.teacher_file[:8]}")
+        if run.data != data:
+            details.append(f"data={(run.data or 'unknown')[:8]}")
+        label = run.student if no_teacher else method_label(run)
+        label += f" [{', '.join(details)}]" if details else ""
+        if label in labelled and no_teacher:
+            label += f" [{rate}]"
+        labelled[_make_unique(label, labelled)] = group
+    return labelled
 
 
-def _departing(run: Run, setting: dict[str, Any]) -> list[str]:
-    """The flags in which a run differs from a table's setting, but the rate."""
-    silent = {RATE, *(OF_TEACHING if run.teacher is None else ())}
-    names = sorted((setting.keys() | run.setting.keys()) - silent)
-    apart = [name for name in names if run.setting.get(name) != setting.get(name)]
-    return [f"{name}={value(run.setting.get(name))}" for name in apart]
+def format_value(value: object) -> str:
+    """Format a flag's value as on the command line."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return ",".join(map(format_value, value))
+    return printable(value)
 
 
-def _commonest(values: Sequence[Hashable]) -> int:
-    """The place of the first of the values that occur most often."""
+def _differing_flags(run: RunRecord, flags: dict[str, Any]) -> list[str]:
+    """Return the flags, except the learning rate, that differ from those given."""
+    ignored = {RATE, *(TEACHER_FLAGS if run.teacher is None else ())}
+    names = sorted((flags.keys() | run.train_flags.keys()) - ignored)
+    differing = [name for name in names if run.train_flags.get(name) != flags.get(name)]
+    return [f"{name}={format_value(run.train_flags.get(name))}" for name in differing]
+
+
+def _make_unique(label: str, taken: Iterable[str]) -> str:
+    number, unique = 2, label
+    while unique in taken:
+        unique, number = f"{label} ({number})", number + 1
+    return unique
+
+
+def _mode(values: Iterable[str | None]) -> str | None:
+    """Return the most frequent non-empty value, or None."""
+    return next((value for value, _ in Counter(filter(None, values)).most_common(1)), None)
+
+
+def _mode_index(values: Sequence[Hashable]) -> int:
+    """Return the index of the first of the most frequent values."""
     ((value, _),) = Counter(values).most_common(1)
     return values.index(value)
-
-
-def value(content: object) -> str:
-    """A flag's value as one would type it."""
-    if isinstance(content, float):
-        return f"{content:g}"
-    if isinstance(content, list):
-        return ",".join(map(value, content))
-    return shown(content)

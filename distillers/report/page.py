@@ -1,71 +1,61 @@
-"""The report as one HTML page that needs nothing else: no network, no other file."""
+"""The report as one self-contained HTML page, from `templates/page.html`."""
 
 import base64
 import hashlib
-from collections.abc import Iterable
-from html import escape
-from importlib.resources import files
+from collections import defaultdict
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
-from distillers.report import page_overview, page_tables, pictures
-from distillers.report.comparisons import Comparison, Row
-from distillers.report.marks import Style, spread
-from distillers.report.pictures import Line, Point
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from distillers.report import charts, formatting
+from distillers.report.charts import CostChart, Curve, CurveChart, Point, Scale, Style
+from distillers.report.comparisons import MethodRow, PairTable
+from distillers.report.estimates import SampleStats
+from distillers.report.formatting import MISSING, RULE_NAMES, time_unit_of
 from distillers.report.report import Report
-from distillers.report.wording import RULE_NAMES, described, percent, plural, scaled, time_unit
 
-DRAWN = 12  # methods in one picture
-CURVE = 2  # epochs from which on a curve is one
+MAX_CHART_ROWS = 12
+MIN_CURVE_EPOCHS = 2
+STRIP_WIDTH = 160  # of the chart of single runs in each row
+MAX_LISTED_RUNS = 20  # accuracies in a tooltip
 
 
-def page(report: Report) -> str:
-    """The whole page; the same runs give the same bytes."""
-    css, script = _file("page.css"), _file("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
+def render_page(report: Report) -> str:
+    """Render the page; the same runs give the same bytes."""
+    loader = PackageLoader("distillers.report")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    script = loader.get_source(environment, "page.js")[0]
+    environment.filters |= {
+        name: getattr(formatting, f"format_{name}")
+        for name in ("count", "interval", "percent", "signed", "stats")
+    }
+    environment.filters["shorten"] = charts.shorten
+    return environment.get_template("page.html").render(
+        report=report,
+        title=_title(report),
+        facts=_facts(report),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        css=loader.get_source(environment, "page.css")[0],
+        styles=_styles(report),
+        views=[_view(table, _styles(report)) for table in report.tables],
+        rule_names=RULE_NAMES,
+        missing=MISSING,
+        strip_width=STRIP_WIDTH,
+        max_listed_runs=MAX_LISTED_RUNS,
+        pluralize=formatting.pluralize,
     )
-    styles = _styles(report)
-    body = "".join(
-        [
-            _head(report),
-            _controls(report),
-            "<main>",
-            *(page_overview.overview(each, n, styles) for n, each in enumerate(report.overviews())),
-            *(_section(table, n, styles) for n, table in enumerate(report.tables)),
-            page_overview.not_counted(report.not_counted),
-            _reading(),
-            "</main>",
-        ]
-    )
-    return (
-        '<!DOCTYPE html>\n<html lang="en" data-rule="own">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
-        f"<title>{escape(_title(report))}</title>\n<style>\n{css}</style>\n</head>\n<body>\n"
-        f"{body}\n<script>{script}</script>\n</body>\n</html>\n"
-    )
-
-
-def anchor(number: int) -> str:
-    """The name of a table's section within the page."""
-    return f"table-{number}"
-
-
-def _file(name: str) -> str:
-    return files("distillers.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _styles(report: Report) -> dict[str, Style]:
-    """One look for each method on the whole page."""
-    labels: dict[str, None] = {}
-    alone = set()
-    for table in report.tables:
-        for row in table.rows:
-            labels.setdefault(row.label)
-            if row.alone and table.teacher:
-                alone.add(row.label)
+    """Return one style for each row label on the page."""
+    labels = dict.fromkeys(row.label for table in report.tables for row in table.rows)
+    alone = {row.label for t in report.tables if t.teacher for row in t.rows if row.is_alone}
     numbers = iter(range(len(labels)))
     return {label: Style(-1 if label in alone else next(numbers)) for label in labels}
 
@@ -78,203 +68,95 @@ def _title(report: Report) -> str:
     return f"Distillation on {', '.join(datasets)}" if datasets else "No finished run"
 
 
-def _head(report: Report) -> str:
+def _facts(report: Report) -> list[tuple[str, int]]:
+    """Return the counts at the top of the page."""
     pairs = {(t.dataset, t.teacher, t.student) for t in report.tables if t.teacher}
-    methods = {row.label for t in report.tables if t.teacher for row in t.rows if not row.alone}
-    facts = [
-        ("run", report.num_runs),
-        ("method", len(methods)),
-        ("pair", len(pairs)),
-        ("folder not counted", len(report.not_counted)),
+    methods = {row.label for t in report.tables if t.teacher for row in t.rows if not row.is_alone}
+    return [
+        ("run" if report.num_runs == 1 else "runs", report.num_runs),
+        ("method" if len(methods) == 1 else "methods", len(methods)),
+        ("pair" if len(pairs) == 1 else "pairs", len(pairs)),
+        (f"folder{'s' * (len(report.not_counted) != 1)} not counted", len(report.not_counted)),
     ]
-    told = "".join(
-        f"<div><dt>{_noun(noun, number)}</dt><dd>{number:,}</dd></div>" for noun, number in facts
-    )
-    return (
-        f'<header><p class="kicker">Report of runs</p><h1>{escape(_title(report))}</h1>'
-        f'<dl class="facts">{told}</dl>{_contents(report)}</header>'
-    )
 
 
-def _noun(noun: str, number: int) -> str:
-    if number == 1:
-        return noun
-    return noun.replace("folder", "folders") if "folder" in noun else noun + "s"
-
-
-def _contents(report: Report) -> str:
-    if len(report.tables) < 3:
-        return ""
-    links = "".join(
-        f'<li><a href="#{anchor(n)}">{escape(table.pair)}</a> '
-        f"<span>{escape(_where(table))}</span></li>"
-        for n, table in enumerate(report.tables)
-    )
-    return f'<nav aria-label="Tables"><ol class="contents">{links}</ol></nav>'
-
-
-def _where(table: Comparison) -> str:
-    return f"{table.dataset} · {table.protocol}"
-
-
-def _controls(report: Report) -> str:
-    rules = {"own": "as the protocol reports"}
-    rules |= {rule: RULE_NAMES[rule] for rule in ("last", "best")}
-    radios = "".join(
-        f'<label><input type="radio" name="rule" value="{rule}"{" checked" * (rule == "own")}>'
-        f"<span>{name}</span></label>"
-        for rule, name in rules.items()
-    )
-    selects = _select("dataset", "Data set", (t.dataset for t in report.tables))
-    selects += _select("protocol", "Protocol", (t.protocol for t in report.tables))
-    return (
-        '<form class="controls" role="search" aria-label="Filter the tables">'
-        '<label class="field">Filter<input type="search" id="filter" autocomplete="off" '
-        f'placeholder="method, network, …"></label>{selects}'
-        f'<fieldset><legend>Accuracy of</legend><div class="radios">{radios}</div></fieldset>'
-        '<output id="count" role="status" aria-live="polite"></output></form>'
+def _view(table: PairTable, styles: dict[str, Style]) -> SimpleNamespace:
+    """Return what the template needs of a table besides the table: axes, units and charts."""
+    values = {rule: [run.scores[rule] for row in table.rows for run in row.runs]
+              for rule in table.rules}  # fmt: skip
+    axis = 5, STRIP_WIDTH - 5
+    rows = _chart_rows(table)
+    longest = max((len(row.mean_curve) for row in rows), default=0)
+    curves = [Curve(row.label, styles[row.label], row.mean_curve) for row in rows]
+    unit, per_hour = time_unit_of(table.rows)
+    return SimpleNamespace(
+        table=table,
+        training=formatting.describe_training(table),
+        unit=unit,
+        per_hour=per_hour,
+        devices=list(dict.fromkeys(" and ".join(row.devices) for row in table.rows)),
+        ends={rule: (min(each), max(each)) for rule, each in values.items()},
+        scales={r: Scale(*charts.padded_range(v, 0.04), *axis) for r, v in values.items()},
+        chart_rows=len(rows),
+        costs=_cost_charts(table, rows, styles),
+        curves=_curve_chart(table, curves) if longest >= MIN_CURVE_EPOCHS else None,
+        omits_start=longest >= charts.LONG,
     )
 
 
-def _select(name: str, title: str, values: Iterable[str]) -> str:
-    names = sorted(set(values))
-    if len(names) < 2:
-        return ""
-    options = "".join(f'<option value="{escape(n)}">{escape(n)}</option>' for n in names)
-    return (
-        f'<label class="field">{title}<select id="{name}"><option value="">all</option>{options}'
-        "</select></label>"
-    )
+def _chart_rows(table: PairTable) -> list[MethodRow]:
+    """Return the best rows, the baseline and the student alone; none if there is one row only."""
+    rows = [
+        row
+        for place, row in enumerate(table.rows)
+        if place < MAX_CHART_ROWS or row.is_alone or row.label == table.baseline
+    ]
+    return rows if table.teacher and len(rows) > 1 else []
 
 
-def _section(table: Comparison, number: int, styles: dict[str, Style]) -> str:
-    setting = described(table.setting, with_rate=table.teacher is not None)
-    facts = [escape(_where(table)), escape(setting)]
-    if table.teacher_accuracy is not None:
-        facts.append(f"teacher {percent(table.teacher_accuracy)} %")
-    title = table.pair if table.teacher else f"Networks without a teacher on {table.dataset}"
-    return (
-        f'<section class="table" id="{anchor(number)}" data-dataset="{escape(table.dataset)}" '
-        f'data-protocol="{escape(table.protocol)}"><h2>{escape(title)}</h2>'
-        f'<p class="facts-line">{" · ".join(facts)}</p>'
-        f"{page_tables.results(table, styles)}{_pictures(table, styles)}"
-        f"{page_tables.costs(table, styles)}{_provenance(table)}</section>"
-    )
+def _curve_chart(table: PairTable, curves: list[Curve]) -> CurveChart:
+    return charts.curve_chart(curves, table.teacher_accuracy)
 
 
-def _pictures(table: Comparison, styles: dict[str, Style]) -> str:
-    rows = _drawn(table)
-    if not table.teacher or len(rows) < 2:
-        return ""
-    left_out = len(table.rows) - len(rows)
-    which = f" The {len(rows)} of {len(table.rows)} that lead." if left_out else ""
-    costs = "".join(_cost_pictures(table, rows, styles))
-    of_cost = ""
-    if costs:
-        of_cost = (
-            f'<figure><div class="panels">{costs}</div><figcaption><b>Accuracy and what it '
-            f"costs.</b> Test accuracy of the {RULE_NAMES[table.rule]} against the cost of one "
-            "training run; bars are one standard deviation. Beyond the dashed line there is "
-            f"nothing: no method is both cheaper and better.{which}</figcaption></figure>"
-        )
-    lines = [Line(row.label, styles[row.label], _mean_curve(row)) for row in rows]
-    longest = max(len(line.values) for line in lines)
-    if longest < CURVE:
-        return of_cost
-    part = " The axis leaves out the first steep rise." if longest >= pictures.LONG else ""
-    return (
-        f'{of_cost}<figure><div class="scroll">'
-        f"{pictures.curves_picture(lines, table.teacher_accuracy)}</div><figcaption>"
-        f"<b>Learning curves.</b> Mean test accuracy over the runs of each method.{part}{which}"
-        "</figcaption></figure>"
-    )
-
-
-def _drawn(table: Comparison) -> list[Row]:
-    """The best rows, and those that one compares with."""
-    kept = list(table.rows[:DRAWN])
-    return [*kept, *(row for row in table.rows[DRAWN:] if row.alone or row.label == table.baseline)]
-
-
-def _mean_curve(row: Row) -> list[float]:
-    curves = [run.curve for run in row.runs]
-    return [sum(epoch) / len(epoch) for epoch in zip(*curves, strict=True)]
-
-
-def _cost_pictures(table: Comparison, rows: list[Row], styles: dict[str, Style]) -> list[str]:
-    """Accuracy against time, speed and memory, for each device on which several rows trained."""
-    on: dict[str, list[Row]] = {}
+def _cost_charts(
+    table: PairTable, rows: Sequence[MethodRow], styles: dict[str, Style]
+) -> list[CostChart]:
+    """Lay out accuracy against time, throughput and memory, for each device with several rows."""
+    by_device: dict[str, list[MethodRow]] = defaultdict(list)
     for row in rows:
         if len(row.devices) == 1:
-            on.setdefault(row.devices[0], []).append(row)
-    drawn = []
-    for device, of_device in on.items():
-        if len(of_device) < 2:
+            by_device[row.devices[0]].append(row)
+    found: list[CostChart] = []
+    for device, members in by_device.items():
+        if len(members) < 2:
             continue
-        unit, factor = time_unit(row.device_hours.mean for row in of_device)
-        hours = {row.label: scaled(row.device_hours, factor) for row in of_device}
-        speed = {row.label: row.cost("images_per_second") for row in of_device}
-        memory = {row.label: row.cost("peak_memory_mib") for row in of_device}
-        where = f" on {device}" if len(on) > 1 else ""
-        for name, costs, more in (
-            (f"{'hours' if unit == 'h' else unit} of training{where}", hours, False),
-            (f"images/s in training{where}", speed, True),
-            (f"MiB at the peak{where}", memory, False),
+        unit, per_hour = time_unit_of(members)
+        where = f" on {device}" if len(by_device) > 1 else ""
+        hours = [row.device_hours.scaled(per_hour) for row in members]
+        speed, memory = ([row.cost(name) for row in members]
+                         for name in ("images_per_second", "peak_memory_mib"))  # fmt: skip
+        for name, costs, more_is_better in (
+            (f"{'hours' if unit == 'h' else unit} of training", hours, False),
+            ("images/s in training", speed, True),
+            ("MiB at the peak", memory, False),
         ):
-            points = [
-                Point(
-                    row.label,
-                    styles[row.label],
-                    cost.mean,
-                    row.scores[table.rule].mean,
-                    row.scores[table.rule].sd,
-                )
-                for row in of_device
-                if (cost := costs[row.label]) is not None
-            ]
+            points = _points(table, members, costs, styles)
             if len(points) > 1:
                 ends = [p.y + sign * (p.sd or 0) for p in points for sign in (-1, 1)]
-                drawn.append(pictures.cost_picture(points, name, more, *spread(ends, 0.06)))
-    return drawn
+                y_range = charts.padded_range(ends, 0.06)
+                found.append(charts.cost_chart(points, name + where, more_is_better, y_range))
+    return found
 
 
-def _provenance(table: Comparison) -> str:
-    """Which folders the numbers come from, and what ran."""
-    items = "".join(
-        f"<li><b>{escape(row.label)}</b><ul>"
-        + "".join(
-            f"<li><code>{escape(run.folder)}</code> trial {run.trial}, {escape(run.device)}, "
-            f"{escape(run.versions)}</li>"
-            for run in row.runs
-        )
-        + "</ul></li>"
-        for row in table.rows
-    )
-    runs = plural(sum(len(row.runs) for row in table.rows), "run")
-    return (
-        f'<details class="folders"><summary>Folders of {runs}</summary><ul>{items}</ul></details>'
-    )
-
-
-def _reading() -> str:
-    return (
-        '<section class="reading"><h2>How to read this</h2><dl>'
-        "<dt>Rows</dt><dd>Runs that differ in nothing but their trial, the seed. What follows a "
-        "method in round brackets is not as its protocol publishes it, what follows in square "
-        "brackets not as in most rows.</dd>"
-        "<dt>± and n</dt><dd>Standard deviation over the n runs, with n − 1.</dd>"
-        "<dt>Last and best</dt><dd>Test accuracy in percent after the last epoch, and of the epoch "
-        "that is best on the test images themselves, which reads too high. The protocol crd "
-        "reports the last, simkd the best; where images were held out, both report the epoch that "
-        "is best on those.</dd>"
-        "<dt>Difference</dt><dd>To the row that the column's head names, with Welch's 95 % "
-        "confidence interval, each row by itself. One run has none. In bold: it leaves out "
-        "zero.</dd>"
-        "<dt>Rank</dt><dd>Among the methods of a table; equal means share the better rank.</dd>"
-        "<dt>Published</dt><dd>What a source prints for the same pair, protocol, weights and "
-        "options, by its own rule; the difference is given where rule and training agree.</dd>"
-        "<dt>Cost</dt><dd>Time is wall-clock time times devices, scoring and saving included; "
-        "images/s the median over epochs of training alone; memory the peak of a GPU's tensors, or "
-        "of the whole process on a CPU. Parameters, multiply-accumulates and milliseconds for one "
-        "image are those of the network that is deployed.</dd></dl></section>"
-    )
+def _points(
+    table: PairTable,
+    rows: Sequence[MethodRow],
+    costs: Sequence[SampleStats | None],
+    styles: dict[str, Style],
+) -> list[Point]:
+    scores: list[Any] = [row.scores[table.rule] for row in rows]
+    return [
+        Point(row.label, styles[row.label], cost.mean, score.mean, score.sd)
+        for row, score, cost in zip(rows, scores, costs, strict=True)
+        if cost is not None
+    ]

@@ -1,42 +1,42 @@
-"""The numbers that papers and repositories print, from `published.csv`."""
+"""Results printed in papers and repositories, from `published.csv`."""
 
-import csv
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 from distillers.distillation import recipes
-from distillers.report.fields import shown
-from distillers.report.runs import USUAL
+from distillers.report.fields import printable
+from distillers.report.runs import STUDENT_DEFAULTS
 
-# What a run shares with the published ones where it may be compared with them.
-SCHEDULE = (
+# Flags that a run must share with the published ones to be comparable.
+COMPARED_FLAGS = (
     *("batch_size", "lr_decay_epochs", "lr_decay_rate", "weight_decay", "momentum"),
     *("learning_rate", "precision", "accumulate", "clip_grad", "ema", "val_fraction"),
     *("image_size", "sync_bn", "on_nan", "pretrained", "views"),
 )
-IMAGENET = {"batch_size": 256, "lr_decay_epochs": [30, 60, 90], "weight_decay": 1e-4}
+IMAGENET_FLAGS = {"batch_size": 256, "lr_decay_epochs": [30, 60, 90], "weight_decay": 1e-4}
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedResult:
     """A published accuracy.
 
     Attributes:
-        dataset: as in the library.
-        source: where it is printed.
-        protocol: whose weights the method had, "crd" or "simkd".
-        rule: "last" epoch, "best" test epoch, or "unknown" where the source does not tell.
-        teacher: the network, "" for a network alone.
-        student: the network.
-        method: in the library's spelling, with what departs from the protocol, as in
-            "simkd (simkd.factor=4)"; one that the library does not have by its paper's name.
-        mean: in percent.
-        sd: where given.
-        n: the number of runs, where given.
-        epochs: of the training, where known.
-        remark: what else to know.
+        dataset: name of the data set in this library.
+        source: where the number is printed.
+        protocol: whose loss weights the method had, "crd" or "simkd".
+        rule: "last" epoch, "best" test epoch, or "unknown".
+        teacher: the teacher network, "" for a network trained alone.
+        student: the student network.
+        method: name in this library with departures from the protocol, as in
+            "simkd (simkd.factor=4)"; for methods that the library lacks the name in their paper.
+        mean: accuracy in percent.
+        sd: standard deviation, or None.
+        n: number of runs, or None.
+        epochs: number of epochs, or None.
+        remark: anything else to know.
     """
 
     dataset: str
@@ -53,54 +53,47 @@ class Published:
     remark: str
 
 
-def read() -> list[Published]:
-    """The whole table."""
-    text = files("distillers.report").joinpath("published.csv").read_text(encoding="utf-8")
-    return [_entry(row) for row in csv.DictReader(text.splitlines())]
+def read() -> list[PublishedResult]:
+    """Read all results."""
+    import pandas as pd  # slow to import
+
+    with files("distillers.report").joinpath("published.csv").open(encoding="utf-8") as file:
+        table = pd.read_csv(file, dtype={"n": "Int64", "epochs": "Int64"}, keep_default_na=False,
+                            na_values={name: [""] for name in ("sd", "n", "epochs")})  # fmt: skip
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return [PublishedResult(**{str(name): value for name, value in row.items()}) for row in rows]
 
 
-def by_run(entries: Iterable[Published]) -> dict[tuple[str, ...], list[Published]]:
-    """The table by what it is looked up with: data set, protocol, teacher, student, method.
+def by_run(results: Iterable[PublishedResult]) -> dict[tuple[str, ...], list[PublishedResult]]:
+    """Index results by data set, protocol, teacher, student and method.
 
-    A network alone has no weights, so that both protocols find it.
+    Networks trained alone, which have no loss weights, are listed under both protocols.
     """
-    table: dict[tuple[str, ...], list[Published]] = {}
-    for entry in entries:
-        protocols = [entry.protocol] if entry.teacher else ["crd", "simkd"]
-        for protocol in protocols:
+    table = defaultdict(list)
+    for entry in results:
+        for protocol in [entry.protocol] if entry.teacher else ["crd", "simkd"]:
             key = (entry.dataset, protocol, entry.teacher, entry.student, entry.method)
-            table.setdefault(key, []).append(entry)
-    return table
+            table[key].append(entry)
+    return dict(table)
 
 
-def departures(entry: Published, setting: Mapping[str, Any]) -> list[str]:
-    """How a run was trained otherwise than the published ones, as in "20 epochs, not 240".
+def departures(entry: PublishedResult, flags: Mapping[str, Any]) -> list[str]:
+    """Return how a run was trained differently, as in "20 epochs, not 240".
 
     Args:
-        entry: the published number.
-        setting: the run's, see `distillers.report.runs.Run`.
+        entry: the published result.
+        flags: `train_flags` of the run.
     """
     side = 224 if entry.dataset == "imagenet" else 32
-    own = IMAGENET if entry.dataset == "imagenet" else {}
+    own = IMAGENET_FLAGS if entry.dataset == "imagenet" else {}
     rate = recipes.learning_rate(entry.student, side)
-    usual = {**USUAL, **own, "learning_rate": rate, "image_size": side}
-    setting = {**setting, "image_size": setting.get("image_size") or side}
-    told = []
-    if entry.epochs and setting["epochs"] != entry.epochs:
-        told.append(f"{setting['epochs']} epochs, not {entry.epochs}")
-    return told + [
-        f"{name} {shown(setting[name])}, not {usual[name]}"
-        for name in SCHEDULE
-        if setting.get(name, usual[name]) != usual[name]
+    usual = {**STUDENT_DEFAULTS, **own, "learning_rate": rate, "image_size": side}
+    flags = {**flags, "image_size": flags.get("image_size") or side}
+    found = []
+    if entry.epochs and flags["epochs"] != entry.epochs:
+        found.append(f"{flags['epochs']} epochs, not {entry.epochs}")
+    return found + [
+        f"{name} {printable(flags[name])}, not {usual[name]}"
+        for name in COMPARED_FLAGS
+        if flags.get(name, usual[name]) != usual[name]
     ]
-
-
-def _entry(row: dict[str, str]) -> Published:
-    return Published(
-        **{name: row[name] for name in ("dataset", "source", "protocol", "rule")},
-        **{name: row[name] for name in ("teacher", "student", "method", "remark")},
-        mean=float(row["mean"]),
-        sd=float(row["sd"]) if row["sd"] else None,
-        n=int(row["n"]) if row["n"] else None,
-        epochs=int(row["epochs"]) if row["epochs"] else None,
-    )

@@ -1,110 +1,114 @@
-"""A report: run folders read, grouped and compared, ready to be written in any form."""
+"""Building a report from run folders."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from distillers.errors import InputError
-from distillers.report import comparisons, runs
-from distillers.report.comparisons import Comparison
-from distillers.report.estimates import Estimate, estimate
-from distillers.report.runs import UnreadableRun
+from distillers.report.comparisons import MethodRow, PairTable, build_tables, group_seeds
+from distillers.report.estimates import SampleStats, sample_stats
+from distillers.report.runs import RunRecord, UnreadableRun, find_run_dirs, read_runs
 
 
 @dataclass(frozen=True)
 class Report:
-    """What run folders say together.
+    """Comparison of all runs below some folders.
 
     Attributes:
-        tables: one a pair of networks and setting, those of networks alone last.
+        tables: one for each pair of networks, data set and protocol; those without teacher last.
         not_counted: folders that are damaged, unfinished or copies.
-        num_runs: how many are counted.
-        num_rows: methods times pairs, that is groups of runs.
+        num_runs: number of counted runs.
+        num_rows: number of groups of seeds.
     """
 
-    tables: tuple[Comparison, ...]
+    tables: tuple[PairTable, ...]
     not_counted: tuple[UnreadableRun, ...]
     num_runs: int
     num_rows: int
 
     def overviews(self) -> list["Overview"]:
-        """Methods by pairs, for each data set and protocol with more than one pair."""
-        same: dict[tuple[str, str], list[Comparison]] = {}
+        """Return one overview for each data set and protocol with more than one pair."""
+        by_protocol: dict[tuple[str, str], list[PairTable]] = defaultdict(list)
         for table in self.tables:
             if table.teacher:
-                same.setdefault((table.dataset, table.protocol), []).append(table)
-        return [Overview(*key, tuple(tables)) for key, tables in same.items() if len(tables) > 1]
+                by_protocol[table.dataset, table.protocol].append(table)
+        return [Overview(*k, tuple(tables)) for k, tables in by_protocol.items() if len(tables) > 1]
 
 
 @dataclass(frozen=True)
 class Overview:
-    """A table of methods by pairs.
+    """A table of methods by pairs of networks.
+
+    A rule is "last", "best", or "own" for what the protocol reports.
 
     Attributes:
-        dataset: of all its pairs.
-        protocol: likewise.
-        tables: one a column.
+        dataset: name of the data set.
+        protocol: "crd" or "simkd".
+        tables: one for each column.
     """
 
     dataset: str
     protocol: str
-    tables: tuple[Comparison, ...]
+    tables: tuple[PairTable, ...]
 
     def labels(self) -> list[str]:
-        """Its rows: those with the best mean rank first, then those not in every column."""
-        every = dict.fromkeys(row.label for table in self.tables for row in table.rows)
-        columns = [{row.label for row in table.rows} for table in self.tables]
+        """Return the row labels, those in every column first, then by mean rank."""
+        labels = dict.fromkeys(row.label for table in self.tables for row in table.rows)
 
-        def place(label: str) -> tuple[int, float]:
-            missing = sum(label not in column for column in columns)
+        def order(label: str) -> tuple[int, float]:
+            missing = sum(label not in table.by_label for table in self.tables)
             rank = self.mean_rank(label, "own")
             return missing, float("inf") if rank is None else rank
 
-        return sorted(every, key=place)
+        return sorted(labels, key=order)
 
-    def scores(self, label: str, rule: str) -> list[Estimate | None]:
-        """A row's cells; the rule "own" is what the protocol reports."""
-        rows = [(table.by_label.get(label), _rule(table, rule)) for table in self.tables]
-        return [row.scores.get(by) if row else None for row, by in rows]
+    def scores(self, label: str, rule: str) -> list[SampleStats | None]:
+        """Return the cells of a row."""
+        return [row.scores.get(by) if row else None for row, by in self._cells(label, rule)]
+
+    def best(self, rule: str) -> list[float | None]:
+        """Return the largest rounded mean of each column."""
+        columns = zip(*(self.scores(label, rule) for label in self.labels()), strict=True)
+        return [max((s.rounded_mean for s in column if s), default=None) for column in columns]
 
     def average(self, label: str, rule: str) -> float | None:
-        """The mean of a row's cells, where it has all of them."""
-        means = [cell.mean for cell in self.scores(label, rule) if cell]
-        return estimate(means).mean if len(means) == len(self.tables) else None
+        """Return the mean of a row's cells; None if one is missing."""
+        return self._mean([score.mean for score in self.scores(label, rule) if score])
 
     def mean_rank(self, label: str, rule: str) -> float | None:
-        """The mean of a row's ranks, where it has one in every column."""
-        rows = [(table.by_label.get(label), _rule(table, rule)) for table in self.tables]
-        ranks = [row.ranks[by] for row, by in rows if row and by in row.ranks]
-        return estimate(ranks).mean if len(ranks) == len(self.tables) else None
+        """Return the mean rank of a row; None if it lacks one in a column."""
+        cells = self._cells(label, rule)
+        return self._mean([row.ranks[by] for row, by in cells if row and by in row.ranks])
+
+    def _cells(self, label: str, rule: str) -> list[tuple[MethodRow | None, str]]:
+        return [(t.by_label.get(label), t.rule if rule == "own" else rule) for t in self.tables]
+
+    def _mean(self, values: list[float]) -> float | None:
+        return sample_stats(values).mean if len(values) == len(self.tables) else None
 
 
-def _rule(table: Comparison, rule: str) -> str:
-    return table.rule if rule == "own" else rule
-
-
-def build(roots: Iterable[Path], baseline: str | None = None) -> Report:
-    """Read every run folder in some trees.
+def build_report(roots: Iterable[Path], baseline: str | None = None) -> Report:
+    """Read every run folder below some folders and compare the runs.
 
     Args:
-        roots: run folders, or folders with run folders somewhere in them.
-        baseline: see `distillers.report.comparisons.compare`.
+        roots: run folders, or folders that contain run folders at any depth.
+        baseline: see `distillers.report.comparisons.build_tables`.
 
     Raises:
-        InputError: when a folder does not exist, holds no run folder at all, or no table has the
+        InputError: if a folder does not exist, there is no run folder, or no table has the
             baseline.
     """
     roots = list(roots)
-    folders = runs.find(roots)
+    folders = find_run_dirs(roots)
     if not folders:
         raise InputError(f"there is no run folder in {', '.join(map(str, roots))}.")
-    every = runs.read_all(folders)
-    groups, copies = comparisons.unite(run for run in every if isinstance(run, runs.Run))
-    tables = comparisons.compare(groups, baseline)
-    damaged = [each for each in every if isinstance(each, UnreadableRun)]
+    found = read_runs(folders)
+    groups, copies = group_seeds([run for run in found if isinstance(run, RunRecord)])
+    damaged = [run for run in found if isinstance(run, UnreadableRun)]
     return Report(
-        tables=tuple(tables),
-        not_counted=tuple(sorted([*damaged, *copies], key=lambda each: each.folder)),
+        tables=tuple(build_tables(groups, baseline)),
+        not_counted=tuple(sorted([*damaged, *copies], key=lambda run: run.folder)),
         num_runs=sum(map(len, groups)),
         num_rows=len(groups),
     )

@@ -1,4 +1,4 @@
-"""Run folders as a report reads them: whole ones, and those that cannot be counted."""
+"""Reading run folders into records and data frames."""
 
 import dataclasses
 import json
@@ -10,35 +10,42 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distillers.config.flags import as_json_types
 from distillers.config.student import StudentConfig
 from distillers.config.train import TrainConfig, result_flags
 from distillers.errors import InputError
 from distillers.report.fields import (
-    Fields,
-    NotCounted,
+    JsonFields,
+    SkippedRunError,
     all_finite,
-    finite,
-    parsed,
+    check_finite,
+    parse_json,
+    printable,
     read_fields,
-    shown,
-    text_of,
+    read_text,
 )
 
-MARKS = ("config.json", "metrics.jsonl", "environment.json", "parameters.json", "summary.json")
-MANY = 500  # folders from which on several processes read them
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+RUN_FILES = (
+    *("config.json", "metrics.jsonl", "environment.json", "parameters.json", "summary.json"),
+)
+PARALLEL_FROM = 500  # folders
 RULES = ("last", "best", "held_out")
 ALONE = "alone"
 TAPS = ("taps_t", "taps_s")
-# The flags of students, and those that teachers share, with what they are if left out.
-USUAL: dict[str, Any] = as_json_types(
+# Defaults of the flags of students, and of those that students share with teachers.
+STUDENT_DEFAULTS: dict[str, Any] = as_json_types(
     {f.name: f.default for f in dataclasses.fields(StudentConfig)}
 )
-SHARED: dict[str, Any] = {f.name: USUAL[f.name] for f in dataclasses.fields(TrainConfig)}
-# Flags that are told elsewhere: in a run's own attributes, its settings or its departures.
-ELSEWHERE = {
+TRAINING_DEFAULTS: dict[str, Any] = {
+    f.name: STUDENT_DEFAULTS[f.name] for f in dataclasses.fields(TrainConfig)
+}
+# Flags that are no training flags: they are attributes of a run, loss settings or departures.
+OTHER_FLAGS = {
     *("dataset", "protocol", "trial", "learning_rate", "model", "model_s", "model_t", "path_t"),
     *("distill", "loss", "option", "cls", "div", "beta", "kd_T", "hint_layer", "factor", "soft"),
     *("feat_dim", "mode", "nce_k", "nce_t", "nce_t_s", "nce_t_t", "nce_m", "memory_type"),
@@ -47,36 +54,35 @@ ELSEWHERE = {
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """A finished run.
 
     Attributes:
-        folder: where it lies.
-        dataset: its name.
+        folder: path of the run folder.
+        dataset: name of the data set.
         protocol: "crd" or "simkd".
-        trial: its seed.
-        teacher: the teacher's network, or None where there was no teacher.
+        trial: seed.
+        teacher: name of the teacher network; None without a teacher.
         teacher_file: SHA-256 of the teacher's checkpoint, or None.
-        teacher_accuracy: in percent, or None where it was not scored.
-        student: the network that was trained.
-        method: as in "crd+kd"; "alone" without a teacher.
-        settings: weight by loss, and every option by "loss.option".
-        departures: those settings, and modules that are read, that are not as published.
-        setting: every other flag that matters, by name, as JSON.
-        data: a digest of the labels that it was trained on; None where it is not known.
-        same: what two runs of one row of a table share, as JSON: all that matters but the trial
-            and the data.
-        curve: test accuracy in percent after epoch 1, 2, ...
-        scores: test accuracy by rule: of the "last" epoch, of the "best" by the test images
-            themselves, and, where images were held out, of the best by those, "held_out".
-        hours: wall-clock hours of the whole run.
-        images_per_second: in training, the median over the epochs.
-        peak_memory_mib: see `distillers.models.profile.peak_memory_mib`; None where not measured.
-        parameters: of the deployed network.
-        macs: multiply-accumulates of it for one image.
-        latency_ms: of it for one image, on `device`.
-        device: what trained it, and how many of them, as in "cpu, 2 threads".
-        devices: how many of them.
+        teacher_accuracy: test accuracy in percent; None if it was not evaluated.
+        student: name of the trained network.
+        method: loss names such as "crd+kd"; "alone" without a teacher.
+        loss_settings: weight by loss, and every option by "loss.option".
+        departures: loss settings and tapped modules that are not the published ones.
+        train_flags: every other flag that affects the result, by name, as JSON.
+        data: digest of the training labels; None if unknown.
+        group_key: JSON that is equal for runs that differ only in the trial and the data.
+        curve: test accuracy in percent after each epoch.
+        scores: test accuracy in percent by rule: of the "last" epoch, of the "best" epoch on the
+            test images and, with held-out images, of the best epoch on those ("held_out").
+        hours: wall-clock time of the whole run.
+        images_per_second: training throughput, the median over epochs.
+        peak_memory_mib: see `distillers.models.profile.peak_memory_mib`; None if not measured.
+        parameters: parameter count of the deployed network.
+        macs: its multiply-accumulate operations for one image.
+        latency_ms: its latency for one image on `device`.
+        device: name of the training device, for CPUs with the number of threads.
+        devices: number of devices.
         versions: of Python, torch and the source.
     """
 
@@ -89,11 +95,11 @@ class Run:
     teacher_accuracy: float | None
     student: str
     method: str
-    settings: dict[str, Any]
+    loss_settings: dict[str, Any]
     departures: dict[str, Any]
-    setting: dict[str, Any]
+    train_flags: dict[str, Any]
     data: str | None
-    same: str
+    group_key: str
     curve: tuple[float, ...]
     scores: dict[str, float]
     hours: float
@@ -109,12 +115,12 @@ class Run:
 
 @dataclass(frozen=True)
 class UnreadableRun:
-    """A run folder that is not counted.
+    """A run folder that a report does not count.
 
     Attributes:
-        folder: where it lies.
-        reason: what is wrong.
-        kind: "damaged", "unfinished", "copy" of a run that is counted already, or "transfer".
+        folder: path of the folder.
+        reason: why it is not counted.
+        kind: "damaged", "unfinished", "copy" of another run, or "transfer".
     """
 
     folder: str
@@ -122,154 +128,191 @@ class UnreadableRun:
     kind: str = "damaged"
 
 
-def find(roots: Iterable[Path]) -> list[Path]:
-    """Every run folder in some trees, each once; links are followed only where they are given.
+def load_runs(paths: Iterable[str | Path]) -> "DataFrame":
+    """Load every finished run below some folders into a data frame, one row a run.
+
+    The columns are the attributes of `RunRecord`, and one column for each selection rule in
+    `RULES` with the test accuracy in percent. `frame.attrs["not_counted"]` lists the folders that
+    were left out as (folder, kind, reason).
+
+    Args:
+        paths: run folders, or folders that contain run folders at any depth.
 
     Raises:
-        InputError: when one of the folders does not exist.
+        InputError: if a folder does not exist.
+    """
+    found = read_runs(find_run_dirs(Path(path) for path in paths))
+    frame = to_frame([run for run in found if isinstance(run, RunRecord)])
+    unreadable = [run for run in found if isinstance(run, UnreadableRun)]
+    frame.attrs["not_counted"] = [(run.folder, run.kind, run.reason) for run in unreadable]
+    return frame
+
+
+def to_frame(runs: Sequence[RunRecord]) -> "DataFrame":
+    """Convert records to a data frame as `load_runs` returns it, in the same order."""
+    from pandas import DataFrame  # slow to import
+
+    columns = [field.name for field in dataclasses.fields(RunRecord)]
+    frame = DataFrame([vars(run) for run in runs], columns=columns)
+    scores = DataFrame([run.scores for run in runs], columns=list(RULES), dtype=float)
+    return frame.join(scores)
+
+
+def find_run_dirs(roots: Iterable[Path]) -> list[Path]:
+    """Find every run folder below some folders, each once.
+
+    Symbolic links are followed only where they are given as a root.
+
+    Raises:
+        InputError: if a root does not exist.
     """
     found: dict[tuple[int, int], Path] = {}
     for root in roots:
         if not root.is_dir():
             raise InputError(f"there is no folder {root}.")
-        for folder in _run_folders(root):
-            place = folder.stat()
-            found.setdefault((place.st_dev, place.st_ino), folder)
+        for folder in _walk_run_dirs(root):
+            status = folder.stat()
+            found.setdefault((status.st_dev, status.st_ino), folder)
     return sorted(found.values())
 
 
-def read_all(folders: Sequence[Path]) -> list[Run | UnreadableRun]:
-    """Read folders, in their order; where they are many by a process on each core.
+def read_runs(folders: Sequence[Path]) -> list[RunRecord | UnreadableRun]:
+    """Read run folders in order, many of them in one process per core.
 
-    Only where processes can be had as copies of this one, which has to be alone in its process.
+    Processes are forked, which is safe only while this process has a single thread.
     """
     can_fork = "fork" in multiprocessing.get_all_start_methods() and threading.active_count() == 1
-    if len(folders) < MANY or not can_fork:
-        return [read(folder) for folder in folders]
+    if len(folders) < PARALLEL_FROM or not can_fork:
+        return [read_run(folder) for folder in folders]
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("fork")) as pool:
-        return list(pool.map(read, folders, chunksize=100))
+        return list(pool.map(read_run, folders, chunksize=100))
 
 
-def read(folder: Path) -> Run | UnreadableRun:
-    """Read one folder; whatever is wrong with it is told and not raised."""
+def read_run(folder: Path) -> RunRecord | UnreadableRun:
+    """Read one run folder; errors become the reason of an `UnreadableRun`."""
     try:
         return _read(folder)
-    except NotCounted as error:
-        return UnreadableRun(shown(folder), shown(error), error.kind)
+    except SkippedRunError as error:
+        return UnreadableRun(printable(folder), printable(error), error.kind)
     except (OSError, ValueError, OverflowError, RecursionError) as error:
-        return UnreadableRun(shown(folder), shown(error) or type(error).__name__)
+        return UnreadableRun(printable(folder), printable(error) or type(error).__name__)
 
 
-def _run_folders(root: Path) -> Iterator[Path]:
+def _walk_run_dirs(root: Path) -> Iterator[Path]:
     for path, folders, files in os.walk(root):
         here = Path(path)
-        empty = not files and not folders and _named_as_run(here.name)
-        if empty or "tensorboard" in folders or any(mark in files for mark in MARKS):
+        is_empty_run = not files and not folders and _has_run_name(here.name)
+        if is_empty_run or "tensorboard" in folders or any(name in files for name in RUN_FILES):
             yield here
         folders[:] = [name for name in folders if name != "tensorboard" and name[0] != "."]
 
 
-def _named_as_run(name: str) -> bool:
+def _has_run_name(name: str) -> bool:
     return name.startswith("S_") or "_vanilla_" in name
 
 
-def _read(folder: Path) -> Run:
+def _read(folder: Path) -> RunRecord:
     config = read_fields(folder, "config.json")
     if "path_s" in config.content:
-        raise NotCounted("transfer", "a backbone on other data; reports compare distillations.")
-    curves = _curves(folder, config.count("epochs"))
+        raise SkippedRunError("transfer", "trains a linear classifier on another data set.")
+    curves = _curves(folder, config.integer("epochs"))
     summary = _summary(folder)
     environment = read_fields(folder, "environment.json")
-    student = "model_s" in config.content
-    dataset, protocol = config.text("dataset"), config.text("protocol")
-    network = config.text("model_s" if student else "model")
-    teacher = summary.text("teacher") if student else None
-    teacher_file = summary.text("teacher_sha256") if student else None
-    settings = summary.mapping("settings") if student else {}
-    setting = _setting(config, curves["lr"][0])
-    departures = summary.mapping("departures") if student else {}
-    departures |= {name: v for name in TAPS if (v := config.content.get(name))}
-    data = summary.text("data") if "data" in summary.content else None
-    identity = [dataset, protocol, teacher, teacher_file, network, setting, settings, departures]
-    device = summary.text("device")
-    if device == "cpu":
-        threads = summary.count("cpu_threads")
-        device += f", {threads} thread{'s' * (threads != 1)}"
-    return Run(
-        folder=shown(folder),
-        dataset=dataset,
-        protocol=protocol,
-        trial=config.count("trial"),
-        teacher=teacher,
-        teacher_file=teacher_file,
-        teacher_accuracy=summary.optional("teacher_accuracy"),
-        student=network,
-        method=_method(config) if student else ALONE,
-        settings=settings,
-        departures=departures,
-        setting=setting,
-        data=data,
-        same=json.dumps(identity, sort_keys=True),
+    versions = (
+        f"{name} {printable(environment.content.get(name))}"
+        for name in ("python", "torch", "revision")
+    )
+    is_student = "model_s" in config.content
+    departures = summary.mapping("departures") if is_student else {}
+    departures |= {name: taps for name in TAPS if (taps := config.content.get(name))}
+    identity = {
+        "dataset": config.string("dataset"),
+        "protocol": config.string("protocol"),
+        "teacher": summary.string("teacher") if is_student else None,
+        "teacher_file": summary.string("teacher_sha256") if is_student else None,
+        "student": config.string("model_s" if is_student else "model"),
+        "loss_settings": summary.mapping("settings") if is_student else {},
+        "departures": departures,
+        "train_flags": _train_flags(config, curves["lr"][0]),
+    }
+    return RunRecord(
+        **identity,
+        folder=printable(folder),
+        trial=config.integer("trial"),
+        teacher_accuracy=summary.optional_number("teacher_accuracy"),
+        method=_method(config) if is_student else ALONE,
+        data=summary.string("data") if "data" in summary.content else None,
+        group_key=json.dumps(identity, sort_keys=True),
         curve=tuple(curves["test_acc"]),
         scores=_scores(curves),
         hours=summary.number("hours"),
         images_per_second=statistics.median(curves["images_per_second"]),
-        peak_memory_mib=summary.optional("peak_memory_mib"),
-        parameters=summary.count("parameters"),
-        macs=summary.count("macs"),
+        peak_memory_mib=summary.optional_number("peak_memory_mib"),
+        parameters=summary.integer("parameters"),
+        macs=summary.integer("macs"),
         latency_ms=summary.number("latency_ms"),
-        device=device,
-        devices=summary.count("devices"),
-        versions=", ".join(
-            f"{name} {shown(environment.content.get(name))}"
-            for name in ("python", "torch", "revision")
-        ),
+        device=_device(summary),
+        devices=summary.integer("devices"),
+        versions=", ".join(versions),
     )
 
 
+def _device(summary: JsonFields) -> str:
+    device = summary.string("device")
+    if device != "cpu":
+        return device
+    threads = summary.integer("cpu_threads")
+    return f"cpu, {threads} thread{'s' * (threads != 1)}"
+
+
 def _curves(folder: Path, epochs: int) -> dict[str, list[float]]:
-    """The columns of `metrics.jsonl` that a report needs, from epoch 1 to the last.
+    """Read columns of `metrics.jsonl` from epoch 1 to the last.
 
     Raises:
-        InputError: for a line that is not what a run writes.
-        NotCounted: when the last epochs are missing.
+        InputError: if a line is not as training writes it.
+        SkippedRunError: if the last epochs are missing.
     """
-    lines = text_of(folder / "metrics.jsonl").splitlines()
-    try:
-        rows = json.loads(f"[{','.join(lines)}]")
-    except (ValueError, RecursionError):
-        rows = [parsed(f"metrics.jsonl, line {n},", line) for n, line in enumerate(lines, 1)]
-    if any(type(row) is not dict for row in rows):
-        raise InputError("metrics.jsonl has a line that is no object.")
+    rows = _metrics(folder)
     numbers = _column(rows, "epoch")
     first = numbers[0] if numbers else 1
     if first > 1 or numbers != [first + n for n in range(len(numbers))]:
-        raise InputError("the epochs in metrics.jsonl do not follow one another.")
-    reached = max(int(first) + len(rows) - 1, 0)
-    if reached > epochs:
-        raise InputError(f"metrics.jsonl goes to epoch {reached}, the run to {epochs}.")
-    if reached < max(epochs, 1):
-        raise NotCounted("unfinished", f"{reached} of {epochs} epochs are done.")
-    rows = rows[-epochs:]  # without a first stage's
+        raise InputError("the epochs in metrics.jsonl are not consecutive.")
+    done = max(int(first) + len(rows) - 1, 0)
+    if done > epochs:
+        raise InputError(f"metrics.jsonl has {done} epochs, the run only {epochs}.")
+    if done < max(epochs, 1):
+        raise SkippedRunError("unfinished", f"{done} of {epochs} epochs are done.")
+    rows = rows[-epochs:]  # without those of a first stage
     names = ["test_acc", "lr", "images_per_second", *(["val_acc"] if "val_acc" in rows[0] else [])]
     curves = {name: _column(rows, name) for name in names}
     if not all(0 <= accuracy <= 100 for accuracy in curves["test_acc"]):
-        raise InputError("metrics.jsonl has a test_acc that is no percentage.")
+        raise InputError("metrics.jsonl has a test_acc outside 0 to 100.")
     return curves
+
+
+def _metrics(folder: Path) -> list[dict[str, Any]]:
+    lines = read_text(folder / "metrics.jsonl").splitlines()
+    try:
+        rows = json.loads(f"[{','.join(lines)}]")  # much faster than line by line
+    except (ValueError, RecursionError):
+        rows = [parse_json(f"metrics.jsonl, line {n},", line) for n, line in enumerate(lines, 1)]
+    if any(type(row) is not dict for row in rows):
+        raise InputError("a line of metrics.jsonl is not a JSON object.")
+    return rows
 
 
 def _column(rows: list[dict[str, Any]], name: str) -> list[float]:
     values: list[Any] = [row.get(name) for row in rows]
     if not all_finite(values):
         for value in values:
-            finite(value, f"metrics.jsonl says that {name} is")
+            check_finite(value, f"metrics.jsonl: {name}")
     return values
 
 
-def _summary(folder: Path) -> Fields:
+def _summary(folder: Path) -> JsonFields:
     if not (folder / "summary.json").exists():
         reason = "every epoch is done, but summary.json is missing; --resume writes it."
-        raise NotCounted("unfinished", reason)
+        raise SkippedRunError("unfinished", reason)
     return read_fields(folder, "summary.json")
 
 
@@ -281,21 +324,27 @@ def _scores(curves: dict[str, list[float]]) -> dict[str, float]:
     return {rule: float(accuracy) for rule, accuracy in scores.items()}
 
 
-def _method(config: Fields) -> str:
-    """The methods in the library's spelling, plain KD last."""
-    given = {name: value for name, value in config.content.items() if name in USUAL}
+def _method(config: JsonFields) -> str:
+    """Return the names of the losses, KD last."""
+    flags = {name: flag for name, flag in config.content.items() if name in STUDENT_DEFAULTS}
     for name in ("distill", "loss", "memory_type"):
-        if not isinstance(given.get(name), str | None):
-            raise InputError(f"config.json says that {name} is {shown(given[name])}.")
-    names = StudentConfig(**given).methods()
-    return shown("+".join([*(n for n in names if n != "kd"), *(n for n in names if n == "kd")]))
+        if not isinstance(flags.get(name), str | None):
+            raise InputError(f"config.json: {name} is {printable(flags[name])}.")
+    names = StudentConfig(**flags).methods()
+    return printable("+".join(sorted(names, key=lambda name: name == "kd")))
 
 
-def _setting(config: Fields, rate: float) -> dict[str, Any]:
-    """The other flags that matter, the rate as it was; a student's own where they are not usual."""
-    every = result_flags({**SHARED, **config.content})
-    names = sorted(every.keys() - ELSEWHERE)
-    usual = result_flags(USUAL)
-    own = {name for name in names if name not in SHARED and every[name] == usual.get(name)}
-    setting = {shown(name): every[name] for name in names if name not in own}
-    return {**setting, "learning_rate": rate}
+def _train_flags(config: JsonFields, rate: float) -> dict[str, Any]:
+    """Return the other flags that affect the result, and the learning rate of the first epoch.
+
+    Flags that only students have are left out at their default, so that students and networks
+    trained alone compare as equal.
+    """
+    flags = result_flags({**TRAINING_DEFAULTS, **config.content})
+    defaults = result_flags(STUDENT_DEFAULTS)
+    kept = {
+        printable(name): flags[name]
+        for name in sorted(flags.keys() - OTHER_FLAGS)
+        if name in TRAINING_DEFAULTS or flags[name] != defaults.get(name)
+    }
+    return {**kept, "learning_rate": rate}

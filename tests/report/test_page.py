@@ -7,9 +7,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from distillers.report import page, pictures, report
-from distillers.report.marks import Scale, Style, nice
-from distillers.report.pictures import Point
+from distillers.report import charts, page, report
+from distillers.report.charts import Point, Scale, Style, round_step
 from tests import browser as browsing
 from tests import recompute
 from tests.run_folders import write_run
@@ -38,7 +37,7 @@ def grid(tmp_path_factory):
 @pytest.fixture(scope="module")
 def written(grid, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(page.page(report.build([grid])), encoding="utf-8")
+    path.write_text(page.render_page(report.build_report([grid])), encoding="utf-8")
     return path
 
 
@@ -82,7 +81,7 @@ def test_names_are_never_markup(tmp_path):
     write_run(tmp_path, "at", dataset=ODD, summary={"device": ODD}, lr_decay_rate=ODD)
     bad = write_run(tmp_path, "sp", name="bad" + ODD.replace("/", "-"))
     (bad / "config.json").write_text(f'{{"epochs": "{ODD[:20]}"}}')
-    text = page.page(report.build([tmp_path]))
+    text = page.render_page(report.build_report([tmp_path]))
     check = Balance()
     check.feed(text)
     assert check.open == []
@@ -102,7 +101,7 @@ def test_the_policy_lets_only_the_pages_own_script_run(written):
 
 
 def test_a_scale_has_round_ticks_inside():
-    assert [nice(x) for x in (0.3, 1, 1.2, 2.1, 7, 10)] == [0.5, 1, 2, 5, 10, 10]
+    assert [round_step(x) for x in (0.3, 1, 1.2, 2.1, 7, 10)] == [0.5, 1, 2, 5, 10, 10]
     for low, high in ((0, 1), (71.3, 76.6), (-3, 900), (0.001, 0.0042)):
         ticks = Scale(low, high, 0, 100).ticks()
         assert 3 <= len(ticks) <= 8
@@ -125,7 +124,7 @@ def test_the_front_is_what_nothing_beats(more_is_better):
             for x, y in worth
             if not any(a >= x and b >= y and (a, b) != (x, y) for a, b in worth)
         }
-        found = pictures.front(points, more_is_better)
+        found = charts.pareto_front(points, more_is_better)
         assert {(sign * p.x, p.y) for p in found} == best
         assert len(found) == len(best)
 
@@ -133,12 +132,12 @@ def test_the_front_is_what_nothing_beats(more_is_better):
 def test_labels_move_apart_no_more_than_they_must():
     for _ in range(50):
         places = RANDOM.uniform(0, 100, 6).tolist()
-        moved = pictures.apart(places, 10, 0, 100)
+        moved = charts.separate(places, 10, 0, 100)
         order = np.argsort(places, kind="stable")
         assert np.all(np.diff(np.array(moved)[order]) >= 10 - 1e-9)
         assert min(moved) >= 0
         assert max(moved) <= 100
-    assert pictures.apart([5, 50, 90], 10, 0, 100) == [5, 50, 90]
+    assert charts.separate([5, 50, 90], 10, 0, 100) == [5, 50, 90]
 
 
 # Everything that the page writes, as a reader sees it.
@@ -356,7 +355,7 @@ def test_hostile_names_do_nothing_in_the_browser(tmp_path, window):
     write_run(tmp_path, "kd", dataset=ODD, departures={ODD: ODD}, name="a" + ODD.replace("/", "-"))
     write_run(tmp_path, "at", dataset=ODD, summary={"device": ODD})
     path = tmp_path / "report.html"
-    path.write_text(page.page(report.build([tmp_path / "save"])), encoding="utf-8")
+    path.write_text(page.render_page(report.build_report([tmp_path / "save"])), encoding="utf-8")
     window.open(path)
     assert window.run("return document.querySelectorAll('script, img').length") == 1
     assert window.requested() == [path.as_uri()]

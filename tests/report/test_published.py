@@ -187,7 +187,7 @@ def test_known_failures_are_kept():
 
 def test_training_otherwise_is_told():
     (entry,) = published.by_run(ENTRIES)["cifar100", "crd", "resnet32x4", "resnet8x4", "crd"]
-    setting = dict(published.USUAL, learning_rate=0.05)
+    setting = dict(published.STUDENT_DEFAULTS, learning_rate=0.05)
     assert published.departures(entry, setting) == []
     assert published.departures(entry, dict(setting, image_size=32)) == []
     assert published.departures(entry, dict(setting, image_size=64)) == ["image_size 64, not 32"]

@@ -14,8 +14,8 @@ from distillers.config.student import StudentConfig
 from distillers.distillation import loss_weights as weights
 from distillers.errors import InputError
 from distillers.report import runs
-from distillers.report.fields import all_finite, finite
-from distillers.report.runs import Run, UnreadableRun
+from distillers.report.fields import all_finite, check_finite
+from distillers.report.runs import RunRecord, UnreadableRun
 from tests.run_folders import write, write_run
 
 TEACHER = ["--dataset", "digits", "--model", "resnet8", "--batch_size", "128", "--epochs", "1"]
@@ -38,13 +38,15 @@ def real(tmp_path_factory):
 
 def test_a_real_run_is_read_as_it_was(real):
     read = read_all(real)
-    assert [type(run) for run in read] == [Run] * 3  # the alias of the teacher is not a fourth
+    assert [type(run) for run in read] == [
+        RunRecord
+    ] * 3  # the alias of the teacher is not a fourth
     simkd, kd, alone = sorted(read, key=lambda run: run.method, reverse=True)
     assert (kd.method, kd.departures) == ("kd", {"ce": 1.0, "kd": 1.0})
     assert (simkd.method, simkd.departures) == ("simkd", {"simkd.factor": 4})
     assert (alone.method, alone.teacher, alone.departures) == ("alone", None, {})
     assert kd.teacher == simkd.teacher == "resnet8"
-    assert kd.settings == {
+    assert kd.loss_settings == {
         "ce": 1.0,
         "kd": 1.0,
         "ce.label_smoothing": 0.0,
@@ -80,7 +82,7 @@ def test_the_written_folders_of_these_tests_are_like_real_ones(real, tmp_path):
             )
             assert ours.keys() <= theirs.keys()
             assert name == "environment.json" or ours.keys() == theirs.keys()
-        assert of_real.setting.keys() == made.setting.keys()
+        assert of_real.train_flags.keys() == made.train_flags.keys()
 
 
 def test_homes_of_others_and_nonsense_in_flags_stop_no_report(tmp_path):
@@ -97,7 +99,7 @@ def test_a_run_before_summaries_is_completed_by_resuming(real, tmp_path):
     folder = next((tmp_path / "copy").rglob("*_vanilla_*"))
     before = json.loads((folder / "summary.json").read_text())
     (folder / "summary.json").unlink()
-    told = runs.read(folder)
+    told = runs.read_run(folder)
     assert (told.kind, "--resume" in told.reason) == ("unfinished", True)
     save_dir = str(tmp_path / "copy" / "save")
     assert cli.run("teacher", [*TEACHER, "--save_dir", save_dir, "--resume"]) == 0
@@ -117,41 +119,41 @@ def test_seeds_are_the_only_difference_within_a_row(tmp_path):
         "taps": write_run(tmp_path, "kd", taps_s=("layer1",)),
         "teacher": write_run(tmp_path / "b", "kd", summary={"teacher_sha256": "cd" * 32}),
     }
-    same = {name: runs.read(folder).same for name, folder in folders.items()}
+    same = {name: runs.read_run(folder).group_key for name, folder in folders.items()}
     assert same["plain"] == same["trial"] == same["elsewhere"]
     assert len(set(same.values())) == 6
 
 
 def test_a_flag_of_students_that_is_not_told_elsewhere_parts_rows(tmp_path):
     """One that the library may get later too; where it is left out a network alone is alike."""
-    plain, alone = runs.read(write_run(tmp_path, "kd")), runs.read(write_run(tmp_path))
-    assert plain.setting == alone.setting
+    plain, alone = runs.read_run(write_run(tmp_path, "kd")), runs.read_run(write_run(tmp_path))
+    assert plain.train_flags == alone.train_flags
     later = write_run(tmp_path / "later", "kd")
     change("config.json", views=8)(later)
-    assert runs.read(later).setting == {**plain.setting, "views": 8}
+    assert runs.read_run(later).train_flags == {**plain.train_flags, "views": 8}
     change("config.json", views=None)(later)
-    assert runs.read(later).setting == plain.setting
+    assert runs.read_run(later).train_flags == plain.train_flags
 
 
 def test_only_flags_that_settings_tell_are_left_to_them():
     flags = {field.name for field in dataclasses.fields(StudentConfig)} | {"model"}
-    assert flags >= runs.ELSEWHERE
-    assert {flag for flag, _, _ in weights.FLAG_OPTIONS} <= runs.ELSEWHERE
+    assert flags >= runs.OTHER_FLAGS
+    assert {flag for flag, _, _ in weights.FLAG_OPTIONS} <= runs.OTHER_FLAGS
 
 
 def test_images_in_folders_are_told_apart_by_where_they_lie(tmp_path):
     first = write_run(tmp_path, "kd", dataset="folder", data_dir="cats")
     other = write_run(tmp_path, "kd", dataset="folder", data_dir="dogs")
-    assert runs.read(first).setting["data_dir"] == "cats"
-    assert runs.read(first).same != runs.read(other).same
+    assert runs.read_run(first).train_flags["data_dir"] == "cats"
+    assert runs.read_run(first).group_key != runs.read_run(other).group_key
     without("config.json", "data_dir")(other)
-    assert isinstance(runs.read(other), Run)
+    assert isinstance(runs.read_run(other), RunRecord)
 
 
 def test_a_transfer_is_no_distillation(tmp_path):
     folder = write_run(tmp_path, "kd")
     change("config.json", path_s="student.pth")(folder)
-    assert runs.read(folder).kind == "transfer"
+    assert runs.read_run(folder).kind == "transfer"
 
 
 def test_folders_are_found_once_and_links_are_not_followed(tmp_path):
@@ -160,15 +162,15 @@ def test_folders_are_found_once_and_links_are_not_followed(tmp_path):
     os.symlink(folder, folder.with_name("alias"), target_is_directory=True)
     os.symlink(tmp_path, folder / "loop", target_is_directory=True)
     (tmp_path / "logs").mkdir()  # an empty folder that no run made
-    assert runs.find([tmp_path]) == [folder]
-    assert runs.find([tmp_path, folder, folder.parent]) == [folder]
-    assert runs.find([folder.with_name("alias")]) == [folder.with_name("alias")]
+    assert runs.find_run_dirs([tmp_path]) == [folder]
+    assert runs.find_run_dirs([tmp_path, folder, folder.parent]) == [folder]
+    assert runs.find_run_dirs([folder.with_name("alias")]) == [folder.with_name("alias")]
     with pytest.raises(InputError, match="there is no folder"):
-        runs.find([tmp_path / "nowhere"])
+        runs.find_run_dirs([tmp_path / "nowhere"])
 
 
 def read_all(root):
-    return [runs.read(folder) for folder in runs.find([root])]
+    return [runs.read_run(folder) for folder in runs.find_run_dirs([root])]
 
 
 def truncated(folder, name="metrics.jsonl"):
@@ -259,9 +261,9 @@ def test_a_damaged_or_unfinished_folder_is_told_and_stops_nothing(tmp_path, kind
     good = write_run(tmp_path, "kd")
     bad = write_run(tmp_path, "kd", trial=1)
     (UNFINISHED | DAMAGED)[kind](bad)
-    found = runs.find([tmp_path])
-    read = dict(zip(found, map(runs.read, found), strict=True))
-    assert isinstance(read[good], Run)
+    found = runs.find_run_dirs([tmp_path])
+    read = dict(zip(found, map(runs.read_run, found), strict=True))
+    assert isinstance(read[good], RunRecord)
     assert isinstance(read[bad], UnreadableRun)
     assert read[bad].reason
     assert read[bad].reason.isprintable()
@@ -288,7 +290,7 @@ def test_first_stages_do_not_count(tmp_path):
     lines(row(-1, test_acc=99), row(0, test_acc=98), row(1, test_acc=40), row(2, test_acc=30))(
         folder
     )
-    read = runs.read(folder)
+    read = runs.read_run(folder)
     assert read.curve == (40, 30)
     assert read.scores == {"last": 30, "best": 40}
 
@@ -304,7 +306,7 @@ def test_the_fast_look_at_numbers_agrees_with_the_slow_one():
 
 def is_finite(value):
     try:
-        finite(value, "")
+        check_finite(value, "")
     except InputError:
         return False
     return True
@@ -314,7 +316,7 @@ def test_one_bad_figure_among_good_ones_is_told(tmp_path):
     for number, bad in enumerate((1e300, float("nan"), "1")):
         folder = write_run(tmp_path, "kd", trial=number)
         lines(row(1), row(2, images_per_second=bad))(folder)
-        assert "images_per_second is" in runs.read(folder).reason
+        assert "images_per_second is" in runs.read_run(folder).reason
 
 
 def test_several_processes_read_the_same(tmp_path):
@@ -325,12 +327,12 @@ def test_several_processes_read_the_same(tmp_path):
     code = f"""
 from pathlib import Path
 from distillers.report import runs
-folders = runs.find([Path({str(tmp_path)!r})])
-alone = runs.read_all(folders)
-runs.MANY = 2
+folders = runs.find_run_dirs([Path({str(tmp_path)!r})])
+alone = runs.read_runs(folders)
+runs.PARALLEL_FROM = 2
 pool, made = runs.ProcessPoolExecutor, []
 runs.ProcessPoolExecutor = lambda **kwargs: made.append(1) or pool(**kwargs)
-assert runs.read_all(folders) == alone == [runs.read(folder) for folder in folders]
+assert runs.read_runs(folders) == alone == [runs.read_run(folder) for folder in folders]
 assert made == [1] and len(alone) == 4
 """
     done = subprocess.run(

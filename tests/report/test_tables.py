@@ -9,9 +9,9 @@ import pytest
 from scipy import stats
 
 from distillers.cli import main as cli
-from distillers.report import report, report_files
-from distillers.report.estimates import estimate, welch
-from distillers.report.wording import compact, signed, time_unit
+from distillers.report import report, writer
+from distillers.report.estimates import sample_stats, welch
+from distillers.report.formatting import format_count, format_signed, time_unit
 from tests import recompute
 from tests.run_folders import write_run
 
@@ -22,7 +22,7 @@ def test_mean_deviation_and_interval_agree_with_scipy():
     for sizes in ((2, 2), (3, 5), (10, 2), (7, 7)):
         for spread in (0.1, 1.0, 30.0):
             a, b = RANDOM.normal(70, 1, sizes[0]), RANDOM.normal(71, spread, sizes[1])
-            first, second = estimate(a.tolist()), estimate(b.tolist())
+            first, second = sample_stats(a.tolist()), sample_stats(b.tolist())
             assert first.mean == pytest.approx(a.mean(), rel=1e-14)
             assert first.sd == pytest.approx(a.std(ddof=1), rel=1e-12)
             found = welch(first, second)
@@ -36,22 +36,22 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
     covered = 0
     for _ in range(2000):
         a, b = RANDOM.normal(0, 1, 3), RANDOM.normal(0, 3, 6)
-        found = welch(estimate(a.tolist()), estimate(b.tolist()))
+        found = welch(sample_stats(a.tolist()), sample_stats(b.tolist()))
         covered += found.low <= 0 <= found.high
     assert 0.93 < covered / 2000 < 0.97
 
 
 def test_no_interval_without_a_spread():
-    one, same = estimate([3.0]), estimate([5.0, 5.0])
+    one, same = sample_stats([3.0]), sample_stats([5.0, 5.0])
     assert one.sd is None
-    assert estimate([61.8, 61.8, 61.8]).sd == 0.0  # three times 61.8 is not 185.4
+    assert sample_stats([61.8, 61.8, 61.8]).sd == 0.0  # three times 61.8 is not 185.4
     assert (welch(one, same).low, welch(same, same).low) == (None, None)
     assert welch(one, same).value == -2.0
-    assert welch(same, estimate([4.0, 5.0])).low is not None
+    assert welch(same, sample_stats([4.0, 5.0])).low is not None
 
 
 def tables(root, baseline=None):
-    return report.build([root], baseline).tables
+    return report.build_report([root], baseline).tables
 
 
 def seeds(root, method, values, **kwargs):
@@ -111,9 +111,9 @@ def test_a_heading_holds_for_every_row_that_tells_nothing_else(tmp_path):
     write_run(tmp_path, "at", model_s="resnet32", accuracies=(50, 60))
     write_run(tmp_path, "sp", model_s="resnet32", accuracies=(50, 60))
     for table in tables(tmp_path):
-        assert table.setting["epochs"] == 3
+        assert table.flags["epochs"] == 3
         for row in table.rows:
-            assert ("epochs=" in row.label) == (row.runs[0].setting["epochs"] != 3)
+            assert ("epochs=" in row.label) == (row.runs[0].train_flags["epochs"] != 3)
 
 
 def test_runs_on_other_images_are_no_seeds_of_one_row(tmp_path):
@@ -200,7 +200,7 @@ def test_the_reported_epoch_is_the_held_out_one_where_images_were_held_out(tmp_p
 def test_the_same_seed_does_not_count_twice(tmp_path):
     seeds(tmp_path, "kd", (60, 62))
     copy = write_run(tmp_path / "z", "kd", trial=1, accuracies=(31, 62))
-    made = report.build([tmp_path])
+    made = report.build_report([tmp_path])
     assert made.num_runs == 2
     (left_out,) = made.not_counted
     assert (left_out.kind, left_out.folder) == ("copy", str(copy))
@@ -241,7 +241,7 @@ LONG = (50.0,) * 239 + (75.0,)
 def beside(root, method, **kwargs):
     write_run(root, method, summary={"teacher": "resnet32x4"}, **{**SCHEDULE, **kwargs})
     ((row,),) = [table.rows for table in tables(root)]
-    return {(b.entry.source, b.entry.rule): b for b in row.beside}
+    return {(b.entry.source, b.entry.rule): b for b in row.published}
 
 
 def test_the_published_number_stands_beside_and_is_compared_by_its_own_rule(tmp_path):
@@ -288,7 +288,7 @@ def grid(tmp_path_factory):
 
 
 def test_the_csv_has_the_numbers_that_the_separate_script_finds(grid):
-    lines = list(csv.DictReader(report_files.table_of_rows(report.build([grid])).splitlines()))
+    lines = list(csv.DictReader(writer.render_csv(report.build_report([grid])).splitlines()))
     raw = recompute.rows(grid)
     pairs = [line for line in lines if line["teacher"]]
     assert (len(pairs), len(lines)) == (8, 10)
@@ -339,7 +339,7 @@ def number(text):
 
 
 def test_overviews_average_what_every_pair_has(grid, tmp_path):
-    (overview,) = report.build([grid]).overviews()
+    (overview,) = report.build_report([grid]).overviews()
     raw = recompute.rows(grid)
     assert [table.student for table in overview.tables] == ["resnet14", "resnet8"]
     for label in overview.labels():
@@ -349,7 +349,7 @@ def test_overviews_average_what_every_pair_has(grid, tmp_path):
         assert overview.average(label, "last") == pytest.approx(np.mean(means))
     assert overview.mean_rank("alone", "own") is None
     write_run(grid.parent / "more", "sp", model_s="resnet14", accuracies=(1.0,) * 5)
-    (wider,) = report.build([grid, grid.parent / "more"]).overviews()
+    (wider,) = report.build_report([grid, grid.parent / "more"]).overviews()
     assert (wider.average("sp", "own"), wider.mean_rank("sp", "own")) == (None, None)
     assert wider.labels()[-1] == "sp"
 
@@ -375,14 +375,14 @@ def test_names_may_hold_anything_in_every_form(tmp_path):
     write_run(tmp_path, "kd", dataset=ODD, trial=1, name="=1+1", departures={ODD: ODD})
     bad = write_run(tmp_path, "kd", trial=2, name="=bad")
     (bad / "config.json").write_text("[]")
-    made = report.build([tmp_path])
-    text = report_files.markdown(made)
+    made = report.build_report([tmp_path])
+    text = writer.render_markdown(made)
     assert text.encode()
     for block in re.findall(r"(?:^\|.*\n)+", text, re.M):
         counts = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(counts) == 1
     assert "<i>" not in text.replace("\\<i\\>", "")
-    typeset = report_files.latex(made)
+    typeset = writer.render_latex(made)
     for body in re.findall(r"\\toprule\n(.*?)\\bottomrule", typeset, re.S):
         lines = [x for x in body.splitlines() if x.strip().endswith(r"\\")]
         assert len({len(re.findall(r"(?<!\\)&", line)) for line in lines}) == 1
@@ -392,7 +392,7 @@ def test_names_may_hold_anything_in_every_form(tmp_path):
         depth += 1 if brace == "{" else -1
         assert depth >= 0
     assert depth == 0
-    for line in csv.reader(report_files.table_of_rows(made).splitlines()):
+    for line in csv.reader(writer.render_csv(made).splitlines()):
         for cell in line:
             assert not re.match(r"[=+@]|-[^\d.]", cell)
 
@@ -408,8 +408,13 @@ def test_no_folder_and_no_run_are_told(tmp_path, capsys):
 
 
 def test_numbers_are_written_as_people_read_them():
-    assert [signed(x) for x in (1.234, -0.5, 0.001, -0.001)] == ["+1.23", "−0.50", "0.00", "0.00"]
-    told = [compact(x) for x in (12, 999, 78042, 999_600, 12_501_632, 4.11e9)]
+    assert [format_signed(x) for x in (1.234, -0.5, 0.001, -0.001)] == [
+        "+1.23",
+        "−0.50",
+        "0.00",
+        "0.00",
+    ]
+    told = [format_count(x) for x in (12, 999, 78042, 999_600, 12_501_632, 4.11e9)]
     assert told == ["12", "999", "78.0 k", "1.00 M", "12.5 M", "4.11 G"]
     assert [time_unit([x])[0] for x in (0.001, 0.049, 0.5, 1.99, 2, 90)] == [
         "s",

@@ -38,16 +38,16 @@ def main(args: Sequence[str]) -> None:
     if not config.format:
         raise InputError("--format names nothing to write: html, markdown, csv, latex.")
 
-    from distillers.report.report import build
-    from distillers.report.report_files import write
-    from distillers.report.wording import plural
+    from distillers.report.formatting import pluralize
+    from distillers.report.report import build_report
+    from distillers.report.writer import write_report
 
-    report = build([Path(path) for path in config.runs], config.baseline)
-    rows, tables = plural(report.num_rows, "row"), plural(len(report.tables), "table")
-    print(f"{plural(report.num_runs, 'run')} in {rows}, {tables}")
+    report = build_report([Path(path) for path in config.runs], config.baseline)
+    rows, tables = pluralize(report.num_rows, "row"), pluralize(len(report.tables), "table")
+    print(f"{pluralize(report.num_runs, 'run')} in {rows}, {tables}")
     for each in report.not_counted[:NAMED]:
         print(f"not counted, {each.kind}: {each.folder}: {each.reason}")
     if len(report.not_counted) > NAMED:
         print(f"and {len(report.not_counted) - NAMED} more that do not count; the report has all")
-    for path in write(report, Path(config.out), config.format):
+    for path in write_report(report, Path(config.out), config.format):
         print(f"wrote {path}")
