@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import compress
 from typing import Any
 
 from distillers.errors import unknown
@@ -159,25 +160,17 @@ def group_seeds(runs: Sequence[RunRecord]) -> tuple[list[Group], list[Unreadable
     frame = to_frame(runs)
     digests = frame.dropna(subset=["data"]).drop_duplicates(["dataset", "data"])
     only = digests.drop_duplicates("dataset", keep=False).set_index("dataset")["data"].to_dict()
-    frame["data"] = [
-        data if isinstance(data, str) else only.get(dataset)
-        for dataset, data in zip(frame["dataset"], frame["data"], strict=True)
-    ]
+    runs = [run if run.data else replace(run, data=only.get(run.dataset)) for run in runs]
+    frame["data"] = [run.data or "" for run in runs]
     keys = ["group_key", "data"]
-    first = frame.groupby([*keys, "trial"], dropna=False)["folder"].transform("first")
+    first = frame.groupby([*keys, "trial"])["folder"].transform("first")
     is_copy = frame.duplicated([*keys, "trial"])
-    copies = [
-        UnreadableRun(run.folder, f"trial {run.trial} of the same flags is counted already: {kept}",
-                      "copy")
-        for run, kept, copy in zip(runs, first, is_copy, strict=True)
-        if copy
-    ]  # fmt: skip
-    groups = []
-    for (_, data), members in frame[~is_copy].groupby(keys, sort=False, dropna=False):
-        known = data if isinstance(data, str) else None
-        group = [replace(runs[int(i)], data=known) for i in members.sort_values("trial").index]
-        groups.append(tuple(group))
-    return groups, copies
+    copies = []
+    for run, kept in zip(compress(runs, is_copy), first[is_copy], strict=True):
+        reason = f"trial {run.trial} of the same flags is counted already: {kept}"
+        copies.append(UnreadableRun(run.folder, reason, "copy"))
+    members = frame[~is_copy].sort_values("trial").groupby(keys).groups.values()
+    return [tuple(runs[i] for i in indices) for indices in sorted(members, key=min)], copies
 
 
 def build_tables(groups: Sequence[Group], baseline: str | None = None) -> list[PairTable]:

@@ -58,9 +58,9 @@ def read() -> list[PublishedResult]:
     import pandas as pd  # slow to import
 
     with files("distillers.report").joinpath("published.csv").open(encoding="utf-8") as file:
-        table = pd.read_csv(file, dtype={"n": "Int64", "epochs": "Int64"}, keep_default_na=False,
-                            na_values={name: [""] for name in ("sd", "n", "epochs")})  # fmt: skip
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+        table = pd.read_csv(file, dtype={"n": "Int64", "epochs": "Int64"})
+    table[["teacher", "remark"]] = table[["teacher", "remark"]].fillna("")
+    rows = table.astype(object).replace({float("nan"): None, pd.NA: None}).to_dict("records")
     return [PublishedResult(**{str(name): value for name, value in row.items()}) for row in rows]
 
 
@@ -69,7 +69,7 @@ def by_run(results: Iterable[PublishedResult]) -> dict[tuple[str, ...], list[Pub
 
     Networks trained alone, which have no loss weights, are listed under both protocols.
     """
-    table = defaultdict(list)
+    table: dict[tuple[str, ...], list[PublishedResult]] = defaultdict(list)
     for entry in results:
         for protocol in [entry.protocol] if entry.teacher else ["crd", "simkd"]:
             key = (entry.dataset, protocol, entry.teacher, entry.student, entry.method)

@@ -100,7 +100,8 @@ def _line(table: PairTable, row: MethodRow) -> dict[str, object]:
 
 
 def _stats(name: str, stats: SampleStats | None) -> dict[str, float | None]:
-    return {f"{name}_mean": stats and stats.mean, f"{name}_sd": stats and stats.sd}
+    known = (stats.mean, stats.sd) if stats else (None, None)
+    return dict(zip((f"{name}_mean", f"{name}_sd"), known, strict=True))
 
 
 def _count(stats: SampleStats | None) -> float | None:
