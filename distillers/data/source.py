@@ -1,30 +1,29 @@
-"""What a run asks of a data set, whether it lies in memory or in folders of files."""
+"""The interfaces of datasets and loaders, whether images are in memory or in files."""
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from distillers.config.data import Views
 from distillers.data.batch import Batch
 from distillers.distributed.shard import Shard
 
-EVALUATION_BATCH = 256  # one size for every scoring, so that a score can be repeated exactly
+EVALUATION_BATCH = 256  # always the same, so that an evaluation is reproducible to the bit
 
 
 class BatchLoader(Protocol):
-    """Batches on a device; order and augmentation are a function of seed and epoch."""
+    """Batches on a device; order and augmentation are a function of the seed and the epoch.
 
-    @property
-    def batch_size(self) -> int:
-        """Images a batch."""
-        ...
+    Attributes:
+        batch_size: images per batch, in this process.
+        num_images: images per epoch, in this process.
+    """
 
-    @property
-    def num_images(self) -> int:
-        """Images an epoch."""
-        ...
+    batch_size: int
+    num_images: int
 
     @property
     def device(self) -> torch.device:
@@ -32,64 +31,99 @@ class BatchLoader(Protocol):
         ...
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Return the number of batches per epoch, in this process."""
         ...
 
     def epoch(self, number: int, start_batch: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from 1, without the first `start_batch` of them."""
+        """Iterate over the batches of one epoch.
+
+        Args:
+            number: of the epoch, from 1.
+            start_batch: number of batches to skip; the others are the same to the bit.
+
+        Raises:
+            InputError: if `number` or `start_batch` is out of range.
+        """
         ...
+
+
+class WrappedLoader(BatchLoader):
+    """Base class of loaders that change the batches of another loader.
+
+    Args:
+        loader: the other one.
+    """
+
+    def __init__(self, loader: BatchLoader) -> None:
+        self._loader = loader
+        self.batch_size, self.num_images = loader.batch_size, loader.num_images
+
+    @property
+    @override
+    def device(self) -> torch.device:
+        return self._loader.device
+
+    @override
+    def __len__(self) -> int:
+        return len(self._loader)
 
 
 class DataSource(Protocol):
-    """Training and test images of one data set; see `ImageSet` and `FolderSet`."""
+    """Training and test images of one dataset; see `ImageSet` and `FolderSet`."""
 
-    @property
-    def name(self) -> str:
-        """As in `distillers.data.load`."""
-        ...
+    if TYPE_CHECKING:  # a property at run time would be the default value of a dataclass field
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """One a class, in the order of the labels."""
-        ...
+        @property
+        def name(self) -> str:
+            """Name, as in `distillers.data.load`."""
+            ...
+
+        @property
+        def class_names(self) -> tuple[str, ...]:
+            """Names of the classes, in the order of the labels."""
+            ...
+
+        @property
+        def image_size(self) -> int:
+            """Height and width of a network's input, in pixels."""
+            ...
+
+        @property
+        def shorter_side(self) -> int:
+            """Pixels that the shorter side of a test image is resized to before the crop."""
+            ...
+
+        @property
+        def mean(self) -> tuple[float, ...]:
+            """Mean per channel for normalization, where 0 is black and 1 is white."""
+            ...
+
+        @property
+        def std(self) -> tuple[float, ...]:
+            """Standard deviation per channel for normalization, on the same scale."""
+            ...
+
+        @property
+        def train_labels(self) -> Tensor:
+            """Class of each training image, (N,) int64; `Batch.index` is a row of it."""
+            ...
+
+        @property
+        def num_crops(self) -> int | None:
+            """Number of different augmented views of an image; None if it is unlimited."""
+            ...
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
-        ...
-
-    @property
-    def image_size(self) -> int:
-        """Pixels on a side of the images that a network gets."""
-        ...
-
-    @property
-    def shorter_side(self) -> int:
-        """To what the shorter side of a test image is resized, before its middle is cut out."""
-        ...
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """What the images are normalised with, where 0 is black and 1 is white."""
-        ...
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        """Likewise."""
-        ...
-
-    @property
-    def train_labels(self) -> Tensor:
-        """(N,) int64, the class of each training image; `Batch.index` counts these rows."""
-        ...
-
-    @property
-    def num_crops(self) -> int | None:
-        """How many augmented views an image has, all told; None where they cannot be counted."""
-        ...
+        """Number of classes."""
+        return len(self.class_names)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides on the pixels of every view of every training image, in plain types."""
+        """Return all that determines the pixels of every view of every training image.
+
+        Returns:
+            Plain types, as JSON has them.
+        """
         ...
 
     def train_loader(
@@ -103,38 +137,44 @@ class DataSource(Protocol):
         views: Views | None = None,
         shuffle: bool = True,
     ) -> BatchLoader:
-        """The training images, augmented, in an order of its own in each epoch.
+        """Return a loader of augmented training images, in a new order in every epoch.
 
-        `batch_size` is that of each process, and so is what the loader yields. With `views` they
-        are augmented in so many ways that are the same in every run, and `Batch.view` tells which.
-        Without `shuffle` the images come in their order, epoch e showing view e of each.
+        Args:
+            batch_size: images per batch, in each process.
+            seed: of order and augmentation.
+            drop_last: whether to leave out a last batch that is smaller.
+            device: where the batches are made.
+            shard: the part of each epoch that this process loads.
+            views: number of fixed augmentations per image, the same in every run; `Batch.view`
+                is then set. None augments anew in each epoch.
+            shuffle: False keeps the order of the rows; with `views`, epoch e shows view e of each.
         """
         ...
 
     def test_loader(self, device: torch.device, shard: Shard = Shard()) -> BatchLoader:
-        """The test images as they are, in their order, each exactly once over all processes.
+        """Return a loader of the test images without augmentation, in order, each exactly once.
 
-        The batches are those that one process makes; the processes take them in turn.
+        Batches are those of a single process; with several, they are dealt out in turn.
         """
         ...
 
     def train_eval_loader(self, device: torch.device) -> BatchLoader:
-        """The training images as test images would come, in their order, each exactly once."""
+        """Return a loader of the training images, prepared and ordered as test images are."""
         ...
 
-    def shuffled_test(self, seed: int) -> "DataSource":
-        """The set with its test images in an order of chance, as a seed has it."""
+    def shuffled_test(self, seed: int) -> Self:
+        """Return this dataset with its test images in random order."""
         ...
 
     def sample(self, device: torch.device) -> Tensor:
-        """Two test images as the networks see them, for probing: (2, 3, h, w)."""
+        """Return two test images as a network gets them, for probing: (2, 3, h, w)."""
         ...
 
-    def split(self, fraction: float, seed: int) -> tuple["DataSource", "DataSource | None"]:
-        """Set aside a share of the training images, the same share of every class.
+    def split(self, fraction: float, seed: int) -> tuple[Self, Self | None]:
+        """Hold out a fraction of the training images, stratified by class.
 
         Returns:
-            the set with the remaining training images, whose rows count from 0 again; and the set
-            whose test images are those set aside, or None where `fraction` is 0.
+            This dataset with the remaining training images, whose rows count from 0 again; and
+            the dataset whose test images are those held out, None if `fraction` is 0.
         """
         ...

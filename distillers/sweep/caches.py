@@ -1,15 +1,16 @@
 """What teacher caches save the runs of a sweep, and what they take on the disk."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
+from typing_extensions import override
 
 from distillers.config.sizes import num_bytes
 from distillers.config.student import StudentConfig
 from distillers.data.batch import Batch
 from distillers.data.loaders.views import num_views_of, resolve_views
-from distillers.data.source import BatchLoader, DataSource
+from distillers.data.source import BatchLoader, DataSource, WrappedLoader
 from distillers.distillation.cache.values import reads_of, stored
 from distillers.distillation.distillation import Distillation
 
@@ -50,7 +51,7 @@ def asked(
     return Cached(num_views, view_bytes)
 
 
-class Told:
+class Told(WrappedLoader):
     """A loader whose batches bring along what the teacher said of the first one's images.
 
     So a step costs what it does beside a cache that holds everything, the reading aside.
@@ -61,15 +62,13 @@ class Told:
     """
 
     def __init__(self, loader: BatchLoader, task: Distillation) -> None:
-        self._loader, self._task = loader, task
+        super().__init__(loader)
+        self._task = task
 
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def epoch(self, number: int, *_: int) -> Iterable[Batch]:
-        """The batches of an epoch."""
+    @override
+    def epoch(self, number: int, start_batch: int = 0) -> Iterator[Batch]:
         values = None
-        for batch in self._loader.epoch(number):
+        for batch in self._loader.epoch(number, start_batch):
             values = values or self._task.read_teacher(batch.images)
             yield replace(batch, teacher=values)
 

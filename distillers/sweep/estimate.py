@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from typing_extensions import override
 
 from distillers import models
 from distillers.config.student import StudentConfig
 from distillers.config.train import NO_EFFECT_FLAGS
 from distillers.data.batch import Batch
-from distillers.data.source import DataSource
+from distillers.data.source import BatchLoader, DataSource, WrappedLoader
 from distillers.distillation import loss_weights as weights
 from distillers.distillation.distillation import distil
 from distillers.distillation.task import Supervised
@@ -162,11 +163,11 @@ def measure(run: Run, source: DataSource, device: torch.device) -> Cost:
     task = _task(run, source, kept.train_labels, device)
     trainer = Trainer(task, running.plan_of(config, run.network, source.image_size))
     loader = kept.train_loader(config.batch_size, seed=0, drop_last=True, device=device)
-    training = Timed(loader, device)
+    training = Timed(loader)
     trainer.train_epoch(training, TrainProgress(0))
     deployed = task.deployed()
     tests = source.test_loader(device)
-    scoring = Timed(tests, device)
+    scoring = Timed(tests)
     score(deployed, scoring.epoch(1))
     best = _bytes(deployed.state_dict())
     last = _bytes({"model": deployed.state_dict(), "trainer": trainer.state(TrainProgress(1))})
@@ -178,29 +179,25 @@ def measure(run: Run, source: DataSource, device: torch.device) -> Cost:
     cached = asked(config, task, source, len(kept.train_labels), source.sample(device))
     if cached is None:
         return cost
-    reading = Timed(Told(loader, task), device)
+    reading = Timed(Told(loader, task))
     trainer.train_epoch(reading, TrainProgress(0))
     return replace(cost, cached=cached, read=reading.seconds * len(loader) + scored)
 
 
-class Timed:
+class Timed(WrappedLoader):
     """The first batches of a loader, for about `BUDGET` seconds, and how long each took.
 
     Args:
         loader: gives the batches.
-        device: that is waited for.
     """
 
-    def __init__(self, loader: Any, device: torch.device) -> None:
-        self.loader, self.device = loader, device
+    def __init__(self, loader: BatchLoader) -> None:
+        super().__init__(loader)
         self._stamps: list[float] = []
 
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def epoch(self, number: int, *_: int) -> Iterator[Batch]:
-        """Batches until the time is over; the first is not counted."""
-        for batch in islice(self.loader.epoch(number), MOST):
+    @override
+    def epoch(self, number: int, start_batch: int = 0) -> Iterator[Batch]:
+        for batch in islice(self._loader.epoch(number, start_batch), MOST):
             yield batch
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)

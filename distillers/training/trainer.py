@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from distillers.config.plan import Plan as Plan
 from distillers.data.batch import Batch
+from distillers.data.source import BatchLoader
 from distillers.distillation.task import Step
 from distillers.distributed.world import World
 from distillers.training.ddp import DDPRunner, SingleProcess
@@ -37,21 +38,9 @@ class Task(Protocol):
         ...
 
 
-class EpochLoader(Protocol):
-    """A loader whose order is a function of its seed and the epoch."""
-
-    def __len__(self) -> int:
-        """Batches an epoch."""
-        ...
-
-    def epoch(self, number: int, start_batch: int = 0, /) -> Iterator[Batch]:
-        """The batches of an epoch, without the first `start_batch`; epochs count from 1."""
-        ...
-
-
 def fit(
     task: Any,
-    loader: EpochLoader,
+    loader: BatchLoader,
     plan: Plan,
     *,
     score: Callable[[nn.Module], dict[str, float]],
@@ -149,7 +138,7 @@ class Trainer:
 
     def train_epoch(
         self,
-        loader: EpochLoader,
+        loader: BatchLoader,
         start: TrainProgress,
         report: Callable = lambda *_: None,
         interrupts: Interrupts | None = None,

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from distillers.config.data import Dali, Views
 from distillers.data.datasets.listing import Listing
@@ -15,13 +16,13 @@ from distillers.data.loaders.folder import FolderLoader
 from distillers.data.loaders.views import VIEW_SEED
 from distillers.data.normalization import IMAGENET_MEAN, IMAGENET_STD
 from distillers.data.sampling import generator
-from distillers.data.source import EVALUATION_BATCH
+from distillers.data.source import EVALUATION_BATCH, DataSource
 from distillers.distributed.shard import Shard
 from distillers.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
-class FolderSet:
+class FolderSet(DataSource):
     """Training and test images in files; a `DataSource` as `ImageSet` is.
 
     Attributes:
@@ -56,35 +57,27 @@ class FolderSet:
     std: tuple[float, ...] = IMAGENET_STD
 
     @property
+    @override
     def class_names(self) -> tuple[str, ...]:
-        """One a class, in the order of the labels."""
         return self.train.class_names
 
     @property
-    def num_classes(self) -> int:
-        """How many classes there are."""
-        return len(self.class_names)
-
-    @property
+    @override
     def shorter_side(self) -> int:
-        """To what the shorter side of a test image is resized, before its middle is cut out."""
         return shorter_side(self.image_size)
 
     @property
+    @override
     def train_labels(self) -> Tensor:
-        """(N,) int64, the class of each training image."""
         return self.train.labels[self.train_rows]
 
     @property
+    @override
     def num_crops(self) -> None:
-        """Endlessly many."""
         return
 
+    @override
     def fingerprint(self) -> dict[str, Any]:
-        """What decides on the pixels of every view of every training image.
-
-        Files are told by their names, sizes and times of change.
-        """
         return {
             "name": self.name,
             "images": len(self.train_rows),
@@ -99,6 +92,7 @@ class FolderSet:
             "views": f"seed {VIEW_SEED}",
         }
 
+    @override
     def train_loader(
         self,
         batch_size: int,
@@ -110,7 +104,6 @@ class FolderSet:
         views: Views | None = None,
         shuffle: bool = True,
     ) -> FolderLoader:
-        """The training images, cropped and flipped, in an order of its own in each epoch."""
         return FolderLoader(
             self._images(self.train, self.train_rows, seed, augment=True),
             batch_size=batch_size,
@@ -126,27 +119,27 @@ class FolderSet:
             views=views,
         )
 
+    @override
     def test_loader(self, device: torch.device, shard: Shard = Shard()) -> FolderLoader:
-        """The middle of each test image, in their order, each exactly once."""
         return self._as_they_are(self.test_rows, device, self.num_workers, shard=shard)
 
+    @override
     def train_eval_loader(self, device: torch.device) -> FolderLoader:
-        """The middle of each training image, in their order, each exactly once."""
         return replace(self, test=self.train, test_rows=self.train_rows).test_loader(device)
 
+    @override
     def shuffled_test(self, seed: int) -> "FolderSet":
-        """The set with its test images in an order of chance, as a seed has it."""
         order = torch.randperm(len(self.test_rows), generator=generator(seed, 0))
         return replace(self, test_rows=self.test_rows[order])
 
+    @override
     def sample(self, device: torch.device) -> Tensor:
-        """Two test images as the networks see them, for probing: (2, 3, h, w)."""
         for batch in self._as_they_are(self.test_rows[:EVALUATION_BATCH], device, 0, 2).epoch(1):
             return batch.images
         raise InputError(f"none of the first {EVALUATION_BATCH} test images can be read.")
 
+    @override
     def split(self, fraction: float, seed: int) -> tuple["FolderSet", "FolderSet | None"]:
-        """The set with a part of its training images, and the rest as a test set; `hold_out`."""
         if fraction == 0 or self.is_split:
             return self, None
         held_out, kept = held_out_rows(self.train_labels, self.num_classes, fraction, seed)

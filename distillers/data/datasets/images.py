@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from distillers.config.data import Views
 from distillers.data.fingerprint import hash_tensors
@@ -14,13 +15,13 @@ from distillers.data.loaders.memory import PAD, Loader
 from distillers.data.loaders.pairs import check_images_and_labels
 from distillers.data.loaders.views import view_crops
 from distillers.data.sampling import generator
-from distillers.data.source import EVALUATION_BATCH
+from distillers.data.source import EVALUATION_BATCH, DataSource
 from distillers.distributed.shard import Shard
 from distillers.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
-class ImageSet:
+class ImageSet(DataSource):
     """Training and test images with all that a loader must know about them.
 
     Attributes:
@@ -64,27 +65,22 @@ class ImageSet:
             )
 
     @property
-    def num_classes(self) -> int:
-        """How many classes there are."""
-        return len(self.class_names)
-
-    @property
+    @override
     def image_size(self) -> int:
-        """Pixels on a side."""
         return self.test_images.shape[-1]
 
     @property
+    @override
     def shorter_side(self) -> int:
-        """The same: the images are taken as they are."""
         return self.image_size
 
     @property
+    @override
     def num_crops(self) -> int:
-        """Each offset, and mirrored or not."""
         return (2 * PAD + 1) ** 2 * (2 if self.flip else 1)
 
+    @override
     def fingerprint(self) -> dict[str, Any]:
-        """What decides on the pixels of every view of every training image."""
         first = min(64, len(self.train_images))  # whose orders tell how all are drawn
         return {
             "name": self.name,
@@ -98,6 +94,7 @@ class ImageSet:
             "views": hash_tensors(view_crops(first, self.num_crops)),
         }
 
+    @override
     def train_loader(
         self,
         batch_size: int,
@@ -109,7 +106,6 @@ class ImageSet:
         views: Views | None = None,
         shuffle: bool = True,
     ) -> Loader:
-        """The training images, cropped and flipped, in an order of its own in each epoch."""
         return Loader(
             self.train_images,
             self.train_labels,
@@ -127,12 +123,12 @@ class ImageSet:
             views=views,
         )
 
+    @override
     def test_loader(self, device: torch.device, shard: Shard = Shard()) -> Loader:
-        """The test images as they are, in their order, each exactly once."""
         return self._as_they_are(len(self.test_images), device, shard)
 
+    @override
     def train_eval_loader(self, device: torch.device) -> Loader:
-        """The training images neither cropped nor flipped, in their order, each exactly once."""
         whole = replace(self, test_images=self.train_images, test_labels=self.train_labels)
         return whole.test_loader(device)
 
@@ -155,18 +151,18 @@ class ImageSet:
             std=self.std * 3,
         )
 
+    @override
     def shuffled_test(self, seed: int) -> "ImageSet":
-        """The set with its test images in an order of chance, as a seed has it."""
         order = torch.randperm(len(self.test_images), generator=generator(seed, 0))
         images, labels = self.test_images[order], self.test_labels[order]
         return replace(self, test_images=images, test_labels=labels)
 
+    @override
     def sample(self, device: torch.device) -> Tensor:
-        """Two test images as the networks see them, for probing: (2, 3, h, w)."""
         return next(self._as_they_are(2, device).epoch(1)).images
 
+    @override
     def split(self, fraction: float, seed: int) -> tuple["ImageSet", "ImageSet | None"]:
-        """The set with a part of its training images, and the rest as a test set; `hold_out`."""
         held_out = hold_out(self, fraction, seed)
         if not len(held_out.labels):
             return self, None

@@ -1,4 +1,4 @@
-"""Batches of small images that lie in memory: cropped, flipped and normalised on the device."""
+"""Batches of small images in memory: cropped, flipped and normalized on the device."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -6,30 +6,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from distillers.config.data import Views
 from distillers.data.batch import Batch
 from distillers.data.loaders.pairs import check_images_and_labels
+from distillers.data.loaders.sharded import ShardedLoader
 from distillers.data.loaders.views import CropViews
 from distillers.data.normalization import Normalize, check_statistics
-from distillers.data.sampling import (
-    batch_counts,
-    check_epoch,
-    check_epoch_size,
-    check_shard,
-    generator,
-    rank_indices,
-)
 from distillers.errors import InputError
 
-PAD = 4  # black pixels put around an image before it is cropped back to its size
-CHUNK = 512  # images made at once and cut into batches: few large operations, bounded memory
+PAD = 4  # pixels of zero padding on each side before a crop of the original size
+CHUNK = 512  # images augmented at once, then split into batches: few large kernels, bounded memory
 
 
 class _Plan(NamedTuple):
-    """What comes at each place of an epoch's order, drawn before it begins; each (m,) int64.
+    """Rows and crops of an epoch, in order, drawn before it begins; each (m,) int64.
 
-    `view` is as in `Batch`, on the CPU, and a place itself where the loader has no fixed views.
+    `view` is as in `Batch`, on the CPU, and meaningless if the loader has no fixed views.
     """
 
     rows: Tensor
@@ -39,47 +33,39 @@ class _Plan(NamedTuple):
     view: Tensor
 
 
-class Loader:
-    """Yields batches of a set of images, epoch by epoch.
+class Loader(ShardedLoader):
+    """Batches of images in memory.
 
     The order of an epoch, and every crop and flip in it, are a pure function of `seed` and the
-    epoch's number: neither the batch size, nor the device, nor the number of processes, nor what
-    was consumed before, nor the global random state enters. So a run that stopped can go on in the
-    middle of an epoch. Without `drop_last` each image comes exactly once, over all processes
-    together.
+    epoch's number: they depend on neither batch size, device, number of processes, earlier epochs
+    nor the global random state. So an interrupted run can resume in the middle of an epoch.
+    Without `drop_last` each image comes exactly once, over all processes together.
 
     Args:
-        images: (N, c, h, w) uint8, c 1 or 3; grey images come out with three equal channels.
+        images: (N, c, h, w) uint8, c 1 or 3; grey images are repeated to three channels.
         labels: (N,) int64.
-        batch_size: images a batch, in each process.
+        batch_size: images per batch, in each process.
         mean: c numbers, on the scale where 0 is black and 1 is white.
         std: c numbers, on the same scale.
-        seed: any whole number.
-        augment: whether to crop at random from the image with `PAD` black pixels around it, and
-            to flip one image in two, each image on its own.
-        flip: False crops only, for classes that change when mirrored.
-        shuffle: whether each epoch has an order of its own, or that of the rows.
-        drop_last: whether to leave out the last batch where it would be smaller.
-        device: where the images are kept, and the batches made.
-        index: (m,) int64, the rows to visit; all of them where left out.
-        dtype: of the batches' images, floating point.
-        channels_last: whether they have that memory format.
-        rank: the number of this process among `world_size`.
-        world_size: how many processes divide each epoch among themselves; their batches of one
-            number together are what a single process with batches that many times larger yields.
-        whole_batches: instead, the batches of a single process go to the processes in turn, and
-            perhaps none to some: for scoring, where each batch is then computed as by one.
-        views: show only so many of each image's crops, which are then the same in every run, in
-            turn; "all" draws the crops as ever, but tells in `Batch.view` which ones they are.
-
-    Attributes:
-        batch_size: as given.
-        num_images: how many images an epoch yields, in this process.
-        device: as given.
+        seed: any integer.
+        augment: whether to crop each image at random after zero-padding it by `PAD` pixels, and to
+            flip it horizontally with probability 1/2.
+        flip: False only crops, for classes that change when mirrored.
+        shuffle: see `ShardedLoader`, as `drop_last`, `rank`, `world_size` and `whole_batches`.
+        drop_last: whether to leave out a last batch that is smaller.
+        device: where the images are stored and the batches made.
+        index: (m,) int64, the rows to load; default all.
+        dtype: floating point type of the batches' images.
+        channels_last: memory format of the batches' images.
+        rank: of this process.
+        world_size: number of processes that share each epoch.
+        whole_batches: whether to deal out whole batches to the processes.
+        views: use only this many fixed crops of each image, the same in every run, in turn; "all"
+            draws crops at random and sets `Batch.view` to their numbers.
 
     Raises:
-        InputError: if the data are empty or do not fit together, a number is out of range, or
-            `drop_last` would leave no batch.
+        InputError: if the data are empty or inconsistent, a number is out of range, or `drop_last`
+            would leave no batch.
     """
 
     def __init__(
@@ -105,65 +91,51 @@ class Loader:
         views: Views | None = None,
     ) -> None:
         check_images_and_labels("loader", images, labels)
-        check_shard(batch_size, rank, world_size)
         check_statistics(images.shape[1], mean, std, dtype)
-        self.batch_size, self.device = batch_size, torch.device(device)
-        self._seed, self._augment, self._flip, self._shuffle = seed, augment, flip, shuffle
         self._rows = torch.arange(len(images)) if index is None else _checked(index, len(images))
-        check_epoch_size(len(self._rows), batch_size, world_size, shuffle, drop_last)
-        self._indices = rank_indices(
-            len(self._rows), batch_size, rank, world_size, drop_last, whole_batches
+        super().__init__(
+            len(self._rows),
+            batch_size,
+            seed=seed,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            device=device,
+            rank=rank,
+            world_size=world_size,
+            whole_batches=whole_batches,
         )
-        self._divided_by = 1 if whole_batches else world_size
-        self.num_images = len(self._indices)
+        self._augment, self._flip = augment, flip
         self._views = None
         if views is not None:
             start = seed if shuffle else None
             self._views = CropViews(len(images), 2 * PAD + 1, flip, views, start)
 
         images = images.to(self.device)
-        # Padded once, so that a crop is a view of 9 x 9 windows and the rest is one gather.
+        # Padded once: crops are windows into these images, and a batch is a single gather.
         self._images = F.pad(images, (PAD, PAD, PAD, PAD)) if augment else images
         self._labels = labels.to(self.device)
-        self._normalised = Normalize(mean, std, self.device, dtype, channels_last)
+        self._normalize = Normalize(mean, std, self.device, dtype, channels_last)
 
-    def __len__(self) -> int:
-        """How many batches an epoch has, in this process."""
-        return -(-self.num_images // self.batch_size)
-
-    def epoch(self, number: int, start_batch: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch.
-
-        Args:
-            number: of the epoch, from 1.
-            start_batch: how many batches to skip; the others are the same to the bit.
-
-        Raises:
-            InputError: if `number` or `start_batch` is out of range.
-        """
-        check_epoch(number, start_batch, len(self))
-        return self._batches(number, start_batch)
-
+    @override
     def _batches(self, number: int, start_batch: int) -> Iterator[Batch]:
         plan, size = self._plan(number), self.batch_size
         step = max(1, CHUNK // size) * size
         for start in range(start_batch * size, self.num_images, step):
             part = _Plan(*(x[start : start + step] for x in plan))
             pixels = self._crops(part) if self._augment else self._images[part.rows]
-            chunk = (self._normalised(pixels), self._labels[part.rows], part.rows, part.view)
+            chunk = (self._normalize(pixels), self._labels[part.rows], part.rows, part.view)
             parts = zip(*(x.split(size) for x in chunk), strict=True)
             for place, (images, labels, index, view) in enumerate(parts, start // size):
-                together = batch_counts(len(self._rows), size, self._divided_by, place)
-                yield Batch(images, labels, index, view if self._views else None, together)
+                view = view if self._views else None
+                yield Batch(images, labels, index, view, self._counts(place))
 
     def _plan(self, number: int) -> _Plan:
-        """Draw the whole epoch at once, on the CPU, where every machine draws the same.
+        """Draw a whole epoch at once, on the CPU, whose RNG is the same on every machine.
 
-        What all processes draw is the same; each takes its own places of it.
+        All processes draw the same numbers; each takes its own part of them.
         """
-        rng = generator(self._seed, number)
-        size = (len(self._rows),)
-        order = torch.randperm(*size, generator=rng) if self._shuffle else torch.arange(*size)
+        order, rng = self._order(number)
+        size = order.shape
         top = torch.randint(2 * PAD + 1, size, generator=rng)
         left = torch.randint(2 * PAD + 1, size, generator=rng)
         mirrored = torch.randint(2, size, generator=rng)
@@ -174,7 +146,7 @@ class Loader:
         return _Plan(rows, top, left, mirrored, view[self._indices])
 
     def _crops(self, part: _Plan) -> Tensor:
-        """Each image's own window of its padded image, mirrored or not, (n, c, h, w) uint8."""
+        """Return the drawn crop of each image, flipped or not: (n, c, h, w) uint8."""
         num, channels, height, width = self._images.shape
         n, c, y, x = self._images.stride()
         windows = self._images.as_strided(
@@ -197,7 +169,7 @@ def _checked(index: Tensor, num: int) -> Tensor:
     index = index.cpu()
     if index.min() < 0 or index.max() >= num:
         raise InputError(
-            f"index reaches from {int(index.min())} to {int(index.max())}; "
+            f"index ranges from {int(index.min())} to {int(index.max())}; "
             f"there are {num} images, so it must be in 0 to {num - 1}."
         )
     return index

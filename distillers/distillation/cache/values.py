@@ -1,16 +1,17 @@
 """What the losses ask of the teacher, read from a cache and computed where it is missing."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from distillers.data.batch import Batch, Values
-from distillers.data.source import BatchLoader
+from distillers.data.source import BatchLoader, WrappedLoader
 from distillers.distillation.cache.folder import CacheFolder, telling
 from distillers.distillation.cache.part import Part
 from distillers.distillation.distillation import Distillation
@@ -188,7 +189,7 @@ class TeacherCache:
             )
 
 
-class Taught:
+class Taught(WrappedLoader):
     """A loader whose batches bring along what the losses ask of the teacher.
 
     Args:
@@ -197,20 +198,12 @@ class Taught:
     """
 
     def __init__(self, loader: BatchLoader, cache: TeacherCache) -> None:
-        self._loader = loader
+        super().__init__(loader)
         self._cache = cache
-        self.batch_size, self.num_images = loader.batch_size, loader.num_images
-        self.device = loader.device
 
-    def __len__(self) -> int:
-        return len(self._loader)
-
+    @override
     def epoch(self, number: int, start_batch: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from 1, without the first `start_batch` of them."""
-        return self._taught(self._loader.epoch(number, start_batch))
-
-    def _taught(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        for batch in batches:
+        for batch in self._loader.epoch(number, start_batch):
             if batch.view is None:
                 raise TypeError("a teacher cache needs a loader that tells views")
             yield replace(batch, teacher=self._cache.values(batch.images, batch.view))

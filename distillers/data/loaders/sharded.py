@@ -1,0 +1,92 @@
+"""What all loaders share: the order of an epoch, and the part of it that a process loads."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from distillers.data.batch import Batch
+from distillers.data.sampling import (
+    batch_counts,
+    check_epoch,
+    check_epoch_size,
+    check_shard,
+    generator,
+    rank_indices,
+)
+from distillers.data.source import BatchLoader
+
+
+class ShardedLoader(BatchLoader):
+    """Base class of loaders; the order of an epoch is a pure function of seed and epoch.
+
+    Args:
+        num_rows: images per epoch, in all processes together.
+        batch_size: images per batch, in each process.
+        seed: any integer.
+        shuffle: whether each epoch has a new order, or that of the rows.
+        drop_last: whether to leave out a last batch that is smaller.
+        device: where the batches are made.
+        rank: of this process.
+        world_size: number of processes that share each epoch. Their batches of one number,
+            concatenated, are the batch of a single process with `world_size` times the batch size.
+        whole_batches: instead, deal out the batches of a single process in turn; some processes
+            may get none. For evaluation, which then computes each batch as a single process does.
+
+    Raises:
+        InputError: if a number is out of range, or `drop_last` would leave no batch.
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+        whole_batches: bool = False,
+    ) -> None:
+        check_shard(batch_size, rank, world_size)
+        check_epoch_size(num_rows, batch_size, world_size, shuffle, drop_last)
+        self.batch_size, self._device = batch_size, torch.device(device)
+        self._num_rows, self._seed, self._shuffle = num_rows, seed, shuffle
+        self._shared_by = 1 if whole_batches else world_size
+        self._indices = rank_indices(
+            num_rows, batch_size, rank, world_size, drop_last, whole_batches
+        )
+        self.num_images = len(self._indices)
+
+    @property
+    @override
+    def device(self) -> torch.device:
+        return self._device
+
+    @override
+    def __len__(self) -> int:
+        return -(-self.num_images // self.batch_size)
+
+    @override
+    def epoch(self, number: int, start_batch: int = 0) -> Iterator[Batch]:
+        check_epoch(number, start_batch, len(self))
+        return self._batches(number, start_batch)
+
+    @abstractmethod
+    def _batches(self, number: int, start_batch: int) -> Iterator[Batch]:
+        """Yield the batches of a valid epoch, without the first `start_batch`."""
+
+    def _order(self, number: int) -> tuple[Tensor, torch.Generator]:
+        """Return the rows of an epoch in all processes' order, and the RNG that drew it."""
+        rng = generator(self._seed, number)
+        if self._shuffle:
+            return torch.randperm(self._num_rows, generator=rng), rng
+        return torch.arange(self._num_rows), rng
+
+    def _counts(self, batch: int) -> tuple[int, ...]:
+        """Return `Batch.counts` of the batch of that number."""
+        return batch_counts(self._num_rows, self.batch_size, self._shared_by, batch)
