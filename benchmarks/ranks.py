@@ -24,7 +24,8 @@ from distillers import models
 from distillers.config.plan import Plan
 from distillers.data.batch import Batch
 from distillers.distillation import recipes
-from distillers.distillation.distillation import Distillation, distil
+from distillers.distillation.build import distil
+from distillers.distillation.distillation import Distillation
 from distillers.distributed import collectives as ranks
 from distillers.distributed.world import World
 from distillers.training.ddp import WITHOUT_BUFFERS

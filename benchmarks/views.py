@@ -22,10 +22,10 @@ from torch import nn
 
 from distillers import models
 from distillers.data import ImageSet, load
+from distillers.distillation.build import distil
 from distillers.distillation.cache.folder import CacheFolder, place_of
 from distillers.distillation.cache.key import key_of
 from distillers.distillation.cache.values import Taught, TeacherCache, reads_of
-from distillers.distillation.distillation import distil
 from distillers.distillation.task import Supervised
 from distillers.losses import CE
 from distillers.training.evaluate import score

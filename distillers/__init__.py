@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from distillers.checkpoints.hub import push_to_hub as push_to_hub
     from distillers.checkpoints.load import load as load
     from distillers.config.plan import Plan as Plan
+    from distillers.distillation.build import distil as distil
     from distillers.distillation.distillation import Distillation as Distillation
-    from distillers.distillation.distillation import distil as distil
     from distillers.distillation.task import Step as Step
     from distillers.distillation.task import Supervised as Supervised
     from distillers.distillation.task import Task as Task
@@ -29,7 +29,7 @@ _LAZY = {
     "Taps": "distillers.features.taps",
     "Task": "distillers.distillation.task",
     "Term": "distillers.distillation.terms",
-    "distil": "distillers.distillation.distillation",
+    "distil": "distillers.distillation.build",
     "fit": "distillers.training.trainer",
     "from_pretrained": "distillers.checkpoints.hub",
     "load": "distillers.checkpoints.load",

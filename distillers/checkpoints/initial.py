@@ -12,7 +12,7 @@ from distillers.checkpoints import io as checkpoint
 from distillers.checkpoints import third_party as foreign
 from distillers.config.flags import PUBLISHED
 from distillers.errors import InputError
-from distillers.features.taps import eval_mode
+from distillers.features.extractor import eval_mode
 from distillers.models.pretrained import statistics, with_classes
 
 

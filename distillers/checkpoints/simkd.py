@@ -1,16 +1,16 @@
 """The network that a SimKD checkpoint of its authors' code was scored with, built again."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from distillers.checkpoints.third_party import SIZES, Imported, log
 from distillers.errors import InputError
-from distillers.features.classifier import head_of
-from distillers.features.infer import find_taps
-from distillers.features.taps import FeatureExtractor, Taps, eval_mode
+from distillers.features.classifier import copy_classifier
+from distillers.features.infer import infer_taps
+from distillers.features.trace import ForwardTrace
 from distillers.losses.ops.reused_classifier import ReusedClassifier
 from distillers.losses.ops.stages import same_size
 from distillers.losses.simkd import SimKD
@@ -43,11 +43,11 @@ def build(
     channels, width = convolutions[0].shape[1], convolutions[0].shape[0]
     size = SIZES[0] if student.name in SMALL_IMAGES else SIZES[1]
     images = torch.zeros(2, 3, size, size)
-    student_taps, teacher_taps = find_taps(student.net, images), find_taps(teacher, images)
-    cast(Any, student.net).taps = student_taps  # it is cut where it is read
-    shown = _read(student.net, student_taps, "maps", images)
-    final = _read(teacher, teacher_taps, "final", images)
-    head, dim = head_of(teacher, teacher_taps, images), convolutions[2].shape[0]
+    student_trace, teacher_trace = ForwardTrace(student.net, images), ForwardTrace(teacher, images)
+    student_taps, teacher_taps = infer_taps(student_trace), infer_taps(teacher_trace)
+    shown = student_trace.read(student_taps, ["maps"])["maps"][-1]
+    final = cast(Tensor, teacher_trace.read(teacher_taps, ["final"])["final"])
+    head, dim = copy_classifier(teacher_trace, teacher_taps), convolutions[2].shape[0]
     if head is None or final.shape[1] != dim or shown.shape[1] != channels:
         raise InputError(
             f"{path}: its projector maps {channels} channels to {dim}, while the last map of "
@@ -63,16 +63,4 @@ def build(
     except RuntimeError as error:
         raise InputError(f"{path}: its `proj` is not SimKD's projector: {error}") from error
     log.warning("%s: built with its projector and the teacher's classifier.", path)
-    return cast(ReusedClassifier, loss.deploy(student.net))
-
-
-@torch.no_grad()
-def _read(net: nn.Module, taps: Taps, kind: str, images: Tensor) -> Tensor:
-    """The last map (n, c, h, w) of a kind, in evaluation mode."""
-    reader = FeatureExtractor(net, taps, [kind])
-    try:
-        with eval_mode(net):
-            value = reader(images)[kind]
-    finally:
-        reader.close()
-    return value if isinstance(value, Tensor) else value[-1]
+    return cast(ReusedClassifier, loss.deploy(student.net, student_taps))

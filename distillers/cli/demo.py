@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from distillers import models
 from distillers.data import ImageSet, Loader, load
 from distillers.distillation import recipes
-from distillers.distillation.distillation import Distillation, distil
+from distillers.distillation.build import distil
+from distillers.distillation.distillation import Distillation
 from distillers.distillation.task import Supervised
 from distillers.losses import CE
 from distillers.training import runner as run

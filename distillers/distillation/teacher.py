@@ -1,144 +1,141 @@
-"""A frozen teacher, and the faster copy of it that is read in its place."""
+"""Hold a frozen teacher, and run a faster, fused copy of it."""
 
 import copy
 import inspect
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from distillers.features.taps import FeatureExtractor, Taps
+from distillers.features.extractor import FeatureExtractor, Features
+from distillers.features.taps import Taps
+from distillers.features.trace import ForwardTrace
 from distillers.models.fuse_bn import Pair, find_pairs, fold, folded
 
 log = logging.getLogger("distillers")
 
-# How far copy and teacher may be apart, of the largest value of what is read. Convolutions on a GPU
-# may round their inputs to 10 bits.
+# Largest difference between teacher and copy, relative to the largest value. On a GPU, convolutions
+# may round their inputs to 10 bits (TF32).
 TOLERANCE = {"cpu": 1e-4}
-ELSEWHERE = 2e-2
+DEFAULT_TOLERANCE = 2e-2
 
 
 class FrozenTeacher:
-    """A teacher in evaluation mode without gradient, and what is read in its place.
+    """A teacher in evaluation mode without gradient, read through a faster copy where possible.
 
-    That is a copy in channels-last order in which every batch normalisation that directly follows a
-    convolution or linear layer is part of it. Paths stay, so it is read where the teacher is. It is
-    compared with the teacher, wherever it will be read, on `images`. A network that gives another
-    result, that has nothing to fold, or whose hooks would still point to the original after a copy,
-    is read itself.
+    In the copy, each batch normalisation that directly follows a convolution or linear layer is
+    fused into it, and the memory format is channels-last. Module paths stay the same. The copy is
+    compared with the traced teacher at all places where it is read. The teacher itself is run if
+    the copy differs, if there is nothing to fuse, or if a hook of the teacher refers to an object,
+    which would be shared with the copy.
 
-    Not a module on purpose: nothing of the teacher is to be found in the task that holds this.
+    It is not a module, so that the task that holds it does not contain the teacher's parameters.
 
     Args:
-        net: maps images (n, c, h, w) to logits (n, k); its mode and `requires_grad` are set, and
-            nothing else of it is changed.
+        net: maps images (n, c, h, w) to logits (n, k). Its mode and `requires_grad` are set.
         taps: where to read it.
-        kinds: what will be read, as `FeatureExtractor` takes it.
-        images: (n, c, h, w) of the size and on the device to come. Left out, no copy is made.
+        kinds: what to read; see `FeatureExtractor`.
+        trace: of `net`, with the size and device of the training images. If left out, no copy is
+            made.
 
     Attributes:
-        net: the teacher, as given.
-        reading: what is read in its place; perhaps the teacher itself.
-        pairs: the layers that are one in the copy.
+        net: the teacher.
+        fused: the network that is run, the copy or the teacher itself.
+        pairs: the layers that are fused in the copy.
+        extractor: reads `fused`.
     """
 
     def __init__(
-        self, net: nn.Module, taps: Taps, kinds: Iterable[str], images: Tensor | None = None
+        self, net: nn.Module, taps: Taps, kinds: Iterable[str], trace: ForwardTrace | None = None
     ) -> None:
         self.net = self.fused = net.eval().requires_grad_(False)
         self.pairs: list[Pair] = []
         kinds = frozenset(kinds)
-        if images is not None and kinds:
-            self._prepare(taps, kinds, images)
+        if trace is not None and kinds:
+            self._fuse(trace, taps, kinds)
         self.extractor = FeatureExtractor(self.fused, taps, kinds)
         self._versions = _versions(net)
 
-    def __call__(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
-        """What is wanted of images (n, c, h, w), by kind."""
+    def __call__(self, images: Tensor) -> Features:
+        """Return the features of images (n, c, h, w) by kind."""
         return self.extractor(images)
 
     def sync_weights(self) -> None:
-        """Take over what was done to the teacher's weights since, by `load_state_dict` say."""
+        """Update the copy if the weights of the teacher have changed, e.g. by `load_state_dict`."""
         if self.fused is self.net:
             return
         versions = _versions(self.net)
         if versions != self._versions:
-            self._take()
+            self._copy_weights()
             self._versions = versions
 
-    def apply(self, fn: Any, recurse: bool = True) -> None:
-        """What `nn.Module._apply` does, on both."""
+    def apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> None:
+        """Apply `nn.Module._apply`, and with it `.to(...)`, to the teacher and its copy."""
         self.net._apply(fn, recurse)
         if self.fused is not self.net:
             self.fused._apply(fn, recurse)
-            self._take()
+            self._copy_weights()
             self._versions = _versions(self.net)
 
-    def _prepare(self, taps: Taps, kinds: frozenset[str], images: Tensor) -> None:
+    def _fuse(self, trace: ForwardTrace, taps: Taps, kinds: frozenset[str]) -> None:
         name = type(self.net).__name__
-        if not _survives_copying(self.net):
-            log.info("%s has hooks of its own and is read as it is.", name)
+        if not _has_copyable_hooks(self.net):
+            log.info("%s has hooks of its own; it is run without fused layers.", name)
             return
-        places = {place for kind in kinds for place in taps.places(kind)}
-        pairs = find_pairs(self.net, images, places)
+        pairs = find_pairs(trace, {place for kind in kinds for place in taps.places(kind)})
         if not pairs:
             return
-        reading = copy.deepcopy(self.net)
-        fold(reading, pairs)
-        reading.eval().to(memory_format=torch.channels_last)
-        if _agree(self.net, reading, taps, kinds, images):
-            self.pairs, self.fused = pairs, reading
+        fused = copy.deepcopy(self.net)
+        fold(fused, pairs)
+        fused.eval().to(memory_format=torch.channels_last)
+        if _agrees(fused, trace, taps, kinds):
+            self.pairs, self.fused = pairs, fused
             return
         log.warning(
-            "%s gives another result with its batch normalisations folded, so it is read as it is, "
+            "%s has a different output with fused batch normalisations; it is run without them, "
             "which is slower.",
             name,
         )
 
     @torch.no_grad()
-    def _take(self) -> None:
-        """Copy the teacher's weights, the folded ones worked out anew."""
+    def _copy_weights(self) -> None:
+        """Copy the weights of the teacher, and compute the fused ones again."""
         layers = {pair.layer for pair in self.pairs}
-        theirs = dict(_tensors(self.net))
+        originals = dict(_tensors(self.net))
         for name, tensor in _tensors(self.fused):
             if name.rpartition(".")[0] not in layers:
-                tensor.copy_(theirs[name])
+                tensor.copy_(originals[name])
         for pair in self.pairs:
             layer: Any = self.fused.get_submodule(pair.layer)
-            original = self.net.get_submodule(pair.layer), self.net.get_submodule(pair.norm)
-            weight, bias = folded(*original)
+            weight, bias = folded(
+                self.net.get_submodule(pair.layer), self.net.get_submodule(pair.norm)
+            )
             layer.weight.copy_(weight)
             layer.bias.copy_(bias)
 
 
-def _agree(
-    net: nn.Module, other: nn.Module, taps: Taps, kinds: frozenset[str], images: Tensor
-) -> bool:
-    """Whether two networks give nearly the same wherever they are read."""
-    expected = _read(net, taps, kinds, images)
+@torch.no_grad()
+def _agrees(fused: nn.Module, trace: ForwardTrace, taps: Taps, kinds: frozenset[str]) -> bool:
+    """Return whether the features of the copy are close to those of the traced network."""
+    extractor = FeatureExtractor(fused, taps, kinds)
     try:
-        found = _read(other, taps, kinds, images)
-    except AttributeError as error:  # it looks at more of a layer than an identity has
-        log.info("%s: %s", type(other).__name__, error)
+        found = _flat(extractor(trace.images))
+    except AttributeError as error:  # it uses an attribute that the fused layer does not have
+        log.info("%s: %s", type(fused).__name__, error)
         return False
-    tolerance = TOLERANCE.get(images.device.type, ELSEWHERE)
+    finally:
+        extractor.close()
+    tolerance = TOLERANCE.get(trace.images.device.type, DEFAULT_TOLERANCE)
     return all(
-        float((a - b).abs().max()) <= tolerance * float(b.abs().max())
-        for a, b in zip(found, expected, strict=True)
+        float((a - b).abs().max()) <= tolerance * float(a.abs().max())
+        for a, b in zip(_flat(trace.read(taps, kinds)), found, strict=True)
     )
 
 
-@torch.no_grad()
-def _read(net: nn.Module, taps: Taps, kinds: frozenset[str], images: Tensor) -> list[Tensor]:
-    """Every tensor that is read of two images."""
-    reader = FeatureExtractor(net, taps, kinds)
-    try:
-        values = reader(images[:2])
-    finally:
-        reader.close()
-    lists = (value if isinstance(value, list) else [value] for value in values.values())
+def _flat(features: Features) -> list[Tensor]:
+    lists = (value if isinstance(value, list) else [value] for value in features.values())
     return [tensor for each in lists for tensor in each]
 
 
@@ -148,12 +145,12 @@ def _tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _versions(net: nn.Module) -> list[int]:
-    """How often each tensor was written to; those of inference mode are not counted."""
+    """Return the version counter of each tensor, 0 for inference tensors, which have none."""
     return [0 if each.is_inference() else each._version for _, each in _tensors(net)]
 
 
-def _survives_copying(net: nn.Module) -> bool:
-    """Whether no hook of the network holds on to an object, which would be the original's."""
+def _has_copyable_hooks(net: nn.Module) -> bool:
+    """Return whether no hook refers to an object, which a copy of the network would share."""
     return all(
         inspect.isfunction(hook) and hook.__closure__ is None
         for module in net.modules()

@@ -1,4 +1,4 @@
-"""The summands of a loss, and which of them go together."""
+"""Terms of a weighted sum of losses, and the checks of it."""
 
 import math
 from dataclasses import dataclass
@@ -7,11 +7,18 @@ from itertools import chain
 from torch import Tensor, nn
 
 from distillers.errors import InputError
+from distillers.losses.hooks import as_deploying
 
 
 @dataclass(frozen=True)
 class Term:
-    """One summand of the loss: a loss module, its weight, and the name that it is logged under."""
+    """One term of the loss.
+
+    Attributes:
+        name: under which its value is logged.
+        loss: the loss module.
+        weight: its weight in the sum.
+    """
 
     name: str
     loss: nn.Module
@@ -19,25 +26,26 @@ class Term:
 
 
 def warmup_epochs(loss: nn.Module) -> int:
-    """Epochs of a loss's first stage; mostly 0."""
+    """Return the number of epochs of the first stage of a loss."""
     return getattr(loss, "warmup_epochs", 0)
 
 
 def is_stateful(loss: nn.Module) -> bool:
-    """Whether a loss has parameters or buffers, which a call may change."""
+    """Return whether a loss has parameters or buffers, which a call may change."""
     return next(chain(loss.parameters(), loss.buffers()), None) is not None
 
 
 def active_after_warmup(loss: nn.Module) -> bool:
-    """Whether a loss acts after its first stage; AB's and FSP's, as published, do not."""
+    """Return whether a loss is active after its first stage; by default AB and FSP are not."""
     return not warmup_epochs(loss) or getattr(loss, "keep", True)
 
 
 def check_terms(terms: list[Term]) -> None:
-    """Refuse summands that make no loss.
+    """Check that terms form a valid loss.
 
     Raises:
-        InputError: saying what is wrong with them.
+        InputError: if there are none, two have the same name or would both deploy a network, a
+            weight is negative or not finite, or none is active after the first stage.
     """
     names = [term.name for term in terms]
     if not terms:
@@ -48,22 +56,28 @@ def check_terms(terms: list[Term]) -> None:
         if not math.isfinite(term.weight) or term.weight < 0:
             raise InputError(f"the weight of {term.name} is {term.weight}; it must be positive.")
     if not any(active_after_warmup(term.loss) for term in terms):
-        raise InputError(f"nothing is left to learn after the first stage of {', '.join(names)}.")
-    deploying = [term.name for term in terms if hasattr(term.loss, "deploy")]
+        raise InputError(f"no loss is active after the first stage of {', '.join(names)}.")
+    deploying = [term.name for term in terms if as_deploying(term.loss)]
     if len(deploying) > 1:
-        raise InputError(f"{' and '.join(deploying)} would each deploy a network of its own.")
+        raise InputError(f"only one loss may deploy a network; {' and '.join(deploying)} do.")
 
 
 def check_scalar(name: str, value: object) -> None:
-    """Refuse what a loss gave where it is not one floating number.
+    """Check that the value of a loss is a floating-point scalar.
+
+    Args:
+        name: of the loss.
+        value: what it returned.
 
     Raises:
-        InputError: naming the loss and what it gave.
+        InputError: if it is not.
     """
     if not isinstance(value, Tensor):
-        raise InputError(f"the loss {name} gives a {type(value).__name__}; it must give a tensor.")
+        raise InputError(
+            f"the loss {name} returned a {type(value).__name__}; it must return a tensor."
+        )
     if value.ndim or not value.is_floating_point():
         raise InputError(
-            f"the loss {name} gives {tuple(value.shape)} {value.dtype}; it must give one floating "
-            "number, as in .mean()."
+            f"the loss {name} returned {tuple(value.shape)} {value.dtype}; it must return a "
+            "floating-point scalar, as in .mean()."
         )

@@ -1,51 +1,50 @@
-"""A teacher's classifier by itself, for losses that feed it other embeddings."""
+"""Copy the classifier of a teacher, for losses that apply it to other embeddings."""
 
 import copy
 
 import torch
 from torch import Tensor, nn
 
-from distillers.features.taps import FeatureExtractor, Taps, eval_mode, module_at
+from distillers.features.taps import Taps, module_at
+from distillers.features.trace import ForwardTrace
 
 
 @torch.no_grad()
-def head_of(net: nn.Module, taps: Taps, images: Tensor) -> nn.Module | None:
-    """A frozen copy of the module that makes logits (n, k) of embeddings (n, d).
+def copy_classifier(trace: ForwardTrace, taps: Taps) -> nn.Module | None:
+    """Return a frozen copy of the module that maps embeddings (n, d) to logits (n, k).
 
-    A 1 x 1 convolution is turned into the linear layer that it is.
+    A 1 x 1 convolution is converted to the equivalent linear layer. The copy is compared with the
+    traced network.
 
     Args:
-        net: the network.
-        taps: where to read it.
-        images: (n, c, h, w), any content, to try the copy on.
+        trace: of the network.
+        taps: where the network is read.
 
     Returns:
-        None where the logits are not those of such a module: the classifier is not shown, there are
-        two, or what comes after it is more than averaging.
+        None if no single module maps the embeddings to the logits: `taps` have no head, there are
+        two heads, or more than averaging follows the head.
     """
     if not taps.head:
         return None
-    reader = FeatureExtractor(net, taps, ("pooled", "logits"))
-    try:
-        with eval_mode(net):
-            values = reader(images[:2])
-    finally:
-        reader.close()
-    module = module_at(net, taps.head)
+    features = trace.read(taps, ("pooled", "logits"))
+    module = module_at(trace.net, taps.head)
     head = _as_linear(module) if isinstance(module, nn.Conv2d) else copy.deepcopy(module)
     if head is None:
         return None
     head.eval().requires_grad_(False)
-    pooled, logits = values["pooled"], values["logits"]
-    if not isinstance(pooled, Tensor) or not isinstance(logits, Tensor):
-        raise TypeError("the embedding and the logits are single tensors")
-    again = head(pooled)
+    pooled, logits = features["pooled"], features["logits"]
+    assert isinstance(pooled, Tensor)
+    assert isinstance(logits, Tensor)
+    output = head(pooled)
     tolerance = 1e-3 * float(logits.abs().max())
-    is_same = again.shape == logits.shape and torch.allclose(again, logits, rtol=0, atol=tolerance)
+    is_same = output.shape == logits.shape and torch.allclose(
+        output, logits, rtol=0, atol=tolerance
+    )
     return head if is_same else None
 
 
 def _as_linear(convolution: nn.Conv2d) -> nn.Linear | None:
+    """Return the linear layer that computes a 1 x 1 convolution at each position."""
     if convolution.kernel_size != (1, 1) or convolution.groups != 1:
         return None
     weight, bias = convolution.weight, convolution.bias

@@ -1,4 +1,4 @@
-"""Where a network that declares nothing is read, by rules on one trace forward."""
+"""Infer where a network is read from one traced forward pass."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,47 +7,60 @@ import torch
 from torch import Tensor, nn
 
 from distillers.errors import InputError
+from distillers.features.extractor import embedding
 from distillers.features.layout import PLAIN, Layout
 from distillers.features.stages import as_map, layout_of, outermost, stages_of
-from distillers.features.taps import Place, Taps, embedding, module_at, with_maps
+from distillers.features.taps import Place, Taps, module_at, with_maps
 from distillers.features.trace import Call, ForwardTrace
 
 
 def find_taps(
-    net: nn.Module, images: Tensor, given: Taps | None = None, *, maps: Sequence[str] = ()
+    net: nn.Module, images: Tensor, taps: Taps | None = None, *, maps: Sequence[str] = ()
 ) -> Taps:
-    """The taps of a network, with the layout of each place recorded.
-
-    They are those given, else those that the network declares as `taps`, else found by rule on one
-    forward of two images:
-
-    * The head is the last linear layer or convolution whose output is the logits. Where there is
-      none it is the classifier that timm names, else the last layer as wide as there are classes.
-    * The stage maps are those that timm's `feature_info` names, as far as they can be read. For
-      other networks a stage ends with the last block of its size. At most the four deepest count;
-      where all are of one size, as in a vision transformer, four are taken at equal distances.
-    * The final map is the last whose mean over its places is what the head takes in, else this
-      embedding itself, as a map of 1 x 1.
-    * The pre-activation of a stage is what the activation takes in that gives its map. A map below
-      zero that no activation module gives is its own. One such stage missing, there are none.
-
-    Outputs that are overwritten in place later are passed over. Tokens and channels-last maps count
-    as maps where their number or size fits the image. What cannot be found is left out.
+    """Run a network once and return its taps; see `infer_taps`.
 
     Args:
         net: maps images (n, c, h, w) to logits (n, k).
-        images: (n, c, h, w), any content, of the size that the network will see.
-        given: taps to complete rather than to find.
-        maps: paths of the stage maps, in the place of those given, declared or found.
+        images: (n, c, h, w), any content, of the size that the network will get.
+        taps: taps to complete instead of inferring them.
+        maps: paths of the stage maps, instead of those given, declared or inferred.
 
     Raises:
-        InputError: when the network returns anything but logits, or a tap that was given or
-            declared does not exist or gives no map.
+        InputError: as `infer_taps` does, and if the network does not return logits.
     """
-    declared = getattr(net, "taps", None)
-    taps = given or (declared if isinstance(declared, Taps) else None)
-    trace = ForwardTrace(net, images)
-    taps = _by_rule(trace) if taps is None else taps
+    return infer_taps(ForwardTrace(net, images), taps, maps=maps)
+
+
+def infer_taps(trace: ForwardTrace, taps: Taps | None = None, *, maps: Sequence[str] = ()) -> Taps:
+    """Return the taps of a traced network, with the layout of each place.
+
+    They are those given, else those that the network declares in an attribute `taps`, else they are
+    inferred by these rules:
+
+    * The head is the last linear layer or convolution whose output is the logits. If there is none,
+      it is the classifier that timm names, else the last layer with as many outputs as classes.
+    * The stage maps are those that timm's `feature_info` names, if they can be read. For other
+      networks a stage ends with the last block of its size. At most the four deepest are used. If
+      all are of one size, as in a vision transformer, four are taken at equal distances.
+    * The final map is the last one whose mean over its positions is the input of the head, else
+      this embedding itself as a map of 1 x 1.
+    * The pre-activation of a stage is the input of the activation whose output is the stage map. A
+      map with negative values that is not the output of an activation module is its own
+      pre-activation. If one stage has none, there are none.
+
+    Outputs that are later overwritten in place are skipped. Tokens and channels-last maps are maps
+    if their number or size fits the image. What cannot be inferred is left empty.
+
+    Args:
+        trace: of the network.
+        taps: taps to complete instead of inferring them.
+        maps: paths of the stage maps, instead of those given, declared or inferred.
+
+    Raises:
+        InputError: if a tap that was given or declared does not exist or is not a map.
+    """
+    declared = getattr(trace.net, "taps", None)
+    taps = taps or (declared if isinstance(declared, Taps) else None) or _by_rule(trace)
     taps = with_maps(taps, maps) if maps else taps
     if not taps.preacts:
         taps = replace(taps, preacts=_preacts(trace, taps.maps))
@@ -70,17 +83,17 @@ def _by_rule(trace: ForwardTrace) -> Taps:
 
 
 def _head(trace: ForwardTrace) -> str:
-    """The classifier's path; "" where there is none."""
+    """Return the path of the classifier, "" if there is none."""
     logits = trace.logits
     single = [call for call in trace.calls if trace.ran_once(call.path)]
-    own = [call for call in single if any(True for _ in call.module.parameters(recurse=False))]
-    for call in reversed(own):
+    layers = [call for call in single if any(True for _ in call.module.parameters(recurse=False))]
+    for call in reversed(layers):
         if call.output.numel() == logits.numel() and torch.equal(call.output.flatten(1), logits):
             return call.path
     named = _timm_classifier(trace.net)
     wide = [
         call.path
-        for call in own
+        for call in layers
         if isinstance(call.module, nn.Linear | nn.Conv2d)
         and call.output.shape[1] == logits.shape[1]
     ]
@@ -88,19 +101,19 @@ def _head(trace: ForwardTrace) -> str:
 
 
 def _timm_classifier(net: nn.Module) -> tuple[str, ...]:
-    """The paths of the classifiers, by timm's card of the network."""
-    card = getattr(net, "pretrained_cfg", None) or {}
-    named = card.get("classifier") or ()
+    """Return the paths of the classifiers in the `pretrained_cfg` of a network of timm."""
+    config = getattr(net, "pretrained_cfg", None) or {}
+    named = config.get("classifier") or ()
     return (named,) if isinstance(named, str) else tuple(named)
 
 
 def _final(trace: ForwardTrace, head: str, maps: tuple[str, ...]) -> str | None:
-    taken = next((call.input for call in trace.calls if call.path == head), None)
-    if taken is None:
+    inputs = next((call.input for call in trace.calls if call.path == head), None)
+    if inputs is None:
         return None
-    if _is_worked_on(trace, taken):
+    if _is_transformed(trace, inputs):
         return head
-    pooled = embedding(module_at(trace.net, head), taken)
+    pooled = embedding(module_at(trace.net, head), inputs)
     tolerance = 1e-4 * float(pooled.abs().max())
     for call in reversed(trace.readable()):
         values = as_map(trace, call)
@@ -111,23 +124,26 @@ def _final(trace: ForwardTrace, head: str, maps: tuple[str, ...]) -> str | None:
     return head
 
 
-def _is_worked_on(trace: ForwardTrace, taken: Tensor) -> bool:
-    """Whether a layer with weights made this vector; a norm in a new network may look idle."""
-    while taken.ndim == 2:
-        makers = [call for call in trace.calls if call.output is taken]
+def _is_transformed(trace: ForwardTrace, vector: Tensor) -> bool:
+    """Return whether the embedding is the output of a layer with weights.
+
+    Values alone cannot tell: a new network's normalisation may be close to the identity.
+    """
+    while vector.ndim == 2:
+        makers = [call for call in trace.calls if call.output is vector]
         if any(True for call in makers for _ in call.module.parameters(recurse=False)):
             return True
-        before = [
-            call.input for call in makers if call.input is not None and call.input is not taken
+        inputs = [
+            call.input for call in makers if call.input is not None and call.input is not vector
         ]
-        if not before:
+        if not inputs:
             return False
-        taken = before[0]
+        vector = inputs[0]
     return False
 
 
 def _preacts(trace: ForwardTrace, maps: tuple[str, ...]) -> tuple[str, ...]:
-    """A module a stage whose input, at its last run, is the map before its last activation."""
+    """Return the path of the last activation of each stage, or nothing if one is not a module."""
     found = []
     last_runs = {call.path: call for call in trace.calls}
     for path in maps:
@@ -135,21 +151,21 @@ def _preacts(trace: ForwardTrace, maps: tuple[str, ...]) -> tuple[str, ...]:
         if stage is None:
             return ()
         activations = (call for call in last_runs.values() if call.output is stage.output)
-        own = next((call.path for call in activations if _is_activation(call)), "")
-        if not own and float(stage.output.min()) >= 0:
-            return ()  # activated by a function, whose input no module shows
-        found.append(own)
+        preact = next((call.path for call in activations if _is_activation(call)), "")
+        if not preact and float(stage.output.min()) >= 0:
+            return ()  # the activation is a function, whose input is not traced
+        found.append(preact)
     return tuple(found)
 
 
 def _is_activation(call: Call) -> bool:
-    """Whether an activation module ran, in place or not, and did not leave its input as it was."""
+    """Return whether the module is an activation that changed its input, perhaps in place."""
     if call.input is None or call.input.shape != call.output.shape:
         return False
     if call.input is call.output and call.input_version == call.output_version:
         return False
-    weighty = any(weight.ndim > 1 for weight in call.module.parameters())
-    return "activation" in type(call.module).__module__ and not weighty
+    has_weights = any(weight.ndim > 1 for weight in call.module.parameters())
+    return "activation" in type(call.module).__module__ and not has_weights
 
 
 def _map_places(taps: Taps) -> list[Place]:
@@ -158,17 +174,17 @@ def _map_places(taps: Taps) -> list[Place]:
 
 
 def _layout(trace: ForwardTrace, place: Place) -> Layout:
-    """The layout of a place that will be read as a map.
+    """Return the layout of a place that is read as a map.
 
     Raises:
-        InputError: when there is no such module, or its output is no map.
+        InputError: if there is no such module, or its value is not a map.
     """
     path, side = place
     module_at(trace.net, path)
     calls = [call for call in trace.calls if call.path == path]
     value = (calls[-1].output if side == "out" else calls[-1].input) if calls else None
     if value is None:
-        return PLAIN  # reading it says what is wrong
+        return PLAIN  # reading it raises the error
     layout = layout_of(trace, value)
     if layout is None and value.ndim != 4:
         height, width = trace.size

@@ -1,4 +1,4 @@
-"""How a module's output becomes a map (n, c, h, w): tokens on a grid, channels first or last."""
+"""Convert the output of a module to a map (n, c, h, w): token grids, channels first or last."""
 
 import math
 from collections.abc import Sequence
@@ -8,19 +8,19 @@ from torch import Tensor
 
 from distillers.errors import InputError
 
-USUAL_PREFIXES = (0, 1, 2, 5)  # tokens in front: none, class, class and distilled, four registers
+USUAL_PREFIXES = (0, 1, 2, 5)  # none, class, class and distillation, class and four registers
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The order of an output's dimensions, decided once, on a probing forward.
+    """Order of the dimensions of an output.
 
     Attributes:
-        grid: rows and columns of the tokens in (n, t, c), which lie row by row; None for a map of
-            four dimensions.
-        prefix: tokens before those, which stand for no place: class, distillation, registers. They
-            are left out of the map.
-        channels_last: a map of four dimensions is (n, h, w, c), not (n, c, h, w).
+        grid: rows and columns of the tokens (n, t, c), in row-major order; None for outputs of four
+            dimensions.
+        prefix: number of leading tokens without a position (class, distillation, registers), which
+            are not part of the map.
+        channels_last: whether an output of four dimensions is (n, h, w, c).
     """
 
     grid: tuple[int, int] | None = None
@@ -28,10 +28,10 @@ class Layout:
     channels_last: bool = False
 
     def arrange(self, value: Tensor) -> Tensor:
-        """`value` as a map (n, c, h, w), a view wherever that is possible.
+        """Return `value` as a map (n, c, h, w), a view of it.
 
         Raises:
-            InputError: for another number of tokens than the grid has.
+            InputError: if the number of tokens is not that of the grid.
         """
         if self.channels_last:
             return value.permute(0, 3, 1, 2)
@@ -57,17 +57,17 @@ def guess(
     channels: int | None = None,
     channels_last: bool = False,
 ) -> Layout | None:
-    """The layout of an output, by its shape; None where it can be no map of the image.
+    """Infer the layout of an output from its shape; None if it cannot be a map of the image.
 
-    A map keeps the proportions of the image and is not larger. Where two layouts fit, fewer tokens
-    in front are preferred.
+    A map has the aspect ratio of the image and is not larger. If several layouts fit, the one with
+    the fewest prefix tokens is returned.
 
     Args:
-        shape: of the output, the batch first.
-        image_size: (h, w) of the images that were fed.
-        prefix: the tokens in front, where the network tells.
-        channels: the channels of the map, where they are known.
-        channels_last: prefer (n, h, w, c) to (n, c, h, w) where both fit.
+        shape: of the output, batch first.
+        image_size: (h, w) of the images.
+        prefix: number of prefix tokens, if known.
+        channels: channels of the map, if known.
+        channels_last: prefer (n, h, w, c) to (n, c, h, w) if both fit.
     """
     if len(shape) == 4:
         _, first, middle, last = shape
@@ -86,22 +86,22 @@ def guess(
 
 
 def _grid(count: int, image_size: tuple[int, int]) -> tuple[int, int] | None:
-    """Rows and columns of `count` places in the image's proportions, or None."""
+    """Return rows and columns of `count` tokens in the aspect ratio of the image, or None."""
     if count < 2:
-        return None  # a single token is rather an embedding than a map
+        return None  # a single token is an embedding rather than a map
     rows = round(math.sqrt(count * image_size[0] / image_size[1])) or 1
     grid = (rows, count // rows)
     return grid if rows * grid[1] == count and _fits(grid, image_size) else None
 
 
 def _fits(size: tuple[int, int], image_size: tuple[int, int]) -> bool:
-    """Whether a map of this size keeps the proportions of the image, up to rounding."""
+    """Return whether a size has the aspect ratio of the image, up to rounding."""
     (height, width), (image_height, image_width) = size, image_size
     if not (0 < height <= image_height and 0 < width <= image_width):
         return False
     if abs(height - width * image_height / image_width) < 1:
         return True
-    # or one stride gives both sides, each rounded up
+    # or both sides are those of the image divided by one stride, rounded up
     largest = min(_ratio(image_height, height - 1), _ratio(image_width, width - 1))
     return max(image_height / height, image_width / width) < largest
 

@@ -1,4 +1,4 @@
-"""Which modules of an unknown network give the maps of its stages."""
+"""Infer which modules of a network output the maps of its stages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,36 +7,36 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distillers.features.extractor import eval_mode
 from distillers.features.layout import Layout, guess
-from distillers.features.taps import eval_mode
 from distillers.features.trace import Call, ForwardTrace
 
-MOST_STAGES = 4  # as most networks have; a map of half the image's side counts as the stem's
+MAX_STAGES = 4  # of most networks; a map of half the side of the image is then the stem's
 
 
 def stages_of(trace: ForwardTrace, head: str) -> tuple[tuple[str, ...], str | None]:
-    """The paths of the stage maps, and of the map before the first of them where there is one.
+    """Return the paths of the stage maps, and that of the map before them if there is one.
 
-    See `distillers.features.infer.find_taps` for the rule.
+    See `distillers.features.infer.infer_taps` for the rules.
     """
     named = _named_by_timm(trace)
     chosen = _at_most_four(trace, named) if named else []
     if not chosen:
         chosen = _at_most_four(trace, _by_size(trace, head))
-    if not _in_raster_order(trace, chosen[-MOST_STAGES:]):
+    if not _in_raster_order(trace, chosen[-MAX_STAGES:]):
         return (), None
     paths = [outermost(trace, call, holding_none_of=[c.path for c in chosen]) for call in chosen]
-    before = paths[-MOST_STAGES - 1] if len(paths) > MOST_STAGES else None
-    return tuple(paths[-MOST_STAGES:]), before
+    before = paths[-MAX_STAGES - 1] if len(paths) > MAX_STAGES else None
+    return tuple(paths[-MAX_STAGES:]), before
 
 
 def layout_of(trace: ForwardTrace, value: Tensor, channels: int | None = None) -> Layout | None:
-    """The layout in which a value is a map; None where it is none.
+    """Return the layout in which a value is a map, None if it is not a map.
 
-    Where its shape leaves in doubt whether channels come first or last, modules of the same kind as
-    those that gave it decide by what they gave elsewhere.
+    If its shape allows both channels first and channels last, the majority of the other outputs of
+    modules of the same type decides.
     """
-    prefix = trace.prefix
+    prefix = trace.num_prefix_tokens
     first, last = (
         guess(value.shape, trace.size, prefix=prefix, channels=channels, channels_last=preferred)
         for preferred in (False, True)
@@ -57,18 +57,18 @@ def layout_of(trace: ForwardTrace, value: Tensor, channels: int | None = None) -
 
 
 def as_map(trace: ForwardTrace, call: Call) -> Tensor | None:
-    """A call's output as a map (n, c, h, w); None where it is none."""
+    """Return the output of a call as a map (n, c, h, w), None if it is not a map."""
     layout = layout_of(trace, call.output)
     return None if layout is None else layout.arrange(call.output)
 
 
 def outermost(trace: ForwardTrace, call: Call, holding_none_of: Sequence[str]) -> str:
-    """The shortest path that gives the very output of a call.
+    """Return the shortest path of a module whose output is the same tensor as that of a call.
 
     Args:
-        trace: the forward.
-        call: of some module.
-        holding_none_of: paths that must not lie inside the one wanted.
+        trace: of the network.
+        call: a call of any module.
+        holding_none_of: paths that must not be submodules of the result.
     """
     same = [
         other
@@ -76,12 +76,12 @@ def outermost(trace: ForwardTrace, call: Call, holding_none_of: Sequence[str]) -
         if other.output is call.output
         and not any(path.startswith(f"{other.path}.") for path in holding_none_of)
     ]
-    weighty = [other for other in same if any(True for _ in other.module.parameters())]
-    return min(weighty or same or [call], key=lambda other: other.depth).path
+    with_weights = [other for other in same if any(True for _ in other.module.parameters())]
+    return min(with_weights or same or [call], key=lambda other: other.depth).path
 
 
 def _named_by_timm(trace: ForwardTrace) -> list[Call]:
-    """The calls that timm's `feature_info` names; none where one of them cannot be read."""
+    """Return the calls named by the `feature_info` of timm, none if one of them cannot be read."""
     readable = {call.path: call for call in trace.readable()}
     pooled = _pooled(trace)
     for prefix, module in trace.net.named_modules():
@@ -96,15 +96,15 @@ def _named_by_timm(trace: ForwardTrace) -> list[Call]:
             layout = layout_of(trace, call.output, row["num_chs"]) if call else None
             if call is None or not any(call.output is each for each in pooled):
                 found.append(None if layout is None else call)
-        shown = [call for call in found[-MOST_STAGES:] if call is not None]
-        if len(shown) < min(MOST_STAGES, len(found)):
+        shown = [call for call in found[-MAX_STAGES:] if call is not None]
+        if len(shown) < min(MAX_STAGES, len(found)):
             return []
         return [call for call in found if call is not None]
     return []
 
 
 def _by_size(trace: ForwardTrace, head: str) -> list[Call]:
-    """The last block of each size, or of all sizes where there is one only."""
+    """Return the last block of each size, or a sequence of blocks if there is only one size."""
     maps = _maps(trace, head)
     blocks = [each for each in maps if _is_block(each.call.module)]
     stages = [
@@ -137,7 +137,7 @@ def _by_size(trace: ForwardTrace, head: str) -> list[Call]:
 
 @dataclass(frozen=True)
 class _Map:
-    """A call that gives a map, its place in the order, its area, the convolutions up to there."""
+    """A call whose output is a map, its position, area, and the number of convolutions before."""
 
     call: Call
     order: int
@@ -146,7 +146,7 @@ class _Map:
 
 
 def _maps(trace: ForwardTrace, head: str) -> list[_Map]:
-    """What may be a stage's map: those before the head, and single places only of whole blocks."""
+    """Return the candidates for stage maps: before the head, and maps of 1 x 1 only of blocks."""
     found: list[_Map] = []
     convolutions = 0
     readable = set(trace.readable())
@@ -161,20 +161,20 @@ def _maps(trace: ForwardTrace, head: str) -> list[_Map]:
         if values is None:
             continue
         area = values.shape[2] * values.shape[3]
-        if area > 1 or (_is_block(call.module) and _has_places(call.input, found)):
+        if area > 1 or (_is_block(call.module) and _has_map_input(call.input, found)):
             found.append(_Map(call, order, area, convolutions))
     return found
 
 
-def _has_places(taken: Tensor | None, found: list[_Map]) -> bool:
-    """Whether the input of a module that gives a single place is a map, and no pooled one."""
-    if taken is None or taken.ndim != 4:
+def _has_map_input(value: Tensor | None, found: list[_Map]) -> bool:
+    """Return whether the input of a module with an output of 1 x 1 is a map that was not pooled."""
+    if value is None or value.ndim != 4:
         return False
-    return taken.shape[2] * taken.shape[3] > 1 or any(each.call.output is taken for each in found)
+    return value.shape[2] * value.shape[3] > 1 or any(each.call.output is value for each in found)
 
 
 def _pooled(trace: ForwardTrace) -> list[Tensor]:
-    """Maps that a module without weights made smaller; a stage ends before it."""
+    """Return the maps that a module without weights made smaller; a stage ends before it."""
     return [
         call.output
         for call in trace.calls
@@ -186,12 +186,12 @@ def _pooled(trace: ForwardTrace) -> list[Tensor]:
 
 
 def _is_block(module: nn.Module) -> bool:
-    """Whether there are two layers or more in a module."""
+    """Return whether a module contains two or more layers."""
     return sum(weight.ndim > 1 for weight in module.parameters()) > 1
 
 
 def _repeated(blocks: list[Call]) -> list[Call]:
-    """The blocks of the longest row of the same kind in one place."""
+    """Return the longest sequence of blocks of the same type in one parent module."""
     rows: dict[tuple[str, type[nn.Module]], list[Call]] = {}
     for call in blocks:
         rows.setdefault((call.path.rpartition(".")[0], type(call.module)), []).append(call)
@@ -200,16 +200,16 @@ def _repeated(blocks: list[Call]) -> list[Call]:
 
 
 def _at_most_four(trace: ForwardTrace, calls: list[Call]) -> list[Call]:
-    """Calls of one size thinned out to four at equal distances; others as they are."""
+    """Return four calls at equal distances if all are of one size, else all."""
     sizes = {values.shape[2:] for call in calls if (values := as_map(trace, call)) is not None}
-    if len(sizes) > 1 or len(calls) <= MOST_STAGES:
+    if len(sizes) > 1 or len(calls) <= MAX_STAGES:
         return calls
-    return [calls[len(calls) * (i + 1) // MOST_STAGES - 1] for i in range(MOST_STAGES)]
+    return [calls[len(calls) * (i + 1) // MAX_STAGES - 1] for i in range(MAX_STAGES)]
 
 
 @torch.no_grad()
 def _in_raster_order(trace: ForwardTrace, calls: list[Call]) -> bool:
-    """Whether tokens lie row by row, where timm can tell: Hiera, for one, orders them otherwise."""
+    """Return whether tokens are in row-major order, which is False for Hiera of timm."""
     show: Any = getattr(trace.net, "forward_intermediates", None)
     tokens = [call for call in calls if call.output.ndim == 3]
     if not tokens or show is None:

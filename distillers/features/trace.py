@@ -1,84 +1,123 @@
-"""One forward of a network, trace: what every module took in and gave, in order."""
+"""Record one forward pass of a network: input and output of every module call, in order."""
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from distillers.errors import InputError
-from distillers.features.taps import eval_mode
+from distillers.features.extractor import (
+    Features,
+    arrange,
+    check_intact,
+    check_kinds,
+    eval_mode,
+    not_a_tensor,
+    repeatable,
+    runs_repeatedly,
+)
+from distillers.features.taps import Place, Taps, module_at
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One run of a module.
+    """One call of a module.
 
     Attributes:
-        path: of the module.
-        module: itself.
-        input: its first argument, where that is a tensor.
-        input_version: how often `input` had been written to when it came in.
+        path: dotted path of the module.
+        module: the module.
+        input: its first argument, if that is a tensor.
+        input_version: version counter of `input` at the start of the call.
+        input_copy: copy of `input` at the start of the call, if the module overwrites its input.
         output: its output.
-        output_version: how often `output` had been written to when it came out.
+        output_version: version counter of `output` at the end of the call.
     """
 
     path: str
     module: nn.Module
     input: Tensor | None
     input_version: int
+    input_copy: Tensor | None
     output: Tensor
     output_version: int
 
     @property
     def intact(self) -> bool:
-        """Whether the output was left as it is until the end of the forward."""
+        """Whether the output was not overwritten until the end of the forward pass."""
         return self.output._version == self.output_version
 
     @property
     def depth(self) -> int:
-        """How deep the module lies, 0 for a child of the network."""
+        """Nesting depth of the module, 0 for a child of the network."""
         return self.path.count(".")
 
 
+@dataclass(frozen=True)
+class Shapes:
+    """Widths and sizes of the features of a network, which losses are built from.
+
+    Attributes:
+        channels: channels of each stage map; empty for a network without maps.
+        sizes: (h, w) of each stage map.
+        dim: width of the pooled embedding; 0 for a network without one.
+        num_classes: width of the logits.
+    """
+
+    channels: tuple[int, ...]
+    sizes: tuple[tuple[int, int], ...]
+    dim: int
+    num_classes: int
+
+
 class ForwardTrace:
-    """The calls of one forward of two images, in evaluation mode, without gradient.
+    """Run a network once on two images, in evaluation mode, and record the calls of its modules.
 
     Args:
         net: maps images (n, c, h, w) to logits (n, k).
-        images: (n, c, h, w), any content, of the size that the network will see.
+        images: (n, c, h, w), any content, of the size that the network will get.
 
     Attributes:
         net: the network.
-        images: the two images.
-        prefix: the tokens before those of the image, where the network tells, as timm's do.
+        images: the first two images.
+        num_prefix_tokens: tokens before those of the image, if the network has the attribute of
+            this name, as those of timm do.
         logits: (2, k).
-        calls: every call that gave a tensor, in the order in which they ended.
+        calls: the calls whose output is a tensor, in the order in which they ended.
 
     Raises:
-        InputError: when the network returns anything but logits.
+        InputError: if the network does not return logits.
     """
 
     def __init__(self, net: nn.Module, images: Tensor) -> None:
         self.net = net
         self.images = images[:2]
-        self.prefix = _prefix_of(net)
+        self.num_prefix_tokens = _num_prefix_tokens(net)
         self.calls: list[Call] = []
+        self._other_outputs: dict[str, str] = {}
+        self._uses = _UseCounter()
         self.logits = self._run()
-        self._count: dict[str, int] = {}
-        for call in self.calls:
-            self._count[call.path] = self._count.get(call.path, 0) + 1
+        self._num_calls = Counter(call.path for call in self.calls)
 
     @property
     def size(self) -> tuple[int, int]:
         """(h, w) of the images."""
         return self.images.shape[2], self.images.shape[3]
 
+    def num_uses(self, tensor: Tensor) -> int:
+        """Return how many functions took this tensor and returned a tensor."""
+        return self._uses.count(tensor)
+
     def ran_once(self, path: str) -> bool:
-        """Whether a module ran exactly once."""
-        return self._count.get(path) == 1
+        """Return whether a module ran exactly once."""
+        return self._num_calls[path] == 1
 
     def readable(self) -> list[Call]:
-        """The calls of modules that ran once and whose output, one row an image, is intact."""
+        """Return the calls of modules that ran once, with an intact output of one row per image."""
         n = len(self.images)
         return [
             call
@@ -86,29 +125,99 @@ class ForwardTrace:
             if call.intact and self.ran_once(call.path) and call.output.shape[:1] == (n,)
         ]
 
+    def read(self, taps: Taps, kinds: Iterable[str]) -> Features:
+        """Return what a `FeatureExtractor` returns for the images, without another forward pass.
+
+        Args:
+            taps: where to read the network.
+            kinds: what to read.
+
+        Raises:
+            InputError: as `FeatureExtractor` does.
+        """
+        kinds = sorted(set(kinds))
+        check_kinds(self.net, taps, kinds)
+        values = {}
+        for place in {place for kind in kinds for place in taps.places(kind)}:
+            value = self._value_at(place, place in repeatable(taps))
+            if value is not None:
+                values[place] = value
+        return arrange(self.net, taps, kinds, values, self.logits)
+
+    def shapes(self, taps: Taps) -> Shapes:
+        """Return widths and sizes of the features at `taps`.
+
+        Raises:
+            InputError: if they cannot be read, or a stage map is not (n, c, h, w).
+        """
+        kinds = [kind for kind in ("maps", "pooled") if taps.places(kind)]
+        features = self.read(taps, kinds)
+        maps, pooled = features.get("maps", []), features.get("pooled")
+        for path, each in zip(taps.maps, maps, strict=True):
+            if each.ndim != 4:
+                raise InputError(
+                    f"{path} gives a {each.ndim}-d tensor, a stage map needs (n, c, h, w)."
+                )
+        return Shapes(
+            channels=tuple(each.shape[1] for each in maps),
+            sizes=tuple((each.shape[2], each.shape[3]) for each in maps),
+            dim=pooled.shape[1] if isinstance(pooled, Tensor) else 0,
+            num_classes=self.logits.shape[1],
+        )
+
+    def _value_at(self, place: Place, is_repeatable: bool) -> Tensor | None:
+        """Return the input or output of a module, or None if it did not run."""
+        path, side = place
+        module_at(self.net, path)
+        if path in self._other_outputs:
+            raise not_a_tensor(path, self._other_outputs[path])
+        calls = [call for call in self.calls if call.path == path]
+        if not calls:
+            return None
+        if len(calls) > 1 and not is_repeatable:
+            raise runs_repeatedly(path)
+        call = calls[-1]
+        if side == "out":
+            check_intact(place, call.output, call.output_version)
+            return call.output
+        if call.input is None:
+            raise not_a_tensor(path, "input that is")
+        if call.input_copy is not None:
+            return call.input_copy
+        check_intact(place, call.input, call.input_version)
+        return call.input
+
     @torch.no_grad()
     def _run(self) -> Tensor:
-        taken: dict[str, list[tuple[Tensor | None, int]]] = {}
+        started: dict[str, list[tuple[Tensor | None, int, Tensor | None]]] = {}
         handles = []
         for path, module in self.net.named_modules():
             if not path:
                 continue
 
-            def before(_: nn.Module, args: tuple, path: str = path) -> None:
+            def before(module: nn.Module, args: tuple[Any, ...], path: str = path) -> None:
                 first = args[0] if args and isinstance(args[0], Tensor) else None
                 version = -1 if first is None else first._version
-                taken.setdefault(path, []).append((first, version))
+                copy = None
+                if first is not None and getattr(module, "inplace", False):
+                    with torch._C.DisableTorchFunction():  # a use of ours, not of the network
+                        copy = first.clone()
+                started.setdefault(path, []).append((first, version, copy))
 
-            def after(module: nn.Module, _: tuple, output: object, path: str = path) -> None:
-                first, version = taken[path].pop()
+            def after(
+                module: nn.Module, _: tuple[Any, ...], output: object, path: str = path
+            ) -> None:
+                arguments = started[path].pop()
                 if isinstance(output, Tensor):
-                    call = Call(path, module, first, version, output, output._version)
+                    call = Call(path, module, *arguments, output, output._version)
                     self.calls.append(call)
+                else:
+                    self._other_outputs[path] = type(output).__name__
 
             handles.append(module.register_forward_pre_hook(before))
             handles.append(module.register_forward_hook(after))
         try:
-            with eval_mode(self.net):
+            with eval_mode(self.net), self._uses:
                 logits = self.net(self.images)
         finally:
             for handle in handles:
@@ -118,6 +227,30 @@ class ForwardTrace:
         return logits
 
 
-def _prefix_of(net: nn.Module) -> int | None:
+class _UseCounter(TorchFunctionMode):
+    """Count the functions that take each tensor and return a tensor, while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tensors: list[Tensor] = []  # kept alive, so that no id is given to two tensors
+        self._counts: Counter[int] = Counter()
+
+    def count(self, tensor: Tensor) -> int:
+        """Return how many functions took this very tensor."""
+        return self._counts[id(tensor)]
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        """Call a function and count its arguments."""
+        result = func(*args, **(kwargs or {}))
+        if any(isinstance(each, Tensor) for each in tree_leaves(result)):
+            tensors = {id(x): x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+            self._tensors += tensors.values()
+            self._counts.update(tensors.keys())
+        return result
+
+
+def _num_prefix_tokens(net: nn.Module) -> int | None:
     found = (getattr(module, "num_prefix_tokens", None) for module in net.modules())
     return next((count for count in found if isinstance(count, int)), None)

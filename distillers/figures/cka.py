@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distillers.data.batch import Batch
 from distillers.errors import InputError
-from distillers.features.taps import FeatureExtractor, eval_mode
+from distillers.features.extractor import FeatureExtractor, eval_mode
 from distillers.figures.paper import WIDTH, Picture, panels
 from distillers.figures.responses import Network
 

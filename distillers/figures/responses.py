@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from distillers.data.batch import Batch
-from distillers.features.taps import FeatureExtractor, Taps, eval_mode
+from distillers.features.extractor import FeatureExtractor, eval_mode
+from distillers.features.taps import Taps
 
 
 @dataclass(frozen=True, eq=False)

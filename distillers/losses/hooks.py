@@ -1,12 +1,13 @@
 """Types of the optional members of a loss; see docs/contracts.md."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
+from distillers.features.taps import Taps
 
-@runtime_checkable
+
 class HasWarmup(Protocol):
     """A loss with a first stage.
 
@@ -19,15 +20,15 @@ class HasWarmup(Protocol):
     warmup: Callable[..., Tensor]
 
 
-@runtime_checkable
 class Deploys(Protocol):
     """A loss that deploys another network than the student."""
 
-    def deploy(self, student: nn.Module) -> nn.Module:
+    def deploy(self, student: nn.Module, taps: Taps) -> nn.Module:
         """Return the network to evaluate, save and export, with its description as `card`.
 
         Args:
             student: the trained student; it is not modified.
+            taps: where the student is read.
         """
         ...
 
@@ -40,3 +41,13 @@ class Deploys(Protocol):
             card: the description, possibly read from JSON.
         """
         ...
+
+
+def as_deploying(loss: nn.Module) -> Deploys | None:
+    """Return the loss if it deploys another network than the student, else None."""
+    return cast(Deploys, loss) if hasattr(loss, "deploy") else None
+
+
+def as_warming_up(loss: nn.Module) -> HasWarmup | None:
+    """Return the loss if it has a first stage, else None."""
+    return cast(HasWarmup, loss) if getattr(loss, "warmup_epochs", 0) else None

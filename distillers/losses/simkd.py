@@ -1,11 +1,13 @@
 """SimKD: regress the teacher's last map and reuse the teacher's classifier."""
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers.features.taps import Taps
 from distillers.losses.ops.precision import at_least_fp32
 from distillers.losses.ops.reused_classifier import ReusedClassifier, projector, single_linear
 from distillers.losses.ops.stages import same_size
@@ -79,13 +81,15 @@ class SimKD(nn.Module):
                 self.teacher_size[side].fill_(length if shrunk else 0)
         return F.mse_loss(at_least_fp32(self.projector(source)), at_least_fp32(target))
 
-    def deploy(self, student: nn.Module) -> nn.Module:
+    def deploy(self, student: nn.Module, taps: Taps) -> nn.Module:
         """Return the network to evaluate, save and export, which shares all parameters.
 
         Args:
-            student: a network with `taps`; it is not modified.
+            student: the trained student; it is not modified.
+            taps: where the student is read; its last stage map is the input of P.
         """
         height, width = self.teacher_size.tolist()
+        layout = dict(taps.layouts).get((taps.maps[-1], "out"))
         card = {
             "name": "simkd",
             "student_channels": self.channels[0],
@@ -94,6 +98,9 @@ class SimKD(nn.Module):
             "size": [height, width] if height else None,
             "num_classes": self.teacher_head.out_features,
             "bias": self.teacher_head.bias is not None,
+            "cut": taps.maps[-1],
+            "classifier": taps.head,
+            "layout": layout and asdict(layout),
         }
         return ReusedClassifier(student, self.projector, self.teacher_head, card)
 

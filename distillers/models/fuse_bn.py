@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from distillers.features.taps import Place
 from distillers.features.trace import ForwardTrace
@@ -25,46 +23,17 @@ class Pair:
     norm: str
 
 
-class Uses(TorchFunctionMode):
-    """Counts, while it is entered, the functions that made tensors of a tensor."""
+def find_pairs(trace: ForwardTrace, places: Collection[Place]) -> list[Pair]:
+    """Return the pairs that can be fused into one layer.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._seen: list[Tensor] = []  # kept, so that no number stands for two tensors
-        self._count: dict[int, int] = {}
-
-    def of(self, tensor: Tensor) -> int:
-        """How many functions took this very tensor and gave a tensor."""
-        return self._count.get(id(tensor), 0)
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        """Run a function, and note what it took."""
-        result = func(*args, **(kwargs or {}))
-        if any(isinstance(each, Tensor) for each in tree_leaves(result)):
-            taken = {id(x): x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
-            for key, tensor in taken.items():
-                self._seen.append(tensor)
-                self._count[key] = self._count.get(key, 0) + 1
-        return result
-
-
-def find_pairs(net: nn.Module, images: Tensor, places: Collection[Place]) -> list[Pair]:
-    """The pairs that can be one layer, found on one trace forward in evaluation mode.
-
-    The normalisation takes the very tensor that the layer gave; no other function does, and none
-    takes the layer's weight; each of both runs once, is of a type whose arithmetic is known, and
-    carries no hook; and nothing between them is read.
+    The input of the normalisation is the output of the layer; no other function takes this output,
+    and none takes the weight of the layer; each of both runs once, has a known type and no hooks;
+    and nothing between them is read.
 
     Args:
-        net: maps images (n, c, h, w) to logits (n, k).
-        images: (n, c, h, w), any content, of the size that the network will see.
+        trace: of the network.
         places: where the network is read, module paths with "in" or "out".
     """
-    uses = Uses()
-    with uses:
-        trace = ForwardTrace(net, images)
     read = {
         id(call.output if side == "out" else call.input)
         for call in trace.calls
@@ -81,9 +50,9 @@ def find_pairs(net: nn.Module, images: Tensor, places: Collection[Place]) -> lis
         before = made_by.get(id(call.input))
         if before is None or not trace.ran_once(call.path) or not _is_norm(call.module):
             continue
-        if id(before.output) in read or uses.of(before.output) != 1:
+        if id(before.output) in read or trace.num_uses(before.output) != 1:
             continue
-        if uses.of(before.module.get_parameter("weight")) == 1:
+        if trace.num_uses(before.module.get_parameter("weight")) == 1:
             pairs.append(Pair(before.path, call.path))
     return pairs
 

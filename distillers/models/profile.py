@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from distillers.features.taps import eval_mode
+from distillers.features.extractor import eval_mode
 
 WARM_UP_RUNS = 3
 

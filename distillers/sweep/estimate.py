@@ -22,9 +22,8 @@ from distillers.config.train import NO_EFFECT_FLAGS
 from distillers.data.batch import Batch
 from distillers.data.source import BatchLoader, DataSource, WrappedLoader
 from distillers.distillation import loss_weights as weights
-from distillers.distillation.distillation import distil
+from distillers.distillation.build import distil
 from distillers.distillation.task import Supervised
-from distillers.features.infer import find_taps
 from distillers.losses import CE
 from distillers.sweep.caches import Cached, Caches, Told, asked
 from distillers.sweep.checks import Sources
@@ -231,8 +230,8 @@ def _task(run: Run, source: DataSource, labels: torch.Tensor, device: torch.devi
         train_labels=labels.to(device),
         batch_size=config.batch_size,
         options=weights.options(config, chosen, run.teacher),
-        student_taps=find_taps(net, sample, maps=config.taps_s),
-        teacher_taps=find_taps(teacher, sample, maps=config.taps_t),
+        student_taps=config.taps_s,
+        teacher_taps=config.taps_t,
     )
 
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from distillers.checkpoints.io import load_network
 from distillers.data.batch import Batch
 from distillers.distillation import recipes
+from distillers.distillation.build import distil
 from distillers.distillation.cache.folder import CacheFolder
 from distillers.distillation.cache.values import TeacherCache, reads_of, stored
-from distillers.distillation.distillation import Distillation, distil
+from distillers.distillation.distillation import Distillation
 from distillers.distillation.terms import Term
-from distillers.features.infer import find_taps
 from distillers.timing import in_turn
 from distillers.training.autotune import candidates
 from distillers.training.trainer import Plan, Trainer
@@ -182,13 +182,12 @@ def task_of(setting: Setting, method: str, *, as_given: bool = False) -> Distill
     )
     if not as_given:
         return task.to(memory_format=torch.channels_last)
-    images = setting.batch().images[:2]
     return Distillation(
         student,
         teacher,
         [Term(name, loss, task.weights[name]) for name, loss in task.losses.items()],
-        student_taps=find_taps(student, images),
-        teacher_taps=find_taps(teacher, images),
+        student_taps=task.student_taps,
+        teacher_taps=task.teacher_taps,
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distillers.data.batch import Batch
 from distillers.distributed.world import World
 from distillers.errors import InputError
-from distillers.features.taps import eval_mode
+from distillers.features.extractor import eval_mode
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from distillers.config.flags import as_json_types
 from distillers.config.student import StudentConfig
 from distillers.data.source import DataSource
 from distillers.distillation import loss_weights as weights
-from distillers.distillation.distillation import Distillation, distil
+from distillers.distillation.build import distil
+from distillers.distillation.distillation import Distillation
 from distillers.distributed.world import World
-from distillers.features.infer import find_taps
 from distillers.files import sha256
 from distillers.training import ddp as parallel
 from distillers.training import runner as run
@@ -115,8 +115,8 @@ def made(config: StudentConfig, teacher: Teacher, source: DataSource, world: Wor
         train_labels=kept.train_labels.to(world.device),
         batch_size=run.batch_of(config, world),
         options=teacher.options,
-        student_taps=find_taps(student, sample, maps=config.taps_s),
-        teacher_taps=find_taps(net, sample, maps=config.taps_t),
+        student_taps=config.taps_s,
+        teacher_taps=config.taps_t,
     )
     if config.sync_bn:
         parallel.sync_losses(task.losses, world)

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from distillers.data.batch import Batch
 from distillers.distillation.task import Step, Task
 from distillers.errors import InputError
-from distillers.features.infer import find_taps
-from distillers.features.taps import FeatureExtractor, Taps, eval_mode
+from distillers.features.extractor import FeatureExtractor, eval_mode
+from distillers.features.infer import infer_taps
+from distillers.features.taps import Taps
 from distillers.features.trace import ForwardTrace
 
 SPREAD = 0.01  # standard deviation of a new classifier's weights, as published
@@ -129,7 +130,7 @@ def classifier_of(net: nn.Module, images: Tensor) -> str:
         takes_vectors = call.input is not None and call.input.ndim == 2
         if is_linear and takes_vectors and torch.equal(call.output, trace.logits):
             return call.path
-    head = find_taps(net, images).head
+    head = infer_taps(trace).head
     what = f"{head}, a {type(net.get_submodule(head)).__name__}" if head else "none of its layers"
     raise InputError(
         f"{type(net).__name__} does not end in one linear layer on an embedding but in {what}; "

@@ -57,7 +57,8 @@ def simkd():
     teacher = models.create("vgg8", num_classes=10)
     loss = SimKD([16, 32, 64], 512, teacher.classifier)
     loss.teacher_size.fill_(4)
-    return loss.deploy(models.create("resnet8", num_classes=10))
+    student = models.create("resnet8", num_classes=10)
+    return loss.deploy(student, student.taps)
 
 
 def needs(form):

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from distillers.checkpoints.input_adapter import Adapted, adapted
-from distillers.distillation.distillation import distil
+from distillers.distillation.build import distil
 from distillers.errors import InputError
+from distillers.features.extractor import FeatureExtractor
 from distillers.features.infer import find_taps
-from distillers.features.taps import FeatureExtractor
 from tests.nets import Declared, Small, make_batch
 
 HERE = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.1)}

@@ -211,7 +211,7 @@ def simkd_file(path):
     loss.train()(
         [torch.randn(4, 64, 8, 8)] * 3, torch.randn(4, 512, 4, 4)
     )  # the sizes of a resnet8's and a vgg8's last maps
-    scored = loss.deploy(student).eval()
+    scored = loss.deploy(student, student.taps).eval()
     proj = prefixed(loss.projector.state_dict(), "module.transfer.")
     path.parent.mkdir(parents=True)
     torch.save({"epoch": 9, "best_acc": 76.1, "model": student.state_dict(), "proj": proj}, path)
@@ -225,7 +225,7 @@ def test_a_simkd_student_that_shrinks_nothing_takes_larger_images(tmp_path):
     student = models.create("resnet8", num_classes=10)
     loss = SimKD([16, 32, 64], 64, teacher.fc)
     loss.train()([torch.randn(4, 64, 8, 8)] * 3, torch.randn(4, 64, 8, 8))
-    scored = loss.deploy(student).eval()
+    scored = loss.deploy(student, student.taps).eval()
     proj = prefixed(loss.projector.state_dict(), "module.transfer.")
     path.parent.mkdir(parents=True)
     torch.save({"model": student.state_dict(), "proj": proj}, path)

@@ -216,7 +216,7 @@ WRONG = {
     "student --path_t PATH_T --model_t resnet20": "is a resnet8, not a resnet20",
     "student --path_t PATH_T --loss nowhere:Loss": "cannot import the loss",
     "student --path_t PATH_T --loss .nowhere:Loss": "cannot import the loss",
-    "student --path_t PATH_T --loss tests.nets:PerImage": "the loss perimage gives (2,)",
+    "student --path_t PATH_T --loss tests.nets:PerImage": "the loss perimage returned (2,)",
     "student --path_t PATH_T --distill=": '--distill is ""; it must be a name',
     "student --path_t PATH_T --model_s torchvision:alexnet": "torchvision:alexnet cannot take",
     "evaluate nowhere.pth": "there is no file",

@@ -8,7 +8,7 @@ import torch
 from distillers import models
 from distillers.checkpoints import io as checkpoint
 from distillers.cli import main as cli
-from distillers.distillation.distillation import distil
+from distillers.distillation.build import distil
 
 KINDS = ("correlation", "mean_logits", "tsne", "cka", "reliability", "class_gain")
 CARD = {"format": 1, "model": "resnet8", "num_classes": 10, "image_size": 16, "dataset": "digits"}

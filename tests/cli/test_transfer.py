@@ -8,7 +8,7 @@ import torch
 from distillers import models
 from distillers.checkpoints import io as checkpoint
 from distillers.cli import main as cli
-from distillers.distillation.distillation import distil
+from distillers.distillation.build import distil
 from distillers.training.recorder import RunRecorder
 from tests.data.trees import WNIDS, tree
 

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers import models
-from distillers.distillation.distillation import Distillation, distil
+from distillers.distillation.build import distil
+from distillers.distillation.distillation import Distillation
 from distillers.distillation.task import Supervised
 from distillers.distillation.terms import Term
 from distillers.errors import InputError
@@ -141,7 +142,7 @@ def test_impossible_weights_are_refused(weight):
 
 
 def test_networks_that_disagree_on_classes_are_refused():
-    with pytest.raises(InputError, match="7 classes apart and the student 5"):
+    with pytest.raises(InputError, match="7 classes and the student has 5"):
         distil(Small(), Small(classes=7), {"kd": 1.0}, images=make_batch().images)
 
 
@@ -165,7 +166,8 @@ def test_two_losses_of_one_name_are_refused():
 def test_undeclared_networks_are_read_by_rule():
     torch.manual_seed(0)
     task = distil(Small(3), Small(4), {"ce": 1.0, "kd": 1.0}, images=make_batch().images)
-    assert task.student.taps.head == "fc"
+    assert task.student_taps.head == "fc"
+    assert not hasattr(task.student, "taps")
     assert torch.isfinite(task(make_batch()).loss)
 
 
@@ -174,6 +176,25 @@ def test_the_deployed_network_is_the_student():
     assert task.deployed() is task.student
     supervised = Supervised(task.student, CE())
     assert supervised.deployed() is task.student
+
+
+@pytest.mark.parametrize("width", [3, 6])
+@pytest.mark.parametrize("make_net", [Small, Declared])
+def test_each_network_runs_once_before_training(monkeypatch, make_net, width):
+    runs = []
+    forward = Small.forward
+
+    def counted(self, x):
+        runs.append(self)
+        return forward(self, x)
+
+    monkeypatch.setattr(Small, "forward", counted)
+    student, teacher = make_net(3), make_net(width)
+    weights = {"ce": 1.0, "kd": 1.0, "at": 1.0, "srrl": 1.0, "simkd": 1.0}
+    task = distil(student, teacher, weights, images=make_batch().images)
+    assert task.frozen.fused is not teacher
+    assert [runs.count(net) for net in (student, teacher, task.frozen.fused)] == [1, 1, 1]
+    assert len(runs) == 3
 
 
 @pytest.mark.slow
@@ -209,7 +230,7 @@ def test_a_first_stage_has_only_its_own_loss():
     assert set(task(make_batch(), 0.0).parts) == {"ce"}
     kept = make({"ce": 1.0, name: 2.0}, options={"twostages": {"keep": True}})
     assert set(kept(make_batch(), 0.0).parts) == {"ce", "twostages"}
-    with pytest.raises(InputError, match="nothing is left to learn"):
+    with pytest.raises(InputError, match="no loss is active after"):
         make({name: 1.0})
 
 

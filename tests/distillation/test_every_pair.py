@@ -10,7 +10,8 @@ from torch import nn
 
 from distillers import models
 from distillers.data.batch import Batch
-from distillers.distillation.distillation import Distillation, distil
+from distillers.distillation.build import distil
+from distillers.distillation.distillation import Distillation
 from distillers.losses import SimKD, wiring
 
 CLASSES, SIZE, BATCH = 10, 64, 8

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from distillers import models
-from distillers.distillation.distillation import distil
+from distillers.distillation.build import distil
 from distillers.distillation.teacher import FrozenTeacher
+from distillers.features.extractor import FeatureExtractor
 from distillers.features.infer import find_taps
-from distillers.features.taps import KINDS, FeatureExtractor, Taps
+from distillers.features.taps import KINDS, Taps
+from distillers.features.trace import ForwardTrace
 from distillers.models.fuse_bn import Pair, find_pairs, folded
 from tests.nets import Declared, make_batch
 
@@ -63,7 +65,7 @@ def test_the_copy_is_the_teacher_wherever_it_is_read(name):
     taps = find_taps(net, images)
     kinds = shown(taps)
     before, state = copy.deepcopy(net), copy.deepcopy(net.state_dict())
-    made = FrozenTeacher(net, taps, kinds, images)
+    made = FrozenTeacher(net, taps, kinds, ForwardTrace(net, images))
     assert made.fused is not net
     assert sum(isinstance(m, NORM) for m in made.fused.modules()) == NETS[name]
     fresh = torch.randn(5, 3, 32, 32)
@@ -170,17 +172,19 @@ TRAPS = {
 def test_what_would_change_the_result_is_not_folded(trap):
     net, images = TRAPS[trap]().eval(), torch.randn(2, 3, 8, 8)
     images = images.to(net.fc.weight.dtype)
-    assert find_pairs(net, images, []) == []
-    assert find_pairs(Net().eval(), torch.randn(2, 3, 8, 8), []) == [Pair("conv", "norm")]
+    assert find_pairs(ForwardTrace(net, images), []) == []
+    assert find_pairs(ForwardTrace(Net(), torch.randn(2, 3, 8, 8)), []) == [Pair("conv", "norm")]
     taps = Taps(maps=("norm",), head="fc")
-    assert FrozenTeacher(net, taps, ["logits"], images).fused is net
+    assert FrozenTeacher(net, taps, ["logits"], ForwardTrace(net, images)).fused is net
 
 
 def test_a_convolution_that_is_read_is_not_folded():
     net, images = Net(), torch.randn(2, 3, 8, 8)
     for place in (("conv", "out"), ("norm", "in")):
-        assert find_pairs(net.eval(), images, [place]) == []
-    assert find_pairs(net, images, [("norm", "out"), ("conv", "in")]) == [Pair("conv", "norm")]
+        assert find_pairs(ForwardTrace(net, images), [place]) == []
+    assert find_pairs(ForwardTrace(net, images), [("norm", "out"), ("conv", "in")]) == [
+        Pair("conv", "norm")
+    ]
 
 
 def test_a_copy_that_differs_is_not_read_and_that_is_said(monkeypatch, caplog):
@@ -191,9 +195,11 @@ def test_a_copy_that_differs_is_not_read_and_that_is_said(monkeypatch, caplog):
     net, images = lived(Net(), 8), torch.randn(2, 3, 8, 8)
     monkeypatch.setattr("distillers.models.fuse_bn.folded", wrong)
     with caplog.at_level(logging.WARNING):
-        made = FrozenTeacher(net, Taps(maps=("norm",), head="fc"), ["logits"], images)
+        made = FrozenTeacher(
+            net, Taps(maps=("norm",), head="fc"), ["logits"], ForwardTrace(net, images)
+        )
     assert made.fused is net
-    assert "Net gives another result" in caplog.text
+    assert "Net has a different output" in caplog.text
 
 
 def test_a_network_that_looks_at_its_normalisations_is_read_itself():
@@ -202,7 +208,9 @@ def test_a_network_that_looks_at_its_normalisations_is_read_itself():
             return self.norm(self.conv(x)) * self.norm.eps
 
     net, images = lived(Looking(), 8), torch.randn(2, 3, 8, 8)
-    made = FrozenTeacher(net, Taps(maps=("norm",), head="fc"), ["logits"], images)
+    made = FrozenTeacher(
+        net, Taps(maps=("norm",), head="fc"), ["logits"], ForwardTrace(net, images)
+    )
     assert made.fused is net
 
 
@@ -218,7 +226,9 @@ def test_a_network_whose_hooks_hold_on_to_it_is_read_itself():
             return self.fc(self.seen.pop("map").mean((2, 3)))
 
     net, images = lived(Remembering(), 8), torch.randn(2, 3, 8, 8)
-    made = FrozenTeacher(net, Taps(maps=("norm",), head="fc"), ["logits"], images)
+    made = FrozenTeacher(
+        net, Taps(maps=("norm",), head="fc"), ["logits"], ForwardTrace(net, images)
+    )
     assert made.fused is net
     torch.testing.assert_close(made(images)["logits"], net(images))
 

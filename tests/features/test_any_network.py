@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from distillers import models
 from distillers.config.parsing import parse
 from distillers.config.student import StudentConfig
-from distillers.distillation.distillation import distil
+from distillers.distillation.build import distil
 from distillers.errors import InputError
+from distillers.features.extractor import FeatureExtractor
 from distillers.features.infer import find_taps
-from distillers.features.taps import KINDS, FeatureExtractor, Taps, measure, with_maps
+from distillers.features.taps import KINDS, Taps, with_maps
+from distillers.features.trace import ForwardTrace
 from distillers.losses import SimKD
 from distillers.models import external as elsewhere
 from tests.nets import Small, make_batch
@@ -118,7 +120,7 @@ def test_stages_end_where_their_last_block_does(name, maps, final, preact):
     taps = find_taps(net, x)
     assert (taps.maps, taps.final) == (maps, final)
     assert taps.preacts[-1:] == (() if preact is None else (preact,))
-    shapes = measure(net, taps, x)
+    shapes = ForwardTrace(net, x).shapes(taps)
     assert list(shapes.sizes) == sorted(set(shapes.sizes), reverse=True)
     kinds = [kind for kind in KINDS if kind == "logits" or taps.places(kind)]
     read = FeatureExtractor(net, taps, kinds)(x)
@@ -149,7 +151,7 @@ def test_channels_last_maps_are_permuted():
     name = "swin_tiny_patch4_window7_224"
     net = timm.create_model(name, img_size=SIZE, num_classes=CLASSES, **SMALL_SWIN).eval()
     taps, x = find_taps(net, images()), images()
-    shapes = measure(net, taps, x)
+    shapes = ForwardTrace(net, x).shapes(taps)
     assert shapes.channels == (16, 32, 64, 128)
     assert shapes.sizes == ((16, 16), (8, 8), (4, 4), (2, 2))
     read = FeatureExtractor(net, taps, ("maps", "final", "pooled"))(x)
@@ -168,14 +170,14 @@ def test_tokens_in_another_order_than_the_image_are_no_maps():
     )
     taps = find_taps(net, images(128))
     assert taps.maps == ()
-    assert measure(net, taps, images(128)).channels == ()
+    assert ForwardTrace(net, images(128)).shapes(taps).channels == ()
 
 
 def test_a_stage_may_be_a_single_place():
     net, x = build("torchvision:resnet18", 32), images(32)
     taps = find_taps(net, x)
     assert taps.maps == ("layer1", "layer2", "layer3", "layer4")
-    assert measure(net, taps, x).sizes == ((8, 8), (4, 4), (2, 2), (1, 1))
+    assert ForwardTrace(net, x).shapes(taps).sizes == ((8, 8), (4, 4), (2, 2), (1, 1))
 
 
 def test_a_network_around_another_is_read_inside():
@@ -206,7 +208,7 @@ class Functional(Flat):
 
 def test_a_network_without_maps_learns_by_what_reads_none():
     net, batch = Flat(), make_batch()
-    shapes = measure(net, find_taps(net, batch.images), batch.images)
+    shapes = ForwardTrace(net, batch.images).shapes(find_taps(net, batch.images))
     assert (shapes.channels, shapes.sizes, shapes.dim) == ((), (), 7)
     task = distil(net, Small(), {"kd": 1.0, "rkd": 1.0, "srrl": 1.0}, images=batch.images)
     task(batch).loss.backward()
@@ -225,7 +227,7 @@ def test_a_network_without_maps_learns_by_what_reads_none():
 def test_a_network_without_a_head_learns_by_its_logits():
     net, batch = Functional(), make_batch()
     assert find_taps(net, batch.images) == Taps(maps=(), head="")
-    assert measure(net, Taps(maps=(), head=""), batch.images).dim == 0
+    assert ForwardTrace(net, batch.images).shapes(Taps(maps=(), head="")).dim == 0
     distil(net, Small(), {"kd": 1.0}, images=batch.images)(batch).loss.backward()
     with pytest.raises(InputError, match="PKT reads student_pooled, but the student shows none"):
         distil(net, Small(), {"pkt": 1.0}, images=batch.images)

@@ -6,8 +6,10 @@ import torchvision
 from torch import nn
 
 from distillers.errors import InputError
+from distillers.features.extractor import FeatureExtractor
 from distillers.features.infer import find_taps
-from distillers.features.taps import KINDS, FeatureExtractor, Taps, measure, module_at
+from distillers.features.taps import KINDS, Taps, module_at
+from distillers.features.trace import ForwardTrace
 from tests.nets import Declared, Small
 
 
@@ -96,7 +98,7 @@ def test_measure_leaves_the_network_as_it_was():
     net = Declared(width=3, classes=7).train()
     net.stage1.eval()
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    shapes = measure(net, net.taps, torch.randn(2, 3, 8, 8))
+    shapes = ForwardTrace(net, torch.randn(2, 3, 8, 8)).shapes(net.taps)
     assert shapes.channels == (3, 6)
     assert shapes.sizes == ((8, 8), (4, 4))
     assert (shapes.dim, shapes.num_classes) == (6, 7)
@@ -131,6 +133,6 @@ def test_taps_of_torchvision_networks_are_found(name, maps, head):
     assert taps.head == head
     if maps:
         assert taps.maps == maps
-    shapes = measure(net, taps, x)
+    shapes = ForwardTrace(net, x).shapes(taps)
     assert len(shapes.channels) >= 3
     assert list(shapes.sizes) == sorted(shapes.sizes, reverse=True)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from distillers import models
-from distillers.distillation.distillation import distil
+from distillers.distillation.build import distil
 from distillers.models.registry import SMALL_IMAGES
 from tests.nets import make_batch
 

@@ -200,7 +200,6 @@ class Shown(nn.Module):
         super().__init__()
         self.stage = nn.Identity()
         self.fc = nn.Linear(1, 1)
-        self.taps = Taps(maps=("stage",), head="fc")
 
     def forward(self, images: Tensor) -> Tensor:
         return self.fc(self.stage(images)[:, 0, 0, :1])
@@ -210,7 +209,7 @@ def test_simkd_deploys_the_predictions_of_the_public_code():
     expected, x = RESULTS["simkd"], inputs()
     loss, names = simkd()
     step(loss, names, x)
-    logits = loss.deploy(Shown()).train()(x.student_maps[-1])
+    logits = loss.deploy(Shown(), Taps(maps=("stage",), head="fc")).train()(x.student_maps[-1])
     assert logits[0, :4].tolist() == pytest.approx(expected["logits_first"], rel=1e-6)
     assert logits.norm().item() == pytest.approx(expected["logits_norm"], rel=1e-6)
 

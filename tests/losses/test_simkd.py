@@ -57,14 +57,14 @@ def test_deploys_the_prediction_of_the_training(size):
     if size == (2, 2):
         maps = F.avg_pool2d(maps, 2)
     expected = loss.teacher_head(loss.projector(maps).mean(dim=(2, 3)))
-    torch.testing.assert_close(loss.deploy(student).eval()(images), expected)
+    torch.testing.assert_close(loss.deploy(student, student.taps).eval()(images), expected)
 
 
 def test_deploying_does_not_change_the_student():
     loss, student = trained()
     images = torch.rand(3, 3, 8, 8)
     before, names = student(images), list(student.state_dict())
-    deployed = loss.deploy(student.train())
+    deployed = loss.deploy(student.train(), student.taps)
     deployed.eval()
     assert student.training
     assert student.fc.in_features == 8
@@ -76,19 +76,19 @@ def test_deploying_does_not_change_the_student():
 
 def test_what_trains_the_student_trains_the_deployed():
     loss, student = trained()
-    deployed, images = loss.deploy(student), torch.rand(3, 3, 8, 8)
+    deployed, images = loss.deploy(student, student.taps), torch.rand(3, 3, 8, 8)
     before = deployed(images)
     with torch.no_grad():
         student.stem.weight.mul_(2)
         student.stage2[1].running_mean.add_(1)
         loss.projector[0].weight.mul_(-1)
     assert not torch.allclose(deployed(images), before)
-    torch.testing.assert_close(loss.deploy(student)(images), deployed(images))
+    torch.testing.assert_close(loss.deploy(student, student.taps)(images), deployed(images))
 
 
 def test_the_students_classifier_is_not_there():
     loss, student = trained()
-    deployed = loss.deploy(student)
+    deployed = loss.deploy(student, student.taps)
     names = dict(deployed.named_parameters())
     assert not any(name.startswith("backbone.fc") for name in names)
     count = sum(p.numel() for p in deployed.parameters())
@@ -100,7 +100,7 @@ def test_the_students_classifier_is_not_there():
 @pytest.mark.parametrize("size", [(4, 4), (2, 2)])
 def test_is_rebuilt_from_its_card_and_weights(size):
     loss, student = trained(size)
-    deployed, images = loss.deploy(student).eval(), torch.rand(3, 3, 8, 8)
+    deployed, images = loss.deploy(student, student.taps).eval(), torch.rand(3, 3, 8, 8)
     file = io.BytesIO()
     torch.save(deployed.state_dict(), file)
     file.seek(0)
@@ -112,19 +112,17 @@ def test_is_rebuilt_from_its_card_and_weights(size):
     assert rebuilt.card == deployed.card
 
 
-def test_a_student_without_taps_is_rebuilt_from_the_card_alone():
+def test_deploys_at_the_given_taps_and_is_rebuilt_from_the_card_alone():
     loss, _ = trained()
     student = Small()
-    with pytest.raises(ValueError, match=r"Small has no taps; set them, as in student\.taps = "):
-        loss.deploy(student)
-    student.taps = Taps(maps=("stage1", "stage2"), head="fc")
-    deployed = loss.deploy(student)
+    deployed = loss.deploy(student, Taps(maps=("stage1", "stage2"), head="fc"))
+    assert not hasattr(student, "taps")
     SimKD.rebuild(Small(), deployed.card).load_state_dict(deployed.state_dict())
 
 
 def test_can_be_copied_and_the_copy_is_on_its_own():
     loss, student = trained()
-    deployed, images = loss.deploy(student).eval(), torch.rand(3, 3, 8, 8)
+    deployed, images = loss.deploy(student, student.taps).eval(), torch.rand(3, 3, 8, 8)
     twin, expected = copy.deepcopy(deployed), deployed(images)
     with torch.no_grad():
         student.stem.weight.mul_(2)
@@ -135,13 +133,15 @@ def test_can_be_copied_and_the_copy_is_on_its_own():
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_can_be_exported():
     loss, student = trained((2, 2))
-    deployed, images = loss.deploy(student).eval(), torch.rand(3, 3, 8, 8)
+    deployed, images = loss.deploy(student, student.taps).eval(), torch.rand(3, 3, 8, 8)
     program = torch.export.export(deployed, (images,))
     torch.testing.assert_close(program.module()(images), deployed(images))
 
 
 def test_deploys_before_any_step():
-    assert SimKD([4, 8], 6, head()).deploy(Declared()).eval()(torch.rand(2, 3, 8, 8)).shape == (
+    assert SimKD([4, 8], 6, head()).deploy(Declared(), Declared().taps).eval()(
+        torch.rand(2, 3, 8, 8)
+    ).shape == (
         2,
         5,
     )
@@ -151,12 +151,12 @@ def test_remembers_the_teachers_size_in_its_state():
     loss, student = trained((2, 2))
     resumed = SimKD([4, 8], 6, head())
     resumed.load_state_dict(loss.state_dict())
-    assert resumed.deploy(student).card["size"] == [2, 2]
+    assert resumed.deploy(student, student.taps).card["size"] == [2, 2]
 
 
 def test_takes_a_classifier_of_one_linear_layer():
     loss = SimKD([4, 8], 6, nn.Sequential(nn.Dropout(), nn.Linear(6, 5, bias=False)))
-    assert loss.deploy(Declared()).card["bias"] is False
+    assert loss.deploy(Declared(), Declared().taps).card["bias"] is False
     with pytest.raises(ValueError, match="must be one linear layer; it is Linear, ReLU, Linear"):
         SimKD([4, 8], 6, nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 5)))
 
@@ -166,7 +166,7 @@ def test_the_teachers_classifier_is_frozen_and_not_changed():
     before = own.weight.clone()
     loss, student = trained()
     assert not any(p.requires_grad for p in loss.teacher_head.parameters())
-    assert torch.equal(loss.deploy(student).head.weight, before)
+    assert torch.equal(loss.deploy(student, student.taps).head.weight, before)
 
 
 def test_refuses_an_embedding_that_is_not_the_pooled_map():

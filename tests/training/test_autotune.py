@@ -7,7 +7,7 @@ import torch
 
 from distillers.cli import main as cli
 from distillers.config.plan import Plan
-from distillers.distillation.distillation import distil
+from distillers.distillation.build import distil
 from distillers.training import runner as run
 from distillers.training.autotune import Choice, best_of, choose
 from tests.nets import Declared, make_batch

@@ -13,7 +13,8 @@ from distillers.config.student import StudentConfig
 from distillers.data.batch import Batch
 from distillers.distillation import loss_weights as weights
 from distillers.distillation import recipes
-from distillers.distillation.distillation import Distillation, distil
+from distillers.distillation.build import distil
+from distillers.distillation.distillation import Distillation
 from distillers.distributed.world import World
 from distillers.training.fsdp import full_state
 from distillers.training.trainer import Trainer

@@ -15,7 +15,7 @@ from distillers.cli import main as cli
 from distillers.cli.demo import halved
 from distillers.data import Loader, load
 from distillers.distillation import recipes
-from distillers.distillation.distillation import distil
+from distillers.distillation.build import distil
 from distillers.distillation.task import Supervised
 from distillers.losses import CE, wiring
 from distillers.training import runner as run

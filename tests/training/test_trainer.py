@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from distillers.distillation.distillation import distil
+from distillers.distillation.build import distil
 from distillers.distillation.task import Supervised
 from distillers.distributed.world import World
 from distillers.errors import InputError, NonFiniteLossError, PreemptedError

@@ -12,7 +12,7 @@ from distillers import models, progress
 from distillers.checkpoints.input_adapter import normalised
 from distillers.data import load
 from distillers.data.batch import Batch
-from distillers.distillation.distillation import distil
+from distillers.distillation.build import distil
 from distillers.distributed.shard import Shard
 from distillers.distributed.world import World
 from distillers.errors import InputError

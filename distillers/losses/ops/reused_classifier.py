@@ -1,7 +1,6 @@
 """A student's backbone with the teacher's classifier, as one module to save and export."""
 
 import copy
-from dataclasses import asdict
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -17,35 +16,21 @@ class ReusedClassifier(nn.Module):
     trains this module, but changes of its structure or mode do not affect them.
 
     Args:
-        student: a network with `taps`, unless the card has them.
+        student: the network whose backbone is used.
         between: the projector, maps the student's last map (n, c, h, w) to (n, d, h, w).
         head: linear layer from d to the number of classes.
-        card: JSON-compatible description from which the structure can be rebuilt.
+        card: JSON-compatible description from which the structure can be rebuilt. `cut` and
+            `classifier` are the paths of the student's last stage and classifier, `layout` is that
+            of the map there, and `size` what it is averaged down to, or None.
 
     Attributes:
-        card: the description, including the modules at which the student is cut.
-
-    Raises:
-        ValueError: if neither the student nor the card has taps.
+        card: as given.
     """
 
     def __init__(
         self, student: nn.Module, between: nn.Module, head: nn.Linear, card: dict[str, Any]
     ) -> None:
         super().__init__()
-        if "cut" not in card:
-            taps = getattr(student, "taps", None)
-            if taps is None:
-                raise ValueError(
-                    f"{type(student).__name__} has no taps; set them, as in "
-                    "student.taps = Taps(maps=('layer1', 'layer2'), head='fc')."
-                )
-            layout = dict(taps.layouts).get((taps.maps[-1], "out"))
-            card = card | {
-                "cut": taps.maps[-1],
-                "classifier": taps.head,
-                "layout": layout and asdict(layout),
-            }
         self.card = card
         self.layout = _layout(card.get("layout"))
         self.backbone = shared_copy(student)

@@ -10,12 +10,13 @@ from torch import nn
 from distillers.config.data import Views
 from distillers.data import Loader
 from distillers.data.datasets.images import ImageSet
+from distillers.distillation.build import distil
 from distillers.distillation.cache.choose import Wanted
 from distillers.distillation.cache.filling import fill
 from distillers.distillation.cache.folder import CacheFolder, place_of
 from distillers.distillation.cache.key import key_of
 from distillers.distillation.cache.values import TeacherCache, reads_of
-from distillers.distillation.distillation import Distillation, distil
+from distillers.distillation.distillation import Distillation
 from distillers.distributed.world import World
 from tests.nets import Declared
 

@@ -5,10 +5,10 @@ from distillers import models
 from distillers.cli.demo import halved
 from distillers.data import load
 from distillers.distillation import recipes
+from distillers.distillation.build import distil
 from distillers.distillation.cache.folder import CacheFolder, place_of
 from distillers.distillation.cache.key import key_of
 from distillers.distillation.cache.values import Taught, TeacherCache, reads_of, stored
-from distillers.distillation.distillation import distil
 from distillers.training.trainer import Plan, Trainer
 
 CPU = torch.device("cpu")

@@ -1,0 +1,111 @@
+"""Build a distillation from a student, a teacher and the names of losses."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from distillers.distillation.distillation import Distillation
+from distillers.distillation.terms import Term
+from distillers.errors import InputError
+from distillers.features.classifier import copy_classifier
+from distillers.features.infer import infer_taps
+from distillers.features.taps import Taps
+from distillers.features.trace import ForwardTrace
+from distillers.losses import wiring
+
+
+def distil(
+    student: nn.Module,
+    teacher: nn.Module,
+    weights: Mapping[str, float],
+    *,
+    images: Tensor,
+    train_labels: Tensor | None = None,
+    batch_size: int | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    student_taps: Taps | Sequence[str] | None = None,
+    teacher_taps: Taps | Sequence[str] | None = None,
+) -> Distillation:
+    """Build a distillation from the names of its losses.
+
+    Each network is run once, on two images, to infer its taps and shapes and to check the losses;
+    a fused copy of the teacher is run once to compare it.
+
+    Args:
+        student: maps images (n, c, h, w) to logits (n, k).
+        teacher: maps the same images to logits (n, k); any architecture. It is frozen.
+        weights: weight by loss name, e.g. `{"ce": 1.0, "crd": 0.8}`; a name may be
+            "package.module:Class". Losses with weight zero are left out.
+        images: (n, c, h, w), any content, with the shape and device of the training images.
+        train_labels: (N,) labels of the training set, for losses that require them.
+        batch_size: images per step, for losses that require it.
+        options: options by loss name, e.g. `{"crd": {"negatives": 4096}}`.
+        student_taps: where to read the student, or the paths of its stage maps only; inferred by
+            default.
+        teacher_taps: the same for the teacher.
+
+    Raises:
+        InputError: if a loss or option is unknown, the networks have different numbers of classes,
+            a tap does not exist, or a loss does not accept the networks.
+    """
+    classes = {name: wiring.find(name) for name, weight in weights.items() if weight != 0}
+    short = {name: cls.__name__.lower() for name, cls in classes.items()}
+    options = options or {}
+    for name in options:
+        if name not in short.values():
+            raise InputError(f"options were given for {name!r}, which is not among the losses.")
+    of_student = _trace(student, images, student_taps)
+    of_teacher = _trace(teacher, images, teacher_taps)
+    for cls in classes.values():
+        wiring.check_readable(cls, of_student.taps, of_teacher.taps)
+    facts = _facts(of_student, of_teacher)
+    facts |= {"train_labels": train_labels, "batch_size": batch_size}
+    terms = [
+        Term(short[name], wiring.build(cls, facts, options.get(short[name])), weights[name])
+        for name, cls in classes.items()
+    ]
+    task = Distillation(
+        student,
+        teacher,
+        terms,
+        student_taps=of_student.taps,
+        teacher_taps=of_teacher.taps,
+        teacher_trace=of_teacher.trace,
+    )
+    task.to(images.device)
+    task.check_losses(of_student.trace, of_teacher.trace)
+    return task
+
+
+class _TracedNetwork(NamedTuple):
+    trace: ForwardTrace
+    taps: Taps
+
+
+def _trace(net: nn.Module, images: Tensor, taps: Taps | Sequence[str] | None) -> _TracedNetwork:
+    trace = ForwardTrace(net, images)
+    if taps is None or isinstance(taps, Taps):
+        return _TracedNetwork(trace, infer_taps(trace, taps))
+    return _TracedNetwork(trace, infer_taps(trace, maps=taps))
+
+
+def _facts(student: _TracedNetwork, teacher: _TracedNetwork) -> dict[str, Any]:
+    """Return the facts about both networks, as listed in `wiring.FACTS`."""
+    of_student = student.trace.shapes(student.taps)
+    of_teacher = teacher.trace.shapes(teacher.taps)
+    if of_student.num_classes != of_teacher.num_classes:
+        raise InputError(
+            f"the teacher has {of_teacher.num_classes} classes and the student has "
+            f"{of_student.num_classes}; they must be equal."
+        )
+    return {
+        "student_dim": of_student.dim or None,
+        "teacher_dim": of_teacher.dim or None,
+        "student_channels": list(of_student.channels),
+        "teacher_channels": list(of_teacher.channels),
+        "student_sizes": list(of_student.sizes),
+        "teacher_sizes": list(of_teacher.sizes),
+        "teacher_head": copy_classifier(teacher.trace, teacher.taps),
+        "num_classes": of_student.num_classes,
+    }

@@ -1,0 +1,207 @@
+"""Read feature maps, embeddings and logits of a network while it runs."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from distillers.errors import InputError
+from distillers.features.taps import Place, Taps, module_at
+
+Features = dict[str, Tensor | list[Tensor]]  # by kind; a list for "maps" and "preacts"
+
+
+class FeatureExtractor:
+    """Run a network and return the values at its taps, read by forward hooks.
+
+    It is not a module, so that it can hold a frozen teacher without registering its parameters.
+
+    Args:
+        net: maps images (n, c, h, w) to logits (n, k).
+        taps: where to read it.
+        kinds: what to read, some of "logits", "pooled", "maps", "final", "preacts", "stem".
+
+    Raises:
+        InputError: if `taps` do not have one of the kinds, or name a module that does not exist.
+    """
+
+    def __init__(self, net: nn.Module, taps: Taps, kinds: Iterable[str]) -> None:
+        self.net = net
+        self.taps = taps
+        self.kinds = sorted(set(kinds))
+        check_kinds(net, taps, self.kinds)
+        self._values: dict[Place, Tensor] = {}
+        self._versions: dict[Place, int] = {}
+        self._is_running = False
+        self._handles: list[RemovableHandle] = []
+        for path, side in sorted({place for kind in self.kinds for place in taps.places(kind)}):
+            self._register(path, side)
+
+    def __call__(self, images: Tensor) -> Features:
+        """Run the network once on images (n, c, h, w) and return the values by kind.
+
+        Raises:
+            InputError: if a value is not a tensor or is overwritten in place after it was read, or
+                if a module runs more than once or not at all.
+        """
+        self._values, self._versions, self._is_running = {}, {}, True
+        try:
+            logits = self.net(images)
+            if not torch.compiler.is_compiling():  # the trace is checked, and is never compiled
+                for place, version in self._versions.items():
+                    check_intact(place, self._values[place], version)
+            return arrange(self.net, self.taps, self.kinds, self._values, logits)
+        finally:
+            self._values, self._is_running = {}, False
+
+    def close(self) -> None:
+        """Remove all hooks from the network."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _register(self, path: str, side: str) -> None:
+        module = module_at(self.net, path)
+        is_repeatable = (path, side) in repeatable(self.taps)
+
+        def store(value: object) -> None:
+            if not self._is_running:
+                return
+            if not isinstance(value, Tensor):
+                raise not_a_tensor(path, type(value).__name__)
+            if (path, side) in self._values and not is_repeatable:
+                raise runs_repeatedly(path)
+            if side == "in" and getattr(module, "inplace", False):
+                value = value.clone()  # the module is about to overwrite its input
+            self._values[path, side] = value
+            if not torch.compiler.is_compiling():
+                self._versions[path, side] = value._version
+
+        if side == "out":
+            handle = module.register_forward_hook(lambda *called: store(called[2]))
+        else:
+            handle = module.register_forward_pre_hook(lambda *called: store(called[1][0]))
+        self._handles.append(handle)
+
+
+def arrange(
+    net: nn.Module,
+    taps: Taps,
+    kinds: Iterable[str],
+    values: Mapping[Place, Tensor],
+    logits: Tensor,
+) -> Features:
+    """Return the values of each kind from those at the single places of one forward.
+
+    Args:
+        net: the network.
+        taps: where it was read.
+        kinds: what to return.
+        values: what was read at each place of these kinds.
+        logits: (n, k).
+
+    Raises:
+        InputError: if there is no value at a place, because the module did not run.
+    """
+    layouts = dict(taps.layouts)
+    head = module_at(net, taps.head) if taps.head else None
+    features: Features = {}
+    for kind in kinds:
+        if kind == "logits":
+            features[kind] = logits
+            continue
+        places = taps.places(kind)
+        try:
+            found = [values[place] for place in places]
+        except KeyError as missing:
+            raise InputError(
+                f"{missing.args[0][0]} did not run in the forward; tap another module."
+            ) from None
+        if kind == "pooled":
+            features[kind] = embedding(head, found[0])
+        elif kind == "final" and taps.final == taps.head:
+            features[kind] = embedding(head, found[0])[:, :, None, None]
+        else:
+            for i, place in enumerate(places):
+                if place in layouts:
+                    found[i] = layouts[place].arrange(found[i])
+            features[kind] = found if kind in ("maps", "preacts") else found[0]
+    return features
+
+
+def embedding(head: nn.Module | None, inputs: Tensor) -> Tensor:
+    """Return the embeddings (n, d) from the input of a classifier.
+
+    They are the input flattened, or averaged over its positions if the classifier is applied to
+    each of them.
+
+    Args:
+        head: the classifier.
+        inputs: its input.
+    """
+    if isinstance(head, nn.Conv2d):
+        return inputs.mean((2, 3))
+    if isinstance(head, nn.Linear) and inputs.ndim > 2:
+        return inputs.flatten(1, -2).mean(1)
+    return inputs.flatten(1)
+
+
+def check_kinds(net: nn.Module, taps: Taps, kinds: Iterable[str]) -> None:
+    """Check that `taps` have a place for each kind.
+
+    Raises:
+        InputError: for the first kind without one.
+    """
+    for kind in kinds:
+        if kind != "logits" and not taps.places(kind):
+            raise InputError(
+                f"{type(net).__name__} declares no {kind} taps; name them, as in "
+                f"Taps(maps={taps.maps}, head={taps.head!r}, {kind}=...)."
+            )
+
+
+def repeatable(taps: Taps) -> set[Place]:
+    """Return the places whose module may run several times; the last run is read."""
+    return {(path, "in") for path in taps.preacts}
+
+
+def not_a_tensor(path: str, type_name: str) -> InputError:
+    """Return the error for a module whose input or output is of another type."""
+    return InputError(f"{path} gives a {type_name}, not a tensor; tap another module.")
+
+
+def runs_repeatedly(path: str) -> InputError:
+    """Return the error for a module that runs more than once."""
+    return InputError(f"{path} runs more than once in a forward; tap another module.")
+
+
+def check_intact(place: Place, value: Tensor, version: int) -> None:
+    """Check that a value was not overwritten in place since it was read.
+
+    Args:
+        place: where it was read.
+        value: the tensor.
+        version: its version counter when it was read.
+
+    Raises:
+        InputError: if it was.
+    """
+    if value._version != version:
+        path, side = place
+        raise InputError(
+            f"the {side}put of {path} is overwritten in place later in the forward; tap "
+            "a later module, or build the network without inplace=True there."
+        )
+
+
+@contextmanager
+def eval_mode(net: nn.Module) -> Iterator[None]:
+    """Put `net` in evaluation mode inside the context, and restore each module's mode after it."""
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
