@@ -1,1 +1,1 @@
-"""Figures that compare networks."""
+"""Figures that compare the predictions and features of networks."""

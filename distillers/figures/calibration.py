@@ -1,4 +1,4 @@
-"""Whether a network's confidence is how often it is right, and how often two networks agree.
+"""Expected calibration error, and the agreement of two networks.
 
 Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017,
 https://arxiv.org/abs/1706.04599.
@@ -12,61 +12,63 @@ from torch import Tensor, nn
 
 from distillers.data.batch import Batch
 
-NUM_BINS = 15  # theirs
+NUM_BINS = 15  # as in the paper
 
 
 def expected_calibration_error(
-    confidence: Tensor, is_right: Tensor, num_bins: int = NUM_BINS
+    confidence: Tensor, is_correct: Tensor, num_bins: int = NUM_BINS
 ) -> float:
-    """ECE = sum over bins of |B| / n * |accuracy(B) - mean confidence(B)|, their equation 3.
+    """Compute the expected calibration error (Guo et al., equation 3).
+
+        ECE = sum over bins B of |B| / n * |accuracy(B) - mean confidence(B)|
 
     The bins are (0, 1/m], (1/m, 2/m], ..., ((m - 1)/m, 1].
 
     Args:
-        confidence: (n,) the largest probability of each image.
-        is_right: (n,) whether its class is the label.
+        confidence: (n,) largest class probability of each image.
+        is_correct: (n,) bool, whether the prediction is the label.
         num_bins: m.
 
     Returns:
-        a number in [0, 1].
+        the error in [0, 1].
     """
-    found = bins_of(confidence, is_right, num_bins)
-    return float((found.right - found.confidence).abs().sum() / found.count.sum())
+    found = bin_by_confidence(confidence, is_correct, num_bins)
+    return float((found.correct - found.confidence).abs().sum() / found.count.sum())
 
 
 class Bins(NamedTuple):
-    """What is in each of m bins of confidence.
+    """Statistics of m confidence bins, each (m,) float64.
 
     Attributes:
-        count: (m,) images.
-        confidence: (m,) the sum of their confidence.
-        right: (m,) how many of them are right.
+        count: number of images.
+        confidence: sum of their confidences.
+        correct: number of correct predictions.
     """
 
     count: Tensor
     confidence: Tensor
-    right: Tensor
+    correct: Tensor
 
 
-def bins_of(confidence: Tensor, is_right: Tensor, num_bins: int = NUM_BINS) -> Bins:
-    """Sort images by their confidence into bins as `expected_calibration_error` does, in float64.
+def bin_by_confidence(confidence: Tensor, is_correct: Tensor, num_bins: int = NUM_BINS) -> Bins:
+    """Sum images by confidence bin, with the bins of `expected_calibration_error`.
 
     Args:
-        confidence: (n,) the largest probability of each image.
-        is_right: (n,) whether its class is the label.
+        confidence: (n,) largest class probability of each image.
+        is_correct: (n,) bool, whether the prediction is the label.
         num_bins: m.
     """
-    confidence, right = confidence.double(), is_right.double()
+    confidence, correct = confidence.double(), is_correct.double()
     bins = (confidence * num_bins).ceil().long().clamp(1, num_bins) - 1
-    values = (torch.ones_like(confidence), confidence, right)
+    values = (torch.ones_like(confidence), confidence, correct)
     zeros = torch.zeros(num_bins, dtype=torch.float64, device=confidence.device)
     return Bins(*(zeros.index_add(0, bins, each) for each in values))
 
 
 class Predictions:
-    """What a network says of each image, noted while it is scored.
+    """Predictions of a network, recorded during an evaluation.
 
-    `score(predictions.watch(net), predictions.label(batches))` fills it.
+    Recorded by `score(predictions.watch(net), predictions.label(batches))`.
     """
 
     def __init__(self) -> None:
@@ -75,33 +77,33 @@ class Predictions:
         self._labels: list[Tensor] = []
 
     def watch(self, net: nn.Module) -> nn.Module:
-        """A module that computes what `net` does, and notes it."""
+        """Wrap a network so that its predictions are recorded."""
         return _Watched(net, self)
 
     def label(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches, their labels noted."""
+        """Iterate over batches and record their labels."""
         for batch in batches:
             self._labels.append(batch.labels)
             yield batch
 
-    def note(self, logits: Tensor) -> None:
-        """Keep class and confidence of one batch's (n, k)."""
+    def add(self, logits: Tensor) -> None:
+        """Record the logits (n, k) of a batch."""
         confidence, classes = logits.detach().double().softmax(1).max(1)
         self._confidence.append(confidence)
         self._classes.append(classes)
 
     def calibration_error(self) -> float:
-        """The expected calibration error with 15 bins."""
-        is_right = self.classes() == torch.cat(self._labels)
-        return expected_calibration_error(torch.cat(self._confidence), is_right)
+        """Compute the expected calibration error with 15 bins."""
+        is_correct = self.classes() == torch.cat(self._labels)
+        return expected_calibration_error(torch.cat(self._confidence), is_correct)
 
     def classes(self) -> Tensor:
-        """(n,) the class that each image is given."""
+        """Return the predicted classes (n,)."""
         return torch.cat(self._classes)
 
 
 def agreement(first: Predictions, second: Predictions) -> float:
-    """Of how many of the same images two networks say the same class, in percent."""
+    """Compute how often two networks predict the same class for an image, in percent."""
     same = first.classes() == second.classes()
     return 100 * int(same.sum()) / len(same)
 
@@ -114,5 +116,5 @@ class _Watched(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         logits = self.net(images)
-        self._predictions.note(logits)
+        self._predictions.add(logits)
         return logits

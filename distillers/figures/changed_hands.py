@@ -1,4 +1,4 @@
-"""Which images changed hands: right by a network, wrong by a baseline, and the other way round."""
+"""Images that a network classifies correctly and a baseline does not, and vice versa."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,38 +9,38 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from distillers.data.batch import Batch
-from distillers.figures.paper import VERMILION, WIDTH, Picture, short
+from distillers.figures.paper import VERMILION, WIDTH, FigureData, shorten
 from distillers.figures.responses import Responses
 
-COLUMNS, ROWS = 6, 2  # images of each kind
+COLUMNS, ROWS = 6, 2  # of images won and of images lost
 CSV = ("image", "class", "right_by", "wrong_by", "wrong_class")
-CELL, ABOVE, BELOW, TITLE = 0.5, 0.12, 0.13, 0.2  # inches: an image, its two lines, a heading
+CELL, ABOVE, BELOW, TITLE = 0.5, 0.12, 0.13, 0.2  # inches: image, text above and below, heading
 
 
-def changed(network: Responses, baseline: Responses) -> tuple[Tensor, Tensor]:
-    """Places (m,) int64 of the images won, and of those lost, the clearest first.
+def changed_images(network: Responses, baseline: Responses) -> tuple[Tensor, Tensor]:
+    """Return the indices of the images won and of those lost, (m,) int64 each.
 
-    The clearest is the one whose label's probability differs most between the two.
+    Sorted by the difference of the label's probability, the largest first.
 
     Args:
-        network: its answers.
-        baseline: those of the baseline, to the same images.
+        network: responses of the network.
+        baseline: responses of the baseline to the same images.
     """
     here, there = _of_label(network), _of_label(baseline)
-    won = (network.right & ~baseline.right).nonzero().flatten()
-    lost = (baseline.right & ~network.right).nonzero().flatten()
+    won = (network.correct & ~baseline.correct).nonzero().flatten()
+    lost = (baseline.correct & ~network.correct).nonzero().flatten()
     by = here - there
     return won[(-by[won]).argsort(stable=True)], lost[by[lost].argsort(stable=True)]
 
 
-def pixels_at(places: Tensor, batches: Iterable[Batch], mean: Tensor, std: Tensor) -> Tensor:
-    """The images at some places of a pass, (m, 3, h, w), 0 is black and 1 is white.
+def images_at(places: Tensor, batches: Iterable[Batch], mean: Tensor, std: Tensor) -> Tensor:
+    """Return images of a pass without their normalisation, (m, 3, h, w) in [0, 1].
 
     Args:
-        places: (m,) int64, each once.
-        batches: the pass that the answers were given in.
+        places: (m,) int64, unique indices in the pass.
+        batches: a pass in the same order as that of the responses.
         mean: (c,) of the normalisation.
-        std: (c,) likewise.
+        std: (c,) of the normalisation.
     """
     order = places.argsort()
     parts, start = [], 0
@@ -53,27 +53,27 @@ def pixels_at(places: Tensor, batches: Iterable[Batch], mean: Tensor, std: Tenso
     return (stacked * std[:, None, None] + mean[:, None, None]).clamp(0, 1)
 
 
-def shown(network: Responses, baseline: Responses) -> tuple[Tensor, Tensor]:
-    """The first of `changed` that fit into the picture."""
-    won, lost = changed(network, baseline)
+def select_examples(network: Responses, baseline: Responses) -> tuple[Tensor, Tensor]:
+    """Return the first indices of `changed_images` that fit into the figure."""
+    won, lost = changed_images(network, baseline)
     return won[: COLUMNS * ROWS], lost[: COLUMNS * ROWS]
 
 
-def draw(
+def plot(
     network: Responses,
     baseline: Responses,
     class_names: Sequence[str],
     pixels: tuple[Tensor, Tensor],
-) -> Picture:
-    """The images, their label, and what the wrong network said.
+) -> FigureData:
+    """Show images with their label and the wrong prediction.
 
     Args:
-        network: its answers.
-        baseline: those of the baseline, to the same images.
-        class_names: one a class.
-        pixels: images (m, 3, h, w) of each of `shown`.
+        network: responses of the network.
+        baseline: responses of the baseline to the same images.
+        class_names: name of each class.
+        pixels: images (m, 3, h, w) at each of the indices of `select_examples`.
     """
-    won, lost = changed(network, baseline)
+    won, lost = changed_images(network, baseline)
     kinds = ((won, network, baseline), (lost, baseline, network))
     blocks = [math.ceil(max(len(images), 1) / COLUMNS) for images in pixels]
     height = sum(TITLE + rows * (CELL + ABOVE + BELOW) for rows in blocks)
@@ -86,22 +86,22 @@ def draw(
         _grid(figure, top - TITLE, images, places, wrong, class_names)
         top -= TITLE + rows * (CELL + ABOVE + BELOW)
     caption = (
-        f"Test images that changed hands between {baseline.name} and {network.name}: of "
-        f"{len(network.labels):,}, {len(won):,} were won and {len(lost):,} lost. Above each image "
-        "its label, below it what the network that is wrong says. Shown are those whose label's "
-        "probability differs most."
+        f"Test images that exactly one of {network.name} and {baseline.name} classifies correctly: "
+        f"of {len(network.labels):,}, {len(won):,} were won and {len(lost):,} lost. Above each "
+        "image its label, below it the wrong prediction. Shown are those whose label's probability "
+        "differs most."
     )
     rows = []
     for places, right, wrong in kinds:
         for place in places.tolist():
-            named = [class_names[int(of[place])] for of in (wrong.labels, wrong.classes)]
+            named = [class_names[int(of[place])] for of in (wrong.labels, wrong.predictions)]
             values = (place, named[0], right.name, wrong.name, named[1])
             rows.append(dict(zip(CSV, values, strict=True)))
-    return Picture("changed_hands", figure, caption, rows, CSV)
+    return FigureData("changed_hands", figure, caption, rows, CSV)
 
 
 def _of_label(responses: Responses) -> Tensor:
-    """(n,) float64, the probability of the label."""
+    """Return the probability of the label, (n,) float64."""
     return responses.logits.double().softmax(1).gather(1, responses.labels[:, None])[:, 0]
 
 
@@ -113,7 +113,7 @@ def _grid(
     wrong: Responses,
     class_names: Sequence[str],
 ) -> None:
-    """Images in rows, the first of which begins `top` inches above the bottom of the figure."""
+    """Draw images in rows, the first `top` inches above the bottom of the figure."""
     width, height = figure.get_size_inches()
     step = (width - CELL) / (COLUMNS - 1)
     for number, image in enumerate(images):
@@ -124,12 +124,14 @@ def _grid(
         cell.set_axis_off()
         cell.imshow(image.permute(1, 2, 0).numpy())
         middle, place = (column * step + CELL / 2) / width, places[number]
-        label, said = (_name(class_names, of[place]) for of in (wrong.labels, wrong.classes))
+        label, predicted = (
+            _name(class_names, of[place]) for of in (wrong.labels, wrong.predictions)
+        )
         figure.text(middle, (bottom + CELL + 0.025) / height, label, ha="center", fontsize=5.5)
         figure.text(
             middle,
             (bottom - 0.02) / height,
-            said,
+            predicted,
             ha="center",
             va="top",
             fontsize=5.5,
@@ -138,4 +140,4 @@ def _grid(
 
 
 def _name(class_names: Sequence[str], label: Tensor) -> str:
-    return short(class_names[int(label)], 11)
+    return shorten(class_names[int(label)], 11)

@@ -1,4 +1,4 @@
-"""How alike two networks represent the same images, stage against stage: linear CKA.
+"""Linear CKA: similarity of the representations of two networks, stage by stage.
 
 Kornblith, Norouzi, Lee and Hinton, "Similarity of Neural Network Representations Revisited", ICML
 2019, https://arxiv.org/abs/1905.00414; from batches as in Nguyen, Raghu and Kornblith, "Do Wide and
@@ -15,21 +15,21 @@ from torch import Tensor
 from distillers.data.batch import Batch
 from distillers.errors import InputError
 from distillers.features.extractor import FeatureExtractor, eval_mode
-from distillers.figures.paper import WIDTH, Picture, panels
+from distillers.figures.paper import WIDTH, FigureData, make_panels, num_columns
 from distillers.figures.responses import Network
 
-FEWEST = 4  # images of a batch: the estimate divides by n - 3
+MIN_IMAGES = 4  # in a batch; the estimate divides by n - 3
 
 
 def unbiased_hsic(grams: Tensor) -> Tensor:
-    """The unbiased estimate HSIC_1 of Song et al. 2012 (JMLR 13, equation 5) of every two, (p, p).
+    """Compute the unbiased HSIC_1 of Song et al. 2012 (JMLR 13, equation 5) of every pair, (p, p).
 
-    With K, L two of the matrices, zero on their diagonals,
+    For two matrices K, L with zero diagonals it is
 
         (tr(K L) + sum(K) sum(L) / ((n - 1)(n - 2)) - 2 sum(K L) / (n - 2)) / (n (n - 3))
 
     Args:
-        grams: (p, n, n) symmetric, inner products of p representations of n images, n at least 4.
+        grams: (p, n, n) Gram matrices of p representations of n images, n at least 4.
     """
     n = grams.shape[1]
     grams = grams - torch.diag_embed(grams.diagonal(dim1=1, dim2=2))
@@ -40,16 +40,15 @@ def unbiased_hsic(grams: Tensor) -> Tensor:
 
 
 class CKA:
-    """Linear CKA of every two of p representations, from batches that are added one by one.
+    """Minibatch linear CKA of every pair of p representations.
 
         CKA(X, Y) = sum HSIC(X, Y) / sqrt(sum HSIC(X, X) sum HSIC(Y, Y))
 
-    The sums run over batches, each weighted by its images, of the unbiased estimate: so the size of
-    batches that chance has composed changes only the noise, and no more than one is in memory.
-    (Batches of a class each would say nothing of what lies between the classes.) Batches of fewer
-    than four images, for which there is no estimate, do not count. It is 1 for representations that
-    are the same up to rotation and scale; where nothing is alike it may, being unbiased, lie below
-    0.
+    The sums run over batches, weighted by their size. Because HSIC is estimated without bias, the
+    size of shuffled batches only affects the noise; batches of a single class would ignore
+    differences between classes. Batches of fewer than four images are skipped. CKA is 1 for
+    representations that are equal up to rotation and scale; for unrelated representations the
+    estimate may be negative.
     """
 
     def __init__(self) -> None:
@@ -57,42 +56,42 @@ class CKA:
         self.num_images = 0
 
     def add(self, representations: Sequence[Tensor]) -> None:
-        """Count a batch of n images, each representation (n, ...)."""
+        """Add a batch of n images, each representation (n, ...)."""
         n = len(representations[0])
-        if n < FEWEST:
+        if n < MIN_IMAGES:
             return
         values = n * unbiased_hsic(torch.stack([_gram(each) for each in representations]))
         self._sums = values if self._sums is None else self._sums + values
         self.num_images += n
 
     def matrix(self) -> Tensor:
-        """(p, p) float64.
+        """Return the similarities, (p, p) float64.
 
         Raises:
-            InputError: when no batch had four images.
+            InputError: if no batch had four images.
         """
         if self._sums is None:
-            raise InputError(f"CKA needs a batch of at least {FEWEST} images.")
+            raise InputError(f"CKA needs a batch of at least {MIN_IMAGES} images.")
         own = self._sums.diagonal().sqrt()
         return self._sums / (own[:, None] * own)
 
 
 def _gram(values: Tensor) -> Tensor:
-    """(n, n) float64 inner products of what the images give, less their mean over the batch.
+    """Compute the Gram matrix of centred features, (n, n) float64.
 
-    The estimate does not depend on that mean, but its digits do.
+    Centring does not change the estimate but improves its precision.
     """
     flat = values.flatten(1)
     flat = flat - flat.mean(0)
     return (flat @ flat.T).double()
 
 
-class Places(NamedTuple):
-    """Where a network is compared.
+class Stages(NamedTuple):
+    """Names of the compared representations of a network.
 
     Attributes:
-        network: its name.
-        names: one a place, from the first stage to the logits.
+        network: name of the network.
+        names: from the first stage to the logits.
     """
 
     network: str
@@ -100,15 +99,15 @@ class Places(NamedTuple):
 
 
 @torch.no_grad()
-def compare(networks: Sequence[Network], batches: Iterable[Batch]) -> tuple[CKA, list[Places]]:
-    """The stage maps, the embedding and the logits of each network, one against another.
+def compare(networks: Sequence[Network], batches: Iterable[Batch]) -> tuple[CKA, list[Stages]]:
+    """Compare the stage maps, pooled features and logits of networks with one another.
 
     Args:
-        networks: with maps, on the device of the batches.
-        batches: one pass over the images.
+        networks: with stage maps, on the device of the batches.
+        batches: one pass over the images, shuffled.
 
     Returns:
-        the sums; and the places of each network, in the order in which they lie in the matrix.
+        the similarities; and the stages of each network in the order of the matrix.
     """
     readers = [FeatureExtractor(each.net, each.taps, _kinds(each)) for each in networks]
     result, places = CKA(), []
@@ -122,7 +121,7 @@ def compare(networks: Sequence[Network], batches: Iterable[Batch]) -> tuple[CKA,
                 late = [cast(Tensor, read[kind]) for kind in ("pooled", "logits") if kind in read]
                 stages = [f"stage {i + 1}" for i in range(len(maps))]
                 names = (*stages, *("pooled", "logits")[-len(late) :])
-                places.append(Places(network.name, names))
+                places.append(Stages(network.name, names))
                 found += [*maps, *late]
             result.add(found)
     finally:
@@ -135,19 +134,19 @@ def _kinds(network: Network) -> list[str]:
     return [kind for kind in ("maps", "pooled") if network.taps.places(kind)] + ["logits"]
 
 
-def draw(similarity: CKA, places: Sequence[Places]) -> Picture:
-    """The teacher's places against each student's, one matrix a student.
+def plot(similarity: CKA, stages: Sequence[Stages]) -> FigureData:
+    """Plot the similarities of teacher and student stages, one matrix for each student.
 
     Args:
-        similarity: as `compare` gives it, the teacher first.
-        places: likewise.
+        similarity: from `compare`, the teacher first.
+        stages: from `compare`.
     """
     matrix = similarity.matrix().cpu()
-    teacher, students = places[0], places[1:]
-    columns = 2 if len(students) in (2, 4) else min(len(students), 3)
+    teacher, students = stages[0], stages[1:]
+    columns = num_columns(len(students))
     cell = (WIDTH - 0.8) / columns / max(len(each.names) for each in students)
-    height = cell * len(teacher.names) + 0.65  # what stands around the cells
-    figure, axes = panels(len(students), columns=columns, panel_height=height)
+    height = cell * len(teacher.names) + 0.65  # room for titles and labels
+    figure, axes = make_panels(len(students), panel_height=height)
     rows: list[dict[str, object]] = []
     start = len(teacher.names)
     for number, (panel, student) in enumerate(zip(axes, students, strict=True)):
@@ -160,19 +159,19 @@ def draw(similarity: CKA, places: Sequence[Places]) -> Picture:
         panel.tick_params(length=0)
         if number % columns == 0:
             panel.set_ylabel(teacher.network)
-        rows += _written(panel, block, teacher, student)
+        rows += _annotate(panel, block, teacher, student)
     caption = (
         f"Linear CKA (Kornblith et al., 2019) of each student's stages (columns) with those of the "
         f"teacher {teacher.network} (rows), from the unbiased HSIC of batches (Nguyen et al., "
-        f"2021), {similarity.num_images:,} test images. 1: the same up to rotation and scale."
+        f"2021), {similarity.num_images:,} test images. 1: equal up to rotation and scale."
     )
-    return Picture("cka", figure, caption, rows)
+    return FigureData("cka", figure, caption, rows)
 
 
-def _written(
-    panel: Axes, block: Tensor, teacher: Places, student: Places
+def _annotate(
+    panel: Axes, block: Tensor, teacher: Stages, student: Stages
 ) -> list[dict[str, object]]:
-    """Write each number into its cell; the rows of the table."""
+    """Annotate the cells with their values and return the rows of the table."""
     rows: list[dict[str, object]] = []
     for i, place in enumerate(teacher.names):
         for j, other in enumerate(student.names):

@@ -1,4 +1,4 @@
-"""Which classes a method helps: accuracy of each class, less that of a baseline."""
+"""Accuracy gain of each class over a baseline."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,21 +8,21 @@ import torch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from distillers.figures.paper import COLOURS, MARKERS, Picture, panels, short
+from distillers.figures.paper import COLOURS, MARKERS, FigureData, make_panels, shorten
 from distillers.figures.responses import Responses
 
-MOST_NAMED = 40  # classes that each get a line; of more, the outermost are shown
+MAX_CLASSES = 40  # with more, only those with the largest losses and gains are shown
 EACH_END = 15
 
 
 @dataclass(frozen=True, eq=False)
 class Gain:
-    """The images of each class that two networks judge differently, (k,) each.
+    """Counts of images by class, (k,) float64 each.
 
     Attributes:
-        count: images of the class.
-        won: right by the network, wrong by the baseline.
-        lost: the other way round.
+        count: all images.
+        won: images that only the network classifies correctly.
+        lost: images that only the baseline classifies correctly.
     """
 
     count: Tensor
@@ -31,18 +31,17 @@ class Gain:
 
     @property
     def points(self) -> Tensor:
-        """(k,) accuracy less that of the baseline, in percentage points."""
+        """Accuracy minus that of the baseline, (k,) in percentage points."""
         return 100 * (self.won - self.lost) / self.count
 
     @property
     def interval(self) -> tuple[Tensor, Tensor]:
-        """(k,) each, the ends of the 95 % confidence interval of `points`.
+        """Ends of the 95 % confidence interval of `points`, (k,) each.
 
-        Both networks judge the same images, so what varies is the images on which they differ:
-        Wald's interval for paired shares with one image more won and one more lost (Bonett and
-        Price, "Adjusted Wald Confidence Interval for a Difference of Binomial Proportions Based on
-        Paired Data", Journal of Educational and Behavioral Statistics 37, 2012), which has a width
-        where no image changed hands.
+        The adjusted Wald interval for paired proportions, which adds one image won and one lost
+        and so has a positive width even if the networks agree (Bonett and Price, "Adjusted Wald
+        Confidence Interval for a Difference of Binomial Proportions Based on Paired Data", Journal
+        of Educational and Behavioral Statistics 37, 2012).
         """
         n, won, lost = self.count + 2, self.won + 1, self.lost + 1
         middle = (won - lost) / n
@@ -50,35 +49,37 @@ class Gain:
         return 100 * (middle - margin), 100 * (middle + margin)
 
 
-def gain(network: Responses, baseline: Responses) -> Gain:
-    """Count, class by class.
+def count_gains(network: Responses, baseline: Responses) -> Gain:
+    """Count won and lost images by class.
 
     Args:
-        network: its answers.
-        baseline: those of the baseline, to the same images.
+        network: responses of the network.
+        baseline: responses of the baseline to the same images.
     """
     k = network.logits.shape[1]
 
     def count(which: Tensor) -> Tensor:
         return torch.bincount(network.labels[which], minlength=k).double()
 
-    here, there = network.right, baseline.right
+    here, there = network.correct, baseline.correct
     return Gain(count(torch.ones_like(here)), count(here & ~there), count(there & ~here))
 
 
-def draw(networks: Sequence[Responses], baseline: Responses, class_names: Sequence[str]) -> Picture:
-    """A point and its interval for each class and network, the most helped class on top.
+def plot(
+    networks: Sequence[Responses], baseline: Responses, class_names: Sequence[str]
+) -> FigureData:
+    """Plot the gain and its interval for each class and network, the largest mean gain on top.
 
     Args:
-        networks: answers of each.
-        baseline: of the baseline, to the same images.
-        class_names: one a class.
+        networks: responses of each network.
+        baseline: responses of the baseline to the same images.
+        class_names: name of each class.
     """
-    gains = [gain(each, baseline) for each in networks]
+    gains = [count_gains(each, baseline) for each in networks]
     mean = torch.stack([each.points for each in gains]).mean(0)
     order = mean.argsort(stable=True).tolist()
-    shown = order if len(order) <= MOST_NAMED else order[:EACH_END] + order[-EACH_END:]
-    figure, (axes,) = panels(1, columns=1, panel_height=0.5 + 0.13 * len(shown))
+    shown = order if len(order) <= MAX_CLASSES else order[:EACH_END] + order[-EACH_END:]
+    figure, (axes,) = make_panels(1, panel_height=0.5 + 0.13 * len(shown))
     places = np.arange(len(shown), dtype=float)
     if len(shown) < len(order):
         places[EACH_END:] += 1
@@ -100,7 +101,7 @@ def draw(networks: Sequence[Responses], baseline: Responses, class_names: Sequen
             label=f"{network.name} ({gained})",
         )
     axes.axvline(0, color="black", lw=0.6, zorder=0.5)
-    axes.set_yticks(places, [short(class_names[label], 14) for label in shown])
+    axes.set_yticks(places, [shorten(class_names[label], 14) for label in shown])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(places[0] - 0.7, places[-1] + 0.7)
     axes.set_xlabel(f"accuracy gained over {baseline.name}, percentage points")
@@ -110,9 +111,8 @@ def draw(networks: Sequence[Responses], baseline: Responses, class_names: Sequen
     axes.set_axisbelow(True)
     handles, names = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=min(3, len(networks)))
-    return Picture("class_gain", figure, _caption(networks, baseline, len(shown)), _rows(
-        networks, gains, class_names
-    ))  # fmt: skip
+    caption = _caption(networks, baseline, len(shown))
+    return FigureData("class_gain", figure, caption, _rows(networks, gains, class_names))
 
 
 def _caption(networks: Sequence[Responses], baseline: Responses, shown: int) -> str:
@@ -121,8 +121,8 @@ def _caption(networks: Sequence[Responses], baseline: Responses, shown: int) -> 
     return (
         f"Accuracy of each class less that of {baseline.name} ({baseline.accuracy:.2f} %) on the "
         f"same {len(baseline.labels):,} test images{part}; in brackets over all classes. Lines: "
-        "95 % confidence interval for paired shares; it knows of the choice of test images only, "
-        "not of the seeds of training."
+        "95 % confidence interval for paired proportions, which covers the choice of test images "
+        "but not the variation between training seeds."
     )
 
 

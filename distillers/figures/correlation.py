@@ -1,9 +1,8 @@
-"""How a student's logits of two classes go together, against how its teacher's do.
+"""Difference of the class-logit correlations of student and teacher.
 
-Drawn as in Tian, Krishnan and Isola, "Contrastive Representation Distillation", ICLR 2020,
-https://arxiv.org/abs/1910.10699: a student that took over what the teacher knows of the likeness of
-classes shows a pale picture. What public scripts draw under this name is something else; see
-`mean_logits`.
+As in Tian, Krishnan and Isola, "Contrastive Representation Distillation", ICLR 2020,
+https://arxiv.org/abs/1910.10699: the paler the matrix, the more of the teacher's class similarities
+the student has learned. Public scripts plot another quantity under this name; see `mean_logits`.
 """
 
 from collections.abc import Sequence
@@ -14,26 +13,24 @@ from matplotlib.image import AxesImage
 from torch import Tensor
 
 from distillers.errors import InputError
-from distillers.figures.paper import Picture, panels
+from distillers.figures.paper import FigureData, make_panels, num_columns
 from distillers.figures.responses import Responses
 
-MOST_NAMED = 20  # classes whose names fit beside a matrix
-COLUMNS = 3
+MAX_CLASS_NAMES = 20  # that fit beside a matrix
 
 
 def class_correlation(logits: Tensor) -> Tensor:
-    """Pearson's correlation of the logits of every two classes over images, (k, k) float64.
+    """Compute Pearson's correlation of the logits of every two classes, (k, k) float64.
 
         r_ab = sum_i (z_ia - m_a)(z_ib - m_b) / sqrt(sum_i (z_ia - m_a)^2 sum_i (z_ib - m_b)^2)
 
-    with m the means over the images. A shift or a positive scale of a class's logits changes
-    nothing.
+    with m the means over the images. Invariant to a shift and a positive scale of each class.
 
     Args:
         logits: (n, k), n at least 2.
 
     Raises:
-        InputError: when a class has the same logit for all images, which correlates with nothing.
+        InputError: if the logit of a class is constant.
     """
     centred = logits.double() - logits.double().mean(0)
     length = centred.norm(dim=0)
@@ -44,22 +41,24 @@ def class_correlation(logits: Tensor) -> Tensor:
 
 
 def mean_difference(matrix: Tensor) -> float:
-    """The mean absolute entry of (k, k) outside of the diagonal."""
+    """Return the mean absolute off-diagonal entry of a (k, k) matrix."""
     k = len(matrix)
     return float((matrix.abs().sum() - matrix.diagonal().abs().sum()) / (k * (k - 1)))
 
 
-def draw(teacher: Responses, students: Sequence[Responses], class_names: Sequence[str]) -> Picture:
-    """Student minus teacher, one matrix a student, all on one scale.
+def plot(
+    teacher: Responses, students: Sequence[Responses], class_names: Sequence[str]
+) -> FigureData:
+    """Plot one matrix of student minus teacher correlations for each student.
 
     Args:
-        teacher: its answers.
-        students: those of each student, to the same images.
-        class_names: one a class.
+        teacher: responses of the teacher.
+        students: responses of each student to the same images.
+        class_names: name of each class.
     """
     reference = class_correlation(teacher.logits)
     matrices = [class_correlation(each.logits) - reference for each in students]
-    figure = matrices_of(
+    figure = plot_matrices(
         matrices,
         [f"{s.name} ({mean_difference(m):.3f})" for s, m in zip(students, matrices, strict=True)],
         class_names,
@@ -84,10 +83,10 @@ def draw(teacher: Responses, students: Sequence[Responses], class_names: Sequenc
         f"of the logits of every two classes over {len(teacher.labels):,} test images. In brackets "
         "the mean absolute difference outside of the diagonal."
     )
-    return Picture("correlation", figure, caption, rows)
+    return FigureData("correlation", figure, caption, rows)
 
 
-def matrices_of(
+def plot_matrices(
     matrices: Sequence[Tensor],
     titles: Sequence[str],
     class_names: Sequence[str],
@@ -95,20 +94,18 @@ def matrices_of(
     signed: bool,
     label: str,
 ) -> Figure:
-    """Panels of (k, k) matrices with one colour scale that reaches to the largest entry.
+    """Plot (k, k) matrices in panels with a common colour scale up to the largest entry.
 
     Args:
-        matrices: one a panel.
-        titles: likewise.
-        class_names: written at the left where there are few.
-        signed: whether zero is the middle of the scale, or its beginning.
-        label: of the scale.
+        matrices: one for each panel.
+        titles: one for each panel.
+        class_names: shown on the left if there are at most `MAX_CLASS_NAMES`.
+        signed: whether the scale is symmetric around zero or starts at zero.
+        label: label of the colour bar.
     """
-    few = len(class_names) <= MOST_NAMED
-    columns = 2 if len(matrices) in (2, 4) else COLUMNS
-    height = 1.15 if min(len(matrices), columns) == 3 else 1.6
-    height = 2.6 if len(matrices) == 1 else height
-    figure, axes = panels(len(matrices), columns=columns, panel_height=height, extra=0.45)
+    columns = num_columns(len(matrices))
+    height = {1: 2.6, 2: 1.6, 3: 1.15}[columns]
+    figure, axes = make_panels(len(matrices), panel_height=height, extra=0.45)
     largest = max(float(torch.as_tensor(matrix).abs().max()) for matrix in matrices)
     image: AxesImage | None = None
     for number, (panel, matrix) in enumerate(zip(axes, matrices, strict=True)):
@@ -121,10 +118,10 @@ def matrices_of(
         panel.set_title(titles[number])
         panel.set_xticks([])
         panel.set_yticks([])
-        if few and number % columns == 0:
+        if len(class_names) <= MAX_CLASS_NAMES and number % columns == 0:
             panel.set_yticks(range(len(class_names)), class_names, fontsize=5.5)
             panel.tick_params(length=0)
-    assert image is not None  # there is a student
+    assert image is not None, "there is no matrix"
     bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.7, aspect=30, pad=0.02)
     bar.set_label(label)
     bar.outline.set_linewidth(0.5)

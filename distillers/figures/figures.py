@@ -1,4 +1,4 @@
-"""Every picture of one comparison: some networks, perhaps their teacher, perhaps a baseline."""
+"""All kinds of figures for a set of networks."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,27 +18,27 @@ from distillers.figures import (
     reliability,
     tsne,
 )
-from distillers.figures.paper import Picture
-from distillers.figures.responses import Network, Responses, respond
+from distillers.figures.paper import FigureData
+from distillers.figures.responses import Network, Responses, collect_responses
 from distillers.files import file_name
 from distillers.progress import counted
 
-READS = {"tsne": ("pooled", "pooled features"), "cka": ("maps", "stage maps")}
+REQUIRED_OUTPUT = {"tsne": ("pooled", "pooled features"), "cka": ("maps", "stage maps")}
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
-    """Networks and the test images that they are compared on.
+class NetworkComparison:
+    """Networks and the test images on which they are compared.
 
     Attributes:
-        source: the images.
-        device: where the networks are.
-        networks: those that the pictures are about.
-        teacher: or None.
-        baseline: or None.
-        num_images: of the t-SNE.
-        perplexity: likewise.
-        seed: likewise.
+        source: data set of the test images.
+        device: device of the networks.
+        networks: the compared networks.
+        teacher: their teacher, or None.
+        baseline: the network to which gains are relative, or None.
+        num_images: number of images in the t-SNE.
+        perplexity: of the t-SNE.
+        seed: of the t-SNE and of the order of images for CKA.
     """
 
     source: DataSource
@@ -50,55 +50,55 @@ class Comparison:
     perplexity: float = tsne.PERPLEXITY
     seed: int = 0
 
-    def draw(self, kind: str) -> list[Picture]:
-        """The pictures of one kind, mostly one; drawn and saved inside `paper.look()`.
+    def plot(self, kind: str) -> list[FigureData]:
+        """Make the figures of one kind, inside `paper.paper_style()`.
 
         Args:
-            kind: as the module is called that draws it; there is no `hindrance`.
+            kind: name of the module that plots it, for which `missing_output` is empty.
         """
         return getattr(self, f"_{kind}")()
 
-    def hindrance(self, kind: str) -> str:
-        """Why a picture cannot be drawn, "" where it can."""
-        if kind not in READS:
+    def missing_output(self, kind: str) -> str:
+        """Describe the outputs that networks lack for a kind of figure, "" if none."""
+        if kind not in REQUIRED_OUTPUT:
             return ""
-        place, said = READS[kind]
-        lacking = [each.name for each in self.everybody if not each.taps.places(place)]
-        return f"{' and '.join(lacking)} shows no {said}" if lacking else ""
+        place, name = REQUIRED_OUTPUT[kind]
+        lacking = [each.name for each in self.all_networks if not each.taps.places(place)]
+        return f"{' and '.join(lacking)} has no {name}" if lacking else ""
 
     @property
     def students(self) -> list[Network]:
-        """The baseline first, where there is one, and the networks."""
+        """The baseline, if any, and the networks."""
         return [*([self.baseline] if self.baseline else []), *self.networks]
 
     @property
-    def everybody(self) -> list[Network]:
-        """The teacher first, where there is one, and the students."""
+    def all_networks(self) -> list[Network]:
+        """The teacher, if any, and the students."""
         return [*([self.teacher] if self.teacher else []), *self.students]
 
     @cached_property
     def responses(self) -> dict[str, Responses]:
-        """The answers of everybody by name, read in one pass."""
-        answers = respond(self.everybody, self._batches("reading"))
-        return {each.name: each for each in answers}
+        """Responses of all networks by name, from one pass."""
+        responses = collect_responses(self.all_networks, self._batches("running networks"))
+        return {each.name: each for each in responses}
 
     def _of(self, networks: Sequence[Network]) -> list[Responses]:
         return [self.responses[each.name] for each in networks]
 
-    def _correlation(self) -> list[Picture]:
-        teacher, *students = self._of(self.everybody)
-        return [correlation.draw(teacher, students, self.source.class_names)]
+    def _correlation(self) -> list[FigureData]:
+        teacher, *students = self._of(self.all_networks)
+        return [correlation.plot(teacher, students, self.source.class_names)]
 
-    def _mean_logits(self) -> list[Picture]:
-        teacher, *students = self._of(self.everybody)
-        return [mean_logits.draw(teacher, students, self.source.class_names)]
+    def _mean_logits(self) -> list[FigureData]:
+        teacher, *students = self._of(self.all_networks)
+        return [mean_logits.plot(teacher, students, self.source.class_names)]
 
-    def _tsne(self) -> list[Picture]:
+    def _tsne(self) -> list[FigureData]:
         names = self.source.class_names
-        answers = self._of(self.everybody)
+        responses = self._of(self.all_networks)
         return [
-            tsne.draw(
-                answers,
+            tsne.plot(
+                responses,
                 names,
                 seed=self.seed,
                 num_images=self.num_images,
@@ -106,23 +106,25 @@ class Comparison:
             )
         ]
 
-    def _cka(self) -> list[Picture]:
+    def _cka(self) -> list[FigureData]:
         mixed = self.source.shuffled_test(self.seed)  # in class order a batch has no other classes
-        return [cka.draw(*cka.compare(self.everybody, self._batches("comparing stages", mixed)))]
+        return [cka.plot(*cka.compare(self.all_networks, self._batches("comparing stages", mixed)))]
 
-    def _reliability(self) -> list[Picture]:
-        return [reliability.draw(self._of(self.everybody))]
+    def _reliability(self) -> list[FigureData]:
+        return [reliability.plot(self._of(self.all_networks))]
 
-    def _class_gain(self) -> list[Picture]:
+    def _class_gain(self) -> list[FigureData]:
         baseline, *networks = self._of(self.students)
-        return [class_gain.draw(networks, baseline, self.source.class_names)]
+        return [class_gain.plot(networks, baseline, self.source.class_names)]
 
-    def _changed_hands(self) -> list[Picture]:
+    def _changed_hands(self) -> list[FigureData]:
         baseline, *networks = self._of(self.students)
         pictures = []
         for network in networks:
-            pixels = [self._pixels(places) for places in changed_hands.shown(network, baseline)]
-            picture = changed_hands.draw(
+            pixels = [
+                self._pixels(places) for places in changed_hands.select_examples(network, baseline)
+            ]
+            picture = changed_hands.plot(
                 network, baseline, self.source.class_names, (pixels[0], pixels[1])
             )
             if len(networks) > 1:
@@ -133,9 +135,9 @@ class Comparison:
     def _pixels(self, places: Tensor) -> Tensor:
         mean, std = torch.tensor(self.source.mean), torch.tensor(self.source.std)
         batches = self._batches("looking for images")
-        return changed_hands.pixels_at(places, batches, mean, std)
+        return changed_hands.images_at(places, batches, mean, std)
 
     def _batches(self, what: str, source: DataSource | None = None) -> Iterator[Batch]:
-        """One pass over the images, shown to a person while it lasts."""
+        """Iterate once over the test images with a progress bar."""
         loader = (source or self.source).test_loader(self.device)
         return counted(loader.epoch(1), what, len(loader))

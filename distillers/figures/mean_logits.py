@@ -1,9 +1,9 @@
-"""The matrix that public scripts draw as "correlation", under a name that says what it is.
+"""Difference of the mean logits of student and teacher by true class.
 
-It is the mean logit of each class over the test images of each true class, k x k, and of it the
-absolute difference of teacher and student with the diagonal set to zero; the scripts print its
-largest and its mean entry. No correlation is computed: a student whose logits are the teacher's
-times two is far away here and the same in `distillers.figures.correlation`.
+Public scripts call this matrix a correlation, which it is not: scaling a student's logits by two
+changes it, but not `distillers.figures.correlation`. It is the absolute difference of the mean
+logit of each class over the test images of each true class, (k, k), with a zero diagonal; the
+scripts print its largest and its mean entry.
 """
 
 from collections.abc import Sequence
@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 
 from distillers.errors import InputError
-from distillers.figures.correlation import matrices_of
-from distillers.figures.paper import Picture
+from distillers.figures.correlation import plot_matrices
+from distillers.figures.paper import FigureData
 from distillers.figures.responses import Responses
 
 
 def mean_logits(logits: Tensor, labels: Tensor) -> Tensor:
-    """(k, k) float64: row c is the mean of the logits of the images whose label is c.
+    """Compute the mean logits of the images of each class, (k, k) float64, one row a class.
 
     Args:
         logits: (n, k).
         labels: (n,) int64.
 
     Raises:
-        InputError: when a class has no image.
+        InputError: if a class has no image.
     """
     k = logits.shape[1]
     counts = torch.bincount(labels, minlength=k)
@@ -35,13 +35,15 @@ def mean_logits(logits: Tensor, labels: Tensor) -> Tensor:
     return sums / counts[:, None]
 
 
-def draw(teacher: Responses, students: Sequence[Responses], class_names: Sequence[str]) -> Picture:
-    """|student - teacher| of the mean logits, one matrix a student, all on one scale.
+def plot(
+    teacher: Responses, students: Sequence[Responses], class_names: Sequence[str]
+) -> FigureData:
+    """Plot one matrix of absolute differences of the mean logits for each student.
 
     Args:
-        teacher: its answers.
-        students: those of each student, to the same images.
-        class_names: one a class.
+        teacher: responses of the teacher.
+        students: responses of each student to the same images.
+        class_names: name of each class.
     """
     reference = mean_logits(teacher.logits, teacher.labels)
     matrices, rows = [], []
@@ -59,7 +61,7 @@ def draw(teacher: Responses, students: Sequence[Responses], class_names: Sequenc
             for c in range(len(own))
             for j in range(len(own))
         ]
-    figure = matrices_of(
+    figure = plot_matrices(
         matrices,
         [f"{s.name} ({float(m.mean()):.2f})" for s, m in zip(students, matrices, strict=True)],
         class_names,
@@ -75,4 +77,4 @@ def draw(teacher: Responses, students: Sequence[Responses], class_names: Sequenc
         f"{len(teacher.labels):,} test images. This is what public scripts call a correlation "
         f"matrix; it is none. In brackets the mean entry; largest entry: {largest}."
     )
-    return Picture("mean_logits", figure, caption, rows)
+    return FigureData("mean_logits", figure, caption, rows)

@@ -1,4 +1,4 @@
-"""How every picture looks and is kept: as wide as a paper's column, the same bytes every time."""
+"""Style and files of figures: one column of a paper wide, byte for byte reproducible."""
 
 import csv
 import io
@@ -19,17 +19,17 @@ from distillers.files import write_atomically
 
 WIDTH = 3.3  # inches
 DPI = 400  # of the PNG
-SMALL = 6.0  # points, the smallest letters
+SMALL = 6.0  # points
 
-# Okabe and Ito's colours, which colour-blind readers tell apart; their yellow is too pale.
+# Okabe and Ito's colour-blind safe palette without yellow, which is too pale.
 BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, BLACK = "#E69F00", "#56B4E9", "#000000"
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 MARKERS = "osv^D<>Pp*"
 
-LOOK: dict[str, Any] = {
-    "text.parse_math": False,  # a name may hold a $
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine has it
+STYLE: dict[str, Any] = {
+    "text.parse_math": False,  # names may contain a $
+    "font.family": "DejaVu Sans",  # part of matplotlib
     "font.size": 7,
     "axes.titlesize": 7,
     "axes.labelsize": 7,
@@ -49,23 +49,22 @@ LOOK: dict[str, Any] = {
     "legend.handlelength": 1.2,
     "legend.handletextpad": 0.4,
     "image.interpolation": "nearest",
-    "pdf.fonttype": 42,  # TrueType, whole letters that can be selected; journals refuse type 3
+    "pdf.fonttype": 42,  # TrueType; many journals reject type 3
     "figure.constrained_layout.h_pad": 0.02,
     "figure.constrained_layout.w_pad": 0.02,
 }
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """A picture, what it shows, and the numbers that it is drawn from.
+class FigureData:
+    """A figure with its caption and data.
 
     Attributes:
-        name: of its files.
-        figure: of matplotlib.
-        caption: one paragraph that says what is drawn, from how many images, and how it was
-            computed.
-        table: rows of the CSV, each with the same columns.
-        columns: their names, where the table may be empty.
+        name: stem of the file names.
+        figure: matplotlib figure.
+        caption: one paragraph on what is shown, for how many images, and how it was computed.
+        table: rows of the CSV file, all with the same columns.
+        columns: column names; needed if the table may be empty.
     """
 
     name: str
@@ -76,24 +75,28 @@ class Picture:
 
 
 @contextmanager
-def look() -> Iterator[None]:
-    """Inside, matplotlib draws as papers want it; its settings are the caller's again after."""
-    with mpl.rc_context({**mpl.rcParamsDefault, **LOOK, "backend": mpl.get_backend()}):
+def paper_style() -> Iterator[None]:
+    """Use the style of the figures in a context and restore matplotlib's settings after it."""
+    with mpl.rc_context({**mpl.rcParamsDefault, **STYLE, "backend": mpl.get_backend()}):
         yield
 
 
-def panels(
-    count: int, *, columns: int, panel_height: float, extra: float = 0.0
+def num_columns(count: int) -> int:
+    """Return the number of columns for a number of panels."""
+    return 2 if count in (2, 4) else min(count, 3)
+
+
+def make_panels(
+    count: int, *, panel_height: float, extra: float = 0.0
 ) -> tuple[Figure, list[Axes]]:
-    """A figure one column of a paper wide, with panels in rows.
+    """Make a figure with panels in rows of `num_columns(count)`.
 
     Args:
-        count: of the panels.
-        columns: how many stand in a row at most.
-        panel_height: of each, in inches.
-        extra: height for what stands above or below them, in inches.
+        count: number of panels.
+        panel_height: height of a panel in inches.
+        extra: additional height for legends and colour bars in inches.
     """
-    columns = min(columns, count)
+    columns = num_columns(count)
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(WIDTH, rows * panel_height + extra), layout="constrained")
     FigureCanvasAgg(figure)
@@ -103,38 +106,39 @@ def panels(
     return figure, axes[:count]
 
 
-def save(picture: Picture, folder: Path) -> list[Path]:
-    """Write `NAME.png`, `NAME.pdf` and `NAME.csv`, each whole or not at all.
+def save_figure(data: FigureData, folder: Path) -> list[Path]:
+    """Write `NAME.png`, `NAME.pdf` and `NAME.csv` atomically and return their paths.
 
-    Nothing of the time, the machine or matplotlib's version goes into the files.
+    The files contain no date, machine name or matplotlib version.
 
     Args:
-        picture: drawn inside `look()`, and to be saved there too.
-        folder: it exists.
+        data: a figure made inside `paper_style()`; save it inside as well.
+        folder: an existing folder.
     """
-    about = {"png": {"Software": None, "Description": picture.caption}}
-    about["pdf"] = {"Creator": None, "Producer": None, "CreationDate": None}
-    about["pdf"]["Subject"] = picture.caption
+    metadata = {
+        "png": {"Software": None, "Description": data.caption},
+        "pdf": dict.fromkeys(("Creator", "Producer", "CreationDate")) | {"Subject": data.caption},
+    }
     paths = []
-    for form, metadata in about.items():
+    for form, values in metadata.items():
         file = io.BytesIO()
-        picture.figure.savefig(file, format=form, dpi=DPI, metadata=metadata)
-        paths.append(folder / f"{picture.name}.{form}")
+        data.figure.savefig(file, format=form, dpi=DPI, metadata=values)
+        paths.append(folder / f"{data.name}.{form}")
         write_atomically(paths[-1], file.getvalue())
-    paths.append(folder / f"{picture.name}.csv")
-    write_atomically(paths[-1], _as_csv(picture).encode())
+    paths.append(folder / f"{data.name}.csv")
+    write_atomically(paths[-1], _as_csv(data).encode())
     return paths
 
 
-def short(text: str, length: int = 12) -> str:
-    """`text` itself, or its beginning and three dots."""
+def shorten(text: str, length: int = 12) -> str:
+    """Truncate a text to a length, the last character an ellipsis."""
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
-def _as_csv(picture: Picture) -> str:
+def _as_csv(data: FigureData) -> str:
     file = io.StringIO()
-    columns = picture.columns or tuple(picture.table[0])
+    columns = data.columns or tuple(data.table[0])
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(picture.table)
+    writer.writerows(data.table)
     return file.getvalue()

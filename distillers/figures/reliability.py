@@ -1,4 +1,4 @@
-"""Whether a network is right as often as it is sure: the reliability diagram.
+"""Reliability diagrams: accuracy against confidence.
 
 Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017,
 https://arxiv.org/abs/1706.04599, figure 1.
@@ -9,53 +9,57 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from distillers.figures.calibration import NUM_BINS, Bins, bins_of, expected_calibration_error
-from distillers.figures.paper import BLUE, SMALL, VERMILION, Picture, panels
+from distillers.figures.calibration import (
+    NUM_BINS,
+    Bins,
+    bin_by_confidence,
+    expected_calibration_error,
+)
+from distillers.figures.paper import BLUE, SMALL, VERMILION, FigureData, make_panels, num_columns
 from distillers.figures.responses import Responses
 
 
-def draw(responses: Sequence[Responses]) -> Picture:
-    """Accuracy in each of 15 bins of confidence, a panel a network.
+def plot(responses: Sequence[Responses]) -> FigureData:
+    """Plot the accuracy in 15 confidence bins, one panel for each network.
 
     Args:
-        responses: of the networks, to the same images.
+        responses: of each network to the same images.
     """
-    columns = 2 if len(responses) in (2, 4) else min(len(responses), 3)
+    columns = num_columns(len(responses))
     height = {1: 2.6, 2: 1.75, 3: 1.3}[columns]
-    figure, axes = panels(len(responses), columns=columns, panel_height=height, extra=0.15)
+    figure, axes = make_panels(len(responses), panel_height=height, extra=0.15)
     rows: list[dict[str, object]] = []
     for number, (panel, each) in enumerate(zip(axes, responses, strict=True)):
         confidence, classes = each.logits.double().softmax(1).max(1)
-        is_right = classes == each.labels
-        bins = bins_of(confidence, is_right)
-        error = expected_calibration_error(confidence, is_right)
+        is_correct = classes == each.labels
+        bins = bin_by_confidence(confidence, is_correct)
+        error = expected_calibration_error(confidence, is_correct)
         _diagram(panel, bins)
         panel.set_title(each.name)
         panel.text(0.97, 0.04, f"ECE {100 * error:.1f} %", ha="right", fontsize=SMALL)
         if number % columns == 0:
-            panel.set_ylabel("right")
+            panel.set_ylabel("accuracy")
         if number + columns >= len(responses):
             panel.set_xlabel("confidence")
         rows += _rows(each.name, bins)
     caption = (
         f"Reliability diagrams on {len(responses[0].labels):,} test images, {NUM_BINS} bins of "
-        "equal width: the share of right answers of each bin at its mean confidence (the largest "
-        "softmax probability); the line is the gap to what it should be, the area of the disc the "
-        "share of the images. Below the diagonal a network is surer than it is right. ECE: "
-        "expected calibration error."
+        "equal width: the accuracy of each bin against its mean confidence (the largest softmax "
+        "probability); lines show the calibration gap, disc areas the share of the images. Below "
+        "the diagonal a network is overconfident. ECE: expected calibration error."
     )
-    return Picture("reliability", figure, caption, rows)
+    return FigureData("reliability", figure, caption, rows)
 
 
 def _diagram(panel: Axes, bins: Bins) -> None:
-    there = bins.count > 0
-    count = bins.count[there].numpy()
-    right = bins.right[there].numpy() / count
-    confidence = bins.confidence[there].numpy() / count
+    occupied = bins.count > 0
+    count = bins.count[occupied].numpy()
+    accuracy = bins.correct[occupied].numpy() / count
+    confidence = bins.confidence[occupied].numpy() / count
     panel.plot((0, 1), (0, 1), color="#aaaaaa", lw=0.6, zorder=0)
-    panel.vlines(confidence, confidence, right, color=VERMILION, lw=1.0, zorder=1)
+    panel.vlines(confidence, confidence, accuracy, color=VERMILION, lw=1.0, zorder=1)
     area = np.maximum(90 * count / count.sum(), 2.0)
-    panel.scatter(confidence, right, area, color=BLUE, linewidths=0, zorder=2, clip_on=False)
+    panel.scatter(confidence, accuracy, area, color=BLUE, linewidths=0, zorder=2, clip_on=False)
     panel.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
     panel.set_xticklabels(("0", ".5", "1"))
     panel.set_yticklabels(("0", ".5", "1"))
@@ -73,7 +77,7 @@ def _rows(name: str, bins: Bins) -> list[dict[str, object]]:
                 "above": number / NUM_BINS,
                 "up_to": (number + 1) / NUM_BINS,
                 "images": count,
-                "accuracy": float(bins.right[number]) / count if count else "",
+                "accuracy": float(bins.correct[number]) / count if count else "",
                 "confidence": float(bins.confidence[number]) / count if count else "",
             }
         )

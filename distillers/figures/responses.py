@@ -1,4 +1,4 @@
-"""What networks answer to the same images, read in one pass over a test set."""
+"""Logits and features of several networks for the same images, from one pass."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from distillers.features.taps import Taps
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A network under the name that it has in a picture.
+    """A network with its name in the figures.
 
     Attributes:
-        name: of the network.
+        name: shown in the figures.
         net: maps images (n, c, h, w) to logits (n, k).
-        taps: where it is read; without maps and head for a program, which shows its logits only.
+        taps: where features are extracted; empty for exported programs, which only give logits.
     """
 
     name: str
@@ -28,12 +28,12 @@ class Network:
 
 @dataclass(frozen=True, eq=False)
 class Responses:
-    """What a network answers to N images.
+    """Outputs of a network for N images.
 
     Attributes:
         name: of the network.
         logits: (N, k).
-        pooled: (N, d), the input of its classifier; None where it shows none, as a program does.
+        pooled: (N, d), input of the classifier; None for exported programs.
         labels: (N,) int64.
     """
 
@@ -43,24 +43,24 @@ class Responses:
     labels: Tensor
 
     @property
-    def classes(self) -> Tensor:
-        """(N,) int64, the class that each image is given."""
+    def predictions(self) -> Tensor:
+        """Predicted classes, (N,) int64."""
         return self.logits.argmax(1)
 
     @property
-    def right(self) -> Tensor:
-        """(N,) bool, whether that is its label."""
-        return self.classes == self.labels
+    def correct(self) -> Tensor:
+        """Whether each prediction is the label, (N,) bool."""
+        return self.predictions == self.labels
 
     @property
     def accuracy(self) -> float:
-        """In percent."""
-        return 100 * int(self.right.sum()) / len(self.labels)
+        """Accuracy in percent."""
+        return 100 * int(self.correct.sum()) / len(self.labels)
 
 
 @torch.no_grad()
-def respond(networks: Iterable[Network], batches: Iterable[Batch]) -> list[Responses]:
-    """The answers of each network, on the CPU.
+def collect_responses(networks: Iterable[Network], batches: Iterable[Batch]) -> list[Responses]:
+    """Run networks on the same images and return their outputs on the CPU.
 
     Args:
         networks: on the device of the batches.

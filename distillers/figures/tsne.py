@@ -1,9 +1,8 @@
-"""Where a network puts the images of a few classes, laid flat by t-SNE.
+"""t-SNE of the pooled features.
 
-van der Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 9, 2008. What is laid out are the
-pooled features, the input of the classifier. (A public script lays out the logits, in which the
-classifier has already told the classes apart.) Distances between groups and their sizes mean
-nothing in such a picture; which images lie together does.
+van der Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 9, 2008. The features are the input
+of the classifier. (A public script embeds the logits, in which the classifier has already separated
+the classes.) Distances between clusters and cluster sizes have no meaning in such a plot.
 """
 
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from distillers.figures.paper import Picture, panels, short
+from distillers.figures.paper import FigureData, make_panels, num_columns, shorten
 from distillers.figures.responses import Responses
 
 NUM_CLASSES = 10
@@ -21,7 +20,7 @@ NUM_IMAGES = 1000
 PERPLEXITY = 30.0
 MAX_ITER = 1000
 
-# Tol's "muted" scheme and a grey, told apart by colour-blind readers; the markers differ too.
+# Tol's colour-blind safe "muted" scheme and a grey; the markers differ too.
 TINTS = (
     *("#332288", "#CC6677", "#117733", "#88CCEE", "#AA4499"),
     *("#999933", "#882255", "#44AA99", "#DDCC77", "#777777"),
@@ -29,16 +28,15 @@ TINTS = (
 SHAPES = "osv^D<>Pp*"
 
 
-def lay_out(features: Tensor, *, seed: int = 0, perplexity: float = PERPLEXITY) -> Tensor:
-    """Places (n, 2) in a plane, of scikit-learn's t-SNE, begun from the principal components.
+def embed(features: Tensor, *, seed: int = 0, perplexity: float = PERPLEXITY) -> Tensor:
+    """Compute scikit-learn's t-SNE embedding, (n, 2) float64, initialised by PCA.
 
-    The same seed gives the same places on one machine; on another, or with another number of
-    threads, sums are added in another order.
+    Reproducible on one machine with the same number of threads.
 
     Args:
         features: (n, d).
-        seed: any whole number from 0.
-        perplexity: how many neighbours count.
+        seed: non-negative.
+        perplexity: the effective number of neighbours.
     """
     from sklearn.manifold import TSNE  # slow to import
 
@@ -54,14 +52,14 @@ def lay_out(features: Tensor, *, seed: int = 0, perplexity: float = PERPLEXITY) 
     return torch.from_numpy(np.asarray(layout.fit_transform(values), dtype=np.float64))
 
 
-def chosen_images(labels: Tensor, num_classes: int, count: int, seed: int) -> Tensor:
-    """Rows (m,) int64, as many of each class, of classes that are spread over all of them.
+def select_images(labels: Tensor, num_classes: int, count: int, seed: int) -> Tensor:
+    """Select equally many images of evenly spaced classes and return their indices, (m,) int64.
 
     Args:
         labels: (n,) int64.
-        num_classes: how many classes to take at most.
-        count: how many images to take at most.
-        seed: decides which.
+        num_classes: the largest number of classes.
+        count: the largest number of images.
+        seed: of the random choice.
     """
     present = labels.unique()
     picks = torch.linspace(0, len(present) - 1, min(num_classes, len(present))).round().long()
@@ -71,38 +69,37 @@ def chosen_images(labels: Tensor, num_classes: int, count: int, seed: int) -> Te
     return torch.cat(rows).sort().values
 
 
-def draw(
+def plot(
     responses: Sequence[Responses],
     class_names: Sequence[str],
     *,
     seed: int = 0,
     num_images: int = NUM_IMAGES,
     perplexity: float = PERPLEXITY,
-) -> Picture:
-    """The same images by each network.
+) -> FigureData:
+    """Plot the embedding of the same images for each network.
 
     Args:
-        responses: of networks that show their pooled features, to the same images.
-        class_names: one a class.
+        responses: of each network to the same images, with pooled features.
+        class_names: name of each class.
         seed: of the choice of images and of t-SNE.
-        num_images: how many at most, of ten classes at most.
-        perplexity: see `lay_out`; at most a third of the images is taken.
+        num_images: the largest number of images, from at most ten classes.
+        perplexity: see `embed`; capped at a third of the images.
 
     Raises:
-        ValueError: when a network shows no pooled features.
+        ValueError: if a network has no pooled features.
     """
     labels = responses[0].labels
-    rows = chosen_images(labels, NUM_CLASSES, num_images, seed)
-    perplexity = min(perplexity, (len(rows) - 1) / 3)  # each has that many neighbours to count
+    rows = select_images(labels, NUM_CLASSES, num_images, seed)
+    perplexity = min(perplexity, (len(rows) - 1) / 3)  # the limit of scikit-learn
     kinds = labels[rows].unique().tolist()
-    columns = 2 if len(responses) in (2, 4) else min(len(responses), 3)
-    height = {1: 2.8, 2: 1.65, 3: 1.15}[columns]
-    figure, axes = panels(len(responses), columns=columns, panel_height=height, extra=0.35)
+    height = {1: 2.8, 2: 1.65, 3: 1.15}[num_columns(len(responses))]
+    figure, axes = make_panels(len(responses), panel_height=height, extra=0.35)
     table: list[dict[str, object]] = []
     for panel, each in zip(axes, responses, strict=True):
         if each.pooled is None:
-            raise ValueError(f"{each.name} shows no pooled features.")
-        places = lay_out(each.pooled[rows], seed=seed, perplexity=perplexity)
+            raise ValueError(f"{each.name} has no pooled features.")
+        places = embed(each.pooled[rows], seed=seed, perplexity=perplexity)
         _scatter(panel, places, labels[rows], kinds)
         panel.set_title(each.name)
         table += [
@@ -116,10 +113,10 @@ def draw(
             for row, (x, y) in zip(rows.tolist(), places.tolist(), strict=True)
         ]
     handles = axes[0].get_legend_handles_labels()[0]
-    across = [i for start in range(5) for i in range(start, len(kinds), 5)]  # it fills columns
+    across = [i for start in range(5) for i in range(start, len(kinds), 5)]  # legends fill columns
     figure.legend(
         [handles[i] for i in across],
-        [short(class_names[kinds[i]]) for i in across],
+        [shorten(class_names[kinds[i]]) for i in across],
         loc="outside lower center",
         ncols=5,
         columnspacing=0.8,
@@ -127,11 +124,11 @@ def draw(
     )
     which = f"{len(kinds)} of {len(class_names)} classes" if len(kinds) < len(class_names) else ""
     caption = (
-        f"t-SNE of the pooled features of {len(rows):,} test images"
+        f"t-SNE of the pooled features (classifier inputs) of {len(rows):,} test images"
         + (f" of {which}" if which else "")
-        + f", perplexity {perplexity:g}, begun from the principal components, seed {seed}."
+        + f", perplexity {perplexity:g}, initialised by PCA, seed {seed}."
     )
-    return Picture("tsne", figure, caption, table)
+    return FigureData("tsne", figure, caption, table)
 
 
 def _scatter(panel: Axes, places: Tensor, labels: Tensor, kinds: Sequence[int]) -> None:

@@ -111,9 +111,9 @@ def test_a_program_shows_its_logits_only(form, there, capsys):
     assert {(row["won"], row["lost"]) for row in table} == {("0", "0")}
     for kind, said in (("tsne", "pooled features"), ("cka", "stage maps")):
         assert cli.run("figures", [*words, "--kinds", kind, "--out", form]) == 2
-        assert f"{kind} cannot be drawn: program shows no {said}" in capsys.readouterr().err
+        assert f"{kind} cannot be drawn: program has no {said}" in capsys.readouterr().err
     assert cli.run("figures", [*words, "--out", "rest_" + form]) == 0
-    assert "cka is left out: program shows no stage maps" in capsys.readouterr().out
+    assert "cka is left out: program has no stage maps" in capsys.readouterr().out
 
 
 WRONG = {

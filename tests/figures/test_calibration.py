@@ -60,6 +60,6 @@ def test_predictions_are_noted_while_a_network_is_scored():
     confidence = logits.double().softmax(1).amax(1)
     expected = slowly(confidence.tolist(), [True, True, False, True], 15)
     assert math.isclose(seen.calibration_error(), expected)
-    other.note(-logits[:1])
-    other.note(logits[1:])
+    other.add(-logits[:1])
+    other.add(logits[1:])
     assert agreement(seen, other) == 75

@@ -22,14 +22,14 @@ from distillers.figures import (
     reliability,
     tsne,
 )
-from distillers.figures.calibration import bins_of
+from distillers.figures.calibration import bin_by_confidence
 from distillers.figures.responses import Responses
 
 N, NAMES = 120, ("airplane", "automobile", "bird", "a very long name of a class", "deer")
 LABELS = torch.arange(N) % len(NAMES)
 
 
-def answers(name, seed, margin=2.0):
+def respond(name, seed, margin=2.0):
     rng = torch.Generator().manual_seed(seed)
     own = margin * torch.eye(len(NAMES))[LABELS]
     logits = torch.randn(N, len(NAMES), generator=rng) + own
@@ -37,7 +37,7 @@ def answers(name, seed, margin=2.0):
     return Responses(name, logits, pooled, LABELS)
 
 
-TEACHER, ALONE, ONE, TWO = (answers(*each) for each in zip(("resnet32x4", "alone", "kd", "crd"),
+TEACHER, ALONE, ONE, TWO = (respond(*each) for each in zip(("resnet32x4", "alone", "kd", "crd"),
     range(4), (4.0, 1.0, 2.0, 2.5), strict=True))  # fmt: skip
 IMAGES = torch.rand(N, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -46,7 +46,7 @@ def similarity():
     result = cka.CKA()
     rng = torch.Generator().manual_seed(0)
     result.add([torch.randn(30, 6, generator=rng) for _ in range(9)])
-    places = [cka.Places(name, ("stage 1", "pooled", "logits")) for name in ("teacher", "a", "b")]
+    places = [cka.Stages(name, ("stage 1", "pooled", "logits")) for name in ("teacher", "a", "b")]
     return result, places
 
 
@@ -54,29 +54,29 @@ def hands():
     batches = [Batch(IMAGES, LABELS, torch.arange(N))]
     zero, one = torch.zeros(3), torch.ones(3)
     return tuple(
-        changed_hands.pixels_at(places, batches, zero, one)
-        for places in changed_hands.shown(ONE, ALONE)
+        changed_hands.images_at(places, batches, zero, one)
+        for places in changed_hands.select_examples(ONE, ALONE)
     )
 
 
-DRAW = {
-    "correlation": lambda: correlation.draw(TEACHER, [ALONE, ONE, TWO], NAMES),
-    "mean_logits": lambda: mean_logits.draw(TEACHER, [ALONE, ONE], NAMES),
-    "tsne": lambda: tsne.draw([TEACHER, ONE], NAMES, num_images=60),
-    "cka": lambda: cka.draw(*similarity()),
-    "reliability": lambda: reliability.draw([TEACHER, ALONE, ONE, TWO]),
-    "class_gain": lambda: class_gain.draw([ONE, TWO], ALONE, NAMES),
-    "changed_hands": lambda: changed_hands.draw(ONE, ALONE, NAMES, hands()),
+PLOT = {
+    "correlation": lambda: correlation.plot(TEACHER, [ALONE, ONE, TWO], NAMES),
+    "mean_logits": lambda: mean_logits.plot(TEACHER, [ALONE, ONE], NAMES),
+    "tsne": lambda: tsne.plot([TEACHER, ONE], NAMES, num_images=60),
+    "cka": lambda: cka.plot(*similarity()),
+    "reliability": lambda: reliability.plot([TEACHER, ALONE, ONE, TWO]),
+    "class_gain": lambda: class_gain.plot([ONE, TWO], ALONE, NAMES),
+    "changed_hands": lambda: changed_hands.plot(ONE, ALONE, NAMES, hands()),
 }
 
 
-@pytest.fixture(scope="module", params=DRAW)
+@pytest.fixture(scope="module", params=PLOT)
 def saved(request, tmp_path_factory):
     """A picture, its folder, and the settings of matplotlib while it was drawn."""
     folder = tmp_path_factory.mktemp(request.param)
-    with paper.look():
-        drawn = DRAW[request.param]()
-        paper.save(drawn, folder)
+    with paper.paper_style():
+        drawn = PLOT[request.param]()
+        paper.save_figure(drawn, folder)
     return drawn, folder
 
 
@@ -97,7 +97,7 @@ def test_a_picture_is_a_column_wide_and_its_letters_are_embedded(saved):
 
 def test_letters_are_legible_and_none_is_cut_off(saved):
     drawn, _ = saved
-    with paper.look():
+    with paper.paper_style():
         drawn.figure.draw_without_rendering()
         texts = [text for text in drawn.figure.findobj(mpl.text.Text) if text.get_text()]
         assert texts
@@ -117,14 +117,14 @@ def test_numbers_stand_beside_the_picture(saved):
 
 def test_the_same_picture_has_the_same_bytes(saved, tmp_path):
     drawn, folder = saved
-    with paper.look():
-        for path in paper.save(DRAW[drawn.name](), tmp_path):
+    with paper.paper_style():
+        for path in paper.save_figure(PLOT[drawn.name](), tmp_path):
             assert path.read_bytes() == (folder / path.name).read_bytes()
 
 
 def test_the_settings_of_matplotlib_are_the_callers_again():
     with mpl.rc_context({"font.size": 23}):
-        with paper.look():
+        with paper.paper_style():
             assert mpl.rcParams["font.size"] == 7
             assert mpl.rcParams["pdf.fonttype"] == 42
         assert mpl.rcParams["font.size"] == 23
@@ -174,11 +174,11 @@ def test_colours_are_told_apart_without_red_or_green(kind):
 def test_reliability_bins_add_up():
     confidence = torch.tensor([0.1, 0.2, 0.21, 0.9, 1.0], dtype=torch.float64)
     right = torch.tensor([True, False, True, True, True])
-    bins = bins_of(confidence, right, 5)
+    bins = bin_by_confidence(confidence, right, 5)
     assert bins.count.tolist() == [2, 1, 0, 0, 2]
-    assert bins.right.tolist() == [1, 1, 0, 0, 2]
+    assert bins.correct.tolist() == [1, 1, 0, 0, 2]
     assert bins.confidence.tolist() == pytest.approx([0.3, 0.21, 0, 0, 1.9])
-    rows = [row for row in DRAW["reliability"]().table if row["network"] == "kd"]
+    rows = [row for row in PLOT["reliability"]().table if row["network"] == "kd"]
     probabilities, classes = ONE.logits.double().softmax(1).max(1)
     for row in rows:
         inside = [
@@ -191,7 +191,7 @@ def test_reliability_bins_add_up():
 
 
 def test_images_that_changed_hands_are_those_and_the_clearest_come_first():
-    won, lost = changed_hands.changed(ONE, ALONE)
+    won, lost = changed_hands.changed_images(ONE, ALONE)
     here, there = (each.logits.argmax(1) == LABELS for each in (ONE, ALONE))
     assert set(won.tolist()) == {i for i in range(N) if here[i] and not there[i]}
     assert set(lost.tolist()) == {i for i in range(N) if there[i] and not here[i]}
@@ -210,30 +210,30 @@ def test_pixels_are_found_in_any_batch_and_are_those_of_the_file():
     rows = torch.arange(N).split(32)
     batches = [Batch(seen[part], LABELS[part], part) for part in rows]
     places = torch.tensor([70, 3, 119])
-    found = changed_hands.pixels_at(places, iter(batches), mean, std)
+    found = changed_hands.images_at(places, iter(batches), mean, std)
     torch.testing.assert_close(found, IMAGES[places])
-    assert not len(changed_hands.pixels_at(places[:0], batches, mean, std))
+    assert not len(changed_hands.images_at(places[:0], batches, mean, std))
 
 
 def test_two_networks_that_agree_have_nothing_to_show(tmp_path):
     none = torch.empty(0, 3, 8, 8)
-    with paper.look():
-        drawn = changed_hands.draw(ONE, ONE, NAMES, (none, none))
-        paper.save(drawn, tmp_path)
+    with paper.paper_style():
+        drawn = changed_hands.plot(ONE, ONE, NAMES, (none, none))
+        paper.save_figure(drawn, tmp_path)
     assert "0 were won and 0 lost" in drawn.caption
     assert (tmp_path / "changed_hands.csv").read_text() == ",".join(drawn.columns) + "\n"
 
 
 def test_tsne_takes_as_many_images_of_each_class_and_repeats_itself():
     labels = torch.arange(1000) % 25
-    rows = tsne.chosen_images(labels, 10, 200, seed=0)
+    rows = tsne.select_images(labels, 10, 200, seed=0)
     assert sorted(labels[rows].bincount(minlength=25).tolist()) == [0] * 15 + [20] * 10
-    assert torch.equal(rows, tsne.chosen_images(labels, 10, 200, seed=0))
-    assert not torch.equal(rows, tsne.chosen_images(labels, 10, 200, seed=1))
+    assert torch.equal(rows, tsne.select_images(labels, 10, 200, seed=0))
+    assert not torch.equal(rows, tsne.select_images(labels, 10, 200, seed=1))
     features = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
     features += 8 * torch.eye(5)[torch.arange(60) % 5]
-    places = tsne.lay_out(features, seed=0)
-    assert torch.equal(places, tsne.lay_out(features, seed=0))
+    places = tsne.embed(features, seed=0)
+    assert torch.equal(places, tsne.embed(features, seed=0))
     nearest = torch.cdist(places, places).fill_diagonal_(torch.inf).argmin(1)
     assert torch.equal(nearest % 5, torch.arange(60) % 5)
 
@@ -245,12 +245,12 @@ def test_many_classes_still_fit():
     one, two = (
         Responses(n, torch.randn(1000, 100, generator=rng), None, labels) for n in ("a", "b")
     )
-    with paper.look():
-        drawn = class_gain.draw([one], two, names)
+    with paper.paper_style():
+        drawn = class_gain.plot([one], two, names)
         drawn.figure.draw_without_rendering()
         (axes,) = drawn.figure.axes
         assert len(axes.get_yticklabels()) == 30
         assert len(drawn.table) == 100
         assert "30 classes of 100 that change most" in drawn.caption
-        (matrix, *_) = correlation.draw(one, [two], names).figure.axes
+        (matrix, *_) = correlation.plot(one, [two], names).figure.axes
         assert not matrix.get_yticklabels()

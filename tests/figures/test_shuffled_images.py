@@ -49,8 +49,8 @@ def test_every_batch_that_stages_are_compared_on_has_all_classes(ordered, monkey
         return everybody, None
 
     monkeypatch.setattr(cka, "compare", compare)
-    monkeypatch.setattr(cka, "draw", lambda *_: None)
-    comparison = figures.Comparison(
+    monkeypatch.setattr(cka, "plot", lambda *_: None)
+    comparison = figures.NetworkComparison(
         source=ordered,
         device=torch.device("cpu"),
         networks=networks[1:],
@@ -60,5 +60,5 @@ def test_every_batch_that_stages_are_compared_on_has_all_classes(ordered, monkey
         perplexity=5.0,
         seed=0,
     )
-    comparison.draw("cka")
+    comparison.plot("cka")
     assert set(seen) == {10}

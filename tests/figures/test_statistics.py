@@ -9,7 +9,7 @@ import torch
 
 from distillers.errors import InputError
 from distillers.figures.cka import CKA, unbiased_hsic
-from distillers.figures.class_gain import gain
+from distillers.figures.class_gain import count_gains
 from distillers.figures.correlation import class_correlation, mean_difference
 from distillers.figures.mean_logits import mean_logits
 from distillers.figures.responses import Responses
@@ -126,7 +126,7 @@ def some_answers():
 
 def test_a_class_gains_what_its_images_gain():
     network, baseline = some_answers()
-    found = gain(network, baseline)
+    found = count_gains(network, baseline)
     for label in range(3):
         rows = [i for i in range(300) if i % 3 == label]
         here = [int(network.logits[i].argmax()) == label for i in rows]
@@ -157,11 +157,13 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(shares):
         """4,000 classes of 100 images each, their outcomes drawn."""
 
         @property
-        def right(self):
+        def correct(self):
             return is_won if self.name == "network" else is_lost
 
     empty = torch.zeros(1, 4000)
-    found = gain(Fixed("network", empty, None, labels), Fixed("baseline", empty, None, labels))
+    found = count_gains(
+        Fixed("network", empty, None, labels), Fixed("baseline", empty, None, labels)
+    )
     low, high = found.interval
     covered = ((low <= 100 * (won - lost)) & (100 * (won - lost) <= high)).double().mean()
     assert 0.93 <= float(covered) <= 1

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from distillers.checkpoints.load import Ready
     from distillers.data.source import DataSource
-    from distillers.figures.figures import Comparison
+    from distillers.figures.figures import NetworkComparison
     from distillers.figures.responses import Network
 
 # What each picture compares with.
@@ -92,7 +92,7 @@ def main(args: Sequence[str]) -> None:
     config = parse(FiguresConfig, args, "distillers figures")
     config.check()
 
-    from distillers.figures.paper import look, save
+    from distillers.figures.paper import paper_style, save_figure
     from distillers.files import write_atomically
 
     comparison = _comparison(config)
@@ -101,16 +101,16 @@ def main(args: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     captions = []
     for kind in kinds:
-        with look():
-            for picture in comparison.draw(kind):
-                save(picture, folder)
+        with paper_style():
+            for picture in comparison.plot(kind):
+                save_figure(picture, folder)
                 captions.append(f"**{picture.name}**: {picture.caption}\n")
                 print(f"saved {folder / picture.name}.png, .pdf and .csv", flush=True)
     write_atomically(folder / "captions.md", "\n".join(captions).encode())
     print(f"saved {folder / 'captions.md'}")
 
 
-def _can_draw(kind: str, config: FiguresConfig, comparison: "Comparison") -> bool:
+def _can_draw(kind: str, config: FiguresConfig, comparison: "NetworkComparison") -> bool:
     """Whether there is all that a picture needs; what is left out is told.
 
     Raises:
@@ -120,7 +120,7 @@ def _can_draw(kind: str, config: FiguresConfig, comparison: "Comparison") -> boo
     if missing:
         print(f"{kind} is left out: it compares with a {missing}, {FLAGS[missing]}")
         return False
-    why = comparison.hindrance(kind)
+    why = comparison.missing_output(kind)
     if why and config.kinds:
         raise InputError(f"{kind} cannot be drawn: {why}.")
     if why:
@@ -128,9 +128,9 @@ def _can_draw(kind: str, config: FiguresConfig, comparison: "Comparison") -> boo
     return not why
 
 
-def _comparison(config: FiguresConfig) -> "Comparison":
+def _comparison(config: FiguresConfig) -> "NetworkComparison":
     from distillers.distributed.rendezvous import device_of
-    from distillers.figures.figures import Comparison
+    from distillers.figures.figures import NetworkComparison
 
     device = device_of((config.gpu_id,) if config.gpu_id else ())
     teacher = _named(config.path_t, config.model_t) if config.path_t else None
@@ -145,7 +145,7 @@ def _comparison(config: FiguresConfig) -> "Comparison":
 
     source = test_source(config, files[0].ready.card, files[0].path)
     networks = {each.name: each.placed(source, device) for each in every}
-    return Comparison(
+    return NetworkComparison(
         source=source,
         device=device,
         networks=[networks[each.name] for each in files],
