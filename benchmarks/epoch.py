@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -38,6 +37,7 @@ from distillers.training.loggers import environment
 from distillers.training.malloc import reuse_freed_memory
 from distillers.training.recorder import open_recorder
 from distillers.training.run_dir import resolve_run_dir
+from distillers.training.state import TrainState
 from distillers.training.trainer import Trainer, fit
 
 data = importlib.import_module("data")  # beside this file
@@ -130,8 +130,8 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, list[fl
         loader = images.train_loader(args.batch, seed=0, drop_last=False, device=device)
         with open_recorder(config, place, {"model": args.student}, plan, len(loader), 0) as keeper:
 
-            def keep(row: dict[str, float], state: dict[str, Any], net: nn.Module) -> None:
-                keeper.keep(row, state, net)
+            def keep(row: dict[str, float], state: TrainState, net: nn.Module) -> None:
+                keeper.on_epoch_end(row, state, net)
                 between(row)
 
             began[0] = time.perf_counter()
@@ -139,9 +139,9 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, list[fl
                 task,
                 loader,
                 plan,
-                score=lambda _: dict(SCORES),
-                keep=keep,
-                report=keeper.progress.batch,
+                evaluate=lambda _: dict(SCORES),
+                on_epoch_end=keep,
+                on_log=keeper.progress.batch,
             )
     return found
 
@@ -167,14 +167,14 @@ def image_set(count: int) -> ImageSet:
 def bare_epoch(trainer: Trainer, batch: Batch, batches: int) -> None:
     for _ in range(batches):
         trainer.backward(batch, 0.0)
-        trainer.step()
+        trainer.optimizer_step()
 
 
 def usual_epoch(trainer: Trainer, loader: DataLoader, device: torch.device) -> None:
     for images, labels, index in loader:
         there = (each.to(device, non_blocking=True) for each in (images, labels, index))
         trainer.backward(Batch(*there), 0.0)
-        trainer.step()
+        trainer.optimizer_step()
 
 
 def seconds(run: Callable[[], None], device: torch.device) -> float:

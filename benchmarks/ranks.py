@@ -68,7 +68,7 @@ def measure(method: str, args: argparse.Namespace) -> float:
     with mock.patch.object(ranks, "num_ranks", return_value=1):
         with mock.patch("distillers.losses.semckd.num_ranks", return_value=1):
             plain = Trainer(task_of(method, args), PLAN)
-        plain.run._run = DistributedDataParallel(
+        plain.runner._run = DistributedDataParallel(
             plain.task, static_graph=True, gradient_as_bucket_view=True, **WITHOUT_BUFFERS
         )
     batch = batch_of(args, world)
@@ -119,7 +119,7 @@ def batch_of(args: argparse.Namespace, world: World) -> Batch:
 def step(trainer: Trainer, batch: Batch) -> None:
     """One step of the optimiser."""
     trainer.backward(batch, 0.5)
-    trainer.step()
+    trainer.optimizer_step()
 
 
 def seconds(function: Callable[[], None], world: World) -> float:

@@ -79,7 +79,9 @@ def trained_teacher(images: ImageSet, path: Path) -> nn.Module:
     if not path.exists():
         loader = images.train_loader(BATCH, seed=0, drop_last=False, device=CPU)
         plan = plan_of(TEACHER_EPOCHS)
-        fit(Supervised(net, CE()), loader, plan, score=lambda _: {}, keep=lambda *_: None)
+        fit(
+            Supervised(net, CE()), loader, plan, evaluate=lambda _: {}, on_epoch_end=lambda *_: None
+        )
         torch.save(net.state_dict(), path)
     net.load_state_dict(torch.load(path, weights_only=True))
     return net.eval()
@@ -103,7 +105,13 @@ def student(
         cache = TeacherCache(CacheFolder(place_of(where, key), key), task, reads, num_rows)
         loader = Taught(loader, cache)
     last: dict[str, float] = {}
-    fit(task, loader, plan_of(epochs), score=lambda _: {}, keep=lambda row, *_: last.update(row))
+    fit(
+        task,
+        loader,
+        plan_of(epochs),
+        evaluate=lambda _: {},
+        on_epoch_end=lambda row, *_: last.update(row),
+    )
     ran = cache.num_computed if cache else epochs * len(images.train_labels)
     found = {"test_acc": accuracy(net, images), "train_loss": last["train_loss"]}
     return {**found, "teacher_images": ran}

@@ -61,8 +61,8 @@ def main(epochs: int = 2) -> float:
         task,
         train,
         distillers.Plan(epochs=epochs, learning_rate=0.05, milestones=(epochs - 2,)),
-        score=lambda net: {"test_acc": distillers.score(net, test.epoch(1)).acc},
-        keep=lambda row, *_: rows.append(row),
+        evaluate=lambda net: {"test_acc": distillers.score(net, test.epoch(1)).acc},
+        on_epoch_end=lambda row, *_: rows.append(row),
     )
     return rows[-1]["test_acc"]
 

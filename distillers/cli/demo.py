@@ -53,7 +53,7 @@ def train_teacher(images: ImageSet, device: torch.device) -> nn.Module:
     torch.manual_seed(0)
     task = Supervised(_create(TEACHER, images).to(device), CE())
     loader = images.train_loader(64, seed=0, drop_last=True, device=device)
-    fit(task, loader, TEACHER_PLAN, score=lambda _: {}, keep=lambda *_: None)
+    fit(task, loader, TEACHER_PLAN, evaluate=lambda _: {}, on_epoch_end=lambda *_: None)
     return task.deployed()
 
 
@@ -132,8 +132,8 @@ def _train_student(
         task,
         images.train_loader(BATCH, seed=seed, drop_last=True, device=device),
         STUDENT_PLAN,
-        score=lambda net: run.figures_of(net, tests),
-        keep=lambda row, state, net: curve.append(row["test_acc"]),  # noqa: ARG005
+        evaluate=lambda net: run.figures_of(net, tests),
+        on_epoch_end=lambda row, state, net: curve.append(row["test_acc"]),  # noqa: ARG005
     )
     return task.deployed(), curve
 

@@ -114,16 +114,16 @@ class Distillation(Task):
     def forward(self, batch: Batch, progress: float = 0.0) -> Step:
         """Compute the weighted sum of the losses for one batch.
 
-        In the first stage (`progress < 0`) it is the unweighted sum of the `warmup` losses.
+        In the warm-up stage it is the unweighted sum of the `warmup` losses.
 
         Args:
             batch: images, labels and index; and the teacher's features, if they were cached.
-            progress: fraction of the training that is done, in [0, 1); negative in the first stage.
+            progress: fraction of the current stage that is done, in [0, 1).
         """
         values = _loop_values(batch.labels, batch.index, progress)
         values |= self.read_teacher(batch.images) if batch.teacher is None else batch.teacher
         values |= _prefixed("student", self._student_extractor(batch.images))
-        if progress < 0:
+        if self.stage == "warmup":
             parts = self._warmup_parts(values)
             weighted = list(parts.values())  # as published
         else:

@@ -1,7 +1,7 @@
 """The contract between a task and the training loop, and the task without a teacher."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -33,15 +33,17 @@ class Task(nn.Module, ABC):
     `requires_grad` are optimised; the state dict is saved in checkpoints.
 
     Attributes:
-        warmup_epochs: number of epochs of a first stage. They run before epoch 1 with
-            `progress < 0`, and the optimiser is created anew after them.
-        reads_progress: whether the loss depends on `progress`. If False, the loop passes a constant
-            for each stage, so that a compiled step is not compiled again for each new value.
+        warmup_epochs: number of epochs of a warm-up stage, which runs before epoch 1; the optimiser
+            is created anew after it.
+        stage: set by the loop: "warmup" during the warm-up epochs, else "train".
+        reads_progress: whether the loss depends on `progress`. If False, the loop passes 0,
+            so that a compiled step is not compiled again for each new value.
         full_batches: whether the loss needs batches of exactly `batch_size` images. If True, the
             last, smaller batch of an epoch is dropped.
     """
 
     warmup_epochs: int = 0
+    stage: Literal["warmup", "train"] = "train"
     reads_progress: bool = False
     full_batches: bool = False
 
@@ -51,7 +53,7 @@ class Task(nn.Module, ABC):
 
         Args:
             batch: images (n, c, h, w), labels (n,) and the rest of `Batch`.
-            progress: fraction of the training that is done, in [0, 1); negative in the first stage.
+            progress: fraction of the current stage that is done, in [0, 1).
         """
 
     @abstractmethod

@@ -169,7 +169,9 @@ def measure(run: Run, source: DataSource, device: torch.device) -> Cost:
     scoring = Timed(tests)
     score(deployed, scoring.epoch(1))
     best = _bytes(deployed.state_dict())
-    last = _bytes({"model": deployed.state_dict(), "trainer": trainer.state(TrainProgress(1))})
+    last = _bytes(
+        {"model": deployed.state_dict(), "trainer": vars(trainer.state(TrainProgress(1)))}
+    )
     size = best + last * min(2, config.epochs) + RECORDS + FIGURES * config.epochs
     scored = scoring.seconds * len(tests)
     cost = Cost(training.seconds * len(loader) + scored, size, best)

@@ -39,7 +39,7 @@ def choose(task: nn.Module, batch: Batch, plan: Plan) -> Choice:
     to the bit.
 
     Args:
-        task: see `distillers.training.trainer.Task`.
+        task: see `distillers.distillation.task.Task`.
         batch: one of its batches.
         plan: how it will be trained; its precision is ignored.
     """
@@ -97,7 +97,7 @@ def _step(task: Any, batch: Batch, plan: Plan, precision: str) -> Callable[[], N
 
     def run() -> None:
         trainer.backward(batch, 0.0)
-        trainer.step()
+        trainer.optimizer_step()
 
     return run
 

@@ -106,7 +106,7 @@ class Way:
 
         def run() -> None:
             trainer.backward(next(batches), 0.0)
-            trainer.step()
+            trainer.optimizer_step()
 
         return run
 

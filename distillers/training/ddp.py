@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from distillers.data.batch import Batch
-from distillers.distillation.task import Step
+from distillers.distillation.task import Step, Task
 from distillers.distributed.collectives import uneven_batch
 from distillers.distributed.world import World
 from distillers.errors import InputError
@@ -26,12 +26,12 @@ class SingleProcess:
     """A task in one process.
 
     Args:
-        task: see `distillers.training.trainer.Task`.
+        task: see `distillers.distillation.task.Task`.
         compiled: whether to compile the step; on a GPU it is then started as a whole, by CUDA
             graphs, and what it gives is overwritten by the next one.
     """
 
-    def __init__(self, task: Any, compiled: bool = False) -> None:
+    def __init__(self, task: Task, compiled: bool = False) -> None:
         self.task = task
         self._graphs = compiled and next(task.parameters()).is_cuda
         mode = "reduce-overhead" if self._graphs else None
@@ -50,9 +50,9 @@ class SingleProcess:
         """The network to score and save."""
         return self.task.deployed()
 
-    def clip(self, most: float) -> None:
-        """Scale the gradient down to a norm of at most `most`."""
-        nn.utils.clip_grad_norm_(self.task.parameters(), most)
+    def clip_grad(self, max_norm: float) -> None:
+        """Clip the norm of the gradient to `max_norm`."""
+        nn.utils.clip_grad_norm_(self.task.parameters(), max_norm)
 
 
 class DDPRunner:
@@ -63,12 +63,12 @@ class DDPRunner:
     remember is equal by their own care, see `distillers.distributed.collectives`.)
 
     Args:
-        task: see `distillers.training.trainer.Task`; that of process 0 is given to all.
+        task: see `distillers.distillation.task.Task`; that of process 0 is given to all.
         world: the processes.
         compiled: whether to compile the step.
     """
 
-    def __init__(self, task: nn.Module, world: World, compiled: bool = False) -> None:
+    def __init__(self, task: Task, world: World, compiled: bool = False) -> None:
         self.task = task
         for buffer in task.buffers():
             dist.broadcast(buffer, 0)
@@ -89,11 +89,11 @@ class DDPRunner:
 
     def deployed(self) -> nn.Module:
         """The network to score and save."""
-        return cast(Any, self.task).deployed()
+        return self.task.deployed()
 
-    def clip(self, most: float) -> None:
-        """Scale the gradient down to a norm of at most `most`."""
-        nn.utils.clip_grad_norm_(self.task.parameters(), most)
+    def clip_grad(self, max_norm: float) -> None:
+        """Clip the norm of the gradient to `max_norm`."""
+        nn.utils.clip_grad_norm_(self.task.parameters(), max_norm)
 
 
 class Statistics:

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from distillers.data.batch import Batch
 from distillers.distillation.distillation import Distillation
-from distillers.distillation.task import Step
+from distillers.distillation.task import Step, Task
 from distillers.distributed.world import World
 from distillers.errors import InputError
 from distillers.training.ddp import Statistics, divided_step
@@ -29,17 +29,17 @@ class FSDPRunner:
     the deployed network that was made before. Parameters that are single numbers are not divided.
 
     Args:
-        task: see `distillers.training.trainer.Task`.
+        task: see `distillers.distillation.task.Task`.
         world: the processes.
         compiled: whether to compile the step.
     """
 
-    def __init__(self, task: nn.Module, world: World, compiled: bool = False) -> None:
+    def __init__(self, task: Task, world: World, compiled: bool = False) -> None:
         self.task = task
         self.world = world
         for tensor in (*task.parameters(), *task.buffers()):
             dist.broadcast(tensor.detach(), 0)
-        deployed = cast(Any, task).deployed()
+        deployed = task.deployed()
         names = {id(tensor): name for name, tensor in task.state_dict(keep_vars=True).items()}
         state = deployed.state_dict(keep_vars=True)
         self._sources = {key: names[id(tensor)] for key, tensor in state.items()}
@@ -70,12 +70,12 @@ class FSDPRunner:
         self._deployed.load_state_dict({key: state[name] for key, name in self._sources.items()})
         return self._deployed
 
-    def clip(self, most: float) -> None:
-        """Scale the gradient down to a norm of at most `most`."""
+    def clip_grad(self, max_norm: float) -> None:
+        """Clip the norm of the gradient to `max_norm`."""
         gradients = [p.grad for p in self.task.parameters() if p.grad is not None]
         norms = [_full_tensor(torch.linalg.vector_norm(grad)) for grad in gradients]
         total = torch.linalg.vector_norm(torch.stack(norms))
-        factor = (most / (total + 1e-6)).clamp(max=1.0)
+        factor = (max_norm / (total + 1e-6)).clamp(max=1.0)
         for grad in gradients:
             grad.mul_(factor)
 

@@ -4,7 +4,6 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +11,7 @@ from torch import nn
 from distillers.data.batch import Batch
 from distillers.distributed.world import World, complain
 from distillers.errors import PreemptedError
+from distillers.training.state import TrainState
 
 NOTHING, SAVE, STOP = range(3)
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -19,7 +19,7 @@ SECONDS = 1.0  # between two agreements of several processes
 TWICE = 1.0  # seconds between two keys pressed; a launcher may pass on a signal that all have got
 LONG = 5.0  # seconds of scoring from which it is worth saving before
 
-Snapshot = Callable[[], tuple[dict[str, Any], nn.Module]]  # all processes must ask
+Snapshot = Callable[[], tuple[TrainState, nn.Module]]  # a collective call
 
 
 def ignore(*_: object) -> None:
@@ -39,7 +39,7 @@ class Interrupts:
     """
 
     def __init__(
-        self, world: World, save: Callable[[dict[str, Any], nn.Module], None], minutes: float = 0.0
+        self, world: World, save: Callable[[TrainState, nn.Module], None], minutes: float = 0.0
     ) -> None:
         self._world, self._save, self._minutes = world, save, minutes
         self._signal: int | None = None

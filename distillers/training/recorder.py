@@ -16,6 +16,7 @@ from distillers.progress import Progress
 from distillers.training import costs as summary
 from distillers.training.loggers import Record
 from distillers.training.run_dir import RunDir
+from distillers.training.state import RunState, TrainState
 
 
 @contextmanager
@@ -60,12 +61,13 @@ class RunRecorder:
     ) -> None:
         self.config, self.place, self.record, self.progress = config, place, record, progress
         self.card = card
-        self.best: dict[str, float] | None = place.state["best"] if place.state else None
-        self.hours = place.state["hours"] if place.state else 0.0
-        self.peak_memory = place.state.get("peak_memory", 0.0) if place.state else 0.0
+        state = place.state
+        self.best = state.best if state else None
+        self.hours = state.hours if state else 0.0
+        self.peak_memory = state.peak_memory if state else 0.0
         self.started = time.monotonic()
 
-    def keep(self, row: dict[str, float], state: dict[str, Any], deployed: nn.Module) -> None:
+    def on_epoch_end(self, row: dict[str, float], state: TrainState, deployed: nn.Module) -> None:
         """Record and save one epoch."""
         epoch = int(row["epoch"])
         better = epoch >= 1 and self._is_better(row)
@@ -83,10 +85,10 @@ class RunRecorder:
         self._save_last(payload, state)
         self.progress.epoch(epoch, row)
 
-    def pause(self, state: dict[str, Any], deployed: nn.Module) -> None:
+    def pause(self, state: TrainState, deployed: nn.Module) -> None:
         """Save a state from within an epoch, to go on from."""
         self._note_memory(deployed)
-        self._save_last(self._payload(state["epoch"], deployed), state)
+        self._save_last(self._payload(state.epoch, deployed), state)
 
     def finish(self, deployed: nn.Module) -> None:
         """Write the documented summary of the whole run, and `summary.json` for reports."""
@@ -102,15 +104,11 @@ class RunRecorder:
         card = {**self.card, "deploy": getattr(deployed, "card", None)}
         return {"epoch": epoch, "model": deployed.state_dict(), "card": card}
 
-    def _save_last(self, payload: dict[str, Any], state: dict[str, Any]) -> None:
-        resumable = {
-            "format": checkpoint.FORMAT,
-            "trainer": state,
-            "best": self.best,
-            "hours": self._hours(),
-            "peak_memory": self.peak_memory,
-        }
-        checkpoint.save(self.place.last, {**payload, **resumable}, self.place.previous)
+    def _save_last(self, payload: dict[str, Any], state: TrainState) -> None:
+        card = payload["card"]
+        run = RunState(state, card, self.best, self._hours(), self.peak_memory)
+        content = {"format": checkpoint.FORMAT, **payload, **run.as_dict()}
+        checkpoint.save(self.place.last, content, self.place.previous)
 
     def _note_memory(self, deployed: nn.Module) -> None:
         self.peak_memory = max(self.peak_memory, peak_memory_mib(deployed))

@@ -10,6 +10,7 @@ from distillers.config.train import TrainConfig
 from distillers.distributed.world import World, complain
 from distillers.errors import CorruptFileError, InputError
 from distillers.files import file_name, sha256
+from distillers.training.state import RunState
 
 # Set by torchrun and by SLURM where they start a run again by themselves.
 RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
@@ -27,7 +28,7 @@ class RunDir:
 
     folder: Path
     name: str
-    state: dict[str, Any] | None
+    state: RunState | None
 
     @property
     def best(self) -> Path:
@@ -47,7 +48,7 @@ class RunDir:
     @property
     def done(self) -> int | None:
         """The last epoch that is done; None at the very start."""
-        return self.state["epoch"] if self.state else None
+        return self.state.trainer.epoch if self.state else None
 
 
 def resolve_run_dir(folder: Path, network: str, config: TrainConfig, world: World) -> RunDir:
@@ -58,14 +59,19 @@ def resolve_run_dir(folder: Path, network: str, config: TrainConfig, world: Worl
             no checkpoint of it can be read.
     """
     place = RunDir(folder, file_name(network), None)
-    state = world.run_on_rank0(lambda: find_checkpoint(place, config))
-    if state and state["trainer"]["world_size"] != world.size:
+    content = world.run_on_rank0(lambda: _plain(find_checkpoint(place, config)))
+    state = RunState.from_dict(content, place.last) if content else None
+    if state and state.trainer.world_size != world.size:
         world.say(
-            f"resumed by {world.size} processes instead of {state['trainer']['world_size']}: the "
+            f"resumed by {world.size} processes instead of {state.trainer.world_size}: the "
             "order of the images is the same; what a process draws and normalises by its own "
             "images is not."
         )
     return dataclasses.replace(place, state=state)
+
+
+def _plain(state: RunState | None) -> dict[str, Any] | None:
+    return state.as_dict() if state else None
 
 
 def check_same_source(place: RunDir, where: tuple[str, str], path: Path) -> None:
@@ -80,7 +86,7 @@ def check_same_source(place: RunDir, where: tuple[str, str], path: Path) -> None
         InputError: telling both checksums.
     """
     section, key = where
-    known = place.state.get("card", {}).get(section, {}).get(key) if place.state else None
+    known = place.state.card.get(section, {}).get(key) if place.state else None
     if known is None:
         return
     here = sha256(path)
@@ -92,7 +98,7 @@ def check_same_source(place: RunDir, where: tuple[str, str], path: Path) -> None
         )
 
 
-def find_checkpoint(place: RunDir, config: TrainConfig) -> dict[str, Any] | None:
+def find_checkpoint(place: RunDir, config: TrainConfig) -> RunState | None:
     """The checkpoint to go on from, None to start anew; see `claim`."""
     again = any(int(os.environ.get(name, "0")) for name in RESTARTS)
     if not place.folder.exists():
@@ -111,18 +117,16 @@ def find_checkpoint(place: RunDir, config: TrainConfig) -> dict[str, Any] | None
         if not path.exists():
             continue
         try:
-            state = checkpoint.load(path)
+            content = checkpoint.load(path)
         except CorruptFileError as error:
             complain(f"WARNING: {error}")
             damage.append(str(error))
             continue
-        if state.get("format", 0) > checkpoint.FORMAT or "trainer" not in state:
-            raise InputError(
-                f"{path} was not written by this version of distillers; --resume needs the one "
-                "that did."
-            )
+        if content.get("format", 0) > checkpoint.FORMAT:
+            raise InputError(f"{path} was written by a newer version of distillers; update it.")
+        state = RunState.from_dict(content, path)
         if path == place.previous:
-            complain(f"WARNING: going on from {path} of epoch {state['epoch']}.")
+            complain(f"WARNING: resuming from {path} of epoch {state.trainer.epoch}.")
         return state
     if damage:
         raise InputError(f"no checkpoint can be read: {' '.join(damage)} Nothing was changed.")

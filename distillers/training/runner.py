@@ -17,6 +17,7 @@ from distillers.config.train import TrainConfig
 from distillers.data.fingerprint import hash_tensors
 from distillers.data.source import BatchLoader, DataSource
 from distillers.distillation import recipes
+from distillers.distillation.task import Task
 from distillers.distributed.world import World
 from distillers.errors import InputError
 from distillers.training.autotune import choose
@@ -80,7 +81,7 @@ def plan_of(config: TrainConfig, network: str, image_size: int) -> Plan:
 
 def train(
     config: TrainConfig,
-    task: Any,
+    task: Task,
     source: DataSource,
     place: RunDir,
     card: dict[str, Any],
@@ -93,7 +94,7 @@ def train(
 
     Args:
         config: the flags.
-        task: see `distillers.training.trainer.Task`, on the device of `world`.
+        task: see `distillers.distillation.task.Task`, on the device of `world`.
         source: the data.
         place: where the files go.
         card: what describes the deployed network in its checkpoints.
@@ -129,7 +130,7 @@ def train(
     plan = plan_of(config, place.name, source.image_size)
     if plan.precision == "auto":
         plan = dataclasses.replace(plan, precision=_precision(task, loader, plan, place, world))
-    done = -getattr(task, "warmup_epochs", 0) if place.done is None else place.done
+    done = -task.warmup_epochs if place.done is None else place.done
     with _explained(), contextlib.ExitStack() as stack:
         keeper = None
         if world.is_first:
@@ -143,10 +144,10 @@ def train(
                 task,
                 loader,
                 plan,
-                score=lambda net: figures_of(net, tests, world, interrupts),
-                keep=keeper.keep if keeper else ignore,
-                report=keeper.progress.batch if keeper else ignore,
-                resumed=place.state["trainer"] if place.state else None,
+                evaluate=lambda net: figures_of(net, tests, world, interrupts),
+                on_epoch_end=keeper.on_epoch_end if keeper else ignore,
+                on_log=keeper.progress.batch if keeper else ignore,
+                resumed=place.state.trainer if place.state else None,
                 world=world,
                 interrupts=interrupts,
             )
@@ -154,13 +155,13 @@ def train(
             keeper.finish(deployed)
 
 
-def drops_last(config: TrainConfig, task: Any, num_images: int, world: World) -> bool:
+def drops_last(config: TrainConfig, task: Task, num_images: int, world: World) -> bool:
     """Whether an epoch leaves out its last, smaller batch.
 
     It does where the protocol or a loss wants full batches; and aloud where the batch would leave
     batch normalisation a single image.
     """
-    if config.as_published_by_simkd or getattr(task, "full_batches", False):
+    if config.as_published_by_simkd or task.full_batches:
         return True
     left = num_images % config.batch_size
     least = max(2, world.size) if config.sync_bn else 2 * world.size  # two that go together
@@ -176,10 +177,10 @@ def uses_batch_statistics(task: nn.Module) -> bool:
     return any(isinstance(m, layers) and m.training for m in task.train().modules())
 
 
-def _precision(task: Any, loader: BatchLoader, plan: Plan, place: RunDir, world: World) -> str:
+def _precision(task: Task, loader: BatchLoader, plan: Plan, place: RunDir, world: World) -> str:
     """The precision of the run that is gone on with, else the fastest one here."""
     if place.state:
-        return place.state["trainer"]["precision"]
+        return place.state.trainer.precision
     choice = choose(task, next(iter(loader.epoch(1))), plan)
     chosen = world.broadcast_object([choice.precision, str(choice)])
     world.say(chosen[1])

@@ -1,10 +1,8 @@
-"""The loop: one way to train any task, readable from above."""
+"""The training loop."""
 
 import contextlib
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -12,7 +10,7 @@ from torch import nn
 from distillers.config.plan import Plan as Plan
 from distillers.data.batch import Batch
 from distillers.data.source import BatchLoader
-from distillers.distillation.task import Step
+from distillers.distillation.task import Step, Task
 from distillers.distributed.world import World
 from distillers.training.ddp import DDPRunner, SingleProcess
 from distillers.training.ema import Average
@@ -22,117 +20,95 @@ from distillers.training.nan_guard import NaNGuard
 from distillers.training.optim import parameter_groups
 from distillers.training.preemption import Interrupts, ignore
 from distillers.training.rng_state import generator_state, set_generators
+from distillers.training.state import TrainProgress, TrainState
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-
-class Task(Protocol):
-    """All that the loop knows of what it trains; an `nn.Module` with these two."""
-
-    def __call__(self, batch: Batch, progress: float) -> Step:
-        """The loss of one batch; `progress` is the share of the training that is done."""
-        ...
-
-    def deployed(self) -> nn.Module:
-        """The network that is scored and saved."""
-        ...
+Metrics = dict[str, float]
+Evaluate = Callable[[nn.Module], Metrics]
+OnEpochEnd = Callable[[Metrics, TrainState, nn.Module], None]
+OnLog = Callable[[int, int, Metrics], None]
 
 
 def fit(
-    task: Any,
+    task: Task,
     loader: BatchLoader,
     plan: Plan,
     *,
-    score: Callable[[nn.Module], dict[str, float]],
-    keep: Callable[[dict[str, float], dict[str, Any], nn.Module], None],
-    report: Callable[[int, int, dict[str, float]], None] = lambda *_: None,
-    resumed: dict[str, Any] | None = None,
+    evaluate: Evaluate = lambda _: {},
+    on_epoch_end: OnEpochEnd = ignore,
+    on_log: OnLog = ignore,
+    resumed: TrainState | None = None,
     world: World | None = None,
     interrupts: Interrupts | None = None,
 ) -> nn.Module:
-    """Train a task; the deployed network with its last weights, not averaged.
+    """Train a task and return the deployed network with its last weights, not averaged.
 
-    A task with `warmup_epochs` W has a first stage: epochs 1 - W to 0, at the first learning rate,
-    after which the optimiser starts afresh.
+    A task with `warmup_epochs` W > 0 is first trained for W epochs of its warm-up stage, at the
+    learning rate of the first epoch. The optimiser is created anew afterwards.
 
     Args:
-        task: see `Task`.
-        loader: the training batches, this process's part of them.
-        plan: how to train.
-        score: the figures of a deployed network on held-out images, by name, the same in every
-            process.
-        keep: called after every epoch with its figures, the state that `resumed` takes, and the
-            deployed network: records and saves. Of several processes only the first is asked.
-        report: called every `plan.print_freq` batches with epoch, batch, and the figures so far,
-            of this process alone.
-        resumed: the state to go on from, the same in every process.
-        world: the processes that train accumulation; this one alone where left out.
+        task: what is trained.
+        loader: training batches of this process.
+        plan: hyper-parameters of the training.
+        evaluate: maps a deployed network to metrics on held-out images, by name; must return the
+            same in every process.
+        on_epoch_end: called with the metrics, the state and the deployed network after every epoch,
+            in the first process only.
+        on_log: called with epoch, batch and the running metrics of this process every
+            `plan.print_freq` batches.
+        resumed: state to continue from, the same in every process.
+        world: processes that train together; this one alone by default.
         interrupts: asked after every step whether to save and stop.
 
     Raises:
-        NonFiniteLossError: when the loss is not finite any more.
-        PreemptedError: when `interrupts` has it so.
-        PeerLostError: when other processes are gone.
+        NonFiniteLossError: if the loss is not finite.
+        PreemptedError: if a signal stopped the run; its state was saved.
+        PeerLostError: if other processes do not respond.
     """
     trainer = Trainer(task, plan, world)
     interrupts = interrupts or Interrupts(trainer.world, ignore)
-    start = trainer.load_state(resumed) if resumed else TrainProgress(-trainer.warmup_epochs)
+    start = trainer.load_state(resumed) if resumed else TrainProgress(-task.warmup_epochs)
     while start.epoch < plan.epochs:
-        figures = trainer.train_epoch(loader, start, report, interrupts)
+        metrics = trainer.train_epoch(loader, start, on_log, interrupts)
         trained = TrainProgress(start.epoch, len(loader))
-        scoring = interrupts.scoring(lambda position=trained: trainer.snapshot(position))
+        scoring = interrupts.scoring(lambda trained=trained: trainer.snapshot(trained))
         with scoring, trainer.averaged():
-            deployed = trainer.run.deployed()
-            figures |= score(deployed)
+            deployed = trainer.runner.deployed()
+            metrics |= evaluate(deployed)
             start = TrainProgress(start.epoch + 1)
             state = trainer.state(start)
             if trainer.world.is_first:
-                keep({"epoch": start.epoch, **figures}, state, deployed)
-    return trainer.run.deployed()
-
-
-@dataclass(frozen=True)
-class TrainProgress:
-    """How far a run is.
-
-    Attributes:
-        epoch: the last epoch that is done, scored and kept.
-        batch: batches of the next one that are done.
-        sums: those of its `EpochMetrics`, over all processes.
-    """
-
-    epoch: int
-    batch: int = 0
-    sums: dict[str, Any] = field(default_factory=dict)
+                on_epoch_end({"epoch": start.epoch, **metrics}, state, deployed)
+    return trainer.runner.deployed()
 
 
 class Trainer:
-    """A task with its optimiser, and everything else that shapes its future.
+    """A task with its optimiser, averaged weights, gradient scaler and metrics.
 
     Args:
-        task: see `Task`.
-        plan: how to train.
-        world: the processes that train accumulation; this one alone where left out.
+        task: what is trained.
+        plan: hyper-parameters of the training.
+        world: processes that train together; this one alone by default.
     """
 
-    def __init__(self, task: Any, plan: Plan, world: World | None = None) -> None:
+    def __init__(self, task: Task, plan: Plan, world: World | None = None) -> None:
         self.task = task
         self.plan = plan
         self.device = next(task.parameters()).device
         self.world = world or World(device=self.device)
-        self.warmup_epochs = getattr(task, "warmup_epochs", 0)
-        self.run = parallel(task, plan, self.world)
+        self.runner = build_runner(task, plan, self.world)
         self.reset_optimizer()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=plan.precision == "fp16")
-        self.average = Average(task, plan.ema) if plan.ema else None
+        self.ema = Average(task, plan.ema) if plan.ema else None
         self.metrics = EpochMetrics()
         self.nan_guard = NaNGuard(task, self.world) if plan.on_nan == "skip" else None
 
     def reset_optimizer(self) -> None:
-        """Start with a new optimiser, without momentum."""
+        """Create a new optimiser, without momentum."""
         groups = parameter_groups(self.task, self.plan.weight_decay)
         rate, momentum = self.plan.learning_rate, self.plan.momentum
-        # one kernel, and the scale of fp16 is looked at on the GPU
+        # one kernel for all parameters, which reads the scale of fp16 on the GPU
         fused = self.device.type == "cuda" and not self.plan.shard
         self.optimizer = torch.optim.SGD(groups, lr=rate, momentum=momentum, fused=fused)
 
@@ -140,45 +116,37 @@ class Trainer:
         self,
         loader: BatchLoader,
         start: TrainProgress,
-        report: Callable = lambda *_: None,
+        on_log: OnLog = ignore,
         interrupts: Interrupts | None = None,
-    ) -> dict[str, float]:
-        """The rest of an epoch; its mean figures by name.
+    ) -> Metrics:
+        """Train the rest of an epoch and return its mean metrics by name.
 
         Args:
-            loader: the batches.
-            start: after how much of it.
-            report: see `fit`.
+            loader: training batches of this process.
+            start: where to continue.
+            on_log: see `fit`.
             interrupts: see `fit`.
         """
-        plan, batches, epoch = self.plan, len(loader), start.epoch + 1
-        if epoch == 1 and self.warmup_epochs and not start.batch:
-            self.reset_optimizer()
-            self.run = parallel(self.task, plan, self.world)  # other parameters learn from here on
-        for group in self.optimizer.param_groups:
-            group["lr"] = plan.rate(epoch)
-        self.task.train()
-        self.metrics = EpochMetrics(start.sums if self.world.is_first else None)
-        order = epoch if epoch >= 1 else plan.epochs + 1 - epoch  # a first stage's own orders
-        look: Callable[[], dict[str, float]] | None = None
-        given = self.metrics.timed(loader.epoch(order, start.batch))
-        for number, batch in enumerate(given, start=start.batch + 1):
+        plan, num_batches, epoch = self.plan, len(loader), start.epoch + 1
+        self._start_epoch(start)
+        pending: Callable[[], Metrics] | None = None
+        batches = self.metrics.timed(loader.epoch(self._order(epoch), start.batch))
+        for number, batch in enumerate(batches, start=start.batch + 1):
             first = (number - 1) // plan.accumulate * plan.accumulate
-            accumulation = min(plan.accumulate, batches - first)
+            accumulation = min(plan.accumulate, num_batches - first)
+            is_last = number == first + accumulation
             with self.world.at(f"epoch {epoch}, batch {number}"):
-                progress = self.progress(epoch - 1 + (number - 1) / batches)
-                self.training_step(
-                    batch, progress, number, accumulation, number == first + accumulation
-                )
-                if interrupts and number == first + accumulation:
+                progress = self.progress(epoch, (number - 1) / num_batches)
+                self.training_step(batch, progress, number, accumulation, is_last)
+                if interrupts and is_last:
                     done = TrainProgress(start.epoch, number)
                     interrupts.after_step(lambda done=done: self.snapshot(done))
-            if look:  # a step late, so that the device has something to do meanwhile
-                report(epoch, number - 1, look())
-            asked = number % plan.print_freq == 0 and self.world.is_first
-            look = self.metrics.start_compute() if asked else None
-        if look:
-            report(epoch, batches, look())
+            if pending:  # one step late, so that the device does not wait for the copy
+                on_log(epoch, number - 1, pending())
+            is_due = number % plan.print_freq == 0 and self.world.is_first
+            pending = self.metrics.start_compute() if is_due else None
+        if pending:
+            on_log(epoch, num_batches, pending())
         return {**self.metrics.compute(self.world), "lr": plan.rate(epoch)}
 
     def training_step(
@@ -189,13 +157,13 @@ class Trainer:
         accumulation: int = 1,
         is_last: bool = True,
     ) -> None:
-        """Learn from one batch.
+        """Train on one batch.
 
         Args:
-            batch: the images.
-            progress: see `Task`.
-            number: of the batch in its epoch, from 1.
-            accumulation: batches that share an optimiser step.
+            batch: images and labels.
+            progress: see `Task.forward`.
+            number: number of the batch in its epoch, from 1.
+            accumulation: number of batches that share an optimiser step.
             is_last: whether this is the last of them.
         """
         if self.nan_guard:
@@ -207,86 +175,108 @@ class Trainer:
             return
         self.metrics.add(step, batch, number)
         if is_last:
-            self.step()
+            self.optimizer_step()
 
-    def progress(self, epochs: float) -> float:
-        """The share of the training that is done after so many epochs.
+    def progress(self, epoch: int, within: float) -> float:
+        """Return the fraction of the current stage that is done, in [0, 1).
 
-        Where the task does not read it, one constant a stage: a step that is compiled would else
-        be compiled again for a number that it ignores.
+        It is 0 for a task that does not read it: a compiled step would be compiled again for a
+        changing number.
+
+        Args:
+            epoch: number of the epoch; see `TrainProgress`.
+            within: fraction of the epoch that is done.
         """
-        if not getattr(self.task, "reads_progress", True):
-            return -1.0 if epochs < 0 else 0.0
-        return epochs / self.plan.epochs
+        if not self.task.reads_progress:
+            return 0.0
+        if epoch < 1:
+            return (epoch - 1 + self.task.warmup_epochs + within) / self.task.warmup_epochs
+        return (epoch - 1 + within) / self.plan.epochs
 
     def backward(self, batch: Batch, progress: float, accumulation: int = 1) -> Step:
-        """Add a batch's gradient, as one of `accumulation` that share an optimiser step."""
+        """Add the gradient of one of `accumulation` batches that share an optimiser step."""
         with self._autocast():
-            step = self.run(batch, progress)
+            step = self.runner(batch, progress)
         self.scaler.scale(step.loss * (batch.share / accumulation)).backward()
         return step
 
-    def step(self) -> None:
-        """Move the weights."""
+    def optimizer_step(self) -> None:
+        """Update the weights by the accumulated gradient."""
         if self.plan.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
-            self.run.clip(self.plan.clip_grad)
+            self.runner.clip_grad(self.plan.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.run.after_step()
-        if self.average:
-            self.average.update()
+        self.runner.after_step()
+        if self.ema:
+            self.ema.update()
 
     def averaged(self) -> contextlib.AbstractContextManager:
-        """Inside, the task has its averaged weights where an average is kept."""
-        return self.average.swapped() if self.average else contextlib.nullcontext()
+        """Give the task its averaged weights inside the context, where an average is kept."""
+        return self.ema.swapped() if self.ema else contextlib.nullcontext()
 
-    def state(self, position: TrainProgress) -> dict[str, Any]:
-        """All that the rest of the run depends on, in plain types; all processes must ask."""
-        average = self.average
-        return {
-            "epoch": position.epoch,
-            "batch": position.batch,
-            "sums": self.metrics.state(self.world) if position.batch else {},
-            "world_size": self.world.size,
-            "precision": self.plan.precision,
-            "task": full_state(average.raw() if average else self.task.state_dict()),
-            "average": full_state(average.state()) if average else None,
-            "optimizer": full_state(self.optimizer.state_dict()),
-            "scaler": self.scaler.state_dict(),
-            "generators": self.world.gather(generator_state(self.device)),
-        }
+    def state(self, progress: TrainProgress) -> TrainState:
+        """Return the state to resume from; a collective call."""
+        ema = self.ema
+        return TrainState(
+            epoch=progress.epoch,
+            batch=progress.batch,
+            metrics=self.metrics.state(self.world) if progress.batch else {},
+            world_size=self.world.size,
+            precision=self.plan.precision,
+            task=full_state(ema.raw() if ema else self.task.state_dict()),
+            ema=full_state(ema.state()) if ema else None,
+            optimizer=full_state(self.optimizer.state_dict()),
+            scaler=self.scaler.state_dict(),
+            rng=self.world.gather(generator_state(self.device)),
+        )
 
-    def snapshot(self, position: TrainProgress) -> tuple[dict[str, Any], nn.Module]:
-        """The state, and the network that would be deployed now; all processes must ask."""
+    def snapshot(self, progress: TrainProgress) -> tuple[TrainState, nn.Module]:
+        """Return the state and the network that would be deployed now; a collective call."""
         with self.averaged():
-            deployed = self.run.deployed()
-            return self.state(position), copy.deepcopy(deployed) if self.average else deployed
+            deployed = self.runner.deployed()
+            return self.state(progress), copy.deepcopy(deployed) if self.ema else deployed
 
-    def load_state(self, state: dict[str, Any]) -> TrainProgress:
-        """Take up a `state`, perhaps of another number of processes; where it was taken.
+    def load_state(self, state: TrainState) -> TrainProgress:
+        """Load a state, also one of another number of processes, and return where it was taken.
 
         Raises:
-            InputError: for the state of another network or method.
+            InputError: if it is the state of another network or method.
         """
-        load_full_state(self.task, state["task"])
-        if self.average:
-            self.average.load_state(state["average"])
-        load_optimizer(self.optimizer, state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        generators = state["generators"]
-        if self.world.rank < len(generators):
-            set_generators(generators[self.world.rank], self.device)
-        return TrainProgress(state["epoch"], state["batch"], state["sums"])
+        load_full_state(self.task, state.task)
+        if self.ema and state.ema is not None:
+            self.ema.load_state(state.ema)
+        load_optimizer(self.optimizer, state.optimizer)
+        self.scaler.load_state_dict(state.scaler)
+        if self.world.rank < len(state.rng):
+            set_generators(state.rng[self.world.rank], self.device)
+        return state.progress
+
+    def _start_epoch(self, start: TrainProgress) -> None:
+        """Prepare stage, learning rate, mode and metrics of the epoch after `start`."""
+        epoch = start.epoch + 1
+        if self.task.warmup_epochs:
+            self.task.stage = "train" if epoch >= 1 else "warmup"
+            if epoch == 1 and not start.batch:
+                self.reset_optimizer()
+                self.runner = build_runner(self.task, self.plan, self.world)  # other gradients
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.plan.rate(epoch)
+        self.task.train()
+        self.metrics = EpochMetrics(start.metrics if self.world.is_first else None)
+
+    def _order(self, epoch: int) -> int:
+        """Return which of the loader's epochs to read; those of a warm-up stage are its own."""
+        return epoch if epoch >= 1 else self.plan.epochs + 1 - epoch
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         dtype = PRECISIONS[self.plan.precision]
         return torch.autocast(self.device.type, dtype) if dtype else contextlib.nullcontext()
 
 
-def parallel(task: Any, plan: Plan, world: World) -> SingleProcess | DDPRunner | FSDPRunner:
-    """The task as it runs in step with those of the other processes."""
+def build_runner(task: Task, plan: Plan, world: World) -> SingleProcess | DDPRunner | FSDPRunner:
+    """Return what runs the task in step with those of the other processes."""
     if world.size == 1:
         return SingleProcess(task, plan.compile)
     return (FSDPRunner if plan.shard else DDPRunner)(task, world, plan.compile)

@@ -120,7 +120,8 @@ def test_torchrun_starts_a_crashed_run_again_by_itself(whole, tmp_path):
     """The second process dies once, in its second epoch."""
     (tmp_path / "dies.py").write_text(
         "import os, signal, sys\n"
-        "from distillers import cli, train\n"
+        "from distillers.cli import main as cli\n"
+        "from distillers.training import trainer as train\n"
         "original = train.Trainer.train_epoch\n"
         "def dying(self, loader, start, *rest):\n"
         "    if start.epoch == 2 and self.world.rank and not os.path.exists('died'):\n"

@@ -89,7 +89,7 @@ def test_the_whole_step_compiles_without_a_break(method):
     """Student, heads, losses and teacher in one graph, with the plain step's value."""
     torch.compiler.reset()
     plain, default = trainers(method)
-    default.run._run = torch.compile(default.task, fullgraph=True, backend="aot_eager")
+    default.runner._run = torch.compile(default.task, fullgraph=True, backend="aot_eager")
     for number in range(3):
         default.task.load_state_dict(plain.task.state_dict())
         assert loss(default, number) == pytest.approx(loss(plain, number), rel=1e-4)

@@ -79,7 +79,7 @@ def trained(
                 **{k: v.clone() for k, v in grads.items()},
             }
         )
-        trainer.step()
+        trainer.optimizer_step()
     return {"steps": seen, "state": full_state(trainer.task.state_dict())}
 
 

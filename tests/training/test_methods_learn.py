@@ -49,7 +49,7 @@ def teacher(digits):
     net = models.create("resnet14", num_classes=10)
     plan = Plan(epochs=6, learning_rate=0.05)
     loader = make_loader(digits, shuffle=True)
-    fit(Supervised(net, CE()), loader, plan, score=lambda _: {}, keep=lambda *_: None)
+    fit(Supervised(net, CE()), loader, plan, evaluate=lambda _: {}, on_epoch_end=lambda *_: None)
     return net
 
 
@@ -78,8 +78,8 @@ def train(name, digits, teacher):
         task,
         make_loader(digits, shuffle=True),
         Plan(epochs=EPOCHS.get(name, 4), learning_rate=0.02),
-        score=lambda net: scores(net, digits),
-        keep=lambda row, *_: rows.append(row),
+        evaluate=lambda net: scores(net, digits),
+        on_epoch_end=lambda row, *_: rows.append(row),
     )
     return task, rows
 

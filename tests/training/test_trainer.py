@@ -14,6 +14,7 @@ from distillers.losses import CE
 from distillers.training.ema import Average
 from distillers.training.optim import parameter_groups
 from distillers.training.preemption import Interrupts
+from distillers.training.state import TrainState
 from distillers.training.trainer import Plan, Trainer, TrainProgress, fit
 from tests.nets import Declared, Small, make_batch
 
@@ -36,17 +37,28 @@ def supervised(seed: int = 0) -> Supervised:
     return Supervised(Small(), CE())
 
 
-def run(task, plan, resumed=None, keep=None):
+def run(task, plan, resumed=None, on_epoch_end=None):
     rows, states = [], []
 
     def note(row, state, deployed):
         rows.append(row)
         states.append(state)
-        if keep:
-            keep(row, state, deployed)
+        if on_epoch_end:
+            on_epoch_end(row, state, deployed)
 
-    fit(task, Batches(), plan, score=lambda _: {"test_acc": 0.0}, keep=note, resumed=resumed)
+    fit(
+        task,
+        Batches(),
+        plan,
+        evaluate=lambda _: {"test_acc": 0.0},
+        on_epoch_end=note,
+        resumed=resumed,
+    )
     return rows, states
+
+
+def load_state(buffer):
+    return TrainState(**torch.load(buffer, weights_only=True))
 
 
 def weights(task):
@@ -74,7 +86,7 @@ def test_the_step_is_sgd_as_published():
     for seed in range(3):
         batch = make_batch(seed=seed)
         trainer.backward(batch, 0.0)
-        trainer.step()
+        trainer.optimizer_step()
         twin.zero_grad()
         twin(batch).loss.backward()
         with torch.no_grad():
@@ -118,7 +130,7 @@ def test_clipping_bounds_the_gradient():
     before = weights(task)
     task.eval()
     trainer.backward(make_batch(), 0.0)
-    trainer.step()
+    trainer.optimizer_step()
     assert (weights(task) - before).norm() == pytest.approx(1e-3, rel=1e-3)
 
 
@@ -131,13 +143,13 @@ def test_resuming_gives_the_same_bits():
 
     def keep(row, state, deployed):
         buffer = io.BytesIO()
-        torch.save(state, buffer)
+        torch.save(vars(state), buffer)
         copies.append(buffer)
 
-    run(first, plan, keep=keep)
+    run(first, plan, on_epoch_end=keep)
     copies[1].seek(0)
     second = supervised(seed=7)
-    run(second, plan, resumed=torch.load(copies[1], weights_only=True))
+    run(second, plan, resumed=load_state(copies[1]))
     assert torch.equal(weights(second), weights(whole))
 
 
@@ -151,7 +163,7 @@ class StopsAt(Interrupts):
     def after_step(self, snapshot) -> None:
         self.seen += 1
         if self.seen == self.step:
-            torch.save(snapshot()[0], self.buffer)
+            torch.save(vars(snapshot()[0]), self.buffer)
             raise PreemptedError(signal.SIGTERM)
 
 
@@ -173,14 +185,14 @@ def test_resuming_within_an_epoch_gives_the_same_bits_and_figures(step, accumula
             twin,
             Batches(),
             plan,
-            score=lambda _: {"test_acc": 0.0},
-            keep=lambda *_: None,
+            evaluate=lambda _: {"test_acc": 0.0},
+            on_epoch_end=lambda *_: None,
             interrupts=stopping,
         )
     stopping.buffer.seek(0)
     again = task(7)
     torch.manual_seed(99)
-    found, _ = run(again, plan, resumed=torch.load(stopping.buffer, weights_only=True))
+    found, _ = run(again, plan, resumed=load_state(stopping.buffer))
     assert torch.equal(weights(again), weights(whole))
     for row, expected in zip(found, rows[-len(found) :], strict=True):
         timed = ("images_per_second", "waited")
@@ -312,12 +324,12 @@ def test_a_first_stage_comes_before_epoch_one_and_is_resumed():
 
         def keep(row, state, deployed, copies=copies):
             buffer = io.BytesIO()
-            torch.save(state, buffer)
+            torch.save(vars(state), buffer)
             copies.append(buffer)
 
-        run(twin, plan, keep=keep)
+        run(twin, plan, on_epoch_end=keep)
         copies[stop].seek(0)
-        again, state = task(1), torch.load(copies[stop], weights_only=True)
+        again, state = task(1), load_state(copies[stop])
         again.teacher.load_state_dict(whole.teacher.state_dict())
         run(again, plan, resumed=state)
         assert torch.equal(weights(again), weights(whole))
@@ -331,7 +343,7 @@ def test_a_compiled_step_is_compiled_once():
     task = distil(Declared(), Declared(6), {"ce": 1.0, "kd": 1.0}, images=images)
     trainer = Trainer(task, Plan(epochs=2, learning_rate=0.1))
     counter = CompileCounter()
-    trainer.run._run = torch.compile(task, backend=counter, fullgraph=True)
+    trainer.runner._run = torch.compile(task, backend=counter, fullgraph=True)
     for epoch in (0, 1):
         trainer.train_epoch(Batches(), TrainProgress(epoch))
     assert counter.frame_count == 1

@@ -59,7 +59,7 @@ def trained(net, **modes):
     torch.manual_seed(1)
     replace_classifier(net, head, 5)
     task = Transfer(net, head, CE(), **modes)
-    fit(task, Batches(task), Plan(2, 0.1), score=lambda _: {}, keep=lambda *_: None)
+    fit(task, Batches(task), Plan(2, 0.1), evaluate=lambda _: {}, on_epoch_end=lambda *_: None)
     after = task.deployed().state_dict()
     assert not torch.equal(after[f"{head}.weight"], before[f"{head}.weight"][:5])
     others = [key for key in before if not key.startswith(f"{head}.")]
@@ -168,8 +168,8 @@ def steps(world, plan, modes):
         if task.embeds:
             part = replace(part, images=task.embed(part.images))
         trainer.backward(part, 0.0)
-        trainer.step()
-    return trainer.run.deployed().state_dict()
+        trainer.optimizer_step()
+    return trainer.runner.deployed().state_dict()
 
 
 def test_several_processes_learn_what_one_does_and_leave_the_backbone(tmp_path, monkeypatch):

@@ -56,7 +56,7 @@ def losses(task, loader, epochs, **plan):
         torch.manual_seed(epoch)  # CRD draws its negatives
         for batch in loader.epoch(epoch):
             found.append(float(trainer.backward(batch, 0.5).loss.detach()))
-            trainer.step()
+            trainer.optimizer_step()
     return found
 
 
@@ -89,12 +89,12 @@ def test_a_compiled_step_takes_the_teacher_s_values_in(digits, teacher, where, m
     exact = losses(task_of(method, digits, teacher), loader, (1, 2, 3))
     task, counter = task_of(method, digits, teacher), CompileCounter()
     trainer = Trainer(task, Plan(epochs=3, learning_rate=0.01, clip_grad=1.0))
-    trainer.run._run = torch.compile(task, backend=counter, fullgraph=True)
+    trainer.runner._run = torch.compile(task, backend=counter, fullgraph=True)
     found = []
     for epoch in (1, 2, 3):
         for batch in Taught(loader, cached(task, where, digits)).epoch(epoch):
             found.append(float(trainer.backward(batch, 0.5).loss.detach()))
-            trainer.step()
+            trainer.optimizer_step()
     assert found == pytest.approx(exact, rel=5e-3)
     assert counter.frame_count == 1
     once = counter.op_count
