@@ -8,7 +8,7 @@ from distillers.errors import InputError
 
 Dali = Literal["cpu", "gpu"] | None
 # How many fixed augmented views each training image has; "all" is every crop and flip there is.
-Views = int | Literal["all"]
+NumViews = int | Literal["all"]
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,152 @@
-"""Types of flags, and checks of their values; nothing here imports torch."""
+"""Facts about flags, written once in their annotations; nothing here imports torch.
 
+Everything that the library must know about a flag stands where the flag is declared, as in
+`epochs: Annotated[int, AT_LEAST_1, Fact.SAME_COST] = 240`. Checks, hashes, reports, estimates and
+grids derive what they need from these annotations.
+"""
+
+import enum
+import inspect
 import json
-from typing import Annotated, Any, Literal
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Annotated, Any, Literal, TypeVar
 
 from tyro.constructors import PrimitiveConstructorSpec
 
 from distillers.errors import InputError
 
+Marker = TypeVar("Marker")
 
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(",") if part.strip())
+
+class Fact(enum.Enum):
+    """A fact about a flag."""
+
+    NO_EFFECT = "changes no result of a run; not part of the run folder's hash"
+    SAME_COST = "changes what a run learns but not what an epoch costs"
+    PATH = "a path; a leading ~ is the home directory"
+    PUBLISHED_SETTING = "must have its published value in a comparison with published numbers"
+    NEEDS_TEACHER = "means nothing for a network that is trained alone"
+    OWN_COLUMN = "a report shows it as network, method or weight, not among the training flags"
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a flag accepts; None and text are not checked.
+
+    Attributes:
+        allowed: the range in words, for error messages.
+        contains: whether a number is in it.
+    """
+
+    allowed: str
+    contains: Callable[[float], bool]
+
+
+@dataclass(frozen=True)
+class LossOption:
+    """The options of losses that a flag sets, as in "kd.temperature"."""
+
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NotInGrid:
+    """Why the grid of a sweep may not set the flag."""
+
+    reason: str
+
+
+def at_least(low: float) -> Range:
+    """Return the finite numbers from `low`."""
+    return Range(f"at least {low}", lambda value: low <= value < math.inf)
+
+
+AT_LEAST_1 = at_least(1)
+NOT_NEGATIVE = Range("0 or more", lambda value: 0 <= value < math.inf)
+POSITIVE = Range("greater than 0", lambda value: 0 < value < math.inf)
+FRACTION = Range("in [0, 1)", lambda value: 0 <= value < 1)
+
+
+def markers(config: type) -> dict[str, tuple[Any, ...]]:
+    """Return the annotations of every flag of a dataclass.
+
+    A subclass that declares a flag again, to change its default or its help, inherits the
+    annotations of the base class unless it gives others.
+    """
+    found: dict[str, tuple[Any, ...]] = {}
+    for base in reversed(config.__mro__):
+        for name, annotation in inspect.get_annotations(base).items():
+            own = getattr(annotation, "__metadata__", ())
+            kept = [m for m in found.get(name, ()) if not any(type(m) is type(n) for n in own)]
+            found[name] = (*kept, *own)
+    return found
+
+
+def marked(config: type, kind: type[Marker]) -> Iterator[tuple[str, Marker]]:
+    """Yield each flag that has an annotation of type `kind`, with that annotation."""
+    for name, own in markers(config).items():
+        yield from ((name, marker) for marker in own if isinstance(marker, kind))
+
+
+@cache
+def flags_with(config: type, fact: Fact) -> tuple[str, ...]:
+    """Return the names of the flags of a dataclass of which a fact holds."""
+    return tuple(name for name, own in markers(config).items() if fact in own)
+
+
+def result_flags(config: type, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flags of a run that can change its results.
+
+    Args:
+        config: the dataclass that declares the flags.
+        flags: values by name, as JSON types; names that `config` does not declare are kept.
+    """
+    without = flags_with(config, Fact.NO_EFFECT)
+    kept = {name: value for name, value in flags.items() if name not in without}
+    if flags["dataset"] == "folder":  # the name does not identify the images
+        kept["data_dir"] = flags["data_dir"]
+    if "teacher_cache" in kept:  # its half precision changes results, its location does not
+        kept["teacher_cache"] = kept["teacher_cache"] is not None
+    return kept
+
+
+def default_flags(config: type) -> dict[str, Any]:
+    """Return the default of every flag of a dataclass, as JSON types."""
+    return as_json_types({field.name: field.default for field in fields(config)})
+
+
+def check_ranges(config: object) -> None:
+    """Check every flag that is annotated with a `Range`.
+
+    Raises:
+        InputError: naming the flag, its value, and what is allowed.
+    """
+    for name, numbers in marked(type(config), Range):
+        value = getattr(config, name)
+        if isinstance(value, int | float):
+            require(name, value, numbers.contains(value), numbers.allowed)
+
+
+def require(flag: str, value: object, valid: bool, allowed: str) -> None:
+    """Check a flag's value.
+
+    Raises:
+        InputError: when it is not `valid`, naming the flag, its value, and what is `allowed`.
+    """
+    if not valid:
+        raise InputError(f"--{flag} is {value}; it must be {allowed}.")
+
+
+def as_json_types(content: Any) -> Any:
+    """Return `content` as JSON types; objects of other types become text."""
+    return json.loads(json.dumps(content, default=str))
+
+
+def _epochs(args: list[str]) -> tuple[int, ...]:
+    return tuple(int(part) for part in ",".join(args).split(",") if part.strip())
 
 
 Milestones = Annotated[
@@ -17,18 +154,18 @@ Milestones = Annotated[
     PrimitiveConstructorSpec(
         nargs="*",
         metavar="EPOCH,EPOCH,...",
-        instance_from_str=lambda args: _numbers(",".join(args)),
+        instance_from_str=_epochs,
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [",".join(map(str, value))],
     ),
 ]
 
-PUBLISHED = "published"  # what --pretrained alone stands for
+PUBLISHED = "published"  # the value of --pretrained without a file
 
 
-def _one_file(args: list[str]) -> str:
+def _weights_file(args: list[str]) -> str:
     if len(args) > 1:
-        raise ValueError("it takes one file, or none for the published weights")
+        raise ValueError("expected one file, or none for the published weights")
     return args[0] if args else PUBLISHED
 
 
@@ -37,24 +174,27 @@ Pretrained = Annotated[
     PrimitiveConstructorSpec(
         nargs="*",
         metavar="[FILE]",
-        instance_from_str=_one_file,
+        instance_from_str=_weights_file,
         is_instance=lambda value: value is None or isinstance(value, str),
         str_from_instance=lambda value: [value] if value else [],
     ),
+    Fact.PATH,
+    Fact.PUBLISHED_SETTING,
+]
+
+
+def _words(args: list[str]) -> tuple[str, ...]:
+    return tuple(part for arg in args for part in arg.replace(",", " ").split())
+
+
+ModulePaths = Annotated[
+    tuple[str, ...],
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="PATH,PATH,...",
+        instance_from_str=_words,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(value)] if value else [],
+    ),
 ]
 Protocol = Literal["simkd", "crd"]
-
-
-def as_json_types(content: Any) -> Any:
-    """`content` as JSON types; what is none of them as text."""
-    return json.loads(json.dumps(content, default=str))
-
-
-def require(flag: str, value: object, good: bool, allowed: str) -> None:
-    """Refuse a flag's value.
-
-    Raises:
-        InputError: when it is not `good`, saying what is `allowed`.
-    """
-    if not good:
-        raise InputError(f"--{flag} is {value}; it must be {allowed}.")

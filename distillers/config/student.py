@@ -1,37 +1,29 @@
 """The flags of train_student.py; nothing here imports torch."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import UseAppendAction, arg
-from tyro.constructors import PrimitiveConstructorSpec
 
-from distillers.config.data import Views
-from distillers.config.flags import Pretrained, Protocol, require
+from distillers.config.data import NumViews
+from distillers.config.flags import (
+    AT_LEAST_1,
+    NOT_NEGATIVE,
+    Fact,
+    LossOption,
+    ModulePaths,
+    NotInGrid,
+    Pretrained,
+    Protocol,
+    require,
+)
 from distillers.config.sizes import num_bytes
 from distillers.config.train import TrainConfig
 from distillers.errors import InputError
 from distillers.files import file_name
 
-
-def _words(args: list[str]) -> tuple[str, ...]:
-    return tuple(part for arg in args for part in arg.replace(",", " ").split())
-
-
-Paths = Annotated[
-    tuple[str, ...],
-    PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="PATH,PATH,...",
-        instance_from_str=_words,
-        is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=lambda value: [",".join(value)] if value else [],
-    ),
-]
-
-# The documented system's names of methods that have another name here.
+# Method names of the published code that differ from the names in this library.
 PUBLISHED_NAMES = {
     "hint": "fitnet",
     "attention": "at",
@@ -43,7 +35,7 @@ PUBLISHED_NAMES = {
 
 
 def canonical_method(method: str) -> str:
-    """A method's name in small letters, as the library has it; package.module:Class as it is."""
+    """Return a method's name in lower case; package.module:Class is left unchanged."""
     method = method.strip()
     return method if ":" in method else method.lower()
 
@@ -52,95 +44,119 @@ def canonical_method(method: str) -> str:
 class StudentConfig(TrainConfig):
     """Distil a student from a trained teacher."""
 
-    path_t: str | None = None
-    """The teacher's checkpoint, or its run's folder:
+    path_t: Annotated[
+        str | None, Fact.PATH, Fact.OWN_COLUMN, NotInGrid("`teachers` and `pairs` name it")
+    ] = None
+    """Checkpoint or run folder of the teacher:
     ./save/teachers/models/resnet32x4_vanilla/resnet32x4_best.pth."""
-    model_t: str | None = None
-    """The teacher's architecture, where its checkpoint does not tell."""
-    model_s: str = "resnet8x4"
-    """The student (see `distillers list`)."""
+    model_t: Annotated[str | None, Fact.OWN_COLUMN] = None
+    """Architecture of the teacher, if its checkpoint does not name it."""
+    model_s: Annotated[str, Fact.OWN_COLUMN, NotInGrid("`pairs` names it")] = "resnet8x4"
+    """Architecture of the student (see `distillers list`)."""
     pretrained: Pretrained = None
-    """Start from the weights in this file, or without one from those that timm or torchvision
-    publish; a classifier of another number of classes is made anew."""
-    distill: str | None = None
-    """The method, or several joined by "+", as in crd+kd. Left out: kd, or --loss alone."""
-    loss: str | None = None
-    """A loss of your own, package.module:Class, beside or instead of --distill."""
-    option: Annotated[tuple[tuple[str, ...], ...], UseAppendAction] = ()
-    """Options of losses, as in crd.negatives=4096 rrd.dim=64; may be given more than once."""
+    """Initial weights: a file, or without a value those published by timm or torchvision. A
+    classifier for another number of classes is replaced."""
+    distill: Annotated[str | None, Fact.OWN_COLUMN, NotInGrid("`methods` names it")] = None
+    """Method, or several joined by "+", as in crd+kd. Default: kd, or only --loss if given."""
+    loss: Annotated[str | None, Fact.OWN_COLUMN, NotInGrid("`methods` names it")] = None
+    """Your own loss, package.module:Class, in addition to --distill or alone."""
+    option: Annotated[tuple[tuple[str, ...], ...], UseAppendAction, Fact.OWN_COLUMN] = ()
+    """Options of losses, as in crd.negatives=4096 rrd.dim=64; can be repeated."""
     protocol: Protocol = "simkd"
-    """Whose published weights and rules: simkd reports the best test epoch, crd the last."""
+    """Published loss weights and evaluation protocol: simkd reports the best test epoch, crd the
+    last epoch."""
     weight_decay: float = 5e-4
     """L2 penalty of SGD."""
     trial: Annotated[int, arg(aliases=["-t"])] = 1
-    """The seed, and part of the folder's name."""
-    cls: Annotated[float | None, arg(aliases=["-c", "-r", "--gamma"])] = None
-    """Weight of the cross-entropy. Left out: as published."""
-    div: Annotated[float | None, arg(aliases=["-d", "-a", "--alpha"])] = None
-    """Weight of the KL divergence to the teacher's logits. Left out: as published."""
-    beta: Annotated[float | None, arg(aliases=["-b"])] = None
-    """Weight of the method. Left out: as published."""
-    kd_T: float | None = None  # noqa: N815, the documented spelling
-    """Temperature of KD (4)."""
-    hint_layer: int | None = None
-    """Stage that FitNet compares, from 1."""
-    factor: Annotated[int | None, arg(aliases=["-f"])] = None
-    """SimKD: how much narrower the projector is inside (2)."""
-    soft: Annotated[float | None, arg(aliases=["-s"])] = None
-    """SemCKD: softness of its attention (1)."""
-    feat_dim: int | None = None
-    """Width of the embeddings of CRD, RRD, DCD and CC (128)."""
-    mode: Literal["exact", "relax"] | None = None
-    """CRD: the positive is the image itself, or any of its class."""
-    nce_k: int | None = None
-    """Negatives of CRD, queue of RRD (16384)."""
-    nce_t: float | None = None
-    """Temperature of CRD (0.07)."""
-    nce_t_s: float | None = None
-    """The student's temperature in RRD (0.1)."""
-    nce_t_t: float | None = None
-    """The teacher's temperature in RRD (0.02)."""
-    nce_m: float | None = None
-    """Momentum of CRD's banks (0.5)."""
-    memory_type: Literal["fifo", "momentum"] | None = None
-    """RRD: a queue, or a bank with momentum."""
-    init_epochs: int | None = None
-    """Epochs of the first stage of AB, FT and FSP (30)."""
-    gather: bool = True
+    """Random seed; part of the run folder's name."""
+    cls: Annotated[
+        float | None, arg(aliases=["-c", "-r", "--gamma"]), NOT_NEGATIVE, Fact.OWN_COLUMN
+    ] = None
+    """Weight of the cross-entropy. Default: the protocol's."""
+    div: Annotated[
+        float | None, arg(aliases=["-d", "-a", "--alpha"]), NOT_NEGATIVE, Fact.OWN_COLUMN
+    ] = None
+    """Weight of the KL divergence to the teacher's logits. Default: the protocol's."""
+    beta: Annotated[float | None, arg(aliases=["-b"]), NOT_NEGATIVE, Fact.OWN_COLUMN] = None
+    """Weight of the method's loss. Default: the protocol's."""
+    kd_T: Annotated[float | None, LossOption(("kd.temperature",))] = None  # noqa: N815, published
+    """Temperature of KD. Default: 4."""
+    hint_layer: Annotated[int | None, LossOption(("fitnet.hint_layer",))] = None
+    """Stage that FitNet compares, counted from 1."""
+    factor: Annotated[int | None, arg(aliases=["-f"]), LossOption(("simkd.factor",))] = None
+    """Reduction factor of the hidden width of SimKD's projector. Default: 2."""
+    soft: Annotated[float | None, arg(aliases=["-s"]), LossOption(("semckd.softness",))] = None
+    """Softness of SemCKD's attention. Default: 1."""
+    feat_dim: Annotated[
+        int | None, LossOption(("crd.dim", "rrd.dim", "dcd.dim", "cc.dim", "rrdmomentum.dim"))
+    ] = None
+    """Embedding width of CRD, RRD, DCD and CC. Default: 128."""
+    mode: Annotated[Literal["exact", "relax"] | None, LossOption(("crd.mode",))] = None
+    """Positive of CRD: the image itself, or any image of its class."""
+    nce_k: Annotated[int | None, LossOption(("crd.negatives", "rrd.queue_size"))] = None
+    """Number of negatives of CRD, or queue size of RRD. Default: 16384."""
+    nce_t: Annotated[float | None, LossOption(("crd.temperature",))] = None
+    """Temperature of CRD. Default: 0.07."""
+    nce_t_s: Annotated[
+        float | None,
+        LossOption(("rrd.student_temperature", "rrdmomentum.student_temperature")),
+    ] = None
+    """Temperature of the student in RRD. Default: 0.1."""
+    nce_t_t: Annotated[
+        float | None,
+        LossOption(("rrd.teacher_temperature", "rrdmomentum.teacher_temperature")),
+    ] = None
+    """Temperature of the teacher in RRD. Default: 0.02."""
+    nce_m: Annotated[float | None, LossOption(("rrdmomentum.momentum", "crd.momentum"))] = None
+    """Momentum of CRD's memory banks. Default: 0.5."""
+    memory_type: Annotated[Literal["fifo", "momentum"] | None, Fact.OWN_COLUMN] = None
+    """Memory of RRD: a first-in first-out queue, or a bank with momentum."""
+    init_epochs: Annotated[
+        int | None, LossOption(("ab.warmup_epochs", "ft.warmup_epochs", "fsp.warmup_epochs"))
+    ] = None
+    """Epochs of the first stage of AB, FT and FSP. Default: 30."""
+    gather: Annotated[bool, Fact.NEEDS_TEACHER] = True
     """Losses that compare the images of a batch compare those of all processes."""
-    taps_t: Paths = ()
-    """Modules of the teacher whose outputs are its stage maps. Left out: found by rule."""
-    taps_s: Paths = ()
-    """Likewise of the student."""
-    skip_validation: bool = False
-    """Do not score the teacher before training."""
-    teacher_cache: str | None = None
-    """Run the teacher once for each augmented view and keep what it says: auto (in SAVE_DIR), or a
+    taps_t: Annotated[ModulePaths, Fact.OWN_COLUMN] = ()
+    """Modules of the teacher whose outputs are its stage features. Default: found by rules."""
+    taps_s: Annotated[ModulePaths, Fact.OWN_COLUMN] = ()
+    """Modules of the student whose outputs are its stage features. Default: found by rules."""
+    skip_validation: Annotated[bool, Fact.NO_EFFECT] = False
+    """Do not evaluate the teacher before training."""
+    teacher_cache: Annotated[str | None, Fact.NEEDS_TEACHER] = None
+    """Run the teacher once for each augmented view and cache its outputs: auto (in SAVE_DIR), or a
     folder."""
-    views: Views | None = None
-    """Augmented views that each training image has, or all (every crop and flip). Left out: a new
-    one in every epoch, which is what all gives too."""
-    cache_budget: str = "20GB"
-    """The most that the cache may take on the disk; else the teacher runs in every step."""
+    views: Annotated[NumViews | None, AT_LEAST_1, Fact.PUBLISHED_SETTING] = None
+    """Number of augmented views of each training image, or all (every crop and flip). Default: a
+    new random view in every epoch."""
+    cache_budget: Annotated[str, Fact.NO_EFFECT] = "20GB"
+    """Maximum size of the cache on disk; if it would be larger, the teacher runs in every step."""
 
     def __post_init__(self) -> None:
-        """Write methods in small letters, as the library's names are."""
+        """Expand paths, and write methods in lower case."""
         super().__post_init__()
         if self.distill is not None:
-            plain = "+".join(map(canonical_method, self.distill.split("+")))
-            object.__setattr__(self, "distill", plain)
+            names = "+".join(map(canonical_method, self.distill.split("+")))
+            object.__setattr__(self, "distill", names)
 
     def methods(self) -> list[str]:
-        """The losses asked for by --distill and --loss, by the library's names."""
+        """Return the library's names of the losses in --distill and --loss."""
         distill = self.distill or ("" if self.loss else "kd")
-        asked = distill.split("+") if distill else []
-        asked = [PUBLISHED_NAMES.get(name, name) for name in asked]
+        names = distill.split("+") if distill else []
+        names = [PUBLISHED_NAMES.get(name, name) for name in names]
         if self.memory_type == "momentum":
-            asked = ["rrdmomentum" if name == "rrd" else name for name in asked]
-        return [*asked, *([self.loss] if self.loss else [])]
+            names = ["rrdmomentum" if name == "rrd" else name for name in names]
+        return [*names, *([self.loss] if self.loss else [])]
 
     def folder(self, ce: float, kd: float, method: float, teacher: str) -> Path:
-        """The run's folder."""
+        """Return the run folder.
+
+        Args:
+            ce: weight of the cross-entropy.
+            kd: weight of the KL divergence.
+            method: weight of the method's loss.
+            teacher: architecture of the teacher.
+        """
         title = file_name("+".join(filter(None, (self.distill, self.loss))) or "kd")
         name = (
             f"S_{file_name(self.model_s)}_T_{file_name(teacher)}_{self.dataset}_{title}"
@@ -149,15 +165,10 @@ class StudentConfig(TrainConfig):
         return Path(self.save_dir) / "students" / "models" / name
 
     def check(self) -> None:
-        """Refuse what cannot work; see `TrainConfig.check`."""
+        """Check the flags, alone and together; see `TrainConfig.check`."""
         super().check()
         if not self.path_t:
-            raise InputError("--path_t is missing: the checkpoint of the teacher to learn from.")
-        require("views", self.views, self.views == "all" or (self.views or 1) >= 1, "at least 1")
+            raise InputError("--path_t is missing: the checkpoint of the teacher.")
         num_bytes(self.cache_budget, "cache_budget")
         for name in ("distill", "loss", "teacher_cache"):
             require(name, '""', getattr(self, name) != "", "a name, or left out")
-        for name in ("cls", "div", "beta"):
-            value = getattr(self, name)
-            good = value is None or (math.isfinite(value) and value >= 0)
-            require(name, value, good, "0 or more")

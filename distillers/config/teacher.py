@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from distillers.config.flags import Pretrained, Protocol
+from distillers.config.flags import Fact, NotInGrid, Pretrained, Protocol
 from distillers.config.train import TrainConfig
 from distillers.files import file_name
 
@@ -15,19 +15,21 @@ from distillers.files import file_name
 class TeacherConfig(TrainConfig):
     """Train a network on labels alone."""
 
-    model: str = "resnet32x4"
-    """The network (see `distillers list`)."""
+    model: Annotated[str, Fact.OWN_COLUMN, NotInGrid("`teachers` and `pairs` name it")] = (
+        "resnet32x4"
+    )
+    """Network to train (see `distillers list`)."""
     pretrained: Pretrained = None
-    """Start from the weights in this file, or without one from those that timm or torchvision
-    publish; a classifier of another number of classes is made anew."""
+    """Initial weights: a file, or without a value those published by timm or torchvision. A
+    classifier for another number of classes is replaced."""
     protocol: Protocol = "simkd"
-    """Whose rules: simkd reports the best test epoch, crd the last."""
+    """Published evaluation protocol: simkd reports the best test epoch, crd the last epoch."""
     weight_decay: float = 5e-4
     """L2 penalty of SGD."""
     trial: Annotated[int, arg(aliases=["-t"])] = 0
-    """The seed, and part of the folder's name."""
+    """Random seed; part of the run folder's name."""
 
     def folder(self) -> Path:
-        """The run's folder."""
+        """Return the run folder."""
         name = f"{file_name(self.model)}_vanilla_{self.dataset}_trial_{self.trial}_{self.digest()}"
         return Path(self.save_dir) / "teachers" / "models" / name

@@ -1,192 +1,198 @@
-"""The flags of the documented commands, as typed dataclasses; nothing here imports torch."""
+"""The flags that all training commands share; nothing here imports torch."""
 
 import dataclasses
 import hashlib
 import json
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from distillers.config.data import Dali, DecodeOptions, check_dali
 from distillers.config.extras import check_wandb
-from distillers.config.flags import Milestones, as_json_types, require
+from distillers.config.flags import (
+    AT_LEAST_1,
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    Fact,
+    Milestones,
+    NotInGrid,
+    Range,
+    as_json_types,
+    at_least,
+    check_ranges,
+    default_flags,
+    flags_with,
+    require,
+    result_flags,
+)
 from distillers.errors import InputError
 
-# Flags that change nothing of what a run computes; the folder's name leaves them out.
-NO_EFFECT_FLAGS = (
-    *("print_freq", "tb_freq", "save_freq", "num_workers", "gpu_id", "data_dir", "save_dir"),
-    *("resume", "overwrite", "skip_validation", "dist_url", "multiprocessing_distributed"),
-    *("config", "download", "save_minutes", "dist_timeout", "shard", "cache_budget", "wandb"),
-)
+SEED = Range("0 to 9223372036854775807", lambda value: 0 <= value < 2**63)
+ONE_DEVICE = NotInGrid("each run of a sweep has one device")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Flags that teachers and students share."""
+    """Flags that teachers, students and transferred networks share."""
 
-    trial: int
-    protocol: str
-    weight_decay: float | None
+    trial: Annotated[
+        int, SEED, Fact.SAME_COST, Fact.OWN_COLUMN, NotInGrid("`trials` sets the seeds")
+    ]
+    protocol: Annotated[str, Fact.SAME_COST, Fact.OWN_COLUMN]
+    weight_decay: Annotated[float | None, NOT_NEGATIVE, Fact.SAME_COST, Fact.PUBLISHED_SETTING]
 
-    dataset: str = "cifar100"
-    """cifar100, imagenet, folder (your own images), ... (see `distillers list`)."""
-    data_dir: str = "./data"
-    """Where data sets lie, or are downloaded to."""
-    download: bool = True
-    """Download a data set that is not there."""
-    val_fraction: float = 0.0
-    """Share of the training set held out to choose the best epoch on, or where --dataset folder
-    has no val/, to score on."""
-    image_size: int | None = None
-    """Pixels on a side of the images. Left out: the data set's own; of folders 224, tinyimagenet
-    64."""
+    dataset: Annotated[str, Fact.OWN_COLUMN] = "cifar100"
+    """Data set: cifar100, imagenet, folder (your own images), ... (see `distillers list`)."""
+    data_dir: Annotated[str, Fact.NO_EFFECT] = "./data"
+    """Folder of the data sets; downloads go there too."""
+    download: Annotated[bool, Fact.NO_EFFECT] = True
+    """Download the data set if it is missing."""
+    val_fraction: Annotated[float, FRACTION, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = 0.0
+    """Fraction of the training set held out for choosing the best epoch. If --dataset folder has
+    no val/, the held-out images are its test set."""
+    image_size: Annotated[int | None, at_least(8), Fact.PUBLISHED_SETTING] = None
+    """Height and width of the images in pixels. Default: 64 for tinyimagenet, 224 for other
+    folders of images, else the data set's own."""
     on_bad_image: Literal["error", "skip"] = "error"
-    """An image that cannot be read stops the run, or is counted and replaced by another."""
-    batch_size: int = 64
-    """Images a step, on all devices together."""
-    num_workers: int = 8
-    """Processes that decode images; data sets in memory need none."""
-    epochs: int = 240
-    """Passes over the training set; they count from 1."""
-    learning_rate: float | None = None
-    """Left out: 0.05, but 0.01 for MobileNetV2 and the ShuffleNets on CIFAR, as published."""
-    lr_decay_epochs: Milestones = (150, 180, 210)
-    """The rate drops after each of these epochs."""
-    lr_decay_rate: float = 0.1
-    """What the rate is multiplied by."""
-    momentum: float = 0.9
-    """Momentum of SGD, without Nesterov."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
-    """Of the step; auto tries them on this device and takes the fastest. Evaluation is fp32."""
-    accumulate: int = 1
-    """Batches to an optimiser step."""
-    clip_grad: float | None = None
-    """Largest norm of the gradient."""
-    ema: float | None = None
-    """Decay of averaged weights, which are then scored and saved; 0.999, say."""
+    """What to do with an image that cannot be read: stop, or count it and use another image."""
+    batch_size: Annotated[int, AT_LEAST_1, Fact.PUBLISHED_SETTING] = 64
+    """Images per step, summed over all devices."""
+    num_workers: Annotated[int, NOT_NEGATIVE, Fact.NO_EFFECT] = 8
+    """Processes that decode images; not used by data sets that are held in memory."""
+    epochs: Annotated[int, AT_LEAST_1, Fact.SAME_COST] = 240
+    """Number of passes over the training set."""
+    learning_rate: Annotated[
+        float | None, POSITIVE, Fact.SAME_COST, Fact.PUBLISHED_SETTING, Fact.OWN_COLUMN
+    ] = None
+    """Initial learning rate. Default: 0.01 for MobileNetV2 and ShuffleNets on CIFAR, else 0.05, as
+    published."""
+    lr_decay_epochs: Annotated[Milestones, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = (150, 180, 210)
+    """Epochs after which the learning rate is multiplied by --lr_decay_rate."""
+    lr_decay_rate: Annotated[float, POSITIVE, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = 0.1
+    """Factor of each learning rate decay."""
+    momentum: Annotated[float, NOT_NEGATIVE, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = 0.9
+    """Momentum of SGD (without Nesterov)."""
+    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], Fact.PUBLISHED_SETTING] = "fp32"
+    """Precision of the training step; auto measures them and takes the fastest. Evaluation is
+    fp32."""
+    accumulate: Annotated[int, AT_LEAST_1, Fact.PUBLISHED_SETTING] = 1
+    """Batches whose gradients are summed for one optimizer step."""
+    clip_grad: Annotated[float | None, POSITIVE, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = None
+    """Maximum norm of the gradient. Default: no clipping."""
+    ema: Annotated[
+        float | None,
+        Range("between 0 and 1", lambda value: 0 < value < 1),
+        Fact.PUBLISHED_SETTING,
+    ] = None
+    """Decay of an exponential moving average of the weights, as in 0.999. If given, the averaged
+    weights are evaluated and saved."""
     channels_last: bool = True
-    """Keep maps and weights in channels-last order, which is faster."""
+    """Use the channels-last memory format, which is faster."""
     compile: bool = False
-    """Compile the step with torch.compile."""
-    gpu_id: str | None = None
-    """The GPU to use, 0,1,2,3 for one process each, or "cpu". Left out: what there is."""
-    deterministic: bool = False
-    """Only deterministic kernels, also on a GPU."""
-    save_dir: str = "./save"
-    """Where run folders are made."""
-    resume: bool = False
-    """Go on with this very run from what it saved last."""
-    overwrite: bool = False
-    """Delete an earlier run with the same flags and start anew."""
-    on_nan: Literal["stop", "skip"] = "stop"
-    """A loss that is not finite stops the run, or the step is taken back and counted."""
-    save_minutes: float = 15.0
-    """Minutes between two saves within an epoch; 0 saves only at its end."""
-    print_freq: int = 100
-    """Steps between two looks at the running loss."""
-    tb_freq: int = 500
-    """Accepted for old scripts; scalars are written every epoch."""
-    wandb: str | None = None
-    """A project on Weights & Biases to log to; WANDB_MODE=offline keeps it in the folder."""
-    save_freq: int = 40
-    """Epochs between two checkpoints that are kept; 0 keeps only last and best."""
+    """Compile the training step with torch.compile."""
+    gpu_id: Annotated[
+        str | None,
+        Fact.NO_EFFECT,
+        NotInGrid("the sweep distributes its runs over the devices of its own --gpu_id"),
+    ] = None
+    """GPU index, a list such as 0,1,2,3 with one process each, or "cpu". Default: the first GPU if
+    there is one."""
+    deterministic: Annotated[bool, Fact.SAME_COST] = False
+    """Use only deterministic kernels on GPUs too."""
+    save_dir: Annotated[
+        str, Fact.NO_EFFECT, Fact.PATH, NotInGrid("set `save_dir` of the whole grid")
+    ] = "./save"
+    """Folder in which run folders are created."""
+    resume: Annotated[
+        bool, Fact.NO_EFFECT, NotInGrid("every run of a sweep resumes where it stopped")
+    ] = False
+    """Resume the run with exactly these flags from its last checkpoint."""
+    overwrite: Annotated[
+        bool, Fact.NO_EFFECT, NotInGrid("delete the folders of the runs to be started again")
+    ] = False
+    """Delete an earlier run with exactly these flags and start again."""
+    on_nan: Annotated[Literal["stop", "skip"], Fact.PUBLISHED_SETTING] = "stop"
+    """What to do if the loss is not finite: stop the run, or undo the step and count it."""
+    save_minutes: Annotated[float, NOT_NEGATIVE, Fact.NO_EFFECT] = 15.0
+    """Minutes between checkpoints within an epoch; 0 saves only at the end of each epoch."""
+    print_freq: Annotated[int, AT_LEAST_1, Fact.NO_EFFECT] = 100
+    """Steps between updates of the displayed loss."""
+    tb_freq: Annotated[int, Fact.NO_EFFECT] = 500
+    """Ignored; accepted for older scripts. Scalars are logged every epoch."""
+    wandb: Annotated[str | None, Fact.NO_EFFECT] = None
+    """Weights & Biases project to log to; with WANDB_MODE=offline the logs stay in the run
+    folder."""
+    save_freq: Annotated[int, NOT_NEGATIVE, Fact.NO_EFFECT] = 40
+    """Epochs between checkpoints that are kept; 0 keeps only the last and the best."""
     dali: Dali = None
-    """Decode training images in folders with NVIDIA DALI, on the CPU or on the GPU that trains."""
-    multiprocessing_distributed: bool = False
-    """Train on all GPUs of --gpu_id, a process each."""
-    dist_url: str = "tcp://127.0.0.1:23451"
-    """Where those processes meet."""
-    dist_timeout: float = 600.0
-    """Seconds after which a process gives up waiting for the others."""
-    sync_bn: bool = False
-    """Batch normalisation over the images of all processes; needs GPUs."""
-    shard: bool = False
-    """Divide weights, gradients and momentum among the processes (FSDP2)."""
-    config: str | None = None
-    """A YAML or JSON file of flags, read before the other flags."""
+    """Decode training images from folders with NVIDIA DALI, on the CPU or on the training GPU."""
+    multiprocessing_distributed: Annotated[bool, Fact.NO_EFFECT, ONE_DEVICE] = False
+    """Train on all GPUs of --gpu_id, with one process each."""
+    dist_url: Annotated[str, Fact.NO_EFFECT, ONE_DEVICE] = "tcp://127.0.0.1:23451"
+    """Address at which these processes rendezvous."""
+    dist_timeout: Annotated[float, POSITIVE, Fact.NO_EFFECT] = 600.0
+    """Seconds to wait for the other processes before giving up."""
+    sync_bn: Annotated[bool, Fact.PUBLISHED_SETTING] = False
+    """Synchronize batch normalization across processes; requires GPUs."""
+    shard: Annotated[bool, Fact.NO_EFFECT] = False
+    """Shard weights, gradients and optimizer state across processes (FSDP2)."""
+    config: Annotated[str | None, Fact.NO_EFFECT, NotInGrid("give its flags in the grid")] = None
+    """YAML or JSON file of flags; flags on the command line override it."""
 
     def __post_init__(self) -> None:
-        """Put the home directory in the place of its sign, ~."""
-        for name in ("save_dir", "path_t", "path_s", "pretrained"):
-            path = getattr(self, name, None)
+        """Expand ~ in paths."""
+        for name in flags_with(type(self), Fact.PATH):
+            path = getattr(self, name)
             if isinstance(path, str) and (path == "~" or path.startswith("~/")):
                 object.__setattr__(self, name, str(Path(path).expanduser()))
 
     def check(self) -> None:
-        """Refuse what cannot work.
+        """Check the flags, alone and together.
 
         Raises:
-            InputError: naming the flag, what was given, and what is allowed.
+            InputError: naming the flag, its value, and what is allowed.
         """
-        require("trial", self.trial, 0 <= self.trial < 2**63, "0 to 9223372036854775807")
-        side = self.image_size
-        require("image_size", side, side is None or side >= 8, "at least 8")
-        for name in ("batch_size", "epochs", "accumulate", "print_freq"):
-            require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("num_workers", "save_freq", "save_minutes", "weight_decay", "momentum"):
-            value = getattr(self, name)
-            good = value is None or (math.isfinite(value) and value >= 0)
-            require(name, value, good, "0 or more")
-        for name in ("learning_rate", "lr_decay_rate", "clip_grad", "dist_timeout"):
-            value = getattr(self, name)
-            good = value is None or (math.isfinite(value) and value > 0)
-            require(name, value, good, "greater than 0")
-        require("val_fraction", self.val_fraction, 0 <= self.val_fraction < 1, "in [0, 1)")
-        require("ema", self.ema, self.ema is None or 0 < self.ema < 1, "between 0 and 1")
+        check_ranges(self)
         steps = self.lr_decay_epochs
-        rising = list(steps) == sorted(set(steps)) and min(steps, default=1) >= 1
-        require("lr_decay_epochs", steps, rising, "rising epochs, from 1")
+        increasing = list(steps) == sorted(set(steps)) and min(steps, default=1) >= 1
+        require("lr_decay_epochs", steps, increasing, "increasing epochs, from 1")
         if self.resume and self.overwrite:
-            raise InputError("--resume and --overwrite contradict each other; choose one.")
+            raise InputError("--resume and --overwrite exclude each other; choose one.")
         check_dali(self.dali)
         check_wandb(self.wandb)
         if self.on_nan == "skip" and self.accumulate > 1:
-            raise InputError("--on_nan skip takes single batches back; leave out --accumulate.")
+            raise InputError("--on_nan skip undoes single batches; leave out --accumulate.")
         if self.shard and self.precision == "fp16":
-            raise InputError("--shard goes with --precision fp32 or bf16; fp16 needs one scale.")
+            raise InputError("--shard supports --precision fp32 and bf16, not fp16.")
 
     def devices(self) -> tuple[str, ...]:
-        """What --gpu_id names, one a process; nothing where it is left out."""
+        """Return the devices of --gpu_id, one for each process; empty if it is not given."""
         return tuple(part.strip() for part in (self.gpu_id or "").split(",") if part.strip())
 
     @property
     def as_published_by_simkd(self) -> bool:
-        """Whether the best test epoch is reported, and each epoch's smaller last batch left out."""
+        """Whether the best test epoch is reported and each epoch's smaller last batch dropped."""
         return self.protocol in ("simkd", "public")
 
     def decode_options(self) -> DecodeOptions:
-        """How images in files are read."""
-        return DecodeOptions(
-            image_size=self.image_size,
-            num_workers=self.num_workers,
-            on_bad_image=self.on_bad_image,
-            val_fraction=self.val_fraction,
-            dali=self.dali,
-        )
+        """Return how image files are decoded."""
+        names = [field.name for field in dataclasses.fields(DecodeOptions)]
+        return DecodeOptions(**{name: getattr(self, name) for name in names})
 
     def as_json_types(self) -> dict[str, Any]:
-        """Every flag as JSON types."""
+        """Return every flag as JSON types."""
         return as_json_types(dataclasses.asdict(self))
 
     def digest(self) -> str:
-        """Eight hexadecimal digits that differ wherever a flag that matters differs."""
-        flags = result_flags(self.as_json_types())
+        """Return eight hexadecimal digits that identify the flags that can change results.
+
+        Only values that differ from the default are hashed: a flag that is added later leaves the
+        folders of earlier runs valid. The default of a flag must therefore never change.
+        """
+        defaults = result_flags(type(self), default_flags(type(self)))
+        flags = result_flags(type(self), self.as_json_types())
         if "data_dir" in flags:
             flags["data_dir"] = str(Path(self.data_dir).expanduser().resolve())
-        return hashlib.sha256(json.dumps(flags, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def result_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Those flags of a run that change what it computes.
-
-    Args:
-        flags: all of them, as JSON types.
-    """
-    kept = {name: value for name, value in flags.items() if name not in NO_EFFECT_FLAGS}
-    if flags["dataset"] == "folder":  # whose name does not say which images
-        kept["data_dir"] = flags["data_dir"]
-    if "teacher_cache" in kept:  # half precision matters, the folder does not
-        kept["teacher_cache"] = kept["teacher_cache"] is not None
-    return kept
+        changed = {n: v for n, v in flags.items() if n not in defaults or v != defaults[n]}
+        return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]

@@ -6,82 +6,84 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from distillers.config.flags import Milestones
+from distillers.config.flags import Fact, Milestones
 from distillers.config.train import TrainConfig
 from distillers.errors import InputError
 from distillers.files import file_name
 
-SIZE = 32  # of the published protocol's images
+SIZE = 32  # image size of the published protocol
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransferConfig(TrainConfig):
     """Train a new classifier on a trained backbone, or the whole network, for another data set."""
 
-    path_s: str | None = None
-    """The network: a checkpoint, or a run's folder (its best checkpoint is taken)."""
+    path_s: Annotated[str | None, Fact.PATH] = None
+    """Checkpoint or run folder (its best checkpoint is used) of the network to transfer."""
     model_s: str | None = None
-    """Its architecture, where the checkpoint does not tell."""
-    path_t: str | None = None
-    """Its teacher's checkpoint, for a SimKD file of its authors' code."""
+    """Architecture of the network, if the checkpoint does not name it."""
+    path_t: Annotated[str | None, Fact.PATH] = None
+    """Checkpoint of the network's teacher; needed only for files of SimKD's published code."""
     mode: Literal["linear", "finetune"] = "linear"
-    """Train only the classifier (a linear probe), or everything."""
+    """Train only the classifier (a linear probe), or the whole network."""
     protocol: Literal["fixed", "public"] = "fixed"
-    """fixed: BatchNorm statistics stay, the last epoch is reported. public, as published: they
-    drift, also under a linear probe, images of 32 x 32, the best test epoch."""
+    """fixed: BatchNorm statistics are frozen and the last epoch is reported. public: as in the
+    published code, BatchNorm statistics are updated even in a linear probe, images are 32 x 32,
+    and the best test epoch is reported."""
     augment: bool = False
-    """Linear probe: crop and flip the images anew in every epoch, instead of computing their
-    embeddings once. Always so with --mode finetune and --protocol public."""
+    """Linear probe: crop and flip the images anew in every epoch instead of precomputing their
+    features once. Always on for --mode finetune and --protocol public."""
     dataset: str = "stl10"
-    """stl10, tinyimagenet, cifar10, folder (your own images), ... (see `distillers list`)."""
+    """Data set: stl10, tinyimagenet, cifar10, folder (your own images), ... (see `distillers
+    list`)."""
     image_size: int | None = None
-    """Pixels on a side of the images. Left out: what the network was trained on."""
+    """Height and width of the images in pixels. Default: that of the network's training."""
     epochs: int = 120
-    """Passes over the training set; they count from 1."""
+    """Number of passes over the training set."""
     learning_rate: float | None = None
-    """Left out: 0.05, but 0.01 for MobileNetV2 and the ShuffleNets, as published."""
+    """Initial learning rate. Default: 0.01 for MobileNetV2 and ShuffleNets, else 0.05, as
+    published."""
     lr_decay_epochs: Milestones = (30, 60, 90)
-    """The rate drops after each of these epochs."""
+    """Epochs after which the learning rate is multiplied by --lr_decay_rate."""
     weight_decay: float | None = None
-    """L2 penalty of SGD. Left out: 0 for a linear probe, 5e-4 for --mode finetune and --protocol
-    public."""
+    """L2 penalty of SGD. Default: 5e-4 for --mode finetune and --protocol public, else 0."""
     save_freq: int = 50
-    """Epochs between two checkpoints that are kept; 0 keeps only last and best."""
+    """Epochs between checkpoints that are kept; 0 keeps only the last and the best."""
     trial: Annotated[int, arg(aliases=["-t"])] = 0
-    """The seed, and part of the folder's name."""
+    """Random seed; part of the run folder's name."""
 
     def check(self) -> None:
-        """Refuse what cannot work; see `TrainConfig.check`."""
+        """Check the flags, alone and together; see `TrainConfig.check`."""
         super().check()
         if not self.path_s:
             raise InputError("--path_s is missing: the checkpoint of the network to transfer.")
         if self.protocol == "public" and self.image_size not in (None, SIZE):
             raise InputError(
-                f"--image_size is {self.image_size}; --protocol public has images of {SIZE}."
+                f"--image_size is {self.image_size}; --protocol public uses images of {SIZE}."
             )
 
     @property
-    def drifts(self) -> bool:
-        """Whether BatchNorm takes its statistics from each batch, and so moves them."""
+    def update_bn_stats(self) -> bool:
+        """Whether BatchNorm normalizes by each batch and updates its running statistics."""
         return self.protocol == "public"
 
     @property
-    def learns(self) -> bool:
-        """Whether the backbone's weights are trained."""
+    def finetune(self) -> bool:
+        """Whether the backbone is trained."""
         return self.mode == "finetune"
 
     @property
-    def embeds(self) -> bool:
-        """Whether each image's embedding is computed only once."""
-        return not (self.learns or self.drifts or self.augment)
+    def precompute_features(self) -> bool:
+        """Whether the features of each image are computed only once."""
+        return not (self.finetune or self.update_bn_stats or self.augment)
 
     def resolved(self, learning_rate: float) -> "TransferConfig":
-        """The same with a number for every one that was left out.
+        """Return these flags with the learning rate and weight decay filled in.
 
         Args:
             learning_rate: the published one of the network.
         """
-        decay = 5e-4 if self.learns or self.drifts else 0.0
+        decay = 5e-4 if self.finetune or self.update_bn_stats else 0.0
         return replace(
             self,
             weight_decay=decay if self.weight_decay is None else self.weight_decay,
@@ -89,7 +91,11 @@ class TransferConfig(TrainConfig):
         )
 
     def folder(self, network: str) -> Path:
-        """The run's folder."""
+        """Return the run folder.
+
+        Args:
+            network: architecture of the network.
+        """
         rate, decay = f"lr_{self.learning_rate:g}", f"decay_{self.weight_decay:g}"
         name = f"{file_name(network)}_{self.dataset}_{self.mode}_{rate}_{decay}"
         return Path(self.save_dir) / "ft" / "models" / f"{name}_trial_{self.trial}_{self.digest()}"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from distillers.config.data import Views
+from distillers.config.data import NumViews
 from distillers.data.batch import Batch
 from distillers.distributed.shard import Shard
 
@@ -134,7 +134,7 @@ class DataSource(Protocol):
         drop_last: bool,
         device: torch.device,
         shard: Shard = Shard(),
-        views: Views | None = None,
+        views: NumViews | None = None,
         shuffle: bool = True,
     ) -> BatchLoader:
         """Return a loader of augmented training images, in a new order in every epoch.

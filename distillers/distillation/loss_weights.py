@@ -4,36 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from distillers.config.flags import LossOption, marked
 from distillers.config.student import StudentConfig
 from distillers.distillation import recipes
 from distillers.errors import InputError
 from distillers.losses import wiring
 
-# The documented flags that are options of losses: flag, loss, option.
-FLAG_OPTIONS = (
-    ("kd_T", "kd", "temperature"),
-    ("hint_layer", "fitnet", "hint_layer"),
-    ("factor", "simkd", "factor"),
-    ("soft", "semckd", "softness"),
-    ("feat_dim", "crd", "dim"),
-    ("feat_dim", "rrd", "dim"),
-    ("feat_dim", "dcd", "dim"),
-    ("feat_dim", "cc", "dim"),
-    ("mode", "crd", "mode"),
-    ("nce_k", "crd", "negatives"),
-    ("nce_k", "rrd", "queue_size"),
-    ("nce_t", "crd", "temperature"),
-    ("nce_t_s", "rrd", "student_temperature"),
-    ("nce_t_t", "rrd", "teacher_temperature"),
-    ("feat_dim", "rrdmomentum", "dim"),
-    ("nce_t_s", "rrdmomentum", "student_temperature"),
-    ("nce_t_t", "rrdmomentum", "teacher_temperature"),
-    ("nce_m", "rrdmomentum", "momentum"),
-    ("nce_m", "crd", "momentum"),
-    ("init_epochs", "ab", "warmup_epochs"),
-    ("init_epochs", "ft", "warmup_epochs"),
-    ("init_epochs", "fsp", "warmup_epochs"),
-)
+# Flags that set options of losses: flag, loss, option.
+FLAG_OPTIONS = [
+    (flag, *target.split("."))
+    for flag, marker in marked(StudentConfig, LossOption)
+    for target in marker.targets
+]
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
+from distillers.config.flags import Fact, flags_with
+from distillers.config.student import StudentConfig
 from distillers.report.fields import printable
 from distillers.report.runs import RunRecord
 
 Group = tuple[RunRecord, ...]  # runs that differ in their seed only
 RATE = "learning_rate"  # published rates depend on the network
-TEACHER_FLAGS = ("teacher_cache", "gather")  # irrelevant to a network trained alone
+TEACHER_FLAGS = flags_with(StudentConfig, Fact.NEEDS_TEACHER)
 
 
 def most_common_flags(groups: Iterable[Group], without: str = "") -> dict[str, Any]:

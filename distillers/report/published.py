@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from distillers.config.flags import Fact, flags_with
+from distillers.config.student import StudentConfig
 from distillers.distillation import recipes
 from distillers.report.fields import printable
 from distillers.report.runs import STUDENT_DEFAULTS
 
 # Flags that a run must share with the published ones to be comparable.
-COMPARED_FLAGS = (
-    *("batch_size", "lr_decay_epochs", "lr_decay_rate", "weight_decay", "momentum"),
-    *("learning_rate", "precision", "accumulate", "clip_grad", "ema", "val_fraction"),
-    *("image_size", "sync_bn", "on_nan", "pretrained", "views"),
-)
+COMPARED_FLAGS = flags_with(StudentConfig, Fact.PUBLISHED_SETTING)
 IMAGENET_FLAGS = {"batch_size": 256, "lr_decay_epochs": [30, 60, 90], "weight_decay": 1e-4}
 
 

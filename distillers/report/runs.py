@@ -12,9 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillers.config.flags import as_json_types
+from distillers.config.flags import (
+    Fact,
+    LossOption,
+    default_flags,
+    flags_with,
+    marked,
+    result_flags,
+)
 from distillers.config.student import StudentConfig
-from distillers.config.train import TrainConfig, result_flags
+from distillers.config.teacher import TeacherConfig
+from distillers.config.train import TrainConfig
 from distillers.errors import InputError
 from distillers.report.fields import (
     JsonFields,
@@ -38,18 +46,15 @@ RULES = ("last", "best", "held_out")
 ALONE = "alone"
 TAPS = ("taps_t", "taps_s")
 # Defaults of the flags of students, and of those that students share with teachers.
-STUDENT_DEFAULTS: dict[str, Any] = as_json_types(
-    {f.name: f.default for f in dataclasses.fields(StudentConfig)}
-)
+STUDENT_DEFAULTS: dict[str, Any] = default_flags(StudentConfig)
 TRAINING_DEFAULTS: dict[str, Any] = {
     f.name: STUDENT_DEFAULTS[f.name] for f in dataclasses.fields(TrainConfig)
 }
 # Flags that are no training flags: they are attributes of a run, loss settings or departures.
 OTHER_FLAGS = {
-    *("dataset", "protocol", "trial", "learning_rate", "model", "model_s", "model_t", "path_t"),
-    *("distill", "loss", "option", "cls", "div", "beta", "kd_T", "hint_layer", "factor", "soft"),
-    *("feat_dim", "mode", "nce_k", "nce_t", "nce_t_s", "nce_t_t", "nce_m", "memory_type"),
-    *("init_epochs", *TAPS),
+    *flags_with(StudentConfig, Fact.OWN_COLUMN),
+    *flags_with(TeacherConfig, Fact.OWN_COLUMN),
+    *(name for name, _ in marked(StudentConfig, LossOption)),
 }
 
 
@@ -340,8 +345,8 @@ def _train_flags(config: JsonFields, rate: float) -> dict[str, Any]:
     Flags that only students have are left out at their default, so that students and networks
     trained alone compare as equal.
     """
-    flags = result_flags({**TRAINING_DEFAULTS, **config.content})
-    defaults = result_flags(STUDENT_DEFAULTS)
+    flags = result_flags(StudentConfig, {**TRAINING_DEFAULTS, **config.content})
+    defaults = result_flags(StudentConfig, STUDENT_DEFAULTS)
     kept = {
         printable(name): flags[name]
         for name in sorted(flags.keys() - OTHER_FLAGS)

@@ -17,8 +17,8 @@ import torch
 from typing_extensions import override
 
 from distillers import models
+from distillers.config.flags import Fact, flags_with
 from distillers.config.student import StudentConfig
-from distillers.config.train import NO_EFFECT_FLAGS
 from distillers.data.batch import Batch
 from distillers.data.source import BatchLoader, DataSource, WrappedLoader
 from distillers.distillation import loss_weights as weights
@@ -33,11 +33,6 @@ from distillers.training import runner as running
 from distillers.training.evaluate import score
 from distillers.training.trainer import Trainer, TrainProgress
 
-# Flags that change what a run learns but not what an epoch of it costs.
-CHEAP = (
-    *("trial", "epochs", "learning_rate", "lr_decay_epochs", "lr_decay_rate", "weight_decay"),
-    *("momentum", "clip_grad", "protocol", "val_fraction", "deterministic"),
-)
 BUDGET = 1.0  # seconds of training that a measurement takes, after its first batch
 MOST = 50  # batches of it
 RECORDS = 10_000  # bytes of a run's flags and environment, about
@@ -88,7 +83,11 @@ def kind_of(flags: Mapping[str, Any]) -> str:
     Args:
         flags: as `TrainConfig.as_json_types` gives them.
     """
-    left_out = {*NO_EFFECT_FLAGS, *CHEAP, "Total params", "Total time"}
+    same_cost = (
+        *flags_with(StudentConfig, Fact.NO_EFFECT),
+        *flags_with(StudentConfig, Fact.SAME_COST),
+    )
+    left_out = {*same_cost, "Total params", "Total time"}
     return json.dumps({k: v for k, v in sorted(flags.items()) if k not in left_out})
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from distillers.config.flags import NotInGrid, marked
 from distillers.config.student import StudentConfig
 from distillers.config.teacher import TeacherConfig
 from distillers.errors import InputError, unknown
@@ -15,21 +16,10 @@ from distillers.sweep.grid import ALONE, Grid, Method, Pair, Teacher, shown
 TEACHER_FLAGS = frozenset(f.name for f in fields(TeacherConfig)) - {"model", "trial"}
 STUDENT_FLAGS = frozenset(f.name for f in fields(StudentConfig)) - {"trial"}
 
-# Flags that a grid may not set, and what sets them.
-NOT_HERE = {
-    "config": "the grid takes its place",
-    "dist_url": "a run of a sweep has one device",
-    "distill": "`methods` names it",
-    "gpu_id": "the sweep places its runs, on the devices of its own --gpu_id",
-    "loss": "`methods` names it",
-    "model": "`teachers` and `pairs` name it",
-    "model_s": "`pairs` names it",
-    "multiprocessing_distributed": "a run of a sweep has one device",
-    "overwrite": "delete the folders of the runs that shall start anew",
-    "path_t": "`teachers` and `pairs` name it",
-    "resume": "every run of a sweep goes on where it stopped",
-    "save_dir": "`save_dir` of the whole grid is the place",
-    "trial": "`trials` gives it",
+NOT_IN_GRID = {
+    name: marker.reason
+    for config in (TeacherConfig, StudentConfig)
+    for name, marker in marked(config, NotInGrid)
 }
 
 
@@ -195,10 +185,10 @@ def _named(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 def _checked(name: Any, value: Any, place: str, known: Iterable[str] = STUDENT_FLAGS) -> Any:
     flag = str(name).replace("-", "_")
-    if flag in NOT_HERE:
-        raise InputError(f"{place} gives {flag}; {NOT_HERE[flag]}.")
+    if flag in NOT_IN_GRID:
+        raise InputError(f"{place} gives {flag}; {NOT_IN_GRID[flag]}.")
     if flag not in known:
-        raise unknown(f"flag (in {place} of the grid)", flag, set(known) - NOT_HERE.keys())
+        raise unknown(f"flag (in {place} of the grid)", flag, set(known) - NOT_IN_GRID.keys())
     if isinstance(value, Mapping):
         raise InputError(f"{place} gives {flag} a mapping; it must be a value.")
     return value

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from distillers.config.data import Views
+from distillers.config.data import NumViews
 from distillers.data.batch import Batch
 from distillers.data.loaders.sharded import ShardedLoader
 from distillers.data.sampling import check_epoch
@@ -58,7 +58,7 @@ class Embedded(DataSource):
         drop_last: bool,
         device: torch.device,
         shard: Shard = Shard(),
-        views: Views | None = None,
+        views: NumViews | None = None,
         shuffle: bool = True,
     ) -> BatchLoader:
         if views is not None or not shuffle:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from distillers.checkpoints import io as checkpoint
-from distillers.config.data import Views
+from distillers.config.data import NumViews
 from distillers.config.train import TrainConfig
 from distillers.data.fingerprint import hash_tensors
 from distillers.data.source import BatchLoader, DataSource
@@ -87,7 +87,7 @@ def train(
     card: dict[str, Any],
     world: World,
     *,
-    views: Views | None = None,
+    views: NumViews | None = None,
     cache: "TeacherCache | None" = None,
 ) -> None:
     """Train a task from the first epoch, or from what `place` holds, to the last.

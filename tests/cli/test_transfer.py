@@ -170,7 +170,7 @@ WRONG = {
     "--path_s plain.pth --model_s resnet14": "is a resnet8, not a resnet14",
     "--path_s plain.pth --dataset digit": "did you mean 'digits'",
     "--path_s plain.pth --image_size 4": "--image_size is 4; it must be at least 8",
-    "--path_s plain.pth --image_size 64 --protocol public": "public has images of 32",
+    "--path_s plain.pth --image_size 64 --protocol public": "public uses images of 32",
     "--path_s plain.pth --weight_decay -1": "--weight_decay is -1.0; it must be 0 or more",
     "--path_s net.pt2": "net.pt2 is a program",
     "--path_s large.pth --protocol public": "ResNet50 has other weights for images of 32 x 32",

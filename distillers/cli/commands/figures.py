@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import tyro
 
-from distillers.config.flags import require
+from distillers.config.flags import ModulePaths, require
 from distillers.config.parsing import parse
 from distillers.config.scoring import ScoringConfig
-from distillers.config.student import Paths
 from distillers.errors import InputError, unknown
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class FiguresConfig(ScoringConfig):
     """The teacher that they are compared with, likewise."""
     baseline: str | None = None
     """The network that they are to beat, the student trained alone say, likewise."""
-    kinds: Paths = ()
+    kinds: ModulePaths = ()
     """correlation, mean_logits, tsne, cka, reliability, class_gain, changed_hands. Left out: all
     for which there is what they compare with."""
     out: str = "figures"

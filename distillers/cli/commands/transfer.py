@@ -61,9 +61,13 @@ def work(config: TransferConfig, world: "World") -> None:
     net = run.ready(net, config, world).to(memory_format=order)  # before anything is embedded
     head = classifier_of(net, source.sample(world.device))
     replace_classifier(net, head, source.num_classes)
-    modes = {"learns": config.learns, "drifts": config.drifts, "embeds": config.embeds}
+    modes = {
+        "learns": config.finetune,
+        "drifts": config.update_bn_stats,
+        "embeds": config.precompute_features,
+    }
     task = Transfer(net, head, CE(), **modes)
-    given = Embedded(source, task.embed) if config.embeds else source
+    given = Embedded(source, task.embed) if config.precompute_features else source
     which = f"{name} of {path} on {config.dataset}"
     world.say(f"{which}, {run.where(world)}, into {place.folder}")
     world.say(_rules(config, source))
@@ -98,18 +102,21 @@ def _side(config: TransferConfig, card: dict[str, Any], name: str) -> int | None
     if own and side and shapes_of(name, own, 10) != shapes_of(name, side, 10):
         raise InputError(
             f"{name} has other weights for images of {side} x {side} than for its own, "
-            f"{own} x {own}" + ("; --protocol public has only those." if config.drifts else ".")
+            f"{own} x {own}"
+            + ("; --protocol public has only those." if config.update_bn_stats else ".")
         )
     return side
 
 
 def _rules(config: TransferConfig, source: "DataSource") -> str:
     """What is done, in a line."""
-    if config.learns:
+    if config.finetune:
         what = "all weights learn"
     else:
-        what = "the classifier learns" + (", on embeddings computed once" if config.embeds else "")
-    moving = "drift, as published" if config.drifts else "stay"
+        what = "the classifier learns" + (
+            ", on embeddings computed once" if config.precompute_features else ""
+        )
+    moving = "drift, as published" if config.update_bn_stats else "stay"
     return (
         f"{what}; BatchNorm statistics {moving}; images {source.image_size} x {source.image_size}, "
         f"rate {config.learning_rate:g}, weight decay {config.weight_decay:g}"

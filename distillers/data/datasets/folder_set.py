@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from distillers.config.data import Dali, Views
+from distillers.config.data import Dali, NumViews
 from distillers.data.datasets.listing import Listing
 from distillers.data.fingerprint import hash_files, hash_tensors
 from distillers.data.held_out import held_out_rows
@@ -101,7 +101,7 @@ class FolderSet(DataSource):
         drop_last: bool,
         device: torch.device,
         shard: Shard = Shard(),
-        views: Views | None = None,
+        views: NumViews | None = None,
         shuffle: bool = True,
     ) -> FolderLoader:
         return FolderLoader(

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from distillers.config.data import Views
+from distillers.config.data import NumViews
 from distillers.data.fingerprint import hash_tensors
 from distillers.data.held_out import held_out_rows
 from distillers.data.loaders.memory import PAD, Loader
@@ -103,7 +103,7 @@ class ImageSet(DataSource):
         drop_last: bool,
         device: torch.device,
         shard: Shard = Shard(),
-        views: Views | None = None,
+        views: NumViews | None = None,
         shuffle: bool = True,
     ) -> Loader:
         return Loader(

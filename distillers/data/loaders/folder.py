@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from distillers.config.data import Dali, Views, check_dali
+from distillers.config.data import Dali, NumViews, check_dali
 from distillers.data.batch import Batch
 from distillers.data.datasets.listing import first_few
 from distillers.data.loaders.decode import DecodedBatch, ImageFiles, same
@@ -67,7 +67,7 @@ class FolderLoader(ShardedLoader):
         world_size: int = 1,
         whole_batches: bool = False,
         dali: Dali = None,
-        views: Views | None = None,
+        views: NumViews | None = None,
         warn: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
     ) -> None:
         super().__init__(

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from distillers.config.data import Views
+from distillers.config.data import NumViews
 from distillers.data.batch import Batch
 from distillers.data.loaders.pairs import check_images_and_labels
 from distillers.data.loaders.sharded import ShardedLoader
@@ -88,7 +88,7 @@ class Loader(ShardedLoader):
         rank: int = 0,
         world_size: int = 1,
         whole_batches: bool = False,
-        views: Views | None = None,
+        views: NumViews | None = None,
     ) -> None:
         check_images_and_labels("loader", images, labels)
         check_statistics(images.shape[1], mean, std, dtype)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from distillers.config.data import Views
+from distillers.config.data import NumViews
 from distillers.data.sampling import generator
 from distillers.data.source import DataSource
 from distillers.errors import InputError
@@ -12,7 +12,7 @@ VIEW_SEED = 0  # one for all runs, so that what was computed of a view serves ev
 ROWS = 4096  # images whose crops are put in order at once: bounded memory
 
 
-def check_views(views: Views | None, num_crops: int | None) -> None:
+def check_views(views: NumViews | None, num_crops: int | None) -> None:
     """Refuse a number of views that there cannot be.
 
     Args:
@@ -34,7 +34,7 @@ def check_views(views: Views | None, num_crops: int | None) -> None:
         raise InputError(f"--views is {views}; it must be {most}.")
 
 
-def resolve_views(views: Views | None, cached: bool, source: DataSource) -> Views | None:
+def resolve_views(views: NumViews | None, cached: bool, source: DataSource) -> NumViews | None:
     """How many views a run shows: those asked for, else for a cache every one that there is.
 
     Args:
@@ -56,7 +56,7 @@ def resolve_views(views: Views | None, cached: bool, source: DataSource) -> View
     return "all"
 
 
-def num_views_of(views: Views, source: DataSource) -> int:
+def num_views_of(views: NumViews, source: DataSource) -> int:
     """The number of views of an image that `resolve_views` gave."""
     return (source.num_crops or 0) if views == "all" else views
 
@@ -106,7 +106,7 @@ class CropViews:
     """
 
     def __init__(
-        self, num_images: int, offsets: int, flip: bool, views: Views, seed: int | None
+        self, num_images: int, offsets: int, flip: bool, views: NumViews, seed: int | None
     ) -> None:
         self.num_crops = offsets * offsets * (2 if flip else 1)
         check_views(views, self.num_crops)

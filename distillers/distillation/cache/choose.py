@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from distillers.config.data import Views
+from distillers.config.data import NumViews
 from distillers.config.sizes import num_bytes, show_bytes
 from distillers.config.student import StudentConfig
 from distillers.data.loaders.views import num_views_of
@@ -39,7 +39,7 @@ class Wanted(NamedTuple):
 
 
 def wanted(
-    config: StudentConfig, teacher: nn.Module, name: str, source: DataSource, views: Views
+    config: StudentConfig, teacher: nn.Module, name: str, source: DataSource, views: NumViews
 ) -> Wanted:
     """The cache that the flags ask for.
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from distillers.config.data import Views
+from distillers.config.data import NumViews
 from distillers.data import Loader
 from distillers.data.datasets.images import ImageSet
 from distillers.distillation.build import distil
@@ -80,7 +80,7 @@ def build(
     return cache.num_computed
 
 
-def loader_of(source: ImageSet, views: Views = 3, **options: Any) -> Loader:
+def loader_of(source: ImageSet, views: NumViews = 3, **options: Any) -> Loader:
     return source.train_loader(7, seed=1, drop_last=False, device=CPU, views=views, **options)
 
 
