@@ -1,4 +1,4 @@
-"""A headless Chromium driven over WebDriver, with the standard library alone."""
+"""A headless Chromium controlled through WebDriver, using only the standard library."""
 
 import json
 import os
@@ -18,45 +18,45 @@ IS_HERE = bool(shutil.which("chromium") and shutil.which("chromedriver"))
 
 
 class Browser:
-    """One window."""
+    """A browser window."""
 
     def __init__(self, address):
         self.address = address
 
-    def ask(self, path, content=None):
-        """Send one WebDriver command; its value."""
+    def command(self, path, content=None):
+        """Send a WebDriver command and return its value."""
         data = None if content is None else json.dumps(content).encode()
         request = Request(self.address + path, data, {"Content-Type": "application/json"})
         with urlopen(request, timeout=60) as answer:
             return json.load(answer)["value"]
 
     def open(self, path):
-        """Load a file from the disk; what was logged before is forgotten."""
-        self.ask("/url", {"url": "about:blank"})
+        """Load a local file and discard earlier log entries."""
+        self.command("/url", {"url": "about:blank"})
         self.console()
         self.requested()
-        self.ask("/url", {"url": path.as_uri()})
+        self.command("/url", {"url": path.as_uri()})
 
     def run(self, script, *args):
-        """What a script returns; it finds its arguments in `arguments`."""
-        return self.ask("/execute/sync", {"script": script, "args": list(args)})
+        """Run a script, which finds its arguments in `arguments`, and return its result."""
+        return self.command("/execute/sync", {"script": script, "args": list(args)})
 
     def resize(self, width, height):
-        """Make the window so large."""
-        self.ask("/window/rect", {"width": width, "height": height})
+        """Resize the window."""
+        self.command("/window/rect", {"width": width, "height": height})
 
     def press(self, keys):
-        """Type; "\ue004" is the tabulator, "\ue007" the enter key."""
+        """Press keys; "\ue004" is the tab key, "\ue007" the enter key."""
         downs = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
-        self.ask("/actions", {"actions": [{"type": "key", "id": "keys", "actions": downs}]})
+        self.command("/actions", {"actions": [{"type": "key", "id": "keys", "actions": downs}]})
 
     def console(self):
-        """What the console has said since a page was opened, or the last look."""
-        return [entry["message"] for entry in self.ask("/se/log", {"type": "browser"})]
+        """Return the console messages since the page was opened or since the last call."""
+        return [entry["message"] for entry in self.command("/se/log", {"type": "browser"})]
 
     def requested(self):
-        """Every address that the page has asked for since it was opened, or the last look."""
-        entries = self.ask("/se/log", {"type": "performance"})
+        """Return the URLs requested since the page was opened or since the last call."""
+        entries = self.command("/se/log", {"type": "performance"})
         events = [json.loads(entry["message"])["message"] for entry in entries]
         sent = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
         return [each["request"]["url"] for each in sent]
@@ -64,7 +64,7 @@ class Browser:
 
 @contextmanager
 def browser(folder):
-    """A browser whose profile lies in a folder."""
+    """Start a browser with its profile in a folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -83,7 +83,7 @@ def browser(folder):
             "goog:chromeOptions": options,
             "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
         }
-        session = Browser(address).ask("/session", {"capabilities": {"alwaysMatch": wanted}})[
+        session = Browser(address).command("/session", {"capabilities": {"alwaysMatch": wanted}})[
             "sessionId"
         ]
         window = Browser(f"{address}/session/{session}")

@@ -395,6 +395,6 @@ return [...document.querySelectorAll('body *')]
 def test_every_text_can_be_read_in_light_and_dark(written, window, scheme):
     """A contrast of 4.5, as WCAG 2 asks."""
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    window.ask("/goog/cdp/execute", {"cmd": "Emulation.setEmulatedMedia", "params": media})
+    window.command("/goog/cdp/execute", {"cmd": "Emulation.setEmulatedMedia", "params": media})
     window.open(written)
     assert window.run(DIM) == []

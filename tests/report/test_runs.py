@@ -10,7 +10,7 @@ import pytest
 
 from distillers.cli import main as cli
 from distillers.errors import InputError
-from distillers.report import runs
+from distillers.report import load_runs, runs
 from distillers.report.fields import all_finite, check_finite
 from distillers.report.runs import RunRecord, UnreadableRun
 from tests.run_folders import write, write_run
@@ -310,6 +310,23 @@ def test_one_bad_figure_among_good_ones_is_told(tmp_path):
         assert "images_per_second is" in runs.read_run(folder).reason
 
 
+def test_a_data_frame_has_one_row_for_each_finished_run(tmp_path):
+    for trial in range(3):
+        write_run(tmp_path, "kd", trial=trial, accuracies=(50, 60 + trial))
+    write_run(tmp_path, None, accuracies=(70, 65), held_out=(2, 1))
+    bad = write_run(tmp_path, "at")
+    (bad / "summary.json").unlink()
+    frame = load_runs([tmp_path])
+    assert [field.name for field in dataclasses.fields(RunRecord)] == list(frame.columns[:-3])
+    means = frame.groupby("method")[["last", "best", "held_out"]].mean()
+    assert means.loc["kd"].tolist()[:2] == [61, 61]
+    assert means.loc["alone"].tolist() == [65, 70, 70]
+    assert means["held_out"].isna()["kd"]
+    ((folder, kind, _),) = frame.attrs["not_counted"]
+    assert (folder, kind) == (str(bad), "unfinished")
+    assert load_runs([bad]).empty
+
+
 def test_several_processes_read_the_same(tmp_path):
     """In a process of its own, since a fork of one with threads, as this has, is not safe."""
     for trial in range(3):
@@ -317,7 +334,7 @@ def test_several_processes_read_the_same(tmp_path):
     truncated(write_run(tmp_path, "kd", trial=3))
     code = f"""
 from pathlib import Path
-from distillers.report import runs
+from distillers.report import load_runs, runs
 folders = runs.find_run_dirs([Path({str(tmp_path)!r})])
 alone = runs.read_runs(folders)
 runs.PARALLEL_FROM = 2
