@@ -1,4 +1,4 @@
-"""Datasets by name, and the loader that makes batches of them."""
+"""Datasets by name, and their loaders."""
 
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from distillers.data.loaders.memory import Loader as Loader
     from distillers.data.source import DataSource as DataSource
 
-# name: the module that holds the function of that name
+# Datasets in memory: the module that has the function of that name.
 _SETS = {
     "cifar10": "distillers.data.datasets.cifar",
     "cifar100": "distillers.data.datasets.cifar",
@@ -23,14 +23,14 @@ _SETS = {
     "fashionmnist": "distillers.data.datasets.fashionmnist",
     "stl10": "distillers.data.datasets.stl10",
 }
-# The same of those that stay in files.
+# Datasets that are decoded from files.
 _FOLDERS = {
     "folder": "distillers.data.datasets.folder",
     "imagenet": "distillers.data.datasets.folder",
     "tinyimagenet": "distillers.data.datasets.folder",
 }
 
-# What needs torch is imported when it is first asked for: `names` must answer at once.
+# Imported on first use, because they import torch and `names` must be fast.
 _LAZY = {
     "Batch": "distillers.data.batch",
     "DataSource": "distillers.data.source",
@@ -42,7 +42,7 @@ _LAZY = {
 
 
 def names() -> tuple[str, ...]:
-    """The datasets that `source_of` knows, in alphabetical order."""
+    """Return the names of all datasets, in alphabetical order."""
     return tuple(sorted(_SETS | _FOLDERS))
 
 
@@ -50,17 +50,17 @@ def load(name: str, data_dir: str | Path = "./data", download: bool = True) -> "
     """Read a dataset into memory.
 
     Args:
-        name: one of `names()` but those that stay in files.
-        data_dir: where the files lie, or will lie once downloaded.
-        download: whether files that are missing may be fetched from their official address.
+        name: one of `names()` that fits into memory.
+        data_dir: folder of the files, or to download to.
+        download: whether missing files may be downloaded from their official address.
 
     Raises:
-        InputError: if there is no such dataset, its files are missing and cannot be fetched, or
-            they are damaged; the message says what to do.
+        InputError: if there is no such dataset, or its files are missing and cannot be downloaded,
+            or are damaged; the message says what to do.
     """
     if name in _FOLDERS:
         raise InputError(
-            f"{name} does not fit into memory; take distillers.data.source_of({name!r})."
+            f"{name} does not fit into memory; use distillers.data.source_of({name!r})."
         )
     folder = _folder(name, data_dir)
     return getattr(import_module(_SETS[name]), name)(folder, download)
@@ -72,16 +72,16 @@ def source_of(
     download: bool = True,
     reading: DecodeOptions = DecodeOptions(),
 ) -> "DataSource":
-    """What a run trains and is scored on: a set in memory, or one that is decoded from files.
+    """Open a dataset to train and evaluate on, in memory or decoded from files.
 
     Args:
         name: one of `names()`.
-        data_dir: where the files lie, or will lie once downloaded.
-        download: whether files that are missing may be fetched from their official address.
-        reading: how images in files are read; those in memory follow its `image_size` only.
+        data_dir: folder of the files, or to download to.
+        download: whether missing files may be downloaded from their official address.
+        reading: how image files are read; of it, datasets in memory use `image_size` only.
 
     Raises:
-        InputError: as `load`; or if files of classes or of images do not belong together.
+        InputError: as `load`; or if folders or label files are inconsistent.
     """
     folder = _folder(name, data_dir)
     if name in _FOLDERS:
@@ -89,8 +89,8 @@ def source_of(
     images = load(name, data_dir, download)
     if reading.dali is not None:
         raise InputError(
-            f"--dali {reading.dali} decodes images in files, but {name} lies in memory, where "
-            f"nothing is decoded; leave it out, it is for {', '.join(_FOLDERS)}."
+            f"--dali {reading.dali} decodes image files, but {name} is a dataset in memory, "
+            f"where nothing is decoded; it is for {', '.join(_FOLDERS)}."
         )
     side = reading.image_size or images.image_size
     return images if side == images.image_size else images.resized(side)

@@ -1,11 +1,11 @@
-"""What every loader yields and every task reads."""
+"""What loaders yield and tasks read."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
-# What losses ask of the teacher, by the names that they use: "teacher_logits", "teacher_maps", ...
+# Teacher outputs by the names of the losses' parameters: "teacher_logits", "teacher_maps", ...
 Values = Mapping[str, Tensor | list[Tensor]]
 
 
@@ -14,14 +14,14 @@ class Batch:
     """One batch on the training device; unpacks to images, labels, index.
 
     Attributes:
-        images: (n, c, h, w), augmented and normalised, floating point.
-        labels: (n,) int64 class numbers.
-        index: (n,) int64 rows in the training set (in the test set while evaluating).
-        view: (n,) int64 on the CPU, which of the fixed augmented views of all images each image is,
-            where the loader makes such: view v of image i of N is number v N + i; else None.
-        counts: images of this batch in each process of a distributed run, in the order of ranks;
-            empty where there is one process.
-        teacher: what the losses ask of the teacher for these images, where it need not run.
+        images: (n, c, h, w), augmented and normalized, floating point.
+        labels: (n,) int64 class indices.
+        index: (n,) int64 rows in the training set (in evaluation: the test set).
+        view: (n,) int64 on the CPU, the fixed view of each image if the loader has fixed views,
+            else None: view v of image i of N is number v N + i.
+        counts: number of images of this batch in each process of a distributed run, by rank;
+            empty for a single process.
+        teacher: cached teacher outputs for these images; None if the teacher has to run.
     """
 
     images: Tensor
@@ -32,12 +32,12 @@ class Batch:
     teacher: Values | None = None
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Images, labels, index."""
+        """Iterate over images, labels, index."""
         return iter((self.images, self.labels, self.index))
 
     @property
     def share(self) -> float:
-        """What the loss of this part counts, so that the processes' mean is that of all images."""
+        """Weight of this process's mean loss in the mean over processes, for uneven batches."""
         if len(set(self.counts)) <= 1:
             return 1.0
         return len(self.labels) * len(self.counts) / sum(self.counts)

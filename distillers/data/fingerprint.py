@@ -1,4 +1,4 @@
-"""Hashes that tell one set of training images from another."""
+"""Hashes that identify a set of training images."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ from distillers.errors import InputError
 
 
 def hash_tensors(*tensors: Tensor) -> str:
-    """A hash of the bytes, shapes and types of tensors."""
+    """Hash the bytes, shapes and types of tensors."""
     digest = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
         digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -21,14 +21,14 @@ def hash_tensors(*tensors: Tensor) -> str:
 
 
 def hash_files(paths: PathList, rows: Tensor) -> str:
-    """A hash of the names, sizes and times of change of files; what is in them is not read.
+    """Hash the names, sizes and modification times of files, without reading their content.
 
     Args:
         paths: of files.
-        rows: (m,) int64, which of them, in which order.
+        rows: (m,) int64, the files to hash, in order.
 
     Raises:
-        InputError: for a file that is gone.
+        InputError: for a file that does not exist any more.
     """
     digest = hashlib.blake2b(digest_size=16)
     root = os.path.join(os.fsencode(paths.root), b"")
@@ -37,6 +37,6 @@ def hash_files(paths: PathList, rows: Tensor) -> str:
             status = os.stat(root + name)
         except OSError as error:
             path = os.fsdecode(root + name)
-            raise InputError(f"cannot look at {path}: {error.strerror}.") from error
+            raise InputError(f"cannot access {path}: {error.strerror}.") from error
         digest.update(b"%s %d %d\n" % (name, status.st_size, status.st_mtime_ns))
     return digest.hexdigest()

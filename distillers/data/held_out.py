@@ -1,4 +1,4 @@
-"""Which training images to set aside."""
+"""Stratified choice of training images to hold out."""
 
 from collections.abc import Sequence
 
@@ -11,13 +11,13 @@ from distillers.errors import InputError
 def held_out_rows(
     labels: Tensor, num_classes: int, fraction: float, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """The rows to set aside and the rows that stay, each ascending; see `images.hold_out`.
+    """Return the rows to hold out and the remaining rows, each ascending; see `images.hold_out`.
 
     Args:
         labels: (N,) int64.
-        num_classes: how many classes there are.
-        fraction: share to set aside, the same of every class.
-        seed: any whole number.
+        num_classes: number of classes.
+        fraction: to hold out of every class, in [0, 1).
+        seed: any integer.
 
     Raises:
         InputError: if a part would be empty although `fraction` is not 0.
@@ -27,7 +27,7 @@ def held_out_rows(
     total = round(fraction * len(labels))
     if fraction > 0 and not 0 < total < len(labels):
         raise InputError(
-            f"holding out {fraction} of {len(labels)} training images would set aside {total}; "
+            f"holding out {fraction} of {len(labels)} training images would select {total}; "
             "both parts need at least one."
         )
     rng = torch.Generator().manual_seed(seed)
@@ -40,7 +40,7 @@ def held_out_rows(
 
 
 def _shares(sizes: Sequence[int], total: int) -> list[int]:
-    """Divide `total` among classes in proportion to their sizes, by largest remainder."""
+    """Divide `total` among classes in proportion to their sizes (largest remainder method)."""
     whole = sum(sizes)
     counts = [size * total // whole for size in sizes]
     by_remainder = sorted(range(len(sizes)), key=lambda i: -(sizes[i] * total % whole))

@@ -1,4 +1,4 @@
-"""Bytes to normalised floating-point images, a batch at a time, on the device."""
+"""Normalization of uint8 images, a batch at a time, on the device."""
 
 from collections.abc import Sequence
 
@@ -11,14 +11,14 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Normalize:
-    """(x / 255 - mean) / std, in three channels.
+    """Compute (x / 255 - mean) / std, and repeat a grey channel three times.
 
     Args:
         mean: c numbers, on the scale where 0 is black and 1 is white.
         std: c numbers, on the same scale.
-        device: where the images lie.
-        dtype: of what comes out, floating point.
-        channels_last: whether it has that memory format.
+        device: of the images.
+        dtype: floating point type of the output.
+        channels_last: memory format of the output.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Normalize:
         self._shift = (-centre / spread).to(device, wide)
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """(n, 3, h, w) of `pixels`, (n, c, h, w) uint8 with c 1 or 3."""
+        """Return (n, 3, h, w) from `pixels`, (n, c, h, w) uint8 with c 1 or 3."""
         pixels = pixels.contiguous(memory_format=self._format)
         images = pixels.to(self._scale.dtype).mul_(self._scale).add_(self._shift).to(self._dtype)
         if images.shape[1] == 3:
@@ -48,10 +48,10 @@ class Normalize:
 def check_statistics(
     channels: int, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
 ) -> None:
-    """Refuse what images of so many channels cannot be normalised with.
+    """Check the arguments of `Normalize` for images of so many channels.
 
     Raises:
-        InputError: naming it.
+        InputError: if one is invalid.
     """
     if len(mean) != channels or len(std) != channels or min(std) <= 0:
         raise InputError(
@@ -59,4 +59,4 @@ def check_statistics(
             f"{channels} channels of the images, and each std must be positive."
         )
     if not dtype.is_floating_point:
-        raise InputError(f"dtype is {dtype}; images are normalised to floating point numbers.")
+        raise InputError(f"dtype is {dtype}; images are normalized to floating point numbers.")

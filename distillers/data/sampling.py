@@ -1,4 +1,4 @@
-"""The order of an epoch: a pure function of the seed, the epoch and the number of images."""
+"""Sampling: which images each process loads, as a pure function of seed and epoch."""
 
 import hashlib
 
@@ -9,7 +9,7 @@ from distillers.errors import InputError
 
 
 def generator(seed: int, epoch: int) -> torch.Generator:
-    """A generator on the CPU, where every machine draws the same."""
+    """Return the RNG of an epoch, on the CPU, where it gives the same numbers on every machine."""
     digest = hashlib.blake2b(f"{seed} {epoch}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
 
@@ -22,16 +22,16 @@ def rank_indices(
     drop_last: bool,
     whole_batches: bool = False,
 ) -> Tensor:
-    """Which places of the order that all processes share are this one's, (m,) int64.
+    """Return the positions in the order of an epoch that one process loads, (m,) int64.
 
     Args:
-        num: how many places there are.
+        num: number of images.
         batch_size: in each process.
         rank: of this process.
-        world_size: how many processes there are.
-        drop_last: whether a batch that all processes together cannot fill is left out.
-        whole_batches: give the batches that one process would make to the processes in turn, and
-            some perhaps none, instead of dividing batches `world_size` times larger among them.
+        world_size: number of processes.
+        drop_last: whether to leave out the last batch if it does not fill every process's.
+        whole_batches: deal out the batches of a single process in turn, instead of splitting
+            batches of `world_size * batch_size` among the processes.
     """
     if whole_batches:
         mine = torch.arange(num).split(batch_size)[rank::world_size]
@@ -46,16 +46,16 @@ def rank_indices(
 
 
 def batch_counts(num: int, batch_size: int, world_size: int, number: int) -> tuple[int, ...]:
-    """Images of a batch in each of several processes, for batches as `rank_indices` divides them.
+    """Return the number of images of a batch in each process, as `rank_indices` splits it.
 
     Args:
-        num: how many places there are.
+        num: number of images.
         batch_size: in each process.
-        world_size: how many processes there are.
+        world_size: number of processes.
         number: of the batch, from 0.
 
     Returns:
-        one count a process; nothing where there is one process.
+        One count per process; empty for a single process.
     """
     if world_size == 1:
         return ()
@@ -69,33 +69,33 @@ def batch_counts(num: int, batch_size: int, world_size: int, number: int) -> tup
 def check_epoch_size(
     num: int, batch_size: int, world_size: int, shuffle: bool, drop_last: bool
 ) -> None:
-    """Refuse an epoch that has no batch, or in which processes would wait for each other.
+    """Check that an epoch has a batch, and that every process gets a part of each.
 
     Raises:
-        InputError: saying which batch size would do.
+        InputError: with a batch size that works.
     """
     whole = batch_size * world_size
     if drop_last and num < whole:
         raise InputError(
             f"{num} images do not fill one batch of {batch_size}"
             + (f" in each of {world_size} processes" if world_size > 1 else "")
-            + ", and drop_last leaves out what is smaller; take "
+            + ", and drop_last leaves out smaller ones; use "
             + (f"a batch size of at most {num // world_size}, or " if num >= world_size else "")
-            + "drop_last=False, as --protocol crd has it."
+            + "drop_last=False, as --protocol crd does."
         )
     if shuffle and not drop_last and 0 < num % whole < world_size:
         raise InputError(
             f"the last {num % whole} of {num} images cannot be divided among {world_size} "
-            "processes, so some would wait forever for a batch of the others; take "
+            "processes, so some would wait forever for a batch of the others; use "
             "drop_last=True or another batch size."
         )
 
 
 def check_shard(batch_size: int, rank: int, world_size: int) -> None:
-    """Refuse a batch size or a rank that cannot be.
+    """Check a batch size and a rank.
 
     Raises:
-        InputError: naming it.
+        InputError: if one is out of range.
     """
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; it must be at least 1.")
@@ -104,10 +104,10 @@ def check_shard(batch_size: int, rank: int, world_size: int) -> None:
 
 
 def check_epoch(number: int, start_batch: int, num_batches: int) -> None:
-    """Refuse an epoch or a first batch that there is not.
+    """Check the numbers of an epoch and of its first batch.
 
     Raises:
-        InputError: naming it.
+        InputError: if one is out of range.
     """
     if number < 1:
         raise InputError(f"epoch is {number}; epochs count from 1.")

@@ -155,7 +155,7 @@ def test_a_file_cut_short_is_named(tmp_path, keep):
         ({b"data": pixels(2)}, "no list of numbers 'fine_labels'"),
         ({b"data": pixels(2), b"fine_labels": [1]}, "2 images and 1 labels"),
         ({b"data": pixels(0), b"fine_labels": []}, "0 images"),
-        ({b"data": pixels(2), b"fine_labels": [1, 100]}, "reach from 1 to 100"),
+        ({b"data": pixels(2), b"fine_labels": [1, 100]}, "range from 1 to 100"),
         ({b"data": pixels(2)[:, :99].copy(), b"fine_labels": [1, 1]}, "3,072"),
         ({b"data": [1, 2], b"fine_labels": [1, 1]}, "3,072"),
     ],

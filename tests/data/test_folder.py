@@ -264,7 +264,7 @@ def test_many_files_are_listed_in_seconds(tmp_path):
 
 
 def test_dali_is_refused_where_it_can_do_nothing(root, monkeypatch):
-    with pytest.raises(InputError, match="digits lies in memory, where nothing is decoded"):
+    with pytest.raises(InputError, match="digits is a dataset in memory, where nothing is decoded"):
         data.source_of("digits", reading=DecodeOptions(dali="cpu"))
     monkeypatch.setattr("distillers.config.data.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"pip install distillers\[dali\]"):

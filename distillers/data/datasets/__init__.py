@@ -1,1 +1,1 @@
-"""Data sets, one file each."""
+"""Datasets, one per file."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillers.data.datasets.download import download_lock, fetch, unpack
+from distillers.data.datasets.download import unpacked_folder
 from distillers.data.datasets.images import ImageSet
 from distillers.data.datasets.pickles import as_text, read
 from distillers.errors import InputError
@@ -35,9 +35,9 @@ class _Edition:
         return (*self.train_files, self.test_file, self.names_file)
 
 
-# Mean and standard deviation: CIFAR-10's over all pixels of the 50,000 training images, divided by
-# 255, in float64 (population standard deviation); tests/data/test_cifar.py computes them anew where
-# the data are. CIFAR-100's as everybody prints them, because published results rest on them.
+# CIFAR-10's mean and standard deviation are those of all pixels of the 50,000 training images,
+# divided by 255, in float64 (population standard deviation; tests/data/test_cifar.py recomputes
+# them). CIFAR-100's are the usual rounded ones, which published results were obtained with.
 _CIFAR10 = _Edition(
     name="cifar10",
     folder="cifar-10-batches-py",
@@ -67,33 +67,35 @@ _CIFAR100 = _Edition(
 
 
 def cifar10(data_dir: Path, download: bool) -> ImageSet:
-    """CIFAR-10 from `data_dir/cifar-10-batches-py`, the standard Python version.
+    """Load CIFAR-10 from `data_dir/cifar-10-batches-py`, the Python version.
 
     Args:
-        data_dir: where that folder lies, or `cifar-10-python.tar.gz`, or where both shall lie.
-        download: whether to fetch it where it is missing.
+        data_dir: folder of that folder or of `cifar-10-python.tar.gz`, or to download to.
+        download: whether to download it if it is missing.
 
     Raises:
-        InputError: if files are missing and cannot be fetched, or are damaged.
+        InputError: if files are missing and cannot be downloaded, or are damaged.
     """
     return _load(_CIFAR10, data_dir, download)
 
 
 def cifar100(data_dir: Path, download: bool) -> ImageSet:
-    """CIFAR-100 with its 100 fine labels from `data_dir/cifar-100-python`.
+    """Load CIFAR-100 with its 100 fine labels from `data_dir/cifar-100-python`.
 
     Args:
-        data_dir: where that folder lies, or `cifar-100-python.tar.gz`, or where both shall lie.
-        download: whether to fetch it where it is missing.
+        data_dir: folder of that folder or of `cifar-100-python.tar.gz`, or to download to.
+        download: whether to download it if it is missing.
 
     Raises:
-        InputError: if files are missing and cannot be fetched, or are damaged.
+        InputError: if files are missing and cannot be downloaded, or are damaged.
     """
     return _load(_CIFAR100, data_dir, download)
 
 
 def _load(edition: _Edition, data_dir: Path, download: bool) -> ImageSet:
-    folder = _folder(edition, data_dir, download)
+    folder = unpacked_folder(
+        edition.name, data_dir / edition.folder, edition.url, edition.md5, edition.files, download
+    )
     names = _read(folder / edition.names_file).get(edition.names_key)
     if not isinstance(names, list) or not names:
         raise _damaged(folder / edition.names_file, f"it has no {edition.names_key!r}")
@@ -112,46 +114,19 @@ def _load(edition: _Edition, data_dir: Path, download: bool) -> ImageSet:
     )
 
 
-def _folder(edition: _Edition, data_dir: Path, download: bool) -> Path:
-    """The folder with all files in it, made if need be."""
-    folder = data_dir / edition.folder
-    if not _holds_anything(folder):
-        archive = data_dir / edition.url.rpartition("/")[2]
-        if not download and not archive.exists():
-            raise InputError(
-                f"{edition.name} is not in {data_dir}: there is no folder {folder}. "
-                f"Fetch {edition.url} and put it into {data_dir}, or allow the download."
-            )
-        with download_lock(data_dir):
-            if not _holds_anything(folder):  # another process may have been faster
-                fetch(edition.url, archive, edition.md5)
-                unpack(archive, folder, edition.files)
-    missing = [file for file in edition.files if not (folder / file).is_file()]
-    if missing:
-        raise InputError(
-            f"{folder} is incomplete, it lacks {', '.join(missing)}; "
-            f"delete the folder to have it made anew from {edition.url}."
-        )
-    return folder
-
-
-def _holds_anything(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
-
-
 def _batch(edition: _Edition, path: Path, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Images (n, 3, 32, 32) uint8 and labels (n,) int64 of one file."""
+    """Read images (n, 3, 32, 32) uint8 and labels (n,) int64 of one file."""
     content = _read(path)
     pixels, labels = content.get("data"), content.get(edition.label_key)
     if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != 3072:
-        raise _damaged(path, "it has no 'data' of 3,072 bytes an image")
+        raise _damaged(path, "it has no 'data' of 3,072 bytes per image")
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
         raise _damaged(path, f"it has no list of numbers {edition.label_key!r}")
     if not labels or len(labels) != len(pixels):
         raise _damaged(path, f"it has {len(pixels)} images and {len(labels)} labels")
     if min(labels) < 0 or max(labels) >= num_classes:
         raise _damaged(
-            path, f"its labels reach from {min(labels)} to {max(labels)}, of {num_classes} classes"
+            path, f"its labels range from {min(labels)} to {max(labels)}, of {num_classes} classes"
         )
     images = torch.from_numpy(pixels.copy()).view(-1, 3, 32, 32)
     return images, torch.tensor(labels, dtype=torch.int64)
@@ -166,4 +141,4 @@ def _damaged(path: Path, why: str) -> InputError:
 
 
 def _advice(path: Path) -> str:
-    return f"Delete the folder {path.parent} to have it made anew."
+    return f"Delete the folder {path.parent} to download it again."

@@ -7,23 +7,23 @@ from torch.nn import functional as F
 
 from distillers.data.datasets.images import ImageSet
 
-# Mean and standard deviation of all pixels of the 1,297 enlarged training images, divided by 255,
-# in float64 (population standard deviation). tests/data/test_digits.py computes them anew.
+# Mean and standard deviation of all pixels of the 1,297 upsampled training images, divided by 255,
+# in float64 (population standard deviation); tests/data/test_digits.py recomputes them.
 MEAN = (0.30586,)
 STD = (0.32297,)
 NUM_TRAIN = 1297
 
 
 def digits(data_dir: Path, download: bool) -> ImageSet:  # noqa: ARG001 (nothing to fetch)
-    """The 1,797 digits of UCI's "optical recognition of handwritten digits" (Alpaydin, 1998).
+    """Load the 1,797 digits of UCI's "optical recognition of handwritten digits" (Alpaydin, 1998).
 
-    The first 1,297 are for training and the last 500 for testing. The file holds one writer after
-    the other, so the last ones are largely other people's hands: a test on new writers. A random
-    split would put every hand on both sides and read too high. It also needs no seed.
+    The first 1,297 are for training and the last 500 for testing. The file is sorted by writer, so
+    the test images are mostly by other writers than the training images; a random split would mix
+    them and overestimate accuracy. It also needs no seed.
 
-    The 8x8 counts, 0 to 16, are scaled to 0 to 255 and enlarged bilinearly to 32x32, so that
-    networks made for CIFAR take them. All intermediate values are exact in float32, so every
-    machine gets the same bytes.
+    The 8x8 counts, 0 to 16, are scaled to 0 to 255 and upsampled bilinearly to 32x32, the input
+    size of networks for CIFAR. All intermediate values are exact in float32, so every machine gets
+    the same bytes.
 
     Args:
         data_dir: not used.

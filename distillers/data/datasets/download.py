@@ -1,4 +1,4 @@
-"""Fetching the files of a dataset: resumable, checked, and never half there."""
+"""Resumable, verified and atomic downloads of dataset files."""
 
 import hashlib
 import os
@@ -7,38 +7,39 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Collection, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from shutil import copyfileobj
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+from filelock import FileLock
 from tqdm import tqdm
 
 from distillers.errors import InputError
 
-TIMEOUT = 30.0  # seconds without a byte
-TRIES = 20  # connections for one file, as long as each brings something
-BLOCK = 1 << 16
+TIMEOUT = 30.0  # seconds without data
+TRIES = 20  # connections per file, as long as each makes progress
+BLOCK = 1 << 16  # bytes per read
 
 
 def fetch(url: str, target: Path, md5: str) -> None:
-    """Download a file, unless it is there; go on where an earlier try stopped.
+    """Download a file unless it exists; resume an earlier attempt.
 
-    The bytes gather in `target` with `.part` added to its name, and take its name only once their
-    checksum is right.
+    The data are collected in `target` with the suffix `.part`, which is renamed once its checksum
+    is verified.
 
     Args:
-        url: where the file is.
-        target: where it shall be.
+        url: of the file.
+        target: path to store it at.
         md5: its checksum.
 
     Raises:
-        InputError: if it cannot be fetched, or it or the file already there has another checksum.
+        InputError: if the download fails, or it or an existing file has another checksum.
     """
     if target.exists():
-        verify_md5(target, md5, f"delete it to download {url} anew")
+        verify_md5(target, md5, f"delete it to download {url} again")
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
@@ -49,7 +50,7 @@ def fetch(url: str, target: Path, md5: str) -> None:
             break
         except HTTPError as error:
             error.close()
-            if error.code == 416 and before:  # nothing beyond what is here: the sum will tell
+            if error.code == 416 and before:  # complete already; the checksum is verified below
                 break
             reason: Exception = error
         except (OSError, HTTPException) as error:
@@ -70,14 +71,12 @@ def fetch(url: str, target: Path, md5: str) -> None:
 
 
 def unpack(archive: Path, folder: Path, names: Collection[str]) -> None:
-    """Take the named files of one folder out of a tar archive; nothing else is ever written.
-
-    They appear all at once, or not at all.
+    """Extract the named files of one folder of a tar archive, atomically; nothing else is written.
 
     Args:
-        archive: a .tar.gz file, in which the files lie in a folder named like `folder`.
-        folder: where they shall be; it must not hold anything yet.
-        names: the files' names.
+        archive: a .tar.gz file with a folder that is named like `folder`.
+        folder: to extract into; missing or empty.
+        names: of the files.
 
     Raises:
         InputError: if the archive is damaged or lacks one of them.
@@ -95,52 +94,88 @@ def unpack(archive: Path, folder: Path, names: Collection[str]) -> None:
                             copyfileobj(source, sink)
         except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
             raise InputError(
-                f"cannot unpack {archive} ({error}); delete it to download it anew."
+                f"cannot unpack {archive} ({error}); delete it to download it again."
             ) from error
         if wanted:
             raise InputError(
-                f"{archive} lacks {', '.join(sorted(wanted))}; delete it to download it anew."
+                f"{archive} lacks {', '.join(sorted(wanted))}; delete it to download it again."
             )
         os.replace(out, folder)
 
 
-@contextmanager
-def download_lock(folder: Path) -> Generator[None, None, None]:
-    """Make other processes wait here, so that of several only one downloads into a folder.
+def unpacked_folder(
+    name: str, folder: Path, url: str, md5: str, files: Collection[str], download: bool
+) -> Path:
+    """Return the folder of a dataset, downloaded and unpacked if it is missing or empty.
 
     Args:
-        folder: made if it is not there, and taken away again where nothing came into it; an
-            empty file `.lock` stays in it otherwise.
+        name: of the dataset, for messages.
+        folder: named like the folder in the archive; the archive itself is stored beside it.
+        url: of the .tar.gz archive.
+        md5: checksum of the archive.
+        files: names of all files that `folder` must hold.
+        download: whether a missing archive may be downloaded.
 
     Raises:
-        InputError: if the folder cannot be written to.
+        InputError: if files are missing and cannot be downloaded.
     """
-    made = not folder.exists()
+    data_dir, archive = folder.parent, folder.parent / url.rpartition("/")[2]
+    if not _holds_anything(folder):
+        if not download and not archive.exists():
+            raise InputError(
+                f"{name} is not in {data_dir}: there is no folder {folder}. "
+                f"Fetch {url} and put it into {data_dir}, or allow the download."
+            )
+        with download_lock(data_dir):
+            if not _holds_anything(folder):  # another process may have been faster
+                fetch(url, archive, md5)
+                unpack(archive, folder, files)
+    missing = [file for file in files if not (folder / file).is_file()]
+    if missing:
+        raise InputError(
+            f"{folder} is incomplete, it lacks {', '.join(missing)}; "
+            f"delete the folder to unpack {url} again."
+        )
+    return folder
+
+
+@contextmanager
+def download_lock(folder: Path) -> Generator[None, None, None]:
+    """Let only one process at a time download into a folder; others wait.
+
+    Args:
+        folder: created if missing, and removed again if an error leaves it empty; otherwise an
+            empty file `.lock` stays in it.
+
+    Raises:
+        InputError: if the folder is not writable.
+    """
+    created, lock = not folder.exists(), FileLock(folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a")
+        lock.acquire()
     except OSError as error:
         raise InputError(f"cannot write to {folder} ({error}); choose another data_dir.") from error
-    with lock:
-        # Where there are no locks, two at once may spoil each other's file; the checksum sees it.
-        with suppress(ImportError, OSError):
-            import fcntl
+    try:
+        yield
+    except InputError:
+        if created and [each.name for each in folder.iterdir()] == [".lock"]:
+            (folder / ".lock").unlink()
+            folder.rmdir()
+        raise
+    finally:
+        lock.release()
 
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield
-        except InputError:
-            if made and [each.name for each in folder.iterdir()] == [".lock"]:
-                (folder / ".lock").unlink()
-                folder.rmdir()
-            raise
+
+def _holds_anything(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def _append(url: str, part: Path) -> None:
     have = _size(part)
     headers = {"User-Agent": "distillers"} | ({"Range": f"bytes={have}-"} if have else {})
     with urlopen(Request(url, headers=headers), timeout=TIMEOUT) as response:
-        if response.status != 206:  # the server sends the whole file
+        if response.status != 206:  # the server ignores ranges and sends the whole file
             have = 0
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
@@ -166,10 +201,10 @@ def _append(url: str, part: Path) -> None:
 
 
 def verify_md5(file: Path, md5: str, advice: str) -> None:
-    """Refuse a file with another checksum.
+    """Verify the MD5 checksum of a file.
 
     Raises:
-        InputError: with both sums and the advice.
+        InputError: if it differs; the message ends with `advice`.
     """
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

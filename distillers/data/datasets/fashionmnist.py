@@ -1,4 +1,4 @@
-"""Fashion-MNIST (Xiao et al., 2017): 60,000 + 10,000 grey pictures of clothes.
+"""Fashion-MNIST (Xiao et al., 2017): 60,000 + 10,000 grey images of clothes.
 
 https://github.com/zalandoresearch/fashion-mnist
 """
@@ -38,23 +38,23 @@ CLASSES = (
 )
 # Mean and standard deviation of all pixels of the 60,000 training images after padding to 32x32,
 # divided by 255, in float64 (population standard deviation); tests/data/test_fashionmnist.py
-# computes them anew where the data are. (Without the padding: 0.2860 and 0.3530.)
+# recomputes them. (Without the padding: 0.2860 and 0.3530.)
 MEAN = (0.2190,)
 STD = (0.3318,)
 
 
 def fashionmnist(data_dir: Path, download: bool) -> ImageSet:
-    """Fashion-MNIST, its 28x28 pixels put in the middle of 32x32 black ones.
+    """Load Fashion-MNIST, zero-padded from 28x28 to 32x32 pixels.
 
-    The four files, packed (.gz) or not, are looked for in `data_dir/FashionMNIST/raw`, in
-    `data_dir`, and where Debian's package `dataset-fashion-mnist` puts them.
+    The four files, compressed (.gz) or not, are looked for in `data_dir/FashionMNIST/raw`, in
+    `data_dir`, and where Debian's package `dataset-fashion-mnist` installs them.
 
     Args:
-        data_dir: where the files lie, or shall lie.
-        download: whether to fetch them where they are missing.
+        data_dir: folder of the files, or to download to.
+        download: whether to download missing files.
 
     Raises:
-        InputError: if files are missing and cannot be fetched, or are damaged.
+        InputError: if files are missing and cannot be downloaded, or are damaged.
     """
     folder = _folder(data_dir, download)
     train_images, train_labels = _pair(folder, "train")
@@ -73,7 +73,7 @@ def fashionmnist(data_dir: Path, download: bool) -> ImageSet:
 
 
 def _folder(data_dir: Path, download: bool) -> Path:
-    """The first folder that holds all four files, fetched if need be."""
+    """Return the first folder that holds all four files; download them if there is none."""
     own = data_dir / "FashionMNIST" / "raw"
     folders = (own, data_dir, DEBIAN)
     for folder in folders:
@@ -93,12 +93,12 @@ def _folder(data_dir: Path, download: bool) -> Path:
 
 
 def _find(folder: Path, name: str) -> Path | None:
-    """A file in a folder, unpacked or packed."""
+    """Return the path of a file, compressed or not, or None."""
     return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
 
 
 def _pair(folder: Path, part: str) -> tuple[Tensor, Tensor]:
-    """Images (n, 1, 32, 32) uint8 and labels (n,) int64 of the training or the test part."""
+    """Read images (n, 1, 32, 32) uint8 and labels (n,) int64 of the training or test part."""
     images = _read(folder, f"{part}-images-idx3-ubyte", num_dims=3)
     labels = _read(folder, f"{part}-labels-idx1-ubyte", num_dims=1)
     if images.shape[1:] != (28, 28):
@@ -110,7 +110,7 @@ def _pair(folder: Path, part: str) -> tuple[Tensor, Tensor]:
 
 
 def _read(folder: Path, name: str, num_dims: int) -> Tensor:
-    """An idx file: two zeros, 8 for bytes, how many sizes, the sizes (big-endian), the bytes."""
+    """Read an IDX file: 0, 0, 8 (bytes), number of dimensions, sizes (big-endian), data."""
     path = _find(folder, name) or folder / name
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
@@ -122,9 +122,11 @@ def _read(folder: Path, name: str, num_dims: int) -> Tensor:
         raise _damaged(path, "it does not begin as an idx file of bytes does")
     sizes = [int.from_bytes(content[i : i + 4], "big") for i in range(4, start, 4)]
     if math.prod(sizes) != len(content) - start:
-        raise _damaged(path, f"it tells of {math.prod(sizes)} bytes and has {len(content) - start}")
+        raise _damaged(
+            path, f"its header says {math.prod(sizes)} bytes, it has {len(content) - start}"
+        )
     return torch.frombuffer(content, dtype=torch.uint8, offset=start).view(sizes)
 
 
 def _damaged(path: Path, why: str) -> InputError:
-    return InputError(f"{path} is damaged: {why}. Delete it to have it fetched anew.")
+    return InputError(f"{path} is damaged: {why}. Delete it to download it again.")

@@ -1,4 +1,4 @@
-"""A dataset whose images stay in files and are decoded when they are needed."""
+"""A dataset of image files that are decoded on demand."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,24 +23,24 @@ from distillers.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class FolderSet(DataSource):
-    """Training and test images in files; a `DataSource` as `ImageSet` is.
+    """Training and test images in files.
 
     Attributes:
         name: as in `distillers.data.load`.
-        train: the files to train on.
-        test: the files to score on.
-        train_rows: (N,) int64, which of `train` are in use.
-        test_rows: (M,) int64, which of `test` are.
-        image_size: pixels on a side of what a network gets.
-        num_workers: processes that decode for one loader.
+        train: files of training images.
+        test: files of test images.
+        train_rows: (N,) int64, the subset of `train` in use.
+        test_rows: (M,) int64, the subset of `test` in use.
+        image_size: height and width of a network's input, in pixels.
+        num_workers: processes that decode, per loader.
         on_bad_image: "error" stops at an image that cannot be read; "skip" counts it, and replaces
             it in training.
-        dali: where NVIDIA DALI decodes the training images, or None. Test images never go through
-            it, so that a score does not depend on it.
-        is_split: whether the test images were set aside from the training images already, as one
-            asks for with --val_fraction; then `split` does not do it again.
-        mean: what the images are normalised with.
-        std: likewise.
+        dali: where NVIDIA DALI decodes the training images, or None. Test images are decoded
+            without it, so that accuracy does not depend on it.
+        is_split: whether the test images are held out from the training images already, as by
+            --val_fraction; then `split` does not do it again.
+        mean: per channel, for normalization.
+        std: per channel, for normalization.
     """
 
     name: str
@@ -53,7 +53,7 @@ class FolderSet(DataSource):
     on_bad_image: OnBad = "error"
     dali: Dali = None
     is_split: bool = False
-    mean: tuple[float, ...] = IMAGENET_MEAN  # almost every network of photographs saw that
+    mean: tuple[float, ...] = IMAGENET_MEAN  # those of nearly all pretrained networks
     std: tuple[float, ...] = IMAGENET_STD
 
     @property
@@ -121,7 +121,7 @@ class FolderSet(DataSource):
 
     @override
     def test_loader(self, device: torch.device, shard: Shard = Shard()) -> FolderLoader:
-        return self._as_they_are(self.test_rows, device, self.num_workers, shard=shard)
+        return self._eval_loader(self.test_rows, device, self.num_workers, shard=shard)
 
     @override
     def train_eval_loader(self, device: torch.device) -> FolderLoader:
@@ -134,7 +134,7 @@ class FolderSet(DataSource):
 
     @override
     def sample(self, device: torch.device) -> Tensor:
-        for batch in self._as_they_are(self.test_rows[:EVALUATION_BATCH], device, 0, 2).epoch(1):
+        for batch in self._eval_loader(self.test_rows[:EVALUATION_BATCH], device, 0, 2).epoch(1):
             return batch.images
         raise InputError(f"none of the first {EVALUATION_BATCH} test images can be read.")
 
@@ -146,7 +146,7 @@ class FolderSet(DataSource):
         rest = replace(self, test=self.train, test_rows=self.train_rows[held_out])
         return replace(self, train_rows=self.train_rows[kept]), rest
 
-    def _as_they_are(
+    def _eval_loader(
         self,
         rows: Tensor,
         device: torch.device,

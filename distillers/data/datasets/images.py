@@ -1,4 +1,4 @@
-"""A dataset of small images that lies in memory as a whole."""
+"""A dataset of small images in memory."""
 
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from distillers.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class ImageSet(DataSource):
-    """Training and test images with all that a loader must know about them.
+    """Training and test images in memory, and how to normalize and augment them.
 
     Attributes:
         name: as in `distillers.data.load`.
@@ -30,13 +30,13 @@ class ImageSet(DataSource):
         train_labels: (N,) int64, 0 to `num_classes` - 1.
         test_images: (M, c, h, w) uint8.
         test_labels: (M,) int64.
-        mean: c numbers, the mean of this set's own training pixels, where 0 is black and 1 white.
-        std: c numbers, the standard deviation of the same.
-        class_names: one a class, in the order of the labels.
+        mean: c numbers, the mean of the training pixels, where 0 is black and 1 is white.
+        std: c numbers, their standard deviation.
+        class_names: one per class, in the order of the labels.
         flip: whether a mirrored image still belongs to its class.
 
     Raises:
-        InputError: if shapes, types, lengths or labels do not fit together.
+        InputError: if shapes, types, lengths or labels are inconsistent.
     """
 
     name: str
@@ -81,7 +81,7 @@ class ImageSet(DataSource):
 
     @override
     def fingerprint(self) -> dict[str, Any]:
-        first = min(64, len(self.train_images))  # whose orders tell how all are drawn
+        first = min(64, len(self.train_images))  # their views show how all are drawn
         return {
             "name": self.name,
             "images": len(self.train_images),
@@ -125,7 +125,7 @@ class ImageSet(DataSource):
 
     @override
     def test_loader(self, device: torch.device, shard: Shard = Shard()) -> Loader:
-        return self._as_they_are(len(self.test_images), device, shard)
+        return self._eval_loader(len(self.test_images), device, shard)
 
     @override
     def train_eval_loader(self, device: torch.device) -> Loader:
@@ -133,7 +133,7 @@ class ImageSet(DataSource):
         return whole.test_loader(device)
 
     def resized(self, side: int) -> "ImageSet":
-        """The same set with images of `side` pixels, bilinearly, antialiased where they shrink."""
+        """Return this dataset with images resized to `side` pixels (bilinear, antialiased)."""
         return replace(
             self,
             train_images=_resized(self.train_images, side),
@@ -141,7 +141,7 @@ class ImageSet(DataSource):
         )
 
     def in_colour(self) -> "ImageSet":
-        """The same set with three equal channels in the place of a grey one; no memory is taken."""
+        """Return this dataset with its grey channel repeated three times, without copying."""
         shape = (-1, 3, -1, -1)
         return replace(
             self,
@@ -159,7 +159,7 @@ class ImageSet(DataSource):
 
     @override
     def sample(self, device: torch.device) -> Tensor:
-        return next(self._as_they_are(2, device).epoch(1)).images
+        return next(self._eval_loader(2, device).epoch(1)).images
 
     @override
     def split(self, fraction: float, seed: int) -> tuple["ImageSet", "ImageSet | None"]:
@@ -169,7 +169,7 @@ class ImageSet(DataSource):
         rest = replace(self, test_images=held_out.images, test_labels=held_out.labels)
         return held_out.train, rest
 
-    def _as_they_are(self, count: int, device: torch.device, shard: Shard = Shard()) -> Loader:
+    def _eval_loader(self, count: int, device: torch.device, shard: Shard = Shard()) -> Loader:
         return Loader(
             self.test_images[:count],
             self.test_labels[:count],
@@ -183,10 +183,10 @@ class ImageSet(DataSource):
         )
 
     def keep(self, rows: Tensor) -> "ImageSet":
-        """The same set with only some of its training images; the test images all stay.
+        """Return this dataset with a subset of its training images, and all test images.
 
         Args:
-            rows: (m,) int64 rows of the training set, in the order wanted.
+            rows: (m,) int64 rows of the training set, in the new order.
         """
         return replace(
             self, train_images=self.train_images[rows], train_labels=self.train_labels[rows]
@@ -194,15 +194,15 @@ class ImageSet(DataSource):
 
 
 class HeldOut(NamedTuple):
-    """A training set of which a part is set aside.
+    """A dataset without a held-out part of its training images, and that part.
 
     Attributes:
-        train: the set with the remaining m training images; its rows count from 0 again, so that
-            whatever keeps one entry an image (a memory bank) holds none that is never visited.
-        images: (v, c, h, w) uint8, the validation images.
+        train: the dataset with the remaining m training images; its rows count from 0 again, so
+            that what keeps one entry per image (a memory bank) has no unused ones.
+        images: (v, c, h, w) uint8, the held-out images.
         labels: (v,) int64, their labels.
-        train_rows: (m,) int64, where each remaining image stood before, ascending.
-        rows: (v,) int64, where each validation image stood before, ascending.
+        train_rows: (m,) int64, original rows of the remaining images, ascending.
+        rows: (v,) int64, original rows of the held-out images, ascending.
     """
 
     train: ImageSet
@@ -213,19 +213,18 @@ class HeldOut(NamedTuple):
 
 
 def hold_out(image_set: ImageSet, fraction: float, seed: int) -> HeldOut:
-    """Set aside a part of the training images for validation, the same share of every class.
+    """Hold out a fraction of the training images for validation, stratified by class.
 
-    The total is `fraction` of the images, rounded; a class gives its exact share rounded down or
-    up. Which images go is a pure function of `seed`.
+    The total is `fraction` of the images, rounded; of each class it is the exact share, rounded
+    down or up. Which images are held out is a pure function of `seed`.
 
     Args:
-        image_set: the set to split; it is left as it was.
-        fraction: share of the training images to set aside, from 0 (none) to below 1.
-        seed: any whole number.
+        image_set: the dataset to split; it is not changed.
+        fraction: of the training images, in [0, 1).
+        seed: any integer.
 
     Raises:
-        InputError: if `fraction` is outside [0, 1), so small that no image would be set aside, or
-            so large that no image would stay.
+        InputError: if `fraction` is outside [0, 1), or leaves one part empty.
     """
     labels = image_set.train_labels
     rows, train_rows = held_out_rows(labels, image_set.num_classes, fraction, seed)
@@ -234,7 +233,7 @@ def hold_out(image_set: ImageSet, fraction: float, seed: int) -> HeldOut:
 
 
 def _resized(images: Tensor, side: int) -> Tensor:
-    """(n, c, side, side) uint8 of (n, c, h, w), as torchvision's `Resize` gives it."""
+    """Resize (n, c, h, w) to (n, c, side, side) uint8, as torchvision's `Resize` does."""
     parts = [
         F.interpolate(part.float(), (side, side), mode="bilinear", antialias=True)
         for part in images.split(EVALUATION_BATCH)
@@ -247,6 +246,6 @@ def _check(what: str, images: Tensor, labels: Tensor, num_classes: int) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
         raise InputError(
-            f"{what}: labels reach from {low} to {high}; with {num_classes} classes they must be "
+            f"{what}: labels range from {low} to {high}; with {num_classes} classes they must be "
             f"in 0 to {num_classes - 1}."
         )

@@ -1,1 +1,1 @@
-"""Loaders that make batches."""
+"""Loaders of batches, from memory or from files."""

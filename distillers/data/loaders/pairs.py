@@ -1,4 +1,4 @@
-"""Images and labels that belong together."""
+"""Check images against their labels."""
 
 import torch
 from torch import Tensor
@@ -7,15 +7,15 @@ from distillers.errors import InputError
 
 
 def check_images_and_labels(what: str, images: Tensor, labels: Tensor) -> None:
-    """Refuse images and labels that cannot belong together, or are none at all.
+    """Check shapes and types of images and labels.
 
     Args:
-        what: begins the message.
-        images: should be (N, c, h, w) uint8, N at least 1, c 1 or 3.
-        labels: should be (N,) int64.
+        what: they are, the beginning of the message.
+        images: must be (N, c, h, w) uint8, N at least 1, c 1 or 3.
+        labels: must be (N,) int64.
 
     Raises:
-        InputError: if they are not.
+        InputError: if they are invalid or there are none.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise InputError(
