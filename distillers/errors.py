@@ -1,24 +1,27 @@
-"""The one error that the command line shows without a traceback."""
+"""Exceptions with a meaning for users, and the exit statuses of the commands."""
 
 import difflib
 import signal
 from collections.abc import Iterable
 
-# How a network is named whose file does not tell it.
+# Flags that name the architecture of a file that does not name it.
 MODEL_FLAGS = "--model_t (evaluate, export and figures: --model; transfer: --model_s)"
 
 
 class InputError(ValueError):
-    """Something that the user gave cannot work; the message says what, and what would."""
+    """Invalid user input; the message says what was given and what is allowed.
+
+    The command line shows it without a traceback.
+    """
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> InputError:
-    """An `InputError` for a name that does not exist, with the nearest one that does.
+    """Return an `InputError` for an unknown name that suggests the nearest known one.
 
     Args:
-        kind: what was looked for, as in "loss" or "network".
-        given: the name that was given.
-        known: the names that exist.
+        kind: kind of name, as in "loss" or "network".
+        given: the unknown name.
+        known: the known names.
     """
     names = sorted(known)
     by_lower = {name.lower(): name for name in names}
@@ -28,18 +31,18 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> InputError:
 
 
 class CorruptFileError(InputError):
-    """A file that was written whole is not whole any more."""
+    """A file is damaged: its content does not match its checksum."""
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss is not a finite number any more; the message names its parts."""
+    """The loss is NaN or infinite; the message lists its terms."""
 
 
 class PreemptedError(RuntimeError):
-    """A signal stopped the run after its state was saved.
+    """The run was stopped by a signal, after its state was saved.
 
     Attributes:
-        signal: the number of the signal.
+        signal: the signal number.
     """
 
     def __init__(self, number: int) -> None:
@@ -48,9 +51,9 @@ class PreemptedError(RuntimeError):
 
 
 class PeerLostError(RuntimeError):
-    """Other processes of a distributed run are gone, or do not answer in time."""
+    """Another process of a distributed run has ended, or did not answer in time."""
 
 
 # Exit statuses of the commands.
-STATUS: dict[type, int] = {InputError: 2, NonFiniteLossError: 3, PeerLostError: 4}
-TRY_AGAIN = 75  # EX_TEMPFAIL: a scheduler that knows it starts the run again
+EXIT_STATUS: dict[type, int] = {InputError: 2, NonFiniteLossError: 3, PeerLostError: 4}
+PREEMPTED_STATUS = 75  # EX_TEMPFAIL: the run was preempted and can be started again

@@ -1,4 +1,4 @@
-"""One command that becomes several processes on this machine: --multiprocessing-distributed."""
+"""Local processes of --multiprocessing-distributed."""
 
 import os
 import signal
@@ -10,24 +10,24 @@ from urllib.parse import urlsplit
 from distillers.config.train import TrainConfig
 from distillers.errors import InputError
 
-PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
-GRACE = 60  # seconds to save in, after another process has ended
+FORWARDED_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+GRACE = 60  # seconds for saving after another process has ended
 
 
 def run(config: TrainConfig, command: str, args: Sequence[str], work: Callable) -> None:
-    """Do `work(world)` in this process, or start processes that do.
+    """Call `work(world)` in this process, or in processes that are started here.
 
     Args:
-        config: the flags.
-        command: of `distillers`, to be run in each process.
-        args: its flags.
-        work: gets the `World` that this process is in.
+        config: flags of the command.
+        command: subcommand of `distillers`, which each process runs.
+        args: command line of the subcommand.
+        work: called with the `World` of this process.
 
     Raises:
-        InputError: for devices that are not there, or a meeting place that is taken.
-        SystemExit: when the processes that were started have ended, with their exit status.
+        InputError: if a device does not exist, or the address of --dist_url cannot be used.
+        SystemExit: with the exit status of the started processes, after they have ended.
     """
-    if config.multiprocessing_distributed and not _is_started(os.environ):
+    if config.multiprocessing_distributed and not _is_launched(os.environ):
         raise SystemExit(_start(config, command, args))
     from distillers.distributed.rendezvous import join_world
 
@@ -35,13 +35,13 @@ def run(config: TrainConfig, command: str, args: Sequence[str], work: Callable) 
         work(world)
 
 
-def _is_started(environment: Mapping[str, str]) -> bool:
-    """Whether a launcher, ours or torchrun, made this process."""
+def _is_launched(environment: Mapping[str, str]) -> bool:
+    """Whether this process was started by this module, torchrun or SLURM."""
     return "RANK" in environment or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1
 
 
 def _start(config: TrainConfig, command: str, args: Sequence[str]) -> int:
-    """Start the processes and wait for all; the first exit status that is not 0."""
+    """Start a process for each device, wait, and return the first exit status other than 0."""
     import torch
     from torch import multiprocessing
 
@@ -56,9 +56,9 @@ def _start(config: TrainConfig, command: str, args: Sequence[str]) -> int:
         _process, (command, list(args), environment), len(devices), join=False, start_method="spawn"
     )
     assert processes is not None  # with join=False
-    for number in PASSED_ON:
+    for number in FORWARDED_SIGNALS:
         signal.signal(number, lambda heard, _: [os.kill(pid, heard) for pid in processes.pids()])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the processes, too
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all processes
     try:
         while not processes.join(timeout=0.5, grace_period=GRACE):
             pass
@@ -75,10 +75,10 @@ def _process(rank: int, command: str, args: list[str], environment: dict[str, st
 
 
 def _address(url: str) -> tuple[str, int]:
-    """Host and port of --dist_url.
+    """Return host and port of --dist_url.
 
     Raises:
-        InputError: for anything but tcp://HOST:PORT, or a port of this machine that is taken.
+        InputError: if it is not tcp://HOST:PORT, or the port is in use.
     """
     try:
         parts = urlsplit(url)
@@ -93,7 +93,7 @@ def _address(url: str) -> tuple[str, int]:
             probe.bind((host, port))
         except OSError as error:
             raise InputError(
-                f"--dist_url is {url}, where this machine cannot listen: {error.strerror}. Another "
-                "run may be there; take another port."
+                f"--dist_url is {url}, where this machine cannot listen: {error.strerror}. "
+                "If another run uses it, choose another port."
             ) from error
     return host, port

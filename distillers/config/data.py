@@ -1,4 +1,4 @@
-"""How images in files are read, as the flags say it; nothing here imports torch."""
+"""How image files are decoded, and augmented views; nothing here imports torch."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -7,20 +7,20 @@ from typing import Literal
 from distillers.errors import InputError
 
 Dali = Literal["cpu", "gpu"] | None
-# How many fixed augmented views each training image has; "all" is every crop and flip there is.
+# Number of fixed augmented views of each training image; "all" is every possible crop and flip.
 NumViews = int | Literal["all"]
 
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """Settings of data sets that are decoded from files.
+    """Options of data sets that are decoded from image files.
 
     Attributes:
-        image_size: pixels on a side, or None for the data set's usual.
+        image_size: height and width in pixels, or None for the data set's default.
         num_workers: processes that decode for one loader.
         on_bad_image: "error" stops at an image that cannot be read, "skip" counts and replaces it.
-        val_fraction: share of a folder without train/ and val/ that becomes the test images.
-        dali: where NVIDIA DALI decodes the training images, or None for torchvision.
+        val_fraction: fraction of a folder without train/ and val/ that becomes the test set.
+        dali: device on which NVIDIA DALI decodes training images, or None for torchvision.
     """
 
     image_size: int | None = None
@@ -31,14 +31,14 @@ class DecodeOptions:
 
 
 def check_dali(dali: Dali, device: str | None = None) -> None:
-    """Refuse DALI where it is not installed, or has no GPU to decode on.
+    """Check that DALI is installed and has the device it decodes on.
 
     Args:
         dali: as in `DecodeOptions`.
-        device: type of the device that trains, "cpu" or "cuda"; None where it is not known yet.
+        device: type of the training device, "cpu" or "cuda"; None if not known yet.
 
     Raises:
-        InputError: telling how to install it, or what to take instead.
+        InputError: saying how to install it, or what to use instead.
     """
     if dali is None:
         return
@@ -49,6 +49,6 @@ def check_dali(dali: Dali, device: str | None = None) -> None:
         )
     if dali == "gpu" and device not in (None, "cuda"):
         raise InputError(
-            f"--dali gpu decodes on the GPU that trains, but this run trains on the {device}; take "
+            f"--dali gpu decodes on the training GPU, but this run trains on the {device}; use "
             "--dali cpu, or leave the flag out."
         )

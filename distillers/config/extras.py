@@ -1,4 +1,4 @@
-"""Checks that an optional package is installed before a flag that needs it is accepted."""
+"""Checks that an optional package is installed."""
 
 from importlib.util import find_spec
 
@@ -6,7 +6,7 @@ from distillers.errors import InputError
 
 
 def check_wandb(project: str | None) -> None:
-    """Refuse `--wandb` where the package is missing.
+    """Check that the package wandb is installed if --wandb is given.
 
     Raises:
         InputError: saying how to install it.

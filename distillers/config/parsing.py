@@ -1,4 +1,4 @@
-"""Command lines to dataclasses and back; a `--config FILE` is read as flags."""
+"""Conversion of command lines to dataclasses and back."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +10,24 @@ Config = TypeVar("Config")
 
 
 def parse(config: type[Config], args: Sequence[str], prog: str) -> Config:
-    """Read flags into a dataclass; those of `--config FILE` go before the others."""
+    """Parse flags into a dataclass; they override those of `--config FILE`.
+
+    Args:
+        config: the dataclass.
+        args: the command line, without the program's name.
+        prog: the program's name, for the help text.
+    """
     import tyro
 
     return tyro.cli(config, args=[*_from_file(args), *args], prog=prog)
 
 
 def _from_file(args: Sequence[str]) -> list[str]:
-    """The flags in the file that `--config FILE` or `--config=FILE` names."""
+    """Return the flags in the file of `--config FILE` or `--config=FILE`.
+
+    Raises:
+        InputError: if the file cannot be read, or is not a mapping of flags to values.
+    """
     path = None
     for number, word in enumerate(args):
         if word == "--config" and number + 1 < len(args):
@@ -38,7 +48,7 @@ def _from_file(args: Sequence[str]) -> list[str]:
 
 
 def flag_words(name: str, value: object) -> list[str]:
-    """A flag as the words of a command line; none where there is no value."""
+    """Return a flag as words of a command line; no words if the value is None."""
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
     if value is None:

@@ -1,28 +1,28 @@
-"""How to train: schedule, optimiser, precision."""
+"""Hyperparameters of the training loop; nothing here imports torch."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train.
+    """Schedule, optimizer and precision of a training.
 
     Attributes:
-        epochs: they count from 1.
-        learning_rate: of the first epoch.
-        milestones: after each of these epochs the rate is multiplied by `lr_decay_rate`.
-        lr_decay_rate: see `milestones`.
-        momentum: of SGD, without Nesterov as published.
-        weight_decay: on every parameter but those that a loss names in `no_weight_decay`.
+        epochs: number of epochs.
+        learning_rate: initial learning rate.
+        milestones: epochs, counted from 1, after which the rate is multiplied by `lr_decay_rate`.
+        lr_decay_rate: factor of each decay.
+        momentum: momentum of SGD, without Nesterov as published.
+        weight_decay: L2 penalty of all parameters except a loss's `no_weight_decay`.
         precision: "fp32", "bf16" or "fp16" (with loss scaling).
-        accumulate: batches to an optimiser step.
-        clip_grad: the largest allowed norm of the gradient, or None.
-        ema: decay of the averaged weights that are scored and saved, or None.
-        compile: compile the step.
-        print_freq: batches between two looks at the running loss.
-        on_nan: "stop" at a loss that is not finite, or "skip" the step, which waits for the device
-            at every step.
-        shard: divide weights, gradients and momentum among several processes.
+        accumulate: batches whose gradients are summed for one optimizer step.
+        clip_grad: maximum norm of the gradient, or None.
+        ema: decay of averaged weights, which are then evaluated and saved, or None.
+        compile: compile the training step.
+        print_freq: steps between updates of the displayed loss.
+        on_nan: "stop" if the loss is not finite, or "skip" the step, which synchronizes with the
+            device in every step.
+        shard: shard weights, gradients and optimizer state across processes.
     """
 
     epochs: int
@@ -41,6 +41,6 @@ class Plan:
     shard: bool = False
 
     def rate(self, epoch: int) -> float:
-        """The learning rate of an epoch: it drops when the epoch is past a milestone."""
+        """Return the learning rate of an epoch, counted from 1."""
         passed = sum(epoch > milestone for milestone in self.milestones)
         return self.learning_rate * self.lr_decay_rate**passed

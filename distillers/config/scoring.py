@@ -1,39 +1,36 @@
-"""The flags of commands that show saved networks test images; nothing here imports torch."""
+"""The flags of commands that evaluate saved networks; nothing here imports torch."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from distillers.config.flags import require
+from distillers.config.flags import FRACTION, NOT_NEGATIVE, at_least, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringConfig:
-    """Which test images, and where the networks run."""
+    """Test images, and the device to evaluate on."""
 
     dataset: str | None = None
-    """Left out: the one that the network was trained on."""
+    """Data set. Default: that of the network's training."""
     data_dir: str = "./data"
-    """Where data sets lie, or are downloaded to."""
+    """Folder of the data sets; downloads go there too."""
     download: bool = True
-    """Download a data set that is not there."""
-    image_size: int | None = None
-    """Pixels on a side of the images. Left out: what the network was trained on."""
-    num_workers: int = 8
-    """Processes that decode images in folders."""
+    """Download the data set if it is missing."""
+    image_size: Annotated[int | None, at_least(8)] = None
+    """Height and width of the images in pixels. Default: that of the network's training."""
+    num_workers: Annotated[int, NOT_NEGATIVE] = 8
+    """Processes that decode images from folders."""
     on_bad_image: Literal["error", "skip"] = "error"
-    """What to do with an image that cannot be read: stop, or count it and score without it."""
-    val_fraction: float = 0.0
-    """As in training, for a folder without train/ and val/."""
+    """What to do with an image that cannot be read: stop, or count it and leave it out."""
+    val_fraction: Annotated[float, FRACTION] = 0.0
+    """Fraction of a folder without train/ and val/ that is the test set, as in training."""
     gpu_id: str | None = None
-    """The GPU to use, or "cpu". Left out: the first GPU where there is one."""
+    """GPU index, or "cpu". Default: the first GPU if there is one."""
 
     def check(self) -> None:
-        """Refuse what cannot work.
+        """Check the flags.
 
         Raises:
-            InputError: naming the flag, what was given, and what is allowed.
+            InputError: naming the flag, its value, and what is allowed.
         """
-        side = self.image_size
-        require("image_size", side, side is None or side >= 8, "at least 8")
-        require("num_workers", self.num_workers, self.num_workers >= 0, "0 or more")
-        require("val_fraction", self.val_fraction, 0 <= self.val_fraction < 1, "in [0, 1)")
+        check_ranges(self)

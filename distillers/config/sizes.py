@@ -1,4 +1,4 @@
-"""Sizes and ages as people write them; nothing here imports torch."""
+"""Parsing and formatting of sizes and ages; nothing here imports torch."""
 
 import re
 
@@ -9,10 +9,10 @@ DAYS = {"": 1.0, "D": 1.0, "W": 7.0, "H": 1 / 24}
 
 
 def num_bytes(text: str, flag: str) -> int:
-    """The bytes of "20GB", "1.5TB", "500MB"; a unit is 1,000 of the one below.
+    """Parse a size such as "20GB", "1.5TB" or "500MB" into bytes; units are powers of 1,000.
 
     Raises:
-        InputError: naming `flag`, for anything else.
+        InputError: naming `flag`, if `text` has another form.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*", text, re.IGNORECASE)
     if not found:
@@ -21,10 +21,10 @@ def num_bytes(text: str, flag: str) -> int:
 
 
 def num_days(text: str, flag: str) -> float:
-    """The days of "30d", "2w", "12h".
+    """Parse an age such as "30d", "2w" or "12h" into days.
 
     Raises:
-        InputError: naming `flag`, for anything else.
+        InputError: naming `flag`, if `text` has another form.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([DWH]?)\s*", text, re.IGNORECASE)
     if not found:
@@ -33,7 +33,7 @@ def num_days(text: str, flag: str) -> float:
 
 
 def show_bytes(count: float) -> str:
-    """A size as `num_bytes` reads it, with three digits."""
+    """Format a size with three digits, in the form that `num_bytes` parses."""
     for unit in ("B", "KB", "MB", "GB"):
         if count < 999.5:
             return f"{count:.3g} {unit}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from distillers.errors import TRY_AGAIN
+from distillers.errors import PREEMPTED_STATUS
 from distillers.sweep.engine import Engine
 from distillers.sweep.estimate import kind_of
 from distillers.sweep.job import Job
@@ -18,7 +18,7 @@ from distillers.training.loggers import read_metrics
 
 PAUSE = 0.25  # seconds between two looks at the runs
 LOOK = 2.0  # seconds between two looks at what another sweep runs
-AGAIN = (BUSY, TRY_AGAIN)  # exit statuses of a run that is to be looked at again
+AGAIN = (BUSY, PREEMPTED_STATUS)  # exit statuses of a run that is to be looked at again
 STOPPED = (0, -15, 130, 143)  # those of one that was told to stop, and of which no more is known
 
 

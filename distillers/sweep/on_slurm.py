@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from distillers.errors import TRY_AGAIN, InputError
+from distillers.errors import PREEMPTED_STATUS, InputError
 from distillers.sweep.job import Job, running
 from distillers.sweep.on_ray import EXTRA
 
@@ -124,7 +124,7 @@ class Submitted:
             status = process.wait()
         if status in (
             -signal.SIGTERM,
-            TRY_AGAIN,
+            PREEMPTED_STATUS,
         ):  # SLURM's first signal; `checkpoint` has the next
             time.sleep(PATIENCE)
         return status

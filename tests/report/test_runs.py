@@ -1,5 +1,6 @@
 """Reading run folders: what a run writes, and whatever else may lie there."""
 
+import dataclasses
 import json
 import os
 import shutil

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from distillers.errors import TRY_AGAIN
+from distillers.errors import PREEMPTED_STATUS
 from distillers.sweep import drive, grid_file, screen
 from distillers.sweep.drive import State, Sweep
 from distillers.sweep.launch import BUSY
@@ -146,7 +146,7 @@ def test_what_another_driver_runs_is_left_to_it(runs, tmp_path, monkeypatch):
     assert set(states(sweep).values()) == {State.DONE}
 
 
-@pytest.mark.parametrize("status", [BUSY, TRY_AGAIN])
+@pytest.mark.parametrize("status", [BUSY, PREEMPTED_STATUS])
 def test_a_run_that_says_so_is_looked_at_again(runs, tmp_path, monkeypatch, status):
     """Its lock was free when the driver looked and then not; or a signal stopped it, once saved."""
     monkeypatch.setattr(drive, "LOOK", 0.0)
