@@ -24,10 +24,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from distillers.cli.main import STATUS
 from distillers.data.datasets.cifar import cifar10
 from distillers.distillation import recipes
-from distillers.errors import InputError, NonFiniteLossError
+from distillers.errors import EXIT_STATUS, InputError, NonFiniteLossError
 from distillers.report import published
 from distillers.report.estimates import sample_stats, welch
 
@@ -127,7 +126,7 @@ def finished(save_dir: Path, epochs: int) -> Iterator[dict[str, Any]]:
 def diverged(save_dir: Path) -> Iterator[dict[str, Any]]:
     """The flags of every run that a loss which is no number has ended."""
     for path in sorted((save_dir / "sweep" / "failed").glob("*")):
-        if json.loads(path.read_text())["status"] == STATUS[NonFiniteLossError]:
+        if json.loads(path.read_text())["status"] == EXIT_STATUS[NonFiniteLossError]:
             folder = next(save_dir.glob(f"*/models/{glob.escape(path.name)}"))
             yield {"config": json.loads((folder / "config.json").read_text())}
 
