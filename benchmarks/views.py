@@ -23,9 +23,13 @@ from torch import nn
 from distillers import models
 from distillers.data import ImageSet, load
 from distillers.distillation.build import distil
-from distillers.distillation.cache.folder import CacheFolder, place_of
-from distillers.distillation.cache.key import key_of
-from distillers.distillation.cache.values import Taught, TeacherCache, reads_of
+from distillers.distillation.cache.folder import CacheFolder, resolve_cache_dir
+from distillers.distillation.cache.key import cache_key
+from distillers.distillation.cache.teacher_cache import (
+    CachedTeacherLoader,
+    TeacherCache,
+    cached_tensors,
+)
 from distillers.distillation.task import Supervised
 from distillers.losses import CE
 from distillers.training.evaluate import score
@@ -99,11 +103,11 @@ def student(
     loader = images.train_loader(BATCH, seed=seed, drop_last=False, device=CPU, views=asked)
     cache = None
     if asked is not None:
-        key = key_of(teacher, "resnet20", images)
+        key = cache_key(teacher, "resnet20", images)
         num_rows = len(images.train_labels) * (images.num_crops if asked == "all" else asked)
-        reads = reads_of(task, sample)
-        cache = TeacherCache(CacheFolder(place_of(where, key), key), task, reads, num_rows)
-        loader = Taught(loader, cache)
+        reads = cached_tensors(task, sample)
+        cache = TeacherCache(CacheFolder(resolve_cache_dir(where, key), key), task, reads, num_rows)
+        loader = CachedTeacherLoader(loader, cache)
     last: dict[str, float] = {}
     fit(
         task,

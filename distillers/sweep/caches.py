@@ -11,7 +11,7 @@ from distillers.config.student import StudentConfig
 from distillers.data.batch import Batch
 from distillers.data.loaders.views import num_views_of, resolve_views
 from distillers.data.source import BatchLoader, DataSource, WrappedLoader
-from distillers.distillation.cache.values import reads_of, stored
+from distillers.distillation.cache.teacher_cache import cached_tensors, unique_tensors
 from distillers.distillation.distillation import Distillation
 
 
@@ -44,14 +44,16 @@ def asked(
     if config.teacher_cache is None or views is None:
         return None
     num_views = num_views_of(views, source)
-    view_bytes = {r.name: num_images * r.row_bytes for r in stored(reads_of(task, sample))}
+    view_bytes = {
+        r.name: num_images * r.row_bytes for r in unique_tensors(cached_tensors(task, sample))
+    }
     whole = num_views * sum(view_bytes.values())
     if not view_bytes or whole > num_bytes(config.cache_budget, "cache_budget"):
         return None
     return Cached(num_views, view_bytes)
 
 
-class Told(WrappedLoader):
+class WarmCacheLoader(WrappedLoader):
     """A loader whose batches bring along what the teacher said of the first one's images.
 
     So a step costs what it does beside a cache that holds everything, the reading aside.

@@ -25,7 +25,7 @@ from distillers.distillation import loss_weights as weights
 from distillers.distillation.build import distil
 from distillers.distillation.task import Supervised
 from distillers.losses import CE
-from distillers.sweep.caches import Cached, Caches, Told, asked
+from distillers.sweep.caches import Cached, Caches, WarmCacheLoader, asked
 from distillers.sweep.checks import Sources
 from distillers.sweep.ledger import DONE
 from distillers.sweep.runs import Run
@@ -179,7 +179,7 @@ def measure(run: Run, source: DataSource, device: torch.device) -> Cost:
     cached = asked(config, task, source, len(kept.train_labels), source.sample(device))
     if cached is None:
         return cost
-    reading = Timed(Told(loader, task))
+    reading = Timed(WarmCacheLoader(loader, task))
     trainer.train_epoch(reading, TrainProgress(0))
     return replace(cost, cached=cached, read=reading.seconds * len(loader) + scored)
 

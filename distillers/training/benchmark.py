@@ -15,7 +15,7 @@ from distillers.data.batch import Batch
 from distillers.distillation import recipes
 from distillers.distillation.build import distil
 from distillers.distillation.cache.folder import CacheFolder
-from distillers.distillation.cache.values import TeacherCache, reads_of, stored
+from distillers.distillation.cache.teacher_cache import TeacherCache, cached_tensors, unique_tensors
 from distillers.distillation.distillation import Distillation
 from distillers.distillation.terms import Term
 from distillers.timing import in_turn
@@ -150,7 +150,9 @@ def _cached(task: Distillation, setting: Setting, folder: Path) -> Iterator[Batc
     batch = setting.batch()
     num_rows = CACHED_BATCHES * setting.batch_size
     key = {"format": 1, "teacher": {"model": "any"}, "data": {"name": "random", "images": 0}}
-    cache = TeacherCache(CacheFolder(folder, key), task, reads_of(task, batch.images[:2]), num_rows)
+    cache = TeacherCache(
+        CacheFolder(folder, key), task, cached_tensors(task, batch.images[:2]), num_rows
+    )
     for rows in torch.arange(num_rows).split(setting.batch_size):
         cache.fill(batch.images, rows)
     rng = torch.Generator().manual_seed(0)
@@ -193,8 +195,8 @@ def task_of(setting: Setting, method: str, *, as_given: bool = False) -> Distill
 
 def cache_bytes(setting: Setting, method: str) -> int:
     """What a teacher cache takes on the disk for one view of every image."""
-    reads = reads_of(task_of(setting, method), setting.batch().images[:2])
-    return setting.num_images * sum(read.row_bytes for read in stored(reads))
+    reads = cached_tensors(task_of(setting, method), setting.batch().images[:2])
+    return setting.num_images * sum(read.row_bytes for read in unique_tensors(reads))
 
 
 def saved(path: str, name: str | None, image_size: int) -> nn.Module:

@@ -30,7 +30,7 @@ from distillers.training.run_dir import RunDir
 from distillers.training.trainer import Plan, fit
 
 if TYPE_CHECKING:
-    from distillers.distillation.cache.values import TeacherCache
+    from distillers.distillation.cache.teacher_cache import TeacherCache
 
 
 def prepare(config: TrainConfig) -> None:
@@ -118,7 +118,7 @@ def train(
         views=views,
     )
     if cache:
-        loader = cache.over(loader)
+        loader = cache.wrap(loader)
     tests = {"test": source.test_loader(world.device, world.shard)}
     if held_out:
         tests["val"] = held_out.test_loader(world.device, world.shard)

@@ -94,7 +94,7 @@ def work(config: StudentConfig, world: "World") -> None:
     """
     from distillers import data
     from distillers.data.loaders.views import resolve_views
-    from distillers.distillation.cache import choose, filling
+    from distillers.distillation.cache import fill, request
     from distillers.training import runner as run
     from distillers.training.student_setup import made, teacher_of
 
@@ -109,11 +109,11 @@ def work(config: StudentConfig, world: "World") -> None:
     teacher = teacher_of(config, source)
     run.prepare(config)
     task, net, source, kept, sample = made(config, teacher, source, world)
-    asked = choose.wanted(config, net, teacher.name, kept, views)
-    cache = choose.open_cache(config, asked, task, sample, asked.num_views, world)
+    asked = request.cache_request(config, net, teacher.name, kept, views)
+    cache = request.open_cache(config, asked, task, sample, asked.num_views, world)
     if cache is None:
         raise InputError("there is nothing to build.")
-    filling.fill(cache, kept, asked, batch_size, world)
+    fill.fill_cache(cache, kept, asked, batch_size, world)
     computed = f"computed {cache.total_computed(world):,} views"
     world.say(f"{computed}; the cache is full: {asked.where}")
 
@@ -122,11 +122,11 @@ def info(args: Sequence[str]) -> None:
     """Print what there is."""
     config = parse(InfoConfig, args, "distillers cache info")
 
-    from distillers.distillation.cache import care
+    from distillers.distillation.cache import maintenance
 
-    caches = care.find(Path(config.where).expanduser())
+    caches = maintenance.find_caches(Path(config.where).expanduser())
     for found in caches:
-        print("\n".join(care.info(found)))
+        print("\n".join(maintenance.info(found)))
     print(f"{len(caches)} caches in {config.where}")
 
 
@@ -138,11 +138,11 @@ def verify(args: Sequence[str]) -> None:
     """
     config = parse(VerifyConfig, args, "distillers cache verify")
 
-    from distillers.distillation.cache import care
+    from distillers.distillation.cache import maintenance
 
-    caches, count = care.find(Path(config.where).expanduser()), 0
+    caches, count = maintenance.find_caches(Path(config.where).expanduser()), 0
     for found in caches:
-        lines, damaged = care.verify(found, config.repair)
+        lines, damaged = maintenance.verify(found, config.repair)
         count += damaged
         print("\n".join(lines))
     if count and not config.repair:
@@ -166,10 +166,12 @@ def prune(args: Sequence[str]) -> None:
     )
     keep = None if config.keep is None else num_bytes(config.keep, "keep")
 
-    from distillers.distillation.cache import care
+    from distillers.distillation.cache import maintenance
 
     where = Path(config.where).expanduser()
-    caches = care.find(where)
-    care.sweep(where)
-    for line in care.prune(caches, care.Rules(unused, older, keep), config.dry_run):
+    caches = maintenance.find_caches(where)
+    maintenance.finish_deletions(where)
+    for line in maintenance.prune(
+        caches, maintenance.PruneRules(unused, older, keep), config.dry_run
+    ):
         print(line)

@@ -56,11 +56,11 @@ def work(config: StudentConfig, world: "World") -> None:
     world.say(f"loss: {terms} (protocol {config.protocol})")
     cache = None
     if config.teacher_cache is not None and views is not None:
-        from distillers.distillation.cache import choose
+        from distillers.distillation.cache import request
 
-        asked = choose.wanted(config, net, teacher.name, kept, views)
+        asked = request.cache_request(config, net, teacher.name, kept, views)
         num_fills = config.epochs + task.warmup_epochs
-        cache = choose.open_cache(config, asked, task, sample, num_fills, world)
+        cache = request.open_cache(config, asked, task, sample, num_fills, world)
     accuracy = teacher.card.get("accuracy") if teacher.card.get("dataset") == source.name else None
     if not config.skip_validation:
         test = source.test_loader(world.device, world.shard)

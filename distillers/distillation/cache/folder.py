@@ -37,7 +37,7 @@ class CacheFolder:
 
     def __init__(self, path: Path, key: Key) -> None:
         self.path = path
-        with telling(path):
+        with explain_disk_errors(path):
             weakref.finalize(self, os.close, _held(path))
             self._lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             weakref.finalize(self, os.close, self._lock)
@@ -45,7 +45,7 @@ class CacheFolder:
                 if not (path / CARD).exists():
                     made = date.today().isoformat()
                     self._write({"format": FORMAT, "made": made, "key": key, "parts": {}})
-        refuse_other(path, key)
+        check_same_key(path, key)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -67,7 +67,7 @@ class CacheFolder:
         Raises:
             InputError: when there is a part of this name that was read elsewhere.
         """
-        with telling(self.path):
+        with explain_disk_errors(self.path):
             with self.locked():
                 card = read_card(self.path)
                 there = card["parts"].setdefault(name, identity)
@@ -83,7 +83,7 @@ class CacheFolder:
         write_atomically(self.path / CARD, (json.dumps(card, indent=2) + "\n").encode())
 
 
-def place_of(where: Path, key: Key) -> Path:
+def resolve_cache_dir(where: Path, key: Key) -> Path:
     """The folder of the cache with a key: `where` itself if that is one, else a folder in it.
 
     Raises:
@@ -92,13 +92,13 @@ def place_of(where: Path, key: Key) -> Path:
     if where.exists() and not where.is_dir():
         raise InputError(f"--teacher_cache {where} is a file; it must be a folder, or auto.")
     if (where / CARD).exists():
-        refuse_other(where, key)
+        check_same_key(where, key)
         return where
     named = f"{key['teacher']['model']}-{key['data']['name']}-{digest(key)}"
     return where / file_name(named)
 
 
-def refuse_other(path: Path, key: Key) -> None:
+def check_same_key(path: Path, key: Key) -> None:
     """Refuse a cache of anything else.
 
     Raises:
@@ -130,7 +130,7 @@ def read_card(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def telling(path: Path) -> Iterator[None]:
+def explain_disk_errors(path: Path) -> Iterator[None]:
     """Inside, a full disk and a folder that cannot be written are told in a line."""
     try:
         yield

@@ -17,7 +17,7 @@ FORMAT = 1  # of the files; also raised when views or values come to mean someth
 Key = dict[str, Any]
 
 
-def key_of(teacher: nn.Module, name: str, source: DataSource) -> Key:
+def cache_key(teacher: nn.Module, name: str, source: DataSource) -> Key:
     """Everything that the teacher's values depend on, as plain types that a person can read.
 
     How many views a run shows is not part of it, nor what its losses read: caches are shared by

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillers.distillation.cache.rows import RowFile
+from distillers.distillation.cache.row_file import RowFile
 from distillers.errors import InputError
 
 # Of a row: the checksum of its number, its exponent and its bytes, 0 while it is empty; and the
@@ -23,7 +23,7 @@ BIAS = 128  # makes an exponent a byte above 0
 AT_ONCE = 65536  # records that are read at once where all are
 
 
-class Kept(NamedTuple):
+class CheckResult(NamedTuple):
     """What `Part.check` found.
 
     Attributes:
@@ -120,7 +120,7 @@ class Part:
             return
         rows = rows[places]
         self.num_damaged += int(np.count_nonzero(self._records_of(rows)["checksum"]))
-        half, exponents = halved(values[torch.from_numpy(places).to(values.device)])
+        half, exponents = to_half(values[torch.from_numpy(places).to(values.device)])
         data = _bytes(half.numpy())
         records = np.empty(len(rows), dtype=RECORD)
         records["exponent"] = exponents
@@ -133,7 +133,7 @@ class Part:
         """How many rows have a checksum, of those that may be asked for."""
         return sum(int(np.count_nonzero(records["checksum"])) for _, records in self._all())
 
-    def check(self) -> Kept:
+    def check(self) -> CheckResult:
         """Compare every row with its checksum."""
         count, damaged = 0, []
         for start, records in self._all():
@@ -142,7 +142,7 @@ class Part:
             rows, records = rows[filled], records[filled]
             damaged += rows[~self._whole(rows, records)].tolist()
             count += len(rows)
-        return Kept(count, damaged)
+        return CheckResult(count, damaged)
 
     def empty(self, rows: list[int]) -> None:
         """Take the checksums of rows away, so that they are computed anew."""
@@ -189,7 +189,7 @@ def _bytes(array: np.ndarray) -> memoryview:
 
 
 @torch.no_grad()
-def halved(values: Tensor) -> tuple[Tensor, np.ndarray]:
+def to_half(values: Tensor) -> tuple[Tensor, np.ndarray]:
     """Rows in half precision, and the power of two that each is to be multiplied with.
 
     That is 2^0 unless the row's largest number is too large for half precision, or so small that

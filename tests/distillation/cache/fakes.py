@@ -11,11 +11,11 @@ from distillers.config.data import NumViews
 from distillers.data import Loader
 from distillers.data.datasets.images import ImageSet
 from distillers.distillation.build import distil
-from distillers.distillation.cache.choose import Wanted
-from distillers.distillation.cache.filling import fill
-from distillers.distillation.cache.folder import CacheFolder, place_of
-from distillers.distillation.cache.key import key_of
-from distillers.distillation.cache.values import TeacherCache, reads_of
+from distillers.distillation.cache.fill import fill_cache
+from distillers.distillation.cache.folder import CacheFolder, resolve_cache_dir
+from distillers.distillation.cache.key import cache_key
+from distillers.distillation.cache.request import CacheRequest
+from distillers.distillation.cache.teacher_cache import TeacherCache, cached_tensors
 from distillers.distillation.distillation import Distillation
 from distillers.distributed.world import World
 from tests.nets import Declared
@@ -57,13 +57,13 @@ def teacher_of(seconds: float = 0.0, shift: float = 0.0) -> Slow:
     return Slow(seconds, shift).eval()
 
 
-def wanted(where: Path, source: ImageSet, views: int = 3) -> Wanted:
-    key = key_of(teacher_of(), "slow", source)
-    return Wanted(place_of(where, key), key, len(source.train_labels), views)
+def wanted(where: Path, source: ImageSet, views: int = 3) -> CacheRequest:
+    key = cache_key(teacher_of(), "slow", source)
+    return CacheRequest(resolve_cache_dir(where, key), key, len(source.train_labels), views)
 
 
-def open_at(asked: Wanted, task: Distillation) -> TeacherCache:
-    reads = reads_of(task, SAMPLE)
+def open_at(asked: CacheRequest, task: Distillation) -> TeacherCache:
+    reads = cached_tensors(task, SAMPLE)
     folder = CacheFolder(asked.where, asked.key)
     return TeacherCache(folder, task, reads, asked.num_images * asked.num_views)
 
@@ -76,7 +76,7 @@ def build(
     source = image_set()
     asked = wanted(where, source)
     cache = open_at(asked, task_of(teacher_of(seconds, shift)))
-    fill(cache, source, asked, 4, World(rank, size))
+    fill_cache(cache, source, asked, 4, World(rank, size))
     return cache.num_computed
 
 

@@ -17,7 +17,7 @@ from distillers.cli.demo import halved
 from distillers.config.sizes import num_bytes, num_days, show_bytes
 from distillers.data import load
 from distillers.data.datasets.images import ImageSet
-from distillers.distillation.cache import care, choose
+from distillers.distillation.cache import maintenance, request
 from distillers.distillation.cache.folder import CacheFolder
 from distillers.errors import InputError
 from tests.data.trees import tree
@@ -78,7 +78,7 @@ def test_a_cached_run_with_all_views_is_the_run_without_but_for_the_last_digits(
         [row["train_loss"] for row in plain], rel=2e-3
     )
     assert not same(weights_of(there / "plain"), weights_of(there / "cached"))  # it was used
-    (found,) = care.find(there / "cached/teacher_cache")
+    (found,) = maintenance.find_caches(there / "cached/teacher_cache")
     (part,) = found.parts()
     assert NUM < part.num_filled() <= 2 * NUM
 
@@ -141,8 +141,8 @@ def test_two_processes_of_a_run_fill_and_read_one_cache(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("teacher cache: logits of 1,297 images x 1 views, 0 % there") == 1
     assert "the teacher ran for 1,297 images" in done.stdout
-    (found,) = care.find(tmp_path / "save/teacher_cache")
-    assert care.verify(found, repair=False) == (
+    (found,) = maintenance.find_caches(tmp_path / "save/teacher_cache")
+    assert maintenance.verify(found, repair=False) == (
         [found.title, "  logits: 1,297 rows, all whole"],
         0,
     )
@@ -217,28 +217,36 @@ def names(where):
 
 def test_caches_are_pruned_by_age_and_size_but_not_while_they_are_used(tmp_path):
     where = some_caches(tmp_path)
-    one = care.find(where)[0].num_bytes
-    assert [round(found.days_unused) for found in care.find(where)] == [2, 1, 0]
-    care.prune(care.find(where), care.Rules(unused_for=1.5), dry_run=False)
+    one = maintenance.find_caches(where)[0].num_bytes
+    assert [round(found.days_unused) for found in maintenance.find_caches(where)] == [2, 1, 0]
+    maintenance.prune(
+        maintenance.find_caches(where), maintenance.PruneRules(unused_for=1.5), dry_run=False
+    )
     assert names(where) == ["cache1", "cache2"]
-    held = CacheFolder(where / "cache1", care.find(where)[0].card["key"])
+    held = CacheFolder(where / "cache1", maintenance.find_caches(where)[0].card["key"])
     os.utime(where / "cache1/used", times=(0, 0))
-    lines = care.prune(care.find(where), care.Rules(keep=one + 1), dry_run=False)
+    lines = maintenance.prune(
+        maintenance.find_caches(where), maintenance.PruneRules(keep=one + 1), dry_run=False
+    )
     assert ": in use" in lines[0]
     assert names(where) == ["cache1", "cache2"]
     del held
     os.utime(where / "cache1/used", times=(0, 0))
-    care.prune(care.find(where), care.Rules(keep=one + 1), dry_run=False)
+    maintenance.prune(
+        maintenance.find_caches(where), maintenance.PruneRules(keep=one + 1), dry_run=False
+    )
     assert names(where) == ["cache2"]
-    care.prune(care.find(where), care.Rules(older_than=-1), dry_run=False)
+    maintenance.prune(
+        maintenance.find_caches(where), maintenance.PruneRules(older_than=-1), dry_run=False
+    )
     assert names(where) == []
 
 
 def test_what_a_killed_prune_left_is_no_cache_and_goes_with_the_next(tmp_path):
     where = some_caches(tmp_path)
     (where / "cache0").rename(where / ".deleted-cache0")
-    assert [found.path.name for found in care.find(where)] == ["cache1", "cache2"]
-    care.sweep(where)
+    assert [found.path.name for found in maintenance.find_caches(where)] == ["cache1", "cache2"]
+    maintenance.finish_deletions(where)
     assert names(where) == ["cache1", "cache2"]
 
 
@@ -252,7 +260,7 @@ def test_more_than_the_budget_is_not_cached_and_that_is_said_before_training(the
 
 def test_a_disk_without_room_is_told_before_training(there, capsys, monkeypatch):
     usage = shutil.disk_usage(there)._replace(free=10_000)
-    monkeypatch.setattr(choose.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(request.shutil, "disk_usage", lambda _: usage)
     student("--epochs", "1", "--teacher_cache", "auto", status=2)
     told = capsys.readouterr().err
     assert "may still grow by 218 KB, and 10 KB are free there" in told

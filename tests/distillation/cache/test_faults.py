@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from distillers.distillation.cache import care
+from distillers.distillation.cache import maintenance
 from distillers.distillation.cache.part import RECORD
-from distillers.distillation.cache.values import Taught
+from distillers.distillation.cache.teacher_cache import CachedTeacherLoader
 from distillers.errors import InputError
 from tests.distillation.cache.fakes import (
     build,
@@ -45,11 +45,11 @@ def test_a_disk_that_fills_up_ends_the_run_and_the_cache_stays_usable(tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", nearly_full)
         with pytest.raises(InputError, match=r"the disk is full.*stays usable.*--resume"):
-            list(Taught(loader_of(source), cache).epoch(1))
+            list(CachedTeacherLoader(loader_of(source), cache).epoch(1))
     build(tmp_path / "full")
     assert contents(tmp_path / "full").keys() == contents(tmp_path / "whole").keys()
-    (found,) = care.find(tmp_path / "full")
-    assert care.verify(found, repair=False)[1] == 0
+    (found,) = maintenance.find_caches(tmp_path / "full")
+    assert maintenance.verify(found, repair=False)[1] == 0
 
 
 LIMITED = """
@@ -69,11 +69,11 @@ def test_a_real_limit_of_the_system_is_told_too(tmp_path):
     words = [sys.executable, "-c", LIMITED, str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert "the disk is full: File too large" in done.stdout, done.stderr
-    (found,) = care.find(tmp_path)
-    assert care.verify(found, repair=False)[1] == 0
+    (found,) = maintenance.find_caches(tmp_path)
+    assert maintenance.verify(found, repair=False)[1] == 0
     assert sum(part.num_filled() for part in found.parts()) > 0
     build(tmp_path)
-    assert all(part.num_filled() == 90 for part in care.find(tmp_path)[0].parts())
+    assert all(part.num_filled() == 90 for part in maintenance.find_caches(tmp_path)[0].parts())
 
 
 def processes():
@@ -93,8 +93,8 @@ def test_two_processes_that_fill_one_cache_agree(tmp_path):
     for process in ours:
         process.join()
         assert process.exitcode == 0
-    source, (found,) = image_set(), care.find(tmp_path)
-    assert care.verify(found, repair=False)[1] == 0
+    source, (found,) = image_set(), maintenance.find_caches(tmp_path)
+    assert maintenance.verify(found, repair=False)[1] == 0
     assert all(part.num_filled() == 90 for part in found.parts())
     tasks = [task_of(teacher_of(shift=shift)) for shift in shifts]
     caches = [open_at(wanted(tmp_path, source), task) for task in tasks]
@@ -129,8 +129,8 @@ def test_a_build_that_is_killed_anywhere_goes_on_where_it_stopped(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        (found,) = care.find(tmp_path / "killed")
-        assert care.verify(found, repair=False)[1] == 0
+        (found,) = maintenance.find_caches(tmp_path / "killed")
+        assert maintenance.verify(found, repair=False)[1] == 0
         seen.append(filled(tmp_path / "killed"))
     assert seen == sorted(set(seen)), seen  # each went on, none began again
     assert seen[-1] < 90

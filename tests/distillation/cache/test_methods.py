@@ -6,9 +6,14 @@ from distillers.cli.demo import halved
 from distillers.data import load
 from distillers.distillation import recipes
 from distillers.distillation.build import distil
-from distillers.distillation.cache.folder import CacheFolder, place_of
-from distillers.distillation.cache.key import key_of
-from distillers.distillation.cache.values import Taught, TeacherCache, reads_of, stored
+from distillers.distillation.cache.folder import CacheFolder, resolve_cache_dir
+from distillers.distillation.cache.key import cache_key
+from distillers.distillation.cache.teacher_cache import (
+    CachedTeacherLoader,
+    TeacherCache,
+    cached_tensors,
+    unique_tensors,
+)
 from distillers.training.trainer import Plan, Trainer
 
 CPU = torch.device("cpu")
@@ -30,8 +35,8 @@ def teacher():
 @pytest.fixture(scope="module")
 def where(tmp_path_factory, digits, teacher):
     """One cache, which the methods share."""
-    key = key_of(teacher, "resnet14", digits)
-    return CacheFolder(place_of(tmp_path_factory.mktemp("cache"), key), key)
+    key = cache_key(teacher, "resnet14", digits)
+    return CacheFolder(resolve_cache_dir(tmp_path_factory.mktemp("cache"), key), key)
 
 
 def task_of(method, digits, teacher):
@@ -61,7 +66,7 @@ def losses(task, loader, epochs, **plan):
 
 
 def cached(task, where, digits):
-    reads = reads_of(task, digits.sample(CPU))
+    reads = cached_tensors(task, digits.sample(CPU))
     return TeacherCache(where, task, reads, NUM * VIEWS)
 
 
@@ -73,9 +78,13 @@ def test_a_method_learns_from_the_cache_as_from_the_teacher(digits, teacher, whe
     for ran in (None, 0):
         task = task_of(method, digits, teacher)
         cache = cached(task, where, digits)
-        assert losses(task, Taught(loader, cache), (1, 2, 3)) == pytest.approx(exact, rel=5e-3)
+        assert losses(task, CachedTeacherLoader(loader, cache), (1, 2, 3)) == pytest.approx(
+            exact, rel=5e-3
+        )
         assert ran is None or cache.num_computed == ran
-    half = losses(task_of(method, digits, teacher), Taught(loader, cache), (1,), precision="bf16")
+    half = losses(
+        task_of(method, digits, teacher), CachedTeacherLoader(loader, cache), (1,), precision="bf16"
+    )
     assert half == pytest.approx(exact[: len(half)], rel=0.1)
 
 
@@ -92,7 +101,7 @@ def test_a_compiled_step_takes_the_teacher_s_values_in(digits, teacher, where, m
     trainer.runner._run = torch.compile(task, backend=counter, fullgraph=True)
     found = []
     for epoch in (1, 2, 3):
-        for batch in Taught(loader, cached(task, where, digits)).epoch(epoch):
+        for batch in CachedTeacherLoader(loader, cached(task, where, digits)).epoch(epoch):
             found.append(float(trainer.backward(batch, 0.5).loss.detach()))
             trainer.optimizer_step()
     assert found == pytest.approx(exact, rel=5e-3)
@@ -117,5 +126,5 @@ STORED = {
 
 @pytest.mark.parametrize("method", STORED)
 def test_no_more_is_stored_than_a_method_reads(digits, teacher, method):
-    reads = reads_of(task_of(method, digits, teacher), digits.sample(CPU))
-    assert {read.name for read in stored(reads)} == STORED[method]
+    reads = cached_tensors(task_of(method, digits, teacher), digits.sample(CPU))
+    assert {read.name for read in unique_tensors(reads)} == STORED[method]

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distillers.distillation.cache.part import Part, halved
+from distillers.distillation.cache.part import Part, to_half
 from distillers.errors import InputError
 
 CPU = torch.device("cpu")
@@ -54,7 +54,7 @@ def test_maps_come_in_channels_last_order(tmp_path):
 def test_any_size_of_numbers_keeps_its_digits(power, values):
     """Within 2^-11 of each number, or 2^-24 of the row's largest: half precision's own limits."""
     exact = torch.tensor([values], dtype=torch.float32) * 2.0**power
-    half, exponent = halved(exact)
+    half, exponent = to_half(exact)
     back = torch.ldexp(half.float(), torch.from_numpy(exponent)[:, None])
     assert half.isfinite().all()
     floor = max(2.0**-24 * float(exact.abs().max()), 2.0**-130)
@@ -64,7 +64,7 @@ def test_any_size_of_numbers_keeps_its_digits(power, values):
 
 
 def test_ordinary_numbers_are_not_scaled():
-    half, exponent = halved(torch.tensor([[32000.0, 1e-3], [0.01, -0.004], [0.0, 0.0]]))
+    half, exponent = to_half(torch.tensor([[32000.0, 1e-3], [0.01, -0.004], [0.0, 0.0]]))
     assert exponent.tolist() == [0, 0, 0]
     assert half.dtype == torch.float16
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from distillers.checkpoints.input_adapter import Adapted
-from distillers.distillation.cache.folder import CARD, CacheFolder, place_of
-from distillers.distillation.cache.key import key_of
-from distillers.distillation.cache.values import Taught
+from distillers.distillation.cache.folder import CARD, CacheFolder, resolve_cache_dir
+from distillers.distillation.cache.key import cache_key
+from distillers.distillation.cache.teacher_cache import CachedTeacherLoader
 from distillers.errors import InputError
 from tests.distillation.cache.fakes import (
     build,
@@ -45,7 +45,7 @@ def test_a_loss_reads_the_same_from_the_cache_as_from_the_teacher(tmp_path):
     cache = open_at(wanted(tmp_path, source), task)
     for epoch in (1, 2, 4):
         batches = list(loader_of(source).epoch(epoch))
-        taught = list(Taught(loader_of(source), cache).epoch(epoch))
+        taught = list(CachedTeacherLoader(loader_of(source), cache).epoch(epoch))
         for plain, batch in zip(batches, taught, strict=True):
             assert torch.equal(plain.images, batch.images)
             exact = task.read_teacher(plain.images)
@@ -60,13 +60,15 @@ def test_the_teacher_runs_once_a_view(tmp_path):
     source, task = image_set(), task_of(teacher_of())
     cache = open_at(wanted(tmp_path, source), task)
     runs = count_runs(task)
-    first = [flat(b.teacher) for b in Taught(loader_of(source), cache).epoch(1)]
+    first = [flat(b.teacher) for b in CachedTeacherLoader(loader_of(source), cache).epoch(1)]
     assert sum(runs) == cache.num_computed == len(source.train_labels)
-    again = [flat(b.teacher) for b in Taught(loader_of(source), cache).epoch(4)]  # V epochs on
+    again = [
+        flat(b.teacher) for b in CachedTeacherLoader(loader_of(source), cache).epoch(4)
+    ]  # V epochs on
     assert sum(runs) == len(source.train_labels)
     assert sorted(torch.cat(first).tolist()) == sorted(torch.cat(again).tolist())
     for epoch in (2, 3):
-        list(Taught(loader_of(source), cache).epoch(epoch))
+        list(CachedTeacherLoader(loader_of(source), cache).epoch(epoch))
     assert sum(runs) == 3 * len(source.train_labels) == cache.num_filled()
 
 
@@ -86,18 +88,18 @@ def test_methods_share_what_they_have_in_common(tmp_path):
     asked = wanted(tmp_path, source)
     with torch.no_grad():
         few = task_of(teacher, {"kd": 1.0})
-    list(Taught(loader_of(source), open_at(asked, few)).epoch(1))
+    list(CachedTeacherLoader(loader_of(source), open_at(asked, few)).epoch(1))
     assert set(json.loads((asked.where / CARD).read_text())["parts"]) == {"logits"}
     before = (asked.where / "logits.f16").read_bytes()
     cache = open_at(asked, task_of(teacher))
     assert cache.num_filled() == 0
-    list(Taught(loader_of(source), cache).epoch(1))
+    list(CachedTeacherLoader(loader_of(source), cache).epoch(1))
     assert (asked.where / "logits.f16").read_bytes() == before
     parts = json.loads((asked.where / CARD).read_text())["parts"]
     assert len(parts) == len(set(map(str, parts.values())))  # no place is stored twice
     cache = open_at(asked, few)
     runs = count_runs(few)
-    list(Taught(loader_of(source), cache).epoch(1))
+    list(CachedTeacherLoader(loader_of(source), cache).epoch(1))
     assert runs == []
 
 
@@ -106,8 +108,8 @@ def test_a_run_with_more_views_goes_on_with_a_cache_of_fewer(tmp_path):
     one = open_at(wanted(tmp_path, source, 1), task)
     every = open_at(wanted(tmp_path, source, 162), task)
     runs = count_runs(task)
-    list(Taught(loader_of(source, 1), one).epoch(1))
-    list(Taught(loader_of(source, 162, shuffle=False), every).epoch(1))
+    list(CachedTeacherLoader(loader_of(source, 1), one).epoch(1))
+    list(CachedTeacherLoader(loader_of(source, 162, shuffle=False), every).epoch(1))
     assert sum(runs) == len(source.train_labels)
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -124,7 +126,7 @@ def test_damaged_rows_are_computed_anew_and_told(tmp_path, capsys):
     cache = open_at(wanted(tmp_path, source), task)
     runs = count_runs(task)
     for epoch in (1, 2, 3):
-        list(Taught(loader_of(source), cache).epoch(epoch))
+        list(CachedTeacherLoader(loader_of(source), cache).epoch(epoch))
     assert sum(runs) == cache.num_damaged == 2
     told = re.findall(r"(\d+) rows in .* did not have their checksum", capsys.readouterr().err)
     assert sum(map(int, told)) == 2
@@ -168,22 +170,22 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_cache_of_something_else_is_refused_with_the_reason(tmp_path, change):
     source, teacher = image_set(), teacher_of()
-    old = key_of(teacher, "slow", source)
-    place = place_of(tmp_path, old)
+    old = cache_key(teacher, "slow", source)
+    place = resolve_cache_dir(tmp_path, old)
     CacheFolder(place, old)
     source = CHANGES[change](teacher, source)
-    key = key_of(teacher, "slow", source)
-    assert place_of(tmp_path, key) != place
-    for refused in (lambda: place_of(place, key), lambda: CacheFolder(place, key)):
+    key = cache_key(teacher, "slow", source)
+    assert resolve_cache_dir(tmp_path, key) != place
+    for refused in (lambda: resolve_cache_dir(place, key), lambda: CacheFolder(place, key)):
         with pytest.raises(InputError, match=f"cache of something else: .*{change}.* differ"):
             refused()
-    assert place_of(place, old) == place
+    assert resolve_cache_dir(place, old) == place
 
 
 def test_what_comes_before_the_teacher_is_part_of_the_key():
     source, teacher, mean, std = image_set(), teacher_of(), (0.5,) * 3, (0.2,) * 3
     keys = [
-        key_of(net, "slow", source)
+        cache_key(net, "slow", source)
         for net in (
             teacher,
             Adapted(teacher, mean, std, mean, (0.3,) * 3, None),

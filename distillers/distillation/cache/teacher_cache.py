@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from distillers.data.batch import Batch, Values
 from distillers.data.source import BatchLoader, WrappedLoader
-from distillers.distillation.cache.folder import CacheFolder, telling
+from distillers.distillation.cache.folder import CacheFolder, explain_disk_errors
 from distillers.distillation.cache.part import Part
 from distillers.distillation.distillation import Distillation
 from distillers.distributed.world import World
@@ -21,7 +21,7 @@ from distillers.files import file_name
 LISTS = ("teacher_maps", "teacher_preacts")  # values that are a tensor a stage
 
 
-class Read(NamedTuple):
+class CachedTensor(NamedTuple):
     """One tensor that is read of the teacher.
 
     Attributes:
@@ -38,7 +38,7 @@ class Read(NamedTuple):
         return 2 * int(np.prod(self.identity["shape"])) + 8
 
 
-def reads_of(task: Distillation, images: Tensor) -> dict[str, list[Read | None]]:
+def cached_tensors(task: Distillation, images: Tensor) -> dict[str, list[CachedTensor | None]]:
     """The tensors that make each value of the teacher, by the value's name.
 
     A module's output is one tensor whether it is read as a stage map or as the final map.
@@ -52,7 +52,7 @@ def reads_of(task: Distillation, images: Tensor) -> dict[str, list[Read | None]]
     """
     taps, stages = task.teacher_taps, task.teacher_stages
     layouts = dict(taps.layouts)
-    found: dict[str, list[Read | None]] = {}
+    found: dict[str, list[CachedTensor | None]] = {}
     for name, value in task.read_teacher(images).items():
         kind = name.removeprefix("teacher_")
         tensors = value if isinstance(value, list) else [value]
@@ -66,12 +66,12 @@ def reads_of(task: Distillation, images: Tensor) -> dict[str, list[Read | None]]
             part = kind if pooled else file_name(f"map-{path}-{side}")
             identity = {"module": path, "side": side, "shape": list(tensor.shape[1:])}
             identity["layout"] = str(layouts.get((path, side), "plain"))
-            found[name].append(Read(part, identity))
+            found[name].append(CachedTensor(part, identity))
     return found
 
 
-def stored(reads: dict[str, list[Read | None]]) -> list[Read]:
-    """Those of `reads_of` that a cache stores, each once."""
+def unique_tensors(reads: dict[str, list[CachedTensor | None]]) -> list[CachedTensor]:
+    """Those of `cached_tensors` that a cache stores, each once."""
     return list({read.name: read for each in reads.values() for read in each if read}.values())
 
 
@@ -84,7 +84,7 @@ class TeacherCache:
     Args:
         folder: of the cache.
         task: whose teacher computes what is missing.
-        reads: of `reads_of`.
+        reads: of `cached_tensors`.
         num_rows: views of all images.
 
     Attributes:
@@ -96,7 +96,7 @@ class TeacherCache:
         self,
         folder: CacheFolder,
         task: Distillation,
-        reads: dict[str, list[Read | None]],
+        reads: dict[str, list[CachedTensor | None]],
         num_rows: int,
     ) -> None:
         self.folder = folder
@@ -104,7 +104,8 @@ class TeacherCache:
         self._told = 0
         self._task = task
         self._parts: dict[str, Part] = {
-            read.name: folder.part(read.name, read.identity, num_rows) for read in stored(reads)
+            read.name: folder.part(read.name, read.identity, num_rows)
+            for read in unique_tensors(reads)
         }
         self._names = {
             name: [read.name if read else None for read in each] for name, each in reads.items()
@@ -146,7 +147,7 @@ class TeacherCache:
             images = images[torch.from_numpy(missing).to(images.device)]
         values = self._task.read_teacher(images)
         self.num_computed += len(missing)
-        with telling(self.folder.path), self.folder.locked():
+        with explain_disk_errors(self.folder.path), self.folder.locked():
             for name, value in values.items():
                 tensors = value if isinstance(value, list) else [value]
                 for part, tensor in zip(self._names[name], tensors, strict=True):
@@ -160,7 +161,7 @@ class TeacherCache:
         """
         self.fill(images, view)
         rows = view.numpy()
-        with telling(self.folder.path):
+        with explain_disk_errors(self.folder.path):
             read = {n: part.read(rows, images.device) for n, part in self._parts.items()}
         values: dict[str, Tensor | list[Tensor]] = {}
         for name, parts in self._names.items():
@@ -168,15 +169,15 @@ class TeacherCache:
             values[name] = tensors if name in LISTS else tensors[0]
         return values
 
-    def over(self, loader: BatchLoader) -> "Taught":
+    def wrap(self, loader: BatchLoader) -> "CachedTeacherLoader":
         """`loader`, whose batches then bring along what the losses ask of the teacher."""
-        return Taught(loader, self)
+        return CachedTeacherLoader(loader, self)
 
     def total_computed(self, world: World) -> int:
         """Views that the teacher was run for, in all processes; all must ask."""
         return int(world.sum(torch.tensor(self.num_computed)))
 
-    def tell_damage(self) -> None:
+    def report_damage(self) -> None:
         """Say of which rows that were damaged nobody was told yet."""
         new = self.num_damaged - self._told
         if new:
@@ -189,7 +190,7 @@ class TeacherCache:
             )
 
 
-class Taught(WrappedLoader):
+class CachedTeacherLoader(WrappedLoader):
     """A loader whose batches bring along what the losses ask of the teacher.
 
     Args:
@@ -207,4 +208,4 @@ class Taught(WrappedLoader):
             if batch.view is None:
                 raise TypeError("a teacher cache needs a loader that tells views")
             yield replace(batch, teacher=self._cache.values(batch.images, batch.view))
-        self._cache.tell_damage()
+        self._cache.report_damage()

@@ -5,16 +5,16 @@ import time
 import numpy as np
 
 from distillers.data.source import DataSource
-from distillers.distillation.cache.choose import Wanted
-from distillers.distillation.cache.values import TeacherCache
+from distillers.distillation.cache.request import CacheRequest
+from distillers.distillation.cache.teacher_cache import TeacherCache
 from distillers.distributed.world import World
 from distillers.progress import Progress
 
 SHOW = 20  # batches between two looks at the progress
 
 
-def fill(
-    cache: TeacherCache, source: DataSource, asked: Wanted, batch_size: int, world: World
+def fill_cache(
+    cache: TeacherCache, source: DataSource, asked: CacheRequest, batch_size: int, world: World
 ) -> None:
     """Run the teacher for every view that is not there, view by view, the images in their order.
 
@@ -51,6 +51,6 @@ def fill(
                     progress.batch(number, place, figures)
             if world.is_first:
                 progress.epoch(number, figures)
-        cache.tell_damage()
+        cache.report_damage()
     finally:
         progress.close()

@@ -11,9 +11,14 @@ from distillers.config.sizes import num_bytes, show_bytes
 from distillers.config.student import StudentConfig
 from distillers.data.loaders.views import num_views_of
 from distillers.data.source import DataSource
-from distillers.distillation.cache.folder import CacheFolder, place_of, telling
-from distillers.distillation.cache.key import Key, key_of
-from distillers.distillation.cache.values import Read, TeacherCache, reads_of, stored
+from distillers.distillation.cache.folder import CacheFolder, explain_disk_errors, resolve_cache_dir
+from distillers.distillation.cache.key import Key, cache_key
+from distillers.distillation.cache.teacher_cache import (
+    CachedTensor,
+    TeacherCache,
+    cached_tensors,
+    unique_tensors,
+)
 from distillers.distillation.distillation import Distillation
 from distillers.distributed.world import World
 from distillers.errors import InputError
@@ -22,7 +27,7 @@ BLOCK = 4096  # bytes that file systems give out at once: a small row alone take
 AUTO, FOLDER = "auto", "teacher_cache"  # the flag's value, and what it makes in SAVE_DIR
 
 
-class Wanted(NamedTuple):
+class CacheRequest(NamedTuple):
     """A cache that a run asks for.
 
     Attributes:
@@ -38,9 +43,9 @@ class Wanted(NamedTuple):
     num_views: int
 
 
-def wanted(
+def cache_request(
     config: StudentConfig, teacher: nn.Module, name: str, source: DataSource, views: NumViews
-) -> Wanted:
+) -> CacheRequest:
     """The cache that the flags ask for.
 
     Args:
@@ -55,14 +60,14 @@ def wanted(
     """
     given = config.teacher_cache or AUTO
     above = Path(config.save_dir) / FOLDER if given == AUTO else Path(given).expanduser()
-    key = key_of(teacher, name, source)
+    key = cache_key(teacher, name, source)
     num_images = len(source.train_labels)
-    return Wanted(place_of(above, key), key, num_images, num_views_of(views, source))
+    return CacheRequest(resolve_cache_dir(above, key), key, num_images, num_views_of(views, source))
 
 
 def open_cache(
     config: StudentConfig,
-    asked: Wanted,
+    asked: CacheRequest,
     task: Distillation,
     sample: Tensor,
     num_fills: int,
@@ -81,8 +86,8 @@ def open_cache(
     Raises:
         InputError: when there is no room on the disk.
     """
-    reads = reads_of(task, sample)
-    parts = stored(reads)
+    reads = cached_tensors(task, sample)
+    parts = unique_tensors(reads)
     if not parts:
         world.say("teacher cache: no loss asks the teacher for anything, so there is none")
         return None
@@ -110,12 +115,14 @@ def open_cache(
     return cache
 
 
-def _refuse_no_room(asked: Wanted, parts: list[Read], cache: TeacherCache, num_fills: int) -> None:
+def _refuse_no_room(
+    asked: CacheRequest, parts: list[CachedTensor], cache: TeacherCache, num_fills: int
+) -> None:
     """Refuse what the disk cannot take, before any work is done."""
     whole = sum(part.row_bytes for part in parts) * asked.num_views
     scattered = sum(part.row_bytes + BLOCK for part in parts) * num_fills
     need = asked.num_images * min(whole, scattered) - cache.disk_bytes
-    with telling(asked.where):
+    with explain_disk_errors(asked.where):
         free = shutil.disk_usage(asked.where).free
     if need > free:
         raise InputError(

@@ -16,12 +16,12 @@ from distillers.distillation.cache.part import RECORD, Part
 from distillers.errors import InputError
 
 DAY = 24 * 3600
-GOING = ".deleted-"  # before the name of a cache that is being deleted
+DELETED = ".deleted-"  # before the name of a cache that is being deleted
 MOST_ROWS = 5  # that are named
 
 
 @dataclass(frozen=True)
-class Found:
+class CacheInfo:
     """A cache on the disk.
 
     Attributes:
@@ -59,7 +59,7 @@ class Found:
             raise InputError(f"{self.path} is not whole: {error}. Delete it.") from error
 
 
-def find(where: Path) -> list[Found]:
+def find_caches(where: Path) -> list[CacheInfo]:
     """The caches in a folder, or the one that the folder is, in alphabetical order.
 
     Raises:
@@ -72,7 +72,7 @@ def find(where: Path) -> list[Found]:
     return [_found(path) for path in paths]
 
 
-def info(found: Found) -> list[str]:
+def info(found: CacheInfo) -> list[str]:
     """A few lines about a cache."""
     data = found.card["key"]["data"]
     lines = [
@@ -88,7 +88,7 @@ def info(found: Found) -> list[str]:
     return lines
 
 
-def verify(found: Found, repair: bool) -> tuple[list[str], int]:
+def verify(found: CacheInfo, repair: bool) -> tuple[list[str], int]:
     """Compare every row of a cache with its checksum.
 
     Args:
@@ -113,7 +113,7 @@ def verify(found: Found, repair: bool) -> tuple[list[str], int]:
 
 
 @dataclass(frozen=True)
-class Rules:
+class PruneRules:
     """Which caches to delete; a rule that is None deletes nothing.
 
     Attributes:
@@ -126,7 +126,7 @@ class Rules:
     older_than: float | None = None
     keep: int | None = None
 
-    def why(self, found: Found) -> str | None:
+    def why(self, found: CacheInfo) -> str | None:
         """Why a cache is to go by its age; None where it is not."""
         if self.unused_for is not None and found.days_unused > self.unused_for:
             return f"unused for {found.days_unused:.1f} days"
@@ -135,7 +135,7 @@ class Rules:
         return None
 
 
-def prune(caches: list[Found], rules: Rules, dry_run: bool) -> list[str]:
+def prune(caches: list[CacheInfo], rules: PruneRules, dry_run: bool) -> list[str]:
     """Delete caches, except those that a process uses; a line for each that is or stays."""
     reasons = {found.path: rules.why(found) for found in caches}
     left = sum(found.num_bytes for found in caches if reasons[found.path] is None)
@@ -146,13 +146,13 @@ def prune(caches: list[Found], rules: Rules, dry_run: bool) -> list[str]:
     return [_pruned(found, reasons[found.path], dry_run) for found in caches]
 
 
-def sweep(where: Path) -> None:
+def finish_deletions(where: Path) -> None:
     """Finish what a process that was killed had begun to delete."""
-    for path in where.glob(f"{GOING}*"):
+    for path in where.glob(f"{DELETED}*"):
         shutil.rmtree(path)
 
 
-def _pruned(found: Found, why: str | None, dry_run: bool) -> str:
+def _pruned(found: CacheInfo, why: str | None, dry_run: bool) -> str:
     size = show_bytes(found.num_bytes)
     if why is None:
         return f"kept {found.path}, {size}"
@@ -161,7 +161,7 @@ def _pruned(found: Found, why: str | None, dry_run: bool) -> str:
         fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if dry_run:
             return f"would delete {found.path}, {size}: {why}"
-        going = found.path.with_name(GOING + found.path.name)
+        going = found.path.with_name(DELETED + found.path.name)
         found.path.rename(going)  # so that a half deleted one is never taken for a whole one
         shutil.rmtree(going)
     except BlockingIOError:
@@ -171,13 +171,13 @@ def _pruned(found: Found, why: str | None, dry_run: bool) -> str:
     return f"deleted {found.path}, {size}: {why}"
 
 
-def _found(path: Path) -> Found:
+def _found(path: Path) -> CacheInfo:
     card = read_card(path)
     blocks = sum(file.stat().st_blocks for file in path.iterdir())
     used = path / USED
     last = (used if used.exists() else path / CARD).stat().st_mtime
     made = (date.today() - date.fromisoformat(card["made"])).days
-    return Found(path, card, 512 * blocks, float(made), (time.time() - last) / DAY)
+    return CacheInfo(path, card, 512 * blocks, float(made), (time.time() - last) / DAY)
 
 
 def _reach(path: Path, name: str) -> int:
