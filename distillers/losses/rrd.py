@@ -101,24 +101,15 @@ class RRD(nn.Module):
         )
         require_fraction(momentum=momentum)
         super().__init__()
-        given = {"enqueue": enqueue, "memory": memory, "empty": empty, "preset": preset}
-        for name, value in given.items():
-            if value not in CHOICES[name]:
-                allowed = " or ".join(repr(choice) for choice in CHOICES[name])
-                raise ValueError(f"{name} is {value!r}; it may be {allowed}.")
-        settings: dict[str, float | str] = {
-            "student_temperature": student_temperature,
-            "teacher_temperature": teacher_temperature,
-            "enqueue": enqueue,
-        }
-        if preset is not None:
-            for name, value in PRESETS[preset].items():
-                if settings[name] not in (value, PRESETS["recent"][name]):
-                    raise ValueError(
-                        f"preset {preset!r} means {name}={value!r}, not {settings[name]!r}; "
-                        "leave out the preset or the option."
-                    )
-            settings = PRESETS[preset]
+        _check_choices(enqueue=enqueue, memory=memory, empty=empty, preset=preset)
+        settings = _apply_preset(
+            preset,
+            {
+                "student_temperature": student_temperature,
+                "teacher_temperature": teacher_temperature,
+                "enqueue": enqueue,
+            },
+        )
         self.student_temperature = float(settings["student_temperature"])
         self.teacher_temperature = float(settings["teacher_temperature"])
         self.enqueue = settings["enqueue"]
@@ -178,3 +169,28 @@ class RRD(nn.Module):
             self.pointer.add_(n).remainder_(size)
         write_rows(self.queue, slots, rows)
         self.written.index_fill_(0, slots, True)
+
+
+def _check_choices(**options: str | None) -> None:
+    """Check options that have a fixed set of values."""
+    for name, value in options.items():
+        if value not in CHOICES[name]:
+            allowed = " or ".join(repr(choice) for choice in CHOICES[name])
+            raise ValueError(f"{name} is {value!r}; it may be {allowed}.")
+
+
+def _apply_preset(preset: str | None, settings: dict[str, float | str]) -> dict[str, float | str]:
+    """Return the settings of a preset, or the given ones without a preset.
+
+    Raises:
+        ValueError: if a setting has neither its default nor the preset's value.
+    """
+    if preset is None:
+        return settings
+    for name, value in PRESETS[preset].items():
+        if settings[name] not in (value, PRESETS["recent"][name]):
+            raise ValueError(
+                f"preset {preset!r} means {name}={value!r}, not {settings[name]!r}; "
+                "leave out the preset or the option."
+            )
+    return PRESETS[preset]

@@ -1,4 +1,4 @@
-"""One row a loss: what `test_contract.py` must know of it. A loss without a row fails the suite."""
+"""One `Case` per loss, for the tests in `test_contract.py`. A loss without a case fails them."""
 
 import inspect
 from collections.abc import Callable
@@ -16,22 +16,21 @@ NUM_TRAIN = 40
 
 @dataclass(frozen=True)
 class Case:
-    """How to build a loss, and what it may refuse.
+    """How to build a loss, and how it may deviate from the contract.
 
     Attributes:
-        options: options by name, where the defaults are too large for a test.
-        batch: images a step.
+        options: options by name, if the defaults are too large for a test.
+        batch: images per step.
         student: (channels, height, width) of each stage of the student.
-        teacher: likewise.
+        teacher: the same of the teacher.
         stem: (channels, height, width) of both stems.
         refuses_one: a batch of one raises a ValueError.
-        unread: student inputs, or parts of one as in "student_maps[0]", that the loss names but
-            does not learn from.
-        holds_gradient_back: the loss takes part of itself for a constant on purpose.
-        waits: the host waits for the GPU, as the linear algebra library does.
-        tolerance: relative, of the value under bfloat16 autocast.
+        unread: student inputs, or parts such as "student_maps[0]", that get no gradient.
+        holds_gradient_back: part of the loss is detached on purpose, so gradcheck does not apply.
+        waits: the host waits for the GPU, as linear algebra routines do.
+        tolerance: relative tolerance of the value under bfloat16 autocast.
         signed: options that may be negative.
-        largest: magnitude of features that float16 autocast takes; 6e4 is near that type's limit.
+        largest: largest features that must be finite under float16 autocast, whose limit is 6.5e4.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -48,7 +47,7 @@ class Case:
     largest: float = 6e4
 
     def facts(self) -> dict[str, Any]:
-        """Every fact that a loss may require, the same on each call."""
+        """Return all facts that a loss may require, the same on each call."""
         generator = torch.Generator().manual_seed(1)
         head = nn.Linear(self.teacher[-1][0], CLASSES)
         with torch.no_grad():
@@ -68,7 +67,7 @@ class Case:
         }
 
     def build(self, cls: type[nn.Module], **changes: Any) -> nn.Module:
-        """The loss, with the same parameters on each call; `changes` are facts."""
+        """Build the loss, with the same parameters on each call; `changes` replaces facts."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(2)
             return wiring.build(cls, self.facts() | changes, self.options)
@@ -81,7 +80,7 @@ class Case:
         seed: int = 3,
         function: Callable | None = None,
     ) -> dict:
-        """Float32 values for what `forward`, or `function`, reads: maps as after a ReLU."""
+        """Return float32 inputs of `forward` or `function`; maps are non-negative."""
         n = self.batch if batch is None else batch
         generator = torch.Generator().manual_seed(seed)
 
@@ -107,7 +106,7 @@ class Case:
 
 
 def tensors(inputs: dict, who: str) -> dict[str, Tensor]:
-    """The floating tensors among the inputs whose name starts with `who`, lists taken apart."""
+    """Return the floating-point inputs of student or teacher by name, also those in lists."""
     found = {}
     for name, value in inputs.items():
         if name.startswith(who):
@@ -118,7 +117,7 @@ def tensors(inputs: dict, who: str) -> dict[str, Tensor]:
 
 
 def mapped(inputs: dict, change: Any) -> dict:
-    """The inputs with `change` applied to every floating tensor."""
+    """Apply `change` to every floating-point tensor of the inputs."""
 
     def apply(value: Any) -> Any:
         if isinstance(value, list):
@@ -129,12 +128,12 @@ def mapped(inputs: dict, change: Any) -> dict:
 
 
 def exported() -> dict[str, type[nn.Module]]:
-    """Every class that `distillers.losses` exports, by its name on the command line."""
+    """Return all classes that `distillers.losses` exports, by their names on the command line."""
     return wiring.losses()
 
 
 def hyperparameters(cls: type[nn.Module]) -> list[inspect.Parameter]:
-    """The parameters of `__init__`, without self."""
+    """Return the parameters of `__init__` without self."""
     if cls.__init__ is nn.Module.__init__:
         return []
     return list(inspect.signature(cls).parameters.values())
@@ -169,7 +168,9 @@ CASES: dict[str, Case] = {
     "nst": Case(),
     "ofd": Case(),
     "pkt": Case(),
-    "reviewkd": Case(refuses_one=True, largest=2e4),  # its fusions start with large weights
+    "reviewkd": Case(
+        refuses_one=True, largest=2e4
+    ),  # its fusions are initialized with large weights
     "rkd": Case(),
     "wsld": Case(holds_gradient_back=True),
 }

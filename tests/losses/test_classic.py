@@ -1,4 +1,4 @@
-"""The classic losses, derived a second, slow way, and what must not change them."""
+"""The classic losses against second, slow derivations, and their invariances."""
 
 import math
 
@@ -36,7 +36,9 @@ def cosine(a: Tensor, b: Tensor) -> float:
 # ---- relations in a batch -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spread", [1.0, 10.0])  # the second reaches the straight part of Huber
+@pytest.mark.parametrize(
+    "spread", [1.0, 10.0]
+)  # the second reaches the linear part of the Huber loss
 def test_rkd_is_its_formula(spread):
     student, teacher = pooled()
     student = student * torch.tensor([1.0, spread, 1.0, 1.0, 1.0]).double()[:, None]
@@ -137,7 +139,9 @@ def test_cc_matrix_is_its_formula_and_ignores_the_order_of_the_batch():
 
     differences = [gauss(a, i, j) - gauss(b, i, j) for i in range(5) for j in range(5)]
     expected = sum(d * d for d in differences) / 25
-    assert loss(student, teacher).item() == pytest.approx(expected, rel=1e-3)  # the series ends
+    assert loss(student, teacher).item() == pytest.approx(
+        expected, rel=1e-3
+    )  # the Taylor series is truncated
     turned = torch.tensor([3, 0, 4, 1, 2])
     torch.testing.assert_close(loss(student[turned], teacher[turned]), loss(student, teacher))
 
@@ -204,9 +208,12 @@ def test_wsld_is_its_formula():
 
 # ---- maps ---------------------------------------------------------------------------------------
 
-FINER = (((3, 8, 6), (4, 4, 4)), ((5, 4, 3), (2, 2, 2)))  # the student's grids are the larger
+FINER = (((3, 8, 6), (4, 4, 4)), ((5, 4, 3), (2, 2, 2)))  # the student's maps are larger
 COARSER = (((3, 4, 3), (4, 2, 2)), ((5, 8, 6), (2, 4, 4)))
-UNEVEN = (((9, 3, 5),), ((8, 5, 2),))  # nothing divides, and channels outnumber positions
+UNEVEN = (
+    ((9, 3, 5),),
+    ((8, 5, 2),),
+)  # no size divides another, and there are more channels than positions
 
 
 def reduced(x: Tensor, height: int, width: int) -> Tensor:
@@ -267,7 +274,7 @@ def test_ab_compares_the_neurons_themselves_where_channels_agree():
     assert [len(list(each.parameters())) for each in loss.connectors] == [0, 4]
     (maps_of_both,) = maps("both", (4, 3, 3))
     beyond = maps_of_both + 2 * maps_of_both.sign()
-    assert AB([4], [4])([beyond], [beyond]).item() == 0  # every neuron is past the margin
+    assert AB([4], [4])([beyond], [beyond]).item() == 0  # every neuron is beyond the margin
 
 
 def test_ab_asks_only_for_the_side_of_the_boundary():

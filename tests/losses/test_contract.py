@@ -1,4 +1,4 @@
-"""What every loss promises, checked for each class that `distillers.losses` exports."""
+"""The contract of a loss, tested for each class that `distillers.losses` exports."""
 
 import copy
 import inspect
@@ -33,12 +33,12 @@ def case(cls) -> Case:
 
 
 def asking(inputs: dict) -> dict:
-    """The inputs as leaves that ask for gradient, the teacher's too."""
+    """Return the inputs as leaves that require gradient, including the teacher's."""
     return mapped(inputs, lambda x: x.detach().clone().requires_grad_())
 
 
 def call(loss: nn.Module, inputs: dict) -> Tensor:
-    torch.manual_seed(5)  # for losses that draw
+    torch.manual_seed(5)  # for losses that sample
     return loss(**inputs)
 
 
@@ -157,13 +157,13 @@ def test_gradient_is_that_of_the_value(cls, case):
         else value
         for name, value in inputs.items()
     }
-    call(loss, inputs)  # what a first step estimates once is a constant from here on
+    call(loss, inputs)  # constants that the first step estimates are fixed from here on
     learned = {name: p for name, p in loss.named_parameters() if p.requires_grad}
     reached = [x for name, x in tensors(inputs, "student").items() if name not in case.unread]
     leaves = [*reached, *(p.detach().clone().requires_grad_() for p in learned.values())]
 
     def value(*given: Tensor) -> Tensor:
-        # the inputs are the leaves themselves, perturbed in place; the state starts afresh
+        # gradcheck perturbs the inputs in place; the state is reset
         parameters = dict(zip(learned, given[len(reached) :], strict=True))
         torch.manual_seed(5)
         return torch.func.functional_call(copy.deepcopy(loss), parameters, kwargs=read(given))

@@ -1,4 +1,4 @@
-"""CRD: its value a second way, its negatives, its banks, and the two ways to the same numbers."""
+"""CRD against a second derivation; its negatives, its banks, and both ways of computing scores."""
 
 import math
 
@@ -11,7 +11,9 @@ from distillers.losses import CRD, crd
 from distillers.losses.ops import memory_bank as bank
 from distillers.losses.ops.negative_sampling import NegativeSampler
 
-LABELS = torch.tensor([2, 0, 0, 1, 2, 2, 0, 1, 3, 0, 2, 1])  # unsorted, of unequal sizes
+LABELS = torch.tensor(
+    [2, 0, 0, 1, 2, 2, 0, 1, 3, 0, 2, 1]
+)  # unsorted, with classes of different sizes
 
 
 def make(**options) -> CRD:
@@ -28,7 +30,7 @@ def batch(n: int = 3, seed: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def slowly(loss: CRD, anchors: Tensor, memory: Tensor, rows: Tensor, z: float | None) -> tuple:
-    """One of the two terms from the formula, and its Z."""
+    """Return one of the two terms by the formula, and its Z."""
     n, k, total = len(rows), rows.shape[1] - 1, len(memory)
     scores = [
         [math.exp((anchors[i] @ memory[j]).item() / loss.temperature) for j in rows[i]]
@@ -66,7 +68,7 @@ def test_value_of_two_steps_follows_from_the_formula():
 def test_gradient_is_that_of_the_formula():
     loss = make()
     student, teacher, labels, index = batch()
-    loss(student, teacher, labels, index)  # settles Z
+    loss(student, teacher, labels, index)  # estimates Z
     negatives = loss.sampler.sample_other_classes(labels, index, 6)
     rows = torch.cat((index[:, None], negatives), dim=1)
     student.requires_grad_()
@@ -112,7 +114,7 @@ def test_the_cheaper_way_is_taken():
 
 
 def chi_squared(found: Tensor, places: Tensor) -> float:
-    """Of draws that should be spread evenly over the places of a mask."""
+    """Return the chi-squared statistic of draws that should be uniform over a mask."""
     counts = found.flatten().bincount(minlength=len(places)).double()
     assert not counts[~places].any()
     expected = found.numel() / int(places.sum())

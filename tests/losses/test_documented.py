@@ -1,4 +1,4 @@
-"""CE, KD, FitNet, AT, SP, VID, SRRL and DCD derived a second, slow way, and their invariances."""
+"""CE, KD, FitNet, AT, SP, VID, SRRL and DCD against slow derivations, and their invariances."""
 
 import math
 
@@ -181,7 +181,7 @@ def test_vid_is_a_gaussian_likelihood_without_its_constant():
         for i in (0, 2, 4):
             x = torch.einsum("oi,nihw->nohw", each.regressor[i].weight[:, :, 0, 0], x)
             x = x.clamp(min=0) if i < 4 else x
-        # the parameters were made in float32
+        # the parameters were initialized in float32
         likelihood = torch.distributions.Normal(x, 2.0**0.5).log_prob(teacher).mean()
         total -= likelihood.item() + 0.5 * math.log(2 * math.pi)
     assert loss(students, teachers).item() == pytest.approx(total, rel=1e-6)
@@ -251,7 +251,7 @@ def test_dcd_scale_is_capped_and_comes_back():
     assert DCD(4, 4, max_scale=20.0, initial_log_scale=2.5).scale().item() < 20
     optimizer = torch.optim.SGD([loss.log_scale], lr=0.5)
     student = torch.rand(6, 4)
-    for _ in range(20):  # embeddings that do not fit ask for a small scale
+    for _ in range(20):  # embeddings that do not match reduce the scale
         optimizer.zero_grad()
         loss(student, student.flip(0)).backward()
         optimizer.step()

@@ -1,7 +1,7 @@
 """The documented methods against numbers from their public implementations.
 
-Left out are the numbers of RRD's momentum memory, whose public code exponentiates its scores twice
-and compares the teacher with the student's bank; `test_rrd.py` derives what ours shall be.
+Numbers of RRD's momentum memory are omitted: its public code takes the exponential of its scores
+twice and compares the teacher with the student's bank. `test_rrd.py` derives the correct values.
 """
 
 import json
@@ -29,7 +29,7 @@ SIZES = tuple([(side, side) for _, side in CONFIG[who][1:]] for who in ("student
 
 
 def inputs() -> SimpleNamespace:
-    """What the reference was given; the student's tensors ask for gradient."""
+    """Return the input of the reference; the student's tensors require gradient."""
     x = SimpleNamespace()
     for who, factor in (("student", 2), ("teacher", 3)):
         maps = [
@@ -158,7 +158,7 @@ def norms(parameters: list[nn.Parameter]) -> list[float]:
 
 
 def published(name: str) -> list[float]:
-    """Gradient norms of what the reference learns, without DCD's bias, which is left out."""
+    """Return the gradient norms of the trained parameters, without DCD's bias, which we omit."""
     found = [(key, norm) for key, _, norm in RESULTS[name]["parameters"] if norm is not None]
     return sorted(norm for key, norm in found if key != "params.b")
 
@@ -194,7 +194,7 @@ def same(tensor: Tensor, numbers: dict) -> None:
 
 
 class Shown(nn.Module):
-    """A "student" whose only stage is what it is given."""
+    """A student whose only stage is its input."""
 
     def __init__(self) -> None:
         super().__init__()

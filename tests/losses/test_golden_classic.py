@@ -28,7 +28,7 @@ TEACHER = [channels for channels, _ in CONFIG["teacher"][1:]]
 
 
 class Inputs:
-    """What the reference was given; the student's tensors ask for gradient."""
+    """Return the input of the reference; the student's tensors require gradient."""
 
     def __init__(self) -> None:
         self.student_maps = [t.requires_grad_() for t in maps("student")]
@@ -46,7 +46,7 @@ class Inputs:
 
 
 def maps(who: str) -> list[Tensor]:
-    """The stage maps, without the stem."""
+    """Return the stage maps, without the stem."""
     return [
         draw(f"{CASE}/{who}/{i}", BATCH, c, side, side).double().relu()
         for i, (c, side) in enumerate(CONFIG[who])
@@ -76,7 +76,7 @@ def nst(x: Inputs):
 
 
 def cc(x: Inputs):
-    # these numbers were taken with embeddings of length one, which the published runs did not have
+    # the reference normalized the embeddings, which the published runs did not
     loss = filled(CC(32, 40, dim=CONFIG["feat_dim"], normalise=True))
     return loss, loss(x.student_pooled, x.teacher_pooled)
 
@@ -96,13 +96,13 @@ def dkd(x: Inputs):
 
 
 def ega(x: Inputs):
-    # the reference needs equal widths: it was given the first 32 features of the teacher
+    # the reference needs equal widths: it used the first 32 features of the teacher
     loss = EGA(32, 32)
     return loss, loss(x.student_pooled, x.teacher_pooled[:, :32])
 
 
 def itrd(x: Inputs):
-    # the reference leaves its two factors out
+    # the reference omits the two factors
     loss = filled(ITRD(32, 40, correlation=1.0, mutual=1.0, alpha=1.5))
     return loss, loss(x.student_pooled, x.teacher_pooled)
 

@@ -1,4 +1,4 @@
-"""The newer losses and logit standardisation, derived a second, slow way, and their invariances."""
+"""The newer losses and logit standardization against slow derivations, and their invariances."""
 
 import math
 
@@ -99,11 +99,11 @@ def test_dist_ignores_an_affine_change_of_the_probabilities():
     sharper = (TEACHER / 4).softmax(dim=1)
     flatter = (4 * (0.3 * sharper + 0.7 / 5).log()).requires_grad_()
     loss = DIST()(flatter, TEACHER)
-    assert loss.item() == pytest.approx(0, abs=1e-4)  # not exactly: eps
+    assert loss.item() == pytest.approx(0, abs=1e-4)  # not exactly, because of eps
     assert KD()(flatter, TEACHER).item() > 0.05
 
 
-@pytest.mark.parametrize("rows", [1, 3])  # as of a classifier that starts at zero
+@pytest.mark.parametrize("rows", [1, 3])  # as from a classifier that is initialized with zeros
 def test_dist_of_constant_probabilities_is_its_largest_without_gradient(rows):
     student = torch.zeros(rows, 5, requires_grad=True)
     loss = DIST()(student, TEACHER[:rows].float())
@@ -144,7 +144,7 @@ def test_standardised_logits_ignore_shift_and_scale(shift, scale):
     )
 
 
-@pytest.mark.parametrize("level", [0.0, 0.1, -0.7, 333.3])  # sums of them are rounded
+@pytest.mark.parametrize("level", [0.0, 0.1, -0.7, 333.3])  # their sums are rounded
 def test_standardise_of_equal_logits_is_zero_without_gradient(level):
     logits = torch.full((2, 5), level, requires_grad=True)
     found = z_score(logits)
@@ -161,7 +161,7 @@ def test_standardise_of_equal_logits_is_zero_without_gradient(level):
 def test_every_loss_with_a_temperature_takes_standardised_logits(loss, extra):
     plain = loss(temperature=2.0)(z_score(STUDENT), z_score(TEACHER), *extra)
     found = loss(temperature=2.0, standardise=True)(STUDENT, TEACHER, *extra)
-    if loss in (KD, DIST, DKD):  # in the other two the label's own term keeps the plain logits
+    if loss in (KD, DIST, DKD):  # in the other two the label's term uses the plain logits
         assert found.item() == pytest.approx(plain.item())
     else:
         assert found.item() != pytest.approx(plain.item())

@@ -1,4 +1,4 @@
-"""Every loss in a distributed run: several processes have the loss, gradient and memory of one."""
+"""Every loss on several processes has the loss, gradient and memory of one process."""
 
 import contextlib
 from typing import Any
@@ -18,7 +18,7 @@ SHARES = {"2": (3, 3), "3": (2, 2, 2), "uneven": (4, 2)}
 
 
 def frozen(loss: nn.Module) -> nn.Module:
-    """In float64, what normalises batches in evaluation mode: there processes do differ."""
+    """Cast to float64, with batch normalization in evaluation mode: it depends on the process."""
     for module in loss.double().modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
@@ -26,7 +26,7 @@ def frozen(loss: nn.Module) -> nn.Module:
 
 
 def part(value: Any, rows: slice) -> Any:
-    """Those rows of a loss's input, as leaves that ask for gradient."""
+    """Return these rows of a loss's input, as leaves that require gradient."""
     if isinstance(value, list):
         return [part(each, rows) for each in value]
     if not isinstance(value, Tensor):
@@ -36,7 +36,7 @@ def part(value: Any, rows: slice) -> Any:
 
 
 def gradients(inputs: dict) -> dict[str, list[Tensor]]:
-    """The gradients of the student's inputs by name, zeros where there is none."""
+    """Return the gradients of the student's inputs by name, zeros if there is none."""
     return {
         name: [
             torch.zeros_like(x) if x.grad is None else x.grad
@@ -48,13 +48,13 @@ def gradients(inputs: dict) -> dict[str, list[Tensor]]:
 
 
 def run(name: str, counts: tuple[int, ...], rank: int) -> dict:
-    """Some steps of a loss on this process's rows: its share of the whole batch's."""
+    """Run some steps of a loss on this process's rows of the batch."""
     case, world = CASES[name], len(counts)
     if name == "semckd" and len(set(counts)) > 1:
         return {}
     loss = frozen(case.build(exported()[name], batch_size=counts[rank]))
     rows = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
-    weight = counts[rank] / sum(counts)  # 1 / world where they are equal
+    weight = counts[rank] / sum(counts)  # 1 / world size if they are equal
     uneven = len(set(counts)) > 1
     values, found = [], []
     for step in range(STEPS):

@@ -1,4 +1,4 @@
-"""RRD: its value a second way, its memory, its presets."""
+"""RRD against a second derivation; its memory and its presets."""
 
 import math
 
@@ -26,7 +26,7 @@ def key(loss: RRD, teacher: Tensor) -> Tensor:
 
 
 def slowly(loss: RRD, student: Tensor, teacher: Tensor, rows: Tensor) -> float:
-    """The formula, over these rows of memory."""
+    """Compute the loss by the formula, over these rows of memory."""
     s, t = F.normalize(loss.embed_student(student), dim=1), key(loss, teacher)
     total = 0.0
     for i in range(len(s)):

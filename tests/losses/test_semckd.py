@@ -18,7 +18,7 @@ def maps(shapes: tuple, n: int, seed: int) -> list[Tensor]:
 
 
 def expected(loss: SemCKD, students: list, teachers: list) -> Tensor:
-    """The formula: attention, image by image, of every student stage to every teacher stage."""
+    """Compute the loss by the formula, with the attention of each image and pair of stages."""
 
     def described(x: Tensor) -> Tensor:
         flat = x.flatten(1)

@@ -1,4 +1,4 @@
-"""SimKD: its value a second way, and that what it deploys is what was trained."""
+"""SimKD against a second derivation; the deployed network is the trained one."""
 
 import copy
 import io
@@ -20,7 +20,7 @@ def head(classes: int = 5) -> nn.Linear:
 
 
 def trained(size: tuple[int, int] = (4, 4)) -> tuple[SimKD, nn.Module]:
-    """A loss and a student after a step each, teacher's maps of the given size."""
+    """Return a loss and a student after one step, with teacher maps of the given size."""
     torch.manual_seed(0)
     student, loss = Declared(), SimKD([4, 8], 6, head())
     optimizer = torch.optim.SGD([*student.parameters(), *loss.projector.parameters()], lr=0.1)
