@@ -1,6 +1,6 @@
-"""Every number of a report again, from the raw files alone, by other means: 30 lines.
+"""Recompute every number of a report from the raw files, independently of the library.
 
-Reads no code of the library. A row is a folder's name without trial and hash.
+A row is identified by the folder name without trial and hash.
 """
 
 import json
@@ -11,7 +11,7 @@ from scipy import stats
 
 
 def rows(root):
-    """Scores by rule, in the order of the trials, and what summary.json tells, by row."""
+    """Return the summary and the scores by rule of each run, by row and in the order of trials."""
     found = {}
     for path in sorted(Path(root).rglob("metrics.jsonl")):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -27,13 +27,13 @@ def rows(root):
 
 
 def figures(runs, rule):
-    """Mean and standard deviation (None of one run) of a key of some runs."""
+    """Return mean and standard deviation (None for one run) of a key of some runs."""
     values = [run[rule] for run in runs]
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def difference(runs, others, rule):
-    """Difference of means, and the ends of Welch's interval (None where one is a single run)."""
+    """Return the difference of means and the ends of Welch's interval (None for single runs)."""
     a, b = ([run[rule] for run in each] for each in (runs, others))
     if min(len(a), len(b)) < 2:
         return float(np.mean(a) - np.mean(b)), None, None

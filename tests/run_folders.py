@@ -1,4 +1,4 @@
-"""Run folders as training writes them, without the training."""
+"""Write run folders as training does, without training."""
 
 import json
 
@@ -21,9 +21,9 @@ def write_run(
     name=None,
     **flags,
 ):
-    """A finished run's folder; without a method a network alone.
+    """Write the folder of a finished run and return it; without a method of a network alone.
 
-    `flags` and `summary` replace what would stand in config.json and summary.json.
+    `flags` and `summary` override the content of config.json and summary.json.
     """
     shared = {"trial": trial, "dataset": "digits", "protocol": "crd", "epochs": len(accuracies)}
     shared["save_dir"] = str(root / "save")

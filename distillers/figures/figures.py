@@ -23,6 +23,7 @@ from distillers.figures.responses import Network, Responses, collect_responses
 from distillers.files import file_name
 from distillers.progress import counted
 
+VERSUS_BASELINE = ("class_gain", "changed_hands")
 REQUIRED_OUTPUT = {"tsne": ("pooled", "pooled features"), "cka": ("maps", "stage maps")}
 
 
@@ -56,7 +57,25 @@ class NetworkComparison:
         Args:
             kind: name of the module that plots it, for which `missing_output` is empty.
         """
-        return getattr(self, f"_{kind}")()
+        names = self.source.class_names
+        if kind == "cka":
+            shuffled = self.source.shuffled_test(self.seed)  # class order gives one-class batches
+            batches = self._batches("comparing stages", shuffled)
+            return [cka.plot(*cka.compare(self.all_networks, batches))]
+        networks = self.students if kind in VERSUS_BASELINE else self.all_networks
+        responses = [self.responses[network.name] for network in networks]
+        if kind == "correlation":
+            return [correlation.plot(responses[0], responses[1:], names)]
+        if kind == "mean_logits":
+            return [mean_logits.plot(responses[0], responses[1:], names)]
+        if kind == "class_gain":
+            return [class_gain.plot(responses[1:], responses[0], names)]
+        if kind == "changed_hands":
+            return self._changed_hands(responses[1:], responses[0])
+        if kind == "reliability":
+            return [reliability.plot(responses)]
+        options = {"num_images": self.num_images, "perplexity": self.perplexity}
+        return [tsne.plot(responses, names, seed=self.seed, **options)]
 
     def missing_output(self, kind: str) -> str:
         """Describe the outputs that networks lack for a kind of figure, "" if none."""
@@ -82,57 +101,20 @@ class NetworkComparison:
         responses = collect_responses(self.all_networks, self._batches("running networks"))
         return {each.name: each for each in responses}
 
-    def _of(self, networks: Sequence[Network]) -> list[Responses]:
-        return [self.responses[each.name] for each in networks]
-
-    def _correlation(self) -> list[FigureData]:
-        teacher, *students = self._of(self.all_networks)
-        return [correlation.plot(teacher, students, self.source.class_names)]
-
-    def _mean_logits(self) -> list[FigureData]:
-        teacher, *students = self._of(self.all_networks)
-        return [mean_logits.plot(teacher, students, self.source.class_names)]
-
-    def _tsne(self) -> list[FigureData]:
-        names = self.source.class_names
-        responses = self._of(self.all_networks)
-        return [
-            tsne.plot(
-                responses,
-                names,
-                seed=self.seed,
-                num_images=self.num_images,
-                perplexity=self.perplexity,
-            )
-        ]
-
-    def _cka(self) -> list[FigureData]:
-        mixed = self.source.shuffled_test(self.seed)  # in class order a batch has no other classes
-        return [cka.plot(*cka.compare(self.all_networks, self._batches("comparing stages", mixed)))]
-
-    def _reliability(self) -> list[FigureData]:
-        return [reliability.plot(self._of(self.all_networks))]
-
-    def _class_gain(self) -> list[FigureData]:
-        baseline, *networks = self._of(self.students)
-        return [class_gain.plot(networks, baseline, self.source.class_names)]
-
-    def _changed_hands(self) -> list[FigureData]:
-        baseline, *networks = self._of(self.students)
-        pictures = []
+    def _changed_hands(
+        self, networks: Sequence[Responses], baseline: Responses
+    ) -> list[FigureData]:
+        figures = []
         for network in networks:
-            pixels = [
-                self._pixels(places) for places in changed_hands.select_examples(network, baseline)
-            ]
-            picture = changed_hands.plot(
-                network, baseline, self.source.class_names, (pixels[0], pixels[1])
-            )
+            won, lost = map(self._images, changed_hands.select_examples(network, baseline))
+            names = self.source.class_names
+            figure = changed_hands.plot(network, baseline, names, (won, lost))
             if len(networks) > 1:
-                picture = replace(picture, name=f"{picture.name}_{file_name(network.name)}")
-            pictures.append(picture)
-        return pictures
+                figure = replace(figure, name=f"{figure.name}_{file_name(network.name)}")
+            figures.append(figure)
+        return figures
 
-    def _pixels(self, places: Tensor) -> Tensor:
+    def _images(self, places: Tensor) -> Tensor:
         mean, std = torch.tensor(self.source.mean), torch.tensor(self.source.std)
         batches = self._batches("looking for images")
         return changed_hands.images_at(places, batches, mean, std)

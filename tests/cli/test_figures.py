@@ -1,4 +1,4 @@
-"""`distillers figures` on real digits, with networks of several kinds."""
+"""`distillers figures` on digits, with several kinds of networks."""
 
 import csv
 
@@ -25,7 +25,7 @@ def network(seed, name="resnet8"):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A run folder of KD, a student alone on images of another size, SimKD's, and a teacher."""
+    """A KD run folder, a student for images of another size, SimKD's student, and a teacher."""
     folder = tmp_path_factory.mktemp("home")
     teacher, student = network(0, "resnet14"), network(1)
     deployed = distil(
@@ -55,7 +55,7 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def test_every_picture_of_every_kind_of_network(there, capsys):
+def test_every_figure_of_every_kind_of_network(there, capsys):
     words = ["kd_run", "reused=simkd.pth", "--path_t", "teacher.pth"]
     words += ["--baseline", "alone=alone.pth", *FLAGS]
     assert cli.run("figures", [*words, "--out", "all"]) == 0
@@ -70,7 +70,7 @@ def test_every_picture_of_every_kind_of_network(there, capsys):
     assert students == {"alone", "kd", "reused"}
     places = {row["student_place"] for row in rows(there / "all" / "cka.csv")}
     assert {"stage 1", "pooled", "logits"} <= places
-    # the pictures are of what `distillers evaluate` scores
+    # the accuracy is that of `distillers evaluate`
     capsys.readouterr()
     assert cli.run("evaluate", ["simkd.pth", "--image_size", "16", "--gpu_id", "cpu"]) == 0
     printed = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:])
@@ -79,7 +79,7 @@ def test_every_picture_of_every_kind_of_network(there, capsys):
     assert round(right) == int(printed["correct"])
 
 
-def test_what_cannot_be_compared_is_left_out_aloud(there, capsys):
+def test_figures_without_a_reference_are_skipped_with_a_message(there, capsys):
     words = ["kd_run", *FLAGS, "--out", "some", "--kinds", "reliability"]
     assert cli.run("figures", words) == 0
     assert {p.name for p in (there / "some").glob("*.png")} == {"reliability.png"}
@@ -90,7 +90,7 @@ def test_what_cannot_be_compared_is_left_out_aloud(there, capsys):
     assert {p.name for p in (there / "rest").glob("*.png")} == {"reliability.png", "tsne.png"}
 
 
-def test_a_name_may_hold_what_a_formula_would(there):
+def test_a_name_may_contain_math_syntax(there):
     words = [r"r$\x$=kd_run", *FLAGS, "--out", "dollars", "--kinds", "reliability"]
     assert cli.run("figures", words) == 0
     assert (there / "dollars" / "reliability.pdf").exists()
@@ -98,7 +98,7 @@ def test_a_name_may_hold_what_a_formula_would(there):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["torch_export", "onnx"])
-def test_a_program_shows_its_logits_only(form, there, capsys):
+def test_an_exported_program_only_has_logits(form, there, capsys):
     if form == "onnx":
         for name in ("onnx", "onnxscript", "onnxruntime"):
             pytest.importorskip(name)
@@ -130,7 +130,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("words", WRONG)
-def test_bad_input_is_told_before_anything_is_written(words, there, capsys):
+def test_invalid_input_is_an_error_before_anything_is_written(words, there, capsys):
     state = models.create("resnet8", num_classes=7).state_dict()
     checkpoint.save(there / "seven.pth", {"model": state, "card": CARD | {"num_classes": 7}})
     before = sorted(there.rglob("*"))

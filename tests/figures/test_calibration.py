@@ -1,4 +1,4 @@
-"""Expected calibration error against the definition, bin by bin; agreement."""
+"""Expected calibration error and agreement, compared with their definitions."""
 
 import math
 
@@ -12,7 +12,7 @@ from distillers.training.evaluate import score
 
 
 def slowly(confidence, is_right, num_bins):
-    """Equation 3 of Guo et al., 2017, one bin after the other."""
+    """Compute equation 3 of Guo et al., 2017, bin by bin."""
     total = 0.0
     for m in range(1, num_bins + 1):
         inside = [
@@ -36,18 +36,18 @@ def test_the_error_is_that_of_the_definition(num_bins):
     assert math.isclose(expected_calibration_error(confidence, is_right, num_bins), expected)
 
 
-def test_its_ends():
+def test_the_error_of_perfect_and_worst_calibration():
     sure, right = torch.ones(5), torch.ones(5, dtype=torch.bool)
     assert expected_calibration_error(sure, right) == 0
     assert expected_calibration_error(sure, ~right) == 1
-    # 0.2 lies in the third of 15 bins, 0.2 + a little in the fourth: closed on the right
+    # 0.2 is in the third of 15 bins, which are closed on the right, and 0.21 in the fourth
     near = torch.tensor([0.2, 0.21], dtype=torch.float64)
     assert math.isclose(
         expected_calibration_error(near, torch.tensor([True, False])), (0.8 + 0.21) / 2
     )
 
 
-def test_predictions_are_noted_while_a_network_is_scored():
+def test_predictions_are_recorded_during_an_evaluation():
     logits = torch.tensor([[3.0, 0.0], [0.0, 1.0], [2.0, 0.0], [0.0, 5.0]])
     labels = torch.tensor([0, 1, 1, 1])
     batches = [

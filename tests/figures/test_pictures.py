@@ -1,4 +1,4 @@
-"""The pictures themselves: width, letters, colours, bytes; and what is chosen to be drawn."""
+"""Figures: size, fonts, colours, reproducible bytes, and the selection of what is shown."""
 
 import csv
 import io
@@ -72,7 +72,7 @@ PLOT = {
 
 @pytest.fixture(scope="module", params=PLOT)
 def saved(request, tmp_path_factory):
-    """A picture, its folder, and the settings of matplotlib while it was drawn."""
+    """A figure and the folder it was saved to."""
     folder = tmp_path_factory.mktemp(request.param)
     with paper.paper_style():
         drawn = PLOT[request.param]()
@@ -80,7 +80,7 @@ def saved(request, tmp_path_factory):
     return drawn, folder
 
 
-def test_a_picture_is_a_column_wide_and_its_letters_are_embedded(saved):
+def test_a_figure_is_a_column_wide_and_embeds_its_fonts(saved):
     drawn, folder = saved
     png, pdf = (folder / f"{drawn.name}.{form}" for form in ("png", "pdf"))
     with Image.open(png) as image:
@@ -95,7 +95,7 @@ def test_a_picture_is_a_column_wide_and_its_letters_are_embedded(saved):
     assert b"CreationDate" not in inside
 
 
-def test_letters_are_legible_and_none_is_cut_off(saved):
+def test_text_is_legible_and_not_cut_off(saved):
     drawn, _ = saved
     with paper.paper_style():
         drawn.figure.draw_without_rendering()
@@ -106,7 +106,7 @@ def test_letters_are_legible_and_none_is_cut_off(saved):
         assert min(box.x0, box.y0, width - box.x1, height - box.y1) > -0.01
 
 
-def test_numbers_stand_beside_the_picture(saved):
+def test_the_data_are_saved_with_the_figure(saved):
     drawn, folder = saved
     rows = list(csv.DictReader(io.StringIO((folder / f"{drawn.name}.csv").read_text())))
     assert len(rows) == len(drawn.table) > 5
@@ -115,14 +115,14 @@ def test_numbers_stand_beside_the_picture(saved):
     assert 100 < len(drawn.caption) < 700
 
 
-def test_the_same_picture_has_the_same_bytes(saved, tmp_path):
+def test_the_same_figure_has_the_same_bytes(saved, tmp_path):
     drawn, folder = saved
     with paper.paper_style():
         for path in paper.save_figure(PLOT[drawn.name](), tmp_path):
             assert path.read_bytes() == (folder / path.name).read_bytes()
 
 
-def test_the_settings_of_matplotlib_are_the_callers_again():
+def test_the_settings_of_matplotlib_are_restored():
     with mpl.rc_context({"font.size": 23}):
         with paper.paper_style():
             assert mpl.rcParams["font.size"] == 7
@@ -130,7 +130,7 @@ def test_the_settings_of_matplotlib_are_the_callers_again():
         assert mpl.rcParams["font.size"] == 23
 
 
-# How colours look without one kind of cone: Machado, Oliveira and Fernandes 2009, severity 1.
+# Simulated colour vision deficiency of severity 1: Machado, Oliveira and Fernandes 2009.
 BLINDNESS = {
     "none": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
     "protanopia": (
@@ -147,7 +147,7 @@ BLINDNESS = {
 
 
 def lab(colour, blindness):
-    """CIE L*a*b* of an sRGB colour as it is seen."""
+    """Return the perceived CIE L*a*b* values of an sRGB colour."""
     srgb = torch.tensor([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)], dtype=torch.float64)
     linear = torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     seen = (torch.tensor(blindness, dtype=torch.float64) @ linear).clamp(0, 1)
@@ -161,10 +161,10 @@ def lab(colour, blindness):
 
 
 @pytest.mark.parametrize("kind", BLINDNESS)
-def test_colours_are_told_apart_without_red_or_green(kind):
+def test_colours_are_distinguishable_without_red_or_green(kind):
     seen = [lab(colour, BLINDNESS[kind]) for colour in paper.COLOURS]
     assert min(float((a - b).norm()) for a, b in itertools.combinations(seen, 2)) > 11
-    # Ten tints are too many to differ alone; each goes with a marker of its own.
+    # Ten tints cannot all differ; each has its own marker.
     tints = [lab(colour, BLINDNESS[kind]) for colour in tsne.TINTS]
     pairs = list(itertools.combinations(range(len(tints)), 2))
     assert sum(float((tints[a] - tints[b]).norm()) > 11 for a, b in pairs) >= 0.9 * len(pairs)
@@ -190,7 +190,7 @@ def test_reliability_bins_add_up():
             assert row["accuracy"] == pytest.approx(sum(is_right) / len(inside))
 
 
-def test_images_that_changed_hands_are_those_and_the_clearest_come_first():
+def test_images_won_and_lost_are_sorted_by_probability_difference():
     won, lost = changed_hands.changed_images(ONE, ALONE)
     here, there = (each.logits.argmax(1) == LABELS for each in (ONE, ALONE))
     assert set(won.tolist()) == {i for i in range(N) if here[i] and not there[i]}
@@ -204,7 +204,7 @@ def test_images_that_changed_hands_are_those_and_the_clearest_come_first():
     assert lost.tolist() == sorted(lost.tolist(), key=lambda i: margin[i])
 
 
-def test_pixels_are_found_in_any_batch_and_are_those_of_the_file():
+def test_images_are_found_in_any_batch_and_denormalised():
     mean, std = torch.tensor([0.4]), torch.tensor([0.25])
     seen = (IMAGES - mean) / std
     rows = torch.arange(N).split(32)
@@ -215,7 +215,7 @@ def test_pixels_are_found_in_any_batch_and_are_those_of_the_file():
     assert not len(changed_hands.images_at(places[:0], batches, mean, std))
 
 
-def test_two_networks_that_agree_have_nothing_to_show(tmp_path):
+def test_two_networks_that_agree_give_an_empty_table(tmp_path):
     none = torch.empty(0, 3, 8, 8)
     with paper.paper_style():
         drawn = changed_hands.plot(ONE, ONE, NAMES, (none, none))
@@ -224,7 +224,7 @@ def test_two_networks_that_agree_have_nothing_to_show(tmp_path):
     assert (tmp_path / "changed_hands.csv").read_text() == ",".join(drawn.columns) + "\n"
 
 
-def test_tsne_takes_as_many_images_of_each_class_and_repeats_itself():
+def test_tsne_selects_equally_many_images_of_each_class_and_is_reproducible():
     labels = torch.arange(1000) % 25
     rows = tsne.select_images(labels, 10, 200, seed=0)
     assert sorted(labels[rows].bincount(minlength=25).tolist()) == [0] * 15 + [20] * 10

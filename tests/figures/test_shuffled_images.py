@@ -1,4 +1,4 @@
-"""Stages are compared over batches of all classes, however a data set orders its images."""
+"""Stages are compared over shuffled batches, whatever the order of the test images."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from distillers.figures.responses import Network
 
 @pytest.fixture(scope="module")
 def ordered():
-    """The digits with their test images in the order of their classes, as folders have them."""
+    """The digits with test images sorted by class, as in image folders."""
     digits = data.source_of("digits")
     order = digits.test_labels.argsort(stable=True)
     return replace(
@@ -22,7 +22,7 @@ def ordered():
     )
 
 
-def test_mixed_images_keep_their_labels_and_the_seed_decides_the_order(ordered):
+def test_shuffled_images_keep_their_labels_in_an_order_that_depends_on_the_seed(ordered):
     first, again, other = (
         ordered.shuffled_test(0),
         ordered.shuffled_test(0),
@@ -39,7 +39,7 @@ def test_mixed_images_keep_their_labels_and_the_seed_decides_the_order(ordered):
     assert rows(first) == rows(ordered)
 
 
-def test_every_batch_that_stages_are_compared_on_has_all_classes(ordered, monkeypatch):
+def test_every_batch_for_cka_has_all_classes(ordered, monkeypatch):
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
     networks = [Network(name, net.eval(), Taps(maps=("0",), head="3")) for name in ("t", "s")]
     seen = []

@@ -1,4 +1,4 @@
-"""What the pictures are drawn from, derived a second time, slowly."""
+"""The statistics of the figures, compared with slow implementations."""
 
 import itertools
 import math
@@ -59,7 +59,7 @@ def test_mean_logits_are_means_of_each_true_class():
 
 
 def hsic_slowly(k, h):
-    """The mean of K_ij (L_ij + L_qr - 2 L_iq) over four different images: a U-statistic."""
+    """Compute the U-statistic, the mean of K_ij (L_ij + L_qr - 2 L_iq) over distinct images."""
     n = len(k)
     terms = [
         float(k[i, j] * (h[i, j] + h[q, r] - 2 * h[i, q]))
@@ -84,7 +84,7 @@ def cka(*representations, batch=None):
     return similarity
 
 
-def test_cka_is_one_up_to_rotation_scale_and_shift_and_for_nothing_else():
+def test_cka_is_one_only_up_to_rotation_scale_and_shift():
     x = randn(60, 6)
     rotation = torch.linalg.qr(randn(6, 6, seed=1)).Q
     stretched = x * torch.tensor([9.0, 1, 1, 1, 1, 1], dtype=torch.float64)
@@ -111,7 +111,7 @@ def test_cka_of_batches_is_the_ratio_of_their_sums():
         cka(x[:3], y[:3]).matrix()
 
 
-def test_cka_depends_on_the_batches_only_by_noise_and_is_zero_without_likeness():
+def test_cka_is_unbiased_in_the_batch_size_and_zero_for_independent_features():
     x, y = randn(2000, 8), randn(2000, 8, seed=1)
     z = x + y
     whole, parts = cka(x, z), cka(x, z, batch=50)
@@ -124,7 +124,7 @@ def some_answers():
     return [answers(randn(300, 3, seed=s) + 2 * torch.eye(3)[labels], labels) for s in (1, 2)]
 
 
-def test_a_class_gains_what_its_images_gain():
+def test_the_gain_of_a_class_counts_its_images():
     network, baseline = some_answers()
     found = count_gains(network, baseline)
     for label in range(3):
@@ -146,7 +146,7 @@ def test_a_class_gains_what_its_images_gain():
 
 
 @pytest.mark.parametrize("shares", [(0.1, 0.05), (0.02, 0.0), (0.3, 0.3)])
-def test_the_interval_covers_the_truth_as_often_as_it_says(shares):
+def test_the_interval_has_its_nominal_coverage(shares):
     won, lost = shares
     rng = torch.Generator().manual_seed(0)
     drawn = torch.rand(100, 4000, generator=rng)
@@ -154,7 +154,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(shares):
     is_won, is_lost = (drawn < won).flatten(), ((drawn >= won) & (drawn < won + lost)).flatten()
 
     class Fixed(Responses):
-        """4,000 classes of 100 images each, their outcomes drawn."""
+        """4,000 classes of 100 images each with random outcomes."""
 
         @property
         def correct(self):

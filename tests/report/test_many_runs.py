@@ -1,4 +1,4 @@
-"""Ten thousand runs in one report."""
+"""A report of ten thousand runs."""
 
 import csv
 import json
@@ -13,8 +13,8 @@ from tests.run_folders import write_run
 NUM_RUNS, SEEDS, EPOCHS = 10_000, 5, 240
 PAIRS = [f"resnet{depth}" for depth in (8, 14, 20, 32, 38, 44, 56, 110, 116, 200)]
 
-# Runs a command, and tells its processor seconds and the peak of its largest process in KiB. A
-# process starts with the peak of what it was made by, so a small one must make it, not this one.
+# Runs a command and prints its CPU seconds and the peak memory of its largest process in KiB. A
+# process inherits the peak of its parent, so a small process must start it.
 USED = """
 import json, resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True)
@@ -25,7 +25,7 @@ print(json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss]))
 
 @pytest.mark.slow
 def test_ten_thousand_runs_take_under_20_seconds_and_a_gibibyte(tmp_path):
-    """Of two cores, counted as processor time, so that a busy machine does not fail it."""
+    """Measured as CPU time of two cores, so that a busy machine does not fail the test."""
     accuracies = [20 + 50 * epoch / EPOCHS for epoch in range(EPOCHS)]
     template = write_run(tmp_path / "template", "kd", accuracies=accuracies)
     names = ("config", "summary")

@@ -1,4 +1,4 @@
-"""The HTML page: its numbers, its safety, and what it does in a browser."""
+"""The HTML page: its numbers, safety, and behaviour in a browser."""
 
 import html
 import re
@@ -21,7 +21,7 @@ ODD = "<script>alert(1)</script><img src=http://x.invalid/a onerror=alert(2)>\"'
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory):
-    """Twelve runs of two pairs and two networks alone, and one that is not finished."""
+    """Runs of two pairs, of two networks trained alone, and an unfinished run."""
     root = tmp_path_factory.mktemp("grid")
     for student in STUDENTS:
         for method in (*METHODS, None):
@@ -45,7 +45,7 @@ VOID = ("meta", "link", "input", "br", "img", "hr", "path", "circle")
 
 
 class Balance(HTMLParser):
-    """Every tag closed in its order, no identifier twice, no address outside of the page."""
+    """Check that tags are balanced and identifiers unique, and collect all attributes."""
 
     def __init__(self):
         super().__init__()
@@ -63,7 +63,7 @@ class Balance(HTMLParser):
         assert tag in VOID or self.open.pop() == tag
 
 
-def test_the_page_is_whole_and_asks_for_nothing(written):
+def test_the_page_is_well_formed_and_self_contained(written):
     text = written.read_text()
     check = Balance()
     check.feed(text)
@@ -90,7 +90,7 @@ def test_names_are_never_markup(tmp_path):
     assert ODD in html.unescape(text)
 
 
-def test_the_policy_lets_only_the_pages_own_script_run(written):
+def test_the_policy_allows_only_the_pages_own_script(written):
     import base64
     import hashlib
 
@@ -110,8 +110,8 @@ def test_a_scale_has_round_ticks_inside():
 
 
 @pytest.mark.parametrize("more_is_better", [True, False])
-def test_the_front_is_what_nothing_beats(more_is_better):
-    """Against all pairs, the slow way."""
+def test_the_pareto_front_has_the_points_that_no_other_dominates(more_is_better):
+    """Compared with a brute-force search over all pairs."""
     for _ in range(50):
         xs, ys = RANDOM.integers(0, 6, 12), RANDOM.integers(0, 6, 12)
         points = [
@@ -129,7 +129,7 @@ def test_the_front_is_what_nothing_beats(more_is_better):
         assert len(found) == len(best)
 
 
-def test_labels_move_apart_no_more_than_they_must():
+def test_labels_are_separated_without_needless_moves():
     for _ in range(50):
         places = RANDOM.uniform(0, 100, 6).tolist()
         moved = charts.separate(places, 10, 0, 100)
@@ -140,7 +140,7 @@ def test_labels_move_apart_no_more_than_they_must():
     assert charts.separate([5, 50, 90], 10, 0, 100) == [5, 50, 90]
 
 
-# Everything that the page writes, as a reader sees it.
+# All visible text of the page.
 SEEN = """
 const seen = node => [...node.childNodes].map(child => child.nodeType === 3
     ? child.data : child.tagName === 'svg' ? '' : seen(child)).join('');
@@ -177,7 +177,7 @@ def spread(mean, sd, digits=2):
 
 
 def expected_row(raw, student, method, rule):
-    """A row of the table of accuracies, by the separate script."""
+    """Return a row of the accuracy table, computed by the separate script."""
     mine = raw[name_of(student, method)]
     means = [recompute.figures(raw[name_of(student, m)], rule)[0] for m in METHODS]
     mean = recompute.figures(mine, rule)[0]
@@ -197,7 +197,7 @@ def expected_row(raw, student, method, rule):
 
 
 def expected_cost(raw, student, method):
-    """A row of the table of cost."""
+    """Return a row of the cost table."""
     mine = raw[name_of(student, method)]
     minutes = tuple(None if v is None else v * 60 for v in recompute.figures(mine, "hours"))
     return [
@@ -225,7 +225,7 @@ def window(tmp_path_factory):
 
 
 def expected_overview(raw, label, rule):
-    """A row of the table of methods by pairs."""
+    """Return a row of the overview."""
     found = [recompute.figures(raw[name_of(student, label)], rule) for student in STUDENTS]
     counts = [len(raw[name_of(student, label)]) for student in STUDENTS]
     ranks = [
@@ -241,7 +241,7 @@ def expected_overview(raw, label, rule):
 
 
 def expected_points(raw, student, method):
-    """What the three pictures of cost say of a method."""
+    """Return the tooltips of a method in the three cost charts."""
     mine = raw[name_of(student, method)]
     costs = [recompute.figures(mine, key)[0] for key in ("hours", "speed", "peak_memory_mib")]
     names = ("min of training", "images/s in training", "MiB at the peak")
@@ -253,7 +253,7 @@ def expected_points(raw, student, method):
 
 
 def test_every_number_in_the_browser_is_one_from_the_raw_metrics(grid, written, window):
-    """For each of the rules that a reader may choose, and with no request and no error."""
+    """For each selectable rule, and without any request or console error."""
     raw, labels = recompute.rows(grid), (*METHODS, "alone")
     window.open(written)
     for choice, rule in (("own", "last"), ("best", "best"), ("last", "last")):
@@ -345,7 +345,7 @@ def test_keys_alone_sort_and_filter(written, window):
 
 
 @pytest.mark.parametrize("width", [500, 1400])
-def test_only_tables_and_pictures_scroll_sideways(written, window, width):
+def test_the_page_itself_does_not_scroll_sideways(written, window, width):
     window.open(written)
     window.resize(width, 900)
     assert window.run("return document.documentElement.scrollWidth <= innerWidth") is True
@@ -362,8 +362,8 @@ def test_hostile_names_do_nothing_in_the_browser(tmp_path, window):
     assert window.console() == []
 
 
-def test_the_browser_of_these_tests_tells_of_requests_and_errors(tmp_path, window):
-    """So that their absence means something."""
+def test_the_test_browser_reports_requests_and_errors(tmp_path, window):
+    """Otherwise their absence would prove nothing."""
     path = tmp_path / "loud.html"
     path.write_text("<img src='http://127.0.0.1:9/a.png'><script>nothing.there()</script>")
     window.open(path)
@@ -392,8 +392,8 @@ return [...document.querySelectorAll('body *')]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_can_be_read_in_light_and_dark(written, window, scheme):
-    """A contrast of 4.5, as WCAG 2 asks."""
+def test_every_text_has_enough_contrast_in_light_and_dark(written, window, scheme):
+    """WCAG 2 requires a contrast of 4.5."""
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     window.command("/goog/cdp/execute", {"cmd": "Emulation.setEmulatedMedia", "params": media})
     window.open(written)

@@ -1,4 +1,4 @@
-"""The table of published numbers: what it says, and that it says nothing else."""
+"""The table of published results: its numbers, names and sources."""
 
 import csv
 import math
@@ -16,7 +16,7 @@ from distillers.report import published
 
 ENTRIES = published.read()
 TEXT = files("distillers.report").joinpath("published.csv").read_text()
-# Networks of ImageNet papers that the library has under torchvision's and timm's names only.
+# Networks of ImageNet papers, which the library has only under torchvision's and timm's names.
 FOREIGN_NETWORKS = {"MobileNetV1", "ResNet101", "ResNet152"}
 FOREIGN_METHODS = {
     *("alone", "ctkd", "ctkd+dkd", "ctkd+ls", "diffkd", "dist+", "dist++", "distpro"),
@@ -38,7 +38,7 @@ RD, D11 = "RepDistiller README", "giakoumoglou/distillers README, Nov 2024"
 D7 = "giakoumoglou/distillers README, Jul 2024"
 TABLES = "rrd (rrd.preset=tables)", "rrd+kd (rrd.preset=tables)"
 LS = "kd (kd=9, kd.standardise=True, kd.temperature=2)"
-# The averages that the sources print, or that follow from their columns to the last digit.
+# Averages that the sources print, or that follow from their columns.
 AVERAGES = {
     SAME: {
         (RD, "kd"): 72.74,
@@ -119,7 +119,7 @@ AVERAGES = {
 
 @pytest.mark.parametrize("pairs", AVERAGES, ids=("same", "cross"))
 def test_the_printed_averages_follow_from_the_columns(pairs):
-    """A digit that was copied wrongly, or a column that slipped, moves an average."""
+    """A wrong digit or a shifted column changes an average."""
     for (source, method), average in AVERAGES[pairs].items():
         found = {
             (e.teacher, e.student): e.mean
@@ -148,7 +148,7 @@ def test_every_entry_has_a_source_a_rule_and_a_plausible_number():
     assert all(re.fullmatch(r"\d\d\.\d\d", row["mean"]) for row in rows)
 
 
-def test_networks_and_methods_are_the_librarys_or_are_known_to_be_foreign():
+def test_networks_and_methods_are_in_the_library_or_listed_as_foreign():
     networks = {name for e in ENTRIES for name in (e.teacher, e.student) if name}
     assert networks - set(models.names()) == FOREIGN_NETWORKS
     names = {entry.method.partition(" (")[0] for entry in ENTRIES}
@@ -164,7 +164,7 @@ def test_options_in_brackets_are_options_of_the_method():
             assert not dot or option in wiring.options(wiring.find(loss))
 
 
-def test_no_source_says_two_things():
+def test_no_source_has_two_numbers_for_one_entry():
     keys = ("dataset", "source", "protocol", "rule", "teacher", "student", "method")
     count = Counter(tuple(getattr(e, key) for key in keys) for e in ENTRIES)
     assert [key for key, number in count.items() if number > 1 and key[0] == "cifar100"] == []
@@ -178,14 +178,14 @@ def test_a_network_alone_is_found_under_both_protocols():
 
 
 def test_known_failures_are_kept():
-    """AT and NST below the student alone on MobileNetV2: a repetition should show that."""
+    """AT and NST are below the student alone on MobileNetV2; a replication should show that."""
     table = published.by_run(ENTRIES)
     for method, mean in (("at", 59.40), ("nst", 58.16)):
         (found,) = table["cifar100", "crd", "vgg13", "MobileNetV2", method]
         assert found.mean == mean < 64.60
 
 
-def test_training_otherwise_is_told():
+def test_different_training_is_listed():
     (entry,) = published.by_run(ENTRIES)["cifar100", "crd", "resnet32x4", "resnet8x4", "crd"]
     setting = dict(published.STUDENT_DEFAULTS, learning_rate=0.05)
     assert published.departures(entry, setting) == []

@@ -1,4 +1,4 @@
-"""Reading run folders: what a run writes, and whatever else may lie there."""
+"""Reading run folders: finished, unfinished and damaged ones."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ STUDENT = ["--dataset", "digits", "--model_s", "resnet8", "--batch_size", "128",
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    """A teacher and two students of one epoch, by the documented commands."""
+    """A teacher and two students, trained for one epoch by the documented commands."""
     folder = tmp_path_factory.mktemp("real")
     saved = ["--save_dir", str(folder / "save")]
     assert cli.run("teacher", [*TEACHER, *saved]) == 0
@@ -34,7 +34,7 @@ def real(tmp_path_factory):
     return folder
 
 
-def test_a_real_run_is_read_as_it_was(real):
+def test_a_real_run_is_read_correctly(real):
     read = read_all(real)
     assert [type(run) for run in read] == [
         RunRecord
@@ -66,8 +66,8 @@ def test_a_real_run_is_read_as_it_was(real):
     assert parameters["Total time"] == round(kd.hours, 6)
 
 
-def test_the_written_folders_of_these_tests_are_like_real_ones(real, tmp_path):
-    """So that what holds for them holds for those that training writes."""
+def test_the_folders_written_by_tests_match_real_ones(real, tmp_path):
+    """So that results for them also hold for folders written by training."""
     write_run(tmp_path, "kd")
     write_run(tmp_path)
     for method in ("kd", "alone"):
@@ -83,7 +83,7 @@ def test_the_written_folders_of_these_tests_are_like_real_ones(real, tmp_path):
         assert of_real.train_flags.keys() == made.train_flags.keys()
 
 
-def test_homes_of_others_and_nonsense_in_flags_stop_no_report(tmp_path):
+def test_unknown_home_directories_and_invalid_flags_do_not_stop_a_report(tmp_path):
     write_run(tmp_path, "kd", path_t="~nobody_of_that_name/t.pth")
     folder = write_run(tmp_path, "kd", trial=1)
     config = json.loads((folder / "config.json").read_text())
@@ -91,8 +91,8 @@ def test_homes_of_others_and_nonsense_in_flags_stop_no_report(tmp_path):
     assert [run.method for run in read_all(tmp_path)] == ["kd", "kd"]
 
 
-def test_a_run_before_summaries_is_completed_by_resuming(real, tmp_path):
-    """Which measures the network again and trains nothing."""
+def test_resuming_completes_a_run_without_summary(real, tmp_path):
+    """Resuming measures the network but does not train."""
     shutil.copytree(real, tmp_path / "copy", symlinks=True)
     folder = next((tmp_path / "copy").rglob("*_vanilla_*"))
     before = json.loads((folder / "summary.json").read_text())
@@ -122,8 +122,8 @@ def test_seeds_are_the_only_difference_within_a_row(tmp_path):
     assert len(set(same.values())) == 6
 
 
-def test_a_flag_of_students_that_is_not_told_elsewhere_parts_rows(tmp_path):
-    """One that the library may get later too; where it is left out a network alone is alike."""
+def test_student_flags_separate_rows_unless_at_their_default(tmp_path):
+    """Also flags added later; at their default a network trained alone has equal flags."""
     plain, alone = runs.read_run(write_run(tmp_path, "kd")), runs.read_run(write_run(tmp_path))
     assert plain.train_flags == alone.train_flags
     later = write_run(tmp_path / "later", "kd")
@@ -133,7 +133,7 @@ def test_a_flag_of_students_that_is_not_told_elsewhere_parts_rows(tmp_path):
     assert runs.read_run(later).train_flags == plain.train_flags
 
 
-def test_images_in_folders_are_told_apart_by_where_they_lie(tmp_path):
+def test_image_folders_are_distinguished_by_their_path(tmp_path):
     first = write_run(tmp_path, "kd", dataset="folder", data_dir="cats")
     other = write_run(tmp_path, "kd", dataset="folder", data_dir="dogs")
     assert runs.read_run(first).train_flags["data_dir"] == "cats"
@@ -142,7 +142,7 @@ def test_images_in_folders_are_told_apart_by_where_they_lie(tmp_path):
     assert isinstance(runs.read_run(other), RunRecord)
 
 
-def test_a_transfer_is_no_distillation(tmp_path):
+def test_a_transfer_is_not_counted(tmp_path):
     folder = write_run(tmp_path, "kd")
     change("config.json", path_s="student.pth")(folder)
     assert runs.read_run(folder).kind == "transfer"
@@ -249,7 +249,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("kind", [*UNFINISHED, *DAMAGED])
-def test_a_damaged_or_unfinished_folder_is_told_and_stops_nothing(tmp_path, kind):
+def test_a_damaged_or_unfinished_folder_has_a_reason_and_stops_nothing(tmp_path, kind):
     good = write_run(tmp_path, "kd")
     bad = write_run(tmp_path, "kd", trial=1)
     (UNFINISHED | DAMAGED)[kind](bad)
@@ -268,8 +268,8 @@ def test_an_empty_run_folder_is_unfinished(tmp_path):
     assert (read.kind, read.reason) == ("unfinished", "config.json is missing.")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")
-def test_an_unreadable_folder_is_told(tmp_path):
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read everything")
+def test_an_unreadable_folder_has_a_reason(tmp_path):
     folder = write_run(tmp_path, "kd")
     (folder / "metrics.jsonl").chmod(0)
     (read,) = read_all(tmp_path)
@@ -277,7 +277,7 @@ def test_an_unreadable_folder_is_told(tmp_path):
 
 
 def test_first_stages_do_not_count(tmp_path):
-    """AB's and FSP's epochs 1 - W to 0 come before the training that is reported."""
+    """Epochs 1 - W to 0 of AB and FSP precede the reported training."""
     folder = write_run(tmp_path, "kd")
     lines(row(-1, test_acc=99), row(0, test_acc=98), row(1, test_acc=40), row(2, test_acc=30))(
         folder
@@ -287,7 +287,7 @@ def test_first_stages_do_not_count(tmp_path):
     assert read.scores == {"last": 30, "best": 40}
 
 
-def test_the_fast_look_at_numbers_agrees_with_the_slow_one():
+def test_the_fast_check_of_numbers_agrees_with_the_slow_one():
     ends = [0, 1.5, -1e18, 10**18, 10**400, -1e19, float("nan"), float("inf"), True, "1", None]
     for first in ends:
         for second in ends:
@@ -304,7 +304,7 @@ def is_finite(value):
     return True
 
 
-def test_one_bad_figure_among_good_ones_is_told(tmp_path):
+def test_a_single_invalid_number_is_found(tmp_path):
     for number, bad in enumerate((1e300, float("nan"), "1")):
         folder = write_run(tmp_path, "kd", trial=number)
         lines(row(1), row(2, images_per_second=bad))(folder)
@@ -328,8 +328,8 @@ def test_a_data_frame_has_one_row_for_each_finished_run(tmp_path):
     assert load_runs([bad]).empty
 
 
-def test_several_processes_read_the_same(tmp_path):
-    """In a process of its own, since a fork of one with threads, as this has, is not safe."""
+def test_parallel_reading_gives_the_same_result(tmp_path):
+    """In a separate process, since forking this one, which has threads, is not safe."""
     for trial in range(3):
         write_run(tmp_path, "kd", trial=trial)
     truncated(write_run(tmp_path, "kd", trial=3))

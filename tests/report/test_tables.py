@@ -1,4 +1,4 @@
-"""Rows, differences, ranks, published numbers, and the forms that have no pictures."""
+"""Rows, differences, ranks, published results, and the CSV, Markdown and LaTeX files."""
 
 import csv
 import json
@@ -31,8 +31,8 @@ def test_mean_deviation_and_interval_agree_with_scipy():
             assert found.value == pytest.approx(a.mean() - b.mean())
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says():
-    """Of 2,000 pairs of samples of unequal size and variance, 95 % and not 90 or 99."""
+def test_the_interval_has_its_nominal_coverage():
+    """For 2,000 pairs of samples of unequal size and variance."""
     covered = 0
     for _ in range(2000):
         a, b = RANDOM.normal(0, 1, 3), RANDOM.normal(0, 3, 6)
@@ -59,12 +59,12 @@ def seeds(root, method, values, **kwargs):
         write_run(root, method, trial=trial, accuracies=(value / 2, value), **kwargs)
 
 
-def test_whatever_differs_is_another_row_and_its_name_says_how(tmp_path):
+def test_any_difference_makes_another_row_with_a_label_that_names_it(tmp_path):
     seeds(tmp_path, "kd", (60, 62))
     seeds(tmp_path, "at", (61, 64))
     seeds(tmp_path, None, (55, 56))  # the student alone
-    seeds(tmp_path, None, (57, 58), batch_size=32)  # alone, but as no row is trained
-    write_run(tmp_path, None, model="resnet20")  # the teacher is no row of its own pair
+    seeds(tmp_path, None, (57, 58), batch_size=32)  # alone, but trained differently from every row
+    write_run(tmp_path, None, model="resnet20")  # the teacher does not become a row of its pair
     write_run(tmp_path, "kd", batch_size=16, accuracies=(1, 1))
     write_run(tmp_path, "kd", protocol="simkd")
     write_run(tmp_path / "b", "kd", summary={"teacher_sha256": "cd" * 32}, accuracies=(2, 2))
@@ -83,8 +83,8 @@ def test_whatever_differs_is_another_row_and_its_name_says_how(tmp_path):
     assert made[0].baseline == "kd"
 
 
-def test_what_most_runs_have_needs_no_words(tmp_path):
-    """Over all pairs, so that a name means the same in each; the rate is each pair's own."""
+def test_common_flags_are_not_in_labels(tmp_path):
+    """Common over all pairs, so that a label means the same in each; rates are common by pair."""
     for method in ("kd", "at", "sp"):
         write_run(tmp_path, method, weight_decay=1e-3)
     slow = write_run(tmp_path, "kd", model_s="ShuffleV1", weight_decay=1e-3)
@@ -102,8 +102,8 @@ def test_what_most_runs_have_needs_no_words(tmp_path):
     assert {t.student: t.baseline for t in tables(tmp_path)}["resnet14"] == f"kd {other}"
 
 
-def test_a_heading_holds_for_every_row_that_tells_nothing_else(tmp_path):
-    """Also where most rows of one table are trained as few of all others are."""
+def test_a_heading_holds_for_every_row_without_a_difference_in_its_label(tmp_path):
+    """Even if most rows of one table are trained differently from most rows of all tables."""
     for student in ("resnet8", "resnet14"):
         for method in ("kd", "at", "sp"):
             write_run(tmp_path, method, model_s=student, accuracies=(50, 60, 70))
@@ -116,7 +116,7 @@ def test_a_heading_holds_for_every_row_that_tells_nothing_else(tmp_path):
             assert ("epochs=" in row.label) == (row.runs[0].train_flags["epochs"] != 3)
 
 
-def test_runs_on_other_images_are_no_seeds_of_one_row(tmp_path):
+def test_runs_on_other_images_are_in_another_row(tmp_path):
     for trial in (0, 1):
         write_run(tmp_path, "kd", trial=trial)
     write_run(tmp_path, "kd", trial=2, summary={"data": "34" * 32})
@@ -125,7 +125,7 @@ def test_runs_on_other_images_are_no_seeds_of_one_row(tmp_path):
     assert found == {"kd": [0, 1], "kd [data=34343434]": [2]}
 
 
-def test_runs_from_before_the_digest_are_of_the_only_images_there_are(tmp_path):
+def test_runs_without_digest_count_as_runs_on_the_only_known_images(tmp_path):
     for trial, method in ((0, "kd"), (0, None)):
         old = write_run(tmp_path, method, trial=trial)
         summary = json.loads((old / "summary.json").read_text())
@@ -139,7 +139,7 @@ def test_runs_from_before_the_digest_are_of_the_only_images_there_are(tmp_path):
     assert "kd [data=unknown]" in table.by_label
 
 
-def test_the_student_alone_stays_beside_students_of_a_cached_teacher(tmp_path):
+def test_the_student_alone_is_a_row_beside_students_of_a_cached_teacher(tmp_path):
     write_run(tmp_path, "kd", teacher_cache="auto")
     write_run(tmp_path, "at", teacher_cache="auto")
     write_run(tmp_path, None)
@@ -158,7 +158,7 @@ def test_means_that_differ_only_by_rounding_share_a_rank(tmp_path):
     assert [row.ranks["last"] for row in table.rows] == [1, 1]
 
 
-def test_a_row_tells_what_was_minimised(tmp_path):
+def test_a_row_has_the_formula_of_its_loss(tmp_path):
     settings = {"ce": 1.0, "my.code:Loss": 0.5, "ce.label_smoothing": 0.1, "loss.power": 2}
     write_run(tmp_path, "kd", settings=settings)
     assert tables(tmp_path)[0].rows[0].formula == "1 ce + 0.5 my.code:Loss"
@@ -189,7 +189,7 @@ def test_rows_are_ranked_by_the_rule_of_the_protocol(tmp_path):
         assert ranks == (by_last if rule == "last" else {**by_last, "kd": 1, "at": 2, "sp": 2})
 
 
-def test_the_reported_epoch_is_the_held_out_one_where_images_were_held_out(tmp_path):
+def test_the_held_out_epoch_is_reported_if_images_were_held_out(tmp_path):
     flags = {"held_out": (80, 70), "accuracies": (40, 50), "val_fraction": 0.1}
     write_run(tmp_path, "kd", **flags)
     (table,) = tables(tmp_path)
@@ -221,7 +221,7 @@ def test_the_baseline_is_kd_unless_another_is_named(tmp_path, baseline):
             assert row.differences["last"] == welch(row.scores["last"], base.scores["last"])
 
 
-def test_a_baseline_that_nobody_ran_is_refused_with_the_nearest(tmp_path, capsys):
+def test_an_unknown_baseline_is_an_error_that_names_the_nearest(tmp_path, capsys):
     seeds(tmp_path, "crd", (60, 62))
     assert cli.run("report", [str(tmp_path), "--baseline", "crdd"]) == 2
     assert "no row 'crdd', did you mean 'crd'? There are: crd" in capsys.readouterr().err
@@ -244,7 +244,7 @@ def beside(root, method, **kwargs):
     return {(b.entry.source, b.entry.rule): b for b in row.published}
 
 
-def test_the_published_number_stands_beside_and_is_compared_by_its_own_rule(tmp_path):
+def test_published_results_are_compared_by_their_own_rule(tmp_path):
     found = beside(tmp_path / "a", "crd", accuracies=(*LONG[:100], 80.0, *LONG[101:]))
     (one,) = found.values()
     assert (one.entry.mean, one.entry.rule, one.difference) == (75.51, "last", 75.0 - 75.51)
@@ -257,7 +257,7 @@ def test_the_published_number_stands_beside_and_is_compared_by_its_own_rule(tmp_
     assert found["TTM README", "unknown"].difference is None
 
 
-def test_other_training_other_weights_and_other_data_are_not_compared(tmp_path):
+def test_published_results_are_not_compared_if_training_weights_or_data_differ(tmp_path):
     (one,) = beside(tmp_path / "short", "crd").values()
     assert (one.difference, one.departures) == (None, ("2 epochs, not 240",))
     (one,) = beside(tmp_path / "batch", "crd", accuracies=LONG, batch_size=32).values()
@@ -274,7 +274,7 @@ def test_other_training_other_weights_and_other_data_are_not_compared(tmp_path):
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory):
-    """Three methods and the student alone, three seeds, of two pairs; one row has one seed."""
+    """Three methods and the student alone for two pairs, three seeds except for one method."""
     root = tmp_path_factory.mktemp("grid")
     for student in ("resnet8", "resnet14"):
         for method, mean in (("kd", 60), ("at", 62), ("crd", 64)):
@@ -322,7 +322,7 @@ COSTS = {
 
 
 def near(expected):
-    """Equal but for rounding; None is None."""
+    """Return a value that compares as equal up to rounding."""
     if isinstance(expected, tuple):
         return [near(each) for each in expected]
     return expected if expected is None else pytest.approx(expected, rel=1e-9, abs=1e-9)
@@ -354,7 +354,7 @@ def test_overviews_average_what_every_pair_has(grid, tmp_path):
     assert wider.labels()[-1] == "sp"
 
 
-def test_every_form_is_written_and_the_same_twice(grid, tmp_path, capsys):
+def test_every_format_is_written_reproducibly(grid, tmp_path, capsys):
     for out in ("a", "b"):
         assert cli.run("report", [str(grid), "--out", str(tmp_path / out)]) == 0
     names = {"report.html", "report.md", "report.csv", "report.tex"}
@@ -369,8 +369,8 @@ def test_every_form_is_written_and_the_same_twice(grid, tmp_path, capsys):
 ODD = "a|b<i>&$x_ {\\}*[y](z)#%~^`\"'\n=1"
 
 
-def test_names_may_hold_anything_in_every_form(tmp_path):
-    """Markdown and LaTeX keep their columns, and a spreadsheet finds no formula."""
+def test_names_may_contain_anything_in_every_format(tmp_path):
+    """Markdown and LaTeX keep their columns, and spreadsheets see no formula."""
     write_run(tmp_path, "kd", dataset=ODD, name=ODD.replace("\n", " ") + "\udcff\u202e")
     write_run(tmp_path, "kd", dataset=ODD, trial=1, name="=1+1", departures={ODD: ODD})
     bad = write_run(tmp_path, "kd", trial=2, name="=bad")
@@ -397,7 +397,7 @@ def test_names_may_hold_anything_in_every_form(tmp_path):
             assert not re.match(r"[=+@]|-[^\d.]", cell)
 
 
-def test_no_folder_and_no_run_are_told(tmp_path, capsys):
+def test_no_folder_and_no_run_are_errors(tmp_path, capsys):
     assert cli.run("report", []) == 2
     assert "no folder was given" in capsys.readouterr().err
     assert cli.run("report", [str(tmp_path / "nowhere")]) == 2
@@ -407,7 +407,7 @@ def test_no_folder_and_no_run_are_told(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_numbers_are_written_as_people_read_them():
+def test_numbers_are_formatted_for_readers():
     assert [format_signed(x) for x in (1.234, -0.5, 0.001, -0.001)] == [
         "+1.23",
         "−0.50",
