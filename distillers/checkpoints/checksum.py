@@ -1,4 +1,9 @@
-"""Files of `torch.save` with a checksum inside, which every reader of such files still reads."""
+"""Add a checksum to files of `torch.save`, in the comment of the ZIP archive.
+
+Every reader of such files still reads them. The CRC of each member of the archive would not do:
+it misses damage to the archive's directory and to the padding between members, and reading it
+takes as long.
+"""
 
 import hashlib
 from pathlib import Path
@@ -8,17 +13,17 @@ LENGTH = len(MARK) + 64
 CHUNK = 2**20
 
 
-def seal(content: bytes | memoryview) -> bytes:
-    """`content`, a ZIP archive without a comment, with its SHA-256 as comment."""
+def add_checksum(content: bytes | memoryview) -> bytes:
+    """Return `content`, a ZIP archive without a comment, with its SHA-256 as its comment."""
     body = bytes(content)
-    assert body[-22:-18] == b"PK\x05\x06"  # torch.save ends its archives so
+    assert body[-22:-18] == b"PK\x05\x06"  # the end record of an archive of torch.save
     assert body[-2:] == b"\0\0"
     digest = hashlib.sha256(body[:-2]).hexdigest().encode()
     return body[:-2] + LENGTH.to_bytes(2, "little") + MARK + digest
 
 
-def is_broken(path: Path) -> bool:
-    """Whether a file has a checksum that is not its own; False for files without one."""
+def has_wrong_checksum(path: Path) -> bool:
+    """Return whether a file's checksum does not fit its content; False for files without one."""
     size = path.stat().st_size
     if size < LENGTH + 2:
         return False
@@ -35,5 +40,5 @@ def is_broken(path: Path) -> bool:
                 return True
             digest.update(part)
             left -= len(part)
-    told = comment[len(MARK) :]
-    return length != LENGTH.to_bytes(2, "little") or told != digest.hexdigest().encode()
+    expected = MARK + digest.hexdigest().encode()
+    return length != LENGTH.to_bytes(2, "little") or comment != expected

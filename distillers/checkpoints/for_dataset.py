@@ -1,4 +1,4 @@
-"""Any saved network, ONNX files too, made ready for one data set and device."""
+"""Prepare a loaded network for a data set and a device."""
 
 from pathlib import Path
 from typing import Any
@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from distillers import data
-from distillers.checkpoints import input_adapter as inputs
-from distillers.checkpoints import io as checkpoint
-from distillers.checkpoints.load import Ready, best_of, load
+from distillers.checkpoints.input_adapter import adapt_input, class_mismatch, with_normalization
+from distillers.checkpoints.load import Classifier
 from distillers.checkpoints.onnx import OnnxNetwork
 from distillers.config.data import DecodeOptions
 from distillers.config.scoring import ScoringConfig
@@ -19,36 +18,18 @@ from distillers.errors import InputError
 from distillers.models.profile import count_macs, count_parameters
 
 
-def read(path: Path, model: str | None = None, teacher: Ready | None = None) -> Ready:
-    """The network in a file or a run's folder; that of an ONNX file is run by onnxruntime.
+def find_test_source(flags: ScoringConfig, card: dict[str, Any], path: Path | str) -> DataSource:
+    """Return the data set to evaluate a network on.
+
+    On the data set that it was trained on, the image size defaults to that of training.
 
     Args:
-        path: where it is.
-        model: the architecture, where the file does not tell.
-        teacher: of a SimKD file of its authors' code.
+        flags: flags of the command.
+        card: the network's card.
+        path: its file, for the message.
 
     Raises:
-        InputError: when it cannot be had.
-    """
-    path = best_of(path)
-    if path.suffix == ".onnx":
-        net = OnnxNetwork(path)
-        return Ready(net, net.card)
-    if path.suffix == ".pt2" or teacher is None:
-        return load(path, model=model)
-    return Ready(*checkpoint.load_network(path, name=model, teacher=teacher.net))
-
-
-def test_source(flags: ScoringConfig, card: dict[str, Any], path: Path | str) -> DataSource:
-    """The data set to score a network on, at the image size of the network where it is its own.
-
-    Args:
-        flags: of the command.
-        card: of the network.
-        path: of its file, for the message.
-
-    Raises:
-        InputError: when neither flags nor card name a data set, or it is not there.
+        InputError: if neither flags nor card name a data set, or it is missing.
     """
     name = flags.dataset or card.get("dataset")
     if name is None:
@@ -61,37 +42,43 @@ def test_source(flags: ScoringConfig, card: dict[str, Any], path: Path | str) ->
         flags.val_fraction,
     )
     source = data.source_of(name, flags.data_dir, flags.download, reading)
-    # the network's own statistics, so that the accuracy of training is repeated to the bit
-    return inputs.normalised(source, own.get("mean"), own.get("std"))
+    # The statistics of training, so that its accuracy is reproduced to the bit.
+    return with_normalization(source, own.get("mean"), own.get("std"))
 
 
-def fitted(ready: Ready, source: DataSource, path: Path | str, device: torch.device) -> nn.Module:
-    """The network on a device, behind what turns the data set's images into those that it knows.
+def for_dataset(
+    classifier: Classifier, source: DataSource, path: Path | str, device: torch.device
+) -> nn.Module:
+    """Return the network on a device, with an adapter for the data set's images where it needs one.
+
+    Args:
+        classifier: the network with its card.
+        source: the data set.
+        path: the network's file, for messages.
+        device: the device to move it to.
 
     Raises:
-        InputError: when it tells another number of classes apart.
+        InputError: if its classes are not those of the data set.
     """
-    classes = ready.card.get("num_classes")
+    classes = classifier.card.get("num_classes")
     if classes not in (None, source.num_classes):
-        raise InputError(
-            f"{path} tells {classes} classes apart, the data set has {source.num_classes}."
-        )
-    told = inputs.other_classes(ready.card, source, path)
-    if told and ready.card.get("dataset") == source.name:
-        raise InputError(told)
-    if told:  # perhaps the same by other names
-        complain(f"WARNING: {told}")
+        raise InputError(f"{path} has {classes} classes, the data set has {source.num_classes}.")
+    mismatch = class_mismatch(classifier.card, source, path)
+    if mismatch and classifier.card.get("dataset") == source.name:
+        raise InputError(mismatch)
+    if mismatch:  # possibly the same classes under other names
+        complain(f"WARNING: {mismatch}")
     size = (source.image_size, source.image_size)
-    net = inputs.adapted(ready.net, ready.card, mean=source.mean, std=source.std, size=size)
-    if ready.card.get("channels_last"):
+    net = adapt_input(classifier.net, classifier.card, mean=source.mean, std=source.std, size=size)
+    if classifier.card.get("channels_last"):
         net = net.to(memory_format=torch.channels_last)
     return net.to(device).eval()
 
 
-def costs(ready: Ready, image_size: int) -> tuple[Any, Any]:
-    """Parameters and multiply-accumulates; of an ONNX file those that its card tells."""
-    if isinstance(ready.net, OnnxNetwork):
+def count_costs(classifier: Classifier, image_size: int) -> tuple[int | str, int | str]:
+    """Return the numbers of parameters and multiply-accumulates; from the card for an ONNX file."""
+    if isinstance(classifier.net, OnnxNetwork):
         unknown = "unknown (the file has no card)"
-        return ready.card.get("parameters", unknown), ready.card.get("macs", unknown)
-    size = ready.card.get("image_size", image_size)
-    return count_parameters(ready.net), count_macs(ready.net.cpu(), size)
+        return classifier.card.get("parameters", unknown), classifier.card.get("macs", unknown)
+    size = classifier.card.get("image_size", image_size)
+    return count_parameters(classifier.net), count_macs(classifier.net.cpu(), size)

@@ -1,4 +1,4 @@
-"""Deployed networks on the Hugging Face Hub; the extra `hub`."""
+"""Push networks to the Hugging Face Hub and load them from it; needs the extra `hub`."""
 
 import tempfile
 from collections.abc import Iterator
@@ -9,45 +9,51 @@ from urllib.request import Request, urlopen
 
 import yaml
 
-from distillers.checkpoints.export import describe, write_safetensors
-from distillers.checkpoints.load import Program, Ready, load
+from distillers.checkpoints.card import complete_card
+from distillers.checkpoints.export import write_safetensors
+from distillers.checkpoints.load import Classifier, Program, load
+from distillers.checkpoints.onnx import OnnxNetwork
 from distillers.errors import InputError
 
 WEIGHTS = "model.safetensors"
-PATIENCE_SECONDS = 5.0
+TIMEOUT_SECONDS = 5.0
 
 
 def push_to_hub(
-    network: str | Path | Ready, repo_id: str, *, private: bool = False, token: str | None = None
+    network: str | Path | Classifier,
+    repo_id: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
 ) -> str:
     """Upload a network with its model card.
 
     Args:
-        network: what `distillers.load` gives or reads.
-        repo_id: as in "name/repository"; it is made where it does not exist.
-        private: whether a new repository is.
-        token: left out, the one that `hf auth login` has stored.
+        network: a network from `distillers.load`, or a path for it.
+        repo_id: as in "name/repository"; created if it does not exist.
+        private: whether a new repository is private.
+        token: an access token; by default the one that `hf auth login` stored.
 
     Returns:
-        the repository's address.
+        The repository's URL.
 
     Raises:
-        InputError: when the network cannot be read, or the hub does not answer or refuses.
+        InputError: if the network cannot be loaded, or the hub does not answer or refuses.
     """
-    ready = network if isinstance(network, Ready) else load(network)
-    if isinstance(ready.net, Program):
+    classifier = network if isinstance(network, Classifier) else load(network)
+    if isinstance(classifier.net, Program | OnnxNetwork):
         raise InputError(
-            "a program of torch.export has no weights to upload; push the checkpoint or the "
-            "safetensors file."
+            "a .pt2 or .onnx file is a program without weights to upload; push the checkpoint or "
+            "the safetensors file."
         )
-    card = describe(ready)
-    _require_answer()
+    card = complete_card(classifier)
+    _check_reachable()
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
-    with tempfile.TemporaryDirectory() as name, _plain_errors(repo_id):
+    with tempfile.TemporaryDirectory() as name, _short_errors(repo_id):
         folder = Path(name)
-        write_safetensors(ready.net, card, folder / WEIGHTS)
+        write_safetensors(classifier.net, card, folder / WEIGHTS)
         (folder / "README.md").write_text(model_card(card, repo_id))
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         message = f"{card['model']} by distillers {card['distillers']}"
@@ -61,34 +67,34 @@ def from_pretrained(
     revision: str | None = None,
     token: str | None = None,
     model: str | None = None,
-) -> Ready:
-    """The network that `push_to_hub` has uploaded, in evaluation mode on the CPU.
+) -> Classifier:
+    """Load a network that `push_to_hub` uploaded, in evaluation mode on the CPU.
 
     Args:
         repo_id: as in "name/repository".
-        revision: a branch, a tag or a commit; left out, the newest.
+        revision: a branch, tag or commit; by default the newest.
         token: for a private repository.
-        model: the architecture, where it is code of your own.
+        model: the architecture, if it is your own code.
 
     Raises:
-        InputError: when it is neither on the hub nor in its local cache, or cannot be read.
+        InputError: if it is neither on the hub nor in the local cache, or cannot be loaded.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     try:
-        _require_answer()
+        _check_reachable()
     except InputError:
         cached = try_to_load_from_cache(repo_id, WEIGHTS, revision=revision)
         if not isinstance(cached, str):
             raise
         return load(cached, model=model)
-    with _plain_errors(repo_id):
+    with _short_errors(repo_id):
         path = hf_hub_download(repo_id, WEIGHTS, revision=revision, token=token)
     return load(path, model=model)
 
 
 def model_card(card: dict[str, object], repo_id: str) -> str:
-    """The README.md of a repository, from the card of the artefact."""
+    """Return the README.md of a repository, from the network's card."""
     head: dict[str, object] = {
         "library_name": "distillers",
         "pipeline_tag": "image-classification",
@@ -116,16 +122,16 @@ def model_card(card: dict[str, object], repo_id: str) -> str:
     )
 
 
-def _require_answer() -> None:
-    """Fail at once where the hub cannot be reached; its own client retries for long."""
+def _check_reachable() -> None:
+    """Fail at once if the hub cannot be reached; its own client retries for a long time."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         raise InputError("the hub cannot be used: HF_HUB_OFFLINE is set.")
     try:
-        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=PATIENCE_SECONDS).close()
+        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=TIMEOUT_SECONDS).close()
     except HTTPError:
-        return  # it answers; what it thinks of this request does not matter
+        return  # it answers; the status does not matter
     except OSError as error:
         raise InputError(
             f"{constants.ENDPOINT} does not answer ({error}). Without a network, `distillers "
@@ -134,8 +140,8 @@ def _require_answer() -> None:
 
 
 @contextmanager
-def _plain_errors(repo_id: str) -> Iterator[None]:
-    """What the hub refuses, in one line."""
+def _short_errors(repo_id: str) -> Iterator[None]:
+    """Turn errors of the hub into an `InputError` of one line."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
     try:

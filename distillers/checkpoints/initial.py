@@ -1,4 +1,4 @@
-"""The network that a run begins with: a new one, or one that has learned something already."""
+"""Build the network that a run starts with: new, or with pretrained weights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from distillers import models
-from distillers.checkpoints import io as checkpoint
-from distillers.checkpoints import third_party as foreign
+from distillers.checkpoints.architecture import shapes_of
+from distillers.checkpoints.load import load
 from distillers.config.flags import PUBLISHED
 from distillers.errors import InputError
 from distillers.features.extractor import eval_mode
@@ -17,13 +17,13 @@ from distillers.models.pretrained import statistics, with_classes
 
 
 @dataclass(frozen=True)
-class Start:
-    """A network on the CPU, and how its weights want to see images.
+class InitialNetwork:
+    """A network on the CPU, and the normalisation that its weights expect.
 
     Attributes:
         net: maps images (n, 3, h, w) to logits.
-        mean: what the images must be normalised with, or None where any will do.
-        std: likewise.
+        mean: mean of the normalisation, one number per channel; None if any will do.
+        std: standard deviation of the normalisation; None if any will do.
     """
 
     net: nn.Module
@@ -31,75 +31,76 @@ class Start:
     std: Sequence[float] | None = None
 
 
-def network(
+def build_initial(
     name: str,
     pretrained: str | None,
     *,
     num_classes: int,
     image_size: int,
-    say: Callable[[str], None] = print,
-) -> Start:
-    """Build a network, with weights where they are asked for.
+    log: Callable[[str], None] = print,
+) -> InitialNetwork:
+    """Build a network, with pretrained weights if asked for.
 
-    Where the weights tell another number of classes apart, the classifier is a new one.
+    If the weights are for another number of classes, the classifier is replaced by a new one.
 
     Args:
         name: as in `distillers.models.create`.
-        pretrained: a file of weights of that network, ours or of another project; "published" for
-            those that timm or torchvision publish; None for new ones.
+        pretrained: a checkpoint of that network, from this library or another project; "published"
+            for the weights of timm or torchvision; None for random weights.
         num_classes: number of logits.
         image_size: side of the images in pixels.
-        say: told what was done with a file.
+        log: receives one line about a loaded file.
 
     Raises:
-        InputError: for weights that are not there, are damaged, or are of another network.
+        InputError: if the weights are missing, damaged, or of another network.
     """
     if pretrained is None:
-        return Start(models.create(name, num_classes=num_classes, image_size=image_size))
+        return InitialNetwork(models.create(name, num_classes=num_classes, image_size=image_size))
     if pretrained == PUBLISHED:
         net = models.create(name, num_classes, image_size, pretrained=True)
-        return Start(net, **statistics(net, name))
-    net, card = checkpoint.load_network(pretrained, name=name, image_size=image_size)
+        return InitialNetwork(net, **statistics(net, name))
+    loaded = load(pretrained, model=name, image_size=image_size, programs=False)
+    net, card = loaded.net, loaded.card
     if card.get("deploy"):
         raise InputError(
-            f"{pretrained} holds a {name} with what {card['deploy']['name']} adds to it, which is "
-            "no start for another run; take a network that was trained without it."
+            f"{pretrained} holds a {name} with what {card['deploy']['name']} adds to it, which "
+            "another run cannot start from; take a network that was trained without it."
         )
     own_size = card.get("image_size", image_size)
-    if own_size != image_size and not _takes(name, card, own_size, image_size):
+    if own_size != image_size and not _fits_size(name, card, own_size, image_size):
         raise InputError(
             f"{pretrained} is for images of {own_size} x {own_size}, not {image_size} x "
             f"{image_size}; add --image_size {own_size}."
         )
-    began = f"{name} starts from {pretrained}"
+    message = f"{name} starts from {pretrained}"
     if card["num_classes"] != num_classes:
-        began += f", with a new classifier ({num_classes} classes in the place of "
-        began += f"{card['num_classes']})"
-        net = _for_classes(net, num_classes)
-    say(began)
-    return Start(net, card.get("mean"), card.get("std"))
+        message += f", with a new classifier ({num_classes} classes instead of "
+        message += f"{card['num_classes']})"
+        net = _replace_classifier(net, num_classes)
+    log(message)
+    return InitialNetwork(net, card.get("mean"), card.get("std"))
 
 
-def _takes(name: str, card: dict[str, Any], own_size: int, image_size: int) -> bool:
-    """Whether a network's weights are those of images of another size, too."""
-    if "format" not in card:  # of another project, whose card tells a size where it takes no other
+def _fits_size(name: str, card: dict[str, Any], own_size: int, image_size: int) -> bool:
+    """Return whether a network's weights fit images of another size, too."""
+    if "format" not in card:  # another project's; its card has a size only if no other fits
         return False
     classes = card["num_classes"]
-    own = foreign.shapes_of(name, own_size, classes)
-    return own == foreign.shapes_of(name, image_size, classes)
+    own = shapes_of(name, own_size, classes)
+    return own == shapes_of(name, image_size, classes)
 
 
-def try_out(net: nn.Module, name: str, images: Tensor, num_classes: int) -> None:
-    """Refuse a network that cannot take the images, or gives no logits of their classes.
+def check_forward(net: nn.Module, name: str, images: Tensor, num_classes: int) -> None:
+    """Check that a network takes the images and returns logits of the right shape.
 
     Args:
         net: the network, on the images' device.
-        name: what it is called.
-        images: (n, c, h, w), a few of those to come.
-        num_classes: of the data set.
+        name: its name, for messages.
+        images: (n, c, h, w), a few sample images.
+        num_classes: number of classes of the data set.
 
     Raises:
-        InputError: saying what it did.
+        InputError: if it does not.
     """
     side = "{2} x {3}".format(*images.shape)
     try:
@@ -120,9 +121,9 @@ def try_out(net: nn.Module, name: str, images: Tensor, num_classes: int) -> None
         )
 
 
-def _for_classes(net: nn.Module, num_classes: int) -> nn.Module:
-    """The network with a new classifier."""
-    reset: Any = getattr(net, "reset_classifier", None)  # timm's, which knows of several heads
+def _replace_classifier(net: nn.Module, num_classes: int) -> nn.Module:
+    """Return the network with a new classifier."""
+    reset: Any = getattr(net, "reset_classifier", None)  # timm's, which handles several heads
     if reset is None:
         return with_classes(net, num_classes)
     reset(num_classes)

@@ -1,4 +1,4 @@
-"""A network that was trained on images of another size or normalisation than those at hand."""
+"""Adapt images to the size and normalisation that a network was trained with."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,24 +15,24 @@ from distillers.errors import InputError
 from distillers.features.taps import Taps
 
 
-class Adapted(nn.Module):
-    """Gives a network the very images that it gets, as it was trained to see them.
+class InputAdapter(nn.Module):
+    """Resize and renormalise images before a network.
 
-    So a teacher and a student each see what they know, from one augmented image. What is the same
-    on both sides costs nothing.
+    It lets a teacher and a student that expect different inputs share one augmented image. Steps
+    that would change nothing are skipped.
 
     Args:
-        net: maps images to logits. Where it declares `taps`, so does this, for the same places.
-        mean_from: of the normalisation of the images that come, one number a channel or one for
+        net: maps images to logits. If it declares `taps`, the adapter declares the same places.
+        mean_from: mean of the incoming images' normalisation, one number per channel or one for
             all, on the scale where 0 is black and 1 is white.
-        std_from: likewise.
-        mean_to: of the normalisation that `net` was trained with.
-        std_to: likewise.
-        size: (h, w) that `net` was trained with, to which the images are resized bilinearly, with
-            antialiasing where they shrink, as torchvision's `Resize` does; None for any size.
+        std_from: standard deviation of the incoming images' normalisation.
+        mean_to: mean of the normalisation that `net` was trained with.
+        std_to: standard deviation of the normalisation that `net` was trained with.
+        size: (h, w) that `net` was trained with; images are resized to it bilinearly with
+            antialiasing, as by torchvision's `Resize`. None accepts any size.
 
     Raises:
-        InputError: for a standard deviation that is not positive, or counts that do not fit.
+        InputError: if a standard deviation is not positive, or the numbers of channels differ.
     """
 
     scale: Tensor
@@ -54,13 +54,13 @@ class Adapted(nn.Module):
             raise InputError(
                 f"mean {tuple(mean_from)} and std {tuple(std_from)} of the images do not fit mean "
                 f"{tuple(mean_to)} and std {tuple(std_to)} of {type(net).__name__}; each must hold "
-                "one number a channel, and each std be positive."
+                "one number per channel, and each std must be positive."
             )
         self.net = net
         self.size = size
         mean, std, own_mean, own_std = (torch.tensor(x, dtype=torch.float64) for x in given)
         scale, shift = torch.broadcast_tensors(std / own_std, (mean - own_mean) / own_std)
-        self.is_same = same_numbers(mean_from, mean_to) and same_numbers(std_from, std_to)
+        self.is_same = same_statistics(mean_from, mean_to) and same_statistics(std_from, std_to)
         self.register_buffer("scale", scale.float()[:, None, None], persistent=False)
         self.register_buffer("shift", shift.float()[:, None, None], persistent=False)
         declared = getattr(net, "taps", None)
@@ -68,7 +68,7 @@ class Adapted(nn.Module):
             object.__setattr__(self, "taps", declared.under("net"))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, k) of images (n, c, h, w)."""
+        """Return logits (n, k) of images (n, c, h, w)."""
         if self.size is not None and images.shape[-2:] != self.size:
             images = F.interpolate(images, self.size, mode="bilinear", antialias=True)
         if not self.is_same:
@@ -76,7 +76,7 @@ class Adapted(nn.Module):
         return self.net(images)
 
 
-def adapted(
+def adapt_input(
     net: nn.Module,
     card: dict[str, Any],
     *,
@@ -84,32 +84,32 @@ def adapted(
     std: Sequence[float],
     size: tuple[int, int],
 ) -> nn.Module:
-    """`net` itself where its card says that it knows such images, or says nothing; else `Adapted`.
+    """Return `net`, in an `InputAdapter` if its card asks for other images than these.
 
     Args:
-        net: the network of the card.
-        card: may have "mean", "std" and "image_size".
-        mean: of the normalisation of the images that come.
-        std: likewise.
-        size: their (h, w).
+        net: the network.
+        card: its card, which may have "mean", "std" and "image_size".
+        mean: mean of the images' normalisation.
+        std: standard deviation of the images' normalisation.
+        size: (h, w) of the images.
     """
     own_mean, own_std = card.get("mean") or mean, card.get("std") or std
     side = card.get("image_size")
     own_size = size if side is None else (int(side), int(side))
-    if own_size == size and same_numbers(mean, own_mean) and same_numbers(std, own_std):
+    if own_size == size and same_statistics(mean, own_mean) and same_statistics(std, own_std):
         return net
-    return Adapted(net, mean, std, own_mean, own_std, own_size)
+    return InputAdapter(net, mean, std, own_mean, own_std, own_size)
 
 
-def normalised(
+def with_normalization(
     source: DataSource, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> DataSource:
-    """The data set with another normalisation, or itself where none is given.
+    """Return the data set with another normalisation, or unchanged if none is given.
 
-    Grey images become three equal channels where the numbers are of three.
+    Grey images are repeated to three channels if there are three numbers.
 
     Raises:
-        InputError: where it has not one number for each of the data set's channels.
+        InputError: if there is not one number per channel of the data set.
     """
     if mean is None or std is None:
         return source
@@ -120,25 +120,25 @@ def normalised(
         mean, std = [*mean] * channels, [*std] * channels
     if not channels == len(mean) == len(std):
         raise InputError(
-            f"{source.name} has images of {channels} channels, but the network wants them "
-            f"normalised with mean {tuple(mean)} and std {tuple(std)}."
+            f"{source.name} has images of {channels} channels, but the network expects "
+            f"normalisation with mean {tuple(mean)} and std {tuple(std)}."
         )
     return replace(given, mean=tuple(mean), std=tuple(std))
 
 
 def check_classes(card: dict[str, Any], source: DataSource, path: Path | str) -> None:
-    """Refuse a network whose classes are not those of the data set, where its card names them.
+    """Check that the class names in a network's card, if any, are those of the data set.
 
     Raises:
-        InputError: telling which class is the first to differ.
+        InputError: if they are not; names the first class that differs.
     """
-    told = other_classes(card, source, path)
-    if told:
-        raise InputError(told)
+    mismatch = class_mismatch(card, source, path)
+    if mismatch:
+        raise InputError(mismatch)
 
 
-def other_classes(card: dict[str, Any], source: DataSource, path: Path | str) -> str:
-    """In what a network's classes are not those of the data set; "" where nothing tells so."""
+def class_mismatch(card: dict[str, Any], source: DataSource, path: Path | str) -> str:
+    """Return how a network's classes differ from those of the data set; "" if unknown or equal."""
     known = card.get("class_names")
     if not known or list(known) == list(source.class_names):
         return ""
@@ -150,12 +150,12 @@ def other_classes(card: dict[str, Any], source: DataSource, path: Path | str) ->
     )
 
 
-def same_numbers(first: Sequence[float], second: Sequence[float]) -> bool:
-    """Whether two means or deviations are the same to six digits; one number stands for all."""
+def same_statistics(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Return whether two statistics agree to 1e-6; one number is for all channels."""
     channels = max(len(first), len(second))
-    pairs = zip(_one_each(first, channels), _one_each(second, channels), strict=True)
+    pairs = zip(_per_channel(first, channels), _per_channel(second, channels), strict=True)
     return all(abs(one - other) <= 1e-6 for one, other in pairs)
 
 
-def _one_each(numbers: Sequence[float], channels: int) -> list[float]:
+def _per_channel(numbers: Sequence[float], channels: int) -> list[float]:
     return list(numbers) * channels if len(numbers) == 1 else list(numbers)

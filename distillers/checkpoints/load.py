@@ -1,4 +1,4 @@
-"""`distillers.load`: a network ready to use, from any file or folder that this library writes."""
+"""Load a network, ready to use, from any supported file or a run's folder."""
 
 import json
 import logging
@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distillers.checkpoints import io as checkpoint
+from distillers.checkpoints.io import check_exists, read
+from distillers.checkpoints.network import build_network
+from distillers.checkpoints.onnx import OnnxNetwork
+from distillers.checkpoints.third_party import build_third_party
 from distillers.data.loaders.decode import resize_center_crop
 from distillers.data.normalization import Normalize
 from distillers.errors import InputError
@@ -18,13 +21,13 @@ from distillers.features.taps import Taps
 CARD = "card.json"  # in a .pt2 archive
 
 
-class Ready(nn.Module):
-    """A deployed network with its card; it maps normalised images (n, 3, h, w) to logits (n, k).
+class Classifier(nn.Module):
+    """A network with its card; maps normalised images (n, 3, h, w) to logits (n, k).
 
     Args:
         net: the network.
-        card: what is known of it: "model", "num_classes", and mostly "image_size",
-            "shorter_side", "mean", "std", "dataset", "class_names", "accuracy".
+        card: facts about it: "model", "num_classes", and usually "image_size", "shorter_side",
+            "mean", "std", "dataset", "class_names", "accuracy".
     """
 
     def __init__(self, net: nn.Module, card: dict[str, Any]) -> None:
@@ -32,26 +35,26 @@ class Ready(nn.Module):
         self.net = net
         self.card = card
         declared = getattr(net, "taps", None)
-        if isinstance(declared, Taps):  # so it can be a teacher as it is
+        if isinstance(declared, Taps):  # so that it can be a teacher
             object.__setattr__(self, "taps", declared.under("net"))
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, k) of images (n, 3, h, w) as `preprocess` gives them."""
+        """Return logits (n, k) of images (n, 3, h, w) from `preprocess`."""
         return self.net(images)
 
     def preprocess(self, pixels: Tensor) -> Tensor:
-        """Images as the network was trained to see them, (n, 3, size, size), on their device.
+        """Preprocess pixels as in evaluation: (n, 3, size, size) on their device.
 
-        The shorter side is resized to the card's `shorter_side`, the middle square of `image_size`
-        is cut out, and the card's mean and deviation are applied, as the network was scored.
+        Resizes the shorter side to the card's `shorter_side`, crops the central square of
+        `image_size`, and normalises with the card's mean and standard deviation.
 
         Args:
-            pixels: (n, c, h, w) or (c, h, w) uint8, c is 1 (grey) or 3 (red, green, blue), as
-                `torchvision.io.decode_image` gives them.
+            pixels: (n, c, h, w) or (c, h, w) uint8, with 1 (grey) or 3 (RGB) channels, as from
+                `torchvision.io.decode_image`.
 
         Raises:
-            InputError: for anything else, or a card without mean, std and image_size.
+            InputError: for anything else, or if the card lacks mean, std or image_size.
         """
         missing = [key for key in ("mean", "std", "image_size") if not self.card.get(key)]
         if missing:
@@ -73,10 +76,10 @@ class Ready(nn.Module):
 
 
 class Program(nn.Module):
-    """A program of torch.export as a module; it is fixed in evaluation mode.
+    """An exported program as a module; it always runs in evaluation mode.
 
     Args:
-        program: as `torch.export.load` gives it.
+        program: from `torch.export.load`.
     """
 
     def __init__(self, program: torch.export.ExportedProgram) -> None:
@@ -84,42 +87,77 @@ class Program(nn.Module):
         self.graph = program.module()
 
     def train(self, mode: bool = True) -> "Program":
-        """Nothing but the flag: the graph refuses to be told."""
+        """Set the flag only: the graph cannot change its mode."""
         self.training = mode
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, k) of images (n, 3, h, w)."""
+        """Return logits (n, k) of images (n, 3, h, w)."""
         return self.graph(images)
 
 
-def load(path: str | Path, *, model: str | None = None, teacher: str | Path | None = None) -> Ready:
-    """A network in evaluation mode on the CPU, with `card` and `preprocess`.
+def load(
+    path: str | Path,
+    *,
+    model: str | None = None,
+    teacher: str | Path | nn.Module | None = None,
+    num_classes: int | None = None,
+    image_size: int = 32,
+    programs: bool = True,
+) -> Classifier:
+    """Load a network, in evaluation mode on the CPU.
 
     Args:
-        path: a checkpoint (of another project too), a run's folder, a `.safetensors` file or a
-            `.pt2` file. The last is a program: open only one that you trust.
-        model: the architecture, where the file does not tell.
-        teacher: the checkpoint of the teacher, for a SimKD file of its authors' code.
+        path: a checkpoint (of another project too), a run's folder, or a `.safetensors`, `.onnx`
+            or `.pt2` file. The last two are programs: open only those that you trust. onnxruntime
+            runs `.onnx`.
+        model: the architecture, if the file does not name it; else it must agree.
+        teacher: the teacher or its file, for files of the SimKD authors' code, which lack the
+            classifier.
+        num_classes: number of classes of the data, which the network must have.
+        image_size: side of the images in pixels, for files without a card.
+        programs: whether `.onnx` and `.pt2` files are accepted, which have no weights to train.
 
     Raises:
-        InputError: when it cannot be had, with what to do.
+        InputError: if it cannot be loaded; says what to do.
+        CorruptFileError: if the file is damaged.
     """
-    path = best_of(Path(path))
-    if path.suffix == ".onnx":
-        raise InputError(
-            f"{path} is an ONNX file, which onnxruntime runs, not PyTorch: "
-            f"onnxruntime.InferenceSession({str(path)!r}).run(None, {{'images': ...}}); its card "
-            "is in the session's get_modelmeta().custom_metadata_map['card']."
-        )
-    if path.suffix == ".pt2":
+    path = best_checkpoint(Path(path))
+    if programs and path.suffix == ".onnx":
+        onnx = OnnxNetwork(path)
+        return Classifier(onnx, onnx.card)
+    if programs and path.suffix == ".pt2":
         return _load_program(path)
-    other = None if teacher is None else load(teacher).net
-    return Ready(*checkpoint.load_network(path, name=model, teacher=other))
+    payload = read(path)
+    card = payload.get("card") or {}
+    if not isinstance(card, dict):
+        raise InputError(f"the card in {path} is a {type(card).__name__}, not a mapping.")
+    if card:
+        net, card = build_network(payload, path, model)
+    else:
+        if isinstance(teacher, str | Path):
+            teacher = load(teacher).net
+        net, card = build_third_party(
+            payload,
+            path,
+            model=model,
+            num_classes=num_classes,
+            image_size=image_size,
+            teacher=teacher,
+        )
+    if num_classes not in (None, card["num_classes"]):
+        raise InputError(
+            f"{path} has {card['num_classes']} classes, the data set has {num_classes}."
+        )
+    return Classifier(net, card)
 
 
-def best_of(path: Path) -> Path:
-    """`path`, or the best checkpoint in it where it is a run's folder."""
+def best_checkpoint(path: Path) -> Path:
+    """Return `path`, or the best checkpoint in it if it is a run's folder.
+
+    Raises:
+        InputError: if the folder does not hold exactly one.
+    """
     if not path.is_dir():
         return path
     found = sorted(path.glob("*_best.pth"))
@@ -128,18 +166,17 @@ def best_of(path: Path) -> Path:
     return found[0]
 
 
-def _load_program(path: Path) -> Ready:
-    if not path.is_file():
-        raise InputError(f"there is no file {path}.")
+def _load_program(path: Path) -> Classifier:
+    check_exists(path)
     extra = {CARD: ""}
-    log = logging.getLogger("torch.export")
-    level = log.level
-    log.setLevel(logging.CRITICAL)  # of a damaged file it logs a traceback; it is told below
+    logger = logging.getLogger("torch.export")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # it logs a traceback for a damaged file; raised below
     try:
         program = torch.export.load(path, extra_files=extra)
         card = json.loads(extra[CARD])
     except (RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is damaged or not written by `distillers export`.") from error
     finally:
-        log.setLevel(level)
-    return Ready(Program(program), card)
+        logger.setLevel(level)
+    return Classifier(Program(program), card)

@@ -1,4 +1,4 @@
-"""ONNX files: written from PyTorch, run by onnxruntime; the extra `export`."""
+"""Write ONNX files from PyTorch and run them with onnxruntime; needs the extra `export`."""
 
 import io
 import json
@@ -17,10 +17,10 @@ NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
 def require() -> None:
-    """Make sure that the extra is installed.
+    """Check that the extra is installed.
 
     Raises:
-        InputError: with how to install it.
+        InputError: if it is not; says how to install it.
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
@@ -28,20 +28,20 @@ def require() -> None:
 
 
 def write(net: nn.Module, card: dict[str, Any], path: Path, images: Tensor) -> None:
-    """Write a network with any batch size, the card in its metadata.
+    """Write a network for any batch size, with the card in the metadata.
 
     Args:
-        net: its forward names its argument `images`; in evaluation mode.
-        card: goes in as JSON, under "card".
-        path: of the file.
-        images: (n, 3, h, w), n at least 2, to trace it with.
+        net: a network in evaluation mode whose `forward` calls its argument `images`.
+        card: stored as JSON under "card".
+        path: the file.
+        images: (n, 3, h, w), n at least 2, to trace the network with.
 
     Raises:
-        InputError: when the network has an operation that ONNX does not.
+        InputError: if ONNX lacks an operation of the network.
     """
     require()
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")  # of the exporter about itself
+        warnings.simplefilter("ignore")  # the exporter's, about itself
         try:
             program = torch.onnx.export(
                 net,
@@ -55,7 +55,7 @@ def write(net: nn.Module, card: dict[str, Any], path: Path, images: Tensor) -> N
         except torch.onnx.OnnxExporterError as error:
             reason = str(error.__cause__ or error).strip().splitlines()[0]
             raise InputError(f"this network cannot be written as ONNX: {reason}") from error
-    assert program is not None  # with dynamo=True there is one
+    assert program is not None  # it is None only without dynamo
     model = program.model_proto
     entry = model.metadata_props.add()
     entry.key, entry.value = "card", json.dumps(card)
@@ -69,10 +69,10 @@ class OnnxNetwork(nn.Module):
         path: a file with one input and one output.
 
     Attributes:
-        card: from its metadata, empty where there is none.
+        card: from the metadata; empty if there is none.
 
     Raises:
-        InputError: when onnxruntime is missing or cannot read the file.
+        InputError: if onnxruntime is missing or cannot read the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -97,6 +97,6 @@ class OnnxNetwork(nn.Module):
         self._input = self.session.get_inputs()[0].name
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, k) of images (n, 3, h, w), on their device."""
+        """Return logits (n, k) of images (n, 3, h, w), on their device."""
         (logits,) = self.session.run(None, {self._input: images.float().cpu().numpy()})
         return torch.from_numpy(logits).to(images.device)

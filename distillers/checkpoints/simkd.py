@@ -1,4 +1,4 @@
-"""The network that a SimKD checkpoint of its authors' code was scored with, built again."""
+"""Rebuild the network that was evaluated from a checkpoint of the SimKD authors' code."""
 
 from pathlib import Path
 from typing import cast
@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from distillers.checkpoints.third_party import SIZES, Imported, log
+from distillers.checkpoints.architecture import SIZES, RecognizedNetwork, log
 from distillers.errors import InputError
 from distillers.features.classifier import copy_classifier
 from distillers.features.infer import infer_taps
@@ -18,23 +18,23 @@ from distillers.models.registry import SMALL_IMAGES
 
 
 def build(
-    student: Imported, between: dict[str, Tensor], teacher: nn.Module, path: str | Path
+    student: RecognizedNetwork, projector: dict[str, Tensor], teacher: nn.Module, path: str | Path
 ) -> ReusedClassifier:
-    """Student backbone, the file's projector, and the classifier of the teacher.
+    """Join the student's backbone, the file's projector and the teacher's classifier.
 
     Such a file holds the student and the projector, but neither the classifier nor the size of the
-    teacher's map, to which a larger map of the student is averaged down.
+    teacher's map, to which a larger map of the student is average-pooled.
 
     Args:
         student: the plain student in the file.
-        between: the projector in the file, called `proj` there.
-        teacher: the very network that the student was trained from.
-        path: of the file, for messages.
+        projector: state dict of the projector, called `proj` in the file.
+        teacher: the network that the student was trained from.
+        path: the file, for messages.
 
     Raises:
-        InputError: when the three do not fit together.
+        InputError: if the three do not fit together.
     """
-    state = {".".join(key.split(".")[-2:]): value for key, value in between.items()}
+    state = {".".join(key.split(".")[-2:]): value for key, value in projector.items()}
     convolutions = [value for value in state.values() if value.ndim == 4]
     if len(convolutions) != 3:
         raise InputError(
@@ -45,18 +45,18 @@ def build(
     images = torch.zeros(2, 3, size, size)
     student_trace, teacher_trace = ForwardTrace(student.net, images), ForwardTrace(teacher, images)
     student_taps, teacher_taps = infer_taps(student_trace), infer_taps(teacher_trace)
-    shown = student_trace.read(student_taps, ["maps"])["maps"][-1]
-    final = cast(Tensor, teacher_trace.read(teacher_taps, ["final"])["final"])
+    student_map = student_trace.read(student_taps, ["maps"])["maps"][-1]
+    teacher_map = cast(Tensor, teacher_trace.read(teacher_taps, ["final"])["final"])
     head, dim = copy_classifier(teacher_trace, teacher_taps), convolutions[2].shape[0]
-    if head is None or final.shape[1] != dim or shown.shape[1] != channels:
+    if head is None or teacher_map.shape[1] != dim or student_map.shape[1] != channels:
         raise InputError(
             f"{path}: its projector maps {channels} channels to {dim}, while the last map of "
-            f"{student.name} has {shown.shape[1]} and that of {type(teacher).__name__} "
-            f"{final.shape[1]}; is this the teacher that it was trained from?"
+            f"{student.name} has {student_map.shape[1]} and that of {type(teacher).__name__} "
+            f"{teacher_map.shape[1]}; is this the teacher that it was trained from?"
         )
     loss = SimKD([channels], dim, head, factor=dim // width)
-    size = same_size(shown, final)[0].shape[-2:]
-    if size != shown.shape[-2:]:
+    size = same_size(student_map, teacher_map)[0].shape[-2:]
+    if size != student_map.shape[-2:]:
         loss.teacher_size.copy_(torch.tensor(size))
     try:
         loss.projector.load_state_dict(state)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from distillers import data, models
-from distillers.checkpoints import io as checkpoint
+from distillers.checkpoints.io import read
+from distillers.checkpoints.network import model_name
 from distillers.config.parsing import flag_words, parse
 from distillers.config.student import StudentConfig
 from distillers.config.teacher import TeacherConfig
@@ -159,8 +160,8 @@ class _Expansion:
         if teacher.path:
             if teacher.path not in self._names:
                 with _told(pair.name):
-                    card = checkpoint.load(teacher.path).get("card") or {}
-                    name = checkpoint.name_of(teacher.path, card, flags.get("model_t"))
+                    card = read(teacher.path).get("card") or {}
+                    name = model_name(teacher.path, card, flags.get("model_t"))
                 self._names[teacher.path] = name
             return teacher.path, self._names[teacher.path], None
         label, own = f"{pair.teacher}  teacher", {**self.grid.fixed, **teacher.flags}

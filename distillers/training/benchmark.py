@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.checkpoints.io import load_network
+from distillers.checkpoints.load import load
 from distillers.data.batch import Batch
 from distillers.distillation import recipes
 from distillers.distillation.build import distil
@@ -200,8 +200,8 @@ def cache_bytes(setting: Setting, method: str) -> int:
 
 
 def saved(path: str, name: str | None, image_size: int) -> nn.Module:
-    """The network in a checkpoint; see `distillers.checkpoints.io.load_network`."""
-    return load_network(path, name=name, image_size=image_size)[0]
+    """Return the network in a checkpoint; see `distillers.load`."""
+    return load(path, model=name, image_size=image_size, programs=False).net
 
 
 def student_step(setting: Setting) -> Callable[[], object]:

@@ -117,7 +117,7 @@ def find_checkpoint(place: RunDir, config: TrainConfig) -> RunState | None:
         if not path.exists():
             continue
         try:
-            content = checkpoint.load(path)
+            content = checkpoint.read(path)
         except CorruptFileError as error:
             complain(f"WARNING: {error}")
             damage.append(str(error))

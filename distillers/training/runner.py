@@ -11,10 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from distillers.checkpoints import io as checkpoint
 from distillers.config.data import NumViews
 from distillers.config.train import TrainConfig
-from distillers.data.fingerprint import hash_tensors
 from distillers.data.source import BatchLoader, DataSource
 from distillers.distillation import recipes
 from distillers.distillation.task import Task
@@ -216,20 +214,3 @@ def figures_of(
         each = score(net, interrupts.between(batches) if interrupts else batches, world)
         figures |= {f"{name}_{key}": getattr(each, key) for key in ("loss", "acc", "acc_top5")}
     return figures
-
-
-def card_of(model: str, source: DataSource, config: TrainConfig) -> dict[str, Any]:
-    """What a checkpoint says of its network: enough to build it and to feed it rightly."""
-    return {
-        "format": checkpoint.FORMAT,
-        "model": model,
-        "num_classes": source.num_classes,
-        "image_size": source.image_size,
-        "shorter_side": source.shorter_side,
-        "class_names": list(source.class_names),
-        "data": hash_tensors(source.train_labels),
-        "dataset": source.name,
-        "mean": list(source.mean),
-        "std": list(source.std),
-        "channels_last": config.channels_last,
-    }

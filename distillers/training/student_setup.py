@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from distillers.checkpoints import initial as start
-from distillers.checkpoints import input_adapter as inputs
-from distillers.checkpoints import io as checkpoint
-from distillers.checkpoints.load import best_of
+from distillers.checkpoints.initial import build_initial, check_forward
+from distillers.checkpoints.input_adapter import adapt_input, check_classes, with_normalization
+from distillers.checkpoints.load import best_checkpoint, load
 from distillers.config.flags import as_json_types
 from distillers.config.student import StudentConfig
 from distillers.data.source import DataSource
@@ -66,15 +65,16 @@ def teacher_of(config: StudentConfig, source: DataSource) -> Teacher:
         InputError: when it cannot be built, or does not fit the data set or the losses.
     """
     assert config.path_t is not None  # config.check refuses None
-    path = best_of(Path(config.path_t))
-    net, card = checkpoint.load_network(
+    path = best_checkpoint(Path(config.path_t))
+    loaded = load(
         path,
-        name=config.model_t,
+        model=config.model_t,
         num_classes=source.num_classes,
         image_size=source.image_size,
+        programs=False,
     )
-    inputs.check_classes(card, source, path)
-    name = checkpoint.name_of(path, card, config.model_t)
+    net, card, name = loaded.net, loaded.card, loaded.card["model"]
+    check_classes(card, source, path)
     chosen = weights.choose(config, name)
     return Teacher(path, net, card, name, chosen, weights.options(config, chosen, name))
 
@@ -92,21 +92,21 @@ def made(config: StudentConfig, teacher: Teacher, source: DataSource, world: Wor
         InputError: when the networks do not fit the data or the losses.
     """
     size = source.image_size
-    begun = start.network(
+    initial = build_initial(
         config.model_s,
         config.pretrained,
         num_classes=source.num_classes,
         image_size=size,
-        say=world.say,
+        log=world.say,
     )
-    source = inputs.normalised(source, begun.mean, begun.std)
-    net = inputs.adapted(
+    source = with_normalization(source, initial.mean, initial.std)
+    net = adapt_input(
         teacher.net, teacher.card, mean=source.mean, std=source.std, size=(size, size)
     )
-    student = run.ready(begun.net, config, world)
+    student = run.ready(initial.net, config, world)
     kept, _ = source.split(config.val_fraction, config.trial)
     sample = source.sample(world.device)
-    start.try_out(student, config.model_s, sample, source.num_classes)
+    check_forward(student, config.model_s, sample, source.num_classes)
     task = distil(
         student,
         net.to(world.device),

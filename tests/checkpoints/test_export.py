@@ -10,7 +10,8 @@ import distillers
 from distillers import data, models
 from distillers.checkpoints import export as exporting
 from distillers.checkpoints import io as checkpoint
-from distillers.checkpoints.load import Ready
+from distillers.checkpoints.card import complete_card
+from distillers.checkpoints.load import Classifier
 from distillers.cli import main as cli
 from distillers.errors import InputError
 from distillers.losses import SimKD
@@ -104,8 +105,8 @@ def test_a_run_is_exported_and_read_again(form, make, tmp_path, capsys):
 
 
 def test_a_wrong_file_is_not_kept(tmp_path, monkeypatch):
-    net = Ready(randomised(models.create("resnet8", num_classes=10)), card_of())
-    card = exporting.describe(net, DIGITS)
+    net = Classifier(randomised(models.create("resnet8", num_classes=10)), card_of())
+    card = complete_card(net, DIGITS)
     write = exporting.write_safetensors
 
     def spoil(net, card, path):
@@ -145,9 +146,31 @@ def test_another_projects_file_needs_its_data_set_named(tmp_path, capsys):
     assert distillers.load(path.with_suffix(".safetensors")).card["mean"] == list(DIGITS.mean)
 
 
-def test_an_onnx_file_is_left_to_onnxruntime(tmp_path):
-    with pytest.raises(InputError, match="InferenceSession"):
-        distillers.load(tmp_path / "x.onnx")
+def test_an_onnx_file_is_run_by_onnxruntime(tmp_path):
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    card = card_of() | {"mean": [0.5] * 3, "std": [0.2] * 3}
+    net = Classifier(randomised(models.create("resnet8", num_classes=10)), card)
+    exporting.export(net, complete_card(net), tmp_path / "x.onnx", "onnx", IMAGES)
+    loaded = distillers.load(tmp_path / "x.onnx")
+    torch.testing.assert_close(loaded(IMAGES), net(IMAGES), rtol=1e-4, atol=1e-4)
+    assert loaded.card["model"] == "resnet8"
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_a_program_is_no_start_for_training(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match="is a program, not weights"):
+        distillers.load(path, programs=False)
+
+
+def test_a_program_holds_its_example_images_only(tmp_path):
+    card = card_of() | {"mean": [0.5] * 3, "std": [0.2] * 3}
+    net = Classifier(randomised(models.create("resnet8", num_classes=10)), card)
+    many = torch.randn(2000, 3, 32, 32)
+    exporting.export(net, complete_card(net), tmp_path / "x.pt2", "torch_export", many[:2])
+    assert (tmp_path / "x.pt2").stat().st_size < 2e6
 
 
 @pytest.mark.parametrize("suffix", [".pt2", ".safetensors"])
@@ -169,7 +192,7 @@ def test_preprocessing_is_what_the_loader_does(tmp_path):
     with pytest.raises(InputError, match=r"must be \(n, 1 or 3, h, w\)"):
         net.preprocess(torch.zeros(3, 32, 32))
     with pytest.raises(InputError, match="has no mean"):
-        Ready(nn.Identity(), {"model": "x"}).preprocess(DIGITS.test_images[:1])
+        Classifier(nn.Identity(), {"model": "x"}).preprocess(DIGITS.test_images[:1])
 
 
 FAMILIES = ["resnet8x4", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2", "ResNet50"]
@@ -184,8 +207,8 @@ def test_every_family_is_exported(form, name, tmp_path):
     needs(form)
     size = 64 if ":" in name or (name in LARGE_IMAGES and name != "ResNet50") else 32
     net = randomised(models.create(name, num_classes=10, image_size=size))
-    ready = Ready(net, card_of(name, size))
+    ready = Classifier(net, card_of(name, size))
     images = torch.nn.functional.interpolate(IMAGES[:4], size)
     path = tmp_path / f"x{SUFFIX[form]}"
-    card = exporting.describe(ready, DIGITS)
+    card = complete_card(ready, DIGITS)
     assert exporting.export(ready, card, path, form, images) < 1e-2

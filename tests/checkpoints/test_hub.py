@@ -11,7 +11,7 @@ import distillers
 from distillers import models
 from distillers.checkpoints import hub
 from distillers.checkpoints.export import export
-from distillers.checkpoints.load import Ready
+from distillers.checkpoints.load import Classifier
 from distillers.errors import InputError
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -47,12 +47,12 @@ def remote(tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    monkeypatch.setattr(hub, "_require_answer", lambda: None)
+    monkeypatch.setattr(hub, "_check_reachable", lambda: None)
     return folder
 
 
 def test_a_network_goes_to_the_hub_and_comes_back(remote):
-    net = Ready(models.create("resnet8", num_classes=10), CARD)
+    net = Classifier(models.create("resnet8", num_classes=10), CARD)
     url = distillers.push_to_hub(net, "me/resnet8")
     assert url == "https://hub.test/me/resnet8"
     assert {p.name for p in (remote / "me/resnet8").iterdir()} == {"README.md", "model.safetensors"}
@@ -64,15 +64,15 @@ def test_a_network_goes_to_the_hub_and_comes_back(remote):
 
 
 def test_a_program_is_not_pushed(remote, tmp_path):
-    net = Ready(models.create("resnet8", num_classes=10), CARD)
+    net = Classifier(models.create("resnet8", num_classes=10), CARD)
     export(net, CARD, tmp_path / "x.pt2", "torch_export", torch.randn(2, 3, 32, 32))
-    with pytest.raises(InputError, match="has no weights to upload"):
+    with pytest.raises(InputError, match="without weights to upload"):
         distillers.push_to_hub(str(tmp_path / "x.pt2"), "me/program")
     assert not remote.exists()
 
 
 def test_the_model_card_says_what_it_is(remote):
-    distillers.push_to_hub(Ready(models.create("resnet8", num_classes=10), CARD), "me/resnet8")
+    distillers.push_to_hub(Classifier(models.create("resnet8", num_classes=10), CARD), "me/resnet8")
     text = (remote / "me/resnet8/README.md").read_text()
     head = yaml.safe_load(text.split("---")[1])
     assert head["library_name"] == "distillers"
@@ -93,7 +93,9 @@ def test_without_a_network_it_fails_at_once(offline, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="does not answer"):
         distillers.from_pretrained("me/resnet8")
     with pytest.raises(InputError, match="does not answer"):
-        distillers.push_to_hub(Ready(models.create("resnet8", num_classes=10), CARD), "me/resnet8")
+        distillers.push_to_hub(
+            Classifier(models.create("resnet8", num_classes=10), CARD), "me/resnet8"
+        )
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="HF_HUB_OFFLINE"):
         distillers.from_pretrained("me/resnet8")

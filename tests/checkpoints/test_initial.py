@@ -9,8 +9,8 @@ import torch
 
 import distillers
 from distillers import data, models
-from distillers.checkpoints import initial as start
 from distillers.checkpoints import input_adapter as inputs
+from distillers.checkpoints.initial import build_initial
 from distillers.cli import main as cli
 from distillers.data import DecodeOptions
 from distillers.data.loaders.decode import read
@@ -43,22 +43,22 @@ def home(tmp_path, monkeypatch):
 
 def test_weights_are_taken_up_and_the_classifier_is_new(published, caplog, capsys):
     path, net = published
-    begun = start.network(NAME, str(path), num_classes=3, image_size=32)
-    state = begun.net.state_dict()
+    initial = build_initial(NAME, str(path), num_classes=3, image_size=32)
+    state = initial.net.state_dict()
     same = [key for key, value in net.state_dict().items() if torch.equal(value, state[key])]
     assert set(state) - set(same) == {"fc.weight", "fc.bias"}
     assert state["fc.weight"].shape[0] == 3
-    assert (begun.mean, begun.std) == ([0.5] * 3, [0.5] * 3)  # as timm says of this network
+    assert (initial.mean, initial.std) == ([0.5] * 3, [0.5] * 3)  # as timm says of this network
     assert "taken in their order" in caplog.text
-    assert "a new classifier (3 classes in the place of 1000)" in capsys.readouterr().out
+    assert "a new classifier (3 classes instead of 1000)" in capsys.readouterr().out
 
 
 def test_a_classifier_of_as_many_classes_stays(published):
     path, net = published
-    begun = start.network(NAME, str(path), num_classes=1000, image_size=32)
+    initial = build_initial(NAME, str(path), num_classes=1000, image_size=32)
     assert all(
         torch.equal(a, b)
-        for a, b in zip(net.state_dict().values(), begun.net.state_dict().values(), strict=True)
+        for a, b in zip(net.state_dict().values(), initial.net.state_dict().values(), strict=True)
     )
 
 
@@ -69,20 +69,20 @@ def test_our_own_weights_of_another_size_are_refused_where_shapes_depend_on_it(t
         path = tmp_path / f"{size}.pth"
         torch.save({"model": net.state_dict(), "card": card}, path)
         if taken:
-            start.network(name, str(path), num_classes=3, image_size=48)
+            build_initial(name, str(path), num_classes=3, image_size=48)
             continue
         with pytest.raises(InputError, match="is for images of 64 x 64, not 96 x 96"):
-            start.network(name, str(path), num_classes=3, image_size=96)
+            build_initial(name, str(path), num_classes=3, image_size=96)
 
 
 def test_weights_that_cannot_be_had_are_told(published, tmp_path):
     path, _ = published
     with pytest.raises(InputError, match="there is no file"):
-        start.network(NAME, str(tmp_path / "no.pth"), num_classes=3, image_size=32)
+        build_initial(NAME, str(tmp_path / "no.pth"), num_classes=3, image_size=32)
     with pytest.raises(InputError, match="does not fit VisionTransformer"):
-        start.network("timm:test_vit", str(path), num_classes=3, image_size=32)
+        build_initial("timm:test_vit", str(path), num_classes=3, image_size=32)
     with pytest.raises(InputError, match="has no published weights"):
-        start.network("resnet8", "published", num_classes=3, image_size=32)
+        build_initial("resnet8", "published", num_classes=3, image_size=32)
 
 
 def test_from_published_weights_to_a_student_that_sees_what_was_scored(home, published, capsys):
@@ -127,7 +127,7 @@ def test_preprocessing_is_what_was_scored(home, published):
     card["shorter_side"] = source.shorter_side
     scored = next(source.test_loader(torch.device("cpu")).epoch(1)).images
     paths = [source.test.paths[row] for row in range(12)]
-    net = distillers.checkpoints.load.Ready(torch.nn.Identity(), card)
+    net = distillers.checkpoints.load.Classifier(torch.nn.Identity(), card)
     assert torch.equal(torch.cat([net.preprocess(read(p)) for p in paths]), scored)
 
 
@@ -138,6 +138,6 @@ def test_other_classes_are_refused(home):
         inputs.check_classes(card, source, "net.pth")
     with pytest.raises(InputError, match="trained on cifar10 with other classes"):
         inputs.check_classes({**card, "dataset": "cifar10"}, source, "net.pth")
-    told = inputs.other_classes({**card, "dataset": "cifar10"}, source, "net.pth")
+    told = inputs.class_mismatch({**card, "dataset": "cifar10"}, source, "net.pth")
     assert "its class 1 is n2" in told  # what an evaluation warns of
     inputs.check_classes({"dataset": "folder", "class_names": list(WNIDS)}, source, "net.pth")

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distillers.checkpoints.input_adapter import Adapted, adapted
+from distillers.checkpoints.input_adapter import InputAdapter, adapt_input
 from distillers.distillation.build import distil
 from distillers.errors import InputError
 from distillers.features.extractor import FeatureExtractor
@@ -22,8 +22,8 @@ def normalised(raw, numbers):
 
 def test_a_network_sees_the_normalisation_that_it_knows():
     net, raw = Small().eval(), torch.rand(2, 3, 8, 8)
-    both = adapted(net, THERE, **HERE, size=(8, 8))
-    assert isinstance(both, Adapted)
+    both = adapt_input(net, THERE, **HERE, size=(8, 8))
+    assert isinstance(both, InputAdapter)
     torch.testing.assert_close(both(normalised(raw, HERE)), net(normalised(raw, THERE)))
 
 
@@ -31,37 +31,37 @@ def test_a_network_sees_the_size_that_it_knows():
     net, images = Small().eval(), torch.randn(2, 3, 16, 16)
     expected = net(F.interpolate(images, (8, 8), mode="bilinear", antialias=True))
     assert torch.equal(
-        adapted(net, HERE | {"image_size": 8}, **HERE, size=(16, 16))(images), expected
+        adapt_input(net, HERE | {"image_size": 8}, **HERE, size=(16, 16))(images), expected
     )
-    assert torch.equal(Adapted(net, [0], [1], [0], [1], None)(images), net(images))
+    assert torch.equal(InputAdapter(net, [0], [1], [0], [1], None)(images), net(images))
 
 
 def test_one_number_stands_for_every_channel():
     net, images = Small().eval(), torch.randn(2, 3, 8, 8)
     grey = {"mean": [0.5], "std": [0.25]}
-    assert adapted(net, grey, mean=(0.5,) * 3, std=(0.25,) * 3, size=(8, 8)) is net
-    both = adapted(net, grey, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), size=(8, 8))
+    assert adapt_input(net, grey, mean=(0.5,) * 3, std=(0.25,) * 3, size=(8, 8)) is net
+    both = adapt_input(net, grey, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), size=(8, 8))
     torch.testing.assert_close(both(images), net((images - 0.5) / 0.25))
 
 
 @pytest.mark.parametrize("card", [{}, {"mean": None}, HERE, HERE | {"image_size": 8}])
 def test_a_network_that_knows_such_images_is_left_alone(card):
     net = Small()
-    assert adapted(net, card, **HERE, size=(8, 8)) is net
+    assert adapt_input(net, card, **HERE, size=(8, 8)) is net
 
 
 def test_numbers_that_cannot_be_are_refused():
     with pytest.raises(InputError, match="do not fit mean"):
-        Adapted(Small(), [0.5, 0.5], [1.0, 1.0], [0.5] * 3, [1.0] * 3, None)
-    with pytest.raises(InputError, match="std be positive"):
-        Adapted(Small(), [0.5], [1.0], [0.5], [0.0], None)
+        InputAdapter(Small(), [0.5, 0.5], [1.0, 1.0], [0.5] * 3, [1.0] * 3, None)
+    with pytest.raises(InputError, match="std must be positive"):
+        InputAdapter(Small(), [0.5], [1.0], [0.5], [0.0], None)
 
 
 @pytest.mark.parametrize("build", [Small, Declared])
 def test_it_is_read_as_the_network_in_it(build):
     torch.manual_seed(0)
     net, images = build().eval(), torch.randn(2, 3, 8, 8)
-    both = Adapted(net, [0.5], [1.0], [0.0], [2.0], None)
+    both = InputAdapter(net, [0.5], [1.0], [0.0], [2.0], None)
     taps, own = find_taps(both, images), find_taps(net, images)
     assert taps == own.under("net")
     kinds = ("maps", "pooled", "final", "stem", "preacts", "logits")
@@ -73,7 +73,7 @@ def test_it_is_read_as_the_network_in_it(build):
 def test_an_adapted_teacher_teaches():
     torch.manual_seed(0)
     batch, teacher = make_batch(), Declared(6)
-    both = Adapted(teacher, [0.5], [1.0], [0.0], [2.0], (8, 8))
+    both = InputAdapter(teacher, [0.5], [1.0], [0.0], [2.0], (8, 8))
     task = distil(Declared(3), both, {"kd": 1.0, "at": 1.0, "srrl": 1.0}, images=batch.images)
     before = copy.deepcopy(teacher.state_dict())
     task(batch).loss.backward()

@@ -7,6 +7,7 @@ import torch
 
 from distillers import models
 from distillers.checkpoints import io as checkpoint
+from distillers.checkpoints.load import load
 from distillers.errors import InputError
 
 
@@ -30,8 +31,8 @@ def save_resnet8(folder, payload=None, classes=10, name="resnet8"):
 
 def test_another_number_of_classes_is_refused(tmp_path):
     path, _ = save_resnet8(tmp_path / "resnet8_vanilla", classes=100)
-    with pytest.raises(InputError, match="100 classes apart, the data set has 10"):
-        checkpoint.load_network(path, num_classes=10)
+    with pytest.raises(InputError, match="100 classes, the data set has 10"):
+        load(path, num_classes=10)
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
@@ -40,10 +41,10 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, protocol)
     path = tmp_path / "evil.pth"
     torch.save({"model": Evil(trap)}, path, pickle_protocol=protocol)
     with pytest.raises(InputError, match=r"could run code|damaged"):
-        checkpoint.load(path)
+        checkpoint.read(path)
     path.write_bytes(pickle.dumps(Evil(trap), protocol=protocol))
     with pytest.raises(InputError, match=r"could run code|damaged"):
-        checkpoint.load(path)
+        checkpoint.read(path)
     assert not trap.exists()
 
 
@@ -51,7 +52,7 @@ def test_a_namespace_of_the_old_system_is_refused_with_the_way_out(tmp_path):
     path = tmp_path / "resnet8_last.pth"
     torch.save({"opt": argparse.Namespace(lr=0.05), "model": {}}, path)
     with pytest.raises(InputError, match="convert it once"):
-        checkpoint.load(path)
+        checkpoint.read(path)
 
 
 def test_every_truncation_is_refused(tmp_path):
@@ -60,15 +61,15 @@ def test_every_truncation_is_refused(tmp_path):
     for size in range(0, len(content), max(1, len(content) // 40)):
         path.write_bytes(content[:size])
         with pytest.raises(InputError, match="damaged or not a checkpoint"):
-            checkpoint.load(path)
+            checkpoint.read(path)
 
 
 def test_a_missing_file_says_what_there_is(tmp_path):
     save_resnet8(tmp_path / "a")
     with pytest.raises(InputError, match=r"its folder has resnet8_best\.pth"):
-        checkpoint.load(tmp_path / "a" / "resnet20_best.pth")
+        checkpoint.read(tmp_path / "a" / "resnet20_best.pth")
     with pytest.raises(InputError, match=r"/b does not exist"):
-        checkpoint.load(tmp_path / "b" / "c" / "resnet20_best.pth")
+        checkpoint.read(tmp_path / "b" / "c" / "resnet20_best.pth")
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"model": 3}, {"epoch": 2}, {}])
@@ -76,13 +77,13 @@ def test_a_file_without_weights_is_refused(tmp_path, content):
     path = tmp_path / "resnet8_vanilla.pth"
     torch.save(content, path)
     with pytest.raises(InputError, match=r"not a state dict|no state dict"):
-        checkpoint.load_network(path)
+        load(path)
 
 
 def test_a_newer_format_is_refused(tmp_path):
     path, _ = save_resnet8(tmp_path, lambda s: {"model": s, "card": {"format": 99}})
     with pytest.raises(InputError, match="newer version"):
-        checkpoint.load_network(path)
+        load(path)
 
 
 def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -104,4 +105,4 @@ def test_a_card_cannot_choose_a_module_to_import(tmp_path):
     card = {"format": 1, "model": "tests.nets:Small", "num_classes": 5}
     path, _ = save_resnet8(tmp_path, lambda s: {"model": s, "card": card})
     with pytest.raises(InputError, match="code outside of distillers"):
-        checkpoint.load_network(path)
+        load(path)

@@ -9,9 +9,12 @@ from safetensors.torch import save_file
 
 from distillers import models
 from distillers.checkpoints import io as checkpoint
-from distillers.checkpoints import third_party as foreign
+from distillers.checkpoints.architecture import name_from_folder, names_by_shapes
+from distillers.checkpoints.load import load
+from distillers.checkpoints.network import model_name
 from distillers.errors import InputError
 from distillers.losses import SimKD
+from distillers.models import registry
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -59,7 +62,8 @@ LAYOUTS = {
 def test_files_of_other_projects_load(tmp_path, layout):
     path = tmp_path / "resnet8_vanilla" / "best.pth"
     net = write(path, layout=LAYOUTS[layout])
-    loaded, card = checkpoint.load_network(path, num_classes=10)
+    loaded = load(path, num_classes=10)
+    loaded, card = loaded.net, loaded.card
     assert card == {"model": "resnet8", "num_classes": 10}
     assert torch.equal(loaded(IMAGES), net(IMAGES))
     assert not loaded.training
@@ -70,7 +74,7 @@ def test_what_is_left_out_is_said(tmp_path, caplog):
     for layout, words in (("mdistiller", "conv_reg, teacher left out"), ("SemCKD", "attention")):
         caplog.clear()
         write(path, layout=LAYOUTS[layout])
-        checkpoint.load_network(path)
+        load(path)
         assert words in caplog.text
 
 
@@ -95,8 +99,8 @@ def test_what_is_left_out_is_said(tmp_path, caplog):
     ],
 )
 def test_the_folder_tells_the_network(tmp_path, folder, name):
-    assert foreign.name_from_folder(tmp_path / folder / "x.pth") == name
-    assert foreign.name_from_folder(f"D:\\save\\models\\{folder}\\x.pth") == name
+    assert name_from_folder(tmp_path / folder / "x.pth") == name
+    assert name_from_folder(f"D:\\save\\models\\{folder}\\x.pth") == name
 
 
 @pytest.mark.parametrize(
@@ -105,22 +109,22 @@ def test_the_folder_tells_the_network(tmp_path, folder, name):
 )
 def test_the_shapes_tell_the_network(name):
     net = models.create(name, num_classes=20)
-    assert foreign.names_by_shapes(net.state_dict(), 20) == [(name, 32)]
+    assert names_by_shapes(net.state_dict(), 20) == [(name, 32)]
 
 
 @pytest.mark.slow
 def test_the_shapes_of_every_network_are_its_own():
-    for size, names in ((32, models.zoo.SMALL_IMAGES), (224, models.zoo.LARGE_IMAGES)):
+    for size, names in ((32, registry.SMALL_IMAGES), (224, registry.LARGE_IMAGES)):
         for name in names:
             with torch.device("meta"):
                 net = models.create(name, num_classes=20, image_size=size)
-            assert foreign.names_by_shapes(net.state_dict(), 20) == [(name, size)]
+            assert names_by_shapes(net.state_dict(), 20) == [(name, size)]
 
 
 def test_a_bare_file_name_is_enough(tmp_path, monkeypatch):
     net = write(tmp_path / "mine.pth")
     monkeypatch.chdir(tmp_path)
-    loaded, _ = checkpoint.load_network("mine.pth")
+    loaded = load("mine.pth").net
     assert torch.equal(loaded(IMAGES), net(IMAGES))
 
 
@@ -128,11 +132,12 @@ def test_a_folder_that_names_another_network_is_told(tmp_path):
     path = tmp_path / "resnet20_vanilla" / "x.pth"
     net = write(path)
     with pytest.raises(InputError, match=r"resnet20_vanilla.* are those of resnet8"):
-        checkpoint.load_network(path)
+        load(path)
     with pytest.raises(InputError, match=r"does not fit resnet14.* are those of resnet8"):
-        checkpoint.load_network(path, name="resnet14")
-    loaded, card = checkpoint.load_network(path, name="resnet8")
-    assert checkpoint.name_of(path, card) == "resnet8"
+        load(path, model="resnet14")
+    loaded = load(path, model="resnet8")
+    loaded, card = loaded.net, loaded.card
+    assert model_name(path, card) == "resnet8"
     assert torch.equal(loaded(IMAGES), net(IMAGES))
 
 
@@ -140,23 +145,24 @@ def test_an_unknown_architecture_is_asked_for(tmp_path):
     path = tmp_path / "x.pth"
     torch.save({"model": {"w": torch.zeros(10, 4)}}, path)
     with pytest.raises(InputError, match="--model_t"):
-        checkpoint.load_network(path)
+        load(path)
     with pytest.raises(InputError, match="does not fit ResNet"):
-        checkpoint.load_network(path, name="resnet8")
+        load(path, model="resnet8")
 
 
 def test_torchvisions_files_are_the_networks_of_the_papers(tmp_path):
     path = tmp_path / "resnet18-f37072fd.pth"
     net = models.create("torchvision:resnet18", num_classes=1000)
     torch.save(net.state_dict(), path)
-    loaded, card = checkpoint.load_network(path)
+    loaded = load(path)
+    loaded, card = loaded.net, loaded.card
     assert card["model"] == "ResNet18"
     assert torch.equal(loaded(IMAGES), net.eval()(IMAGES))
     assert card["mean"] == [0.485, 0.456, 0.406]  # as published weights want it
-    _, card = checkpoint.load_network(path, name="torchvision:resnet18")
+    card = load(path, model="torchvision:resnet18").card
     assert card["model"] == "torchvision:resnet18"
     torch.save(models.create("torchvision:resnet18", num_classes=10).state_dict(), path)
-    _, card = checkpoint.load_network(path, name="torchvision:resnet18")
+    card = load(path, model="torchvision:resnet18").card
     assert "mean" not in card  # somebody's own: the data set's numbers are as good as any
 
 
@@ -164,11 +170,12 @@ def test_a_safetensors_file_of_timm_is_named_by_the_user(tmp_path):
     path = tmp_path / "model.safetensors"
     net = models.create("timm:mobilenetv3_small_050", num_classes=10)
     save_file(net.state_dict(), path)
-    loaded, card = checkpoint.load_network(path, name="timm:mobilenetv3_small_050")
+    loaded = load(path, model="timm:mobilenetv3_small_050")
+    loaded, card = loaded.net, loaded.card
     assert card["num_classes"] == 10
     assert torch.equal(loaded(IMAGES), net.eval()(IMAGES))
     with pytest.raises(InputError, match="--model_t"):
-        checkpoint.load_network(path)
+        load(path)
 
 
 def test_weights_with_other_names_are_taken_in_order_and_this_is_said(tmp_path, caplog):
@@ -176,7 +183,7 @@ def test_weights_with_other_names_are_taken_in_order_and_this_is_said(tmp_path, 
     net = write(path, layout=lambda s: {f"{n}.w": v for n, v in enumerate(s.values())})
     state = torch.load(path, weights_only=True)
     torch.save({k: v for k, v in state.items() if v.ndim}, path)
-    loaded, _ = checkpoint.load_network(path, name="resnet8")
+    loaded = load(path, model="resnet8").net
     assert "taken in their order" in caplog.text
     assert torch.equal(loaded(IMAGES), net(IMAGES))
 
@@ -185,19 +192,21 @@ def test_weights_with_other_names_are_of_images_of_a_size(tmp_path):
     net = models.create("timm:test_vit", num_classes=10, image_size=128)
     state = {f"{n}.w": value for n, value in enumerate(net.state_dict().values())}
     torch.save(state, tmp_path / "x.pth")
-    loaded, card = checkpoint.load_network(tmp_path / "x.pth", name="timm:test_vit", image_size=128)
+    loaded = load(tmp_path / "x.pth", model="timm:test_vit", image_size=128)
+    loaded, card = loaded.net, loaded.card
     images = torch.randn(2, 3, 128, 128)
     assert torch.equal(loaded(images), net.eval()(images))
     assert "image_size" not in card
     with pytest.raises(InputError, match="does not fit"):
-        checkpoint.load_network(tmp_path / "x.pth", name="timm:test_vit", image_size=96)
+        load(tmp_path / "x.pth", model="timm:test_vit", image_size=96)
 
 
 def test_torchvisions_further_classifiers_are_left_out(tmp_path):
     net = torchvision.models.googlenet(weights=None, aux_logits=True, init_weights=False)
     assert net.fc.out_features == 1000
     torch.save(net.state_dict(), tmp_path / "x.pth")
-    loaded, card = checkpoint.load_network(tmp_path / "x.pth", name="torchvision:googlenet")
+    loaded = load(tmp_path / "x.pth", model="torchvision:googlenet")
+    loaded, card = loaded.net, loaded.card
     images = torch.randn(2, 3, 64, 64)
     assert torch.equal(loaded(images), net.eval()(images))
     assert card["mean"] == [0.5] * 3
@@ -229,7 +238,7 @@ def test_a_simkd_student_that_shrinks_nothing_takes_larger_images(tmp_path):
     proj = prefixed(loss.projector.state_dict(), "module.transfer.")
     path.parent.mkdir(parents=True)
     torch.save({"model": student.state_dict(), "proj": proj}, path)
-    loaded, _ = checkpoint.load_network(path, teacher=teacher)
+    loaded = load(path, teacher=teacher).net
     images = torch.randn(2, 3, 64, 64)
     assert torch.equal(loaded(images), scored(images))
 
@@ -237,15 +246,17 @@ def test_a_simkd_student_that_shrinks_nothing_takes_larger_images(tmp_path):
 def test_a_simkd_student_is_built_with_its_teacher(tmp_path, caplog):
     path = tmp_path / "S:resnet8_T:vgg8_cifar100_simkd_r:0.0" / "resnet8_best.pth"
     scored, teacher = simkd_file(path)
-    loaded, card = checkpoint.load_network(path, teacher=teacher)
+    loaded = load(path, teacher=teacher)
+    loaded, card = loaded.net, loaded.card
     assert torch.equal(loaded(IMAGES), scored(IMAGES))
     again = tmp_path / "ours.pth"
     checkpoint.save(again, {"model": loaded.state_dict(), "card": card})
-    assert torch.equal(checkpoint.load_network(again)[0](IMAGES), scored(IMAGES))
+    assert torch.equal(load(again)(IMAGES), scored(IMAGES))
     with pytest.raises(InputError, match="is this the teacher"):
-        checkpoint.load_network(path, teacher=models.create("resnet20", num_classes=10))
+        load(path, teacher=models.create("resnet20", num_classes=10))
     caplog.clear()
-    plain, card = checkpoint.load_network(path)
+    loaded = load(path)
+    plain, card = loaded.net, loaded.card
     assert "the accuracy in the file is not this network's" in caplog.text
     assert not hasattr(plain, "projector")
     assert "deploy" not in card

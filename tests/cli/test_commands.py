@@ -259,7 +259,7 @@ def test_a_teacher_of_other_classes_is_refused(there, capsys):
     path = folder / "resnet8_best.pth"
     torch.save({"model": models.create("resnet8", num_classes=7).state_dict()}, path)
     assert cli.run("student", [*STUDENT, "--path_t", str(path)]) == 2
-    assert "7 classes apart, the data set has 10" in capsys.readouterr().err
+    assert "7 classes, the data set has 10" in capsys.readouterr().err
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(there, capsys, monkeypatch):

@@ -63,4 +63,4 @@ def test_another_number_of_classes_is_refused(tmp_path, capsys):
     path.parent.mkdir()
     torch.save({"model": models.create("resnet8", num_classes=7).state_dict()}, path)
     assert cli.run("evaluate", [str(path), "--dataset", "digits"]) == 2
-    assert "tells 7 classes apart, the data set has 10" in capsys.readouterr().err
+    assert "has 7 classes, the data set has 10" in capsys.readouterr().err

@@ -125,7 +125,7 @@ WRONG = {
     "kd_run --seed -1": "--seed is -1; it must be in 0 to 4294967295",
     "kd_run kd_run": "two networks are called kd; name them, as in kd-2=PATH",
     "none.pth": "there is no file none.pth",
-    "seven.pth --dataset digits": "tells 7 classes apart, the data set has 10",
+    "seven.pth --dataset digits": "has 7 classes, the data set has 10",
 }
 
 

@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 
 from distillers import data, models
-from distillers.checkpoints import io as checkpoint
+from distillers.checkpoints.card import create_card
+from distillers.checkpoints.load import load
 from distillers.config.teacher import TeacherConfig
 from distillers.data.datasets.images import ImageSet
 from distillers.distillation.task import Supervised
@@ -39,7 +40,7 @@ def train(size: int, world: World) -> None:
     place = resolve_run_dir(config.folder(), config.model, config, world)
     run.prepare(config)
     net = models.create(config.model, num_classes=10, image_size=32)
-    card = run.card_of(config.model, source, config)
+    card = create_card(config.model, source, channels_last=config.channels_last)
     run.train(config, Supervised(net, CE()), source, place, card, world)
 
 
@@ -56,7 +57,7 @@ def test_what_is_reported_is_what_one_process_counts(processes, tmp_path):
     for size in SIZES:
         (path,) = Path(tmp_path / str(size)).rglob("*_best.pth")
         payload = torch.load(path, weights_only=True)
-        net, _ = checkpoint.load_network(path, name=CONFIG.model)
+        net = load(path, model=CONFIG.model).net
         found = score(net, digits(size).test_loader(torch.device("cpu")).epoch(1))
         assert found.total == size
         assert found.acc == payload["best_acc"]

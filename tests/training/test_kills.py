@@ -124,7 +124,7 @@ def survive(save_dir: Path, kills: int, seed: int) -> list[Path]:
             was_killed = killed(where, None, draw.uniform(0.0, 1.5))
         times += was_killed
         for path in where.rglob("*.pth"):
-            checkpoint.load(path)  # never unreadable
+            checkpoint.read(path)  # never unreadable
         if not was_killed:
             folders.append(save_dir / str(len(folders)))
     assert not killed(folders[-1], None, None)
@@ -191,7 +191,7 @@ def check_damaged(path: Path) -> None:
     from distillers.checkpoints import io as checkpoint
 
     with pytest.raises(CorruptFileError, match="damaged"):
-        checkpoint.load(path)
+        checkpoint.read(path)
 
 
 def test_nothing_readable_left_is_told_and_nothing_is_changed(finished, capfd):
@@ -214,7 +214,7 @@ def test_a_checkpoint_that_does_not_belong_is_refused(finished, capfd, what):
     from distillers.checkpoints import io as checkpoint
 
     last = checkpoint_of(finished)
-    kept, payload = last.read_bytes(), checkpoint.load(last)
+    kept, payload = last.read_bytes(), checkpoint.read(last)
     task = payload["trainer"]["task"]
     if what == "newer":
         payload["format"] += 1

@@ -11,6 +11,7 @@ import torch
 
 from distillers import models
 from distillers.checkpoints import io as checkpoint
+from distillers.checkpoints.load import load as load_network
 from distillers.cli import main as cli
 from distillers.cli.demo import halved
 from distillers.data import Loader, load
@@ -99,7 +100,7 @@ def test_a_method_lowers_its_loss_and_what_is_saved_scores_the_same(
     card = {"model": "resnet8", "num_classes": 10, "deploy": getattr(deployed, "card", None)}
     path = tmp_path / "resnet8_best.pth"
     checkpoint.save(path, {"model": deployed.state_dict(), "card": json.loads(json.dumps(card))})
-    loaded, _ = checkpoint.load_network(path)
+    loaded = load_network(path).net
     assert scores(loaded, digits) == {k: rows[-1][k] for k in scores(loaded, digits)}
 
 

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 from distillers import models, progress
-from distillers.checkpoints.input_adapter import normalised
+from distillers.checkpoints.input_adapter import with_normalization
 from distillers.data import load
 from distillers.data.batch import Batch
 from distillers.distillation.build import distil
@@ -229,15 +229,15 @@ def test_embedded_sets_split_as_their_images_do():
 
 def test_images_are_seen_in_the_normalisation_of_the_network():
     images = load("digits")
-    seen = normalised(images, [0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
+    seen = with_normalization(images, [0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
     plain = next(images.test_loader(CPU).epoch(1)).images
     pixels = plain * images.std[0] + images.mean[0]
     mean, std = (torch.tensor(x)[:, None, None] for x in (seen.mean, seen.std))
     expected = (pixels - mean) / std
     torch.testing.assert_close(next(seen.test_loader(CPU).epoch(1)).images, expected)
     torch.testing.assert_close(seen.sample(CPU), expected[:2])
-    assert normalised(images, None, None) is images
-    one = normalised(seen, [0.5], [0.2])
+    assert with_normalization(images, None, None) is images
+    one = with_normalization(seen, [0.5], [0.2])
     assert (one.mean, one.std) == ((0.5,) * 3, (0.2,) * 3)
 
 

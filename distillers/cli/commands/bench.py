@@ -126,18 +126,21 @@ def setting_of(config: BenchConfig) -> "Setting":
     from functools import partial
 
     from distillers import models
-    from distillers.checkpoints import io as checkpoint
-    from distillers.checkpoints.load import best_of
+    from distillers.checkpoints.load import load
     from distillers.distributed.rendezvous import device_of
     from distillers.training import benchmark as bench
 
     device = device_of((config.gpu_id,) if config.gpu_id else ())
     classes, side = config.num_classes, config.image_size
-    path = str(best_of(Path(config.path_t))) if config.path_t else None
+    path = config.path_t
     if path:
-        _, card = checkpoint.load_network(
-            path, name=config.model_t, num_classes=classes, image_size=side or 32
-        )
+        card = load(
+            path,
+            model=config.model_t,
+            num_classes=classes,
+            image_size=side or 32,
+            programs=False,
+        ).card
         classes, side = card["num_classes"], side or card.get("image_size")
     classes, side = classes or 100, side or 32
     build = partial(models.create, num_classes=classes, image_size=side)

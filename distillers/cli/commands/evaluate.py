@@ -30,21 +30,21 @@ def main(args: Sequence[str]) -> None:
     config = parse(EvaluateConfig, args, "distillers evaluate")
     config.check()
 
-    from distillers.checkpoints.for_dataset import costs, fitted, read, test_source
-    from distillers.checkpoints.load import best_of
+    from distillers.checkpoints.for_dataset import count_costs, find_test_source, for_dataset
+    from distillers.checkpoints.load import best_checkpoint, load
     from distillers.distributed.rendezvous import device_of
     from distillers.figures.calibration import Predictions, agreement
     from distillers.models.profile import latency_ms
     from distillers.training import runner as run
 
-    path = best_of(Path(config.path))
+    path = best_checkpoint(Path(config.path))
     device = device_of((config.gpu_id,) if config.gpu_id else ())
-    teacher = read(Path(config.path_t), config.model_t) if config.path_t else None
-    net = read(path, config.model, teacher)
-    source = test_source(config, net.card, path)
+    teacher = load(config.path_t, model=config.model_t) if config.path_t else None
+    classifier = load(path, model=config.model, teacher=teacher and teacher.net)
+    source = find_test_source(config, classifier.card, path)
     seen, of_teacher = Predictions(), Predictions()
-    ready = fitted(net, source, path, device)
-    result = run.score(seen.watch(ready), seen.label(source.test_loader(device).epoch(1)))
+    net = for_dataset(classifier, source, path, device)
+    result = run.score(seen.watch(net), seen.label(source.test_loader(device).epoch(1)))
     print(f"{path} on the {result.total} test images of {source.name}")
     print(f"test_acc       {result.acc!r}")
     print(f"test_acc_top5  {result.acc_top5!r}")
@@ -52,12 +52,12 @@ def main(args: Sequence[str]) -> None:
     print(f"correct        {result.correct}")
     print(f"ece            {seen.calibration_error()!r}")
     if teacher is not None:
-        other = fitted(teacher, source, config.path_t or "", device)
+        other = for_dataset(teacher, source, config.path_t or "", device)
         its = run.score(of_teacher.watch(other), source.test_loader(device).epoch(1))
         print(f"teacher_acc    {its.acc!r}")
         print(f"agreement      {agreement(seen, of_teacher)!r}")
-    latency = latency_ms(ready, source.image_size)
-    parameters, macs = costs(net, source.image_size)
+    latency = latency_ms(net, source.image_size)
+    parameters, macs = count_costs(classifier, source.image_size)
     print(f"parameters     {parameters}")
     print(f"MACs           {macs}")
     print(f"latency_ms     {latency:.3f} (one image, {device})")

@@ -47,10 +47,11 @@ def main(args: Sequence[str]) -> None:
     config = parse(ExportConfig, args, "distillers export")
 
     from distillers.checkpoints import onnx as onnx_file
-    from distillers.checkpoints.export import SUFFIXES, describe, export
-    from distillers.checkpoints.load import best_of, load
+    from distillers.checkpoints.card import complete_card
+    from distillers.checkpoints.export import SUFFIXES, export
+    from distillers.checkpoints.load import best_checkpoint, load
 
-    path = best_of(Path(config.path))
+    path = best_checkpoint(Path(config.path))
     out = Path(config.out) if config.out else path.with_suffix(SUFFIXES[config.format])
     beside = [out.with_suffix(".json")] if config.format == "torch_export" else []
     there = [path for path in (out, *beside) if path.exists()]
@@ -60,14 +61,14 @@ def main(args: Sequence[str]) -> None:
         raise InputError(f"the folder {out.parent} does not exist.")
     if config.format == "onnx":
         onnx_file.require()
-    if path.suffix == ".pt2" and config.format != "torch_export":
+    if path.suffix == ".onnx" or (path.suffix == ".pt2" and config.format != "torch_export"):
         raise InputError(f"{path} is a program already; export from the checkpoint instead.")
-    ready = load(path, model=config.model, teacher=config.path_t)
-    name = config.dataset or ready.card.get("dataset")
-    source = _source(name, ready.card, config) if name else None
-    card = describe(ready, source)
+    classifier = load(path, model=config.model, teacher=config.path_t)
+    name = config.dataset or classifier.card.get("dataset")
+    source = _source(name, classifier.card, config) if name else None
+    card = complete_card(classifier, source)
     images, which = _images(source, card)
-    difference = export(ready, card, out, config.format, images)
+    difference = export(classifier, card, out, config.format, images)
     print(f"checked against PyTorch on {len(images)} {which}")
     print(f"max_abs_difference  {difference:.3g}")
     print(f"saved {out}")
@@ -95,7 +96,7 @@ def _images(source: "DataSource | None", card: dict[str, Any]) -> "tuple[Tensor,
     from torch import nn
 
     from distillers import data
-    from distillers.checkpoints import input_adapter as inputs
+    from distillers.checkpoints.input_adapter import adapt_input
 
     if source is None:
         source, which = data.source_of("digits"), "images, for want of its own data set, of"
@@ -103,5 +104,5 @@ def _images(source: "DataSource | None", card: dict[str, Any]) -> "tuple[Tensor,
         which = "test images of"
     images = next(source.test_loader(torch.device("cpu")).epoch(1)).images[:NUM_IMAGES]
     size = (source.image_size, source.image_size)
-    seen = inputs.adapted(nn.Identity(), card, mean=source.mean, std=source.std, size=size)
+    seen = adapt_input(nn.Identity(), card, mean=source.mean, std=source.std, size=size)
     return seen(images), f"{which} {source.name}"

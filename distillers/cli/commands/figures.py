@@ -16,7 +16,7 @@ from distillers.errors import InputError, unknown
 if TYPE_CHECKING:
     import torch
 
-    from distillers.checkpoints.load import Ready
+    from distillers.checkpoints.load import Classifier
     from distillers.data.source import DataSource
     from distillers.figures.figures import NetworkComparison
     from distillers.figures.responses import Network
@@ -140,9 +140,9 @@ def _comparison(config: FiguresConfig) -> "NetworkComparison":
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise InputError(f"two networks are called {twice}; name them, as in {twice}-2=PATH.")
-    from distillers.checkpoints.for_dataset import test_source
+    from distillers.checkpoints.for_dataset import find_test_source
 
-    source = test_source(config, files[0].ready.card, files[0].path)
+    source = find_test_source(config, files[0].classifier.card, files[0].path)
     networks = {each.name: each.placed(source, device) for each in every}
     return NetworkComparison(
         source=source,
@@ -161,19 +161,19 @@ class _Saved(NamedTuple):
 
     name: str
     path: Path
-    ready: "Ready"
+    classifier: "Classifier"
 
     def placed(self, source: "DataSource", device: "torch.device") -> "Network":
         """The network where it can be read, ready for the images of a data set."""
-        from distillers.checkpoints.for_dataset import fitted
+        from distillers.checkpoints.for_dataset import for_dataset
         from distillers.checkpoints.load import Program
         from distillers.checkpoints.onnx import OnnxNetwork
         from distillers.features.infer import find_taps
         from distillers.features.taps import Taps
         from distillers.figures.responses import Network
 
-        net = fitted(self.ready, source, self.path, device)
-        if isinstance(self.ready.net, Program | OnnxNetwork):
+        net = for_dataset(self.classifier, source, self.path, device)
+        if isinstance(self.classifier.net, Program | OnnxNetwork):
             return Network(self.name, net, Taps(maps=(), head=""))
         return Network(self.name, net, find_taps(net, source.sample(device)))
 
@@ -184,14 +184,16 @@ def _named(text: str, model: str | None, teacher: _Saved | None = None) -> _Save
     Without a name it is called as its run's flags say, else by its architecture. The teacher is
     asked for by SimKD files of its authors' code only.
     """
-    from distillers.checkpoints.for_dataset import read
+    from distillers.checkpoints.load import load
 
     name, equals, path = text.partition("=")
     if not equals or "/" in name:
         name, path = "", text
-    ready = read(Path(path), model, teacher.ready if teacher else None)
+    classifier = load(path, model=model, teacher=teacher.classifier.net if teacher else None)
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    return _Saved(name or _name_in(folder) or str(ready.card.get("model")), Path(path), ready)
+    return _Saved(
+        name or _name_in(folder) or str(classifier.card.get("model")), Path(path), classifier
+    )
 
 
 def _name_in(folder: Path) -> str:

@@ -17,20 +17,21 @@ def main(args: Sequence[str]) -> None:
     config = parse(StudentConfig, args, "train_student.py")
     config.check()
 
-    from distillers.checkpoints import io as checkpoint
-    from distillers.checkpoints.load import best_of
+    from distillers.checkpoints.io import check_exists
+    from distillers.checkpoints.load import best_checkpoint
     from distillers.cli import launch
     from distillers.distillation import loss_weights as weights
 
     weights.options(config, weights.choose(config))  # names and numbers, before files are read
     assert config.path_t is not None  # config.check refuses None
-    checkpoint.check_there(best_of(Path(config.path_t)))  # before data is fetched
+    check_exists(best_checkpoint(Path(config.path_t)))  # before data is fetched
     launch.run(config, "student", args, lambda world: work(config, world))
 
 
 def work(config: StudentConfig, world: "World") -> None:
     """Distil it in one of the processes that do."""
     from distillers import data
+    from distillers.checkpoints.card import create_card
     from distillers.data.loaders.views import resolve_views
     from distillers.training import runner as run
     from distillers.training.run_dir import check_same_source, resolve_run_dir
@@ -66,7 +67,7 @@ def work(config: StudentConfig, world: "World") -> None:
         test = source.test_loader(world.device, world.shard)
         accuracy = run.score(net, test.epoch(1), world).acc
         world.say(f"teacher: {accuracy:.2f} % on the test images")
-    card = run.card_of(config.model_s, source, config)
+    card = create_card(config.model_s, source, channels_last=config.channels_last)
     described = {**card, "distilled": origin(config, teacher, accuracy)}
     run.train(config, task, source, place, described, world, views=views, cache=cache)
     if cache:

@@ -27,8 +27,9 @@ def main(args: Sequence[str]) -> None:
 def work(config: TeacherConfig, world: "World") -> None:
     """Train it in one of the processes that do."""
     from distillers import data
-    from distillers.checkpoints import initial as start
-    from distillers.checkpoints import input_adapter as inputs
+    from distillers.checkpoints.card import create_card
+    from distillers.checkpoints.initial import build_initial, check_forward
+    from distillers.checkpoints.input_adapter import with_normalization
     from distillers.distillation.task import Supervised
     from distillers.losses import CE
     from distillers.training import runner as run
@@ -42,19 +43,26 @@ def work(config: TeacherConfig, world: "World") -> None:
         )
     place = resolve_run_dir(config.folder(), config.model, config, world)
     run.prepare(config)
-    begun = start.network(
+    initial = build_initial(
         config.model,
         config.pretrained,
         num_classes=source.num_classes,
         image_size=source.image_size,
-        say=world.say,
+        log=world.say,
     )
-    source = inputs.normalised(source, begun.mean, begun.std)
-    net = run.ready(begun.net, config, world)
-    start.try_out(net, config.model, source.sample(world.device), source.num_classes)
+    source = with_normalization(source, initial.mean, initial.std)
+    net = run.ready(initial.net, config, world)
+    check_forward(net, config.model, source.sample(world.device), source.num_classes)
     task = Supervised(net, CE())
     world.say(f"{config.model} on {config.dataset}, {run.where(world)}, into {place.folder}")
-    run.train(config, task, source, place, run.card_of(config.model, source, config), world)
+    run.train(
+        config,
+        task,
+        source,
+        place,
+        create_card(config.model, source, channels_last=config.channels_last),
+        world,
+    )
     if world.is_first:
         alias = _point(place.folder, config)
         print(f"saved {alias / place.best.name}")

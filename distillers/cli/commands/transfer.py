@@ -12,8 +12,6 @@ from distillers.errors import InputError
 from distillers.files import sha256
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from distillers.data.source import DataSource
     from distillers.distributed.world import World
 
@@ -33,9 +31,9 @@ def work(config: TransferConfig, world: "World") -> None:
     import torch
 
     from distillers import data
-    from distillers.checkpoints import input_adapter as inputs
-    from distillers.checkpoints import io as checkpoint
-    from distillers.checkpoints.load import best_of
+    from distillers.checkpoints.card import create_card
+    from distillers.checkpoints.input_adapter import with_normalization
+    from distillers.checkpoints.load import best_checkpoint, load
     from distillers.distillation import recipes
     from distillers.losses import CE
     from distillers.training import runner as run
@@ -46,13 +44,13 @@ def work(config: TransferConfig, world: "World") -> None:
     check_dali(config.dali, world.device.type)
     run.batch_of(config, world)
     assert config.path_s is not None  # config.check refuses None
-    path = best_of(Path(config.path_s))
-    net, card = _network(config, path)
-    name = checkpoint.name_of(path, card, config.model_s)
+    path = best_checkpoint(Path(config.path_s))
+    loaded = load(path, model=config.model_s, teacher=config.path_t, programs=False)
+    net, card, name = loaded.net, loaded.card, loaded.card["model"]
     reading = replace(config.decode_options(), image_size=_side(config, card, name))
     with world.local_rank0_first():
         images = data.source_of(config.dataset, config.data_dir, config.download, reading)
-    source = inputs.normalised(images, card.get("mean"), card.get("std"))
+    source = with_normalization(images, card.get("mean"), card.get("std"))
     config = config.resolved(recipes.learning_rate(name, SIZE))
     place = resolve_run_dir(config.folder(name), name, config, world)
     check_same_source(place, ("transferred", "sha256"), path)
@@ -71,21 +69,10 @@ def work(config: TransferConfig, world: "World") -> None:
     which = f"{name} of {path} on {config.dataset}"
     world.say(f"{which}, {run.where(world)}, into {place.folder}")
     world.say(_rules(config, source))
-    new_card = run.card_of(name, source, config)
+    new_card = create_card(name, source, channels_last=config.channels_last)
     new_card["transferred"] = {"path": str(path), "sha256": sha256(path)}
     run.train(config, task, given, place, new_card, world)
     world.say(f"saved {place.best}")
-
-
-def _network(config: TransferConfig, path: Path) -> "tuple[nn.Module, dict[str, Any]]":
-    """The network to transfer, and its card."""
-    from distillers.checkpoints import io as checkpoint
-    from distillers.checkpoints.load import best_of
-
-    teacher = None
-    if config.path_t:
-        teacher, _ = checkpoint.load_network(best_of(Path(config.path_t)))
-    return checkpoint.load_network(path, name=config.model_s, teacher=teacher)
 
 
 def _side(config: TransferConfig, card: dict[str, Any], name: str) -> int | None:
@@ -94,7 +81,7 @@ def _side(config: TransferConfig, card: dict[str, Any], name: str) -> int | None
     Raises:
         InputError: when the network has other weights for images of that size.
     """
-    from distillers.checkpoints.third_party import shapes_of
+    from distillers.checkpoints.architecture import shapes_of
     from distillers.models.registry import SMALL_IMAGES
 
     own = card.get("image_size") or (SIZE if name in SMALL_IMAGES else None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from distillers.checkpoints.input_adapter import Adapted
+from distillers.checkpoints.input_adapter import InputAdapter
 from distillers.data.fingerprint import hash_tensors
 from distillers.data.source import DataSource
 
@@ -72,7 +72,7 @@ def _weights(net: nn.Module) -> str:
 
 def _input(net: nn.Module) -> str | dict[str, Any]:
     """What becomes of the images before the network sees them."""
-    if not isinstance(net, Adapted):
+    if not isinstance(net, InputAdapter):
         return "as they are"
     return {
         "size": list(net.size) if net.size else None,

@@ -60,7 +60,7 @@ def rows_of(save_dir):
 
 def weights_of(save_dir):
     (file,) = save_dir.rglob("resnet8_last.pth")
-    return checkpoint.load(file)["model"]
+    return checkpoint.read(file)["model"]
 
 
 def same(one, other):

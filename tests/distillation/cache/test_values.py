@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from distillers.checkpoints.input_adapter import Adapted
+from distillers.checkpoints.input_adapter import InputAdapter
 from distillers.distillation.cache.folder import CARD, CacheFolder, resolve_cache_dir
 from distillers.distillation.cache.key import cache_key
 from distillers.distillation.cache.teacher_cache import CachedTeacherLoader
@@ -188,10 +188,10 @@ def test_what_comes_before_the_teacher_is_part_of_the_key():
         cache_key(net, "slow", source)
         for net in (
             teacher,
-            Adapted(teacher, mean, std, mean, (0.3,) * 3, None),
-            Adapted(teacher, mean, std, mean, (0.4,) * 3, None),
-            Adapted(teacher, mean, std, mean, (0.4,) * 3, (8, 8)),
-            Adapted(teacher, mean, std, mean, (0.4,) * 3, (16, 16)),
+            InputAdapter(teacher, mean, std, mean, (0.3,) * 3, None),
+            InputAdapter(teacher, mean, std, mean, (0.4,) * 3, None),
+            InputAdapter(teacher, mean, std, mean, (0.4,) * 3, (8, 8)),
+            InputAdapter(teacher, mean, std, mean, (0.4,) * 3, (16, 16)),
         )
     ]
     assert len({json.dumps(key) for key in keys}) == 5

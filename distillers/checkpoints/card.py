@@ -1,0 +1,65 @@
+"""Cards: what a checkpoint or an exported file says of its network."""
+
+from typing import Any
+
+from distillers import __version__
+from distillers.checkpoints.io import FORMAT
+from distillers.checkpoints.load import Classifier
+from distillers.data.fingerprint import hash_tensors
+from distillers.data.source import DataSource
+from distillers.errors import InputError
+from distillers.models.profile import count_macs, count_parameters
+
+
+def create_card(model: str, source: DataSource, *, channels_last: bool) -> dict[str, Any]:
+    """Return the card of a network in training: all that is needed to build it and to feed it.
+
+    Args:
+        model: name of the architecture, as in `distillers.models.create`.
+        source: the data set that it is trained on.
+        channels_last: the memory format that it is evaluated in.
+    """
+    return {
+        "format": FORMAT,
+        "model": model,
+        "num_classes": source.num_classes,
+        "image_size": source.image_size,
+        "shorter_side": source.shorter_side,
+        "class_names": list(source.class_names),
+        "data": hash_tensors(source.train_labels),
+        "dataset": source.name,
+        "mean": list(source.mean),
+        "std": list(source.std),
+        "channels_last": channels_last,
+    }
+
+
+def complete_card(classifier: Classifier, source: DataSource | None = None) -> dict[str, Any]:
+    """Return the card of an exported file: preprocessing, classes, origin and size.
+
+    Args:
+        classifier: the network, with the card of its checkpoint.
+        source: the data set, for facts that the card lacks.
+
+    Raises:
+        InputError: if the normalisation or the size of the images is unknown.
+    """
+    card = {"format": FORMAT, **classifier.card}
+    if source is not None:
+        card.setdefault("dataset", source.name)
+        card.setdefault("mean", list(source.mean))
+        card.setdefault("std", list(source.std))
+        if card.setdefault("image_size", source.image_size) == source.image_size:
+            card.setdefault("shorter_side", source.shorter_side)
+        if source.name == card["dataset"]:
+            card.setdefault("class_names", list(source.class_names))
+    missing = [key for key in ("mean", "std", "image_size") if not card.get(key)]
+    if missing:
+        raise InputError(
+            f"the card of the network has no {', '.join(missing)}; name its data set with "
+            "--dataset."
+        )
+    card["parameters"] = count_parameters(classifier)
+    card["macs"] = count_macs(classifier, card["image_size"])
+    card["distillers"] = __version__
+    return {key: value for key, value in card.items() if value is not None}
