@@ -1,4 +1,4 @@
-"""Writes docs/methods.md from the losses' docstrings: python docs/make_methods.py."""
+"""Write docs/methods.md from the docstrings of the losses: python docs/make_methods.py."""
 
 import inspect
 import re
@@ -10,22 +10,27 @@ from distillers.losses import wiring
 PAGE = Path(__file__).with_name("methods.md")
 HEAD = """# Methods
 
-Made from the docstrings by `python docs/make_methods.py`; edit those, not this page.
+Generated from the docstrings by `python docs/make_methods.py`; edit those, not this page.
 
-Weights are those of cross-entropy / KL divergence / the method, under `--protocol crd` and
-`--protocol simkd`. Every loss is a plain `torch.nn.Module` in `distillers.losses`; *reads* are the
-arguments of its `forward`, *needs* the facts that its constructor requires, *options* what
+Weights are those of cross-entropy / KL divergence / the method, with `--protocol crd` and
+`--protocol simkd`. Every loss is a plain `torch.nn.Module` in `distillers.losses`. *Reads* are the
+inputs of its `forward`, *needs* the facts that its constructor requires, *options* what
 `--option NAME.OPTION=VALUE` sets.
+
+Throughout, n is the number of images, k of classes, c of channels, (h, w) the size of a map, d the
+width of an embedding, N the number of training images or of the images of all processes. A *stage*
+is a group of layers whose output has one size; a *map* is the output of a stage; the *embedding* is
+the input of the classifier.
 """
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     return HEAD + "".join(section(name, cls) for name, cls in sorted(wiring.losses().items()))
 
 
 def section(name: str, cls: type) -> str:
-    """One method's part of the page."""
+    """Return the section of one method."""
     rows = [recipes.recipe(protocol, name) for protocol in ("crd", "simkd")]
     weights = ", ".join(
         f"{protocol} {row.ce:g} / {row.kd:g} / {row.method:g}"
@@ -49,12 +54,12 @@ def section(name: str, cls: type) -> str:
 
 
 def names(each: tuple[str, ...]) -> str:
-    """Names as code, separated by commas."""
+    """Format names as code, separated by commas."""
     return ", ".join(f"`{name}`" for name in each)
 
 
 def markdown(docstring: str) -> str:
-    """A docstring with its Args, Raises and Attributes as lists."""
+    """Format a docstring as Markdown, with Args, Raises, Attributes and Returns as lists."""
     lines: list[str] = []
     listing = False
     for line in docstring.splitlines():

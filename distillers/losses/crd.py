@@ -148,7 +148,7 @@ class CRD(nn.Module):
         return loss
 
     def nce_loss(self, bank: Tensor, anchors: Tensor, rows: Tensor, which: int) -> Tensor:
-        """Compute the NCE loss of anchors (n, dim) and one bank.
+        """Compute the noise-contrastive loss of anchors (n, dim) and one bank.
 
         Args:
             bank: (N, dim) embeddings of the other network.
