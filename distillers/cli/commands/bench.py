@@ -1,12 +1,12 @@
-"""`distillers bench`: what each method's step costs for a pair on this device, and what to do."""
+"""`distillers bench`: time a training step of each method, and recommend flags."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from distillers.config.flags import require
+from distillers.config.flags import AT_LEAST_1, at_least, check_ranges, require
 from distillers.config.parsing import parse
 from distillers.config.student import canonical_method
 from distillers.distillation.recipes import ELEVEN
@@ -17,65 +17,63 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig:
-    """Measure what a step of each method costs for a pair of networks on this device.
+    """Time a training step of each method for a pair of networks on this device.
 
-    The plain step is that of most public code: the teacher as it is, everything eager, in single
-    precision. Images are random; a cached step reads from a cache that holds everything.
+    The plain step is that of most public code: an unmodified teacher, eager mode, fp32. Images are
+    random; a cached step reads all teacher outputs from a cache.
     """
 
     path_t: str | None = None
-    """The teacher's checkpoint or run; tells classes and image size. Left out: random weights."""
+    """Checkpoint or run folder of the teacher; sets classes and image size. Default: random
+    weights."""
     model_t: str | None = None
-    """The teacher, where there is no --path_t (resnet32x4), or where that does not tell."""
+    """Architecture of the teacher, if --path_t is not given or does not name it. Default:
+    resnet32x4."""
     model_s: str = "resnet8x4"
-    """The student (see `distillers list`)."""
+    """Architecture of the student (see `distillers list`)."""
     methods: tuple[str, ...] = ELEVEN
-    """The losses, each beside cross-entropy as published."""
+    """Methods, each combined with cross-entropy as published."""
     protocol: Literal["simkd", "crd"] = "crd"
-    """Whose published weights: simkd has the KL divergence beside every method."""
-    num_classes: int | None = None
-    """Left out: the checkpoint's, else 100."""
-    image_size: int | None = None
-    """Pixels on a side. Left out: the checkpoint's, else 32."""
-    batch_size: int = 64
-    """Images a step."""
-    num_images: int = 50_000
-    """Images of the training set: how long an epoch is, and the memory banks."""
-    epochs: int = 240
-    """Passes over the training set, for the hours of a whole training."""
-    views: int = 4
-    """Augmented views of each image that a cache holds."""
+    """Published loss weights; simkd adds the KL divergence to every method."""
+    num_classes: Annotated[int | None, at_least(2)] = None
+    """Number of classes. Default: the checkpoint's, else 100."""
+    image_size: Annotated[int | None, at_least(8)] = None
+    """Height and width of the images in pixels. Default: the checkpoint's, else 32."""
+    batch_size: Annotated[int, AT_LEAST_1] = 64
+    """Images per step."""
+    num_images: Annotated[int, AT_LEAST_1] = 50_000
+    """Size of the training set; sets the steps per epoch and the size of memory banks."""
+    epochs: Annotated[int, AT_LEAST_1] = 240
+    """Epochs of the training whose duration is estimated."""
+    views: Annotated[int, AT_LEAST_1] = 4
+    """Augmented views of each image in a cache."""
     compile: bool = False
-    """Measure compiled steps too; making one takes a minute and more."""
+    """Also measure compiled steps; compiling one takes a minute or more."""
     memory: bool = False
-    """Measure the peak memory of every step too, each in a process of its own (Linux, CUDA)."""
-    rounds: int = 5
-    """Each measures everything once; what is told are medians over them."""
+    """Also measure the peak memory of every step, each in a separate process (Linux, CUDA)."""
+    rounds: Annotated[int, AT_LEAST_1] = 5
+    """Measurements of each step; the median is printed."""
     gpu_id: str | None = None
-    """The GPU to use, or "cpu". Left out: what there is."""
-    threads: int | None = None
-    """Threads on the CPU."""
+    """GPU index, or "cpu". Default: the first GPU if there is one."""
+    threads: Annotated[int | None, AT_LEAST_1] = None
+    """Number of CPU threads. Default: PyTorch's."""
     out: str | None = None
-    """A JSON file for all figures."""
+    """JSON file for all measurements."""
 
     def check(self) -> None:
-        """Refuse what cannot work.
+        """Check the flags.
 
         Raises:
-            InputError: naming the flag.
+            InputError: naming the flag, its value, and what is allowed.
         """
-        for name in ("batch_size", "num_images", "epochs", "views", "rounds"):
-            require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name, least in (("num_classes", 2), ("image_size", 8), ("threads", 1)):
-            value = getattr(self, name)
-            require(name, value, value is None or value >= least, f"at least {least}")
+        check_ranges(self)
         require("methods", self.methods, bool(self.methods), "at least one")
         folder = Path(self.out).parent if self.out else Path()
-        require("out", self.out, folder.is_dir(), "a file in a folder that is there")
+        require("out", self.out, folder.is_dir(), "a file in an existing folder")
 
 
 def main(args: Sequence[str]) -> None:
-    """Print the tables and the advice."""
+    """Print tables and recommendations."""
     config = parse(BenchConfig, args, "distillers bench")
     config = replace(config, methods=tuple(map(canonical_method, config.methods)))
     config.check()
@@ -108,7 +106,7 @@ def main(args: Sequence[str]) -> None:
             if config.memory:
                 figures.peaks[method] = {w: peak.peak_of(setting, method, w, folder) for w in ways}
             figures.rows[method] = bench.measure(setting, method, ways, config.rounds, folder)
-            if config.out:  # after every method: they may take long, and be stopped
+            if config.out:  # after every method, in case the benchmark is stopped
                 about = {"settings": asdict(config), "environment": environment()}
                 content = json.dumps(about | {"results": figures.plain()}, indent=1) + "\n"
                 write_atomically(Path(config.out), content.encode())
@@ -118,10 +116,10 @@ def main(args: Sequence[str]) -> None:
 
 
 def setting_of(config: BenchConfig) -> "Setting":
-    """What the flags say is to be measured.
+    """Return the networks and data sizes to measure.
 
     Raises:
-        InputError: when a network cannot be had.
+        InputError: if a network cannot be created or loaded.
     """
     from functools import partial
 
@@ -158,6 +156,6 @@ def setting_of(config: BenchConfig) -> "Setting":
         device=device,
         protocol=config.protocol,
     )
-    for make in (setting.student, setting.teacher):  # to know of a wrong name before measuring
+    for make in (setting.student, setting.teacher):  # so that errors come before measuring
         make()
     return setting

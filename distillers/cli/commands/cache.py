@@ -1,4 +1,4 @@
-"""`distillers cache`: fill, look at, check and delete caches of what a teacher says."""
+"""`distillers cache`: build, inspect, verify and prune caches of teacher outputs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 WHERE = "./save/teacher_cache"
 USAGE = """usage: distillers cache ACTION [FLAGS]
 
-What a teacher says of every augmented view of every image, computed once (--teacher_cache).
+Caches of teacher outputs for every augmented view of every image (--teacher_cache).
 
-  build     fill a cache ahead of the runs; takes the flags of `distillers student`
-  info      show the caches in a folder
+  build     fill a cache before training; takes the flags of `distillers student`
+  info      list the caches in a folder
   verify    compare every row with its checksum
   prune     delete caches by age and size
 
-`distillers cache ACTION --help` tells the flags of an action."""
+`distillers cache ACTION --help` lists the flags of an action."""
 
 
 @dataclass(frozen=True)
 class InfoConfig:
-    """Show the caches in a folder: of what, how full, how large, when last used."""
+    """List the caches in a folder: content, completeness, size and last use."""
 
     where: Positional[str] = WHERE
-    """A folder of caches, or one cache."""
+    """Folder of caches, or one cache."""
 
 
 @dataclass(frozen=True)
@@ -42,25 +42,25 @@ class VerifyConfig:
     """Compare every row with its checksum."""
 
     where: Positional[str] = WHERE
-    """A folder of caches, or one cache."""
+    """Folder of caches, or one cache."""
     repair: bool = False
-    """Empty the rows that differ, so that they are computed anew."""
+    """Clear damaged rows, so that they are computed again."""
 
 
 @dataclass(frozen=True)
 class PruneConfig:
-    """Delete caches that no process uses, without asking; what is deleted is printed."""
+    """Delete caches that no process uses and print their paths; does not ask."""
 
     where: Positional[str] = WHERE
-    """A folder of caches."""
+    """Folder of caches."""
     unused_for: str | None = None
-    """Those that no run has opened for so long: 30d, 2w, 12h."""
+    """Delete caches that no run has opened for this long: 30d, 2w, 12h."""
     older_than: str | None = None
-    """Those that were begun so long ago."""
+    """Delete caches that were created this long ago."""
     keep: str | None = None
-    """Then those that were not used for longest, until so much is left: 100GB."""
+    """Then delete the least recently used caches until at most this much is left: 100GB."""
     dry_run: bool = False
-    """Only print what would be deleted."""
+    """Print what would be deleted; delete nothing."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -75,7 +75,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def build(args: Sequence[str]) -> None:
-    """Run the teacher for every view that is not there yet; goes on where it stopped."""
+    """Run the teacher for every view that is not cached yet; continues after an interruption."""
     config = parse(StudentConfig, args, "distillers cache build")
     config.check()
 
@@ -87,10 +87,10 @@ def build(args: Sequence[str]) -> None:
 
 
 def work(config: StudentConfig, world: "World") -> None:
-    """Fill a part of the cache in one of the processes that do.
+    """Fill this process's part of the cache.
 
     Raises:
-        InputError: when there can be no cache.
+        InputError: if the run can use no cache.
     """
     from distillers import data
     from distillers.data.loaders.views import resolve_views
@@ -112,14 +112,14 @@ def work(config: StudentConfig, world: "World") -> None:
     asked = request.cache_request(config, net, teacher.name, kept, views)
     cache = request.open_cache(config, asked, task, sample, asked.num_views, world)
     if cache is None:
-        raise InputError("there is nothing to build.")
+        raise InputError("these flags leave no teacher outputs to cache.")
     fill.fill_cache(cache, kept, asked, batch_size, world)
     computed = f"computed {cache.total_computed(world):,} views"
     world.say(f"{computed}; the cache is full: {asked.where}")
 
 
 def info(args: Sequence[str]) -> None:
-    """Print what there is."""
+    """Print a description of each cache."""
     config = parse(InfoConfig, args, "distillers cache info")
 
     from distillers.distillation.cache import maintenance
@@ -131,10 +131,10 @@ def info(args: Sequence[str]) -> None:
 
 
 def verify(args: Sequence[str]) -> None:
-    """Print what is damaged.
+    """Print the damaged rows of each cache.
 
     Raises:
-        InputError: when something is.
+        InputError: if rows are damaged and --repair is not given.
     """
     config = parse(VerifyConfig, args, "distillers cache verify")
 
@@ -146,20 +146,22 @@ def verify(args: Sequence[str]) -> None:
         count += damaged
         print("\n".join(lines))
     if count and not config.repair:
-        raise InputError(f"{count:,} rows are damaged; --repair empties them.")
+        raise InputError(f"{count:,} rows are damaged; --repair clears them.")
     print(f"{len(caches)} caches in {config.where}")
 
 
 def prune(args: Sequence[str]) -> None:
-    """Delete by the rules that were given.
+    """Delete caches by age and size.
 
     Raises:
-        InputError: when none was given.
+        InputError: if no rule is given.
     """
     config = parse(PruneConfig, args, "distillers cache prune")
     given = (config.unused_for, config.older_than, config.keep)
     if given == (None, None, None):
-        raise InputError("say what to delete: --unused_for 30d, --older_than 90d or --keep 100GB.")
+        raise InputError(
+            "no rule is given: add --unused_for 30d, --older_than 90d or --keep 100GB."
+        )
     unused, older = (
         None if text is None else num_days(text, flag)
         for text, flag in zip(given[:2], ("unused_for", "older_than"), strict=True)

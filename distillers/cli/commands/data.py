@@ -1,4 +1,4 @@
-"""`distillers data prepare`: unpack the official archives of ImageNet or Tiny ImageNet."""
+"""`distillers data prepare`: extract the official archives of ImageNet or Tiny ImageNet."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,23 +12,24 @@ from distillers.config.parsing import parse
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Unpack official archives into the folders that training reads; goes on where it stopped."""
+    """Extract official archives into the layout that training reads; resumes if interrupted."""
 
     action: Positional[Literal["prepare"]]
-    """What to do."""
+    """Action."""
     dataset: Positional[Literal["imagenet", "tinyimagenet"]]
-    """ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz or
-    LOC_val_solution.csv; or tiny-imagenet-200.zip."""
+    """Data set. Archives of imagenet: ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar, and
+    ILSVRC2012_devkit_t12.tar.gz or LOC_val_solution.csv; of tinyimagenet:
+    tiny-imagenet-200.zip."""
     source: Annotated[str, arg(name="from")]
-    """The folder with the archives."""
+    """Folder of the archives."""
     to: str
-    """Where to make train/ and val/: DATA_DIR, or DATA_DIR/imagenet."""
+    """Folder in which train/ and val/ are created: DATA_DIR, or DATA_DIR/imagenet."""
     check: bool = True
-    """Compare the archives with the official checksums first."""
+    """Verify the official checksums of the archives first."""
 
 
 def main(args: Sequence[str]) -> None:
-    """Unpack, and say where to."""
+    """Extract the archives and print the flags to train on them."""
     config = parse(DataConfig, args, "distillers data")
 
     from distillers.data.datasets.prepare import imagenet, tinyimagenet

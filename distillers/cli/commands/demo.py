@@ -1,12 +1,13 @@
-"""`distillers demo`: real distillation in a few minutes, without a network or a GPU."""
+"""`distillers demo`: distillation in a few minutes, without internet or a GPU."""
 
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from distillers.config.flags import AT_LEAST_1, check_ranges
 from distillers.config.parsing import parse
 from distillers.config.student import canonical_method
 from distillers.distillation.recipes import ELEVEN
@@ -17,33 +18,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Distil handwritten digits: the student sees 50 labelled images, its teacher 1,297."""
+    """Distil handwritten digits: the student has 50 labelled images, its teacher 1,297."""
 
     methods: tuple[str, ...] = ELEVEN
-    """Which methods to compare with the student alone."""
-    seeds: int = 3
-    """How often each is repeated, with other labelled images each time."""
+    """Methods to compare with the student trained alone."""
+    seeds: Annotated[int, AT_LEAST_1] = 3
+    """Repetitions of each method; each seed selects other labelled images."""
     out: str = "./demo"
-    """Where the picture goes."""
+    """Folder for the figure."""
     gpu_id: str | None = None
-    """The GPU to use, or "cpu". Left out: the first GPU where there is one."""
+    """GPU index, or "cpu". Default: the first GPU if there is one."""
 
 
 def main(args: Sequence[str]) -> None:
-    """Train, print the table, draw the picture."""
+    """Train, print the results and plot them."""
     config = parse(DemoConfig, args, "distillers demo")
     config = replace(config, methods=tuple(map(canonical_method, config.methods)))
+    check_ranges(config)
 
     from distillers.cli.demo import LABELLED, compare
     from distillers.cli.demo_figure import draw
     from distillers.distributed.rendezvous import device_of
-    from distillers.errors import InputError
     from distillers.losses import wiring
 
     for name in config.methods:
         wiring.find(name)
-    if config.seeds < 1:
-        raise InputError(f"--seeds is {config.seeds}; it must be at least 1.")
     path = Path(config.out) / "demo.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
@@ -60,14 +59,20 @@ def main(args: Sequence[str]) -> None:
 
 
 def table(teacher: "Result", results: Sequence["Result"], size: int) -> str:
-    """Accuracy, size and speed of every deployed network, and who beat the student alone."""
+    """Format accuracy, size and latency of every deployed network as a table.
+
+    Args:
+        teacher: result of the teacher.
+        results: one for each method, the student trained alone first.
+        size: height and width of the images.
+    """
     from distillers.cli.demo import STUDENT, TEACHER
     from distillers.models.profile import count_macs, count_parameters, latency_ms
 
     head = f"{'':<22}{'accuracy %':>16}{'parameters':>12}{'MACs':>14}{'ms/image':>10}"
     lines = [head, "-" * len(head)]
     for result in (teacher, *results):
-        assert result.net is not None  # filled by compare
+        assert result.net is not None  # set by compare
         net = result.net.cpu()
         mean = statistics.mean(result.accuracies)
         sd = statistics.stdev(result.accuracies) if len(result.accuracies) > 1 else None

@@ -1,4 +1,4 @@
-"""`distillers evaluate`: score a saved network."""
+"""`distillers evaluate`: evaluate a saved network on test images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,21 +12,20 @@ from distillers.config.scoring import ScoringConfig
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(ScoringConfig):
-    """Score a saved network on the test images of its data set."""
+    """Evaluate a saved network on the test images of its data set."""
 
     path: tyro.conf.Positional[str]
-    """A checkpoint, a run's folder (its best checkpoint is taken), or what `distillers export`
-    wrote."""
+    """Checkpoint, run folder (its best checkpoint is used), or exported file."""
     path_t: str | None = None
-    """The teacher's file, to tell how often the two agree."""
+    """Checkpoint of the teacher, for measuring how often the two agree."""
     model: str | None = None
-    """The architecture, where the file does not tell."""
+    """Architecture of the network, if the file does not name it."""
     model_t: str | None = None
-    """The teacher's, likewise."""
+    """Architecture of the teacher, if its file does not name it."""
 
 
 def main(args: Sequence[str]) -> None:
-    """Print loss, accuracies, calibration, agreement, and what a forward costs."""
+    """Print loss, accuracy, calibration error, agreement with the teacher, size and latency."""
     config = parse(EvaluateConfig, args, "distillers evaluate")
     config.check()
 

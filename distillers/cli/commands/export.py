@@ -1,4 +1,4 @@
-"""`distillers export`: one self-contained file of a deployed network."""
+"""`distillers export`: write a deployed network to one self-contained file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,30 +20,30 @@ NUM_IMAGES = 32
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Write the deployed network of a run as one file, checked against PyTorch on real images."""
+    """Export the deployed network of a run, and verify the file against PyTorch on images."""
 
     path: tyro.conf.Positional[str]
-    """A run's folder (its best checkpoint is taken), a checkpoint, or a safetensors file."""
+    """Run folder (its best checkpoint is used), checkpoint, or safetensors file."""
     format: Literal["safetensors", "onnx", "torch_export"] = "safetensors"
-    """What to write; all hold the preprocessing in a JSON card."""
+    """File format; each includes a JSON card with the preprocessing."""
     out: str | None = None
-    """The file. Left out: beside the checkpoint, with the format's suffix."""
+    """Output file. Default: next to the checkpoint, with the suffix of the format."""
     overwrite: bool = False
-    """Replace a file that is there."""
+    """Replace an existing file."""
     model: str | None = None
-    """The architecture, where the checkpoint does not tell."""
+    """Architecture of the network, if the checkpoint does not name it."""
     path_t: str | None = None
-    """The teacher's checkpoint, for a SimKD file of its authors' code."""
+    """Checkpoint of the teacher; needed only for files of SimKD's published code."""
     dataset: str | None = None
-    """Left out: the one that the checkpoint was trained on."""
+    """Data set of the images for the check. Default: that of the network's training."""
     data_dir: str = "./data"
-    """Where data sets lie, or are downloaded to."""
+    """Folder of the data sets; downloads go there too."""
     download: bool = False
-    """Download a data set that is not there, for its real images."""
+    """Download the data set if it is missing."""
 
 
 def main(args: Sequence[str]) -> None:
-    """Write the file, and say how exactly it computes what the network does."""
+    """Write the file, and print its largest deviation from the network's outputs."""
     config = parse(ExportConfig, args, "distillers export")
 
     from distillers.checkpoints import onnx as onnx_file
@@ -75,11 +75,11 @@ def main(args: Sequence[str]) -> None:
 
 
 def _source(name: str, card: dict[str, Any], config: ExportConfig) -> "DataSource | None":
-    """The data set, or None where it is not here and was not needed to be."""
+    """Return the data set; None if it is missing and was not named by --dataset."""
     from distillers import data
 
     size = card.get("image_size") if card.get("dataset") == name else None
-    # for some of its images: neither bad ones nor which are held out matter
+    # only a few images are needed: neither unreadable nor held-out ones matter
     reading = data.DecodeOptions(size, num_workers=0, on_bad_image="skip", val_fraction=0.1)
     try:
         return data.source_of(name, config.data_dir, config.download, reading)
@@ -91,7 +91,7 @@ def _source(name: str, card: dict[str, Any], config: ExportConfig) -> "DataSourc
 
 
 def _images(source: "DataSource | None", card: dict[str, Any]) -> "tuple[Tensor, str]":
-    """Real images as the network sees them, and what to call them."""
+    """Return preprocessed images and a description of them."""
     import torch
     from torch import nn
 

@@ -1,14 +1,14 @@
-"""`distillers figures`: pictures that compare networks, ready for a paper."""
+"""`distillers figures`: plot comparisons of networks, ready for a paper."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import tyro
 
-from distillers.config.flags import ModulePaths, require
+from distillers.config.flags import ModulePaths, Range, at_least
 from distillers.config.parsing import parse
 from distillers.config.scoring import ScoringConfig
 from distillers.errors import InputError, unknown
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from distillers.figures.figures import NetworkComparison
     from distillers.figures.responses import Network
 
-# What each picture compares with.
+# The network that each figure compares with.
 KINDS = {
     "correlation": "teacher",
     "mean_logits": "teacher",
@@ -31,45 +31,39 @@ KINDS = {
     "class_gain": "baseline",
     "changed_hands": "baseline",
 }
+SEED = Range("in 0 to 4294967295", lambda value: 0 <= value < 2**32)
 FLAGS = {"teacher": "--path_t TEACHER", "baseline": "--baseline NETWORK"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FiguresConfig(ScoringConfig):
-    """Draw pictures that compare saved networks, each as PNG, PDF and CSV."""
+    """Plot comparisons of saved networks, each as PNG, PDF and CSV."""
 
     networks: tyro.conf.Positional[tuple[str, ...]]
-    """Checkpoints, run folders, or what `distillers export` wrote; NAME=PATH gives one a name."""
+    """Checkpoints, run folders or exported files; NAME=PATH names one."""
     path_t: str | None = None
-    """The teacher that they are compared with, likewise."""
+    """Teacher that the networks are compared with: PATH or NAME=PATH."""
     baseline: str | None = None
-    """The network that they are to beat, the student trained alone say, likewise."""
+    """Network to improve upon, such as the student trained alone: PATH or NAME=PATH."""
     kinds: ModulePaths = ()
-    """correlation, mean_logits, tsne, cka, reliability, class_gain, changed_hands. Left out: all
-    for which there is what they compare with."""
+    """Figures to plot: correlation, mean_logits, tsne, cka, reliability, class_gain, changed_hands.
+    Default: all whose teacher or baseline is given."""
     out: str = "figures"
-    """The folder to write to, made where it is missing."""
+    """Output folder; created if missing."""
     model: str | None = None
-    """The networks' architecture, where a file does not tell."""
+    """Architecture of the networks, if a file does not name it."""
     model_t: str | None = None
-    """The teacher's, likewise."""
-    num_images: int = 1000
-    """Images of the t-SNE."""
-    perplexity: float = 30.0
-    """Of the t-SNE: how many neighbours count."""
-    seed: int = 0
-    """Of the t-SNE and its choice of images."""
+    """Architecture of the teacher, if its file does not name it."""
+    num_images: Annotated[int, at_least(50)] = 1000
+    """Number of images in the t-SNE."""
+    perplexity: Annotated[float, at_least(2)] = 30.0
+    """Perplexity of the t-SNE."""
+    seed: Annotated[int, SEED] = 0
+    """Random seed of the t-SNE and of its images."""
 
     def check(self) -> None:
-        """Refuse what cannot work.
-
-        Raises:
-            InputError: naming the flag, what was given, and what is allowed.
-        """
+        """Check the flags, alone and together; see `ScoringConfig.check`."""
         super().check()
-        require("num_images", self.num_images, self.num_images >= 50, "at least 50")
-        require("perplexity", self.perplexity, self.perplexity >= 2, "at least 2")
-        require("seed", self.seed, 0 <= self.seed < 2**32, "in 0 to 4294967295")
         if not self.networks:
             raise InputError("no network is named: give a checkpoint or a run's folder.")
         for kind in self.kinds:
@@ -80,14 +74,14 @@ class FiguresConfig(ScoringConfig):
                 raise InputError(f"{kind} compares with a {missing}; name it, {FLAGS[missing]}.")
 
     def missing(self, kind: str) -> str:
-        """What a picture compares with and is not there: "teacher", "baseline", or nothing."""
+        """Return what a figure needs that is not given: "teacher", "baseline", or ""."""
         other = KINDS[kind]
         given = {"teacher": self.path_t, "baseline": self.baseline, "": "nothing"}
         return "" if given[other] else other
 
 
 def main(args: Sequence[str]) -> None:
-    """Read the networks, draw, and say what was written."""
+    """Read the networks, plot the figures, and print what was written."""
     config = parse(FiguresConfig, args, "distillers figures")
     config.check()
 
@@ -110,10 +104,10 @@ def main(args: Sequence[str]) -> None:
 
 
 def _can_draw(kind: str, config: FiguresConfig, comparison: "NetworkComparison") -> bool:
-    """Whether there is all that a picture needs; what is left out is told.
+    """Return whether a figure can be plotted; print the reason if it cannot.
 
     Raises:
-        InputError: when it was asked for by name and cannot be drawn.
+        InputError: if it was requested by name and cannot be plotted.
     """
     missing = config.missing(kind)
     if missing:
@@ -157,14 +151,14 @@ def _comparison(config: FiguresConfig) -> "NetworkComparison":
 
 
 class _Saved(NamedTuple):
-    """A network out of a file, and what it is called."""
+    """A network from a file, and its name."""
 
     name: str
     path: Path
     classifier: "Classifier"
 
     def placed(self, source: "DataSource", device: "torch.device") -> "Network":
-        """The network where it can be read, ready for the images of a data set."""
+        """Return the network and its taps, ready for the images of a data set."""
         from distillers.checkpoints.for_dataset import for_dataset
         from distillers.checkpoints.load import Program
         from distillers.checkpoints.onnx import OnnxNetwork
@@ -179,10 +173,13 @@ class _Saved(NamedTuple):
 
 
 def _named(text: str, model: str | None, teacher: _Saved | None = None) -> _Saved:
-    """The network of PATH or NAME=PATH.
+    """Read the network of PATH or NAME=PATH.
 
-    Without a name it is called as its run's flags say, else by its architecture. The teacher is
-    asked for by SimKD files of its authors' code only.
+    Args:
+        text: a path with or without a name. The default name is the run's method, else the
+            architecture.
+        model: the architecture, if the file does not name it.
+        teacher: needed only for files of SimKD's published code.
     """
     from distillers.checkpoints.load import load
 
@@ -197,7 +194,7 @@ def _named(text: str, model: str | None, teacher: _Saved | None = None) -> _Save
 
 
 def _name_in(folder: Path) -> str:
-    """What the flags of a run call its result: its method, or else its network."""
+    """Return the method in a run's flags, else its network; "" if there are no flags."""
     path = folder / "config.json"
     if not path.is_file():
         return ""

@@ -1,4 +1,4 @@
-"""`distillers list`: methods, networks and data sets."""
+"""`distillers list`: list methods, networks and data sets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from distillers.config.parsing import parse
 
 @dataclass(frozen=True)
 class ListConfig:
-    """Show what there is."""
+    """List methods, networks and data sets."""
 
     what: tyro.conf.Positional[Literal["all", "methods", "networks", "datasets"]] = "all"
-    """Only one of the lists."""
+    """Which list to print."""
 
 
 def main(args: Sequence[str]) -> None:
-    """Print the lists that were asked for."""
+    """Print the lists."""
     config = parse(ListConfig, args, "distillers list")
     sections = {"methods": methods, "networks": networks, "datasets": datasets}
     for name, show in sections.items():
@@ -28,7 +28,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def methods() -> list[str]:
-    """A line a loss: its name, its published weights, its title."""
+    """Return a line for each loss: name, published weights, title."""
     from distillers.distillation import recipes
     from distillers.losses import wiring
 
@@ -44,7 +44,7 @@ def methods() -> list[str]:
 
 
 def networks() -> list[str]:
-    """A line a network: its name, parameters and multiply-accumulates for one image."""
+    """Return a line for each network: name, parameters, multiply-accumulates for one image."""
     import torch
 
     from distillers import models
@@ -54,7 +54,7 @@ def networks() -> list[str]:
     lines = [f"{'name':<20}{'image':>8}{'parameters':>14}{'MACs':>18}"]
     for size, classes, names in ((32, 100, SMALL_IMAGES), (224, 1000, LARGE_IMAGES)):
         for name in names:
-            with torch.device("meta"):  # counted without computing anything
+            with torch.device("meta"):  # counts without computing
                 net = models.create(name, num_classes=classes, image_size=size)
                 macs = count_macs(net, size)
             lines.append(f"{name:<20}{size:>8}{count_parameters(net):>14,}{macs:>18,}")
@@ -62,7 +62,7 @@ def networks() -> list[str]:
 
 
 def datasets() -> list[str]:
-    """The names of the data sets."""
+    """Return the names of the data sets."""
     from distillers import data
 
     return list(data.names())

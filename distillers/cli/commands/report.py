@@ -1,4 +1,4 @@
-"""`distillers report`: what finished runs say together, as a page and as tables."""
+"""`distillers report`: compare finished runs on a page and in tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ Format = Literal["html", "markdown", "csv", "latex"]
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Compare finished runs with one another and with what is published."""
+    """Compare finished runs with each other and with published results."""
 
     runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUNS...")]
-    """Run folders, or folders with run folders in them, as ./save."""
+    """Run folders, or folders that contain run folders, such as ./save."""
     out: str = "./report"
-    """The folder to write to; files of an earlier report there are replaced."""
+    """Output folder; files of an earlier report are replaced."""
     baseline: str | None = None
-    """The row that the others are compared with, as "alone" or "kd (ce=1, kd=1)". Left out: kd,
-    where it is not there the student alone."""
+    """Row that the others are compared with, such as "alone" or "kd (ce=1, kd=1)". Default: kd, or
+    the student trained alone if there is no kd."""
     format: tuple[Format, ...] = ("html", "markdown", "csv", "latex")
-    """What to write."""
+    """Formats to write."""
 
 
 def main(args: Sequence[str]) -> None:
-    """Read the runs, write the report, and say what was left out."""
+    """Read the runs, write the report, and print which runs were left out."""
     config = parse(ReportConfig, args, "distillers report")
     if not config.runs:
         raise InputError("no folder was given, as in `distillers report ./save`.")

@@ -1,4 +1,4 @@
-"""`distillers sweep`: every run of a grid, on the devices there are."""
+"""`distillers sweep`: run a grid of trainings on all available devices."""
 
 import signal
 import sys
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from tyro.conf import Positional, UseAppendAction, arg
 
-from distillers.config.flags import require
+from distillers.config.flags import AT_LEAST_1, check_ranges
 from distillers.config.parsing import parse
 from distillers.errors import InputError
 from distillers.sweep import grid_file
@@ -25,62 +25,60 @@ if TYPE_CHECKING:
 class SweepConfig:
     """Train every teacher, then every student, of a grid of pairs, methods, trials and flags.
 
-    Killed at any point and started again with the same words, it goes on: no finished run is
-    started again, a half-done one goes on from where it saved. docs/sweep.md tells the file.
+    The same command resumes an interrupted sweep: finished runs are not repeated, unfinished ones
+    resume from their last checkpoint. See docs/sweep.md for the file format.
     """
 
     grid: Positional[str | None] = None
-    """A YAML or JSON file. Left out: --pairs, --methods, --trials say it all."""
+    """YAML or JSON file of the grid. Default: only --pairs, --methods and --trials."""
     pairs: tuple[str, ...] = ()
-    """In the place of the file's, as in --pairs 'resnet20 -> resnet8' 'wrn_40_2 -> vgg8'."""
+    """Teachers and students, as in --pairs 'resnet20 -> resnet8' 'wrn_40_2 -> vgg8'. Replaces those
+    of the file."""
     methods: tuple[str, ...] = ()
-    """Likewise, as in --methods alone kd crd+kd."""
+    """Methods, as in --methods alone kd crd+kd. Replaces those of the file."""
     trials: tuple[int, ...] = ()
-    """Likewise, as in --trials 1 2 3."""
+    """Seeds, as in --trials 1 2 3. Replaces those of the file."""
     fixed: Annotated[tuple[tuple[str, ...], ...], UseAppendAction] = ()
-    """Flags of every run, as in --fixed dataset=digits epochs=3."""
+    """Flags for all runs, as in --fixed dataset=digits epochs=3."""
     sets: Annotated[tuple[tuple[str, ...], ...], arg(name="set"), UseAppendAction] = ()
-    """Flags of the students' runs and their values, as in --set learning_rate=0.05,0.1."""
+    """Values to sweep for flags of the students, as in --set learning_rate=0.05,0.1."""
     save_dir: str | None = None
-    """Where the runs are saved. Left out: as the file says, else ./save."""
+    """Folder of the runs. Default: that of the file, else ./save."""
 
     engine: Literal["local", "ray", "slurm"] = "local"
-    """Processes on this machine, tasks of a Ray cluster, or jobs of SLURM."""
-    jobs: int | None = None
-    """Runs at once. Left out: as many as GPUs or cores take, or as the cluster likes."""
-    per_gpu: int = 1
-    """Runs that share a GPU."""
-    threads: int | None = None
-    """CPU threads of a run. Left out: the cores divided by the jobs; 1 without a GPU."""
+    """Run on this machine, on a Ray cluster, or as SLURM jobs."""
+    jobs: Annotated[int | None, AT_LEAST_1] = None
+    """Maximum number of concurrent runs. Default: as many as the GPUs, cores or cluster allow."""
+    per_gpu: Annotated[int, AT_LEAST_1] = 1
+    """Number of runs that share a GPU."""
+    threads: Annotated[int | None, AT_LEAST_1] = None
+    """CPU threads of each run. Default: the cores divided by the jobs; 1 without a GPU."""
     gpu_id: str | None = None
-    """The GPUs to use, as in 0,2, or cpu. Left out: all there are."""
+    """GPU indices, as in 0,2, or cpu. Default: all GPUs."""
     ray_address: str | None = None
-    """A Ray cluster that is there. Left out: one is started on this machine."""
+    """Address of a running Ray cluster. Default: start one on this machine."""
     slurm: tuple[str, ...] = ()
-    """For submitit, as in --slurm slurm_partition=gpu timeout_min=600 mem_gb=16."""
+    """Options of submitit, as in --slurm slurm_partition=gpu timeout_min=600 mem_gb=16."""
 
     dry_run: bool = False
-    """Print the command of every run and what they will cost; start nothing."""
+    """Print the command of every run and an estimate of their cost; start nothing."""
     retry_failed: bool = False
-    """Start runs that failed before once more."""
+    """Start runs again that have failed before."""
 
     def check(self) -> None:
-        """Refuse what cannot work.
+        """Check the flags.
 
         Raises:
-            InputError: naming the flag.
+            InputError: naming the flag, its value, and what is allowed.
         """
-        require("per_gpu", self.per_gpu, self.per_gpu >= 1, "at least 1")
-        for name in ("jobs", "threads"):
-            value = getattr(self, name)
-            require(name, value, value is None or value >= 1, "at least 1")
+        check_ranges(self)
         if self.grid is None and not self.pairs:
             raise InputError(
-                "nothing to sweep: name a grid file, or --pairs 'resnet20 -> resnet8'."
+                "nothing to sweep: give a grid file, or --pairs 'resnet20 -> resnet8'."
             )
 
     def read_grid(self) -> Grid:
-        """The file's grid with what the flags change."""
+        """Return the grid of the file with the changes of the flags."""
         grid = grid_file.from_file(self.grid) if self.grid else Grid()
         grid = grid_file.changed(
             grid,
@@ -94,7 +92,7 @@ class SweepConfig:
 
 
 def main(args: Sequence[str]) -> None:
-    """Run the grid; exit status 1 when a run has failed."""
+    """Run the grid; the exit status is 1 if a run has failed."""
     config = parse(SweepConfig, args, "distillers sweep")
     config.check()
     grid = config.read_grid()
@@ -120,7 +118,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def drive(config: SweepConfig, plan: "Plan", ledger: "Ledger", save_dir: str) -> None:
-    """Run a plan to its end, then tell what failed."""
+    """Execute a plan and print the failed runs."""
     from distillers.sweep.drive import State, Sweep
     from distillers.sweep.screen import Screen, failures
 
@@ -134,7 +132,7 @@ def drive(config: SweepConfig, plan: "Plan", ledger: "Ledger", save_dir: str) ->
     try:
         sweep.run(screen.show)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on.", file=sys.stderr)
+        print("stopped; the same command resumes.", file=sys.stderr)
         sys.exit(130)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -146,7 +144,7 @@ def drive(config: SweepConfig, plan: "Plan", ledger: "Ledger", save_dir: str) ->
 
 
 def make_engine(config: SweepConfig, save_dir: str) -> tuple["Engine", int]:
-    """The engine that the flags ask for, and the CPU threads of each run."""
+    """Return the requested engine and the CPU threads of each run."""
     if config.engine == "local":
         from distillers.sweep.local import LocalPool
 
@@ -177,7 +175,7 @@ def make_engine(config: SweepConfig, save_dir: str) -> tuple["Engine", int]:
 
 
 def slots_here(config: SweepConfig) -> "Slots":
-    """How many runs this machine takes at once."""
+    """Return the slots for concurrent runs on this machine."""
     from distillers.sweep.engine import slots
     from distillers.sweep.local import cores, gpus_of
 
@@ -188,7 +186,13 @@ def slots_here(config: SweepConfig) -> "Slots":
 def _assignments(
     flag: str, groups: Sequence[Sequence[str]], most: int | None = None
 ) -> dict[str, list[Any]]:
-    """The values in name=value,value by name, read as YAML reads them."""
+    """Parse NAME=VALUE,VALUE words; the values are parsed as YAML.
+
+    Args:
+        flag: name of the flag, for error messages.
+        groups: the words.
+        most: with 1, a list of values is one value.
+    """
     found: dict[str, list[Any]] = {}
     for word in (word for group in groups for word in group):
         name, equals, text = word.partition("=")
@@ -208,5 +212,5 @@ def _assignments(
 
 
 def _interrupt(*_: object) -> None:
-    """SIGTERM ends a sweep as Ctrl-C does: its runs save what they can."""
+    """End a sweep on SIGTERM as on Ctrl-C: its runs save their state."""
     raise KeyboardInterrupt

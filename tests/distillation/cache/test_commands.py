@@ -181,7 +181,7 @@ def test_a_cache_is_built_ahead_shown_checked_and_pruned(there, capsys, monkeypa
     assert cli.run("cache", ["verify"]) == 2
     told = capsys.readouterr()
     assert "1 DAMAGED (7)" in told.out
-    assert "1 rows are damaged; --repair empties them" in told.err
+    assert "1 rows are damaged; --repair clears them" in told.err
     assert cli.run("cache", ["verify", "--repair"]) == 0
     assert cli.run("cache", ["verify"]) == 0
     assert "logits: 191 rows, all whole" in capsys.readouterr().out
@@ -303,7 +303,7 @@ WRONG = {
     "student --teacher_cache auto --cache_budget much": "--cache_budget is 'much'; it must be a",
     "student --teacher_cache teacher.pth": "is a file; it must be a folder",
     "cache builds": "no action 'builds', did you mean 'build'",
-    "cache prune": "say what to delete",
+    "cache prune": "no rule is given",
     "cache prune --unused_for ever": "--unused_for is 'ever'; it must be an age",
     "cache info nowhere": "there is no folder nowhere",
 }
