@@ -80,6 +80,12 @@ class MethodRow:
         curves = zip(*(run.curve for run in self.runs), strict=True)
         return [sum(epoch) / len(epoch) for epoch in curves]
 
+    def deltas(self, is_baseline: bool) -> dict[str, float]:
+        """Return the differences to the baseline by rule, zero for the baseline itself."""
+        if is_baseline:
+            return dict.fromkeys(self.scores, 0.0)
+        return {rule: difference.value for rule, difference in self.differences.items()}
+
     def sorted_published(self, rule: str) -> list[PublishedDelta]:
         """Return the published results, comparable ones first, then those of a rule."""
         return sorted(self.published, key=lambda p: (p.difference is None, p.entry.rule != rule))
@@ -139,6 +145,10 @@ class PairTable:
     def rules(self) -> list[str]:
         """The rules by which every row has a score."""
         return [rule for rule in RULES if all(rule in row.scores for row in self.rows)]
+
+    def by_rule(self, values: Mapping[str, float]) -> dict[str, float | None]:
+        """Return values by each of the table's rules, None where there is none."""
+        return {rule: values.get(rule) for rule in self.rules}
 
     @property
     def teacher_accuracy(self) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from distillers.report import charts, formatting
-from distillers.report.charts import CostChart, Curve, CurveChart, Point, Scale, Style
+from distillers.report.charts import CostChart, Curve, Point, Scale, Style
 from distillers.report.comparisons import MethodRow, PairTable
 from distillers.report.estimates import SampleStats
 from distillers.report.formatting import MISSING, RULE_NAMES, time_unit_of
@@ -87,6 +87,7 @@ def _view(table: PairTable, styles: dict[str, Style]) -> SimpleNamespace:
     axis = 5, STRIP_WIDTH - 5
     rows = _chart_rows(table)
     longest = max((len(row.mean_curve) for row in rows), default=0)
+    has_curves = longest >= MIN_CURVE_EPOCHS
     curves = [Curve(row.label, styles[row.label], row.mean_curve) for row in rows]
     unit, per_hour = time_unit_of(table.rows)
     return SimpleNamespace(
@@ -99,7 +100,7 @@ def _view(table: PairTable, styles: dict[str, Style]) -> SimpleNamespace:
         scales={r: Scale(*charts.padded_range(v, 0.04), *axis) for r, v in values.items()},
         chart_rows=len(rows),
         costs=_cost_charts(table, rows, styles),
-        curves=_curve_chart(table, curves) if longest >= MIN_CURVE_EPOCHS else None,
+        curves=charts.curve_chart(curves, table.teacher_accuracy) if has_curves else None,
         omits_start=longest >= charts.LONG,
     )
 
@@ -112,10 +113,6 @@ def _chart_rows(table: PairTable) -> list[MethodRow]:
         if place < MAX_CHART_ROWS or row.is_alone or row.label == table.baseline
     ]
     return rows if table.teacher and len(rows) > 1 else []
-
-
-def _curve_chart(table: PairTable, curves: list[Curve]) -> CurveChart:
-    return charts.curve_chart(curves, table.teacher_accuracy)
 
 
 def _cost_charts(

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from distillers.errors import InputError
 from distillers.report.comparisons import MethodRow, PairTable, build_tables, group_seeds
@@ -66,6 +67,14 @@ class Overview:
     def scores(self, label: str, rule: str) -> list[SampleStats | None]:
         """Return the cells of a row."""
         return [row.scores.get(by) if row else None for row, by in self._cells(label, rule)]
+
+    def means(self, label: str, rule: str) -> list[float | None]:
+        """Return the means of the cells of a row."""
+        return [score.mean if score else None for score in self.scores(label, rule)]
+
+    def by_rule(self, method: str, *args: str) -> dict[str, Any]:
+        """Return the result of a method of this class for each selectable rule."""
+        return {rule: getattr(self, method)(*args, rule) for rule in ("own", "last", "best")}
 
     def best(self, rule: str) -> list[float | None]:
         """Return the largest rounded mean of each column."""
