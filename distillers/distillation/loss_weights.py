@@ -1,4 +1,4 @@
-"""From flags to the weights and options of every loss of a student's run."""
+"""Choose the weights and options of the losses from the flags of a student's run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,12 +20,12 @@ FLAG_OPTIONS = [
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights of a run.
+    """Weights of the losses of a run.
 
     Attributes:
-        ce: of the cross-entropy.
-        kd: of the KL divergence.
-        methods: of each other loss, by the name that it was asked for with.
+        ce: weight of the cross-entropy.
+        kd: weight of the KL divergence to the teacher's logits.
+        methods: weights of the other losses, by their names on the command line.
     """
 
     ce: float
@@ -34,24 +34,24 @@ class Weights:
 
     @property
     def method(self) -> float:
-        """The weight of the first method, 0 where there is none: the folder name's b."""
+        """Weight of the first method, 0 if there is none; `b` in the name of the run folder."""
         return next(iter(self.methods.values()), 0.0)
 
     def terms(self) -> dict[str, float]:
-        """Weight by loss name, those of weight zero left out."""
+        """Return the weights by loss name, without those that are zero."""
         every = {"ce": self.ce, "kd": self.kd, **self.methods}
         return {name: weight for name, weight in every.items() if weight}
 
 
 def choose(config: StudentConfig, teacher: str | None = None) -> Weights:
-    """The weights that the flags give, published ones in the place of those left out.
+    """Return the weights set by the flags, and the published ones for flags that are not set.
 
     Args:
         config: the flags.
-        teacher: its name, for pairs that have weights of their own.
+        teacher: name of the teacher, for pairs of networks with special published weights.
 
     Raises:
-        InputError: for an unknown method, or a weight that has nothing to weigh.
+        InputError: if a method is unknown, or --beta is set without a method.
     """
     asked = config.methods()
     for name in asked:
@@ -62,7 +62,7 @@ def choose(config: StudentConfig, teacher: str | None = None) -> Weights:
         base = _recipe(config, "kd" if "kd" in asked else "ce", teacher)
         if config.beta:
             raise InputError(
-                f"--beta {config.beta:g} has nothing to weigh: {' and '.join(asked)} is weighted "
+                f"--beta {config.beta:g} has no loss to weight: {' and '.join(asked)} is weighted "
                 "by --cls and --div."
             )
     else:
@@ -77,20 +77,21 @@ def choose(config: StudentConfig, teacher: str | None = None) -> Weights:
         },
     )
     if not weights.terms():
-        raise InputError("every weight is zero: nothing would be learned.")
+        raise InputError("every weight is zero; there is no loss.")
     return weights
 
 
 def options(
     config: StudentConfig, weights: Weights, teacher: str | None = None
 ) -> dict[str, dict[str, Any]]:
-    """The options of each loss of the run by its class's lower-cased name.
+    """Return the options of each loss of the run, by lower-cased class name.
 
-    The published ones of the protocol first, then those of the documented flags, then --option. A
-    documented flag of a loss that takes no part is ignored, as scripts of a grid have it.
+    The published options of the protocol are overridden by the flags in `FLAG_OPTIONS`, and these
+    by --option. A flag of a loss that is not used is ignored, since scripts of a grid pass all of
+    them.
 
     Raises:
-        InputError: for an --option of a loss that does not take part.
+        InputError: if an --option is malformed, unknown, or of a loss that is not used.
     """
     classes = {name: wiring.find(name) for name in weights.terms()}
     short = {cls.__name__.lower(): cls for cls in classes.values()}
@@ -118,18 +119,18 @@ def options(
             )
         if loss not in short:
             raise InputError(
-                f"--option {entry}: {loss} takes no part in this run; there are {', '.join(short)}."
+                f"--option {entry}: this run does not use {loss}; it uses {', '.join(short)}."
             )
         chosen[loss][option] = wiring.parse_option(short[loss], option, text)
     return chosen
 
 
 def settings(weights: Weights, chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Each weight by the loss's name and each option, the defaults too, by "loss.option".
+    """Return all weights by loss name and all options, with defaults, by "loss.option".
 
     Args:
-        weights: what `choose` gave.
-        chosen: what `options` gave.
+        weights: result of `choose`.
+        chosen: result of `options`.
     """
     flat: dict[str, Any] = dict(weights.terms())
     for cls in map(wiring.find, weights.terms()):
@@ -142,13 +143,13 @@ def settings(weights: Weights, chosen: Mapping[str, Mapping[str, Any]]) -> dict[
 def departures(
     config: StudentConfig, weights: Weights, given: Mapping[str, Any], teacher: str | None = None
 ) -> dict[str, Any]:
-    """Those `settings` that are not as the protocol publishes them; a loss left out weighs 0.
+    """Return the settings that differ from those of the protocol; a missing loss has weight 0.
 
     Args:
         config: the flags.
-        weights: what `choose` gave for them.
-        given: what `settings` gave for them.
-        teacher: its name, for pairs that have weights of their own.
+        weights: result of `choose` for them.
+        given: result of `settings` for them.
+        teacher: name of the teacher, for pairs of networks with special published weights.
     """
     flags: dict[str, Any] = dict.fromkeys(flag for flag, _, _ in FLAG_OPTIONS)
     plain = replace(config, cls=None, div=None, beta=None, option=(), **flags)

@@ -1,4 +1,4 @@
-"""The published weights of every method, by protocol.
+"""Published weights and options of each method, by protocol.
 
 `crd` is the protocol of Tian et al. 2020 (arXiv 1910.10699) as RepDistiller runs it: cross-entropy
 1 and no KL divergence beside a method, plain KD .1 / .9, last epoch. `simkd` is that of Chen et al.
@@ -23,15 +23,15 @@ ELEVEN = ("kd", "fitnet", "at", "sp", "vid", "crd", "srrl", "semckd", "simkd", "
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a method is weighted.
+    """Weights and options of a method.
 
     Attributes:
         ce: weight of the cross-entropy.
         kd: weight of the KL divergence to the teacher's logits.
         method: weight of the method's own loss.
-        options: options of the method, or of the loss that is named before a dot, that are set
-            otherwise than by default.
-        source: where the numbers stand.
+        options: options that differ from the defaults: of the method, or of another loss if
+            prefixed by its name and a dot.
+        source: where the numbers are published.
     """
 
     ce: float = 1.0
@@ -41,10 +41,10 @@ class Recipe:
     source: str = "no published run; the protocol's weights beside 1"
 
     def weights(self, method: str) -> dict[str, float]:
-        """The weight of each term by its name, as `distillers.distil` takes them.
+        """Return the weight of each loss by name, as `distillers.distil` takes them.
 
         Args:
-            method: whose recipe this is.
+            method: name of the method.
         """
         base = {"ce": self.ce, "kd": self.kd}
         return base if method in base else {**base, method: self.method}
@@ -96,7 +96,7 @@ SIMKD = {
 
 PROTOCOLS = {"crd": CRD, "simkd": SIMKD}
 
-# Where ImageNet's numbers differ from CIFAR's.
+# Numbers for ImageNet that differ from those for CIFAR.
 IMAGENET = {
     "crd": {
         "kd": Recipe(ce=0.5, kd=0.9, method=0, source="RepDistiller, issue 10"),
@@ -113,7 +113,7 @@ IMAGENET = {
     "simkd": {"semckd": Recipe(kd=1, method=50, source=SEMCKD_SCRIPTS)},
 }
 
-# Pairs of teacher and student, or students alone, that have numbers of their own.
+# Options of DKD published for single pairs of teacher and student.
 PAIRS: dict[tuple[str | None, ...], dict[str, float]] = {
     **{
         ("dkd", *pair): {"beta": 2.0}
@@ -141,18 +141,18 @@ def recipe(
     teacher: str | None = None,
     student: str | None = None,
 ) -> Recipe:
-    """The weights of a method under a protocol.
+    """Return the weights of a method under a protocol.
 
-    A method that a protocol never ran takes the other's weight and options of the method itself,
-    and one that neither ran takes 1, beside the cross-entropy and KL weights that the protocol
-    gives to all.
+    For a method that a protocol does not include, weight and options are those of the other
+    protocol, or 1 and the defaults if neither includes it; the weights of cross-entropy and KL
+    divergence are those that the protocol uses for all methods.
 
     Args:
         protocol: "crd" or "simkd".
         method: a loss by its name on the command line.
-        dataset: "imagenet" has numbers of its own; every other takes CIFAR-100's.
-        teacher: its name, for pairs that have numbers of their own.
-        student: likewise.
+        dataset: "imagenet" has its own numbers; all others use those of CIFAR-100.
+        teacher: name of the teacher, for pairs with special numbers.
+        student: name of the student, for the same.
     """
     found = _of_protocol(protocol, method, dataset)
     if method == "reviewkd" and dataset != "imagenet" and student in REVIEWKD_WEIGHTS:
@@ -177,7 +177,7 @@ def _of_protocol(protocol: str, method: str, dataset: str) -> Recipe:
 
 
 def learning_rate(network: str, image_size: int) -> float:
-    """The published initial rate for CIFAR-sized images; 0.1 for ImageNet's."""
+    """Return the published initial learning rate for CIFAR; 0.1 for larger images."""
     if image_size > 64:
         return 0.1
     return 0.01 if network in SLOW_STUDENTS else 0.05

@@ -1,8 +1,7 @@
-"""The two tables of names that a loss may ask for, and the building of losses from them.
+"""Find losses by name, and build and wire them by the names of their parameters.
 
-A loss says what it needs by names alone: the parameters of its `forward` are read from the
-networks and the batch, the required parameters of its `__init__` are facts, and its keyword-only
-defaults are its options.
+The parameters of `forward` are read from the networks and the batch, the required parameters of
+`__init__` are facts about networks and data, and its parameters with defaults are options.
 """
 
 import contextlib
@@ -17,12 +16,12 @@ from torch import nn
 from distillers.errors import InputError, unknown
 from distillers.features.taps import KINDS, Taps
 
-# What `forward` (and `warmup`) may name: read from a network, or from the batch and the loop.
+# Parameters of `forward` and `warmup`: read from a network, the batch or the loop.
 FROM_STUDENT = {f"student_{kind}": kind for kind in KINDS}
 FROM_TEACHER = {f"teacher_{kind}": kind for kind in KINDS}
 FROM_LOOP = ("labels", "index", "progress")
 
-# What `__init__` may require.
+# Required parameters of `__init__`.
 FACTS = (
     *("student_dim", "teacher_dim", "student_channels", "teacher_channels"),
     *("student_sizes", "teacher_sizes", "teacher_head", "train_labels"),
@@ -30,11 +29,11 @@ FACTS = (
 )
 
 
-WITHOUT_HEAD = "The teacher shows no single layer that makes its logits of its embedding."
+WITHOUT_HEAD = "The teacher has no single layer that maps its embedding to its logits."
 
 
 def losses() -> dict[str, type[nn.Module]]:
-    """Every loss of the library by its name on the command line, the lower-cased class name."""
+    """Return the losses of the library by their lower-cased class names."""
     from distillers import losses as namespace
 
     return {
@@ -45,10 +44,10 @@ def losses() -> dict[str, type[nn.Module]]:
 
 
 def find(name: str) -> type[nn.Module]:
-    """The loss class called `name`, or the one at `package.module:Class`.
+    """Return the loss class with a name, or at "package.module:Class".
 
     Raises:
-        InputError: when there is none, with the nearest name.
+        InputError: if there is none; the message suggests the nearest name.
     """
     if ":" not in name:
         known = losses()
@@ -66,26 +65,26 @@ def find(name: str) -> type[nn.Module]:
 
 
 def forward_inputs(function: Callable) -> tuple[str, ...]:
-    """The names that a `forward` or `warmup` asks for; parameters with a default are never wired.
+    """Return the parameters of a `forward` or `warmup` that are wired, those without a default.
 
     Raises:
-        InputError: for a name that is in no table, with the nearest that is.
+        InputError: if a name is unknown; the message suggests the nearest.
     """
     known = (*FROM_STUDENT, *FROM_TEACHER, *FROM_LOOP)
     return tuple(_required(function, known))
 
 
 def constructor_facts(loss: type[nn.Module]) -> tuple[str, ...]:
-    """The facts that a loss's `__init__` requires.
+    """Return the facts that the `__init__` of a loss requires.
 
     Raises:
-        InputError: for a name that is no fact, with the nearest that is.
+        InputError: if a name is not a fact; the message suggests the nearest.
     """
     return tuple(_required(loss, FACTS)) if _has_constructor(loss) else ()
 
 
 def options(loss: type[nn.Module]) -> dict[str, Any]:
-    """The options of a loss with their defaults."""
+    """Return the options of a loss with their defaults."""
     if not _has_constructor(loss):
         return {}
     parameters = inspect.signature(loss).parameters.values()
@@ -93,24 +92,23 @@ def options(loss: type[nn.Module]) -> dict[str, Any]:
 
 
 def build(
-    loss: type[nn.Module], facts: Mapping[str, Any], given: Mapping[str, Any] | None = None
+    loss: type[nn.Module], facts: Mapping[str, Any], chosen: Mapping[str, Any] | None = None
 ) -> nn.Module:
-    """Make a loss from the facts that it requires and the options that were given.
+    """Construct a loss from facts and options.
 
     Args:
         loss: the class.
-        facts: values by the names in `FACTS`; more than it asks for may be there.
-        given: options by name.
+        facts: values by the names in `FACTS`; those that it does not require are ignored.
+        chosen: options by name.
 
     Raises:
-        InputError: for an unknown option, a missing fact, or a value that the loss refuses.
+        InputError: if an option is unknown, a required fact is missing or None, or the loss raises
+            a ValueError or TypeError.
     """
-    defaults = options(loss)
-    chosen = {}
-    for name, value in (given or {}).items():
+    defaults, chosen = options(loss), dict(chosen or {})
+    for name in chosen:
         if name not in defaults:
             raise unknown(f"option of {loss.__name__}", name, defaults)
-        chosen[name] = value
     missing = [name for name in constructor_facts(loss) if facts.get(name) is None]
     if missing:
         why = " " + WITHOUT_HEAD if "teacher_head" in missing else ""
@@ -121,20 +119,20 @@ def build(
     try:
         return loss(**{name: facts[name] for name in constructor_facts(loss)}, **chosen)
     except (ValueError, TypeError) as error:
-        told = str(error).startswith(loss.__name__)
-        raise InputError(str(error) if told else f"{loss.__name__}: {error}") from error
+        is_named = str(error).startswith(loss.__name__)
+        raise InputError(str(error) if is_named else f"{loss.__name__}: {error}") from error
 
 
 def check_readable(loss: type[nn.Module], student: Taps, teacher: Taps) -> None:
-    """Refuse a loss that reads what a network does not show.
+    """Check that the taps of both networks have all features that a loss reads.
 
     Args:
         loss: the class.
-        student: where the student is read.
-        teacher: where the teacher is read.
+        student: taps of the student.
+        teacher: taps of the teacher.
 
     Raises:
-        InputError: naming what is read, and how to show it.
+        InputError: if one is missing; the message explains how to name it.
     """
     functions = [getattr(loss, name) for name in ("forward", "warmup") if hasattr(loss, name)]
     for name in (name for function in functions for name in forward_inputs(function)):
@@ -145,16 +143,16 @@ def check_readable(loss: type[nn.Module], student: Taps, teacher: Taps) -> None:
         named = "maps=(...), head=..." + ("" if kind in ("maps", "pooled") else f", {kind}=...")
         flag = f", or --taps_{side[0]} PATH,PATH" if kind == "maps" else ""
         raise InputError(
-            f"{loss.__name__} reads {name}, but the {side} shows none; name the modules, as in "
+            f"{loss.__name__} reads {name}, but the {side} has none; name the modules, as in "
             f"{side}_taps=Taps({named}){flag}."
         )
 
 
 def parse_option(loss: type[nn.Module], name: str, text: str) -> Any:
-    """The value of an option as the command line gives it, checked against its default's type.
+    """Parse the value of an option on the command line, with the type of its default.
 
     Raises:
-        InputError: for an unknown option or a text that does not fit.
+        InputError: if the option is unknown or the text is not of the type.
     """
     defaults = options(loss)
     if name not in defaults:
@@ -170,7 +168,7 @@ def parse_option(loss: type[nn.Module], name: str, text: str) -> Any:
 
 
 def _literal(text: str) -> Any:
-    """What a text means: numbers as Python reads them, the rest as YAML does."""
+    """Parse a number as Python does, anything else as YAML."""
     with contextlib.suppress(ValueError):
         return int(text)
     with contextlib.suppress(ValueError):

@@ -205,7 +205,7 @@ WRONG = {
     "student --path_t no/such_best.pth": "the folder",
     "student --path_t PATH_T --distill kdd": "no loss 'kdd', did you mean 'kd'",
     "student --path_t PATH_T --model_s resnet9": "no network 'resnet9', did you mean",
-    "student --path_t PATH_T -b 3": "--beta 3 has nothing to weigh",
+    "student --path_t PATH_T -b 3": "--beta 3 has no loss to weight",
     "student --path_t PATH_T -c 0 -d 0": "every weight is zero",
     "student --path_t PATH_T -d -1": "--div is -1.0; it must be 0 or more",
     "student --path_t PATH_T --kd_T 0": "KD: temperature is 0.0; it must be greater than 0",

@@ -71,16 +71,16 @@ def test_the_default_step_is_the_plain_step(method):
         expected, found = gradient(plain), gradient(default)
         assert len(found) == len(expected)
         assert (found - expected).norm() < 1e-4 * expected.norm()
-        plain.step()
-        default.step()
+        plain.optimizer_step()
+        default.optimizer_step()
 
 
 def test_fifty_default_steps_are_fifty_plain_steps():
     plain, default = trainers("kd")
     for number in range(50):
         assert loss(default, number) == pytest.approx(loss(plain, number), rel=1e-5)
-        plain.step()
-        default.step()
+        plain.optimizer_step()
+        default.optimizer_step()
 
 
 @pytest.mark.slow
@@ -93,5 +93,5 @@ def test_the_whole_step_compiles_without_a_break(method):
     for number in range(3):
         default.task.load_state_dict(plain.task.state_dict())
         assert loss(default, number) == pytest.approx(loss(plain, number), rel=1e-4)
-        plain.step()
-        default.step()
+        plain.optimizer_step()
+        default.optimizer_step()

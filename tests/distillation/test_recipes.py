@@ -113,7 +113,7 @@ def test_pairs_and_imagenet_have_numbers_of_their_own():
 
 def test_options_of_absent_losses_are_refused():
     flags = config(distill="kd", option=(("crd.dim=3",),))
-    with pytest.raises(InputError, match="crd takes no part"):
+    with pytest.raises(InputError, match="does not use crd"):
         weights.options(flags, weights.choose(flags))
 
 

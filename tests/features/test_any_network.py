@@ -215,12 +215,10 @@ def test_a_network_without_maps_learns_by_what_reads_none():
     task = distil(Small(), net, {"kd": 1.0, "simkd": 1.0}, images=batch.images)
     task(batch).loss.backward()
     with pytest.raises(
-        InputError, match=r"AT reads student_maps, but the student shows none.*--taps_s"
+        InputError, match=r"AT reads student_maps, but the student has none.*--taps_s"
     ):
         distil(net, Small(), {"at": 1.0}, images=batch.images)
-    with pytest.raises(
-        InputError, match=r"FT reads teacher_maps, but the teacher shows none.*Taps"
-    ):
+    with pytest.raises(InputError, match=r"FT reads teacher_maps, but the teacher has none.*Taps"):
         distil(Small(), net, {"ft": 1.0}, images=batch.images)
 
 
@@ -229,14 +227,14 @@ def test_a_network_without_a_head_learns_by_its_logits():
     assert find_taps(net, batch.images) == Taps(maps=(), head="")
     assert ForwardTrace(net, batch.images).shapes(Taps(maps=(), head="")).dim == 0
     distil(net, Small(), {"kd": 1.0}, images=batch.images)(batch).loss.backward()
-    with pytest.raises(InputError, match="PKT reads student_pooled, but the student shows none"):
+    with pytest.raises(InputError, match="PKT reads student_pooled, but the student has none"):
         distil(net, Small(), {"pkt": 1.0}, images=batch.images)
 
 
 def test_a_teacher_of_two_heads_has_none_to_borrow():
     teacher, x = build("timm:deit_tiny_distilled_patch16_224"), images()
     student = models.create("resnet8", CLASSES, SIZE)
-    with pytest.raises(InputError, match=r"SRRL needs teacher_head.* shows no single layer"):
+    with pytest.raises(InputError, match=r"SRRL needs teacher_head.* has no single layer"):
         distil(student, teacher, {"srrl": 1.0}, images=x)
 
 

@@ -107,12 +107,12 @@ WRONG = {
     "resnet21 -> resnet8|kd|": "resnet21  teacher: no network 'resnet21', did you mean",
     "resnet20 -> resnet9|kd|": "no network 'resnet9'",
     "resnet20 -> resnet8|kdd|": "kdd  trial 1: no loss 'kdd', did you mean 'kd'",
-    "resnet20 -> resnet8|kd|beta: 3": "--beta 3 has nothing to weigh",
+    "resnet20 -> resnet8|kd|beta: 3": "--beta 3 has no loss to weight",
     "resnet20 -> resnet8|kd|epochs: 0": "--epochs is 0; it must be at least 1",
     "resnet20 -> resnet8|kd|epochs: many": "invalid literal for int",
     "resnet20 -> resnet8|kd|precision: fp8": "fp8",
     "resnet20 -> resnet8|kd|dataset: digit": "no dataset 'digit', did you mean 'digits'",
-    "resnet20 -> resnet8|kd|option: [crd.dim=3]": "crd takes no part in this run",
+    "resnet20 -> resnet8|kd|option: [crd.dim=3]": "this run does not use crd",
 }
 
 

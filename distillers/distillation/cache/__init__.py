@@ -1,1 +1,1 @@
-"""What a frozen teacher says of each augmented view of each image: computed once, then read."""
+"""Cache the outputs of a frozen teacher for each augmented view of each training image."""

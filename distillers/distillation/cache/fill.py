@@ -1,4 +1,4 @@
-"""A cache filled ahead of the runs that read it."""
+"""Fill a cache before the runs that read it."""
 
 import time
 
@@ -10,19 +10,19 @@ from distillers.distillation.cache.teacher_cache import TeacherCache
 from distillers.distributed.world import World
 from distillers.progress import Progress
 
-SHOW = 20  # batches between two looks at the progress
+SHOW_EVERY = 20  # batches between two updates of the progress bar
 
 
 def fill_cache(
     cache: TeacherCache, source: DataSource, asked: CacheRequest, batch_size: int, world: World
 ) -> None:
-    """Run the teacher for every view that is not there, view by view, the images in their order.
+    """Run the teacher for all missing views, one view of all images after the other.
 
     Args:
-        cache: to fill.
-        source: the images that are trained on.
-        asked: how many views.
-        batch_size: images at once, in each process.
+        cache: the cache.
+        source: the training images.
+        asked: the numbers of images and views.
+        batch_size: images per batch in each process.
         world: the processes that fill it together.
     """
     loader = source.train_loader(
@@ -47,7 +47,7 @@ def fill_cache(
                 cache.fill(batch.images, batch.view)
                 seen += len(batch.labels)
                 figures["images_per_second"] = seen / (time.monotonic() - begun)
-                if place % SHOW == 0 and world.is_first:
+                if place % SHOW_EVERY == 0 and world.is_first:
                     progress.batch(number, place, figures)
             if world.is_first:
                 progress.epoch(number, figures)

@@ -1,4 +1,4 @@
-"""A cache on the disk: a card that says of what, and its parts; one lock for all that fill it."""
+"""Folder of a cache: a card with its identity, its parts, and a lock for those that fill it."""
 
 import errno
 import json
@@ -18,21 +18,21 @@ from distillers.files import file_name, write_atomically
 try:
     import fcntl
 except ImportError as error:  # Windows
-    raise InputError("a teacher cache needs Linux or macOS; leave --teacher_cache out.") from error
+    raise InputError("a teacher cache needs Linux or macOS; omit --teacher_cache.") from error
 
 CARD, LOCK, USED = "cache.json", "lock", "used"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CacheFolder:
-    """One cache, made where it is not there yet; it is in use for as long as this object lives.
+    """An open cache, created if it does not exist; it is in use while this object lives.
 
     Args:
-        path: its folder.
-        key: what it must be a cache of.
+        path: of the folder.
+        key: identity of teacher and data.
 
     Raises:
-        InputError: when there is a cache of something else, or one that cannot be read.
+        InputError: if the folder holds another cache, or one that cannot be read.
     """
 
     def __init__(self, path: Path, key: Key) -> None:
@@ -49,7 +49,7 @@ class CacheFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Inside, no other process changes the cache."""
+        """Hold the lock of the cache, so that no other process writes to it."""
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         try:
             yield
@@ -57,15 +57,15 @@ class CacheFolder:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def part(self, name: str, identity: dict[str, Any], num_rows: int) -> Part:
-        """One tensor of the teacher for every view.
+        """Open or create the part for one feature of the teacher.
 
         Args:
             name: of its files.
-            identity: where the teacher was read, with the "shape" of a row, for the card.
-            num_rows: that this run may ask for.
+            identity: where the teacher is read, and the "shape" of a row; written to the card.
+            num_rows: number of rows that this run may read or write.
 
         Raises:
-            InputError: when there is a part of this name that was read elsewhere.
+            InputError: if there is a part of this name with another identity.
         """
         with explain_disk_errors(self.path):
             with self.locked():
@@ -73,7 +73,7 @@ class CacheFolder:
                 there = card["parts"].setdefault(name, identity)
                 if there != identity:
                     raise InputError(
-                        f"{self.path} has {name} as {there}, and it would now be {identity}; "
+                        f"{self.path} has {name} with {there}, but this run needs {identity}; "
                         "delete the folder, or choose another with --teacher_cache."
                     )
                 self._write(card)
@@ -84,10 +84,10 @@ class CacheFolder:
 
 
 def resolve_cache_dir(where: Path, key: Key) -> Path:
-    """The folder of the cache with a key: `where` itself if that is one, else a folder in it.
+    """Return the folder of the cache with a key: `where` itself if it is a cache, else one in it.
 
     Raises:
-        InputError: when `where` is a file, or the cache of something else.
+        InputError: if `where` is a file or another cache.
     """
     if where.exists() and not where.is_dir():
         raise InputError(f"--teacher_cache {where} is a file; it must be a folder, or auto.")
@@ -99,24 +99,24 @@ def resolve_cache_dir(where: Path, key: Key) -> Path:
 
 
 def check_same_key(path: Path, key: Key) -> None:
-    """Refuse a cache of anything else.
+    """Check that the cache in a folder has a key.
 
     Raises:
-        InputError: naming what differs.
+        InputError: if it has another; the message names the differing entries.
     """
     found = differences(read_card(path)["key"], key)
     if found:
         raise InputError(
-            f"{path} is the cache of something else: {', '.join(found)} differ. Give "
-            "--teacher_cache the folder above it, where each has a folder of its own, or auto."
+            f"{path} is the cache of something else: {', '.join(found)} differ. Set "
+            "--teacher_cache to the folder above it, in which each cache has its own, or to auto."
         )
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """What a cache is of, and its parts.
+    """Read the card of a cache: its key and its parts.
 
     Raises:
-        InputError: when it cannot be read, or was written by a newer version.
+        InputError: if it cannot be read, or was written by a newer version.
     """
     try:
         card = json.loads((path / CARD).read_text())
@@ -131,25 +131,25 @@ def read_card(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def explain_disk_errors(path: Path) -> Iterator[None]:
-    """Inside, a full disk and a folder that cannot be written are told in a line."""
+    """Convert an OSError of the cache at `path` to an InputError that says what to do."""
     try:
         yield
     except OSError as error:
         if error.errno in FULL:
             raise InputError(
-                f"the disk is full: {error.strerror}. What the teacher cache {path} holds is whole "
-                "and stays usable. Make room and go on with --resume, or leave --teacher_cache out."
+                f"the disk is full: {error.strerror}. The contents of the teacher cache {path} are "
+                "valid. Make room and continue with --resume, or omit --teacher_cache."
             ) from error
         raise InputError(f"cannot use the teacher cache {path}: {error}") from error
 
 
 def _held(path: Path) -> int:
-    """An open file that says, while it is open, that the cache is in use; and when it was last."""
+    """Open the file that marks the cache as in use, by a shared lock, and when it was last used."""
     while True:
         path.mkdir(parents=True, exist_ok=True)
         try:
             used = os.open(path / USED, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except FileNotFoundError:  # it was pruned this very moment
+        except FileNotFoundError:  # the cache was pruned at this moment
             continue
         fcntl.flock(used, fcntl.LOCK_SH)
         os.utime(used)

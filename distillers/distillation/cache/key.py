@@ -1,4 +1,4 @@
-"""What a cache is a cache of: the teacher, the data and their views; another is never read."""
+"""Identify a cache by its teacher, its data and their augmentation."""
 
 import hashlib
 import json
@@ -12,21 +12,21 @@ from distillers.checkpoints.input_adapter import InputAdapter
 from distillers.data.fingerprint import hash_tensors
 from distillers.data.source import DataSource
 
-FORMAT = 1  # of the files; also raised when views or values come to mean something else
+FORMAT = 1  # increased when the files or the meaning of views and values change
 
 Key = dict[str, Any]
 
 
 def cache_key(teacher: nn.Module, name: str, source: DataSource) -> Key:
-    """Everything that the teacher's values depend on, as plain types that a person can read.
+    """Return all that the teacher's outputs depend on, in JSON-compatible types.
 
-    How many views a run shows is not part of it, nor what its losses read: caches are shared by
-    all such runs, and grow.
+    The number of views and the features that a run reads are not part of it: runs that differ in
+    these share a cache, which grows.
 
     Args:
-        teacher: as it gets the images of `source`, before anything is folded or compiled.
+        teacher: with its input adapter, neither fused nor compiled.
         name: of its architecture.
-        source: the images that are trained on, without those that are held out.
+        source: the training images, without those that are held out.
     """
     return {
         "format": FORMAT,
@@ -41,12 +41,12 @@ def cache_key(teacher: nn.Module, name: str, source: DataSource) -> Key:
 
 
 def digest(key: Key) -> str:
-    """Twelve hexadecimal digits that differ wherever a key differs."""
+    """Return a hash of a key, 12 hexadecimal digits."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], above: str = "") -> list[str]:
-    """The names of what differs between two keys, as in "teacher.weights"."""
+    """Return the dotted names of the differing entries of two keys, e.g. "teacher.weights"."""
     found = []
     for name in (*one, *(name for name in other if name not in one)):
         mine, yours = one.get(name), other.get(name)
@@ -58,20 +58,20 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], above: str = "
 
 
 def _modules(net: nn.Module) -> str:
-    """A hash of the modules as they print themselves, without addresses in memory."""
+    """Return a hash of the printed modules, without memory addresses."""
     printed = re.sub(r" at 0x[0-9a-f]+", "", str(net))
     return hashlib.sha256(printed.encode()).hexdigest()[:32]
 
 
 def _weights(net: nn.Module) -> str:
-    """A hash of all parameters and buffers with their names, in the order of the names."""
+    """Return a hash of all parameters and buffers with their names."""
     held = dict(net.named_parameters()) | dict(net.named_buffers())
     parts = "".join(f"{name} {hash_tensors(held[name])}\n" for name in sorted(held))
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 
 def _input(net: nn.Module) -> str | dict[str, Any]:
-    """What becomes of the images before the network sees them."""
+    """Return how the input adapter changes the images."""
     if not isinstance(net, InputAdapter):
         return "as they are"
     return {

@@ -1,4 +1,4 @@
-"""Caches on the disk looked at, checked and deleted."""
+"""List, verify and delete caches."""
 
 import os
 import shutil
@@ -16,8 +16,8 @@ from distillers.distillation.cache.part import RECORD, Part
 from distillers.errors import InputError
 
 DAY = 24 * 3600
-DELETED = ".deleted-"  # before the name of a cache that is being deleted
-MOST_ROWS = 5  # that are named
+DELETED = ".deleted-"  # prefix of a cache that is being deleted
+MAX_ROWS = 5  # damaged rows that are listed
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class CacheInfo:
 
     Attributes:
         path: its folder.
-        card: as it says of itself.
-        num_bytes: on the disk.
-        days_old: since it was begun.
-        days_unused: since a run last opened it.
+        card: its key and parts.
+        num_bytes: size on the disk.
+        days_old: days since it was created.
+        days_unused: days since a run last opened it.
     """
 
     path: Path
@@ -40,15 +40,15 @@ class CacheInfo:
 
     @property
     def title(self) -> str:
-        """Its folder, and of what it is."""
+        """Its folder, teacher and data."""
         key = self.card["key"]
         return f"{self.path}: {key['teacher']['model']} on {key['data']['name']}"
 
     def parts(self, read_only: bool = True) -> list[Part]:
-        """Its parts, for all rows that there are.
+        """Open its parts, with all rows that exist.
 
         Raises:
-            InputError: when a file is missing.
+            InputError: if a file is missing.
         """
         try:
             return [
@@ -56,29 +56,29 @@ class CacheInfo:
                 for name, identity in self.card["parts"].items()
             ]
         except OSError as error:
-            raise InputError(f"{self.path} is not whole: {error}. Delete it.") from error
+            raise InputError(f"{self.path} is incomplete: {error}. Delete it.") from error
 
 
 def find_caches(where: Path) -> list[CacheInfo]:
-    """The caches in a folder, or the one that the folder is, in alphabetical order.
+    """Return the caches in a folder in alphabetical order, or the folder itself if it is a cache.
 
     Raises:
-        InputError: when there is no such folder, or a card cannot be read.
+        InputError: if the folder does not exist, or a card cannot be read.
     """
     if not where.is_dir():
-        raise InputError(f"there is no folder {where}; name the one that holds the caches.")
+        raise InputError(f"there is no folder {where}; name the folder of the caches.")
     inside = sorted(path for path in where.iterdir() if not path.name.startswith("."))
     paths = [path for path in (where, *inside) if (path / CARD).is_file()]
     return [_found(path) for path in paths]
 
 
 def info(found: CacheInfo) -> list[str]:
-    """A few lines about a cache."""
+    """Return a few lines that describe a cache."""
     data = found.card["key"]["data"]
     lines = [
         found.title,
         f"  {data['images']:,} images, {data['augmentation']}",
-        f"  {show_bytes(found.num_bytes)} on the disk, begun {found.card['made']}, last used "
+        f"  {show_bytes(found.num_bytes)} on the disk, created {found.card['made']}, last used "
         f"{found.days_unused:.1f} days ago",
     ]
     for part in found.parts():
@@ -93,10 +93,10 @@ def verify(found: CacheInfo, repair: bool) -> tuple[list[str], int]:
 
     Args:
         found: the cache.
-        repair: whether to empty the rows that differ.
+        repair: whether to empty damaged rows.
 
     Returns:
-        a line a part, and how many rows differ.
+        a line for each part, and the number of damaged rows.
     """
     lines, count = [found.title], 0
     for part in found.parts(read_only=not repair):
@@ -105,8 +105,8 @@ def verify(found: CacheInfo, repair: bool) -> tuple[list[str], int]:
         count += len(damaged)
         what = "all whole"
         if damaged:
-            more = ", ..." if len(damaged) > MOST_ROWS else ""
-            what = f"{len(damaged):,} DAMAGED ({', '.join(map(str, damaged[:MOST_ROWS]))}{more})"
+            more = ", ..." if len(damaged) > MAX_ROWS else ""
+            what = f"{len(damaged):,} DAMAGED ({', '.join(map(str, damaged[:MAX_ROWS]))}{more})"
             what += ", emptied" if repair else ""
         lines.append(f"  {part.name}: {kept.num_filled:,} rows, {what}")
     return lines, count
@@ -117,9 +117,9 @@ class PruneRules:
     """Which caches to delete; a rule that is None deletes nothing.
 
     Attributes:
-        unused_for: days since one was last opened.
-        older_than: days since one was begun.
-        keep: bytes that may stay; those that were not used for longest go first.
+        unused_for: delete caches that were not opened for more than so many days.
+        older_than: delete caches that were created more than so many days ago.
+        keep: then delete the least recently used ones until at most so many bytes are left.
     """
 
     unused_for: float | None = None
@@ -127,16 +127,16 @@ class PruneRules:
     keep: int | None = None
 
     def why(self, found: CacheInfo) -> str | None:
-        """Why a cache is to go by its age; None where it is not."""
+        """Return why the age of a cache requires its deletion, None if it does not."""
         if self.unused_for is not None and found.days_unused > self.unused_for:
             return f"unused for {found.days_unused:.1f} days"
         if self.older_than is not None and found.days_old > self.older_than:
-            return f"begun {found.days_old:.0f} days ago"
+            return f"created {found.days_old:.0f} days ago"
         return None
 
 
 def prune(caches: list[CacheInfo], rules: PruneRules, dry_run: bool) -> list[str]:
-    """Delete caches, except those that a process uses; a line for each that is or stays."""
+    """Delete caches that no process uses, and return a line for each that is deleted or kept."""
     reasons = {found.path: rules.why(found) for found in caches}
     left = sum(found.num_bytes for found in caches if reasons[found.path] is None)
     for found in sorted(caches, key=lambda each: -each.days_unused):
@@ -147,7 +147,7 @@ def prune(caches: list[CacheInfo], rules: PruneRules, dry_run: bool) -> list[str
 
 
 def finish_deletions(where: Path) -> None:
-    """Finish what a process that was killed had begun to delete."""
+    """Delete the rest of caches whose deletion was interrupted."""
     for path in where.glob(f"{DELETED}*"):
         shutil.rmtree(path)
 
@@ -162,7 +162,7 @@ def _pruned(found: CacheInfo, why: str | None, dry_run: bool) -> str:
         if dry_run:
             return f"would delete {found.path}, {size}: {why}"
         going = found.path.with_name(DELETED + found.path.name)
-        found.path.rename(going)  # so that a half deleted one is never taken for a whole one
+        found.path.rename(going)  # so that a partly deleted cache is never used
         shutil.rmtree(going)
     except BlockingIOError:
         return f"kept {found.path}, {size}: in use"
@@ -185,7 +185,7 @@ def _reach(path: Path, name: str) -> int:
 
 
 def _still_damaged(path: Path, part: Part, rows: list[int], repair: bool) -> list[int]:
-    """Those rows that differ while no process writes them; perhaps emptied."""
+    """Return the rows that are damaged while the lock is held, and empty them if asked to."""
     if not rows:
         return []
     lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

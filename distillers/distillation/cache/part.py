@@ -1,4 +1,4 @@
-"""One tensor of the teacher for every view of every image, in half precision, each row checked."""
+"""Store one feature of the teacher for each view of each image, in fp16 with checksums."""
 
 import struct
 import zlib
@@ -13,22 +13,22 @@ from torch import Tensor
 from distillers.distillation.cache.row_file import RowFile
 from distillers.errors import InputError
 
-# Of a row: the checksum of its number, its exponent and its bytes, 0 while it is empty; and the
-# power of two that its numbers are multiplied with.
+# For each row: the checksum of its index, exponent and bytes, 0 if the row is empty; and the
+# exponent of the power of two that its values are multiplied with.
 RECORD = np.dtype([("checksum", "<u4"), ("exponent", "<i4")])
-ORDINARY = (-8, 15)  # exponents of a row's largest number that half precision holds as it is
-LARGEST = 15  # what the others are brought to: below 32,768
-EXPONENTS = (-120, 113)  # of the multiplier; all of float32 but the very smallest numbers
-BIAS = 128  # makes an exponent a byte above 0
-AT_ONCE = 65536  # records that are read at once where all are
+ORDINARY = (-8, 15)  # exponents of the largest value of a row for which fp16 needs no scaling
+LARGEST = 15  # exponent that the others are scaled to: below 32,768
+EXPONENTS = (-120, 113)  # of the scale; covers fp32 except for its smallest values
+BIAS = 128  # added to an exponent to store it in a byte above 0
+CHUNK = 65536  # records that are read at once in a pass over all
 
 
 class CheckResult(NamedTuple):
-    """What `Part.check` found.
+    """Result of `Part.check`.
 
     Attributes:
-        num_filled: rows with a checksum.
-        damaged: the numbers of those that do not have it.
+        num_filled: number of rows that are not empty.
+        damaged: indices of the rows whose checksum does not match.
     """
 
     num_filled: int
@@ -36,19 +36,19 @@ class CheckResult(NamedTuple):
 
 
 class Part:
-    """A row a view, in a file of half precision numbers with a file of checksums beside it.
+    """A file with one row of fp16 values for each view, and a file of their checksums.
 
-    A row is written before its checksum, so a process that is killed leaves it whole or empty. A
-    row is compared with its checksum when a process reads it for the first time; one that differs
-    counts as empty. For that a process keeps a byte a row in memory.
+    A row is written before its checksum, so that a killed process leaves it valid or empty. The
+    checksum is verified when a process reads a row for the first time, and a row that does not
+    match counts as empty. This takes one byte of memory for each row.
 
     Args:
-        folder: where the two files are.
-        name: of the files, without their endings.
-        shape: of one row as a tensor, (c, h, w) or (d,). Maps lie in the file as (h, w, c) and are
-            given out in channels-last order.
-        num_rows: that may be asked for.
-        read_only: open for reading alone.
+        folder: of the two files.
+        name: of the files, without suffix.
+        shape: of one row, (c, h, w) or (d,). Maps are stored as (h, w, c) and returned in
+            channels-last memory format.
+        num_rows: number of rows that may be read or written.
+        read_only: open the files for reading only.
     """
 
     def __init__(
@@ -69,16 +69,16 @@ class Part:
 
     @property
     def row_bytes(self) -> int:
-        """What a row takes on the disk."""
+        """Bytes of a row with its checksum."""
         return self._data.row_bytes + self._records.row_bytes
 
     @property
     def disk_bytes(self) -> int:
-        """What both files take on the disk."""
+        """Bytes that both files take on the disk."""
         return self._data.disk_bytes + self._records.disk_bytes
 
     def present(self, rows: np.ndarray) -> np.ndarray:
-        """(n,) whether each of `rows`, (n,) int64, can be read."""
+        """Return whether each row is filled and valid, (n,) bool for indices (n,) int64."""
         new = rows[self._known[rows] == 0]
         if len(new):
             records = self._records_of(new)
@@ -89,7 +89,7 @@ class Part:
         return self._known[rows] != 0
 
     def read(self, rows: np.ndarray, device: torch.device) -> Tensor:
-        """The rows, (n, *shape) float32 on `device`; all must be `present`."""
+        """Return rows as (n, *shape) float32 on `device`; all must be `present`."""
         half = torch.empty(
             len(rows), self.size, dtype=torch.float16, pin_memory=device.type == "cuda"
         )
@@ -104,15 +104,15 @@ class Part:
         return values.view(-1, height, width, channels).permute(0, 3, 1, 2)
 
     def write(self, rows: np.ndarray, values: Tensor) -> None:
-        """Fill rows that are empty or damaged; the caller holds the folder's lock.
+        """Fill rows that are empty or damaged; the caller must hold the lock of the folder.
 
         Args:
-            rows: (n,) int64.
+            rows: indices, (n,) int64.
             values: (n, *shape), floating point, on any device.
 
         Raises:
-            InputError: when a value is no finite number.
-            OSError: when there is no room; what was written before is whole.
+            InputError: if a value is not finite.
+            OSError: if the disk is full; the rows written before are valid.
         """
         _, places = np.unique(rows, return_index=True)
         places = places[~self.present(rows[places])]
@@ -130,7 +130,7 @@ class Part:
         self._known[rows] = exponents + BIAS
 
     def num_filled(self) -> int:
-        """How many rows have a checksum, of those that may be asked for."""
+        """Return the number of rows that are not empty."""
         return sum(int(np.count_nonzero(records["checksum"])) for _, records in self._all())
 
     def check(self) -> CheckResult:
@@ -145,15 +145,15 @@ class Part:
         return CheckResult(count, damaged)
 
     def empty(self, rows: list[int]) -> None:
-        """Take the checksums of rows away, so that they are computed anew."""
+        """Delete the checksums of rows, so that they are computed again."""
         self._records.write(rows, memoryview(bytes(RECORD.itemsize * len(rows))))
         self._known[rows] = 0
 
     def _all(self) -> Iterator[tuple[int, np.ndarray]]:
-        """The records of all rows that may be asked for, in pieces, each with its first number."""
+        """Yield the records of all rows in chunks, each with the index of its first row."""
         reached = min(len(self._records), len(self._known))
-        for start in range(0, reached, AT_ONCE):
-            records = np.empty(min(AT_ONCE, reached - start), dtype=RECORD)
+        for start in range(0, reached, CHUNK):
+            records = np.empty(min(CHUNK, reached - start), dtype=RECORD)
             self._records.read_range(start, _bytes(records))
             yield start, records
 
@@ -163,9 +163,9 @@ class Part:
         return records
 
     def _whole(self, rows: np.ndarray, records: np.ndarray) -> np.ndarray:
-        """(n,) whether each row has its checksum; a few are read at a time."""
+        """Return whether the checksum of each row matches, (n,) bool."""
         whole = np.zeros(len(rows), dtype=bool)
-        step = max(1, 2**24 // self._data.row_bytes)
+        step = max(1, 2**24 // self._data.row_bytes)  # rows that are read at once
         buffer = memoryview(bytearray(min(step, len(rows)) * self._data.row_bytes))
         for start in range(0, len(rows), step):
             some = slice(start, start + step)
@@ -190,19 +190,19 @@ def _bytes(array: np.ndarray) -> memoryview:
 
 @torch.no_grad()
 def to_half(values: Tensor) -> tuple[Tensor, np.ndarray]:
-    """Rows in half precision, and the power of two that each is to be multiplied with.
+    """Convert rows to fp16 with a power of two as the scale of each.
 
-    That is 2^0 unless the row's largest number is too large for half precision, or so small that
+    The scale is 1 unless the largest value of the row is too large for fp16, or so small that
     digits would be lost.
 
     Args:
         values: (n, d) or (n, c, h, w), floating point, on any device.
 
     Returns:
-        (n, size) float16 on the CPU, maps as (h, w, c), and (n,) int32 exponents.
+        (n, size) float16 on the CPU, maps as (h, w, c), and (n,) int32 exponents of the scales.
 
     Raises:
-        InputError: when a value is no finite number.
+        InputError: if a value is not finite.
     """
     if values.ndim == 4:
         values = values.permute(0, 2, 3, 1)
@@ -210,7 +210,7 @@ def to_half(values: Tensor) -> tuple[Tensor, np.ndarray]:
     peak = flat.abs().amax(1)
     if not bool(peak.isfinite().all()):
         raise InputError(
-            "the teacher gives values that are no finite numbers for "
+            "the teacher returned values that are not finite for "
             f"{int((~peak.isfinite()).sum())} of {len(peak)} images; nothing of them was stored."
         )
     exponent = torch.frexp(peak).exponent

@@ -1,4 +1,4 @@
-"""From the flags of a run to its cache: which views, where, and whether there is room."""
+"""Open the cache that the flags of a run ask for, if it fits the budget and the disk."""
 
 import shutil
 from pathlib import Path
@@ -23,18 +23,18 @@ from distillers.distillation.distillation import Distillation
 from distillers.distributed.world import World
 from distillers.errors import InputError
 
-BLOCK = 4096  # bytes that file systems give out at once: a small row alone takes as many
-AUTO, FOLDER = "auto", "teacher_cache"  # the flag's value, and what it makes in SAVE_DIR
+BLOCK = 4096  # bytes; a small row alone takes a whole block of the file system
+AUTO, FOLDER = "auto", "teacher_cache"  # value of the flag, and the folder in SAVE_DIR
 
 
 class CacheRequest(NamedTuple):
-    """A cache that a run asks for.
+    """The cache that a run asks for.
 
     Attributes:
         where: its folder.
-        key: what it is of.
-        num_images: N.
-        num_views: V of each.
+        key: identity of teacher and data.
+        num_images: number of training images.
+        num_views: number of views of each image.
     """
 
     where: Path
@@ -46,17 +46,17 @@ class CacheRequest(NamedTuple):
 def cache_request(
     config: StudentConfig, teacher: nn.Module, name: str, source: DataSource, views: NumViews
 ) -> CacheRequest:
-    """The cache that the flags ask for.
+    """Return the cache that the flags ask for.
 
     Args:
         config: the flags.
-        teacher: as it gets the images of `source`, before anything is folded or compiled.
+        teacher: with its input adapter, neither fused nor compiled.
         name: of its architecture.
-        source: the images that are trained on.
-        views: how many each has.
+        source: the training images.
+        views: number of views of each image.
 
     Raises:
-        InputError: when the folder holds something else.
+        InputError: if the folder holds another cache.
     """
     given = config.teacher_cache or AUTO
     above = Path(config.save_dir) / FOLDER if given == AUTO else Path(given).expanduser()
@@ -73,23 +73,23 @@ def open_cache(
     num_fills: int,
     world: World,
 ) -> TeacherCache | None:
-    """The cache of a run, or None where it would be larger than the budget; both are printed.
+    """Open the cache of a run and print its state; None if it would exceed the budget.
 
     Args:
         config: the flags.
-        asked: of `wanted`.
-        task: whose losses read the teacher.
-        sample: (n, c, h, w), a few images as the networks see them.
-        num_fills: views of an image that the run may compute, at the most.
-        world: the processes that run together; all must ask.
+        asked: the cache.
+        task: the task whose losses read the teacher.
+        sample: (n, c, h, w), a few images, normalised.
+        num_fills: maximal number of views of an image that the run computes.
+        world: the processes; all must call this.
 
     Raises:
-        InputError: when there is no room on the disk.
+        InputError: if the disk has not enough free space.
     """
     reads = cached_tensors(task, sample)
     parts = unique_tensors(reads)
     if not parts:
-        world.say("teacher cache: no loss asks the teacher for anything, so there is none")
+        world.say("teacher cache: not used, since no loss reads the teacher")
         return None
     row = sum(part.row_bytes for part in parts)
     whole = row * asked.num_images * asked.num_views
@@ -111,14 +111,14 @@ def open_cache(
         f"{show_bytes(whole)} when full, in {asked.where}"
     )
     num_fills = min(num_fills, asked.num_views)
-    world.run_on_rank0(lambda: _refuse_no_room(asked, parts, cache, num_fills))
+    world.run_on_rank0(lambda: _check_free_space(asked, parts, cache, num_fills))
     return cache
 
 
-def _refuse_no_room(
+def _check_free_space(
     asked: CacheRequest, parts: list[CachedTensor], cache: TeacherCache, num_fills: int
 ) -> None:
-    """Refuse what the disk cannot take, before any work is done."""
+    """Check that the disk has room for what the run may write."""
     whole = sum(part.row_bytes for part in parts) * asked.num_views
     scattered = sum(part.row_bytes + BLOCK for part in parts) * num_fills
     need = asked.num_images * min(whole, scattered) - cache.disk_bytes

@@ -1,4 +1,4 @@
-"""A file of rows of one length, read and written a row at a time by any number of processes."""
+"""Read and write rows of bytes in a sparse file, from any number of processes."""
 
 import os
 import weakref
@@ -7,16 +7,16 @@ from pathlib import Path
 
 
 class RowFile:
-    """Rows of bytes, each at its number times their length; what was never written reads as zeros.
+    """A file of rows of equal length; rows that were never written read as zeros.
 
-    The file is sparse: rows that were never written take no room on file systems that can do so.
-    It is read by system calls and not mapped into memory. So what was read does not count as
-    memory of this process, and a full disk or a file cut short is an error code and not a signal.
+    The file is sparse, so that missing rows take no space if the file system supports it. It is
+    read by system calls instead of a memory map: pages that were read do not count as memory of the
+    process, and a full disk or a truncated file raises an error instead of a signal.
 
     Args:
-        path: of the file, made where it is missing.
-        row_bytes: of a row.
-        read_only: open for reading alone; then the file must be there.
+        path: of the file, created if it is missing.
+        row_bytes: length of a row.
+        read_only: open an existing file for reading only.
     """
 
     def __init__(self, path: Path, row_bytes: int, read_only: bool = False) -> None:
@@ -27,20 +27,20 @@ class RowFile:
         weakref.finalize(self, os.close, self._file)
 
     def __len__(self) -> int:
-        """How many rows the file reaches, the last perhaps in part."""
+        """Return the number of rows up to the end of the file, the last one possibly incomplete."""
         return -(-os.fstat(self._file).st_size // self.row_bytes)
 
     @property
     def disk_bytes(self) -> int:
-        """What the file takes on the disk."""
+        """Bytes that the file takes on the disk."""
         return os.fstat(self._file).st_blocks * 512
 
     def read(self, rows: Sequence[int], into: memoryview) -> None:
-        """Read rows one after the other.
+        """Read rows into a buffer.
 
         Args:
-            rows: their numbers.
-            into: `len(rows)` times `row_bytes` bytes; zeros where the file does not reach.
+            rows: indices.
+            into: buffer of `len(rows) * row_bytes` bytes; filled with zeros beyond the end of file.
         """
         size = self.row_bytes
         for place, row in enumerate(rows):
@@ -49,19 +49,23 @@ class RowFile:
                 self._read_slowly(row * size, part)
 
     def read_range(self, start: int, into: memoryview) -> None:
-        """Read the rows from number `start` on that fill `into`, as `read` does."""
+        """Read consecutive rows from index `start` on until `into` is full."""
         self._read_slowly(start * self.row_bytes, into)
 
     def write(self, rows: Sequence[int], data: memoryview) -> None:
-        """Write rows, as `read` reads them.
+        """Write rows from a buffer.
+
+        Args:
+            rows: indices.
+            data: `len(rows) * row_bytes` bytes.
 
         Raises:
-            OSError: when there is no room; the rows before are written.
+            OSError: if the disk is full; the rows before are written.
         """
         size = self.row_bytes
         for place, row in enumerate(rows):
             part, done = data[place * size : (place + 1) * size], 0
-            while done < size:  # a disk that is nearly full takes a part first
+            while done < size:  # a nearly full disk accepts a part first
                 done += os.pwrite(self._file, part[done:], row * size + done)
 
     def _read_slowly(self, offset: int, into: memoryview) -> None:

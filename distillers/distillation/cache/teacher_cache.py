@@ -1,4 +1,4 @@
-"""What the losses ask of the teacher, read from a cache and computed where it is missing."""
+"""Read the teacher's features from a cache, and compute those that are missing."""
 
 import sys
 from collections.abc import Iterator
@@ -18,15 +18,15 @@ from distillers.distillation.distillation import Distillation
 from distillers.distributed.world import World
 from distillers.files import file_name
 
-LISTS = ("teacher_maps", "teacher_preacts")  # values that are a tensor a stage
+LISTS = ("teacher_maps", "teacher_preacts")  # features with one tensor for each stage
 
 
 class CachedTensor(NamedTuple):
-    """One tensor that is read of the teacher.
+    """One feature tensor of the teacher.
 
     Attributes:
-        name: of the part that keeps it.
-        identity: where it is read, with the "shape" of one image's, in plain types.
+        name: of the part that stores it.
+        identity: where it is read, and the "shape" for one image, in JSON-compatible types.
     """
 
     name: str
@@ -34,21 +34,21 @@ class CachedTensor(NamedTuple):
 
     @property
     def row_bytes(self) -> int:
-        """What an image's takes on the disk, with its checksum."""
+        """Bytes on the disk for one image, with the checksum."""
         return 2 * int(np.prod(self.identity["shape"])) + 8
 
 
 def cached_tensors(task: Distillation, images: Tensor) -> dict[str, list[CachedTensor | None]]:
-    """The tensors that make each value of the teacher, by the value's name.
+    """Return the tensors of each feature that the losses read of the teacher, by its name.
 
-    A module's output is one tensor whether it is read as a stage map or as the final map.
+    The output of a module is one tensor, whether it is read as a stage map or as the final map.
 
     Args:
-        task: whose losses read the teacher.
-        images: (n, c, h, w), a few, of the size that the networks see.
+        task: the task whose losses read the teacher.
+        images: (n, c, h, w), a few images of the training size.
 
     Returns:
-        one for each tensor of a value; None for a stage map that no loss reads.
+        a list for each feature, with None for a stage map that no loss reads.
     """
     taps, stages = task.teacher_taps, task.teacher_stages
     layouts = dict(taps.layouts)
@@ -71,73 +71,73 @@ def cached_tensors(task: Distillation, images: Tensor) -> dict[str, list[CachedT
 
 
 def unique_tensors(reads: dict[str, list[CachedTensor | None]]) -> list[CachedTensor]:
-    """Those of `cached_tensors` that a cache stores, each once."""
+    """Return the different tensors in the result of `cached_tensors`."""
     return list({read.name: read for each in reads.values() for read in each if read}.values())
 
 
 class TeacherCache:
-    """Gives what the losses ask of the teacher for views of training images.
+    """The teacher's features for all views of the training images.
 
-    What is computed is stored and then read back. So every epoch, and every run that shares the
-    cache, learns from the same numbers, those of the first process that stored them.
+    Features that are computed are stored and then read back. So all epochs, and all runs that share
+    the cache, use the same values: those of the first process that stored them.
 
     Args:
         folder: of the cache.
-        task: whose teacher computes what is missing.
-        reads: of `cached_tensors`.
-        num_rows: views of all images.
+        task: the task whose teacher computes missing views.
+        tensors: result of `cached_tensors`.
+        num_rows: number of images times number of views.
 
     Attributes:
         folder: as given.
-        num_computed: views that the teacher was run for.
+        num_computed: number of views for which the teacher was run.
     """
 
     def __init__(
         self,
         folder: CacheFolder,
         task: Distillation,
-        reads: dict[str, list[CachedTensor | None]],
+        tensors: dict[str, list[CachedTensor | None]],
         num_rows: int,
     ) -> None:
         self.folder = folder
         self.num_computed = 0
-        self._told = 0
+        self._num_reported = 0
         self._task = task
         self._parts: dict[str, Part] = {
             read.name: folder.part(read.name, read.identity, num_rows)
-            for read in unique_tensors(reads)
+            for read in unique_tensors(tensors)
         }
         self._names = {
-            name: [read.name if read else None for read in each] for name, each in reads.items()
+            name: [read.name if read else None for read in each] for name, each in tensors.items()
         }
 
     @property
     def num_damaged(self) -> int:
-        """Rows that did not have their checksum and were computed anew."""
+        """Number of rows that were computed again because their checksum did not match."""
         return sum(part.num_damaged for part in self._parts.values())
 
     @property
     def disk_bytes(self) -> int:
-        """What the parts that are read take on the disk."""
+        """Bytes of the parts that are read."""
         return sum(part.disk_bytes for part in self._parts.values())
 
     def num_filled(self) -> int:
-        """Views of which everything that is read is there, or more where runs fill at once."""
+        """Return the number of complete views, an upper bound while other runs fill the cache."""
         return min(part.num_filled() for part in self._parts.values())
 
     def present(self, rows: np.ndarray) -> np.ndarray:
-        """(n,) whether everything that is read of each view, (n,) int64, is there."""
+        """Return whether each view, (n,) int64, is complete, as (n,) bool."""
         return np.logical_and.reduce([part.present(rows) for part in self._parts.values()])
 
     def fill(self, images: Tensor, view: Tensor) -> None:
-        """Run the teacher for those views that are not there, and store what it gives.
+        """Run the teacher for missing views, and store its features.
 
         Args:
             images: (n, c, h, w).
             view: (n,) int64, as in `Batch`.
 
         Raises:
-            InputError: when there is no room, or the teacher's values are no finite numbers.
+            InputError: if the disk is full, or a feature is not finite.
         """
         rows = view.numpy()
         missing = np.flatnonzero(~self.present(rows))
@@ -155,9 +155,9 @@ class TeacherCache:
                         self._parts[part].write(rows[missing], tensor)
 
     def values(self, images: Tensor, view: Tensor) -> Values:
-        """What the losses ask of the teacher, float32, by the names that they use.
+        """Return the features that the losses read, in float32, by the names of their parameters.
 
-        An empty tensor stands for a stage map that none reads.
+        Stage maps that no loss reads are empty tensors.
         """
         self.fill(images, view)
         rows = view.numpy()
@@ -170,31 +170,31 @@ class TeacherCache:
         return values
 
     def wrap(self, loader: BatchLoader) -> "CachedTeacherLoader":
-        """`loader`, whose batches then bring along what the losses ask of the teacher."""
+        """Return a loader of the same batches with the teacher's features."""
         return CachedTeacherLoader(loader, self)
 
     def total_computed(self, world: World) -> int:
-        """Views that the teacher was run for, in all processes; all must ask."""
+        """Return `num_computed` summed over all processes; all must call this."""
         return int(world.sum(torch.tensor(self.num_computed)))
 
     def report_damage(self) -> None:
-        """Say of which rows that were damaged nobody was told yet."""
-        new = self.num_damaged - self._told
+        """Print how many damaged rows were found since the last call."""
+        new = self.num_damaged - self._num_reported
         if new:
-            self._told += new
+            self._num_reported += new
             print(
-                f"teacher cache: {new:,} rows in {self.folder.path} did not have their checksum "
-                "and were computed anew",
+                f"teacher cache: {new:,} rows in {self.folder.path} did not match their checksum "
+                "and were computed again",
                 file=sys.stderr,
                 flush=True,
             )
 
 
 class CachedTeacherLoader(WrappedLoader):
-    """A loader whose batches bring along what the losses ask of the teacher.
+    """A loader that adds the teacher's features to the batches of another.
 
     Args:
-        loader: with fixed views.
+        loader: a loader of fixed views.
         cache: of the same views.
     """
 
@@ -206,6 +206,6 @@ class CachedTeacherLoader(WrappedLoader):
     def epoch(self, number: int, start_batch: int = 0) -> Iterator[Batch]:
         for batch in self._loader.epoch(number, start_batch):
             if batch.view is None:
-                raise TypeError("a teacher cache needs a loader that tells views")
+                raise TypeError("a teacher cache needs a loader whose batches have `view`")
             yield replace(batch, teacher=self._cache.values(batch.images, batch.view))
         self._cache.report_damage()

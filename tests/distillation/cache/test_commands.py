@@ -110,16 +110,16 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(there, monkeypatch):
 
     flags = ["--epochs", "3", "--views", "2"]
     student(*flags, "--save_dir", "whole", "--teacher_cache", "auto")
-    keep = RunRecorder.keep
+    on_epoch_end = RunRecorder.on_epoch_end
 
     def stop(self, row, *others):
         if row["epoch"] == 2:
             raise KeyboardInterrupt
-        keep(self, row, *others)
+        on_epoch_end(self, row, *others)
 
     stopped = [*flags, "--save_dir", "stopped", "--teacher_cache", "auto"]
     with monkeypatch.context() as patch:
-        patch.setattr(RunRecorder, "keep", stop)
+        patch.setattr(RunRecorder, "on_epoch_end", stop)
         student(*stopped, status=130)
     student(*stopped, "--resume")
     assert same(weights_of(there / "whole"), weights_of(there / "stopped"))

@@ -44,7 +44,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_the_cache_stays_usable(tmp_path, 
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", nearly_full)
-        with pytest.raises(InputError, match=r"the disk is full.*stays usable.*--resume"):
+        with pytest.raises(InputError, match=r"the disk is full.*are valid.*--resume"):
             list(CachedTeacherLoader(loader_of(source), cache).epoch(1))
     build(tmp_path / "full")
     assert contents(tmp_path / "full").keys() == contents(tmp_path / "whole").keys()

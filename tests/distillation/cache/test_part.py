@@ -82,7 +82,7 @@ def test_numbers_that_half_precision_cannot_hold(tmp_path):
 def test_what_is_no_finite_number_is_refused(tmp_path, bad):
     one, values = part(tmp_path), random(3)
     values[1, 0, 0, 0] = bad
-    with pytest.raises(InputError, match="no finite numbers for 1 of 3 images"):
+    with pytest.raises(InputError, match="not finite for 1 of 3 images"):
         one.write(numbers(0, 1, 2), values)
     assert not one.present(numbers(0, 1, 2)).any()
 

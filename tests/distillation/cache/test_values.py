@@ -128,7 +128,7 @@ def test_damaged_rows_are_computed_anew_and_told(tmp_path, capsys):
     for epoch in (1, 2, 3):
         list(CachedTeacherLoader(loader_of(source), cache).epoch(epoch))
     assert sum(runs) == cache.num_damaged == 2
-    told = re.findall(r"(\d+) rows in .* did not have their checksum", capsys.readouterr().err)
+    told = re.findall(r"(\d+) rows in .* did not match their checksum", capsys.readouterr().err)
     assert sum(map(int, told)) == 2
     for name, again in contents(tmp_path).items():
         halves, exact = np.frombuffer(again, "<f2"), np.frombuffer(whole[name], "<f2")
@@ -200,7 +200,7 @@ def test_what_comes_before_the_teacher_is_part_of_the_key():
 def test_where_a_network_is_read_is_part_of_a_part(tmp_path):
     source, task = image_set(), task_of(teacher_of())
     cache = open_at(wanted(tmp_path, source), task)
-    with pytest.raises(InputError, match=r"has pooled as .* and it would now be"):
+    with pytest.raises(InputError, match=r"has pooled with .*, but this run needs"):
         cache.folder.part("pooled", {"module": "fc", "side": "in", "shape": [13]}, 3)
 
 
