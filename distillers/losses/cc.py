@@ -70,7 +70,7 @@ class CC(nn.Module):
         require_non_negative(gamma=gamma, order=order)
         super().__init__()
         if form not in FORMS:
-            raise ValueError(f"form is {form!r}; it may be {' or '.join(map(repr, FORMS))}.")
+            raise ValueError(f"form is {form!r}; it must be {' or '.join(map(repr, FORMS))}.")
         self.form = form
         self.normalise = normalise
         self.gamma = gamma

@@ -94,9 +94,9 @@ class CRD(nn.Module):
         require_fraction(momentum=momentum)
         super().__init__()
         if mode not in ("exact", "relax"):
-            raise ValueError(f"mode is {mode!r}; it may be 'exact' or 'relax'.")
+            raise ValueError(f"mode is {mode!r}; it must be 'exact' or 'relax'.")
         if partition_momentum is not None and not 0 < partition_momentum < 1:
-            raise ValueError(f"partition_momentum is {partition_momentum}; it may be in (0, 1).")
+            raise ValueError(f"partition_momentum is {partition_momentum}; it must be in (0, 1).")
         self.negatives = negatives
         self.temperature = temperature
         self.momentum = momentum

@@ -54,7 +54,7 @@ class FitNet(nn.Module):
         super().__init__()
         stages = min(len(student_channels), len(teacher_channels))
         if not 1 <= hint_layer <= stages:
-            raise ValueError(f"hint_layer is {hint_layer}; it may be 1 to {stages}.")
+            raise ValueError(f"hint_layer is {hint_layer}; it must be from 1 to {stages}.")
         self.stage = hint_layer - 1
         self.teacher_stages = (self.stage,)
         self.size = tuple(teacher_sizes[self.stage])
@@ -70,8 +70,8 @@ class FitNet(nn.Module):
         hint = teacher_maps[self.stage].detach()
         if adapted.shape != hint.shape:
             raise ValueError(
-                f"the adapter gives {tuple(adapted.shape)} and the hint is {tuple(hint.shape)}; "
-                "FitNet is made for one size of images."
+                f"the adapter's output has shape {tuple(adapted.shape)} and the hint "
+                f"{tuple(hint.shape)}; FitNet needs images of one size."
             )
         return F.mse_loss(at_least_fp32(self.bn(adapted).relu()), at_least_fp32(hint))
 

@@ -54,7 +54,7 @@ class FSP(nn.Module):
         differ = [f"stage {i} ({s} and {t})" for i, (s, t) in pairs if s != t]
         if differ:
             raise ValueError(
-                f"FSP needs student and teacher stages of equal channels; these differ: "
+                "FSP needs stages with equal channels in student and teacher; these differ: "
                 f"{', '.join(differ)}."
             )
         self.warmup_epochs = warmup_epochs

@@ -64,11 +64,11 @@ class FT(nn.Module):
         require_non_negative(warmup_epochs=warmup_epochs)
         super().__init__()
         if form not in FORMS:
-            raise ValueError(f"form is {form!r}; it may be {' or '.join(map(repr, FORMS))}.")
+            raise ValueError(f"form is {form!r}; it must be {' or '.join(map(repr, FORMS))}.")
         student, teacher = student_channels[-1], teacher_channels[-1]
         factors = int(teacher * rate)
         if factors < 1:
-            raise ValueError(f"rate is {rate}; of {teacher} channels it must leave at least one.")
+            raise ValueError(f"rate is {rate}; {teacher} channels give no factor.")
         self.power = power
         self.form = form
         self.warmup_epochs = warmup_epochs

@@ -54,13 +54,13 @@ class KDSVD(nn.Module):
         check_stages("KDSVD", student_channels, teacher_channels)
         if list(student_channels) != list(teacher_channels):
             raise ValueError(
-                f"KDSVD needs stages of equal channels; the student has {list(student_channels)} "
+                f"KDSVD needs stages with equal channels; the student has {list(student_channels)} "
                 f"and the teacher {list(teacher_channels)}."
             )
         if len(student_channels) < 2:
-            raise ValueError("KDSVD relates each stage to the one before; there is one only.")
+            raise ValueError("KDSVD needs at least two stages; there is one.")
         if rank > min(student_channels):
-            raise ValueError(f"rank is {rank}; it may be 1 to {min(student_channels)}.")
+            raise ValueError(f"rank is {rank}; it must be from 1 to {min(student_channels)}.")
         self.rank = rank
 
     def forward(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
@@ -77,9 +77,11 @@ class KDSVD(nn.Module):
 
     def directions(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Return the student's vectors (n, c, rank), aligned to the teacher's, and these."""
-        places = min(maps.shape[2] * maps.shape[3] for maps in (student, teacher))
-        if places < self.rank:
-            raise ValueError(f"rank is {self.rank}; a map of {places} places has no more vectors.")
+        positions = min(maps.shape[2] * maps.shape[3] for maps in (student, teacher))
+        if positions < self.rank:
+            raise ValueError(
+                f"rank is {self.rank}; a map of {positions} positions has no more vectors."
+            )
         reference, values = right_vectors(teacher, self.rank)
         reference = reference * torch.where(reference.sum(dim=1, keepdim=True) < 0, -1.0, 1.0)
         candidates, _ = right_vectors(student, self.rank + 3)

@@ -156,8 +156,8 @@ class RRD(nn.Module):
         if self.memory == "momentum":
             if index is None:
                 raise ValueError(
-                    "memory='momentum' needs index, the rows in the training set; RRDMomentum is "
-                    "wired to them (--memory_type momentum)."
+                    "memory='momentum' needs index, the indices into the training set; use "
+                    "RRDMomentum (--memory_type momentum)."
                 )
             slots = all_gather_rows(index)
             rows = l2_normalize(self.momentum * self.queue[slots] + (1 - self.momentum) * teacher)
@@ -176,7 +176,7 @@ def _check_choices(**options: str | None) -> None:
     for name, value in options.items():
         if value not in CHOICES[name]:
             allowed = " or ".join(repr(choice) for choice in CHOICES[name])
-            raise ValueError(f"{name} is {value!r}; it may be {allowed}.")
+            raise ValueError(f"{name} is {value!r}; it must be {allowed}.")
 
 
 def _apply_preset(preset: str | None, settings: dict[str, float | str]) -> dict[str, float | str]:

@@ -79,8 +79,7 @@ class SemCKD(nn.Module):
         n = len(student_maps[0])
         if n != self.batch_size:
             raise ValueError(
-                f"SemCKD was made for batches of {self.batch_size} and got {n}; load with "
-                "drop_last=True."
+                f"SemCKD was built for batches of {self.batch_size} and got {n}; set drop_last=True"
             )
         teacher_maps = [each.detach() for each in teacher_maps]
         weights = self.attend(student_maps, teacher_maps)

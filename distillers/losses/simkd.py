@@ -59,7 +59,7 @@ class SimKD(nn.Module):
     ) -> None:
         super().__init__()
         if not 1 <= factor <= teacher_dim:
-            raise ValueError(f"factor is {factor}; it may be 1 to {teacher_dim}.")
+            raise ValueError(f"factor is {factor}; it must be from 1 to {teacher_dim}.")
         self.factor = factor
         self.channels = student_channels[-1], teacher_dim
         self.projector = projector(*self.channels, factor)
@@ -72,7 +72,7 @@ class SimKD(nn.Module):
         if teacher_final.shape[1] != self.channels[1]:
             raise ValueError(
                 f"the teacher's last map has {teacher_final.shape[1]} channels and its classifier "
-                f"reads {self.channels[1]}; SimKD needs a classifier of the pooled last map."
+                f"has {self.channels[1]} inputs; SimKD needs a classifier of the pooled last map."
             )
         source, target = same_size(student_maps[-1], teacher_final.detach())
         if self.training:

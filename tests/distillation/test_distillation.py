@@ -242,7 +242,7 @@ def test_networks_of_other_depths_are_told_before_training(name):
     teacher = models.create("timm:test_resnet", num_classes=4)
     before = copy.deepcopy(student.state_dict())
     images = torch.randn(2, 3, 32, 32)
-    with pytest.raises(InputError, match="the student is read at 3 and the teacher at 4"):
+    with pytest.raises(InputError, match="the student has 3 and the teacher 4"):
         distil(student, teacher, {name: 1.0}, images=images)
     distil(student, copy.deepcopy(student), {name: 1.0}, images=images)
     assert all(torch.equal(value, before[key]) for key, value in student.state_dict().items())

@@ -147,7 +147,7 @@ def test_cc_matrix_is_its_formula_and_ignores_the_order_of_the_batch():
 
 
 def test_cc_refuses_a_form_that_it_does_not_have():
-    with pytest.raises(ValueError, match="'matrx'; it may be 'consecutive' or 'matrix'"):
+    with pytest.raises(ValueError, match="'matrx'; it must be 'consecutive' or 'matrix'"):
         CC(6, 9, form="matrx")
 
 
@@ -245,12 +245,14 @@ def test_nst_ignores_the_order_and_scale_of_channels():
 
 @pytest.mark.parametrize("build", [AB, FSP, KDSVD], ids=lambda cls: cls.__name__)
 def test_different_numbers_of_stages_are_refused_with_both(build):
-    with pytest.raises(ValueError, match=rf"{build.__name__} .* read at 2 and the teacher at 3"):
+    with pytest.raises(
+        ValueError, match=rf"{build.__name__} .* the student has 2 and the teacher 3"
+    ):
         build([4, 4], [4, 4, 4])
 
 
 def test_nst_refuses_different_numbers_of_maps():
-    with pytest.raises(ValueError, match=r"NST .* read at 2 and the teacher at 3"):
+    with pytest.raises(ValueError, match=r"NST .* the student has 2 and the teacher 3"):
         NST()(maps("student", *[(4, 3, 3)] * 2), maps("teacher", *[(4, 3, 3)] * 3))
 
 
@@ -328,7 +330,7 @@ def test_ft_first_stage_trains_the_paraphraser_and_second_the_translator():
 def test_ft_refuses_what_cannot_work():
     with pytest.raises(ValueError, match="form is 'paper'"):
         FT([3], [4], form="paper")
-    with pytest.raises(ValueError, match=r"rate is 0\.1; of 4 channels"):
+    with pytest.raises(ValueError, match=r"rate is 0\.1; 4 channels give no factor"):
         FT([3], [4], rate=0.1)
 
 
@@ -435,5 +437,5 @@ def test_kdsvd_with_silent_channels_has_a_finite_gradient():
 def test_kdsvd_refuses_channels_that_differ_and_a_single_stage():
     with pytest.raises(ValueError, match=r"the student has \[4, 8\] and the teacher \[4, 9\]"):
         KDSVD([4, 8], [4, 9])
-    with pytest.raises(ValueError, match="one only"):
+    with pytest.raises(ValueError, match="at least two stages"):
         KDSVD([4], [4])

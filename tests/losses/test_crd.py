@@ -232,10 +232,10 @@ def test_softplus_is_torchs():
 
 
 def test_partition_momentum_must_be_a_share():
-    with pytest.raises(ValueError, match=r"partition_momentum is 1\.0; it may be in \(0, 1\)"):
+    with pytest.raises(ValueError, match=r"partition_momentum is 1\.0; it must be in \(0, 1\)"):
         make(partition_momentum=1.0)
 
 
 def test_unknown_mode():
-    with pytest.raises(ValueError, match="mode is 'exakt'; it may be 'exact' or 'relax'"):
+    with pytest.raises(ValueError, match="mode is 'exakt'; it must be 'exact' or 'relax'"):
         make(mode="exakt")

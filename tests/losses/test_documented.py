@@ -95,13 +95,13 @@ def test_fitnet_brings_any_size_to_the_hints(size, wanted, kernel):
 
 @pytest.mark.parametrize("layer", [0, 3, -1])
 def test_fitnet_says_which_stages_there_are(layer):
-    with pytest.raises(ValueError, match=rf"hint_layer is {layer}; it may be 1 to 2"):
+    with pytest.raises(ValueError, match=rf"hint_layer is {layer}; it must be from 1 to 2"):
         FitNet([3, 4, 5], [5, 6], [(4, 4)] * 3, [(4, 4)] * 2, hint_layer=layer)
 
 
 def test_fitnet_refuses_maps_of_another_size():
     loss = FitNet([3], [5], [(8, 8)], [(4, 4)], hint_layer=1)
-    with pytest.raises(ValueError, match="one size of images"):
+    with pytest.raises(ValueError, match="images of one size"):
         loss([torch.rand(2, 3, 16, 16)], [torch.rand(2, 5, 8, 8)])
 
 
@@ -142,9 +142,9 @@ def test_at_is_blind_to_the_scale_of_an_image():
 
 def test_stages_must_be_as_many():
     maps = [normal(2, 3, 4, 4)] * 2
-    with pytest.raises(ValueError, match=r"AT compares stage with stage.*2.*1"):
+    with pytest.raises(ValueError, match=r"AT compares stages one by one.*2.*1"):
         AT()(maps, maps[:1])
-    with pytest.raises(ValueError, match=r"VID compares stage with stage.*3.*2"):
+    with pytest.raises(ValueError, match=r"VID compares stages one by one.*3.*2"):
         VID([4, 4, 4], [4, 4])
 
 

@@ -249,7 +249,9 @@ def test_reviewkd_is_its_formula(stages):
 @pytest.mark.parametrize("build", [OFD, ReviewKD], ids=lambda cls: cls.__name__)
 def test_different_numbers_of_stages_are_refused_with_both(build):
     facts = ([4, 4], [4, 4, 4]) if build is OFD else ([4, 4], 4, [4, 4, 4], 4)
-    with pytest.raises(ValueError, match=rf"{build.__name__} .* read at 2 and the teacher at 3"):
+    with pytest.raises(
+        ValueError, match=rf"{build.__name__} .* the student has 2 and the teacher 3"
+    ):
         build(*facts)
 
 

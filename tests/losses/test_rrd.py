@@ -75,9 +75,11 @@ def test_a_preset_refuses_what_contradicts_it():
         make(preset="tables", student_temperature=0.07)
     with pytest.raises(ValueError, match="'recent' means enqueue='before', not 'after'"):
         make(preset="recent", enqueue="after")
-    with pytest.raises(ValueError, match="preset is 'old'; it may be None or 'recent' or 'tables'"):
+    with pytest.raises(
+        ValueError, match="preset is 'old'; it must be None or 'recent' or 'tables'"
+    ):
         make(preset="old")
-    with pytest.raises(ValueError, match="memory is 'lifo'; it may be 'fifo' or 'momentum'"):
+    with pytest.raises(ValueError, match="memory is 'lifo'; it must be 'fifo' or 'momentum'"):
         make(memory="lifo")
 
 

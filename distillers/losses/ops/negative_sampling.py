@@ -39,7 +39,7 @@ class NegativeSampler(nn.Module):
         labels = train_labels.long()
         count = labels.bincount()
         if count.count_nonzero() < 2:
-            raise ValueError("train_labels holds only 1 class; negatives must be of other classes.")
+            raise ValueError("train_labels has only 1 class; negatives must be of other classes.")
         # not in the state dict: all three follow from train_labels
         ring = labels.argsort(stable=True).repeat(2)  # two rounds avoid a modulo
         self.register_buffer("order", ring, persistent=False)
@@ -56,13 +56,13 @@ class NegativeSampler(nn.Module):
         """Sample (n, num_draws) images of other classes than `labels` (n,), for images `index`."""
         start, count = self.start[labels, None], self.count[labels, None]
         draws = self._draws(index, num_draws)
-        places = _scaled(draws, len(self.order) // 2 - count).add_(start + count)
-        return self.order.index_select(0, places.flatten()).view_as(places)
+        positions = _scaled(draws, len(self.order) // 2 - count).add_(start + count)
+        return self.order.index_select(0, positions.flatten()).view_as(positions)
 
     def sample_same_class(self, labels: Tensor, index: Tensor) -> Tensor:
         """Sample (n,) images of the classes of images `index` (n,), `labels` (n,)."""
-        places = _scaled(self._draws(~index, 1), self.count[labels, None])
-        return self.order[self.start[labels] + places[:, 0]]
+        positions = _scaled(self._draws(~index, 1), self.count[labels, None])
+        return self.order[self.start[labels] + positions[:, 0]]
 
     def _draws(self, index: Tensor, num_draws: int) -> Tensor:
         """Return 31-bit integers (n, num_draws)."""

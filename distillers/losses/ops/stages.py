@@ -15,8 +15,8 @@ def check_stages(method: str, student: Sequence[Any], teacher: Sequence[Any]) ->
     """
     if len(student) != len(teacher):
         raise ValueError(
-            f"{method} compares stage with stage, but the student is read at {len(student)} and "
-            f"the teacher at {len(teacher)}; say where, as in Taps(maps=(...), head=...), or with "
+            f"{method} compares stages one by one, but the student has {len(student)} and the "
+            f"teacher {len(teacher)}; set them with Taps(maps=(...), head=...), or with "
             "--taps_s and --taps_t."
         )
 

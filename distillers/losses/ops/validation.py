@@ -25,7 +25,7 @@ def require_non_negative(**options: float) -> None:
 
 def require_fraction(**options: float) -> None:
     """Check that all options are in [0, 1]."""
-    _require(options, lambda value: 0 <= value <= 1, "may be 0 to 1")
+    _require(options, lambda value: 0 <= value <= 1, "must be from 0 to 1")
 
 
 def _require(options: Mapping[str, float], good: Callable[[float], bool], wanted: str) -> None:
