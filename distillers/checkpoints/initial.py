@@ -13,7 +13,7 @@ from distillers.checkpoints.load import load
 from distillers.config.flags import PUBLISHED
 from distillers.errors import InputError
 from distillers.features.extractor import eval_mode
-from distillers.models.pretrained import statistics, with_classes
+from distillers.models.pretrained import replace_classifier, statistics
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,6 @@ def _replace_classifier(net: nn.Module, num_classes: int) -> nn.Module:
     """Return the network with a new classifier."""
     reset: Any = getattr(net, "reset_classifier", None)  # timm's, which handles several heads
     if reset is None:
-        return with_classes(net, num_classes)
+        return replace_classifier(net, num_classes)
     reset(num_classes)
     return net

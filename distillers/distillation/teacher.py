@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distillers.features.extractor import FeatureExtractor, Features
 from distillers.features.taps import Taps
 from distillers.features.trace import ForwardTrace
-from distillers.models.fuse_bn import Pair, find_pairs, fold, folded
+from distillers.models.fuse_bn import FusiblePair, find_pairs, fuse, fuse_weights
 
 log = logging.getLogger("distillers")
 
@@ -51,7 +51,7 @@ class FrozenTeacher:
         self, net: nn.Module, taps: Taps, kinds: Iterable[str], trace: ForwardTrace | None = None
     ) -> None:
         self.net = self.fused = net.eval().requires_grad_(False)
-        self.pairs: list[Pair] = []
+        self.pairs: list[FusiblePair] = []
         kinds = frozenset(kinds)
         if trace is not None and kinds:
             self._fuse(trace, taps, kinds)
@@ -88,7 +88,7 @@ class FrozenTeacher:
         if not pairs:
             return
         fused = copy.deepcopy(self.net)
-        fold(fused, pairs)
+        fuse(fused, pairs)
         fused.eval().to(memory_format=torch.channels_last)
         if _agrees(fused, trace, taps, kinds):
             self.pairs, self.fused = pairs, fused
@@ -109,7 +109,7 @@ class FrozenTeacher:
                 tensor.copy_(originals[name])
         for pair in self.pairs:
             layer: Any = self.fused.get_submodule(pair.layer)
-            weight, bias = folded(
+            weight, bias = fuse_weights(
                 self.net.get_submodule(pair.layer), self.net.get_submodule(pair.norm)
             )
             layer.weight.copy_(weight)

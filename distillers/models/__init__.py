@@ -1,4 +1,4 @@
-"""Networks by name: those of the distillation papers, timm's, torchvision's and the user's own."""
+"""Create networks by name: those of distillation papers, timm's, torchvision's and your own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LARGEST_SMALL_IMAGE = 64
 
 
 def names() -> list[str]:
-    """The names of the networks that are built here, without importing torch."""
+    """Return the names of the networks of this package, without importing torch."""
     return list(SMALL_IMAGES | LARGE_IMAGES)
 
 
@@ -26,21 +26,22 @@ def create(
 
     Args:
         name: one of `names()`, or `timm:NAME`, `torchvision:NAME`, or `package.module:callable` for
-            a class or function of one's own that takes `num_classes`.
+            a class or function of your own that takes `num_classes`.
         num_classes: number of logits.
-        image_size: side of the images in pixels. `ResNet50` is the net of the papers on CIFAR up to
-            64 pixels and ImageNet's above; nets that fix the size, as transformers do, get it too.
-        pretrained: start from the weights that timm or torchvision publish. The networks of this
-            package take the first published ones, which the distillation papers teach from. Where
-            these tell another number of classes apart, the classifier is a new one.
+        image_size: side of the images in pixels. `ResNet50` is the papers' CIFAR network up to
+            64 pixels and ImageNet's above; networks of a fixed size, such as transformers, are
+            built for it.
+        pretrained: load the weights that timm or torchvision publish. The networks of this
+            package load the first version (IMAGENET1K_V1), as the distillation papers do. If the
+            weights are for another number of classes, the classifier is replaced by a new one.
 
     Raises:
-        InputError: when there is no such network or no such weights, or they cannot be fetched.
+        InputError: if there is no such network or weights, or they cannot be downloaded.
     """
     if ":" in name:
-        from distillers.models import external as elsewhere
+        from distillers.models import external
 
-        return elsewhere.create(name, num_classes, image_size, pretrained)
+        return external.create(name, num_classes, image_size, pretrained)
     is_large = name in LARGE_IMAGES and (
         name not in SMALL_IMAGES or image_size > LARGEST_SMALL_IMAGE
     )
@@ -55,9 +56,9 @@ def create(
             f"these have: {', '.join(PUBLISHED)} for more than {LARGEST_SMALL_IMAGE} x "
             f"{LARGEST_SMALL_IMAGE}, timm:NAME and torchvision:NAME."
         )
-    from distillers.models import pretrained as published
+    from distillers.models.pretrained import load_imagenet_v1
 
-    return published.fill(_build(table, name, 1000), PUBLISHED[name], num_classes)
+    return load_imagenet_v1(_build(table, name, 1000), PUBLISHED[name], num_classes)
 
 
 def _build(table: dict[str, tuple[str, tuple[object, ...]]], name: str, classes: int) -> nn.Module:
@@ -68,11 +69,11 @@ def _build(table: dict[str, tuple[str, tuple[object, ...]]], name: str, classes:
 
 
 def _unknown(name: str) -> InputError:
-    """The error for a bare name, which looks for it at timm and torchvision too."""
-    from distillers.models import external as elsewhere
+    """Return the error for an unknown name, with its matches in timm and torchvision."""
+    from distillers.models import external
 
     same = [known for known in names() if known.lower() == name.lower()]
-    found = [*same, *elsewhere.places_of(name)]
+    found = [*same, *external.prefixed_names(name)]
     if not found:
         return unknown("network", name, names())
     return InputError(f"no network {name!r}, did you mean {' or '.join(map(repr, found))}?")

@@ -1,4 +1,4 @@
-"""Networks that are not built here: timm's, torchvision's and the user's own."""
+"""Create networks of timm, torchvision and the user's own code."""
 
 import difflib
 import inspect
@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 
 from distillers.errors import InputError, unknown
-from distillers.models import pretrained as published
+from distillers.models.pretrained import check_available, replace_classifier, timm_overrides
 
-# Those of torchvision's networks that have more than one classifier while they train, and where.
+# Auxiliary classifiers of torchvision's networks, which exist during training only.
 EXTRA_LOGITS = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
 
 
@@ -19,29 +19,29 @@ def create(name: str, num_classes: int, image_size: int, pretrained: bool) -> nn
     """Build `timm:NAME`, `torchvision:NAME` or `package.module:callable`.
 
     Args:
-        name: where it comes from, a colon, what it is called there.
+        name: the library or module, a colon, and the name in it.
         num_classes: number of logits.
-        image_size: side of the images, for networks that fix it.
-        pretrained: start from the published weights.
+        image_size: side of the images in pixels, for networks of a fixed size.
+        pretrained: load the published weights.
 
     Raises:
-        InputError: when there is no such network or no such weights, or they cannot be fetched.
+        InputError: if there is no such network or weights, or they cannot be downloaded.
     """
-    place, _, there = name.partition(":")
-    build = {"timm": _from_timm, "torchvision": _from_torchvision}.get(place)
+    library, _, network = name.partition(":")
+    build = {"timm": _from_timm, "torchvision": _from_torchvision}.get(library)
     if build is None:
         return _from_user(name, num_classes, image_size, pretrained)
     try:
-        return build(there, num_classes, image_size, pretrained)
-    except AssertionError as error:  # how they refuse a size
+        return build(network, num_classes, image_size, pretrained)
+    except AssertionError as error:  # timm and torchvision assert the size
         raise InputError(
             f"{name} cannot be built for images of {image_size} x {image_size}"
             f"{f': {error}' if str(error) else ''}; take another --image_size."
         ) from error
 
 
-def places_of(name: str) -> list[str]:
-    """The names with a prefix under which timm and torchvision know a bare name."""
+def prefixed_names(name: str) -> list[str]:
+    """Return `torchvision:NAME` and `timm:NAME`, where these libraries have the network."""
     import timm
     from torchvision import models
 
@@ -63,11 +63,11 @@ def _from_timm(name: str, num_classes: int, image_size: int, pretrained: bool) -
     options: dict[str, Any] = {}
     if config and config.fixed_input_size:
         options["img_size"] = image_size
-    source = published.find_timm(name, config) if pretrained else {}
+    overrides = timm_overrides(name, config) if pretrained else {}
     return timm.create_model(
         name,
         pretrained=pretrained,
-        pretrained_cfg_overlay=source,
+        pretrained_cfg_overlay=overrides,
         num_classes=num_classes,
         **options,
     )
@@ -95,13 +95,13 @@ def _from_torchvision(name: str, num_classes: int, image_size: int, pretrained: 
             f"the weights of torchvision:{name} are for {own_size} x {own_size} images, not "
             f"{image_size} x {image_size}; timm's vision transformers take any size."
         )
-    published.require_file(f"torchvision:{name}", weights.url)
+    check_available(f"torchvision:{name}", weights.url)
     net: Any = models.get_model(name, weights=weights, **options)
-    if name in EXTRA_LOGITS:  # built as it is without weights: one classifier, images as they come
+    if name in EXTRA_LOGITS:  # as without weights: one classifier, and no renormalisation of images
         net.aux_logits = net.transform_input = False
         for extra in EXTRA_LOGITS[name]:
             setattr(net, extra, None)
-    return published.with_classes(net, num_classes)
+    return replace_classifier(net, num_classes)
 
 
 def _from_user(path: str, num_classes: int, image_size: int, pretrained: bool) -> nn.Module:
@@ -116,16 +116,16 @@ def _from_user(path: str, num_classes: int, image_size: int, pretrained: bool) -
         and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
     if "num_classes" not in parameters or missing:
-        asks = f"it asks for {', '.join(parameters) or 'nothing'}"
+        asks = f"it takes {', '.join(parameters) or 'nothing'}"
         raise InputError(
             f"{path} must take num_classes, may take image_size and pretrained, and must have "
-            f"defaults for all else; {asks}."
+            f"defaults for all other parameters; {asks}."
         )
     if pretrained and "pretrained" not in parameters:
-        raise InputError(f"{path} takes no pretrained, so it cannot be asked for such weights.")
+        raise InputError(f"{path} takes no pretrained, so it has no pretrained weights.")
     net = build(**{name: fact for name, fact in facts.items() if name in parameters})
     if not isinstance(net, nn.Module):
-        raise InputError(f"{path} gives a {type(net).__name__}, not a torch.nn.Module.")
+        raise InputError(f"{path} returns a {type(net).__name__}, not a torch.nn.Module.")
     return net
 
 
@@ -139,7 +139,7 @@ def _find_callable(path: str) -> Callable[..., object]:
         module = import_module(module_path)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_path}.".startswith(f"{error.name}."):
-            raise  # the module is there, something that it imports is not
+            raise  # the module exists; one that it imports does not
         raise InputError(
             f"no module {error.name!r} for the network {path!r}; is it installed, or its folder on "
             "PYTHONPATH?"
@@ -155,8 +155,8 @@ def _find_callable(path: str) -> Callable[..., object]:
 
 
 def _unknown_among_many(kind: str, name: str, known: Iterable[str]) -> InputError:
-    """The error for a name among hundreds, of which it lists the nearest only."""
+    """Return the error for an unknown name, with the nearest of many known ones."""
     near = difflib.get_close_matches(name, known, n=8, cutoff=0.4)
     if near:
         return unknown(kind, name, near)
-    return InputError(f"no {kind} {name!r}, nor one nearly called so.")
+    return InputError(f"no {kind} {name!r}, nor one with a similar name.")

@@ -1,4 +1,4 @@
-"""Which batch normalisations can be part of the layer before them, and what it becomes."""
+"""Fuse batch normalisations into the layers before them, where that changes no result."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -6,24 +6,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from distillers.features.taps import Place
 from distillers.features.trace import ForwardTrace
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-WIDE = (torch.float32, torch.float64)  # in fewer digits, the product of two weights is another one
+PRECISE = (torch.float32, torch.float64)  # in half precision, rounding the product changes results
 
 
 @dataclass(frozen=True)
-class Pair:
-    """The paths of a layer and of the batch normalisation that alone takes what it gives."""
+class FusiblePair:
+    """Paths of a layer and of the batch normalisation that is the only user of its output."""
 
     layer: str
     norm: str
 
 
-def find_pairs(trace: ForwardTrace, places: Collection[Place]) -> list[Pair]:
+def find_pairs(trace: ForwardTrace, places: Collection[Place]) -> list[FusiblePair]:
     """Return the pairs that can be fused into one layer.
 
     The input of the normalisation is the output of the layer; no other function takes this output,
@@ -31,8 +32,8 @@ def find_pairs(trace: ForwardTrace, places: Collection[Place]) -> list[Pair]:
     and nothing between them is read.
 
     Args:
-        trace: of the network.
-        places: where the network is read, module paths with "in" or "out".
+        trace: a forward of the network.
+        places: where features are read, module paths with "in" or "out".
     """
     read = {
         id(call.output if side == "out" else call.input)
@@ -53,64 +54,59 @@ def find_pairs(trace: ForwardTrace, places: Collection[Place]) -> list[Pair]:
         if id(before.output) in read or trace.num_uses(before.output) != 1:
             continue
         if trace.num_uses(before.module.get_parameter("weight")) == 1:
-            pairs.append(Pair(before.path, call.path))
+            pairs.append(FusiblePair(before.path, call.path))
     return pairs
 
 
 @torch.no_grad()
-def fold(net: nn.Module, pairs: Collection[Pair]) -> None:
-    """Make each pair one layer; what is left of the normalisation stays at its path."""
+def fuse(net: nn.Module, pairs: Collection[FusiblePair]) -> None:
+    """Fuse each pair in place; an identity, or its activation, takes the norm's place."""
     for pair in pairs:
         layer, norm = net.get_submodule(pair.layer), net.get_submodule(pair.norm)
-        weight, bias = folded(layer, norm)
+        weight, bias = fuse_weights(layer, norm)
         layer.weight = nn.Parameter(weight, requires_grad=False)
         layer.bias = nn.Parameter(bias, requires_grad=False)
-        net.set_submodule(pair.norm, Activation(norm) if _activates(norm) else nn.Identity())
+        net.set_submodule(pair.norm, Activation(norm) if _has_activation(norm) else nn.Identity())
 
 
-def folded(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the one layer that gives what `norm` makes of `layer`.
+def fuse_weights(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of the one layer that computes `norm(layer(x))` in evaluation mode.
 
-    Computed in double precision, so that each is rounded once.
+    They are computed in double precision, so that each is rounded once.
     """
-    weight, mean = layer.weight.double(), norm.running_mean.double()
-    bias = torch.zeros_like(mean) if layer.bias is None else layer.bias.double()
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    bias = (bias - mean) * scale
-    if norm.bias is not None:
-        bias = bias + norm.bias.double()
-    weight = weight * scale.view(-1, *[1] * (weight.ndim - 1))
-    return weight.to(layer.weight.dtype), bias.to(layer.weight.dtype)
+    given = (layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    values: list[Any] = [x if x is None else x.detach().double() for x in given]
+    weight, bias, mean, var, scale, shift = values
+    fused = fuse_conv_bn_weights(weight, bias, mean, var, norm.eps, scale, shift)
+    return fused[0].detach().to(layer.weight.dtype), fused[1].detach().to(layer.weight.dtype)
 
 
 class Activation(nn.Module):
-    """What is left of timm's normalisation with an activation; its parts keep their names."""
+    """The dropout and activation of timm's `BatchNormAct2d`, under the same names."""
 
     def __init__(self, norm: Any) -> None:
         super().__init__()
         self.drop, self.act = norm.drop, norm.act
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x`, activated."""
+        """Return `act(drop(x))`."""
         return self.act(self.drop(x))
 
 
 def _is_layer(module: nn.Module) -> bool:
-    known = type(module) in LAYERS and "weight" in module._parameters  # not computed when asked for
-    return known and module.weight.dtype in WIDE and not _hooked(module)
+    known = type(module) in LAYERS and "weight" in module._parameters  # not a parametrization
+    return known and module.weight.dtype in PRECISE and not _has_hooks(module)
 
 
 def _is_norm(module: Any) -> bool:
-    known = type(module) in NORMS or _activates(module)
-    return known and module.running_mean is not None and not _hooked(module)
+    known = type(module) in NORMS or _has_activation(module)
+    return known and module.running_mean is not None and not _has_hooks(module)
 
 
-def _activates(module: nn.Module) -> bool:
+def _has_activation(module: nn.Module) -> bool:
     kind = type(module)
     return kind.__name__ == "BatchNormAct2d" and kind.__module__.startswith("timm.layers.")
 
 
-def _hooked(module: nn.Module) -> bool:
+def _has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)

@@ -1,18 +1,18 @@
-"""The initial weights that the published networks of this package start from."""
+"""Initialise the weights of the networks of this package."""
 
 from torch import nn
 
 
-def initialise_normal(net: nn.Module, linear_std: float | None = None) -> None:
-    """Draw the convolutions as He et al., ICCV 2015, arXiv:1502.01852, counting outputs.
+def init_kaiming_normal(net: nn.Module, linear_std: float | None = None) -> None:
+    """Initialise convolutions by He et al., ICCV 2015, arXiv:1502.01852, in "fan_out" mode.
 
-    A convolution's weights get variance 2 / (kernel area x output channels / groups), its bias 0.
-    Batch normalisation is left at scale 1 and shift 0, where torch starts it.
+    The weights of a convolution get variance 2 / (kernel area x output channels / groups), its bias
+    0. Batch normalisation keeps scale 1 and shift 0, the default of torch.
 
     Args:
         net: the network to initialise in place.
-        linear_std: standard deviation of the linear layers' weights, their bias then being 0;
-            None leaves them to torch.
+        linear_std: standard deviation of the weights of linear layers, whose bias is then 0; None
+            keeps the default of torch.
     """
     for module in net.modules():
         if isinstance(module, nn.Conv2d):

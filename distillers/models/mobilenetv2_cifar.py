@@ -14,7 +14,7 @@ pre-activations; these are read where the next module takes them in.
 from torch import Tensor, nn
 
 from distillers.features.taps import Taps
-from distillers.models.init import initialise_normal
+from distillers.models.init import init_kaiming_normal
 
 # expansion, channels at full width, blocks, stride of the first block
 STAGES = (
@@ -94,9 +94,9 @@ class MobileNetV2(nn.Module):
             final="conv2",
             preacts=("blocks.2", "blocks.3", "blocks.5", "conv2"),
         )
-        initialise_normal(self, linear_std=0.01)
+        init_kaiming_normal(self, linear_std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, num_classes) of images (n, 3, h, w)."""
+        """Return logits (n, num_classes) of images (n, 3, h, w)."""
         x = self.conv2(self.blocks(self.conv1(x)))
         return self.classifier(self.pool(x).flatten(1))

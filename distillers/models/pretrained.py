@@ -1,6 +1,6 @@
-"""Weights that timm and torchvision publish: find them here, or fail at once where they are not.
+"""Load the weights that timm and torchvision publish, or fail at once if they are unavailable.
 
-Both libraries retry for long when there is no network, and name neither the file nor its place.
+Without a network connection, both libraries retry for a long time and name no file.
 """
 
 from pathlib import Path
@@ -16,34 +16,34 @@ from distillers.data.normalization import IMAGENET_MEAN, IMAGENET_STD
 from distillers.errors import InputError
 from distillers.models.registry import LARGE_IMAGES
 
-PATIENCE_SECONDS = 5.0
-TENSORFLOW = ("torchvision:googlenet", "torchvision:inception_v3")  # whence their weights are
+TIMEOUT_SECONDS = 5.0
+TENSORFLOW = ("torchvision:googlenet", "torchvision:inception_v3")  # weights converted from it
 
 
-def fill(net: nn.Module, torchvision_name: str, num_classes: int) -> nn.Module:
-    """Load the first weights that torchvision published for a network, those that papers use.
+def load_imagenet_v1(net: nn.Module, torchvision_name: str, num_classes: int) -> nn.Module:
+    """Load torchvision's IMAGENET1K_V1 weights, which distillation papers use.
 
     Args:
         net: a network of 1,000 classes with torchvision's names and shapes.
-        torchvision_name: what torchvision calls it.
-        num_classes: number of logits to end with.
+        torchvision_name: its name in torchvision.
+        num_classes: number of logits; the classifier is replaced if it is not 1,000.
 
     Raises:
-        InputError: when the weights are not here and cannot be fetched.
+        InputError: if the weights are not cached and cannot be downloaded.
     """
     from torchvision import models
 
     url = models.get_model_weights(torchvision_name)["IMAGENET1K_V1"].url
-    require_file(f"torchvision:{torchvision_name}", url)
+    check_available(f"torchvision:{torchvision_name}", url)
     state = torch.hub.load_state_dict_from_url(
         url, map_location="cpu", check_hash=True, weights_only=True
     )
     net.load_state_dict(state)
-    return with_classes(net, num_classes)
+    return replace_classifier(net, num_classes)
 
 
-def with_classes(net: nn.Module, num_classes: int) -> nn.Module:
-    """Give a network a new classifier, unless it has `num_classes` logits already.
+def replace_classifier(net: nn.Module, num_classes: int) -> nn.Module:
+    """Replace the classifier of a network by a new one, unless it has `num_classes` logits.
 
     The classifier is the last module that is a linear layer or a 1 x 1 convolution.
 
@@ -67,18 +67,18 @@ def with_classes(net: nn.Module, num_classes: int) -> nn.Module:
 
 
 def statistics(net: nn.Module, name: str) -> dict[str, list[float]]:
-    """The mean and std with which published weights of a network want images to be normalised.
+    """Return the mean and std of the normalisation that published weights expect.
 
     Args:
-        net: a network that has such weights; timm's tell it themselves.
+        net: a network with such weights; timm's networks carry their configuration.
         name: as in `distillers.models.create`.
 
     Returns:
-        these two by name; nothing where they are not known.
+        A dict with "mean" and "std"; empty if they are unknown.
     """
-    told = getattr(net, "pretrained_cfg", None)
-    if isinstance(told, dict) and told.get("mean") and told.get("std"):
-        return {"mean": list(told["mean"]), "std": list(told["std"])}
+    config = getattr(net, "pretrained_cfg", None)
+    if isinstance(config, dict) and config.get("mean") and config.get("std"):
+        return {"mean": list(config["mean"]), "std": list(config["std"])}
     if name in TENSORFLOW:
         return {"mean": [0.5] * 3, "std": [0.5] * 3}
     if name.startswith("torchvision:") or name in LARGE_IMAGES:
@@ -86,41 +86,41 @@ def statistics(net: nn.Module, name: str) -> dict[str, list[float]]:
     return {}
 
 
-def require_file(name: str, url: str) -> None:
-    """Make sure that torch's cache has the file of `url`, or that its host answers.
+def check_available(name: str, url: str) -> None:
+    """Check that torch's cache has the file of `url`, or that its host answers.
 
     Args:
         name: the network, for the message.
-        url: where its weights are published.
+        url: URL of its weights.
 
     Raises:
-        InputError: when neither holds.
+        InputError: if neither holds.
     """
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file = Path(urlparse(url).path).name
     if not (folder / file).exists():
-        _require_answer(name, url, f"{file} is not in {folder}")
+        _check_reachable(name, url, f"{file} is not in {folder}")
 
 
-def find_timm(name: str, config: Any) -> dict[str, object]:
-    """Where timm shall take its weights from: a cached file, else its own source.
+def timm_overrides(name: str, config: Any) -> dict[str, object]:
+    """Return what to override in timm's configuration so that it loads a cached file.
 
     Args:
         name: the network.
-        config: timm's description of its weights, None if it has none.
+        config: timm's `PretrainedCfg`; None if it has none.
 
     Returns:
-        the entries of `config` to override.
+        The entries to override; empty to let timm download the weights.
 
     Raises:
-        InputError: when there are no such weights, or they are not here and cannot be fetched.
+        InputError: if there are no such weights, or they are not cached and cannot be downloaded.
     """
     from huggingface_hub import constants, try_to_load_from_cache
 
     if config is None or not (config.hf_hub_id or config.url):
         raise InputError(f"timm publishes no weights for {name}; create it without pretrained.")
     if not config.hf_hub_id:
-        require_file(f"timm:{name}", config.url)
+        check_available(f"timm:{name}", config.url)
         return {}
     file = config.hf_hub_filename or "model.safetensors"
     cached = try_to_load_from_cache(config.hf_hub_id, file)
@@ -129,15 +129,15 @@ def find_timm(name: str, config: Any) -> dict[str, object]:
     problem = f"{config.hf_hub_id}/{file} is not in {constants.HF_HUB_CACHE}"
     if constants.HF_HUB_OFFLINE:
         raise InputError(f"no weights for timm:{name}: {problem}, and HF_HUB_OFFLINE is set.")
-    _require_answer(f"timm:{name}", constants.ENDPOINT, problem)
+    _check_reachable(f"timm:{name}", constants.ENDPOINT, problem)
     return {}
 
 
-def _require_answer(name: str, url: str, problem: str) -> None:
+def _check_reachable(name: str, url: str, problem: str) -> None:
     try:
-        urlopen(Request(url, method="HEAD"), timeout=PATIENCE_SECONDS).close()
+        urlopen(Request(url, method="HEAD"), timeout=TIMEOUT_SECONDS).close()
     except HTTPError:
-        return  # it answers; what it thinks of this request does not matter
+        return  # it answers; the status does not matter
     except OSError as error:
         raise InputError(
             f"no weights for {name}: {problem}, and {urlparse(url).hostname} does not answer "

@@ -9,7 +9,7 @@ arXiv:1512.03385, table 1. As in the code that distillation papers share, and un
 from torch import Tensor, nn
 
 from distillers.features.taps import Taps
-from distillers.models.init import initialise_normal
+from distillers.models.init import init_kaiming_normal
 
 EXPANSION = 4
 CHANNELS = (64, 128, 256, 512)
@@ -34,7 +34,7 @@ class Bottleneck(nn.Module):
         if stride != 1 or in_channels != out_channels:
             self.shortcut.append(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False))
             self.shortcut.append(nn.BatchNorm2d(out_channels))
-        self.last_relu = nn.ReLU()  # not in place: its input is tapped
+        self.last_relu = nn.ReLU()  # not in place: its input is read as a feature
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, in_channels, h, w) to (n, 4 channels, h / stride, w / stride)."""
@@ -70,10 +70,10 @@ class ResNet50(nn.Module):
                 for stage, num_blocks in enumerate(NUM_BLOCKS, start=1)
             ),
         )
-        initialise_normal(self)
+        init_kaiming_normal(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, num_classes) of images (n, 3, h, w)."""
+        """Return logits (n, num_classes) of images (n, 3, h, w)."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.linear(self.pool(x).flatten(1))

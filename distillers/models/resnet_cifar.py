@@ -13,7 +13,7 @@ four times the channels in the stages and twice in the stem, `x2` twice in the s
 from torch import Tensor, nn
 
 from distillers.features.taps import Taps
-from distillers.models.init import initialise_normal
+from distillers.models.init import init_kaiming_normal
 
 STEM_CHANNELS = {1: 16, 2: 16, 4: 32}
 
@@ -29,7 +29,7 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.downsample = project(in_channels, out_channels, stride)
-        self.last_relu = nn.ReLU()  # not in place: its input is tapped
+        self.last_relu = nn.ReLU()  # not in place: its input is read as a feature
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, in_channels, h, w) to (n, out_channels, h / stride, w / stride)."""
@@ -52,12 +52,12 @@ class ResNet(nn.Module):
     """A residual network for 32 x 32 images, or any other size.
 
     Args:
-        depth: number of weighted layers, 6 n + 2.
+        depth: number of layers with weights, 6 n + 2.
         widening: 1, 2 or 4 times the published channels.
         num_classes: number of logits.
 
     Raises:
-        ValueError: where there is no network of that depth or widening.
+        ValueError: if there is no network of that depth or widening.
     """
 
     def __init__(self, depth: int, widening: int = 1, num_classes: int = 100) -> None:
@@ -83,10 +83,10 @@ class ResNet(nn.Module):
             stem="relu",
             preacts=tuple(f"layer{stage}.{num_blocks - 1}.last_relu" for stage in (1, 2, 3)),
         )
-        initialise_normal(self)
+        init_kaiming_normal(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, num_classes) of images (n, 3, h, w)."""
+        """Return logits (n, num_classes) of images (n, 3, h, w)."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.fc(self.pool(x).flatten(1))

@@ -16,7 +16,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from distillers.features.taps import Taps
-from distillers.models.init import initialise_normal
+from distillers.models.init import init_kaiming_normal
 from distillers.models.resnet_cifar import BasicBlock, project
 
 STEM_CHANNELS = 64
@@ -53,7 +53,7 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(inner, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.downsample = project(in_channels, out_channels, stride)
-        self.last_relu = nn.ReLU()  # not in place: its input is tapped
+        self.last_relu = nn.ReLU()  # not in place: its input is read as a feature
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, in_channels, h, w) to (n, out_channels, h / stride, w / stride)."""
@@ -101,10 +101,10 @@ class ResNetImageNet(nn.Module):
                 for stage, count in enumerate(num_blocks, start=1)
             ),
         )
-        initialise_normal(self)
+        init_kaiming_normal(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, num_classes) of images (n, 3, h, w)."""
+        """Return logits (n, num_classes) of images (n, 3, h, w)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.fc(self.avgpool(x).flatten(1))

@@ -5,7 +5,7 @@ Mobile Devices", CVPR 2018, arXiv:1707.01083, with three groups.
 
 As in the code that distillation papers share, and unlike that paper: a 1 x 1 stem without pooling
 because 32 x 32 images are small, a ReLU after the depthwise convolution too, and 4, 8, 4 blocks of
-which the first of each stage halves the resolution. Weights start as torch draws them.
+which the first of each stage halves the resolution. Initialised as torch does by default.
 """
 
 import torch
@@ -40,7 +40,7 @@ class ShuffleBlock(nn.Module):
         self.conv3 = nn.Conv2d(inner, new_channels, 1, groups=groups, bias=False)
         self.bn3 = nn.BatchNorm2d(new_channels)
         self.shortcut = nn.AvgPool2d(3, stride=2, padding=1)
-        self.last_relu = nn.ReLU()  # not in place: its input is tapped
+        self.last_relu = nn.ReLU()  # not in place: its input is read as a feature
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, in_channels, h, w) to (n, out_channels, h / stride, w / stride)."""
@@ -80,7 +80,7 @@ class ShuffleNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, num_classes) of images (n, 3, h, w)."""
+        """Return logits (n, num_classes) of images (n, 3, h, w)."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(self.pool(x).flatten(1))

@@ -4,7 +4,7 @@ Ma, Zhang, Zheng and Sun, "ShuffleNet V2: Practical Guidelines for Efficient CNN
 Design", ECCV 2018, arXiv:1807.11164, table 5.
 
 As in the code that distillation papers share, and unlike that paper: a 1 x 1 stem without pooling
-because 32 x 32 images are small. Weights start as torch draws them.
+because 32 x 32 images are small. Weights have the default initialisation of torch.
 
 The paper activates the new half of a block before joining and shuffling. Here the joined and
 shuffled map is activated, which is the same function with the same gradient, because the other half
@@ -36,7 +36,7 @@ class KeepingBlock(nn.Module):
         self.conv3 = nn.Conv2d(half, half, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(half)
         self.shuffle = nn.ChannelShuffle(2)
-        self.last_relu = nn.ReLU()  # not in place: its input is tapped
+        self.last_relu = nn.ReLU()  # not in place: its input is read as a feature
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, channels, h, w), none of it negative, to the same shape."""
@@ -66,7 +66,7 @@ class HalvingBlock(nn.Module):
         self.conv5 = nn.Conv2d(half, half, 1, bias=False)
         self.bn5 = nn.BatchNorm2d(half)
         self.shuffle = nn.ChannelShuffle(2)
-        self.last_relu = nn.ReLU()  # not in place: its input is tapped
+        self.last_relu = nn.ReLU()  # not in place: its input is read as a feature
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, in_channels, h, w) to (n, out_channels, h / 2, w / 2)."""
@@ -84,7 +84,7 @@ class ShuffleNetV2(nn.Module):
         num_classes: number of logits.
 
     Raises:
-        ValueError: where there is no network of that width.
+        ValueError: if there is no network of that width.
     """
 
     def __init__(self, width: float = 1.0, num_classes: int = 100) -> None:
@@ -115,7 +115,7 @@ class ShuffleNetV2(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, num_classes) of images (n, 3, h, w)."""
+        """Return logits (n, num_classes) of images (n, 3, h, w)."""
         x = self.relu1(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         x = self.relu2(self.bn2(self.conv2(x)))

@@ -11,7 +11,7 @@ map is larger than 4 x 4 (so 64 x 64 images end at 4 x 4 as 32 x 32 ones do), an
 from torch import Tensor, nn
 
 from distillers.features.taps import Taps
-from distillers.models.init import initialise_normal
+from distillers.models.init import init_kaiming_normal
 
 CHANNELS = (64, 128, 256, 512, 512)
 CONVOLUTIONS = {
@@ -27,11 +27,11 @@ class VGG(nn.Module):
     """A VGG network for 32 x 32 or 64 x 64 images.
 
     Args:
-        depth: number of weighted layers: 8, 11, 13, 16 or 19.
+        depth: number of layers with weights: 8, 11, 13, 16 or 19.
         num_classes: number of logits.
 
     Raises:
-        ValueError: where there is no network of that depth.
+        ValueError: if there is no network of that depth.
     """
 
     def __init__(self, depth: int, num_classes: int = 100) -> None:
@@ -53,10 +53,10 @@ class VGG(nn.Module):
             stem="block0",
             preacts=tuple(f"block{block}.{3 * counts[block] - 1}" for block in (1, 2, 3, 4)),
         )
-        initialise_normal(self, linear_std=0.01)
+        init_kaiming_normal(self, linear_std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, num_classes) of images (n, 3, h, w)."""
+        """Return logits (n, num_classes) of images (n, 3, h, w)."""
         x = self.block1(self.halve(self.block0(x)))
         x = self.block2(self.halve(x))
         x = self.block3(self.halve(x))

@@ -12,7 +12,7 @@ is left out: those papers train with a rate of 0.
 from torch import Tensor, nn
 
 from distillers.features.taps import Taps
-from distillers.models.init import initialise_normal
+from distillers.models.init import init_kaiming_normal
 
 
 class WideBlock(nn.Module):
@@ -21,7 +21,7 @@ class WideBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_channels)
-        self.relu1 = nn.ReLU()  # not in place: its input is tapped
+        self.relu1 = nn.ReLU()  # not in place: its input is read as a feature
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.relu2 = nn.ReLU(inplace=True)
@@ -57,12 +57,12 @@ class WideResNet(nn.Module):
     """A wide residual network for 32 x 32 images, or any other size.
 
     Args:
-        depth: number of weighted layers, 6 n + 4.
+        depth: number of layers with weights, 6 n + 4.
         widening: the factor k.
         num_classes: number of logits.
 
     Raises:
-        ValueError: where there is no network of that depth.
+        ValueError: if there is no network of that depth.
     """
 
     def __init__(self, depth: int, widening: int = 1, num_classes: int = 100) -> None:
@@ -76,7 +76,7 @@ class WideResNet(nn.Module):
         self.block2 = WideGroup(widths[0], widths[1], 2, num_blocks)
         self.block3 = WideGroup(widths[1], widths[2], 2, num_blocks)
         self.bn1 = nn.BatchNorm2d(widths[2])
-        self.relu = nn.ReLU()  # not in place: its input is tapped
+        self.relu = nn.ReLU()  # not in place: its input is read as a feature
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(widths[2], num_classes)
         self.taps = Taps(
@@ -86,10 +86,10 @@ class WideResNet(nn.Module):
             final="relu",
             preacts=("block2.layer.0.relu1", "block3.layer.0.relu1", "relu"),
         )
-        initialise_normal(self)
+        init_kaiming_normal(self)
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, num_classes) of images (n, 3, h, w)."""
+        """Return logits (n, num_classes) of images (n, 3, h, w)."""
         x = self.block3(self.block2(self.block1(self.conv1(x))))
         return self.fc(self.pool(self.relu(self.bn1(x))).flatten(1))

@@ -14,7 +14,7 @@ from distillers.features.extractor import FeatureExtractor
 from distillers.features.infer import find_taps
 from distillers.features.taps import KINDS, Taps
 from distillers.features.trace import ForwardTrace
-from distillers.models.fuse_bn import Pair, find_pairs, folded
+from distillers.models.fuse_bn import FusiblePair, find_pairs, fuse_weights
 from tests.nets import Declared, make_batch
 
 NORM = nn.modules.batchnorm._BatchNorm
@@ -90,7 +90,7 @@ def test_folding_is_the_formula():
     with torch.no_grad():
         norm.weight.copy_(torch.tensor([2.0, 0.0, -1.0]))
         norm.bias.copy_(torch.tensor([0.0, 3.0, 1.0]))
-    weight, bias = folded(conv.requires_grad_(False), norm.requires_grad_(False))
+    weight, bias = fuse_weights(conv.requires_grad_(False), norm.requires_grad_(False))
     for c in range(3):
         scale = float(norm.weight[c]) / (float(norm.running_var[c]) + 0.1) ** 0.5
         shift = (float(conv.bias[c]) - float(norm.running_mean[c])) * scale + float(norm.bias[c])
@@ -173,7 +173,9 @@ def test_what_would_change_the_result_is_not_folded(trap):
     net, images = TRAPS[trap]().eval(), torch.randn(2, 3, 8, 8)
     images = images.to(net.fc.weight.dtype)
     assert find_pairs(ForwardTrace(net, images), []) == []
-    assert find_pairs(ForwardTrace(Net(), torch.randn(2, 3, 8, 8)), []) == [Pair("conv", "norm")]
+    assert find_pairs(ForwardTrace(Net(), torch.randn(2, 3, 8, 8)), []) == [
+        FusiblePair("conv", "norm")
+    ]
     taps = Taps(maps=("norm",), head="fc")
     assert FrozenTeacher(net, taps, ["logits"], ForwardTrace(net, images)).fused is net
 
@@ -183,17 +185,17 @@ def test_a_convolution_that_is_read_is_not_folded():
     for place in (("conv", "out"), ("norm", "in")):
         assert find_pairs(ForwardTrace(net, images), [place]) == []
     assert find_pairs(ForwardTrace(net, images), [("norm", "out"), ("conv", "in")]) == [
-        Pair("conv", "norm")
+        FusiblePair("conv", "norm")
     ]
 
 
 def test_a_copy_that_differs_is_not_read_and_that_is_said(monkeypatch, caplog):
     def wrong(layer, norm):
-        weight, bias = folded(layer, norm)
+        weight, bias = fuse_weights(layer, norm)
         return weight, bias + 0.01
 
     net, images = lived(Net(), 8), torch.randn(2, 3, 8, 8)
-    monkeypatch.setattr("distillers.models.fuse_bn.folded", wrong)
+    monkeypatch.setattr("distillers.models.fuse_bn.fuse_weights", wrong)
     with caplog.at_level(logging.WARNING):
         made = FrozenTeacher(
             net, Taps(maps=("norm",), head="fc"), ["logits"], ForwardTrace(net, images)

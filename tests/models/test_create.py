@@ -109,8 +109,8 @@ def test_resnet50_goes_by_the_image_size():
         ("torch.no_such_module:Net", "no module 'torch.no_such_module' for the network"),
         ("torch.nn:Linea", "no class or function in torch.nn called 'Linea', did you mean"),
         ("torch.nn:", "write timm:NAME, torchvision:NAME or package.module:callable"),
-        ("os:abort", "os:abort must take num_classes, .* it asks for nothing"),
-        ("torch.nn:Linear", "it asks for in_features, out_features"),
+        ("os:abort", "os:abort must take num_classes, .* it takes nothing"),
+        ("torch.nn:Linear", "it takes in_features, out_features"),
     ],
 )
 def test_a_name_that_does_not_exist_is_answered(name, message):
@@ -140,11 +140,13 @@ def test_networks_of_the_user(own):
     net = models.create(f"{own}:Net", 6, 24)
     assert (net.fc.in_features, net.fc.out_features) == (24, 6)
     assert models.create(f"{own}:adaptive", 6, pretrained=True).in_features == 2
-    with pytest.raises(InputError, match="defaults for all else; it asks for num_classes, depth"):
+    with pytest.raises(
+        InputError, match="defaults for all other parameters; it takes num_classes, depth"
+    ):
         models.create(f"{own}:wants_more")
     with pytest.raises(InputError, match="must take num_classes"):
         models.create(f"{own}:fixed")
-    with pytest.raises(InputError, match=r"gives a list, not a torch\.nn\.Module"):
+    with pytest.raises(InputError, match=r"returns a list, not a torch\.nn\.Module"):
         models.create(f"{own}:no_module")
     with pytest.raises(InputError, match="takes no pretrained"):
         models.create(f"{own}:Net", pretrained=True)
@@ -185,10 +187,10 @@ def test_without_a_network_weights_fail_at_once(name, host, offline):
 def test_timms_weights_that_are_on_no_hub_are_looked_for_where_torch_keeps_them(offline, tmp_path):
     config = SimpleNamespace(hf_hub_id=None, url="https://example.org/weights.pth")
     with pytest.raises(InputError, match=r"weights\.pth is not in .* example\.org does not answer"):
-        published.find_timm("a_net", config)
+        published.timm_overrides("a_net", config)
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     (tmp_path / "hub" / "checkpoints" / "weights.pth").touch()
-    assert published.find_timm("a_net", config) == {}
+    assert published.timm_overrides("a_net", config) == {}
     assert len(offline) == 1
 
 
@@ -205,7 +207,7 @@ def test_a_host_that_answers_with_an_error_is_there(monkeypatch, tmp_path):
 
     monkeypatch.setattr(published, "urlopen", answer)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    published.require_file("a network", "https://example.org/weights.pth")
+    published.check_available("a network", "https://example.org/weights.pth")
 
 
 @pytest.mark.parametrize("classes", [1000, 5])
