@@ -168,7 +168,7 @@ def repeatable(taps: Taps) -> set[Place]:
 
 def not_a_tensor(path: str, type_name: str) -> InputError:
     """Return the error for a module whose input or output is of another type."""
-    return InputError(f"{path} gives a {type_name}, not a tensor; tap another module.")
+    return InputError(f"{path} returns a {type_name}, not a tensor; tap another module.")
 
 
 def runs_repeatedly(path: str) -> InputError:

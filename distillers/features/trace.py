@@ -156,7 +156,7 @@ class ForwardTrace:
         for path, each in zip(taps.maps, maps, strict=True):
             if each.ndim != 4:
                 raise InputError(
-                    f"{path} gives a {each.ndim}-d tensor, a stage map needs (n, c, h, w)."
+                    f"{path} returns a {each.ndim}-d tensor, a stage map needs (n, c, h, w)."
                 )
         return Shapes(
             channels=tuple(each.shape[1] for each in maps),

@@ -115,7 +115,7 @@ def work(config: StudentConfig, world: "World") -> None:
         raise InputError("these flags leave no teacher outputs to cache.")
     fill.fill_cache(cache, kept, asked, batch_size, world)
     computed = f"computed {cache.total_computed(world):,} views"
-    world.say(f"{computed}; the cache is full: {asked.where}")
+    world.say(f"{computed}; the cache is full: {asked.path}")
 
 
 def info(args: Sequence[str]) -> None:

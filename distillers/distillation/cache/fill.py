@@ -14,14 +14,14 @@ SHOW_EVERY = 20  # batches between two updates of the progress bar
 
 
 def fill_cache(
-    cache: TeacherCache, source: DataSource, asked: CacheRequest, batch_size: int, world: World
+    cache: TeacherCache, source: DataSource, request: CacheRequest, batch_size: int, world: World
 ) -> None:
     """Run the teacher for all missing views, one view of all images after the other.
 
     Args:
         cache: the cache.
         source: the training images.
-        asked: the numbers of images and views.
+        request: the numbers of images and views.
         batch_size: images per batch in each process.
         world: the processes that fill it together.
     """
@@ -31,14 +31,14 @@ def fill_cache(
         drop_last=False,
         device=world.device,
         shard=world.shard,
-        views=asked.num_views,
+        views=request.num_views,
         shuffle=False,
     )
-    progress = Progress(asked.num_views, len(loader), unit="view")
+    progress = Progress(request.num_views, len(loader), unit="view")
     try:
-        for number in range(1, asked.num_views + 1):
-            begun, seen = time.monotonic(), 0
-            rows = np.arange(asked.num_images) + (number - 1) * asked.num_images
+        for number in range(1, request.num_views + 1):
+            start, seen = time.monotonic(), 0
+            rows = np.arange(request.num_images) + (number - 1) * request.num_images
             missing = np.flatnonzero(~cache.present(rows))
             first = int(missing[0]) // (batch_size * world.size) if len(missing) else len(loader)
             figures = {"images_per_second": 0.0}
@@ -46,7 +46,7 @@ def fill_cache(
                 assert batch.view is not None
                 cache.fill(batch.images, batch.view)
                 seen += len(batch.labels)
-                figures["images_per_second"] = seen / (time.monotonic() - begun)
+                figures["images_per_second"] = seen / (time.monotonic() - start)
                 if place % SHOW_EVERY == 0 and world.is_first:
                     progress.batch(number, place, figures)
             if world.is_first:

@@ -100,15 +100,15 @@ def verify(found: CacheInfo, repair: bool) -> tuple[list[str], int]:
     """
     lines, count = [found.title], 0
     for part in found.parts(read_only=not repair):
-        kept = part.check()
-        damaged = _still_damaged(found.path, part, kept.damaged, repair)
+        result = part.check()
+        damaged = _still_damaged(found.path, part, result.damaged, repair)
         count += len(damaged)
-        what = "all whole"
+        state = "all valid"
         if damaged:
             more = ", ..." if len(damaged) > MAX_ROWS else ""
-            what = f"{len(damaged):,} DAMAGED ({', '.join(map(str, damaged[:MAX_ROWS]))}{more})"
-            what += ", emptied" if repair else ""
-        lines.append(f"  {part.name}: {kept.num_filled:,} rows, {what}")
+            state = f"{len(damaged):,} DAMAGED ({', '.join(map(str, damaged[:MAX_ROWS]))}{more})"
+            state += ", emptied" if repair else ""
+        lines.append(f"  {part.name}: {result.num_filled:,} rows, {state}")
     return lines, count
 
 
@@ -161,9 +161,9 @@ def _pruned(found: CacheInfo, why: str | None, dry_run: bool) -> str:
         fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if dry_run:
             return f"would delete {found.path}, {size}: {why}"
-        going = found.path.with_name(DELETED + found.path.name)
-        found.path.rename(going)  # so that a partly deleted cache is never used
-        shutil.rmtree(going)
+        renamed = found.path.with_name(DELETED + found.path.name)
+        found.path.rename(renamed)  # so that a partly deleted cache is never used
+        shutil.rmtree(renamed)
     except BlockingIOError:
         return f"kept {found.path}, {size}: in use"
     finally:

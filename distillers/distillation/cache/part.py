@@ -64,7 +64,7 @@ class Part:
         self.size = int(np.prod(shape))
         self._data = RowFile(folder / f"{name}.f16", 2 * self.size, read_only)
         self._records = RowFile(folder / f"{name}.rows", RECORD.itemsize, read_only)
-        self._known = np.zeros(num_rows, dtype=np.uint8)  # exponent + BIAS of rows seen whole
+        self._known = np.zeros(num_rows, dtype=np.uint8)  # exponent + BIAS of rows seen valid
         self.num_damaged = 0
 
     @property
@@ -84,8 +84,8 @@ class Part:
             records = self._records_of(new)
             filled = records["checksum"] != 0
             new, records = new[filled], records[filled]
-            whole = self._whole(new, records)
-            self._known[new[whole]] = records["exponent"][whole] + BIAS
+            valid = self._are_valid(new, records)
+            self._known[new[valid]] = records["exponent"][valid] + BIAS
         return self._known[rows] != 0
 
     def read(self, rows: np.ndarray, device: torch.device) -> Tensor:
@@ -140,7 +140,7 @@ class Part:
             rows = np.arange(start, start + len(records))
             filled = records["checksum"] != 0
             rows, records = rows[filled], records[filled]
-            damaged += rows[~self._whole(rows, records)].tolist()
+            damaged += rows[~self._are_valid(rows, records)].tolist()
             count += len(rows)
         return CheckResult(count, damaged)
 
@@ -162,17 +162,17 @@ class Part:
         self._records.read(rows.tolist(), _bytes(records))
         return records
 
-    def _whole(self, rows: np.ndarray, records: np.ndarray) -> np.ndarray:
+    def _are_valid(self, rows: np.ndarray, records: np.ndarray) -> np.ndarray:
         """Return whether the checksum of each row matches, (n,) bool."""
-        whole = np.zeros(len(rows), dtype=bool)
+        valid = np.zeros(len(rows), dtype=bool)
         step = max(1, 2**24 // self._data.row_bytes)  # rows that are read at once
         buffer = memoryview(bytearray(min(step, len(rows)) * self._data.row_bytes))
         for start in range(0, len(rows), step):
             some = slice(start, start + step)
             self._data.read(rows[some].tolist(), buffer)
             sums = self._checksums(rows[some], records["exponent"][some], buffer)
-            whole[some] = sums == records["checksum"][some]
-        return whole
+            valid[some] = sums == records["checksum"][some]
+        return valid
 
     def _checksums(self, rows: np.ndarray, exponents: np.ndarray, data: memoryview) -> np.ndarray:
         size = self._data.row_bytes

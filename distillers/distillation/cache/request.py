@@ -31,13 +31,13 @@ class CacheRequest(NamedTuple):
     """The cache that a run asks for.
 
     Attributes:
-        where: its folder.
+        path: of its folder.
         key: identity of teacher and data.
         num_images: number of training images.
         num_views: number of views of each image.
     """
 
-    where: Path
+    path: Path
     key: Key
     num_images: int
     num_views: int
@@ -67,7 +67,7 @@ def cache_request(
 
 def open_cache(
     config: StudentConfig,
-    asked: CacheRequest,
+    request: CacheRequest,
     task: Distillation,
     sample: Tensor,
     num_fills: int,
@@ -77,7 +77,7 @@ def open_cache(
 
     Args:
         config: the flags.
-        asked: the cache.
+        request: the cache.
         task: the task whose losses read the teacher.
         sample: (n, c, h, w), a few images, normalised.
         num_fills: maximal number of views of an image that the run computes.
@@ -92,41 +92,41 @@ def open_cache(
         world.say("teacher cache: not used, since no loss reads the teacher")
         return None
     row = sum(part.row_bytes for part in parts)
-    whole = row * asked.num_images * asked.num_views
-    what = f"{', '.join(part.name for part in parts)} of {asked.num_images:,} images"
+    full_size = row * request.num_images * request.num_views
+    what = f"{', '.join(part.name for part in parts)} of {request.num_images:,} images"
     budget = num_bytes(config.cache_budget, "cache_budget")
-    if whole > budget:
-        fitting = budget // (row * asked.num_images)
+    if full_size > budget:
+        fitting = budget // (row * request.num_images)
         world.say(
-            f"teacher cache: {what} x {asked.num_views} views may take {show_bytes(whole)}, more "
-            f"than --cache_budget {config.cache_budget}, so the teacher runs in every step"
+            f"teacher cache: {what} x {request.num_views} views may take {show_bytes(full_size)}, "
+            f"more than --cache_budget {config.cache_budget}, so the teacher runs in every step"
             + (f"; --views {fitting} would fit" if fitting else "")
         )
         return None
-    folder = CacheFolder(asked.where, asked.key)
-    cache = TeacherCache(folder, task, reads, asked.num_images * asked.num_views)
-    filled = world.run_on_rank0(cache.num_filled) / (asked.num_images * asked.num_views)
+    folder = CacheFolder(request.path, request.key)
+    cache = TeacherCache(folder, task, reads, request.num_images * request.num_views)
+    filled = world.run_on_rank0(cache.num_filled) / (request.num_images * request.num_views)
     world.say(
-        f"teacher cache: {what} x {asked.num_views} views, {100 * filled:.3g} % there, "
-        f"{show_bytes(whole)} when full, in {asked.where}"
+        f"teacher cache: {what} x {request.num_views} views, {100 * filled:.3g} % filled, "
+        f"{show_bytes(full_size)} when full, in {request.path}"
     )
-    num_fills = min(num_fills, asked.num_views)
-    world.run_on_rank0(lambda: _check_free_space(asked, parts, cache, num_fills))
+    num_fills = min(num_fills, request.num_views)
+    world.run_on_rank0(lambda: _check_free_space(request, parts, cache, num_fills))
     return cache
 
 
 def _check_free_space(
-    asked: CacheRequest, parts: list[CachedTensor], cache: TeacherCache, num_fills: int
+    request: CacheRequest, parts: list[CachedTensor], cache: TeacherCache, num_fills: int
 ) -> None:
     """Check that the disk has room for what the run may write."""
-    whole = sum(part.row_bytes for part in parts) * asked.num_views
+    full_size = sum(part.row_bytes for part in parts) * request.num_views
     scattered = sum(part.row_bytes + BLOCK for part in parts) * num_fills
-    need = asked.num_images * min(whole, scattered) - cache.disk_bytes
-    with explain_disk_errors(asked.where):
-        free = shutil.disk_usage(asked.where).free
+    need = request.num_images * min(full_size, scattered) - cache.disk_bytes
+    with explain_disk_errors(request.path):
+        free = shutil.disk_usage(request.path).free
     if need > free:
         raise InputError(
-            f"the teacher cache {asked.where} may still grow by {show_bytes(need)}, and "
+            f"the teacher cache {request.path} may still grow by {show_bytes(need)}, and "
             f"{show_bytes(free)} are free there. Make room, take another folder with "
             "--teacher_cache, or fewer --views."
         )

@@ -64,7 +64,7 @@ def wanted(where: Path, source: ImageSet, views: int = 3) -> CacheRequest:
 
 def open_at(asked: CacheRequest, task: Distillation) -> TeacherCache:
     reads = cached_tensors(task, SAMPLE)
-    folder = CacheFolder(asked.where, asked.key)
+    folder = CacheFolder(asked.path, asked.key)
     return TeacherCache(folder, task, reads, asked.num_images * asked.num_views)
 
 

@@ -71,7 +71,7 @@ def test_a_cached_run_with_all_views_is_the_run_without_but_for_the_last_digits(
     student("--epochs", "2", "--save_dir", "plain")
     student("--epochs", "2", "--save_dir", "cached", "--teacher_cache", "auto")
     told = capsys.readouterr().out
-    assert "teacher cache: logits of 96 images x 81 views, 0 % there" in told
+    assert "teacher cache: logits of 96 images x 81 views, 0 % filled" in told
     assert "cached/teacher_cache/resnet8-digits-" in told
     plain, cached = rows_of(there / "plain"), rows_of(there / "cached")
     assert [row["train_loss"] for row in cached] == pytest.approx(
@@ -139,11 +139,11 @@ def test_two_processes_of_a_run_fill_and_read_one_cache(tmp_path):
         words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("teacher cache: logits of 1,297 images x 1 views, 0 % there") == 1
+    assert done.stdout.count("teacher cache: logits of 1,297 images x 1 views, 0 % filled") == 1
     assert "the teacher ran for 1,297 images" in done.stdout
     (found,) = maintenance.find_caches(tmp_path / "save/teacher_cache")
     assert maintenance.verify(found, repair=False) == (
-        [found.title, "  logits: 1,297 rows, all whole"],
+        [found.title, "  logits: 1,297 rows, all valid"],
         0,
     )
 
@@ -175,7 +175,7 @@ def test_a_cache_is_built_ahead_shown_checked_and_pruned(there, capsys, monkeypa
     assert "resnet8 on digits" in shown
     assert "logits (10): 2 views an image" in shown
     assert cli.run("cache", ["verify"]) == 0
-    assert "logits: 192 rows, all whole" in capsys.readouterr().out
+    assert "logits: 192 rows, all valid" in capsys.readouterr().out
     (data,) = (there / "save/teacher_cache").rglob("logits.f16")
     flip(data, 20 * 7 + 3)
     assert cli.run("cache", ["verify"]) == 2
@@ -184,7 +184,7 @@ def test_a_cache_is_built_ahead_shown_checked_and_pruned(there, capsys, monkeypa
     assert "1 rows are damaged; --repair clears them" in told.err
     assert cli.run("cache", ["verify", "--repair"]) == 0
     assert cli.run("cache", ["verify"]) == 0
-    assert "logits: 191 rows, all whole" in capsys.readouterr().out
+    assert "logits: 191 rows, all valid" in capsys.readouterr().out
 
     assert cli.run("cache", ["prune", "--keep", "0", "--dry_run"]) == 0
     assert "would delete" in capsys.readouterr().out

@@ -89,13 +89,13 @@ def test_methods_share_what_they_have_in_common(tmp_path):
     with torch.no_grad():
         few = task_of(teacher, {"kd": 1.0})
     list(CachedTeacherLoader(loader_of(source), open_at(asked, few)).epoch(1))
-    assert set(json.loads((asked.where / CARD).read_text())["parts"]) == {"logits"}
-    before = (asked.where / "logits.f16").read_bytes()
+    assert set(json.loads((asked.path / CARD).read_text())["parts"]) == {"logits"}
+    before = (asked.path / "logits.f16").read_bytes()
     cache = open_at(asked, task_of(teacher))
     assert cache.num_filled() == 0
     list(CachedTeacherLoader(loader_of(source), cache).epoch(1))
-    assert (asked.where / "logits.f16").read_bytes() == before
-    parts = json.loads((asked.where / CARD).read_text())["parts"]
+    assert (asked.path / "logits.f16").read_bytes() == before
+    parts = json.loads((asked.path / CARD).read_text())["parts"]
     assert len(parts) == len(set(map(str, parts.values())))  # no place is stored twice
     cache = open_at(asked, few)
     runs = count_runs(few)
@@ -210,7 +210,7 @@ BAD_CARDS = ("", "{", "[]", '{"format": 1}', '{"format": 99, "key": {}, "parts":
 @pytest.mark.parametrize("content", BAD_CARDS)
 def test_a_card_that_cannot_be_read_is_refused(tmp_path, content):
     asked = wanted(tmp_path, image_set())
-    CacheFolder(asked.where, asked.key)
-    (asked.where / CARD).write_text(content)
+    CacheFolder(asked.path, asked.key)
+    (asked.path / CARD).write_text(content)
     with pytest.raises(InputError, match=r"cannot be read|is not the card|newer version"):
-        CacheFolder(asked.where, asked.key)
+        CacheFolder(asked.path, asked.key)
