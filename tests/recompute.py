@@ -15,14 +15,14 @@ def rows(root):
     found = {}
     for path in sorted(Path(root).rglob("metrics.jsonl")):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
-        config, told = (
+        config, summary = (
             json.loads((path.parent / f"{n}.json").read_text()) for n in ("config", "summary")
         )
         accuracies = [line["test_acc"] for line in lines]
-        told |= {"last": accuracies[-1], "best": max(accuracies), "curve": accuracies}
-        told["speed"] = float(np.median([line["images_per_second"] for line in lines]))
+        summary |= {"last": accuracies[-1], "best": max(accuracies), "curve": accuracies}
+        summary["speed"] = float(np.median([line["images_per_second"] for line in lines]))
         name = path.parent.name.rsplit("_", 2)[0]
-        found.setdefault(name, {})[config["trial"]] = told
+        found.setdefault(name, {})[config["trial"]] = summary
     return {name: [trials[t] for t in sorted(trials)] for name, trials in found.items()}
 
 

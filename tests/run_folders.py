@@ -54,7 +54,7 @@ def write_run(
     for row, accuracy in zip(rows, held_out or (), strict=False):
         row["val_acc"] = accuracy
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    told = {
+    content = {
         "data": "12" * 32,
         "parameters": 78042,
         "macs": 12501632,
@@ -66,14 +66,14 @@ def write_run(
         "peak_memory_mib": 900.0 + trial,
     }
     if method:
-        told |= {
+        content |= {
             "teacher": TEACHER,
             "teacher_sha256": "ab" * 32,
             "teacher_accuracy": 93.0,
             "settings": settings or {"ce": 1.0, method: 0.5, f"{method}.option": 1},
             "departures": departures or {},
         }
-    write(folder, "summary.json", {**told, **(summary or {})})
+    write(folder, "summary.json", {**content, **(summary or {})})
     return folder
 
 

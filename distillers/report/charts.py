@@ -176,7 +176,7 @@ class CostChart(Chart):
 
     @cached_property
     def labels(self) -> list[tuple[float, float, str] | None]:
-        """Position and text anchor of each point's label; None where there is no free space."""
+        """Position and text anchor of each point's label; None if there is no free space."""
         at = [(self.x(point.x), self.y(point.y)) for point in self.points]
         taken: list[Box] = [(x - 7, y - 7, x + 7, y + 7) for x, y in at]
         placed: list[tuple[float, float, str] | None] = []

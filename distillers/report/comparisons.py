@@ -147,7 +147,7 @@ class PairTable:
         return [rule for rule in RULES if all(rule in row.scores for row in self.rows)]
 
     def by_rule(self, values: Mapping[str, float]) -> dict[str, float | None]:
-        """Return values by each of the table's rules, None where there is none."""
+        """Return values by each of the table's rules, None if missing."""
         return {rule: values.get(rule) for rule in self.rules}
 
     @property

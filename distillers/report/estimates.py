@@ -58,7 +58,7 @@ class Difference:
 
     Attributes:
         value: first mean minus second mean.
-        low: lower end of the interval; None where there is no interval.
+        low: lower end of the interval; None if there is no interval.
         high: upper end of the interval.
     """
 

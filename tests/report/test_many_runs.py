@@ -36,8 +36,8 @@ def test_ten_thousand_runs_take_under_20_seconds_and_a_gibibyte(tmp_path):
         row, pair = number // SEEDS, PAIRS[number // SEEDS % len(PAIRS)]
         changed = {"trial": number % SEEDS, "model_s": pair, "div": row}
         (folder / "config.json").write_text(json.dumps({**config, **changed}))
-        told = {"settings": {"ce": 1, "kd": row}, "departures": {"kd": row}}
-        (folder / "summary.json").write_text(json.dumps({**summary, **told}))
+        changes = {"settings": {"ce": 1, "kd": row}, "departures": {"kd": row}}
+        (folder / "summary.json").write_text(json.dumps({**summary, **changes}))
         for name in ("metrics.jsonl", "environment.json"):
             shutil.copy(template / name, folder / name)
     out = tmp_path / "out"

@@ -181,10 +181,10 @@ def expected_row(raw, student, method, rule):
     mine = raw[name_of(student, method)]
     means = [recompute.figures(raw[name_of(student, m)], rule)[0] for m in METHODS]
     mean = recompute.figures(mine, rule)[0]
-    told = "baseline"
+    delta = "baseline"
     if method != BASE:
         value, low, high = recompute.difference(mine, raw[name_of(student, BASE)], rule)
-        told = signed(value) + ("" if low is None else f" [{signed(low)}, {signed(high)}]")
+        delta = signed(value) + ("" if low is None else f" [{signed(low)}, {signed(high)}]")
     formula = "1 ce" if method == "alone" else f"1 ce + 0.5 {method}"
     return [
         f"{method}{formula}",
@@ -192,7 +192,7 @@ def expected_row(raw, student, method, rule):
         str(len(mine)),
         ", ".join(f"{run[rule]:.2f}" for run in mine),
         *(spread(*recompute.figures(mine, each)) for each in ("last", "best")),
-        told,
+        delta,
     ]
 
 
@@ -270,7 +270,7 @@ def test_every_number_in_the_browser_is_one_from_the_raw_metrics(grid, written, 
             ends = {m: recompute.figures(raw[name_of(student, m)], "last")[0] for m in labels}
             same(section["curves"], [f"{label} {end:.2f}" for label, end in ends.items()])
             points = [expected_points(raw, student, label) for label in labels]
-            same(section["points"], [told for of_method in points for told in of_method])
+            same(section["points"], [text for of_method in points for text in of_method])
         for label, count, runs, *scores in alone["tables"][0]["rows"]:
             mine = raw[name_of(label, "alone")]
             assert (count, runs) == ("3", ", ".join(f"{run[rule]:.2f}" for run in mine))
@@ -298,8 +298,8 @@ def test_columns_sort_by_full_precision_both_ways_with_missing_last(written, win
     window.open(written)
     for column in ("Rank", "n", "Last epoch", "Best", "Difference"):
         for direction in ("ascending", "descending"):
-            told, labels, values = window.run(COLUMN, column)
-            assert told == direction
+            order, labels, values = window.run(COLUMN, column)
+            assert order == direction
             assert set(labels) == {*METHODS, "alone"}
             numbers = [float(value) for value in values if value is not None]
             assert numbers == sorted(numbers, reverse=direction == "descending")

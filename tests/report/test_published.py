@@ -158,8 +158,8 @@ def test_networks_and_methods_are_in_the_library_or_listed_as_foreign():
 
 def test_options_in_brackets_are_options_of_the_method():
     for entry in ENTRIES:
-        for told in re.findall(r"([\w.]+)=", entry.method):
-            loss, dot, option = told.partition(".")
+        for name in re.findall(r"([\w.]+)=", entry.method):
+            loss, dot, option = name.partition(".")
             assert loss in wiring.losses()
             assert not dot or option in wiring.options(wiring.find(loss))
 

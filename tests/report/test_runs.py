@@ -97,8 +97,8 @@ def test_resuming_completes_a_run_without_summary(real, tmp_path):
     folder = next((tmp_path / "copy").rglob("*_vanilla_*"))
     before = json.loads((folder / "summary.json").read_text())
     (folder / "summary.json").unlink()
-    told = runs.read_run(folder)
-    assert (told.kind, "--resume" in told.reason) == ("unfinished", True)
+    run = runs.read_run(folder)
+    assert (run.kind, "--resume" in run.reason) == ("unfinished", True)
     save_dir = str(tmp_path / "copy" / "save")
     assert cli.run("teacher", [*TEACHER, "--save_dir", save_dir, "--resume"]) == 0
     again = json.loads((folder / "summary.json").read_text())

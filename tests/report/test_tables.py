@@ -70,8 +70,8 @@ def test_any_difference_makes_another_row_with_a_label_that_names_it(tmp_path):
     write_run(tmp_path / "b", "kd", summary={"teacher_sha256": "cd" * 32}, accuracies=(2, 2))
     write_run(tmp_path, "kd", taps_s=("layer1", "layer2"), accuracies=(3, 3))
     made = tables(tmp_path)
-    told = {(t.protocol, t.pair): [row.label for row in t.rows] for t in made}
-    assert told == {
+    labels = {(t.protocol, t.pair): [row.label for row in t.rows] for t in made}
+    assert labels == {
         ("crd", "resnet20 → resnet8"): [
             *("at", "kd", "alone", "kd (taps_s=layer1,layer2)", "kd [teacher=cdcdcdcd]"),
             "kd [batch_size=16]",
@@ -92,9 +92,9 @@ def test_common_flags_are_not_in_labels(tmp_path):
     (slow / "metrics.jsonl").write_text(text.replace("0.05", "0.01"))
     write_run(tmp_path, "kd", model_s="resnet14")
     write_run(tmp_path, "at", model_s="resnet14")
-    told = {t.student: sorted(row.label for row in t.rows) for t in tables(tmp_path)}
+    labels = {t.student: sorted(row.label for row in t.rows) for t in tables(tmp_path)}
     other = "[weight_decay=0.0005]"
-    assert told == {
+    assert labels == {
         "resnet8": ["at", "kd", "sp"],
         "resnet14": [f"at {other}", f"kd {other}"],
         "ShuffleV1": ["kd"],
@@ -414,8 +414,8 @@ def test_numbers_are_formatted_for_readers():
         "0.00",
         "0.00",
     ]
-    told = [format_count(x) for x in (12, 999, 78042, 999_600, 12_501_632, 4.11e9)]
-    assert told == ["12", "999", "78.0 k", "1.00 M", "12.5 M", "4.11 G"]
+    shown = [format_count(x) for x in (12, 999, 78042, 999_600, 12_501_632, 4.11e9)]
+    assert shown == ["12", "999", "78.0 k", "1.00 M", "12.5 M", "4.11 G"]
     assert [time_unit([x])[0] for x in (0.001, 0.049, 0.5, 1.99, 2, 90)] == [
         "s",
         "s",

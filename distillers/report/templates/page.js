@@ -2,7 +2,7 @@
 const root = document.documentElement;
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 
-// Sorting: by a click on a column's head, numbers by their full precision, what is missing last.
+// Sorting: a click on a column head sorts by full precision, missing values last.
 function key(row, column) {
   const { v, ...rules } = row.cells[column].dataset;
   return v ?? rules[root.dataset.rule] ?? "";
@@ -26,7 +26,7 @@ function sort(head) {
   body.append(...rows.map(([, row]) => row));
 }
 
-// Filtering: every word must occur in a row; tables without rows go.
+// Filtering: rows must contain every word; tables without rows are hidden.
 const field = document.getElementById("filter");
 const selects = all(".controls select");
 const count = document.getElementById("count");
@@ -51,7 +51,7 @@ function filter() {
   count.value = shown === total ? `${total} rows` : `${shown} of ${total} rows`;
 }
 
-// Pointing at a method, or reaching it by keyboard, shows it in the pictures of its table.
+// Highlighting: hovering or focusing a method highlights it in the charts of its table.
 function point(event) {
   const section = event.target.closest("section.table");
   const label = event.target.closest("[data-m]")?.dataset.m;
