@@ -1,4 +1,4 @@
-"""What measured steps mean for a whole training, as a table and as advice."""
+"""Tables of measured steps, the duration of a training, and recommended flags."""
 
 import math
 import statistics
@@ -11,13 +11,13 @@ from distillers.training.benchmark import DEFAULT, PLAIN, STUDENT, TEACHER, WAYS
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What was measured, by method.
+class Measurements:
+    """Measurements by method.
 
     Attributes:
-        rows: what `distillers.training.benchmark.measure` gave.
-        peaks: peak memory of a step in MiB by way; empty where it was not measured.
-        cache_bytes: what a cache takes of one view of all images.
+        rows: results of `distillers.training.benchmark.measure`.
+        peaks: peak memory of a step in MiB by variant; empty if not measured.
+        cache_bytes: cache size of one view of all images.
     """
 
     rows: dict[str, dict[str, Row]] = field(default_factory=dict)
@@ -25,18 +25,18 @@ class Figures:
     cache_bytes: dict[str, int] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
-        """The same as JSON types."""
+        """Return the measurements as JSON types."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class TrainingLength:
-    """A whole training.
+    """Length of a training.
 
     Attributes:
-        steps: of an epoch.
-        epochs: of the training.
-        views: augmented views that each image has where the teacher is cached.
+        steps: steps per epoch.
+        epochs: number of epochs.
+        views: augmented views of each image if the teacher is cached.
     """
 
     steps: int
@@ -44,13 +44,13 @@ class TrainingLength:
     views: int
 
     def hours(self, rows: Mapping[str, Row], name: str) -> float:
-        """Hours of all steps by a way, its compilation among them.
+        """Return the hours of all steps of a variant, with its compilation.
 
-        With a cache the teacher still runs in the first `views` epochs.
+        With a cache, the teacher still runs in the first `views` epochs.
 
         Args:
-            rows: of a method by way; for a cached way the same one without the cache, too.
-            name: of the way.
+            rows: results of a method by variant; a cached variant needs the one without cache, too.
+            name: name of the variant.
         """
         way, row = WAYS[name], rows[name]
         filling = min(self.views, self.epochs) if way.cached else 0
@@ -60,14 +60,14 @@ class TrainingLength:
         return (ms / 1000 + first_s) / 3600
 
 
-def lines(figures: Figures, training: TrainingLength) -> Iterator[str]:
-    """The tables of ratios, memory and hours, and what to do.
+def lines(measurements: Measurements, training: TrainingLength) -> Iterator[str]:
+    """Yield the lines of tables of ratios, memory and hours, and of recommended flags.
 
     Args:
-        figures: of one method at least.
-        training: how long to train.
+        measurements: of at least one method.
+        training: length of the training.
     """
-    every = figures.rows
+    every = measurements.rows
     ways = [name for name in WAYS if all(name in rows for rows in every.values())]
     parts = {
         n: statistics.median(rows[n].ms for rows in every.values()) for n in (STUDENT, TEACHER)
@@ -75,24 +75,24 @@ def lines(figures: Figures, training: TrainingLength) -> Iterator[str]:
     yield ", ".join(f"{name} {ms:,.1f} ms" for name, ms in parts.items())
     yield "a whole step, as a multiple of their sum:"
     yield from _table({m: [f"{r[w].ratio:.3f}" for w in ways] for m, r in every.items()}, ways)
-    if figures.peaks:
-        yield "what a step takes at its peak, in MiB:"
-        shown = {m: [f"{peaks[w]:,.0f}" for w in ways] for m, peaks in figures.peaks.items()}
+    if measurements.peaks:
+        yield "peak memory of a step, in MiB:"
+        shown = {m: [f"{peaks[w]:,.0f}" for w in ways] for m, peaks in measurements.peaks.items()}
         yield from _table(shown, ways)
     yield f"hours of {training.epochs:,} epochs of {training.steps:,} steps, evaluation aside:"
     hours = {m: {w: training.hours(rows, w) for w in ways} for m, rows in every.items()}
     yield from _table({m: [_hours(each[w]) for w in ways] for m, each in hours.items()}, ways)
     for method, each in hours.items():
-        yield f"{method}: {advice(each, training, figures.cache_bytes[method])}"
+        yield f"{method}: {advice(each, training, measurements.cache_bytes[method])}"
 
 
 def advice(hours: Mapping[str, float], training: TrainingLength, cache_bytes: int) -> str:
-    """The flags of the fastest training of a method, and what they cost.
+    """Return the flags of the fastest training of a method, and their cost.
 
     Args:
-        hours: of each way.
-        training: how long to train.
-        cache_bytes: what a cache takes of one view of all images.
+        hours: duration of the training by variant.
+        training: length of the training.
+        cache_bytes: cache size of one view of all images.
     """
     can_be = {name: time for name, time in hours.items() if name != PLAIN}
     best = min(can_be, key=can_be.__getitem__)

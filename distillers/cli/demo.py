@@ -1,7 +1,7 @@
-"""Real distillation in a few minutes: a teacher knows digits that its student hardly saw.
+"""Distillation of handwritten digits in a few minutes.
 
-The teacher learns from all 1,297 training digits, the student from only 50 of them, in 120 steps.
-What 50 labels cannot tell the student, the teacher's outputs on the same 50 images can.
+The teacher is trained on all 1,297 training digits, the student on only 50 of them, for 120 steps.
+The teacher's outputs on these 50 images carry information that their labels lack.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,25 +31,25 @@ PROTOCOL = "crd"
 
 @dataclass
 class Result:
-    """What one method reached.
+    """Results of one method.
 
     Attributes:
-        name: of the method.
-        accuracies: percent right of the test digits, one a seed.
-        curves: test accuracy after every epoch, one list a seed.
-        net: the deployed network of the last seed.
-        right: (500,) bool, which test digits that network has right.
+        name: name of the method.
+        accuracies: test accuracy in percent, one for each seed.
+        curves: test accuracy after every epoch, one list for each seed.
+        net: deployed network of the last seed.
+        correct: (500,) bool, which test digits that network classifies correctly.
     """
 
     name: str
     accuracies: list[float] = field(default_factory=list)
     curves: list[list[float]] = field(default_factory=list)
     net: nn.Module | None = None
-    right: Tensor | None = None
+    correct: Tensor | None = None
 
 
 def train_teacher(images: ImageSet, device: torch.device) -> nn.Module:
-    """A teacher trained on every training digit."""
+    """Return a teacher trained on all training digits."""
     torch.manual_seed(0)
     task = Supervised(_create(TEACHER, images).to(device), CE())
     loader = images.train_loader(64, seed=0, drop_last=True, device=device)
@@ -61,24 +61,24 @@ def compare(
     methods: Sequence[str],
     seeds: Sequence[int],
     device: torch.device,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> tuple[Result, list[Result], ImageSet]:
-    """Train the teacher, and a student by each method for each seed.
+    """Train the teacher, and a student with each method for each seed.
 
     Args:
-        methods: names of losses; "alone" stands for no teacher.
-        seeds: each has its own labelled digits, its own start and order.
-        device: where to train.
-        say: called with a line of news after each network.
+        methods: names of losses; "alone" trains without a teacher.
+        seeds: each selects the labelled digits, the initial weights and the order of images.
+        device: device to train on.
+        report: called with a line of text after each network.
 
     Returns:
-        the teacher's result, one a method, and the digits.
+        The teacher's result, the result of each method, and the digits.
     """
     images = halved(load("digits"))
     tests = {"test": images.test_loader(device)}
     teacher = train_teacher(images, device)
     of_teacher = Result("teacher", [run.figures_of(teacher, tests)["test_acc"]], net=teacher)
-    say(f"teacher {TEACHER}: {of_teacher.accuracies[0]:.1f} %")
+    report(f"teacher {TEACHER}: {of_teacher.accuracies[0]:.1f} %")
     results = [Result(name) for name in methods]
     for seed in seeds:
         few = images.keep(_balanced_rows(images.train_labels, LABELLED, seed).repeat(REPEAT))
@@ -87,15 +87,15 @@ def compare(
             result.accuracies.append(curve[-1])
             result.curves.append(curve)
             result.net = net
-            say(f"seed {seed}, {result.name}: {curve[-1]:.1f} %")
+            report(f"seed {seed}, {result.name}: {curve[-1]:.1f} %")
     for result in results:
         assert result.net is not None  # there is at least one seed
-        result.right = _right(result.net, tests["test"])
+        result.correct = _correct(result.net, tests["test"])
     return of_teacher, results, images
 
 
 def halved(images: ImageSet) -> ImageSet:
-    """The same images at half their side, a quarter of the work; the digits were 8 x 8 once."""
+    """Return the images at half their height and width, for a quarter of the computation."""
     return replace(
         images,
         train_images=F.avg_pool2d(images.train_images.float(), 2).round().byte(),
@@ -111,7 +111,7 @@ def _train_student(
     seed: int,
     device: torch.device,
 ) -> tuple[nn.Module, list[float]]:
-    """A student's deployed network and its test accuracy after every epoch."""
+    """Return a student's deployed network and its test accuracy after every epoch."""
     torch.manual_seed(seed)
     student = _create(STUDENT, images).to(device)
     if method == "alone":
@@ -143,7 +143,7 @@ def _create(name: str, images: ImageSet) -> nn.Module:
 
 
 def _balanced_rows(labels: Tensor, count: int, seed: int) -> Tensor:
-    """`count` rows, as many of each class, drawn by `seed`."""
+    """Return `count` random rows with equally many of each class."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     classes = labels.unique()
     each = count // len(classes)
@@ -151,6 +151,6 @@ def _balanced_rows(labels: Tensor, count: int, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def _right(net: nn.Module, test: Loader) -> Tensor:
+def _correct(net: nn.Module, test: Loader) -> Tensor:
     net.eval()
     return torch.cat([net(b.images).argmax(1) == b.labels for b in test.epoch(1)]).cpu()

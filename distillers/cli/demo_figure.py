@@ -1,4 +1,4 @@
-"""The demo's picture: learning curves, and digits that only a distilled student got right."""
+"""The demo's figure: learning curves, and digits that only a distilled student classifies."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +15,12 @@ MARKERS = "osv^D<>Pp*Xd"
 
 
 def draw(path: Path, teacher: Result, results: Sequence[Result], images: ImageSet) -> None:
-    """Write the picture as a PNG.
+    """Plot the results as a PNG.
 
     Args:
-        path: the file.
-        teacher: the teacher's result.
-        results: one a method, the student alone first.
+        path: output file.
+        teacher: result of the teacher.
+        results: one for each method, the student trained alone first.
         images: the digits.
     """
     figure = Figure(figsize=(11, 7), layout="constrained")
@@ -47,7 +47,7 @@ def _curves(figure: SubFigure, teacher: Result, results: Sequence[Result]) -> No
             label=f"{result.name} ({curve[-1]:.1f} %)",
         )
     axes.set_xlabel("epoch (10 steps each)")
-    axes.set_ylabel("right of 500 unseen digits, %")
+    axes.set_ylabel("accuracy on 500 test digits, %")
     axes.set_title(f"The same small student, the same {LABELLED} labelled digits")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
@@ -55,12 +55,12 @@ def _curves(figure: SubFigure, teacher: Result, results: Sequence[Result]) -> No
 
 def _digits(figure: SubFigure, results: Sequence[Result], images: ImageSet) -> None:
     best = max(results[1:], key=lambda r: np.mean(r.accuracies), default=results[0])
-    assert best.right is not None  # filled by compare
-    assert results[0].right is not None
-    rows = (best.right & ~results[0].right).nonzero().flatten().tolist()
+    assert best.correct is not None  # set by compare
+    assert results[0].correct is not None
+    rows = (best.correct & ~results[0].correct).nonzero().flatten().tolist()
     figure.suptitle(
-        f"{len(rows)} digits that the student with {best.name} got right and the student alone did "
-        f"not; the first {min(SHOWN, len(rows))}"
+        f"{len(rows)} digits that only the student with {best.name} classifies correctly; "
+        f"the first {min(SHOWN, len(rows))}"
     )
     for axes, row in zip(figure.subplots(1, SHOWN), rows + [None] * SHOWN, strict=False):
         axes.axis("off")

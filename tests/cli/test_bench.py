@@ -9,7 +9,7 @@ import torch
 
 from distillers import models
 from distillers.cli import main as cli
-from distillers.cli.bench_table import Figures, TrainingLength, advice, lines
+from distillers.cli.bench_table import Measurements, TrainingLength, advice, lines
 from distillers.training.benchmark import (
     DEFAULT,
     PLAIN,
@@ -60,7 +60,7 @@ def test_advice_is_the_fastest_that_can_be_asked_for():
 
 
 def test_the_tables_have_every_method_and_way():
-    figures = Figures({"kd": ROWS, "at": ROWS}, {}, {"kd": 10, "at": 20})
+    figures = Measurements({"kd": ROWS, "at": ROWS}, {}, {"kd": 10, "at": 20})
     text = "\n".join(lines(figures, TrainingLength(10, 2, 1)))
     assert text.count("0.360") == 2
     assert "student step 40.0 ms, teacher forward 60.0 ms" in text

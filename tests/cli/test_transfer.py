@@ -129,7 +129,7 @@ def test_a_linear_probe_leaves_no_image_out(there, capsys):
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(flags, there, monkeypatch):
     flags = [*flags, "--epochs", 3]
     whole = transfer(there, f"whole{len(flags)}", *flags)
-    keep = RunRecorder.keep
+    keep = RunRecorder.on_epoch_end
 
     def stop(keeper, row, *rest):
         keep(keeper, row, *rest)
@@ -139,7 +139,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(flags, there, monkeypat
     name = f"stopped{len(flags)}"
     args = ["--path_s", "plain.pth", *DIGITS, "--save_dir", name, *map(str, flags)]
     with monkeypatch.context() as patch:
-        patch.setattr(RunRecorder, "keep", stop)
+        patch.setattr(RunRecorder, "on_epoch_end", stop)
         assert cli.run("transfer", args) == 130
     assert cli.run("transfer", args) == 2
     folder = transfer(there, name, *flags, "--resume")

@@ -97,22 +97,24 @@ def main(args: Sequence[str]) -> None:
     reuse_freed_memory()
     setting = setting_of(config)
     ways = bench.ways_on(setting.device, compiled=config.compile)
-    figures = bench_table.Figures()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        folder = Path(name)
+    measurements = bench_table.Measurements()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+        folder = Path(temporary)
         for method in config.methods:
             print(f"measuring {method}: {', '.join(ways)}", flush=True)
-            figures.cache_bytes[method] = bench.cache_bytes(setting, method)
+            measurements.cache_bytes[method] = bench.cache_bytes(setting, method)
             if config.memory:
-                figures.peaks[method] = {w: peak.peak_of(setting, method, w, folder) for w in ways}
-            figures.rows[method] = bench.measure(setting, method, ways, config.rounds, folder)
+                measurements.peaks[method] = {
+                    w: peak.peak_of(setting, method, w, folder) for w in ways
+                }
+            measurements.rows[method] = bench.measure(setting, method, ways, config.rounds, folder)
             if config.out:  # after every method, in case the benchmark is stopped
                 about = {"settings": asdict(config), "environment": environment()}
-                content = json.dumps(about | {"results": figures.plain()}, indent=1) + "\n"
+                content = json.dumps(about | {"results": measurements.plain()}, indent=1) + "\n"
                 write_atomically(Path(config.out), content.encode())
     steps = -(-config.num_images // config.batch_size)
     training = bench_table.TrainingLength(steps, config.epochs, config.views)
-    print("\n".join(bench_table.lines(figures, training)))
+    print("\n".join(bench_table.lines(measurements, training)))
 
 
 def setting_of(config: BenchConfig) -> "Setting":

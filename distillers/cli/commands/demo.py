@@ -55,7 +55,7 @@ def main(args: Sequence[str]) -> None:
     teacher, results, images = compare(["alone", *config.methods], range(config.seeds), device, say)
     print("\n" + table(teacher, results, images.test_images.shape[-1]))
     draw(path, teacher, results, images)
-    print(f"\npicture: {path}   ({time.monotonic() - start:.0f} s in all)")
+    print(f"\nfigure: {path}   ({time.monotonic() - start:.0f} s in all)")
 
 
 def table(teacher: "Result", results: Sequence["Result"], size: int) -> str:
