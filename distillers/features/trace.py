@@ -181,7 +181,7 @@ class ForwardTrace:
             check_intact(place, call.output, call.output_version)
             return call.output
         if call.input is None:
-            raise not_a_tensor(path, "input that is")
+            raise InputError(f"the input of {path} is not a tensor; tap another module.")
         if call.input_copy is not None:
             return call.input_copy
         check_intact(place, call.input, call.input_version)
