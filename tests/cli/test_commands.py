@@ -211,7 +211,7 @@ WRONG = {
     "student --path_t PATH_T --kd_T 0": "KD: temperature is 0.0; it must be greater than 0",
     "student --path_t PATH_T --distill crd --nce_k 0": "CRD: negatives is 0; it must be",
     "student --path_t PATH_T --option kd": "must read LOSS.OPTION=VALUE",
-    "student --path_t PATH_T --option crd.dim=3": "crd takes no part",
+    "student --path_t PATH_T --option crd.dim=3": "this run does not use crd",
     "student --path_t PATH_T --option kd.tmp=3": "no option of KD 'tmp'",
     "student --path_t PATH_T --model_t resnet20": "is a resnet8, not a resnet20",
     "student --path_t PATH_T --loss nowhere:Loss": "cannot import the loss",
