@@ -11,10 +11,13 @@ A block ends in a linear bottleneck, so the stage maps are never activated and a
 pre-activations; these are read where the next module takes them in.
 """
 
+from functools import partial
+
 from torch import Tensor, nn
 
 from distillers.features.taps import Taps
 from distillers.models.init import init_kaiming_normal
+from distillers.models.stages import make_stage
 
 # expansion, channels at full width, blocks, stride of the first block
 STAGES = (
@@ -73,11 +76,8 @@ class MobileNetV2(nn.Module):
         in_channels = stem
         for expansion, full_channels, num_blocks, stride in STAGES:
             channels = int(full_channels * width)
-            first = InvertedResidual(in_channels, channels, stride, expansion)
-            others = [
-                InvertedResidual(channels, channels, 1, expansion) for _ in range(num_blocks - 1)
-            ]
-            stages.append(nn.Sequential(first, *others))
+            block = partial(InvertedResidual, expansion=expansion)
+            stages.append(make_stage(block, in_channels, channels, stride, num_blocks))
             in_channels = channels
         self.blocks = nn.Sequential(*stages)
         self.conv2 = nn.Sequential(

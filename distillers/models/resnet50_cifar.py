@@ -10,18 +10,19 @@ from torch import Tensor, nn
 
 from distillers.features.taps import Taps
 from distillers.models.init import init_kaiming_normal
+from distillers.models.stages import last_relus, make_stage
 
 EXPANSION = 4
-CHANNELS = (64, 128, 256, 512)
+CHANNELS = (256, 512, 1024, 2048)  # of the stages' outputs
 NUM_BLOCKS = (3, 4, 6, 3)
 
 
 class Bottleneck(nn.Module):
     """1 x 1, 3 x 3, 1 x 1 and a shortcut, activated after the sum."""
 
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        out_channels = channels * EXPANSION
+        channels = out_channels // EXPANSION
         self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu1 = nn.ReLU(inplace=True)
@@ -37,7 +38,7 @@ class Bottleneck(nn.Module):
         self.last_relu = nn.ReLU()  # not in place: its input is read as a feature
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (n, in_channels, h, w) to (n, 4 channels, h / stride, w / stride)."""
+        """Map (n, in_channels, h, w) to (n, out_channels, h / stride, w / stride)."""
         out = self.relu1(self.bn1(self.conv1(x)))
         out = self.relu2(self.bn2(self.conv2(out)))
         return self.last_relu(self.bn3(self.conv3(out)) + self.shortcut(x))
@@ -55,20 +56,17 @@ class ResNet50(nn.Module):
         self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = _stage(64, CHANNELS[0], 1, NUM_BLOCKS[0])
-        self.layer2 = _stage(CHANNELS[0] * EXPANSION, CHANNELS[1], 2, NUM_BLOCKS[1])
-        self.layer3 = _stage(CHANNELS[1] * EXPANSION, CHANNELS[2], 2, NUM_BLOCKS[2])
-        self.layer4 = _stage(CHANNELS[2] * EXPANSION, CHANNELS[3], 2, NUM_BLOCKS[3])
+        self.layer1 = make_stage(Bottleneck, 64, CHANNELS[0], 1, NUM_BLOCKS[0])
+        self.layer2 = make_stage(Bottleneck, CHANNELS[0], CHANNELS[1], 2, NUM_BLOCKS[1])
+        self.layer3 = make_stage(Bottleneck, CHANNELS[1], CHANNELS[2], 2, NUM_BLOCKS[2])
+        self.layer4 = make_stage(Bottleneck, CHANNELS[2], CHANNELS[3], 2, NUM_BLOCKS[3])
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.linear = nn.Linear(CHANNELS[3] * EXPANSION, num_classes)
+        self.linear = nn.Linear(CHANNELS[3], num_classes)
         self.taps = Taps(
             maps=("layer1", "layer2", "layer3", "layer4"),
             head="linear",
             stem="relu",
-            preacts=tuple(
-                f"layer{stage}.{num_blocks - 1}.last_relu"
-                for stage, num_blocks in enumerate(NUM_BLOCKS, start=1)
-            ),
+            preacts=last_relus(NUM_BLOCKS),
         )
         init_kaiming_normal(self)
 
@@ -77,9 +75,3 @@ class ResNet50(nn.Module):
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.linear(self.pool(x).flatten(1))
-
-
-def _stage(in_channels: int, channels: int, stride: int, num_blocks: int) -> nn.Sequential:
-    first = Bottleneck(in_channels, channels, stride)
-    others = [Bottleneck(channels * EXPANSION, channels, 1) for _ in range(num_blocks - 1)]
-    return nn.Sequential(first, *others)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from distillers.features.taps import Taps
 from distillers.models.init import init_kaiming_normal
+from distillers.models.stages import last_relus, make_stage
 
 STEM_CHANNELS = {1: 16, 2: 16, 4: 32}
 
@@ -72,16 +73,16 @@ class ResNet(nn.Module):
         self.conv1 = nn.Conv2d(3, stem, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = _stage(stem, widths[0], 1, num_blocks)
-        self.layer2 = _stage(widths[0], widths[1], 2, num_blocks)
-        self.layer3 = _stage(widths[1], widths[2], 2, num_blocks)
+        self.layer1 = make_stage(BasicBlock, stem, widths[0], 1, num_blocks)
+        self.layer2 = make_stage(BasicBlock, widths[0], widths[1], 2, num_blocks)
+        self.layer3 = make_stage(BasicBlock, widths[1], widths[2], 2, num_blocks)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(widths[2], num_classes)
         self.taps = Taps(
             maps=("layer1", "layer2", "layer3"),
             head="fc",
             stem="relu",
-            preacts=tuple(f"layer{stage}.{num_blocks - 1}.last_relu" for stage in (1, 2, 3)),
+            preacts=last_relus([num_blocks] * 3),
         )
         init_kaiming_normal(self)
 
@@ -90,9 +91,3 @@ class ResNet(nn.Module):
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.fc(self.pool(x).flatten(1))
-
-
-def _stage(in_channels: int, out_channels: int, stride: int, num_blocks: int) -> nn.Sequential:
-    first = BasicBlock(in_channels, out_channels, stride)
-    others = [BasicBlock(out_channels, out_channels, 1) for _ in range(num_blocks - 1)]
-    return nn.Sequential(first, *others)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from distillers.features.taps import Taps
 from distillers.models.init import init_kaiming_normal
 from distillers.models.resnet_cifar import BasicBlock, project
+from distillers.models.stages import last_relus, make_stage
 
 STEM_CHANNELS = 64
 EXPANSION = 4
@@ -86,20 +87,17 @@ class ResNetImageNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(STEM_CHANNELS)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.layer1 = _stage(block, STEM_CHANNELS, widths[0], 1, num_blocks[0])
-        self.layer2 = _stage(block, widths[0], widths[1], 2, num_blocks[1])
-        self.layer3 = _stage(block, widths[1], widths[2], 2, num_blocks[2])
-        self.layer4 = _stage(block, widths[2], widths[3], 2, num_blocks[3])
+        self.layer1 = make_stage(block, STEM_CHANNELS, widths[0], 1, num_blocks[0])
+        self.layer2 = make_stage(block, widths[0], widths[1], 2, num_blocks[1])
+        self.layer3 = make_stage(block, widths[1], widths[2], 2, num_blocks[2])
+        self.layer4 = make_stage(block, widths[2], widths[3], 2, num_blocks[3])
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(widths[3], num_classes)
         self.taps = Taps(
             maps=("layer1", "layer2", "layer3", "layer4"),
             head="fc",
             stem="maxpool",
-            preacts=tuple(
-                f"layer{stage}.{count - 1}.last_relu"
-                for stage, count in enumerate(num_blocks, start=1)
-            ),
+            preacts=last_relus(num_blocks),
         )
         init_kaiming_normal(self)
 
@@ -108,18 +106,6 @@ class ResNetImageNet(nn.Module):
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.fc(self.avgpool(x).flatten(1))
-
-
-def _stage(
-    block: Callable[[int, int, int], nn.Module],
-    in_channels: int,
-    out_channels: int,
-    stride: int,
-    num_blocks: int,
-) -> nn.Sequential:
-    first = block(in_channels, out_channels, stride)
-    others = [block(out_channels, out_channels, 1) for _ in range(num_blocks - 1)]
-    return nn.Sequential(first, *others)
 
 
 def basic_resnet(

@@ -8,10 +8,13 @@ because 32 x 32 images are small, a ReLU after the depthwise convolution too, an
 which the first of each stage halves the resolution. Initialised as torch does by default.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from distillers.features.taps import Taps
+from distillers.models.stages import last_relus, make_stage
 
 STEM_CHANNELS = 24
 CHANNELS = (240, 480, 960)
@@ -61,22 +64,20 @@ class ShuffleNet(nn.Module):
 
     def __init__(self, groups: int = 3, num_classes: int = 100) -> None:
         super().__init__()
+        block = partial(ShuffleBlock, groups=groups)
         self.conv1 = nn.Conv2d(3, STEM_CHANNELS, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(STEM_CHANNELS)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = _stage(STEM_CHANNELS, CHANNELS[0], NUM_BLOCKS[0], groups)
-        self.layer2 = _stage(CHANNELS[0], CHANNELS[1], NUM_BLOCKS[1], groups)
-        self.layer3 = _stage(CHANNELS[1], CHANNELS[2], NUM_BLOCKS[2], groups)
+        self.layer1 = make_stage(block, STEM_CHANNELS, CHANNELS[0], 2, NUM_BLOCKS[0])
+        self.layer2 = make_stage(block, CHANNELS[0], CHANNELS[1], 2, NUM_BLOCKS[1])
+        self.layer3 = make_stage(block, CHANNELS[1], CHANNELS[2], 2, NUM_BLOCKS[2])
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(CHANNELS[2], num_classes)
         self.taps = Taps(
             maps=("layer1", "layer2", "layer3"),
             head="linear",
             stem="relu",
-            preacts=tuple(
-                f"layer{stage}.{num_blocks - 1}.last_relu"
-                for stage, num_blocks in enumerate(NUM_BLOCKS, start=1)
-            ),
+            preacts=last_relus(NUM_BLOCKS),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,9 +85,3 @@ class ShuffleNet(nn.Module):
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(self.pool(x).flatten(1))
-
-
-def _stage(in_channels: int, out_channels: int, num_blocks: int, groups: int) -> nn.Sequential:
-    first = ShuffleBlock(in_channels, out_channels, 2, groups)
-    others = [ShuffleBlock(out_channels, out_channels, 1, groups) for _ in range(num_blocks - 1)]
-    return nn.Sequential(first, *others)

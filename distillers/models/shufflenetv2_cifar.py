@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from distillers.features.taps import Taps
+from distillers.models.stages import last_relus
 
 STEM_CHANNELS = 24
 LAST_CHANNELS = 1024
@@ -108,10 +109,7 @@ class ShuffleNetV2(nn.Module):
             head="linear",
             stem="relu1",
             final="relu2",
-            preacts=tuple(
-                f"layer{stage}.{num_blocks - 1}.last_relu"
-                for stage, num_blocks in enumerate(NUM_BLOCKS, start=1)
-            ),
+            preacts=last_relus(NUM_BLOCKS),
         )
 
     def forward(self, x: Tensor) -> Tensor:

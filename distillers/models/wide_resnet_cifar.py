@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from distillers.features.taps import Taps
 from distillers.models.init import init_kaiming_normal
+from distillers.models.stages import make_stage
 
 
 class WideBlock(nn.Module):
@@ -44,9 +45,7 @@ class WideGroup(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, num_blocks: int) -> None:
         super().__init__()
-        first = WideBlock(in_channels, out_channels, stride)
-        others = [WideBlock(out_channels, out_channels, 1) for _ in range(num_blocks - 1)]
-        self.layer = nn.Sequential(first, *others)
+        self.layer = make_stage(WideBlock, in_channels, out_channels, stride, num_blocks)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, in_channels, h, w) to (n, out_channels, h / stride, w / stride)."""
