@@ -5,7 +5,6 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -24,11 +23,16 @@ MAX_LISTED_RUNS = 20  # accuracies in a tooltip
 
 def render_page(report: Report) -> str:
     """Render the page; the same runs give the same bytes."""
+    styles = _styles(report)
     loader = PackageLoader("distillers.report")
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
     script = loader.get_source(environment, "page.js")[0]
     environment.filters |= {
         name: getattr(formatting, f"format_{name}")
@@ -42,8 +46,8 @@ def render_page(report: Report) -> str:
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         css=loader.get_source(environment, "page.css")[0],
-        styles=_styles(report),
-        views=[_view(table, _styles(report)) for table in report.tables],
+        styles=styles,
+        views=[_view(table, styles) for table in report.tables],
         rule_names=RULE_NAMES,
         missing=MISSING,
         strip_width=STRIP_WIDTH,
@@ -82,8 +86,9 @@ def _facts(report: Report) -> list[tuple[str, int]]:
 
 def _view(table: PairTable, styles: dict[str, Style]) -> SimpleNamespace:
     """Return what the template needs of a table besides the table: axes, units and charts."""
-    values = {rule: [run.scores[rule] for row in table.rows for run in row.runs]
-              for rule in table.rules}  # fmt: skip
+    values = {
+        rule: [run.scores[rule] for row in table.rows for run in row.runs] for rule in table.rules
+    }
     axis = 5, STRIP_WIDTH - 5
     rows = _chart_rows(table)
     longest = max((len(row.mean_curve) for row in rows), default=0)
@@ -130,8 +135,9 @@ def _cost_charts(
         unit, per_hour = time_unit_of(members)
         where = f" on {device}" if len(by_device) > 1 else ""
         hours = [row.device_hours.scaled(per_hour) for row in members]
-        speed, memory = ([row.cost(name) for row in members]
-                         for name in ("images_per_second", "peak_memory_mib"))  # fmt: skip
+        speed, memory = (
+            [row.cost(name) for row in members] for name in ("images_per_second", "peak_memory_mib")
+        )
         for name, costs, more_is_better in (
             (f"{'hours' if unit == 'h' else unit} of training", hours, False),
             ("images/s in training", speed, True),
@@ -151,7 +157,7 @@ def _points(
     costs: Sequence[SampleStats | None],
     styles: dict[str, Style],
 ) -> list[Point]:
-    scores: list[Any] = [row.scores[table.rule] for row in rows]
+    scores = [row.scores[table.rule] for row in rows]
     return [
         Point(row.label, styles[row.label], cost.mean, score.mean, score.sd)
         for row, score, cost in zip(rows, scores, costs, strict=True)
