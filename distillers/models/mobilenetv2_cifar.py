@@ -3,12 +3,12 @@
 Sandler, Howard, Zhu, Zhmoginov and Chen, "MobileNetV2: Inverted Residuals and Linear Bottlenecks",
 CVPR 2018, arXiv:1801.04381, table 2.
 
-As in the code that distillation papers share, and unlike that paper: ReLU instead of ReLU6, an
+As in the public code of distillation papers, and unlike that paper: ReLU instead of ReLU6, an
 expansion convolution in the first block too (of factor 1), stride 1 in the second stage because
 32 x 32 images are small, no dropout.
 
-A block ends in a linear bottleneck, so the stage maps are never activated and are their own
-pre-activations; these are read where the next module takes them in.
+A block ends in a linear bottleneck, so the stage maps are not activated and equal their
+pre-activations, which are read at the input of the next module.
 """
 
 from functools import partial
@@ -34,7 +34,7 @@ LAST_CHANNELS = 1280  # never narrowed
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel, project without activation, and a shortcut where it fits."""
+    """1 x 1 expansion, depthwise 3 x 3, linear 1 x 1 projection; a shortcut if shapes agree."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class MobileNetV2(nn.Module):
     """A MobileNetV2 for 32 x 32 images, or any other size.
 
     Args:
-        width: factor of all channels but the last convolution's.
+        width: factor of all channels except those of the last convolution.
         num_classes: number of logits.
     """
 

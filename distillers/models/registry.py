@@ -1,7 +1,7 @@
-"""The table of the networks that have a name here; reading it imports no torch.
+"""The networks of this package by name; importing this module does not import torch.
 
-Each name stands for where its constructor is, as "module:constructor" in `distillers.models`, and
-for the arguments that precede `num_classes`.
+Each entry is the constructor, as "module:constructor" in `distillers.models`, and the arguments
+that precede `num_classes`.
 """
 
 Entry = tuple[str, tuple[object, ...]]
@@ -38,7 +38,7 @@ LARGE_IMAGES: dict[str, Entry] = {
     "ShuffleV2_Imagenet": ("torchvision_mobile:shufflenet_v2", ()),
 }
 
-# Those whose weights torchvision publishes, by its name for them.
+# Networks with published weights, and their names in torchvision.
 PUBLISHED = {
     "ResNet18": "resnet18",
     "ResNet34": "resnet34",

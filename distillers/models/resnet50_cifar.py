@@ -1,7 +1,7 @@
 """The 50-layer residual network for small images.
 
 He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", CVPR 2016,
-arXiv:1512.03385, table 1. As in the code that distillation papers share, and unlike that paper: a
+arXiv:1512.03385, table 1. As in the public code of distillation papers, and unlike that paper: a
 3 x 3 stem of stride 1 without pooling because 32 x 32 images are small, and stride 2 in a block's
 3 x 3 convolution instead of its first one.
 """
@@ -18,7 +18,7 @@ NUM_BLOCKS = (3, 4, 6, 3)
 
 
 class Bottleneck(nn.Module):
-    """1 x 1, 3 x 3, 1 x 1 and a shortcut, activated after the sum."""
+    """1 x 1, 3 x 3 and 1 x 1 convolutions with a shortcut; the sum is activated."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()

@@ -4,10 +4,10 @@ He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", CVPR 201
 arXiv:1512.03385, section 4.2: a 3 x 3 stem, three stages of basic blocks at full, half and quarter
 resolution, depth 6 n + 2.
 
-Where the code that distillation papers share differs from that section, this file follows the code,
-so that its checkpoints load: a shortcut that changes shape is a 1 x 1 convolution with batch
-normalisation (option B; section 4.2 pads with zeros), and the widened nets exist at all: `x4` has
-four times the channels in the stages and twice in the stem, `x2` twice in the stages only.
+Where the public code of distillation papers differs from that section, this file follows the code,
+so that its checkpoints load: a shortcut that changes the shape is a 1 x 1 convolution with batch
+normalisation (option B; section 4.2 pads with zeros), and there are widened networks: `x4` has four
+times the channels in the stages and twice in the stem, `x2` twice in the stages only.
 """
 
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ STEM_CHANNELS = {1: 16, 2: 16, 4: 32}
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut, activated after the sum."""
+    """Two 3 x 3 convolutions with a shortcut; the sum is activated."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class BasicBlock(nn.Module):
 
 
 def project(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
-    """The shortcut of a block, None where the identity fits."""
+    """Return the shortcut of a block, or None for the identity."""
     if stride == 1 and in_channels == out_channels:
         return None
     return nn.Sequential(

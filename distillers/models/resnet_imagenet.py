@@ -1,13 +1,13 @@
-"""Residual networks for ImageNet, with the names, shapes and outputs of torchvision's.
+"""Residual networks for ImageNet, with the parameter names, shapes and outputs of torchvision.
 
 He, Zhang, Ren and Sun, CVPR 2016, arXiv:1512.03385 (18, 34 and 50 layers); Xie et al., "Aggregated
 Residual Transformations", CVPR 2017, arXiv:1611.05431 (ResNeXt); Zagoruyko and Komodakis, BMVC
-2016, arXiv:1605.07146 (wide). The `x2` nets of basic blocks come from the code that distillation
-papers share: twice the channels behind the same stem.
+2016, arXiv:1605.07146 (wide). The `x2` networks of basic blocks come from the public code of
+distillation papers: twice the channels after the same stem.
 
 As in torchvision, and unlike the first paper, stride 2 is in a bottleneck's 3 x 3 convolution. They
-are written out here because torchvision runs one in-place ReLU several times a block, so that the
-map before a stage's last activation could not be read; checkpoints of either fit the other.
+are implemented here because torchvision runs one in-place ReLU several times per block, so that the
+map before a stage's last activation cannot be read; checkpoints are interchangeable.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,14 +25,14 @@ EXPANSION = 4
 
 
 class Bottleneck(nn.Module):
-    """1 x 1, grouped 3 x 3, 1 x 1 and a shortcut, activated after the sum.
+    """1 x 1, grouped 3 x 3 and 1 x 1 convolutions with a shortcut; the sum is activated.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        stride: of the 3 x 3 convolution.
-        groups: of the 3 x 3 convolution.
-        group_width: channels of one group in the first stage, 64 for an ordinary network.
+        stride: stride of the 3 x 3 convolution.
+        groups: number of groups of the 3 x 3 convolution.
+        group_width: channels of one group in the first stage; 64 for a plain ResNet.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class ResNetImageNet(nn.Module):
 
     Args:
         block: builds a block from its input channels, output channels and stride.
-        num_blocks: blocks of each of the four stages.
-        first_width: output channels of the first stage, doubled in each of the others.
+        num_blocks: number of blocks of each of the four stages.
+        first_width: output channels of the first stage, doubled in each following one.
         num_classes: number of logits.
     """
 
@@ -111,7 +111,7 @@ class ResNetImageNet(nn.Module):
 def basic_resnet(
     num_blocks: Sequence[int], widening: int = 1, num_classes: int = 1000
 ) -> ResNetImageNet:
-    """A network of basic blocks with `widening` times the published channels behind the stem."""
+    """Build a network of basic blocks with `widening` times the channels after the stem."""
     return ResNetImageNet(BasicBlock, num_blocks, STEM_CHANNELS * widening, num_classes)
 
 
@@ -121,6 +121,6 @@ def bottleneck_resnet(
     group_width: int = STEM_CHANNELS,
     num_classes: int = 1000,
 ) -> ResNetImageNet:
-    """A network of bottleneck blocks, as wide and grouped as its last two facts say."""
+    """Build a network of bottleneck blocks; see `Bottleneck` for `groups` and `group_width`."""
     block = partial(Bottleneck, groups=groups, group_width=group_width)
     return ResNetImageNet(block, num_blocks, STEM_CHANNELS * EXPANSION, num_classes)

@@ -3,7 +3,7 @@
 Zhang, Zhou, Lin and Sun, "ShuffleNet: An Extremely Efficient Convolutional Neural Network for
 Mobile Devices", CVPR 2018, arXiv:1707.01083, with three groups.
 
-As in the code that distillation papers share, and unlike that paper: a 1 x 1 stem without pooling
+As in the public code of distillation papers, and unlike that paper: a 1 x 1 stem without pooling
 because 32 x 32 images are small, a ReLU after the depthwise convolution too, and 4, 8, 4 blocks of
 which the first of each stage halves the resolution. Initialised as torch does by default.
 """
@@ -22,9 +22,9 @@ NUM_BLOCKS = (4, 8, 4)
 
 
 class ShuffleBlock(nn.Module):
-    """Grouped 1 x 1, shuffle, depthwise 3 x 3, grouped 1 x 1.
+    """Grouped 1 x 1 convolution, shuffle, depthwise 3 x 3, grouped 1 x 1.
 
-    With stride 2 the pooled input is appended to the result, else the input is added to it.
+    With stride 2 the pooled input is concatenated to the result; with stride 1 it is added.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, groups: int) -> None:
@@ -58,7 +58,7 @@ class ShuffleNet(nn.Module):
     """A ShuffleNet for 32 x 32 images, or any other size.
 
     Args:
-        groups: groups of the 1 x 1 convolutions.
+        groups: number of groups of the 1 x 1 convolutions.
         num_classes: number of logits.
     """
 

@@ -3,12 +3,12 @@
 Ma, Zhang, Zheng and Sun, "ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture
 Design", ECCV 2018, arXiv:1807.11164, table 5.
 
-As in the code that distillation papers share, and unlike that paper: a 1 x 1 stem without pooling
+As in the public code of distillation papers, and unlike that paper: a 1 x 1 stem without pooling
 because 32 x 32 images are small. Weights have the default initialisation of torch.
 
-The paper activates the new half of a block before joining and shuffling. Here the joined and
-shuffled map is activated, which is the same function with the same gradient, because the other half
-is a map that a ReLU made already; and so each block has one activation whose input can be tapped.
+The paper activates the new half of a block before concatenation and shuffle. Here the shuffled map
+is activated, which is the same function with the same gradient, because the other half is the
+output of a ReLU already; each block thus has one activation whose input can be read.
 """
 
 import torch
@@ -24,7 +24,7 @@ NUM_BLOCKS = (4, 8, 4)
 
 
 class KeepingBlock(nn.Module):
-    """Passes one half of the channels on, and works on the other."""
+    """Passes half of the channels through and convolves the other half."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class KeepingBlock(nn.Module):
         self.last_relu = nn.ReLU()  # not in place: its input is read as a feature
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (n, channels, h, w), none of it negative, to the same shape."""
+        """Map (n, channels, h, w), non-negative, to the same shape."""
         kept, used = x.chunk(2, dim=1)
         used = self.relu1(self.bn1(self.conv1(used)))
         used = self.bn3(self.conv3(self.bn2(self.conv2(used))))
@@ -48,7 +48,7 @@ class KeepingBlock(nn.Module):
 
 
 class HalvingBlock(nn.Module):
-    """Halves the resolution in both of its branches, which each give half of the channels."""
+    """Halves the resolution in two branches, each of which outputs half of the channels."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class ShuffleNetV2(nn.Module):
     """A ShuffleNetV2 for 32 x 32 images, or any other size.
 
     Args:
-        width: 1.0 or 1.5, the published factors of the channels.
+        width: factor of the channels, 1.0 or 1.5.
         num_classes: number of logits.
 
     Raises:

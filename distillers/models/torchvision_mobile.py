@@ -1,4 +1,4 @@
-"""The mobile networks for ImageNet, which are torchvision's with their taps declared.
+"""Mobile networks for ImageNet: those of torchvision, with their taps declared.
 
 Sandler et al., "MobileNetV2", CVPR 2018, arXiv:1801.04381, and Ma et al., "ShuffleNet V2", ECCV
 2018, arXiv:1807.11164, both at width 1.
@@ -14,7 +14,7 @@ from distillers.features.taps import Taps
 
 
 def mobilenet_v2(num_classes: int = 1000) -> nn.Module:
-    """The MobileNetV2 of torchvision; its linear bottlenecks are their own pre-activations."""
+    """Build torchvision's MobileNetV2; its linear bottlenecks equal their pre-activations."""
     net = models.mobilenet_v2(num_classes=num_classes)
     taps = Taps(
         maps=("features.3", "features.6", "features.13", "features.17"),
@@ -27,9 +27,9 @@ def mobilenet_v2(num_classes: int = 1000) -> nn.Module:
 
 
 def shufflenet_v2(num_classes: int = 1000) -> nn.Module:
-    """The ShuffleNetV2 of torchvision.
+    """Build torchvision's ShuffleNetV2.
 
-    It shows no pre-activations: its blocks activate in place, and only half of their channels.
+    It has no pre-activations to read: blocks activate in place, and only half of their channels.
     """
     net = models.shufflenet_v2_x1_0(num_classes=num_classes)
     taps = Taps(
@@ -39,5 +39,5 @@ def shufflenet_v2(num_classes: int = 1000) -> nn.Module:
 
 
 def _with_taps(net: nn.Module, taps: Taps) -> nn.Module:
-    object.__setattr__(net, "taps", taps)  # nn.Module declares tensors and modules only
+    object.__setattr__(net, "taps", taps)  # nn.Module's annotations allow tensors and modules only
     return net

@@ -3,7 +3,7 @@
 Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR
 2015, arXiv:1409.1556: 3 x 3 convolutions in five blocks, as deep as its nets A, B, D and E.
 
-As in the code that distillation papers share, and unlike that paper: batch normalisation after each
+As in the public code of distillation papers, and unlike that paper: batch normalisation after each
 convolution, one linear layer instead of three, a pooling step after the fourth block only where its
 map is larger than 4 x 4 (so 64 x 64 images end at 4 x 4 as 32 x 32 ones do), and the 8-layer net.
 """
@@ -68,7 +68,7 @@ class VGG(nn.Module):
 def _block(in_channels: int, out_channels: int, num_convolutions: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for step in range(num_convolutions):
-        is_last = step == num_convolutions - 1  # its input is tapped, so it is not done in place
+        is_last = step == num_convolutions - 1  # its input is read, so it is not in place
         layers += [
             nn.Conv2d(in_channels, out_channels, 3, padding=1),
             nn.BatchNorm2d(out_channels),

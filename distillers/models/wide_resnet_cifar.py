@@ -3,10 +3,10 @@
 Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016, arXiv:1605.07146: blocks that
 normalise and activate before each convolution, depth 6 n + 4, widened k times.
 
-The published code that distillation papers share takes as stage maps what the three groups put out,
-that is sums that are not activated yet. Their pre-activation is what the next batch normalisation
-makes of them, and the map that is pooled, `final`, comes after the last one and its ReLU. Dropout
-is left out: those papers train with a rate of 0.
+As in the public code of distillation papers, the stage maps are the outputs of the three groups,
+which are sums without activation. Their pre-activation is the output of the following batch
+normalisation, and the pooled map, `final`, follows the last of these and its ReLU. There is no
+dropout: those papers train with a rate of 0.
 """
 
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from distillers.models.stages import make_stage
 
 
 class WideBlock(nn.Module):
-    """BN-ReLU-convolution twice, and a shortcut."""
+    """Batch normalisation, ReLU and convolution, twice, with a shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class WideBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.relu2 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.convShortcut = (  # named so in every checkpoint
+        self.convShortcut = (  # the name in published checkpoints
             None
             if in_channels == out_channels
             else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
