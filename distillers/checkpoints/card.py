@@ -1,4 +1,4 @@
-"""Cards: what a checkpoint or an exported file says of its network."""
+"""Cards: descriptions of the network in a checkpoint or an exported file."""
 
 from typing import Any
 

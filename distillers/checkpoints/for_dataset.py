@@ -49,7 +49,7 @@ def find_test_source(flags: ScoringConfig, card: dict[str, Any], path: Path | st
 def for_dataset(
     classifier: Classifier, source: DataSource, path: Path | str, device: torch.device
 ) -> nn.Module:
-    """Return the network on a device, with an adapter for the data set's images where it needs one.
+    """Return the network on a device, with an adapter for the data set's images if needed.
 
     Args:
         classifier: the network with its card.
