@@ -1,8 +1,8 @@
 """Add a checksum to files of `torch.save`, in the comment of the ZIP archive.
 
-Every reader of such files still reads them. The CRCs of the archive's members are not enough: they do
-not cover its directory, headers and padding. Of one flipped bit in each byte of a file of 2,085
-bytes, `ZipFile.testzip` misses 955, and `torch.load` then fails on 126 of these.
+Every reader of such files still reads them. The CRCs of the archive's members are not enough: they
+do not cover its directory, headers and padding. With one bit flipped in each of the 2,085 bytes of
+a file in turn, `ZipFile.testzip` misses 955, and `torch.load` then fails on 126 of these.
 """
 
 import hashlib
