@@ -12,7 +12,7 @@ from distillers.errors import unknown
 from distillers.report import labels, published
 from distillers.report.estimates import Difference, SampleStats, sample_stats, welch
 from distillers.report.labels import Group
-from distillers.report.runs import ALONE, RULES, RunRecord, UnreadableRun, to_frame
+from distillers.report.records import ALONE, RULES, RunRecord, UnreadableRun, to_frame
 
 PublishedTable = Mapping[tuple[str, ...], Sequence[published.PublishedResult]]
 

@@ -7,7 +7,7 @@ from typing import Any
 from distillers.config.flags import Fact, flags_with
 from distillers.config.student import StudentConfig
 from distillers.report.fields import printable
-from distillers.report.runs import RunRecord
+from distillers.report.records import RunRecord
 
 Group = tuple[RunRecord, ...]  # runs that differ in their seed only
 RATE = "learning_rate"  # published rates depend on the network

@@ -9,7 +9,8 @@ from typing import Any
 from distillers.errors import InputError
 from distillers.report.comparisons import MethodRow, PairTable, build_tables, group_seeds
 from distillers.report.estimates import SampleStats, sample_stats
-from distillers.report.runs import RunRecord, UnreadableRun, find_run_dirs, read_runs
+from distillers.report.records import RunRecord, UnreadableRun
+from distillers.report.runs import find_run_dirs, read_runs
 
 
 @dataclass(frozen=True)

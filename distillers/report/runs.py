@@ -8,7 +8,6 @@ import statistics
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +33,7 @@ from distillers.report.fields import (
     read_fields,
     read_text,
 )
+from distillers.report.records import ALONE, RunRecord, UnreadableRun, to_frame
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -42,8 +42,6 @@ RUN_FILES = (
     *("config.json", "metrics.jsonl", "environment.json", "parameters.json", "summary.json"),
 )
 PARALLEL_FROM = 500  # folders
-RULES = ("last", "best", "held_out")
-ALONE = "alone"
 TAPS = ("taps_t", "taps_s")
 # Defaults of the flags of students, and of those that students share with teachers.
 STUDENT_DEFAULTS: dict[str, Any] = default_flags(StudentConfig)
@@ -56,81 +54,6 @@ OTHER_FLAGS = {
     *flags_with(TeacherConfig, Fact.OWN_COLUMN),
     *(name for name, _ in marked(StudentConfig, LossOption)),
 }
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """A finished run.
-
-    Attributes:
-        folder: path of the run folder.
-        dataset: name of the data set.
-        protocol: "crd" or "simkd".
-        trial: seed.
-        teacher: name of the teacher network; None without a teacher.
-        teacher_file: SHA-256 of the teacher's checkpoint, or None.
-        teacher_accuracy: test accuracy in percent; None if it was not evaluated.
-        student: name of the trained network.
-        method: loss names such as "crd+kd"; "alone" without a teacher.
-        loss_settings: weight by loss, and every option by "loss.option".
-        departures: loss settings and tapped modules that are not the published ones.
-        train_flags: every other flag that affects the result, by name, as JSON.
-        data: digest of the training labels; None if unknown.
-        group_key: JSON that is equal for runs that differ only in the trial and the data.
-        curve: test accuracy in percent after each epoch.
-        scores: test accuracy in percent by rule: of the "last" epoch, of the "best" epoch on the
-            test images and, with held-out images, of the best epoch on those ("held_out").
-        hours: wall-clock time of the whole run.
-        images_per_second: training throughput, the median over epochs.
-        peak_memory_mib: see `distillers.models.profile.peak_memory_mib`; None if not measured.
-        parameters: parameter count of the deployed network.
-        macs: its multiply-accumulate operations for one image.
-        latency_ms: its latency for one image on `device`.
-        device: name of the training device, for CPUs with the number of threads.
-        devices: number of devices.
-        versions: of Python, torch and the source.
-    """
-
-    folder: str
-    dataset: str
-    protocol: str
-    trial: int
-    teacher: str | None
-    teacher_file: str | None
-    teacher_accuracy: float | None
-    student: str
-    method: str
-    loss_settings: dict[str, Any]
-    departures: dict[str, Any]
-    train_flags: dict[str, Any]
-    data: str | None
-    group_key: str
-    curve: tuple[float, ...]
-    scores: dict[str, float]
-    hours: float
-    images_per_second: float
-    peak_memory_mib: float | None
-    parameters: int
-    macs: int
-    latency_ms: float
-    device: str
-    devices: int
-    versions: str
-
-
-@dataclass(frozen=True)
-class UnreadableRun:
-    """A run folder that a report does not count.
-
-    Attributes:
-        folder: path of the folder.
-        reason: why it is not counted.
-        kind: "damaged", "unfinished", "copy" of another run, or "transfer".
-    """
-
-    folder: str
-    reason: str
-    kind: str = "damaged"
 
 
 def load_runs(paths: Iterable[str | Path]) -> "DataFrame":
@@ -151,16 +74,6 @@ def load_runs(paths: Iterable[str | Path]) -> "DataFrame":
     unreadable = [run for run in found if isinstance(run, UnreadableRun)]
     frame.attrs["not_counted"] = [(run.folder, run.kind, run.reason) for run in unreadable]
     return frame
-
-
-def to_frame(runs: Sequence[RunRecord]) -> "DataFrame":
-    """Convert records to a data frame as `load_runs` returns it, in the same order."""
-    from pandas import DataFrame  # slow to import
-
-    columns = [field.name for field in dataclasses.fields(RunRecord)]
-    frame = DataFrame([vars(run) for run in runs], columns=columns)
-    scores = DataFrame([run.scores for run in runs], columns=list(RULES), dtype=float)
-    return frame.join(scores)
 
 
 def find_run_dirs(roots: Iterable[Path]) -> list[Path]:

@@ -8,8 +8,8 @@ from pandas import DataFrame
 from distillers.report.comparisons import MethodRow, PairTable
 from distillers.report.estimates import SampleStats
 from distillers.report.page import render_page
+from distillers.report.records import RULES
 from distillers.report.report import Report
-from distillers.report.runs import RULES
 from distillers.report.text_tables import text_tables
 
 

@@ -13,7 +13,7 @@ from distillers.cli import main as cli
 from distillers.errors import InputError
 from distillers.report import load_runs, runs
 from distillers.report.fields import all_finite, check_finite
-from distillers.report.runs import RunRecord, UnreadableRun
+from distillers.report.records import RunRecord, UnreadableRun
 from tests.run_folders import write, write_run
 
 TEACHER = ["--dataset", "digits", "--model", "resnet8", "--batch_size", "128", "--epochs", "1"]
