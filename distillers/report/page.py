@@ -9,11 +9,12 @@ from types import SimpleNamespace
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from distillers.report import charts, formatting
-from distillers.report.charts import CostChart, Curve, Point, Scale, Style
+from distillers.report.charts import CostChart, Curve, Point, Style
 from distillers.report.comparisons import MethodRow, PairTable
 from distillers.report.estimates import SampleStats
 from distillers.report.formatting import MISSING, RULE_NAMES, time_unit_of
 from distillers.report.report import Report
+from distillers.report.scales import Scale, padded_range
 
 MAX_CHART_ROWS = 12
 MIN_CURVE_EPOCHS = 2
@@ -102,7 +103,7 @@ def _view(table: PairTable, styles: dict[str, Style]) -> SimpleNamespace:
         per_hour=per_hour,
         devices=list(dict.fromkeys(" and ".join(row.devices) for row in table.rows)),
         ends={rule: (min(each), max(each)) for rule, each in values.items()},
-        scales={r: Scale(*charts.padded_range(v, 0.04), *axis) for r, v in values.items()},
+        scales={r: Scale(*padded_range(v, 0.04), *axis) for r, v in values.items()},
         chart_rows=len(rows),
         costs=_cost_charts(table, rows, styles),
         curves=charts.curve_chart(curves, table.teacher_accuracy) if has_curves else None,
@@ -146,7 +147,7 @@ def _cost_charts(
             points = _points(table, members, costs, styles)
             if len(points) > 1:
                 ends = [p.y + sign * (p.sd or 0) for p in points for sign in (-1, 1)]
-                y_range = charts.padded_range(ends, 0.06)
+                y_range = padded_range(ends, 0.06)
                 found.append(charts.cost_chart(points, name + where, more_is_better, y_range))
     return found
 

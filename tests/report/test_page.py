@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from distillers.report import charts, page, report
-from distillers.report.charts import Point, Scale, Style, round_step
+from distillers.report.charts import Point, Style
+from distillers.report.scales import Scale, round_step
 from tests import browser as browsing
 from tests import recompute
 from tests.run_folders import write_run
