@@ -125,7 +125,7 @@ def test_a_malicious_file_runs_nothing_and_is_refused(tmp_path, protocol):
         (b"\x80\x04\x8c\x05numpy\x8c\x0bcore.memmap\x93.", "asks for numpy.core.memmap"),
         (b"cnumpy\nndarray\n(K\x09tR.", "calls the type"),
         (b"cnumpy\ndtype\n(U\x01OtR.", "array of O"),
-        (b"cnumpy\ndtype\n}b.", "alter a function"),
+        (b"cnumpy\ndtype\n}b.", "modify a function"),
         (b"c_codecs\nencode\n(X\x01\x00\x00\x00xU\x05rot13tR.", "unexpected encoding"),
         (b"cbuiltins\nbytes\n(J\xff\xff\xff\x7ftR.", "unexpected way"),
         (b"cnumpy.core.multiarray\n_reconstruct\n(tR(K\x01K\x02tb.", "other than bytes"),

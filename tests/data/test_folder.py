@@ -126,7 +126,7 @@ def test_tiny_imagenet_reads_its_annotations(tmp_path):
     with pytest.raises(InputError, match="line 6, reads"):
         data.source_of("tinyimagenet", tmp_path)
     annotations.write_text("".join(lines) + lines[0].replace(WNIDS[0], WNIDS[1]))
-    with pytest.raises(InputError, match=r"line 7, gives val_0\.JPEG a second class"):
+    with pytest.raises(InputError, match=r"line 7, assigns a second class to val_0\.JPEG"):
         data.source_of("tinyimagenet", tmp_path)
 
 
@@ -214,10 +214,10 @@ BROKEN = {
     "empty class": "no image of class n01440764",
     "only in val": "1 only in .*val: zebra",
     "only in train": "1 only in .*train: zebra",
-    "folder loop": "again is a symbolic link to .*train, a folder that it lies in",
-    "file loop": "a.jpg is a .*(loop|leads nowhere)",
-    "dead link": "a.jpg is a link that leads nowhere",
-    "other kind": "a.bmp is an image of a kind that is not read",
+    "folder loop": "again is a symbolic link to .*train, a folder above it",
+    "file loop": "a.jpg is a .*(loop|dead symbolic link)",
+    "dead link": "a.jpg is a dead symbolic link",
+    "other kind": "a.bmp is an image in an unsupported format",
     "no val": "neither val/ nor test/",
 }
 

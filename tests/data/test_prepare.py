@@ -106,7 +106,7 @@ def test_unpacking_goes_on_where_it_stopped(archives):
 
 @pytest.mark.parametrize(
     ("numbers", "message"),
-    [([2, 0, 1, 0, 1, 2], "label 0 is no class"), ([1, 2, 3], "3 labels for 6 images")],
+    [([2, 0, 1, 0, 1, 2], "label 0 is not a class"), ([1, 2, 3], "3 labels for 6 images")],
 )
 def test_a_label_file_that_is_off_is_refused(archives, capsys, numbers, message):
     devkit(archives / "ILSVRC2012_devkit_t12.tar.gz", numbers)

@@ -1,4 +1,4 @@
-"""Photographs in folders: one's own, ImageNet (Russakovsky et al., 2015), Tiny ImageNet."""
+"""Images in folders: your own, ImageNet (Russakovsky et al., 2015), Tiny ImageNet."""
 
 import difflib
 import sys
@@ -19,58 +19,60 @@ from distillers.data.datasets.listing import (
 from distillers.data.held_out import held_out_rows
 from distillers.errors import InputError
 
-TESTS = ("val", "test")  # where the images to score on lie
+TESTS = ("val", "test")  # names of the folder of test images
 
 
 def folder(data_dir: Path, reading: DecodeOptions) -> FolderSet:
-    """`data_dir/train/CLASS/...` and `data_dir/val/CLASS/...` (or test/); 224 pixels.
+    """Open `data_dir/train/CLASS/...` and `data_dir/val/CLASS/...` (or test/); 224 pixels.
 
     Without val/ and test/, `data_dir/CLASS/...` or `data_dir/train/CLASS/...`: then
     `reading.val_fraction` of the images, the same ones in every run, are the test images.
 
     Raises:
-        InputError: for folders that do not hold this, saying what they hold.
+        InputError: for another layout; the message lists what was found.
     """
     _require_folder(data_dir)
     if (data_dir / "train").is_dir():
         return _train_and_test(data_dir, "folder", reading, 224)
     if not reading.val_fraction:
-        raise _not_there(data_dir, "train/ and val/ (or test/)", "--val_fraction 0.1, say, splits")
+        raise _wrong_layout(
+            data_dir, "train/ and val/ (or test/)", "--val_fraction 0.1, say, splits"
+        )
     return _split(data_dir, reading)
 
 
 def imagenet(data_dir: Path, reading: DecodeOptions) -> FolderSet:
-    """`data_dir/train/n01440764/...` and `data_dir/val/n01440764/...`; 224 pixels.
+    """Open `data_dir/train/n01440764/...` and `data_dir/val/n01440764/...`; 224 pixels.
 
     Args:
-        data_dir: that folder, or the one with a folder `imagenet` that holds this.
+        data_dir: this folder, or the one that holds it as `imagenet`.
         reading: how to read.
 
     Raises:
-        InputError: for folders that do not hold this, saying what they hold.
+        InputError: for another layout; the message lists what was found.
     """
     found = _find(data_dir, ("imagenet", "ImageNet", "ILSVRC2012"), "imagenet")
     return _train_and_test(found, "imagenet", reading, 224)
 
 
 def tinyimagenet(data_dir: Path, reading: DecodeOptions) -> FolderSet:
-    """`train/n01443537/images/*.JPEG`, `val/images/*.JPEG`, `val/val_annotations.txt`; 64 pixels.
+    """Open `train/CLASS/images/*.JPEG`, `val/images/*.JPEG`, `val/val_annotations.txt`; 64 pixels.
 
     Args:
-        data_dir: the folder with these, or the one with a folder `tiny-imagenet-200` of them.
+        data_dir: this folder, or the one that holds it as `tiny-imagenet-200`.
         reading: how to read.
 
     Raises:
-        InputError: for folders that do not hold this, saying what they hold.
+        InputError: for another layout; the message lists what was found.
     """
     found = _find(data_dir, ("tiny-imagenet-200", "tinyimagenet"), "tinyimagenet")
     annotations = found / "val" / "val_annotations.txt"
-    if not annotations.exists():  # some have sorted them into folders of classes
+    if not annotations.exists():  # sorted into one folder per class
         return _train_and_test(found, "tinyimagenet", reading, 64)
     train = list_classes(found / "train")
     test = list_annotated(found / "val" / "images", annotations, train.class_names)
     _check_classes(train, _present(test), found / "train", annotations)
-    return _made("tinyimagenet", train, test, reading, 64)
+    return _folder_set("tinyimagenet", train, test, reading, 64)
 
 
 def _train_and_test(root: Path, name: str, reading: DecodeOptions, size: int) -> FolderSet:
@@ -80,23 +82,22 @@ def _train_and_test(root: Path, name: str, reading: DecodeOptions, size: int) ->
     if not there:
         advice = ", or add --val_fraction 0.1" if name == "folder" else ""
         raise InputError(
-            f"{root} has train/ but neither val/ nor test/; put the images to score on "
-            f"there{advice}."
+            f"{root} has train/ but neither val/ nor test/; put the test images there{advice}."
         )
     if len(there) > 1:
-        print(f"{root}: val/ is taken to score on, test/ is not read.", file=sys.stderr)
+        print(f"{root}: val/ has the test images, test/ is not read.", file=sys.stderr)
     train, test = list_classes(root / "train"), list_classes(root / there[0])
     _check_classes(train, test.class_names, root / "train", root / there[0])
-    return _made(name, train, test, reading, size)
+    return _folder_set(name, train, test, reading, size)
 
 
 def _split(root: Path, reading: DecodeOptions) -> FolderSet:
     listing = list_classes(root)
     rows = held_out_rows(listing.labels, len(listing.class_names), reading.val_fraction, seed=0)
-    return _made("folder", listing, listing, reading, 224, rows)
+    return _folder_set("folder", listing, listing, reading, 224, rows)
 
 
-def _made(
+def _folder_set(
     name: str,
     train: Listing,
     test: Listing,
@@ -104,7 +105,7 @@ def _made(
     size: int,
     rows: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> FolderSet:
-    """The set; `rows` are those to test on and to train on where both come from one listing."""
+    """Create the dataset; `rows` are those of test and training if both are in one listing."""
     return FolderSet(
         name=name,
         train=train,
@@ -128,7 +129,7 @@ def _check_classes(train: Listing, classes: Sequence[str], here: Path, there: Pa
         for where, names in ((here, sorted(ours - theirs)), (there, sorted(theirs - ours)))
         if names
     ]
-    raise InputError(f"training and test images have other classes: {'; '.join(lines)}.")
+    raise InputError(f"training and test images have different classes: {'; '.join(lines)}.")
 
 
 def _present(listing: Listing) -> list[str]:
@@ -136,12 +137,12 @@ def _present(listing: Listing) -> list[str]:
 
 
 def _find(data_dir: Path, names: Sequence[str], dataset: str) -> Path:
-    """The folder with train/ in it: `data_dir`, or one of `names` in it."""
+    """Return the folder that has train/: `data_dir`, or one of `names` in it."""
     for found in (data_dir, *(data_dir / name for name in names)):
         if (found / "train").is_dir():
             return found
     _require_folder(data_dir)
-    raise _not_there(
+    raise _wrong_layout(
         data_dir, f"train/ and val/, nor a folder {names[0]}/ with them",
         f"`distillers data prepare {dataset} --from ARCHIVES --to {data_dir}` unpacks",
     )  # fmt: skip
@@ -155,10 +156,10 @@ def _require_folder(data_dir: Path) -> None:
     if parent.is_dir():
         near = difflib.get_close_matches(data_dir.name, class_folders(parent), n=1)
     hint = f", did you mean {parent / near[0]}?" if near else "."
-    raise InputError(f"there is no folder {data_dir}{hint} Name the images' with --data_dir.")
+    raise InputError(f"there is no folder {data_dir}{hint} Set it with --data_dir.")
 
 
-def _not_there(data_dir: Path, wanted: str, advice: str) -> InputError:
+def _wrong_layout(data_dir: Path, wanted: str, advice: str) -> InputError:
     inside = class_folders(data_dir)
     below = [name for name in inside if (data_dir / name / "train").is_dir()]
     if below:

@@ -1,4 +1,4 @@
-"""The image files of a data set: found fast, kept small, and nothing left out unsaid."""
+"""Lists of image files with their classes: fast, compact, and no file skipped silently."""
 
 import errno
 import os
@@ -20,11 +20,11 @@ OTHER_IMAGES = (
 
 
 class PathList:
-    """Many paths in one string of bytes: a million take some 40 megabytes, and copy as one.
+    """Many paths in one byte string: a million take about 40 MB, and are cheap to send to workers.
 
     Args:
-        root: the folder that they are relative to.
-        names: the paths below it.
+        root: the folder that the paths are relative to.
+        names: the relative paths.
     """
 
     def __init__(self, root: Path, names: Iterable[str]) -> None:
@@ -38,12 +38,12 @@ class PathList:
         return len(self._ends) - 1
 
     def __getitem__(self, number: int) -> str:
-        """The whole path of one file."""
+        """Return the full path of one file."""
         start, end = self._ends[number : number + 2].tolist()
         return os.path.join(self.root, os.fsdecode(self._bytes[start:end]))
 
     def below(self, numbers: Iterable[int]) -> Iterator[bytes]:
-        """The paths of some files below the root, faster than one by one."""
+        """Return the relative paths of some files; faster than one by one."""
         ends = self._ends.tolist()
         return (self._bytes[ends[number] : ends[number + 1]] for number in numbers)
 
@@ -54,8 +54,8 @@ class Listing:
 
     Attributes:
         paths: of N files.
-        labels: (N,) int64, numbers of `class_names`.
-        class_names: one a class, in alphabetical order where they are folders.
+        labels: (N,) int64, indices of `class_names`.
+        class_names: one per class; names of folders in alphabetical order.
     """
 
     paths: PathList
@@ -64,7 +64,7 @@ class Listing:
 
 
 def class_folders(root: Path) -> list[str]:
-    """The names of the folders in `root`, in alphabetical order; hidden ones do not count."""
+    """Return the names of the folders in `root`, in alphabetical order, without hidden ones."""
     with os.scandir(root) as entries:
         return sorted(
             entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()
@@ -72,24 +72,24 @@ def class_folders(root: Path) -> list[str]:
 
 
 def list_classes(root: Path) -> Listing:
-    """The images of a folder that holds a folder for each class, at any depth below it.
+    """List a folder with one folder of images per class, at any depth below it.
 
     Raises:
-        InputError: where there is no class, a class has no image, a link leads back to a folder
-            that it lies in, or a file is an image of a kind that cannot be read.
+        InputError: if there are fewer than two classes, a class has no image, a symbolic link is
+            dead or a loop, or a file is an image in a format that is not supported.
     """
-    left_out: list[str] = []
-    classes = _classes(root, left_out)
+    skipped: list[str] = []
+    classes = _classes(root, skipped)
     if len(classes) < 2:
         raise InputError(
             f"{root} holds {len(classes)} folders ({', '.join(classes) or 'none'}); it must hold "
-            "one for each class, and at least two."
+            "one per class, and at least two."
         )
     names: list[str] = []
     counts: list[int] = []
     for name in classes:
         before = len(names)
-        names.extend(_files(root, name, left_out))
+        names.extend(_files(root, name, skipped))
         counts.append(len(names) - before)
     empty = [name for name, count in zip(classes, counts, strict=True) if not count]
     if empty:
@@ -97,21 +97,21 @@ def list_classes(root: Path) -> Listing:
             f"no image of class {first_few(empty)} in {root}: the folder is empty. Fill it or "
             f"delete it; images end in {', '.join(READABLE)}."
         )
-    if left_out:
+    if skipped:
         print(
-            f"{len(left_out)} files in {root} are no images of a class and were left out: "
-            f"{first_few(left_out)}",
+            f"{len(skipped)} files in {root} are not images of a class and were skipped: "
+            f"{first_few(skipped)}",
             file=sys.stderr,
         )
     labels = torch.arange(len(classes)).repeat_interleave(torch.tensor(counts))
     return Listing(PathList(root, names), labels, tuple(classes))
 
 
-def _classes(root: Path, left_out: list[str]) -> list[str]:
-    """The folders in `root` in alphabetical order; what else lies there is added to `left_out`.
+def _classes(root: Path, skipped: list[str]) -> list[str]:
+    """Return the folders in `root` in alphabetical order; add other entries to `skipped`.
 
     Raises:
-        InputError: for a link that leads nowhere, or in a circle.
+        InputError: for a symbolic link that is dead or a loop.
     """
     classes = []
     with os.scandir(root) as entries:
@@ -121,17 +121,17 @@ def _classes(root: Path, left_out: list[str]) -> list[str]:
             if _is(entry, "dir"):
                 classes.append(entry.name)
             elif entry.is_symlink() and not os.path.exists(entry.path):
-                raise InputError(f"{entry.path} is a link that leads nowhere; delete it.")
+                raise InputError(f"{entry.path} is a dead symbolic link; delete it.")
             else:
-                left_out.append(entry.name)
+                skipped.append(entry.name)
     return classes
 
 
 def list_annotated(root: Path, annotations: Path, class_names: tuple[str, ...]) -> Listing:
-    """The images in one folder, with their classes in a file: a line is NAME, CLASS, and more.
+    """List the images of one folder, with their classes from a file of lines NAME CLASS ...
 
     Raises:
-        InputError: where a line names a class or a file that there is not, or a file has no line.
+        InputError: if a line names an unknown class or file, or a file has no line.
     """
     numbers = {name: number for number, name in enumerate(class_names)}
     labels: dict[str, int] = {}
@@ -143,12 +143,12 @@ def list_annotated(root: Path, annotations: Path, class_names: tuple[str, ...]) 
                 "an image and a class that is in train/."
             )
         if labels.setdefault(words[0], numbers[words[1]]) != numbers[words[1]]:
-            raise InputError(f"{annotations}, line {row}, gives {words[0]} a second class.")
+            raise InputError(f"{annotations}, line {row}, assigns a second class to {words[0]}.")
     found = list(_files(root, "", []))
     lacking, extra = sorted(set(found) - set(labels)), sorted(set(labels) - set(found))
     if lacking or extra or not found:
         raise InputError(
-            f"{annotations} and the images in {root} do not belong together: {len(lacking)} "
+            f"{annotations} and the images in {root} do not match: {len(lacking)} "
             f"images have no line ({first_few(lacking)}), {len(extra)} lines no image "
             f"({first_few(extra)})."
         )
@@ -157,7 +157,7 @@ def list_annotated(root: Path, annotations: Path, class_names: tuple[str, ...]) 
 
 
 def first_few(names: list[str], shown: int = 5) -> str:
-    """The first few of many names."""
+    """Join the first few of many names."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more if names else "none"
 
@@ -169,17 +169,17 @@ def _lines(path: Path) -> list[str]:
         raise InputError(f"cannot read {path} ({error}).") from error
 
 
-def _files(root: Path, name: str, left_out: list[str]) -> Iterator[str]:
-    """The image files below `root`/`name`, relative to `root`, in alphabetical order."""
-    return _walk(root, name, left_out, (os.path.realpath(root),) if name else ())
+def _files(root: Path, name: str, skipped: list[str]) -> Iterator[str]:
+    """Yield the image files below `root`/`name`, relative to `root`, in alphabetical order."""
+    return _walk(root, name, skipped, (os.path.realpath(root),) if name else ())
 
 
-def _walk(root: Path, name: str, left_out: list[str], above: tuple[str, ...]) -> Iterator[str]:
+def _walk(root: Path, name: str, skipped: list[str], above: tuple[str, ...]) -> Iterator[str]:
     folder = os.path.join(root, name)
     real = os.path.realpath(folder)
     if real in above:
         raise InputError(
-            f"{folder} is a symbolic link to {real}, a folder that it lies in: a loop. Delete it."
+            f"{folder} is a symbolic link to {real}, a folder above it: a loop. Delete it."
         )
     try:
         with os.scandir(folder) as scan:
@@ -192,20 +192,20 @@ def _walk(root: Path, name: str, left_out: list[str], above: tuple[str, ...]) ->
         if entry.name.startswith("."):
             continue
         if _is(entry, "dir"):
-            yield from _walk(root, path, left_out, (*above, real))
+            yield from _walk(root, path, skipped, (*above, real))
             continue
         ending = os.path.splitext(entry.name)[1].lower()
         if ending in READABLE and _is(entry, "file"):
             yield path
         elif ending in OTHER_IMAGES:
             raise InputError(
-                f"{entry.path} is an image of a kind that is not read; convert it to one of "
-                f"{', '.join(READABLE)}, or take it away."
+                f"{entry.path} is an image in an unsupported format; convert it to one of "
+                f"{', '.join(READABLE)}, or remove it."
             )
         elif ending in READABLE:
-            raise InputError(f"{entry.path} is a link that leads nowhere; delete it.")
+            raise InputError(f"{entry.path} is a dead symbolic link; delete it.")
         else:
-            left_out.append(path)
+            skipped.append(path)
 
 
 def _is(entry: os.DirEntry, what: str) -> bool:

@@ -1,7 +1,7 @@
-"""Reading CIFAR's pickle files without running anything that they may hold.
+"""Safe reading of CIFAR's pickle files.
 
-A pickle is a program. Here the few names that CIFAR's files use lead to stand-ins of our own, and
-any other name ends the reading, so not even numpy's code runs on what a file says.
+A pickle can run arbitrary code. Here the few globals that CIFAR's files use are replaced by our own
+functions, and any other global is an error, so not even numpy's code runs on untrusted input.
 """
 
 import math
@@ -15,14 +15,14 @@ from distillers.errors import InputError
 
 
 def read(path: Path, advice: str) -> dict[str, object]:
-    """Read a pickled dictionary of numbers, texts, lists and arrays of bytes.
+    """Read a pickled dictionary of numbers, strings, lists and uint8 arrays.
 
     Args:
-        path: of the file, written by Python 2 or 3, by old or new numpy.
-        advice: what to do where the file cannot be read, as a sentence.
+        path: of a file that Python 2 or 3 wrote, with any version of numpy.
+        advice: sentence for the error message, on what to do about an invalid file.
 
     Returns:
-        The dictionary, its keys as text; an array as `numpy.ndarray` of uint8.
+        The dictionary, with keys as `str` and arrays as `numpy.ndarray` of uint8.
 
     Raises:
         InputError: if the file cannot be read or holds anything else.
@@ -35,17 +35,17 @@ def read(path: Path, advice: str) -> dict[str, object]:
             return {as_text(key): _plain(value) for key, value in content.items()}
     except InputError as error:
         raise InputError(f"{path} {error} {advice}") from None
-    except Exception as error:  # a damaged pickle can raise anything
+    except Exception as error:  # a damaged pickle can raise any exception
         raise InputError(f"{path} is damaged or cut short ({error!r}). {advice}") from error
 
 
 def as_text(value: object) -> str:
-    """Text that Python 2 may have written as bytes."""
+    """Decode a string that Python 2 may have written as bytes."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 class _Array:
-    """What the file says of an array, until its bytes are there."""
+    """Stand-in for an array while it is unpickled."""
 
     def __init__(self) -> None:
         self.pixels: np.ndarray | None = None
@@ -59,14 +59,14 @@ class _Array:
 
 
 class _Dtype:
-    """The one type of number that CIFAR's arrays have, one byte."""
+    """Stand-in for the only dtype of CIFAR's arrays, uint8."""
 
     def __setstate__(self, state: object) -> None:
-        """Byte order and alignment say nothing of bytes."""
+        """Ignore byte order and alignment, which uint8 does not have."""
 
 
 class _Maker:
-    """A function that the file may call, and cannot alter."""
+    """A function that a pickle may call but not modify."""
 
     __slots__ = ("make",)
 
@@ -77,7 +77,7 @@ class _Maker:
         return self.make(*args)
 
     def __setstate__(self, state: object) -> None:
-        raise InputError("tries to alter a function.")
+        raise InputError("tries to modify a function.")
 
 
 def _pixels(raw: object, shape: object, order: object) -> np.ndarray:
@@ -88,7 +88,7 @@ def _pixels(raw: object, shape: object, order: object) -> np.ndarray:
         or math.prod(shape) != len(raw)
         or order not in ("C", "F")
     ):
-        raise InputError("holds an array whose shape and bytes do not fit together.")
+        raise InputError("holds an array whose shape does not match its bytes.")
     return np.frombuffer(raw, np.uint8).reshape(shape, order="C" if order == "C" else "F")
 
 
@@ -138,8 +138,8 @@ class _Reader(pickle.Unpickler):
         make = _KNOWN.get((module_name, global_name))
         if make is None:
             raise InputError(
-                f"asks for {module_name}.{global_name}, which has no place in a dataset; "
-                "nothing of it was run."
+                f"asks for {module_name}.{global_name}, which no dataset needs; "
+                "nothing was executed."
             )
         return _Maker(make)
 

@@ -1,4 +1,4 @@
-"""The official archives of ImageNet and Tiny ImageNet, unpacked into folders of classes."""
+"""Unpack the official archives of ImageNet and Tiny ImageNet into one folder per class."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from distillers.data.datasets.download import verify_md5
 from distillers.data.datasets.synsets import val_synsets
 from distillers.errors import InputError
 
-# As the organisers publish them.
+# As published by the organizers.
 MD5 = {
     "ILSVRC2012_img_train.tar": "1d675b47d978889d74fa0da5fadfb00e",
     "ILSVRC2012_img_val.tar": "29b22e2961454d5413ddabcf34fc5622",
@@ -26,12 +26,12 @@ DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, KeyError)
 
 
 def imagenet(source: Path, to: Path, check: bool) -> None:
-    """Make `to/train/n01440764/...` and `to/val/n01440764/...`; what is whole already stays.
+    """Create `to/train/n01440764/...` and `to/val/n01440764/...`; resumes an earlier attempt.
 
     Args:
-        source: the folder with the archives.
-        to: made if it is not there.
-        check: whether to compare them with `MD5` first.
+        source: folder of the archives.
+        to: created if missing.
+        check: whether to verify the archives' checksums (`MD5`) first.
 
     Raises:
         InputError: for an archive that is missing, is not the official one, or is damaged.
@@ -52,11 +52,13 @@ def imagenet(source: Path, to: Path, check: bool) -> None:
                 if member.isfile() and member.name.endswith(".tar"):
                     _unpack_class(tar, member, to / "train")
     except DAMAGED as error:
-        raise InputError(f"an archive in {source} is damaged ({error}); fetch it again.") from error
+        raise InputError(
+            f"an archive in {source} is damaged ({error}); download it again."
+        ) from error
 
 
 def tinyimagenet(source: Path, to: Path, check: bool) -> None:
-    """Make `to/train`, `to/val`, `to/words.txt`; see `imagenet`."""
+    """Create `to/train`, `to/val`, `to/words.txt`; see `imagenet`."""
     path = _archive(source, "tiny-imagenet-200.zip", to, check)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -79,11 +81,11 @@ def tinyimagenet(source: Path, to: Path, check: bool) -> None:
                     with archive.open(info) as stream:
                         _write(stream, to / os.path.basename(info.filename), info.file_size)
     except DAMAGED as error:
-        raise InputError(f"{path} is damaged ({error}); fetch it again.") from error
+        raise InputError(f"{path} is damaged ({error}); download it again.") from error
 
 
 def _unpack_class(outer: tarfile.TarFile, member: tarfile.TarInfo, train: Path) -> None:
-    """One archive in the archive becomes one folder, all at once."""
+    """Unpack the archive of one class within the outer archive, atomically."""
     target = train / Path(member.name).stem
     if target.is_dir():
         return
@@ -119,7 +121,7 @@ def _files(tar: tarfile.TarFile) -> Iterable[tarfile.TarInfo]:
 
 
 def _write(stream: IO[bytes], target: Path, size: int) -> None:
-    """A file that is there whole, or not at all; one of the right size stays as it is."""
+    """Write a file atomically, unless one of the right size exists."""
     if target.exists() and target.stat().st_size == size:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -137,11 +139,11 @@ def _opened(path: Path) -> tarfile.TarFile:
     try:
         return tarfile.open(path, "r:")
     except (*DAMAGED, OSError) as error:
-        raise InputError(f"{path} is damaged ({error}); fetch it again.") from error
+        raise InputError(f"{path} is damaged ({error}); download it again.") from error
 
 
 def _archive(source: Path, name: str, to: Path, check: bool) -> Path:
-    """The path of an archive, its checksum compared once."""
+    """Return the path of an archive, after verifying its checksum once."""
     path = source / name
     if not path.is_file():
         raise InputError(f"there is no {path}; --from names the folder with the archives.")
@@ -151,6 +153,6 @@ def _archive(source: Path, name: str, to: Path, check: bool) -> Path:
         stamp = f"{path.stat().st_size} {path.stat().st_mtime_ns}"
         if not seen.exists() or seen.read_text() != stamp:
             print(f"checking {path}", flush=True)
-            verify_md5(path, MD5[name], "fetch it again, or add --no-check if that is meant")
+            verify_md5(path, MD5[name], "fetch it again, or add --no-check if this is intended")
             seen.write_text(stamp)
     return path

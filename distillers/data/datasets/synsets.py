@@ -1,4 +1,4 @@
-"""Which class each validation image of ImageNet belongs to."""
+"""Classes of the validation images of ImageNet."""
 
 import csv
 import io
@@ -13,22 +13,22 @@ META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
 
 
 def val_synsets(source: Path, images: list[str]) -> dict[str, str]:
-    """The synset, as n01440764, of each image by its file's name.
+    """Return the synset, such as n01440764, of each image by file name.
 
     Args:
-        source: the folder with `ILSVRC2012_devkit_t12.tar.gz` or `LOC_val_solution.csv`.
-        images: the files' names, in alphabetical order.
+        source: folder of `ILSVRC2012_devkit_t12.tar.gz` or `LOC_val_solution.csv`.
+        images: file names, in alphabetical order.
 
     Raises:
-        InputError: if there is neither, or it does not belong to these images.
+        InputError: if both are missing, or the file does not match the images.
     """
     if (source / DEVKIT).is_file():
         return _from_devkit(source / DEVKIT, images)
     if (source / SOLUTION).is_file():
         return _from_solution(source / SOLUTION, images)
     raise InputError(
-        f"{source} has neither {DEVKIT} nor {SOLUTION}, one of which says what the validation "
-        "images show."
+        f"{source} has neither {DEVKIT} nor {SOLUTION}, one of which is needed for the "
+        "classes of the validation images."
     )
 
 
@@ -46,12 +46,12 @@ def _from_solution(path: Path, images: list[str]) -> dict[str, str]:
         ) from error
     lacking = [name for name in images if name not in found]
     if lacking:
-        raise InputError(f"{path} has no line for {len(lacking)} images, as {lacking[0]}.")
+        raise InputError(f"{path} has no line for {len(lacking)} images, such as {lacking[0]}.")
     return {name: found[name] for name in images}
 
 
 def _from_devkit(path: Path, images: list[str]) -> dict[str, str]:
-    from scipy.io import loadmat  # reads numbers and texts, runs nothing
+    from scipy.io import loadmat  # reads numbers and strings, executes nothing
 
     try:
         with tarfile.open(path, "r:gz") as tar:
@@ -65,7 +65,7 @@ def _from_devkit(path: Path, images: list[str]) -> dict[str, str]:
         synsets = loadmat(io.BytesIO(contents[META]), squeeze_me=True)["synsets"]
         numbers = [int(line) for line in contents[TRUTH].split()]
     except (tarfile.TarError, zlib.error, EOFError, OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}); fetch it again.") from error
+        raise InputError(f"{path} is damaged ({error}); download it again.") from error
     leaves = synsets[synsets["num_children"] == 0]
     names = {int(leaf["ILSVRC2012_ID"]): str(leaf["WNID"]) for leaf in leaves}
     if len(numbers) != len(images):
@@ -73,6 +73,6 @@ def _from_devkit(path: Path, images: list[str]) -> dict[str, str]:
     wrong = [number for number in numbers if number not in names]
     if wrong:
         raise InputError(
-            f"{path}: label {wrong[0]} is no class; they reach from {min(names)} to {max(names)}."
+            f"{path}: label {wrong[0]} is not a class; it must be in {min(names)} to {max(names)}."
         )
     return {image: names[number] for image, number in zip(images, numbers, strict=True)}
