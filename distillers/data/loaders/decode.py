@@ -1,4 +1,4 @@
-"""Image files to pixels, in worker processes: decoded, cropped, resized, mirrored, in bytes."""
+"""Decode, crop, resize and flip image files, in worker processes."""
 
 import math
 import os
@@ -17,19 +17,19 @@ from torchvision.transforms.v2 import functional as F
 from distillers.data.datasets.listing import PathList
 from distillers.errors import InputError
 
-AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of the random crop, as usual since Inception
-TRIES = 100  # other images to try in the place of a bad one
+AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of the random crop, as in Inception
+TRIES = 100  # other images to try instead of a bad one
 OnBad = Literal["error", "skip"]
 
 
 class DecodedBatch(NamedTuple):
-    """What a worker sends: m images, and what was wrong with others.
+    """The m decoded images of a batch, and the errors of others.
 
     Attributes:
         images: (m, 3, h, w) uint8.
         labels: (m,) int64.
         index: (m,) int64.
-        bad: what was wrong, one text a file.
+        bad: error messages, one per file.
     """
 
     images: Tensor
@@ -39,11 +39,11 @@ class DecodedBatch(NamedTuple):
 
 
 class CropFlip(NamedTuple):
-    """What becomes of an image in training.
+    """Random augmentation of one image.
 
     Attributes:
-        window: top, left, height and width of what is kept, in pixels.
-        mirrored: whether left and right change places.
+        window: top, left, height and width of the crop, in pixels.
+        mirrored: whether to flip it horizontally.
     """
 
     window: tuple[int, int, int, int]
@@ -79,7 +79,7 @@ class ImageFiles(Dataset):
         return len(self.rows)
 
     def __getitems__(self, wanted: list[tuple[int, int]]) -> DecodedBatch:
-        """The images of a batch."""
+        """Decode the images of a batch, given as (turn, row)."""
         images, index, bad = [], [], []
         for turn, row in wanted:
             found = self._one(turn, row, bad)
@@ -102,7 +102,7 @@ class ImageFiles(Dataset):
                 if self.on_bad == "error" or not self.augment:
                     return None
                 row = chooser.randrange(len(self.rows))
-                rng = image_rng(self.seed, turn, row)  # the crop is the other's own
+                rng = image_rng(self.seed, turn, row)  # the other image's own crop
                 continue
             return self._shaped(image, rng), row
         return None
@@ -116,15 +116,15 @@ class ImageFiles(Dataset):
 
 
 def same(batch: Any) -> Any:
-    """What a DataLoader does with a batch that is one already."""
+    """Collate function for batches that are collated already."""
     return batch
 
 
 def read(path: str) -> Tensor:
-    """An image file upright as (3, h, w) uint8, red, green, blue.
+    """Read an image file, turned upright by its Exif orientation, as (3, h, w) uint8 RGB.
 
     Raises:
-        InputError: naming the file, where it is not a whole image, or one of a single pixel.
+        InputError: naming the file, if it is damaged or has fewer than 2 x 2 pixels.
     """
     try:
         image = _decoded(path)
@@ -154,27 +154,27 @@ def _decoded(path: str) -> Tensor:
 
 
 def shorter_side(size: int) -> int:
-    """To what the shorter side of an image is resized before its middle is scored."""
+    """Return the size of the shorter side before the center crop for evaluation."""
     return round(size * 256 / 224)
 
 
 def resize_center_crop(images: Tensor, size: int, shorter: int) -> Tensor:
-    """The middle (..., size, size) of images (..., h, w) whose shorter side becomes `shorter`."""
+    """Resize the shorter side of (..., h, w) to `shorter`, then crop the center to `size`."""
     return F.center_crop(F.resize(images, [shorter], antialias=True), [size, size])
 
 
 def image_rng(seed: int, turn: int, row: int) -> random.Random:
-    """The random numbers that shape one image in one turn."""
+    """Return the RNG of the augmentation of one image in one turn."""
     return random.Random(f"{seed} {turn} {row}")
 
 
 def random_crop_flip(height: int, width: int, rng: random.Random) -> CropFlip:
-    """What is kept of an image of so many pixels, and whether it is mirrored."""
+    """Draw the augmentation of an image of the given size."""
     return CropFlip(random_crop_box(height, width, rng), rng.random() < 0.5)
 
 
 def random_crop_box(height: int, width: int, rng: random.Random) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a random crop, the middle where none fits in ten tries."""
+    """Draw top, left, height and width of a crop; the center if none fits in ten tries."""
     for _ in range(10):
         area = height * width * rng.uniform(*AREA)
         ratio = math.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1])))

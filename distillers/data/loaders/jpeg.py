@@ -1,4 +1,4 @@
-"""What a JPEG file says of itself, read without decoding it."""
+"""Read the size and orientation of a JPEG file without decoding it."""
 
 import re
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ Segment = tuple[int, bytes]
 
 
 def upright_size(content: bytes) -> tuple[int, int] | None:
-    """Height and width of an ordinary JPEG once it is turned as its Exif data ask for.
+    """Return height and width of an ordinary JPEG after its Exif orientation is applied.
 
     Ordinary is one of 8 bits, grey or YCbCr, all markers of which are in order up to the one that
     ends it. Such a file is decoded the same by every decoder; what only some can read, or read as

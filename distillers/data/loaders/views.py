@@ -1,4 +1,4 @@
-"""The fixed augmented views of each image, and which of them an epoch shows."""
+"""Fixed augmented views of each image, and the view that each epoch shows."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ ROWS = 4096  # images whose crops are put in order at once: bounded memory
 
 
 def check_views(views: NumViews | None, num_crops: int | None) -> None:
-    """Refuse a number of views that there cannot be.
+    """Check the number of views.
 
     Args:
         views: as given.
@@ -35,7 +35,7 @@ def check_views(views: NumViews | None, num_crops: int | None) -> None:
 
 
 def resolve_views(views: NumViews | None, cached: bool, source: DataSource) -> NumViews | None:
-    """How many views a run shows: those asked for, else for a cache every one that there is.
+    """Return the number of views of a run: as given, or all of them if it uses a cache.
 
     Args:
         views: as given.
@@ -57,12 +57,12 @@ def resolve_views(views: NumViews | None, cached: bool, source: DataSource) -> N
 
 
 def num_views_of(views: NumViews, source: DataSource) -> int:
-    """The number of views of an image that `resolve_views` gave."""
+    """Return the number of views per image, from the result of `resolve_views`."""
     return (source.num_crops or 0) if views == "all" else views
 
 
 def epoch_views(num_images: int, num_views: int, number: int, seed: int | None) -> Tensor:
-    """Which view of each image an epoch shows, (N,) int64.
+    """Return the view of each image that an epoch shows, (N,) int64.
 
     An image goes through its views in turn, so each is seen equally often and `num_views` epochs
     show all of them. Where each image begins is drawn from the seed of the run.
