@@ -33,11 +33,11 @@ class _ForDali(NamedTuple):
 
 
 class DaliBatches:
-    """Decodes the batches of an epoch, in their order.
+    """Decode the batches of an epoch, in order.
 
-    DALI gets the ordinary JPEGs, of which the header alone tells the size and so what is to be
-    kept. What every decoder may see otherwise (other formats, CMYK) or should refuse (damaged
-    files) goes through `ImageFiles` as without DALI, in threads, to the same result and verdict.
+    DALI decodes ordinary JPEGs, whose size, and so whose crop, is known from the header. Files that
+    decoders may treat differently (other formats, CMYK) or must reject (damaged files) are decoded
+    by `ImageFiles` in threads, with the same result or error as without DALI.
 
     Args:
         images: what to decode; `augment` must be set.
