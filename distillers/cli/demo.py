@@ -77,7 +77,9 @@ def compare(
     images = halved(load("digits"))
     tests = {"test": images.test_loader(device)}
     teacher = train_teacher(images, device)
-    of_teacher = Result("teacher", [run.figures_of(teacher, tests)["test_acc"]], net=teacher)
+    of_teacher = Result(
+        "teacher", [run.evaluate_on_splits(teacher, tests)["test_acc"]], net=teacher
+    )
     report(f"teacher {TEACHER}: {of_teacher.accuracies[0]:.1f} %")
     results = [Result(name) for name in methods]
     for seed in seeds:
@@ -132,7 +134,7 @@ def _train_student(
         task,
         images.train_loader(BATCH, seed=seed, drop_last=True, device=device),
         STUDENT_PLAN,
-        evaluate=lambda net: run.figures_of(net, tests),
+        evaluate=lambda net: run.evaluate_on_splits(net, tests),
         on_epoch_end=lambda row, state, net: curve.append(row["test_acc"]),  # noqa: ARG005
     )
     return task.deployed(), curve

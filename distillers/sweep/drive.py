@@ -11,8 +11,7 @@ from distillers.errors import PREEMPTED_STATUS
 from distillers.sweep.engine import Engine
 from distillers.sweep.estimate import kind_of
 from distillers.sweep.job import Job
-from distillers.sweep.launch import BUSY
-from distillers.sweep.ledger import Ledger
+from distillers.sweep.ledger import BUSY, Ledger
 from distillers.sweep.runs import Run
 from distillers.training.loggers import read_metrics
 

@@ -159,7 +159,7 @@ def measure(run: Run, source: DataSource, device: torch.device) -> Cost:
     config = run.config
     kept, _ = source.split(config.val_fraction, config.trial)
     task = _task(run, source, kept.train_labels, device)
-    trainer = Trainer(task, running.plan_of(config, run.network, source.image_size))
+    trainer = Trainer(task, running.build_plan(config, run.network, source.image_size))
     loader = kept.train_loader(config.batch_size, seed=0, drop_last=True, device=device)
     training = Timed(loader)
     trainer.train_epoch(training, TrainProgress(0))

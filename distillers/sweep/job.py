@@ -51,7 +51,7 @@ class Job:
         where = [str(os.getpid()), str(self._ledger.lock(folder)), str(folder / DONE)]
         with self.log.open("ab") as file:
             return subprocess.Popen(
-                [sys.executable, "-m", "distillers.sweep.launch", *where, *run],
+                [sys.executable, "-m", "distillers.cli.run_job", *where, *run],
                 cwd=self.cwd,
                 env={**os.environ, "OMP_NUM_THREADS": str(self.threads)},
                 stdin=subprocess.DEVNULL,

@@ -21,6 +21,8 @@ DONE = "parameters.json"
 STARTED = "=== started"  # begins the line that each start of a run writes into its log
 TAIL = 6  # lines of a failed run's log that are shown
 
+BUSY = 69  # exit status (EX_UNAVAILABLE) of a job whose run is held by another process
+
 
 class Ledger:
     """The places of a sweep's files.

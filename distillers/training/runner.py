@@ -5,13 +5,14 @@ import dataclasses
 import errno
 import os
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from distillers.config.data import NumViews
+from distillers import data
+from distillers.config.data import DecodeOptions, NumViews, check_dali
 from distillers.config.train import TrainConfig
 from distillers.data.source import BatchLoader, DataSource
 from distillers.distillation import recipes
@@ -31,8 +32,45 @@ if TYPE_CHECKING:
     from distillers.distillation.cache.teacher_cache import TeacherCache
 
 
-def prepare(config: TrainConfig) -> None:
-    """Seed every generator from --trial, and choose kernels and how memory is kept."""
+class Splits(NamedTuple):
+    """The images of a run.
+
+    Attributes:
+        train: its training images without those of `val`.
+        val: its test images are those held out by --val_fraction; None without that flag.
+        test: its test images.
+    """
+
+    train: DataSource
+    val: DataSource | None
+    test: DataSource
+
+
+def split(source: DataSource, config: TrainConfig) -> Splits:
+    """Hold out the share --val_fraction of the training images, the same ones for each --trial."""
+    train, val = source.split(config.val_fraction, config.trial)
+    return Splits(train, val, source)
+
+
+def load_data(config: TrainConfig, world: World, options: DecodeOptions) -> DataSource:
+    """Load the dataset of a run; the first process of each machine downloads it.
+
+    Args:
+        config: the flags.
+        world: the processes that train together.
+        options: how images in files are decoded.
+
+    Raises:
+        InputError: if it is not there, or --dali or --batch_size do not fit the processes.
+    """
+    check_dali(config.dali, world.device.type)
+    batch_size_per_process(config, world)
+    with world.local_rank0_first():
+        return data.source_of(config.dataset, config.data_dir, config.download, options)
+
+
+def seed_everything(config: TrainConfig) -> None:
+    """Seed the global generators with --trial, and set flags of the backends."""
     reuse_freed_memory()
     torch.manual_seed(config.trial)
     torch.backends.cudnn.benchmark = not config.deterministic
@@ -41,8 +79,8 @@ def prepare(config: TrainConfig) -> None:
         torch.use_deterministic_algorithms(True)
 
 
-def batch_of(config: TrainConfig, world: World) -> int:
-    """Images a step in each process.
+def batch_size_per_process(config: TrainConfig, world: World) -> int:
+    """Return the number of images per step in each process.
 
     Raises:
         InputError: when --batch_size cannot be divided.
@@ -57,20 +95,20 @@ def batch_of(config: TrainConfig, world: World) -> int:
     return each
 
 
-def ready(net: nn.Module, config: TrainConfig, world: World) -> nn.Module:
-    """A network that will learn, on its device, as the flags want it."""
+def to_device(net: nn.Module, config: TrainConfig, world: World) -> nn.Module:
+    """Move a network to its device, with SyncBatchNorm for --sync_bn."""
     net = convert_sync_batchnorm(net, world) if config.sync_bn else net
     return net.to(world.device)
 
 
-def where(world: World) -> str:
-    """The device, or how many processes, for a person to read."""
+def describe_devices(world: World) -> str:
+    """Return the device or the number of processes, for a message."""
     several = f"{world.size} processes, the first on " if world.size > 1 else ""
     return f"{several}{world.device}"
 
 
-def plan_of(config: TrainConfig, network: str, image_size: int) -> Plan:
-    """How to train, the published rate in the place of one that was left out."""
+def build_plan(config: TrainConfig, network: str, image_size: int) -> Plan:
+    """Return the hyper-parameters; a --learning_rate that is left out is the published one."""
     rate = config.learning_rate or recipes.learning_rate(network, image_size)
     names = {field.name for field in dataclasses.fields(Plan)} - {"learning_rate", "milestones"}
     same = {name: getattr(config, name) for name in names}
@@ -80,7 +118,7 @@ def plan_of(config: TrainConfig, network: str, image_size: int) -> Plan:
 def train(
     config: TrainConfig,
     task: Task,
-    source: DataSource,
+    splits: Splits,
     place: RunDir,
     card: dict[str, Any],
     world: World,
@@ -93,7 +131,7 @@ def train(
     Args:
         config: the flags.
         task: see `distillers.distillation.task.Task`, on the device of `world`.
-        source: the data.
+        splits: the training, validation and test images.
         place: where the files go.
         card: what describes the deployed network in its checkpoints.
         world: the processes that train together.
@@ -106,26 +144,25 @@ def train(
         PreemptedError: by a signal, after saving.
         PeerLostError: when other processes are gone.
     """
-    kept, held_out = source.split(config.val_fraction, config.trial)
-    loader = kept.train_loader(
-        batch_of(config, world),
+    loader = splits.train.train_loader(
+        batch_size_per_process(config, world),
         seed=config.trial,
-        drop_last=drops_last(config, task, len(kept.train_labels), world),
+        drop_last=drops_last(config, task, len(splits.train.train_labels), world),
         device=world.device,
         shard=world.shard,
         views=views,
     )
     if cache:
         loader = cache.wrap(loader)
-    tests = {"test": source.test_loader(world.device, world.shard)}
-    if held_out:
-        tests["val"] = held_out.test_loader(world.device, world.shard)
+    tests = {"test": splits.test.test_loader(world.device, world.shard)}
+    if splits.val:
+        tests["val"] = splits.val.test_loader(world.device, world.shard)
     order = torch.channels_last if config.channels_last else torch.contiguous_format
     task.to(memory_format=order)  # the teacher's copy too
     if world.rank:  # what is drawn from here on differs; the first draws what one alone would
         seeds = np.random.SeedSequence([config.trial, world.rank])
         torch.manual_seed(int(seeds.generate_state(1)[0]))
-    plan = plan_of(config, place.name, source.image_size)
+    plan = build_plan(config, place.name, splits.test.image_size)
     if plan.precision == "auto":
         plan = dataclasses.replace(plan, precision=_precision(task, loader, plan, place, world))
     done = -task.warmup_epochs if place.done is None else place.done
@@ -142,7 +179,7 @@ def train(
                 task,
                 loader,
                 plan,
-                evaluate=lambda net: figures_of(net, tests, world, interrupts),
+                evaluate=lambda net: evaluate_on_splits(net, tests, world, interrupts),
                 on_epoch_end=keeper.on_epoch_end if keeper else ignore,
                 on_log=keeper.progress.batch if keeper else ignore,
                 resumed=place.state.trainer if place.state else None,
@@ -201,7 +238,7 @@ def _explained() -> Iterator[None]:
         raise
 
 
-def figures_of(
+def evaluate_on_splits(
     net: nn.Module,
     tests: Mapping[str, BatchLoader],
     world: World | None = None,

@@ -1,4 +1,4 @@
-"""From the flags of a student to its teacher and its task."""
+"""The teacher and the task of a student, from its flags."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,8 +20,8 @@ from distillers.training import ddp as parallel
 from distillers.training import runner as run
 
 
-class Teacher(NamedTuple):
-    """The network to learn from, and how much of what.
+class LoadedTeacher(NamedTuple):
+    """A teacher, and the losses with which it teaches.
 
     Attributes:
         path: its checkpoint.
@@ -40,26 +40,24 @@ class Teacher(NamedTuple):
     options: dict[str, dict[str, Any]]
 
 
-class Made(NamedTuple):
-    """A student that is ready to learn.
+class StudentSetup(NamedTuple):
+    """A student, ready to train.
 
     Attributes:
         task: the student and its losses, on the device.
-        teacher: as it gets the images of `source`.
-        source: the data set, normalised as the student wants it.
-        kept: the same without the images that are held out.
+        teacher: takes the same images as the student.
+        splits: the images, normalised for the student.
         sample: (n, c, h, w), a few images as the networks see them.
     """
 
     task: Distillation
     teacher: nn.Module
-    source: DataSource
-    kept: DataSource
+    splits: run.Splits
     sample: Tensor
 
 
-def teacher_of(config: StudentConfig, source: DataSource) -> Teacher:
-    """The teacher in --path_t, and the losses that its name may decide on.
+def load_teacher(config: StudentConfig, source: DataSource) -> LoadedTeacher:
+    """Load the teacher of --path_t, and choose weights and options of the losses.
 
     Raises:
         InputError: when it cannot be built, or does not fit the data set or the losses.
@@ -76,15 +74,17 @@ def teacher_of(config: StudentConfig, source: DataSource) -> Teacher:
     net, card, name = loaded.net, loaded.card, loaded.card["model"]
     check_classes(card, source, path)
     chosen = weights.choose(config, name)
-    return Teacher(path, net, card, name, chosen, weights.options(config, chosen, name))
+    return LoadedTeacher(path, net, card, name, chosen, weights.options(config, chosen, name))
 
 
-def made(config: StudentConfig, teacher: Teacher, source: DataSource, world: World) -> Made:
-    """A student and its losses.
+def build_student(
+    config: StudentConfig, teacher: LoadedTeacher, source: DataSource, world: World
+) -> StudentSetup:
+    """Build the student and its losses.
 
     Args:
         config: the flags.
-        teacher: of `teacher_of`.
+        teacher: of `load_teacher`.
         source: the data set.
         world: the processes that train together.
 
@@ -103,8 +103,8 @@ def made(config: StudentConfig, teacher: Teacher, source: DataSource, world: Wor
     net = adapt_input(
         teacher.net, teacher.card, mean=source.mean, std=source.std, size=(size, size)
     )
-    student = run.ready(initial.net, config, world)
-    kept, _ = source.split(config.val_fraction, config.trial)
+    student = run.to_device(initial.net, config, world)
+    splits = run.split(source, config)
     sample = source.sample(world.device)
     check_forward(student, config.model_s, sample, source.num_classes)
     task = distil(
@@ -112,23 +112,25 @@ def made(config: StudentConfig, teacher: Teacher, source: DataSource, world: Wor
         net.to(world.device),
         teacher.chosen.terms(),
         images=sample,
-        train_labels=kept.train_labels.to(world.device),
-        batch_size=run.batch_of(config, world),
+        train_labels=splits.train.train_labels.to(world.device),
+        batch_size=run.batch_size_per_process(config, world),
         options=teacher.options,
         student_taps=config.taps_s,
         teacher_taps=config.taps_t,
     )
     if config.sync_bn:
         parallel.sync_losses(task.losses, world)
-    return Made(task, net, source, kept, sample)
+    return StudentSetup(task, net, splits, sample)
 
 
-def origin(config: StudentConfig, teacher: Teacher, accuracy: float | None) -> dict[str, Any]:
-    """From what the student learned and how, for its checkpoint's card, in plain types.
+def distillation_card(
+    config: StudentConfig, teacher: LoadedTeacher, accuracy: float | None
+) -> dict[str, Any]:
+    """Describe the distillation for the card of the student's checkpoint, in JSON types.
 
     Args:
         config: the flags.
-        teacher: of `teacher_of`.
+        teacher: of `load_teacher`.
         accuracy: of the teacher on the test images, in percent, where it is known.
     """
     settings = weights.settings(teacher.chosen, teacher.options)

@@ -17,21 +17,21 @@ SPREAD = 0.01  # standard deviation of a new classifier's weights, as published
 
 
 class Transfer(Task):
-    """The task of a linear probe, or of fine-tuning.
+    """Train a new classifier on a trained network, or fine-tune all of it.
 
     Args:
         net: maps images (n, c, h, w) to logits (n, k).
-        head: path of its classifier, one linear layer, which learns.
-        loss: of logits and labels.
-        learns: whether the backbone's weights are trained too.
-        drifts: whether BatchNorm takes its statistics from each batch while training, and moves
-            its running ones, though the backbone does not learn. Otherwise they stay as they are,
-            and a backbone that does not learn is in evaluation mode altogether.
-        embeds: whether batches hold embeddings (n, d), what the classifier takes in, instead of
-            images.
+        head: path of its classifier, a linear layer, which is always trained.
+        loss: maps logits (n, k) and labels (n,) to a scalar.
+        finetune: whether to train the backbone, too.
+        update_bn_stats: whether BatchNorm layers of a frozen backbone normalise by the batch while
+            training and update their running statistics, as in the public code. Otherwise a frozen
+            backbone is in evaluation mode.
+        precompute_features: whether batches hold the input of the classifier (n, d), computed once,
+            instead of images.
 
     Raises:
-        ValueError: when embeddings of a backbone that changes are asked for.
+        ValueError: if features are precomputed of a backbone that changes.
     """
 
     def __init__(
@@ -40,28 +40,34 @@ class Transfer(Task):
         head: str,
         loss: nn.Module,
         *,
-        learns: bool = False,
-        drifts: bool = False,
-        embeds: bool = False,
+        finetune: bool = False,
+        update_bn_stats: bool = False,
+        precompute_features: bool = False,
     ) -> None:
         super().__init__()
-        if embeds and (learns or drifts):
+        if precompute_features and (finetune or update_bn_stats):
             raise ValueError("embeddings that were computed before do not follow a backbone.")
         self.student, self.loss, self.head = net, loss, head
-        self.learns, self.drifts, self.embeds = learns, drifts, embeds
-        net.requires_grad_(learns)
+        self.finetune, self.update_bn_stats, self.precompute_features = (
+            finetune,
+            update_bn_stats,
+            precompute_features,
+        )
+        net.requires_grad_(finetune)
         net.get_submodule(head).requires_grad_(True)
 
     def forward(self, batch: Batch, progress: float = 0.0) -> Step:  # noqa: ARG002
         """One step's loss; `progress` is not used."""
-        entered = self.student.get_submodule(self.head) if self.embeds else self.student
+        entered = (
+            self.student.get_submodule(self.head) if self.precompute_features else self.student
+        )
         logits = entered(batch.images)
         loss = self.loss(logits, batch.labels)
         return Step(loss, {"ce": loss.detach()}, logits)
 
     def deployed(self) -> nn.Module:
         """The network that is scored and saved."""
-        return FromEmbeddings(self.student, self.head) if self.embeds else self.student
+        return FromEmbeddings(self.student, self.head) if self.precompute_features else self.student
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
@@ -74,11 +80,11 @@ class Transfer(Task):
             reader.close()
 
     def train(self, mode: bool = True) -> "Transfer":
-        """Training mode for what may move; see `drifts`."""
+        """Training mode for what may move; see `update_bn_stats`."""
         super().train(mode)
-        if self.drifts:
+        if self.update_bn_stats:
             return self
-        if not self.learns:
+        if not self.finetune:
             self.student.eval()
         for module in self.student.modules():
             if getattr(module, "running_mean", None) is not None:

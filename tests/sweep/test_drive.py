@@ -10,8 +10,7 @@ import pytest
 from distillers.errors import PREEMPTED_STATUS
 from distillers.sweep import drive, grid_file, screen
 from distillers.sweep.drive import State, Sweep
-from distillers.sweep.launch import BUSY
-from distillers.sweep.ledger import Ledger
+from distillers.sweep.ledger import BUSY, Ledger
 from distillers.sweep.runs import expand
 from tests.sweep.fakes import FakeEngine, Killed, record
 from tests.sweep.test_ledger import HOLDER

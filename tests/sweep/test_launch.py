@@ -9,8 +9,7 @@ import time
 import pytest
 
 from distillers.sweep.job import Job
-from distillers.sweep.launch import BUSY
-from distillers.sweep.ledger import DONE, Ledger, hold
+from distillers.sweep.ledger import BUSY, DONE, Ledger, hold
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends it with its parent")
 
@@ -59,7 +58,7 @@ def test_it_does_not_start_what_is_done(tmp_path):
 
 @LINUX
 def test_it_does_not_start_when_its_sweep_has_gone(tmp_path):
-    words = ["-m", "distillers.sweep.launch", str(os.getpid() + 1), str(tmp_path / "lock"), "done"]
+    words = ["-m", "distillers.cli.run_job", str(os.getpid() + 1), str(tmp_path / "lock"), "done"]
     done = subprocess.run([sys.executable, *words, "teacher", "--help"], capture_output=True)
     assert done.returncode == -signal.SIGTERM
     assert not (tmp_path / "lock").exists()
@@ -78,7 +77,7 @@ time.sleep(60)
 # stands in for Python: asks for its end with its parent as a run does, then lasts for long
 RUN = """#!{python}
 import os, sys, time
-from distillers.sweep.launch import end_with
+from distillers.cli.run_job import end_with
 end_with(int(sys.argv[3]))
 print("ready", flush=True)
 time.sleep(60)

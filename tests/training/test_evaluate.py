@@ -38,10 +38,10 @@ def digits(size: int) -> ImageSet:
 def train(size: int, world: World) -> None:
     source, config = digits(size), replace(CONFIG, save_dir=f"{size}")
     place = resolve_run_dir(config.folder(), config.model, config, world)
-    run.prepare(config)
+    run.seed_everything(config)
     net = models.create(config.model, num_classes=10, image_size=32)
     card = create_card(config.model, source, channels_last=config.channels_last)
-    run.train(config, Supervised(net, CE()), source, place, card, world)
+    run.train(config, Supervised(net, CE()), run.split(source, config), place, card, world)
 
 
 def train_all(folder: str) -> None:

@@ -70,7 +70,7 @@ def build(name, digits, teacher, seed=0):
 
 
 def scores(net, digits):
-    return run.figures_of(net, {"test": digits.test_loader(torch.device("cpu"))})
+    return run.evaluate_on_splits(net, {"test": digits.test_loader(torch.device("cpu"))})
 
 
 def train(name, digits, teacher):

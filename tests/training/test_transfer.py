@@ -49,7 +49,10 @@ class Batches:
     def epoch(self, number, start_batch=0):
         batches = (make_batch(seed=10 * number + i) for i in range(3))
         embed = self.task.embed
-        return (replace(b, images=embed(b.images)) if self.task.embeds else b for b in batches)
+        return (
+            replace(b, images=embed(b.images)) if self.task.precompute_features else b
+            for b in batches
+        )
 
 
 def trained(net, **modes):
@@ -85,49 +88,52 @@ def same_bytes(pair):
 
 
 @pytest.mark.parametrize("make", [small, simkd])
-@pytest.mark.parametrize("embeds", [False, True])
-def test_a_linear_probe_leaves_every_byte_of_the_backbone(make, embeds):
-    pairs = trained(make(), embeds=embeds)
+@pytest.mark.parametrize("precompute_features", [False, True])
+def test_a_linear_probe_leaves_every_byte_of_the_backbone(make, precompute_features):
+    pairs = trained(make(), precompute_features=precompute_features)
     assert any("running_var" in key for key in pairs)
     assert any("num_batches_tracked" in key for key in pairs)
     assert all(same_bytes(pair) for pair in pairs.values())
 
 
 def test_the_published_probe_moves_statistics_and_nothing_else():
-    pairs = trained(small(), drifts=True)
+    pairs = trained(small(), update_bn_stats=True)
     moved = {key for key, pair in pairs.items() if not same_bytes(pair)}
     assert moved == {
         f"stage2.1.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")
     }
 
 
-@pytest.mark.parametrize("drifts", [False, True])
-def test_fine_tuning_moves_weights_and_only_as_published_statistics(drifts):
-    pairs = trained(small(), learns=True, drifts=drifts)
+@pytest.mark.parametrize("update_bn_stats", [False, True])
+def test_fine_tuning_moves_weights_and_only_as_published_statistics(update_bn_stats):
+    pairs = trained(small(), finetune=True, update_bn_stats=update_bn_stats)
     for key, pair in pairs.items():
         is_statistic = "running_" in key or "num_batches" in key
-        assert same_bytes(pair) == (is_statistic and not drifts), key
+        assert same_bytes(pair) == (is_statistic and not update_bn_stats), key
 
 
 def test_dropout_acts_while_the_backbone_learns():
     net = Small()
     net.late = nn.Dropout(0.5)
-    for modes, active in ({}, False), ({"learns": True}, True), ({"drifts": True}, True):
+    for modes, active in ({}, False), ({"finetune": True}, True), ({"update_bn_stats": True}, True):
         task = Transfer(net, "fc", CE(), **modes)
         task.train()
         assert net.late.training == active
-        assert net.stage2[1].training == modes.get("drifts", False)
+        assert net.stage2[1].training == modes.get("update_bn_stats", False)
 
 
 def test_embeddings_of_a_backbone_that_changes_are_refused():
-    for modes in ({"learns": True}, {"drifts": True}):
+    for modes in ({"finetune": True}, {"update_bn_stats": True}):
         with pytest.raises(ValueError, match="do not follow"):
-            Transfer(Small(), "fc", CE(), embeds=True, **modes)
+            Transfer(Small(), "fc", CE(), precompute_features=True, **modes)
 
 
 def test_a_step_on_embeddings_is_the_step_on_their_images():
     net, batch = small(), make_batch(n=32, classes=7)
-    on_images, on_embeddings = Transfer(net, "fc", CE()), Transfer(net, "fc", CE(), embeds=True)
+    on_images, on_embeddings = (
+        Transfer(net, "fc", CE()),
+        Transfer(net, "fc", CE(), precompute_features=True),
+    )
     on_images.train()
     embedded = replace(batch, images=on_embeddings.embed(batch.images))
     one, other = on_images(batch), on_embeddings(embedded)
@@ -140,8 +146,8 @@ def test_a_step_on_embeddings_is_the_step_on_their_images():
 
 
 # A linear probe on embeddings and on images, fine-tuning, and that with divided weights
-TOGETHER = [({"embeds": True}, False), ({}, False), ({"learns": True}, False)]
-TOGETHER += [({"learns": True}, True)]
+TOGETHER = [({"precompute_features": True}, False), ({}, False), ({"finetune": True}, False)]
+TOGETHER += [({"finetune": True}, True)]
 
 
 def learned_together():
@@ -165,7 +171,7 @@ def steps(world, plan, modes):
         rows = torch.arange(12).split(12 // world.size)[world.rank]
         counts = (len(rows),) * world.size if world.size > 1 else ()
         part = Batch(*(each[rows] for each in batch), counts=counts)
-        if task.embeds:
+        if task.precompute_features:
             part = replace(part, images=task.embed(part.images))
         trainer.backward(part, 0.0)
         trainer.optimizer_step()
@@ -181,7 +187,7 @@ def test_several_processes_learn_what_one_does_and_leave_the_backbone(tmp_path, 
         found, expected = torch.load(f"found{number}.pt"), steps(World(), Plan(1, 0.1), modes)
         torch.testing.assert_close(found, dict(expected), rtol=1e-5, atol=1e-6)
         same = {key for key in before if same_bytes((before[key], found[key]))}
-        kept = statistics if modes.get("learns") else set(before) - {"fc.weight", "fc.bias"}
+        kept = statistics if modes.get("finetune") else set(before) - {"fc.weight", "fc.bias"}
         assert same == kept, modes
 
 

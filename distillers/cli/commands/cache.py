@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from distillers.config.data import check_dali
 from distillers.config.parsing import parse
 from distillers.config.sizes import num_bytes, num_days
 from distillers.config.student import StudentConfig
@@ -92,28 +91,22 @@ def work(config: StudentConfig, world: "World") -> None:
     Raises:
         InputError: if the run can use no cache.
     """
-    from distillers import data
     from distillers.data.loaders.views import resolve_views
     from distillers.distillation.cache import fill, request
     from distillers.training import runner as run
-    from distillers.training.student_setup import made, teacher_of
+    from distillers.training.student_setup import build_student, load_teacher
 
-    check_dali(config.dali, world.device.type)
-    batch_size = run.batch_of(config, world)
-    with world.local_rank0_first():
-        source = data.source_of(
-            config.dataset, config.data_dir, config.download, config.decode_options()
-        )
+    source = run.load_data(config, world, config.decode_options())
     views = resolve_views(config.views, True, source)
     assert views is not None  # as there is a cache
-    teacher = teacher_of(config, source)
-    run.prepare(config)
-    task, net, source, kept, sample = made(config, teacher, source, world)
-    asked = request.cache_request(config, net, teacher.name, kept, views)
+    teacher = load_teacher(config, source)
+    run.seed_everything(config)
+    task, net, splits, sample = build_student(config, teacher, source, world)
+    asked = request.cache_request(config, net, teacher.name, splits.train, views)
     cache = request.open_cache(config, asked, task, sample, asked.num_views, world)
     if cache is None:
         raise InputError("these flags leave no teacher outputs to cache.")
-    fill.fill_cache(cache, kept, asked, batch_size, world)
+    fill.fill_cache(cache, splits.train, asked, run.batch_size_per_process(config, world), world)
     computed = f"computed {cache.total_computed(world):,} views"
     world.say(f"{computed}; the cache is full: {asked.path}")
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distillers.config.data import check_dali
 from distillers.config.parsing import parse
 from distillers.config.student import StudentConfig
 
@@ -30,46 +29,44 @@ def main(args: Sequence[str]) -> None:
 
 def work(config: StudentConfig, world: "World") -> None:
     """Distil it in one of the processes that do."""
-    from distillers import data
     from distillers.checkpoints.card import create_card
     from distillers.data.loaders.views import resolve_views
     from distillers.training import runner as run
     from distillers.training.run_dir import check_same_source, resolve_run_dir
-    from distillers.training.student_setup import made, origin, teacher_of
+    from distillers.training.student_setup import (
+        build_student,
+        distillation_card,
+        load_teacher,
+    )
 
-    check_dali(config.dali, world.device.type)
-    run.batch_of(config, world)
-    with world.local_rank0_first():
-        source = data.source_of(
-            config.dataset, config.data_dir, config.download, config.decode_options()
-        )
+    source = run.load_data(config, world, config.decode_options())
     views = resolve_views(config.views, config.teacher_cache is not None, source)
-    teacher = teacher_of(config, source)
+    teacher = load_teacher(config, source)
     chosen = teacher.chosen
     folder = config.folder(chosen.ce, chosen.kd, chosen.method, teacher.name)
     place = resolve_run_dir(folder, config.model_s, config, world)
     check_same_source(place, ("distilled", "teacher_sha256"), teacher.path)
-    run.prepare(config)
-    task, net, source, kept, sample = made(config, teacher, source, world)
+    run.seed_everything(config)
+    task, net, splits, sample = build_student(config, teacher, source, world)
     terms = " + ".join(f"{weight:g} {name}" for name, weight in chosen.terms().items())
     which = f"{config.model_s} from {teacher.name} on {config.dataset}"
-    world.say(f"{which}, {run.where(world)}, into {place.folder}")
+    world.say(f"{which}, {run.describe_devices(world)}, into {place.folder}")
     world.say(f"loss: {terms} (protocol {config.protocol})")
     cache = None
     if config.teacher_cache is not None and views is not None:
         from distillers.distillation.cache import request
 
-        asked = request.cache_request(config, net, teacher.name, kept, views)
+        asked = request.cache_request(config, net, teacher.name, splits.train, views)
         num_fills = config.epochs + task.warmup_epochs
         cache = request.open_cache(config, asked, task, sample, num_fills, world)
     accuracy = teacher.card.get("accuracy") if teacher.card.get("dataset") == source.name else None
     if not config.skip_validation:
-        test = source.test_loader(world.device, world.shard)
+        test = splits.test.test_loader(world.device, world.shard)
         accuracy = run.score(net, test.epoch(1), world).acc
         world.say(f"teacher: {accuracy:.2f} % on the test images")
-    card = create_card(config.model_s, source, channels_last=config.channels_last)
-    described = {**card, "distilled": origin(config, teacher, accuracy)}
-    run.train(config, task, source, place, described, world, views=views, cache=cache)
+    card = create_card(config.model_s, splits.test, channels_last=config.channels_last)
+    described = {**card, "distilled": distillation_card(config, teacher, accuracy)}
+    run.train(config, task, splits, place, described, world, views=views, cache=cache)
     if cache:
         world.say(f"teacher cache: the teacher ran for {cache.total_computed(world):,} images")
     world.say(f"saved {place.best}")

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distillers.config.data import check_dali
 from distillers.config.parsing import parse
 from distillers.config.teacher import TeacherConfig
 from distillers.files import file_name
@@ -26,7 +25,6 @@ def main(args: Sequence[str]) -> None:
 
 def work(config: TeacherConfig, world: "World") -> None:
     """Train it in one of the processes that do."""
-    from distillers import data
     from distillers.checkpoints.card import create_card
     from distillers.checkpoints.initial import build_initial, check_forward
     from distillers.checkpoints.input_adapter import with_normalization
@@ -35,14 +33,9 @@ def work(config: TeacherConfig, world: "World") -> None:
     from distillers.training import runner as run
     from distillers.training.run_dir import resolve_run_dir
 
-    check_dali(config.dali, world.device.type)
-    run.batch_of(config, world)
-    with world.local_rank0_first():
-        source = data.source_of(
-            config.dataset, config.data_dir, config.download, config.decode_options()
-        )
+    source = run.load_data(config, world, config.decode_options())
     place = resolve_run_dir(config.folder(), config.model, config, world)
-    run.prepare(config)
+    run.seed_everything(config)
     initial = build_initial(
         config.model,
         config.pretrained,
@@ -51,14 +44,16 @@ def work(config: TeacherConfig, world: "World") -> None:
         log=world.say,
     )
     source = with_normalization(source, initial.mean, initial.std)
-    net = run.ready(initial.net, config, world)
+    net = run.to_device(initial.net, config, world)
     check_forward(net, config.model, source.sample(world.device), source.num_classes)
     task = Supervised(net, CE())
-    world.say(f"{config.model} on {config.dataset}, {run.where(world)}, into {place.folder}")
+    world.say(
+        f"{config.model} on {config.dataset}, {run.describe_devices(world)}, into {place.folder}"
+    )
     run.train(
         config,
         task,
-        source,
+        run.split(source, config),
         place,
         create_card(config.model, source, channels_last=config.channels_last),
         world,

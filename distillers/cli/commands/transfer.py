@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillers.config.data import check_dali
 from distillers.config.parsing import parse
 from distillers.config.transfer import SIZE, TransferConfig
 from distillers.errors import InputError
@@ -30,7 +29,6 @@ def work(config: TransferConfig, world: "World") -> None:
     """Train it in one of the processes that do."""
     import torch
 
-    from distillers import data
     from distillers.checkpoints.card import create_card
     from distillers.checkpoints.input_adapter import with_normalization
     from distillers.checkpoints.load import best_checkpoint, load
@@ -41,37 +39,34 @@ def work(config: TransferConfig, world: "World") -> None:
     from distillers.training.run_dir import check_same_source, resolve_run_dir
     from distillers.training.transfer import Transfer, classifier_of, replace_classifier
 
-    check_dali(config.dali, world.device.type)
-    run.batch_of(config, world)
     assert config.path_s is not None  # config.check refuses None
     path = best_checkpoint(Path(config.path_s))
     loaded = load(path, model=config.model_s, teacher=config.path_t, programs=False)
     net, card, name = loaded.net, loaded.card, loaded.card["model"]
     reading = replace(config.decode_options(), image_size=_side(config, card, name))
-    with world.local_rank0_first():
-        images = data.source_of(config.dataset, config.data_dir, config.download, reading)
+    images = run.load_data(config, world, reading)
     source = with_normalization(images, card.get("mean"), card.get("std"))
     config = config.resolved(recipes.learning_rate(name, SIZE))
     place = resolve_run_dir(config.folder(name), name, config, world)
     check_same_source(place, ("transferred", "sha256"), path)
-    run.prepare(config)
+    run.seed_everything(config)
     order = torch.channels_last if config.channels_last else torch.contiguous_format
-    net = run.ready(net, config, world).to(memory_format=order)  # before anything is embedded
+    net = run.to_device(net, config, world).to(memory_format=order)  # before anything is embedded
     head = classifier_of(net, source.sample(world.device))
     replace_classifier(net, head, source.num_classes)
     modes = {
-        "learns": config.finetune,
-        "drifts": config.update_bn_stats,
-        "embeds": config.precompute_features,
+        "finetune": config.finetune,
+        "update_bn_stats": config.update_bn_stats,
+        "precompute_features": config.precompute_features,
     }
     task = Transfer(net, head, CE(), **modes)
     given = Embedded(source, task.embed) if config.precompute_features else source
     which = f"{name} of {path} on {config.dataset}"
-    world.say(f"{which}, {run.where(world)}, into {place.folder}")
+    world.say(f"{which}, {run.describe_devices(world)}, into {place.folder}")
     world.say(_rules(config, source))
     new_card = create_card(name, source, channels_last=config.channels_last)
     new_card["transferred"] = {"path": str(path), "sha256": sha256(path)}
-    run.train(config, task, given, place, new_card, world)
+    run.train(config, task, run.split(given, config), place, new_card, world)
     world.say(f"saved {place.best}")
 
 
@@ -100,7 +95,7 @@ def _rules(config: TransferConfig, source: "DataSource") -> str:
     if config.finetune:
         what = "all weights learn"
     else:
-        what = "the classifier learns" + (
+        what = "the classifier finetune" + (
             ", on embeddings computed once" if config.precompute_features else ""
         )
     moving = "drift, as published" if config.update_bn_stats else "stay"

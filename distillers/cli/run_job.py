@@ -1,6 +1,6 @@
 """One run of a sweep in a process of its own, which ends with the process that started it.
 
-    python -m distillers.sweep.launch PARENT LOCK DONE student|teacher FLAGS
+    python -m distillers.cli.run_job PARENT LOCK DONE student|teacher FLAGS
 
 It runs what train_student.py or train_teacher.py would, unless somebody else is at it or it is
 done.
@@ -13,9 +13,8 @@ import sys
 from pathlib import Path
 
 from distillers.cli import main as cli
-from distillers.sweep.ledger import hold, started_line
+from distillers.sweep.ledger import BUSY, hold, started_line
 
-BUSY = 69  # exit status, EX_UNAVAILABLE: somebody else runs it now
 PR_SET_PDEATHSIG = 1
 
 
