@@ -18,12 +18,12 @@ RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 
 @dataclasses.dataclass(frozen=True)
 class RunDir:
-    """Where a run keeps its files, and what it goes on from.
+    """The folder of a run, its checkpoints, and the state to resume from.
 
     Attributes:
         folder: the run folder; it may not exist yet.
-        name: of the network, in the files' names.
-        state: the `last` checkpoint to go on from, or None.
+        name: name of the network, as in the names of the files.
+        state: content of the checkpoint to resume from, or None.
     """
 
     folder: Path
@@ -32,31 +32,31 @@ class RunDir:
 
     @property
     def best(self) -> Path:
-        """The checkpoint that the run reports."""
+        """Checkpoint of the reported epoch."""
         return self.folder / f"{self.name}_best.pth"
 
     @property
     def last(self) -> Path:
-        """The checkpoint to go on from."""
+        """Checkpoint to resume from."""
         return self.folder / f"{self.name}_last.pth"
 
     @property
     def previous(self) -> Path:
-        """The one before, should the last be damaged."""
+        """The checkpoint before the last one, in case that is damaged."""
         return self.folder / f"{self.name}_previous.pth"
 
     @property
     def done(self) -> int | None:
-        """The last epoch that is done; None at the very start."""
+        """Last finished epoch; None in a new run."""
         return self.state.trainer.epoch if self.state else None
 
 
 def resolve_run_dir(folder: Path, network: str, config: TrainConfig, world: World) -> RunDir:
-    """Decide what to do with a run folder that may be there already; nothing is written.
+    """Find out whether to start or to resume a run; nothing is written.
 
     Raises:
-        InputError: when there is an earlier run and neither --resume nor --overwrite was given, or
-            no checkpoint of it can be read.
+        InputError: if the folder exists and neither --resume nor --overwrite was given, or if no
+            checkpoint in it can be read.
     """
     place = RunDir(folder, file_name(network), None)
     content = world.run_on_rank0(lambda: _plain(find_checkpoint(place, config)))
@@ -75,15 +75,15 @@ def _plain(state: RunState | None) -> dict[str, Any] | None:
 
 
 def check_same_source(place: RunDir, where: tuple[str, str], path: Path) -> None:
-    """Refuse to go on from a run that began with another network than a file holds now.
+    """Refuse to resume a run if the network that it started from has changed.
 
     Args:
-        place: of the run.
-        where: the file's checksum stands in the run's card.
-        path: the file.
+        place: the folder of the run.
+        where: keys of the checksum in the card of the run.
+        path: file of the network.
 
     Raises:
-        InputError: telling both checksums.
+        InputError: naming both checksums.
     """
     section, key = where
     known = place.state.card.get(section, {}).get(key) if place.state else None
@@ -99,19 +99,24 @@ def check_same_source(place: RunDir, where: tuple[str, str], path: Path) -> None
 
 
 def find_checkpoint(place: RunDir, config: TrainConfig) -> RunState | None:
-    """The checkpoint to go on from, None to start anew; see `claim`."""
-    again = any(int(os.environ.get(name, "0")) for name in RESTARTS)
+    """Return the state to resume from, or None to start anew; see `resolve_run_dir`."""
+    is_restart = any(int(os.environ.get(name, "0")) for name in RESTARTS)
     if not place.folder.exists():
         if config.resume:
             print(f"{place.folder} is not there yet; nothing to resume, the run starts anew")
         return None
-    if config.overwrite and not again:
+    if config.overwrite and not is_restart:
         return None
-    if not config.resume and not again:
+    if not config.resume and not is_restart:
         raise InputError(
             f"{place.folder} holds an earlier run with the same flags; add --resume to go on with "
             "it or --overwrite to delete it."
         )
+    return _read_newest(place)
+
+
+def _read_newest(place: RunDir) -> RunState | None:
+    """Read the last checkpoint or, where it is damaged, the previous one; None without either."""
     damage = []
     for path in (place.last, place.previous):
         if not path.exists():

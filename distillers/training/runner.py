@@ -1,4 +1,4 @@
-"""The course of one training run: folder, data, loop, records, checkpoints."""
+"""One training run: data, training loop, records and checkpoints."""
 
 import contextlib
 import dataclasses
@@ -126,23 +126,24 @@ def train(
     views: NumViews | None = None,
     cache: "TeacherCache | None" = None,
 ) -> None:
-    """Train a task from the first epoch, or from what `place` holds, to the last.
+    """Train a task, from the first epoch or from the state in `place`, and write the run's files.
 
     Args:
         config: the flags.
-        task: see `distillers.distillation.task.Task`, on the device of `world`.
-        splits: the training, validation and test images.
-        place: where the files go.
-        card: what describes the deployed network in its checkpoints.
-        world: the processes that train together.
-        views: fixed augmented views that each training image has; None for ever new ones.
-        cache: what the teacher says of these views.
+        task: what is trained, on the device of `world`.
+        splits: training, validation and test images.
+        place: folder of the run.
+        card: description of the deployed network, for its checkpoints.
+        world: processes that train together.
+        views: number of fixed augmented views of each training image; None for new ones in every
+            epoch.
+        cache: teacher outputs of these views.
 
     Raises:
-        InputError: when the disk is full or the folder cannot be written.
-        NonFiniteLossError: when the loss is not finite any more.
-        PreemptedError: by a signal, after saving.
-        PeerLostError: when other processes are gone.
+        InputError: if the disk is full or the folder cannot be written.
+        NonFiniteLossError: if the loss is not finite.
+        PreemptedError: if a signal stopped the run; its state was saved.
+        PeerLostError: if other processes do not respond.
     """
     loader = splits.train.train_loader(
         batch_size_per_process(config, world),
@@ -154,25 +155,39 @@ def train(
     )
     if cache:
         loader = cache.wrap(loader)
-    tests = {"test": splits.test.test_loader(world.device, world.shard)}
-    if splits.val:
-        tests["val"] = splits.val.test_loader(world.device, world.shard)
     order = torch.channels_last if config.channels_last else torch.contiguous_format
-    task.to(memory_format=order)  # the teacher's copy too
-    if world.rank:  # what is drawn from here on differs; the first draws what one alone would
+    task.to(memory_format=order)  # the fused copy of the teacher, too
+    if world.rank:  # rank 0 draws what a single process would draw
         seeds = np.random.SeedSequence([config.trial, world.rank])
         torch.manual_seed(int(seeds.generate_state(1)[0]))
     plan = build_plan(config, place.name, splits.test.image_size)
     if plan.precision == "auto":
         plan = dataclasses.replace(plan, precision=_precision(task, loader, plan, place, world))
+    with _explain_disk_errors():
+        _fit_and_record(config, task, loader, plan, splits, place, card, world)
+
+
+def _fit_and_record(
+    config: TrainConfig,
+    task: Task,
+    loader: BatchLoader,
+    plan: Plan,
+    splits: Splits,
+    place: RunDir,
+    card: dict[str, Any],
+    world: World,
+) -> None:
+    """Run the training loop; the first process records every epoch."""
+    tests = {"test": splits.test.test_loader(world.device, world.shard)}
+    if splits.val:
+        tests["val"] = splits.val.test_loader(world.device, world.shard)
     done = -task.warmup_epochs if place.done is None else place.done
-    with _explained(), contextlib.ExitStack() as stack:
-        keeper = None
+    with contextlib.ExitStack() as stack:
+        recorder = None
         if world.is_first:
-            keeper = stack.enter_context(
-                open_recorder(config, place, card, plan, len(loader), done)
-            )
-        save = keeper.pause if keeper else ignore
+            opened = open_recorder(config, place, card, plan, len(loader), done)
+            recorder = stack.enter_context(opened)
+        save = recorder.pause if recorder else ignore
         interrupts = Interrupts(world, save, config.save_minutes)
         with interrupts.listening():
             deployed = fit(
@@ -180,26 +195,26 @@ def train(
                 loader,
                 plan,
                 evaluate=lambda net: evaluate_on_splits(net, tests, world, interrupts),
-                on_epoch_end=keeper.on_epoch_end if keeper else ignore,
-                on_log=keeper.progress.batch if keeper else ignore,
+                on_epoch_end=recorder.on_epoch_end if recorder else ignore,
+                on_log=recorder.progress.batch if recorder else ignore,
                 resumed=place.state.trainer if place.state else None,
                 world=world,
                 interrupts=interrupts,
             )
-        if keeper:
-            keeper.finish(deployed)
+        if recorder:
+            recorder.finish(deployed)
 
 
 def drops_last(config: TrainConfig, task: Task, num_images: int, world: World) -> bool:
-    """Whether an epoch leaves out its last, smaller batch.
+    """Return whether to drop the last, smaller batch of an epoch.
 
-    It does where the protocol or a loss wants full batches; and aloud where the batch would leave
+    It is dropped if the protocol or a loss needs full batches, and with a message if it would give
     batch normalisation a single image.
     """
     if config.as_published_by_simkd or task.full_batches:
         return True
     left = num_images % config.batch_size
-    least = max(2, world.size) if config.sync_bn else 2 * world.size  # two that go together
+    least = max(2, world.size) if config.sync_bn else 2 * world.size
     few = 0 < left < least <= config.batch_size and uses_batch_statistics(task)
     if few:
         world.say(f"the last {left} images of an epoch are left out, too few for batch statistics")
@@ -207,13 +222,13 @@ def drops_last(config: TrainConfig, task: Task, num_images: int, world: World) -
 
 
 def uses_batch_statistics(task: nn.Module) -> bool:
-    """Whether batch normalisation in a task would normalise by the batch in training."""
+    """Return whether a task has batch normalisation that uses batch statistics in training."""
     layers = nn.modules.batchnorm._BatchNorm
     return any(isinstance(m, layers) and m.training for m in task.train().modules())
 
 
 def _precision(task: Task, loader: BatchLoader, plan: Plan, place: RunDir, world: World) -> str:
-    """The precision of the run that is gone on with, else the fastest one here."""
+    """Return the precision of the run that is resumed, else the fastest one on this device."""
     if place.state:
         return place.state.trainer.precision
     choice = choose(task, next(iter(loader.epoch(1))), plan)
@@ -223,8 +238,8 @@ def _precision(task: Task, loader: BatchLoader, plan: Plan, place: RunDir, world
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """Tell what a file that cannot be written means for the run."""
+def _explain_disk_errors() -> Iterator[None]:
+    """Turn errors of writing the run's files into an `InputError` that says what to do."""
     try:
         yield
     except OSError as error:
@@ -244,7 +259,7 @@ def evaluate_on_splits(
     world: World | None = None,
     interrupts: Interrupts | None = None,
 ) -> dict[str, float]:
-    """Loss and accuracies on each set: `test_loss`, `test_acc`, `test_acc_top5`, `val_acc`..."""
+    """Return `test_loss`, `test_acc`, `test_acc_top5`, and the same of `val` where it is there."""
     figures: dict[str, float] = {}
     for name, loader in tests.items():
         batches = loader.epoch(1)
