@@ -1,4 +1,4 @@
-"""How the processes that train together find each other, as their launcher tells them."""
+"""Rendezvous of the processes that train together, from the environment of their launcher."""
 
 import os
 import re
@@ -19,13 +19,13 @@ PARTING = 0.2  # seconds that gloo's threads have for letting go of what they st
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """Where this process meets the others, as the environment tells.
+    """Rank, world size and address of this process.
 
     Attributes:
-        rank: its number.
-        size: how many there are; 1 where it is alone.
-        local_rank: its number on this machine.
-        address: as `init_process_group` takes it.
+        rank: rank of this process.
+        size: number of processes.
+        local_rank: rank on this machine.
+        address: `init_method` of `init_process_group`.
     """
 
     rank: int = 0
@@ -34,11 +34,11 @@ class Rendezvous:
     address: str = "env://"
 
 
-def meeting(environment: Mapping[str, str]) -> Rendezvous:
-    """What torchrun's variables, or else those of a SLURM job step, say.
+def read_environment(environment: Mapping[str, str]) -> Rendezvous:
+    """Read the variables of torchrun or else of a SLURM job step.
 
     Raises:
-        InputError: for variables that do not belong together.
+        InputError: if variables are missing.
     """
     if "RANK" in environment and "WORLD_SIZE" in environment:
         return _of_torchrun(environment)
@@ -59,7 +59,7 @@ def _of_torchrun(environment: Mapping[str, str]) -> Rendezvous:
 
 
 def _of_slurm(environment: Mapping[str, str]) -> Rendezvous:
-    """One task a process, as `srun` starts them."""
+    """Read the variables of `srun`, which starts one task per process."""
     host = environment.get("MASTER_ADDR") or first_host(environment["SLURM_STEP_NODELIST"])
     job = int(environment.get("SLURM_JOB_ID", "0"))
     port = environment.get("MASTER_PORT") or str(20000 + job % 20000)
@@ -72,33 +72,33 @@ def _of_slurm(environment: Mapping[str, str]) -> Rendezvous:
 
 
 def first_host(nodes: str) -> str:
-    """The first machine of a SLURM node list, as in "node[03-05,09],other"."""
+    """Return the first host of a SLURM node list such as "node[03-05,09],other"."""
     found = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,]*))?", nodes)
     if found is None:
-        raise InputError(f"SLURM_STEP_NODELIST is {nodes!r}, which names no machine.")
+        raise InputError(f"SLURM_STEP_NODELIST is {nodes!r}, which names no host.")
     return "".join(part or "" for part in found.groups())
 
 
 @contextmanager
 def join_world(devices: tuple[str, ...] = (), timeout: float = 600.0) -> Iterator[World]:
-    """The world that this process is part of, as the environment tells; left at the end.
+    """Join the processes that the environment describes, and leave them at the end.
 
     Args:
-        devices: GPU numbers, one for each process of this machine, or "cpu"; one that stands alone
-            goes for all where it is "cpu". Left out: as many GPUs as there are, else the CPU.
-        timeout: seconds after which a process that waits for the others gives up.
+        devices: GPU indices, one for each process of this machine, or "cpu" for all. By default
+            all GPUs, else the CPU.
+        timeout: seconds after which a process stops waiting for the others.
 
     Raises:
-        InputError: for a GPU that is not there, or fewer devices than processes.
+        InputError: if a GPU does not exist, or there are fewer devices than processes.
     """
-    found = meeting(os.environ)
+    found = read_environment(os.environ)
     device = device_of(devices, found.local_rank, found.size > 1)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if found.size == 1:
         yield World(device=device)
         return
-    # what lies on the CPU goes by gloo on a machine with GPUs, too
+    # tensors on the CPU are sent by gloo on a machine with GPUs, too
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     patience = timedelta(seconds=timeout)
     places = dist.rendezvous(found.address, found.rank, found.size, timeout=patience)
@@ -117,15 +117,15 @@ def join_world(devices: tuple[str, ...] = (), timeout: float = 600.0) -> Iterato
 
 
 def device_of(devices: tuple[str, ...], local_rank: int = 0, shared: bool = False) -> torch.device:
-    """The device of one process.
+    """Return the device of one process.
 
     Args:
         devices: see `joined`.
-        local_rank: number of the process on this machine.
-        shared: whether other processes train along.
+        local_rank: rank of the process on this machine.
+        shared: whether there are other processes.
 
     Raises:
-        InputError: for a GPU that is not there, or fewer devices than processes.
+        InputError: if a GPU does not exist, or there are fewer devices than processes.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not devices:

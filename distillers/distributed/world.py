@@ -1,4 +1,4 @@
-"""The processes that train together, and what they tell each other."""
+"""The processes that train together, and their collective operations."""
 
 import io
 import re
@@ -20,15 +20,15 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class World:
-    """The processes that train together, of which this is one; by default there is only this one.
+    """The processes that train together; by default this one alone.
 
-    Whatever asks the others must be called by all of them in the same order.
+    All processes must call the collective methods in the same order.
 
     Attributes:
-        rank: the number of this process.
-        size: how many there are.
-        local_rank: its number on this machine.
-        device: where it computes.
+        rank: rank of this process.
+        size: number of processes.
+        local_rank: rank of this process on its machine.
+        device: device of this process.
     """
 
     rank: int = 0
@@ -38,32 +38,32 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes files and speaks."""
+        """Whether this is rank 0, which writes files and prints."""
         return self.rank == 0
 
     @property
     def shard(self) -> Shard:
-        """Its part of every data set."""
+        """The part of each dataset that this process reads."""
         return Shard(self.rank, self.size)
 
     def say(self, text: str) -> None:
-        """Print a line, once for all processes."""
+        """Print a line on rank 0."""
         if self.is_first:
             print(text, flush=True)
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait for all processes."""
         if self.size > 1:
             dist.barrier()
 
     def sum(self, x: Tensor) -> Tensor:
-        """`x` summed over all processes; `x` itself is overwritten."""
+        """Sum a tensor over all processes, in place."""
         if self.size > 1:
             dist.all_reduce(x)
         return x
 
     def all_reduce_max(self, numbers: list[int]) -> list[int]:
-        """The largest of each of some whole numbers over all processes."""
+        """Element-wise maximum of integers over all processes."""
         if self.size == 1:
             return numbers
         most = torch.tensor(numbers)
@@ -71,7 +71,7 @@ class World:
         return most.tolist()
 
     def gather(self, content: Any) -> list[Any]:
-        """The content of every process, tensors and plain types, in the order of ranks."""
+        """Gather tensors and plain types of all processes, in the order of ranks."""
         if self.size == 1:
             return [content]
         own = _packed(content)
@@ -85,7 +85,7 @@ class World:
         return [_unpacked(each[: int(length)]) for each, length in pairs]
 
     def broadcast_object(self, content: Any) -> Any:
-        """The content of process 0, tensors and plain types; that of the others is ignored."""
+        """Return the tensors and plain types that rank 0 passes, in every process."""
         if self.size == 1:
             return content
         own = _packed(content) if self.is_first else torch.empty(0, dtype=torch.uint8)
@@ -96,10 +96,10 @@ class World:
         return content if self.is_first else _unpacked(buffer)
 
     def run_on_rank0(self, function: Callable[[], Result]) -> Result:
-        """What process 0 gets from `function`, tensors and plain types; the others do not call it.
+        """Return the result of `function` on rank 0, tensors and plain types, in every process.
 
         Raises:
-            InputError: in all processes, where `function` raises it in process 0.
+            InputError: in every process, if `function` raises it on rank 0.
         """
         result: Any = None
         error = None
@@ -117,10 +117,10 @@ class World:
 
     @contextmanager
     def at(self, where: str) -> Iterator[None]:
-        """Inside, an error of the connection to the others says where this process was.
+        """Raise connection errors inside the context with the place where they occurred.
 
         Raises:
-            PeerLostError: instead of that error.
+            PeerLostError: instead of a connection error.
         """
         try:
             yield
@@ -134,7 +134,7 @@ class World:
 
     @contextmanager
     def local_rank0_first(self) -> Iterator[None]:
-        """Inside, the first process of each machine goes before the others: it may download."""
+        """Run the context on local rank 0 first, as for a download, then in the other processes."""
         if self.local_rank != 0:
             self.wait()
         yield
@@ -143,7 +143,7 @@ class World:
 
 
 def _is_of_connection(error: RuntimeError) -> bool:
-    """Whether the other processes are to blame; gloo's errors have no class of their own."""
+    """Return whether an error is of the connection; those of gloo have no class."""
     return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
@@ -159,5 +159,5 @@ def _unpacked(content: Tensor) -> Any:
 
 
 def complain(text: str) -> None:
-    """Print a line to the error stream, whichever process this is."""
+    """Print a line to stderr, in any process."""
     print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""A task that trains in step with copies of itself in other processes."""
+"""Run a task in one process, or in several by DistributedDataParallel."""
 
 import inspect
 from collections.abc import Callable
@@ -23,12 +23,12 @@ WITHOUT_BUFFERS: dict[str, Any] = {_OPTION if _OPTION in _KNOWN else "broadcast_
 
 
 class SingleProcess:
-    """A task in one process.
+    """Run a task in a single process.
 
     Args:
         task: see `distillers.distillation.task.Task`.
-        compiled: whether to compile the step; on a GPU it is then started as a whole, by CUDA
-            graphs, and what it gives is overwritten by the next one.
+        compiled: whether to compile the step. On a GPU it then uses CUDA graphs, and the next step
+            overwrites its results.
     """
 
     def __init__(self, task: Task, compiled: bool = False) -> None:
@@ -38,16 +38,16 @@ class SingleProcess:
         self._run = torch.compile(task, mode=mode) if compiled else task
 
     def __call__(self, batch: Batch, progress: float) -> Step:
-        """The task's step."""
+        """Compute the loss of a batch."""
         if self._graphs:
             torch.compiler.cudagraph_mark_step_begin()
         return self._run(batch, progress)
 
     def after_step(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def deployed(self) -> nn.Module:
-        """The network to score and save."""
+        """Return the network to evaluate and save."""
         return self.task.deployed()
 
     def clip_grad(self, max_norm: float) -> None:
@@ -56,11 +56,11 @@ class SingleProcess:
 
 
 class DDPRunner:
-    """A task of which each process has a copy; gradients are averaged (DistributedDataParallel).
+    """Run a copy of a task in each process and average the gradients (DistributedDataParallel).
 
-    Beyond that, the running statistics of batch normalisation are averaged after every step, so
-    that the copies are equal throughout, and what one of them saves is all there is. (What losses
-    remember is equal by their own care, see `distillers.distributed.collectives`.)
+    The running statistics of batch normalisation are averaged after every step, too, so that all
+    copies are equal and any of them can be saved. Losses keep their memories equal themselves, see
+    `distillers.distributed.collectives`.
 
     Args:
         task: see `distillers.distillation.task.Task`; that of process 0 is given to all.
@@ -72,7 +72,7 @@ class DDPRunner:
         self.task = task
         for buffer in task.buffers():
             dist.broadcast(buffer, 0)
-        # The first step finds the parameters that get no gradient, as a classifier that is replaced
+        # a static graph: the first step finds parameters without gradient, as a dropped classifier
         replica = DistributedDataParallel(
             task, static_graph=True, gradient_as_bucket_view=True, **WITHOUT_BUFFERS
         )
@@ -80,15 +80,15 @@ class DDPRunner:
         self._statistics = Statistics(task, world)
 
     def __call__(self, batch: Batch, progress: float) -> Step:
-        """The step of this process's part of a batch."""
+        """Compute the loss of this process's part of a batch."""
         return divided_step(self._run, batch, progress)
 
     def after_step(self) -> None:
-        """Make the running statistics of batch normalisation equal again."""
+        """Average the running statistics of batch normalisation."""
         self._statistics.average()
 
     def deployed(self) -> nn.Module:
-        """The network to score and save."""
+        """Return the network to evaluate and save."""
         return self.task.deployed()
 
     def clip_grad(self, max_norm: float) -> None:
@@ -97,7 +97,7 @@ class DDPRunner:
 
 
 class Statistics:
-    """The running means and variances of a task's batch normalisation, where they move.
+    """Running means and variances of batch normalisation, kept equal in all processes.
 
     Args:
         task: any module.
@@ -114,7 +114,7 @@ class Statistics:
 
     @torch.no_grad()
     def average(self) -> None:
-        """Give every process the mean over all processes; in evaluation mode nothing moves."""
+        """Average the statistics of layers in training mode over all processes."""
         each = [
             statistic
             for module in self._modules
@@ -129,7 +129,7 @@ class Statistics:
 
 
 def divided_step(run: Callable[[Batch, float], Step], batch: Batch, progress: float) -> Step:
-    """One process's step of a batch, of which the processes may have parts of different size."""
+    """Compute the loss of a batch of which the processes may have parts of different sizes."""
     if len(set(batch.counts)) <= 1:
         return run(batch, progress)
     with uneven_batch(batch.counts):
@@ -137,10 +137,10 @@ def divided_step(run: Callable[[Batch, float], Step], batch: Batch, progress: fl
 
 
 def convert_sync_batchnorm(net: nn.Module, world: World) -> nn.Module:
-    """`net` with batch normalisation over the images of all processes.
+    """Convert batch normalisation to SyncBatchNorm.
 
     Raises:
-        InputError: on a CPU, where PyTorch has no such layer.
+        InputError: on a CPU, where PyTorch does not support it.
     """
     if world.device.type != "cuda":
         raise InputError("--sync_bn needs GPUs: PyTorch's SyncBatchNorm has no version for CPUs.")
@@ -148,6 +148,6 @@ def convert_sync_batchnorm(net: nn.Module, world: World) -> nn.Module:
 
 
 def sync_losses(losses: nn.ModuleDict, world: World) -> None:
-    """`convert_sync_batchnorm` for the layers of losses, in place."""
+    """Convert the layers of losses by `convert_sync_batchnorm`, in place."""
     for name, loss in losses.items():
         losses[name] = convert_sync_batchnorm(loss, world)

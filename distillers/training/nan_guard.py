@@ -1,4 +1,4 @@
-"""Steps that are taken back, where --on_nan skip asks for it."""
+"""Undo training steps whose loss or gradient is not finite (--on_nan skip)."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from distillers.distributed.world import World
 
 
 class NaNGuard:
-    """Knows the buffers of a task before a step, and takes back a step that is not finite.
+    """Restore the buffers of a task after a step that is not finite.
 
-    Parameters have not moved yet when the gradient is looked at; running statistics, memories and
-    queues have. Costs a copy of them, and waits for the device, at every step.
+    When the gradient is checked, the step has not changed the parameters yet, but running
+    statistics, memory banks and queues. Each step copies them and waits for the device.
 
     Args:
         task: a module.
-        world: the processes that train it together; they take a step back together.
+        world: the processes that train it; all of them undo a step.
     """
 
     def __init__(self, task: Any, world: World) -> None:
@@ -24,11 +24,11 @@ class NaNGuard:
         self._before: list[Tensor] = []
 
     def snapshot(self) -> None:
-        """Before a step."""
+        """Copy the buffers, before a step."""
         self._before = [buffer.clone() for buffer in self._buffers()]
 
     def is_non_finite(self, loss: Tensor, gradients: bool) -> bool:
-        """Whether a loss, or with `gradients` any gradient, is not finite in any process."""
+        """Return whether a loss, or with `gradients` any gradient, is not finite in any process."""
         finite = [loss.detach().isfinite()]
         if gradients:
             grads = [p.grad for p in self._task.parameters() if p.grad is not None]
@@ -38,12 +38,12 @@ class NaNGuard:
 
     @torch.no_grad()
     def rollback(self) -> None:
-        """Give the buffers the values of `snapshot`, and drop the gradient."""
+        """Restore the buffers of `snapshot`, and drop the gradient."""
         for buffer, before in zip(self._buffers(), self._before, strict=True):
             buffer.copy_(before)
         self._task.zero_grad(set_to_none=True)
 
     def _buffers(self) -> list[Tensor]:
-        """What a step may move: buffers that are part of the state."""
+        """Return the buffers that are part of the state dict."""
         state = self._task.state_dict(keep_vars=True)
         return [value for value in state.values() if not isinstance(value, nn.Parameter)]

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from distillers.cli import main as cli
-from distillers.distributed.rendezvous import Rendezvous, device_of, first_host, meeting
+from distillers.distributed.rendezvous import Rendezvous, device_of, first_host, read_environment
 from distillers.distributed.world import World
 from distillers.errors import InputError
 from tests.processes import free_port, together
@@ -158,7 +158,7 @@ def test_torchrun_starts_a_crashed_run_again_by_itself(whole, tmp_path):
     ],
 )  # fmt: skip
 def test_the_environment_tells_where_processes_meet(environment, expected):
-    assert meeting(environment) == expected
+    assert read_environment(environment) == expected
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_the_first_machine_of_a_node_list(nodes, host):
 
 def test_half_an_environment_is_told():
     with pytest.raises(InputError, match="MASTER_ADDR and MASTER_PORT"):
-        meeting({"RANK": "0", "WORLD_SIZE": "2"})
+        read_environment({"RANK": "0", "WORLD_SIZE": "2"})
 
 
 def test_devices_are_checked(monkeypatch):
