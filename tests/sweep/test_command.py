@@ -113,7 +113,7 @@ def test_a_dry_run_without_the_data_still_tells_the_commands(tmp_path, capsys, m
 
 
 WRONG = {
-    "": "nothing to sweep: name a grid file, or --pairs",
+    "": "nothing to sweep: give a grid file, or --pairs",
     "nowhere.yml": "cannot read the grid nowhere.yml",
     "GRID --jobs 0": "--jobs is 0; it must be at least 1",
     "GRID --fixed epochs": "--fixed epochs must read NAME=VALUE",

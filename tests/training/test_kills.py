@@ -167,7 +167,7 @@ def test_a_checkpoint_cut_anywhere_is_told_and_the_one_before_taken(finished, ca
         assert train(finished, "--resume") == 0
         told = capfd.readouterr().err
         assert f"WARNING: {last}" in told
-        assert f"going on from {before}" in told
+        assert f"resuming from {before}" in told
         assert torch.load(last, weights_only=True)["epoch"] == EPOCHS
     finally:
         last.write_bytes(whole)
@@ -228,7 +228,7 @@ def test_a_checkpoint_that_does_not_belong_is_refused(finished, capfd, what):
         before = {k: v for k, v in contents(finished).items() if k.suffix == ".pth"}
         assert train(finished, "--resume") == 2
         told = capfd.readouterr().err
-        assert ("this version" if what == "newer" else "another network or method") in told
+        assert ("newer version" if what == "newer" else "another network or method") in told
         assert {k: v for k, v in contents(finished).items() if k.suffix == ".pth"} == before
     finally:
         last.write_bytes(kept)
