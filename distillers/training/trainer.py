@@ -13,7 +13,7 @@ from distillers.data.source import BatchLoader
 from distillers.distillation.task import Step, Task
 from distillers.distributed.world import World
 from distillers.training.ddp import DDPRunner, SingleProcess
-from distillers.training.ema import Average
+from distillers.training.ema import ExponentialMovingAverage
 from distillers.training.fsdp import FSDPRunner, full_state, load_full_state, load_optimizer
 from distillers.training.metrics import EpochMetrics
 from distillers.training.nan_guard import NaNGuard
@@ -100,7 +100,7 @@ class Trainer:
         self.runner = build_runner(task, plan, self.world)
         self.reset_optimizer()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=plan.precision == "fp16")
-        self.ema = Average(task, plan.ema) if plan.ema else None
+        self.ema = ExponentialMovingAverage(task, plan.ema) if plan.ema else None
         self.metrics = EpochMetrics()
         self.nan_guard = NaNGuard(task, self.world) if plan.on_nan == "skip" else None
 

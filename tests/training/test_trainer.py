@@ -11,7 +11,7 @@ from distillers.distillation.task import Supervised
 from distillers.distributed.world import World
 from distillers.errors import InputError, NonFiniteLossError, PreemptedError
 from distillers.losses import CE
-from distillers.training.ema import Average
+from distillers.training.ema import ExponentialMovingAverage
 from distillers.training.optim import parameter_groups
 from distillers.training.preemption import Interrupts
 from distillers.training.state import TrainState
@@ -250,17 +250,28 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not():
 
 def test_the_average_is_what_its_formula_says():
     net = nn.Linear(2, 2)
-    average = Average(net, 0.75)
+    average = ExponentialMovingAverage(net, 0.2)
     expected = net.weight.detach().clone()
-    for _ in range(3):
+    for decay in (2 / 11, 0.2, 0.2):  # the first is of the warm-up
         with torch.no_grad():
             net.weight.add_(1.0)
         average.update()
-        expected = 0.75 * expected + 0.25 * net.weight.detach()
+        expected = decay * expected + (1 - decay) * net.weight.detach()
     raw = net.weight.detach().clone()
     with average.swapped():
         torch.testing.assert_close(net.weight.detach(), expected)
     assert torch.equal(net.weight, raw)
+
+
+def test_the_average_of_a_short_run_forgets_its_random_start():
+    net = nn.Linear(2, 2)
+    average = ExponentialMovingAverage(net, 0.9999)
+    with torch.no_grad():
+        net.weight.fill_(1.0)
+    for _ in range(40):
+        average.update()
+    with average.swapped():
+        torch.testing.assert_close(net.weight.detach(), torch.ones(2, 2), atol=1e-4, rtol=0)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_parts():
