@@ -1,8 +1,12 @@
 """Files: atomic writing, checksums and names."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
+
+# Error numbers for which a file cannot grow: disk, quota, or limit of the file size.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_atomically(path: Path, content: bytes, previous: Path | None = None) -> None:

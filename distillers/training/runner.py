@@ -19,6 +19,7 @@ from distillers.distillation import recipes
 from distillers.distillation.task import Task
 from distillers.distributed.world import World
 from distillers.errors import InputError
+from distillers.files import DISK_FULL
 from distillers.training.autotune import choose
 from distillers.training.ddp import convert_sync_batchnorm
 from distillers.training.evaluate import score
@@ -243,7 +244,7 @@ def _explain_disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in DISK_FULL:
             raise InputError(
                 f"the disk is full: {error}. The checkpoints written before are whole; make room "
                 "and go on with --resume."

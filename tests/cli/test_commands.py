@@ -1,5 +1,6 @@
 """The documented commands on real digits, in processes of their own and in this one."""
 
+import errno
 import json
 import os
 import signal
@@ -262,23 +263,24 @@ def test_a_teacher_of_other_classes_is_refused(there, capsys):
     assert "7 classes, the data set has 10" in capsys.readouterr().err
 
 
-def test_a_full_disk_keeps_the_last_good_checkpoint(there, capsys, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_keeps_the_last_good_checkpoint(number, there, capsys, monkeypatch):
     from distillers.checkpoints import io as checkpoint
 
-    flags = [*TEACHER, "--epochs", "3", "--save_dir", "full", "--protocol", "crd"]
+    flags = [*TEACHER, "--epochs", "3", "--save_dir", f"full{number}", "--protocol", "crd"]
     write, count = write_atomically, {}
 
     def fill_up(path, content, *previous):
         count[path.name] = count.get(path.name, 0) + 1
         if path.name == "resnet8_last.pth" and count[path.name] == 2:
-            raise OSError(28, "No space left on device")
+            raise OSError(number, os.strerror(number))
         write(path, content, *previous)
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "write_atomically", fill_up)
         assert cli.run("teacher", flags) == 2
     assert "the disk is full" in capsys.readouterr().err
-    folder = run_folder(there / "full", "resnet8_vanilla_")
+    folder = run_folder(there / f"full{number}", "resnet8_vanilla_")
     assert saved(folder / "resnet8_last.pth")["epoch"] == 1
     assert cli.run("teacher", [*flags, "--resume"]) == 0
     assert saved(folder / "resnet8_last.pth")["epoch"] == 3

@@ -1,6 +1,5 @@
 """Folder of a cache: a card with its identity, its parts, and a lock for those that fill it."""
 
-import errno
 import json
 import os
 import weakref
@@ -13,7 +12,7 @@ from typing import Any
 from distillers.distillation.cache.key import FORMAT, Key, differences, digest
 from distillers.distillation.cache.part import Part
 from distillers.errors import InputError
-from distillers.files import file_name, write_atomically
+from distillers.files import DISK_FULL, file_name, write_atomically
 
 try:
     import fcntl
@@ -21,7 +20,6 @@ except ImportError as error:  # Windows
     raise InputError("a teacher cache needs Linux or macOS; omit --teacher_cache.") from error
 
 CARD, LOCK, USED = "cache.json", "lock", "used"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CacheFolder:
@@ -135,7 +133,7 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in DISK_FULL:
             raise InputError(
                 f"the disk is full: {error.strerror}. The contents of the teacher cache {path} are "
                 "valid. Make room and continue with --resume, or omit --teacher_cache."
