@@ -31,7 +31,7 @@ from distillers.data import ImageSet
 from distillers.data.batch import Batch
 from distillers.distributed.rendezvous import device_of
 from distillers.distributed.world import World
-from distillers.timing import wait
+from distillers.timing import synchronize
 from distillers.training.benchmark import Setting, task_of
 from distillers.training.loggers import environment
 from distillers.training.malloc import reuse_freed_memory
@@ -112,7 +112,7 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, list[fl
 
     def between(row: dict[str, float]) -> None:
         """After an epoch of ours: what it took, then an epoch of each of the others."""
-        wait(device)
+        synchronize(device)
         took = {OURS: time.perf_counter() - began[0]}
         took |= {name: seconds(run, device) for name, run in others.items()}
         if row["epoch"] > 1:
@@ -178,10 +178,10 @@ def usual_epoch(trainer: Trainer, loader: DataLoader, device: torch.device) -> N
 
 
 def seconds(run: Callable[[], None], device: torch.device) -> float:
-    wait(device)
+    synchronize(device)
     began = time.perf_counter()
     run()
-    wait(device)
+    synchronize(device)
     return time.perf_counter() - began
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from distillers.timing import in_turn
+from distillers.timing import time_interleaved
 from distillers.training.loggers import environment
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         one, other = (torch.randn(args.side, args.side, device=device).to(dtype) for _ in range(2))
         runs = {"product": lambda one=one, other=other: one @ other, "copy": one.clone}
-        seconds = in_turn(runs, args.rounds, device, warm_up=2)
+        seconds = time_interleaved(runs, args.rounds, device, warm_up=2)
         product, copy = (statistics.median(seconds[name]) for name in ("product", "copy"))
         name = str(dtype).removeprefix("torch.")
         found[name] = {

@@ -46,7 +46,8 @@ class PreemptedError(RuntimeError):
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name} and saved; --resume goes on.")
+        name = signal.Signals(number).name
+        super().__init__(f"stopped by {name}; the run is saved, --resume continues it.")
         self.signal = number
 
 

@@ -15,7 +15,7 @@ def write_atomically(path: Path, content: bytes, previous: Path | None = None) -
     Args:
         path: the file to write.
         content: its bytes.
-        previous: where an existing file at `path` is moved; it is replaced where this is left out.
+        previous: where an existing file at `path` is moved; without it that file is replaced.
 
     Raises:
         OSError: if it cannot be written; an existing file at `path` is unchanged.
@@ -35,7 +35,7 @@ def write_atomically(path: Path, content: bytes, previous: Path | None = None) -
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a file in hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

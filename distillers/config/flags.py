@@ -145,25 +145,34 @@ def as_json_types(content: Any) -> Any:
     return json.loads(json.dumps(content, default=str))
 
 
-def _epochs(args: list[str]) -> tuple[int, ...]:
+def _list_parser(
+    metavar: str, parse: Callable[[list[str]], tuple[Any, ...]]
+) -> PrimitiveConstructorSpec:
+    """Return the parser of a flag with a list as its value; no words are the empty list."""
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=metavar,
+        instance_from_str=parse,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(map(str, value))] if value else [],
+    )
+
+
+def _parse_epochs(args: list[str]) -> tuple[int, ...]:
     return tuple(int(part) for part in ",".join(args).split(",") if part.strip())
 
 
-Milestones = Annotated[
-    tuple[int, ...],
-    PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="EPOCH,EPOCH,...",
-        instance_from_str=_epochs,
-        is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=lambda value: [",".join(map(str, value))],
-    ),
-]
+def _parse_names(args: list[str]) -> tuple[str, ...]:
+    return tuple(part for arg in args for part in arg.replace(",", " ").split())
+
+
+Milestones = Annotated[tuple[int, ...], _list_parser("EPOCH,EPOCH,...", _parse_epochs)]
+ModulePaths = Annotated[tuple[str, ...], _list_parser("PATH,PATH,...", _parse_names)]
 
 PUBLISHED = "published"  # the value of --pretrained without a file
 
 
-def _weights_file(args: list[str]) -> str:
+def _parse_weights(args: list[str]) -> str:
     if len(args) > 1:
         raise ValueError("expected one file, or none for the published weights")
     return args[0] if args else PUBLISHED
@@ -174,27 +183,11 @@ Pretrained = Annotated[
     PrimitiveConstructorSpec(
         nargs="*",
         metavar="[FILE]",
-        instance_from_str=_weights_file,
+        instance_from_str=_parse_weights,
         is_instance=lambda value: value is None or isinstance(value, str),
         str_from_instance=lambda value: [value] if value else [],
     ),
     Fact.PATH,
     Fact.PUBLISHED_SETTING,
-]
-
-
-def _words(args: list[str]) -> tuple[str, ...]:
-    return tuple(part for arg in args for part in arg.replace(",", " ").split())
-
-
-ModulePaths = Annotated[
-    tuple[str, ...],
-    PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="PATH,PATH,...",
-        instance_from_str=_words,
-        is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=lambda value: [",".join(value)] if value else [],
-    ),
 ]
 Protocol = Literal["simkd", "crd"]

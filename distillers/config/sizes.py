@@ -1,6 +1,7 @@
 """Parsing and formatting of sizes and ages; nothing here imports torch."""
 
 import re
+from collections.abc import Mapping
 
 from distillers.errors import InputError
 
@@ -14,10 +15,7 @@ def num_bytes(text: str, flag: str) -> int:
     Raises:
         InputError: naming `flag`, if `text` has another form.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*", text, re.IGNORECASE)
-    if not found:
-        raise InputError(f"--{flag} is {text!r}; it must be a size such as 20GB or 500MB.")
-    return int(float(found[1]) * UNITS[found[2].upper()])
+    return int(_parse(text, r"([KMGT]?)B?", UNITS, flag, "a size such as 20GB or 500MB"))
 
 
 def num_days(text: str, flag: str) -> float:
@@ -26,10 +24,14 @@ def num_days(text: str, flag: str) -> float:
     Raises:
         InputError: naming `flag`, if `text` has another form.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([DWH]?)\s*", text, re.IGNORECASE)
+    return _parse(text, r"([DWH]?)", DAYS, flag, "an age such as 30d, 2w or 12h")
+
+
+def _parse(text: str, unit: str, factors: Mapping[str, float], flag: str, form: str) -> float:
+    found = re.fullmatch(rf"\s*(\d+(?:\.\d+)?)\s*{unit}\s*", text, re.IGNORECASE)
     if not found:
-        raise InputError(f"--{flag} is {text!r}; it must be an age such as 30d, 2w or 12h.")
-    return float(found[1]) * DAYS[found[2].upper()]
+        raise InputError(f"--{flag} is {text!r}; it must be {form}.")
+    return float(found[1]) * factors[found[2].upper()]
 
 
 def show_bytes(count: float) -> str:

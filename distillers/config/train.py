@@ -4,11 +4,11 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from distillers.config.data import Dali, DecodeOptions, check_dali
-from distillers.config.extras import check_wandb
 from distillers.config.flags import (
     AT_LEAST_1,
     FRACTION,
@@ -160,7 +160,8 @@ class TrainConfig:
         if self.resume and self.overwrite:
             raise InputError("--resume and --overwrite exclude each other; choose one.")
         check_dali(self.dali)
-        check_wandb(self.wandb)
+        if self.wandb is not None and find_spec("wandb") is None:
+            raise InputError('--wandb needs the package wandb: pip install "distillers[wandb]".')
         if self.on_nan == "skip" and self.accumulate > 1:
             raise InputError("--on_nan skip undoes single batches; leave out --accumulate.")
         if self.shard and self.precision == "fp16":

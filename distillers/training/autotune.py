@@ -11,7 +11,7 @@ from torch import nn
 
 from distillers.config.plan import Plan
 from distillers.data.batch import Batch
-from distillers.timing import in_turn
+from distillers.timing import time_interleaved
 from distillers.training.rng_state import generator_state, set_generators
 from distillers.training.trainer import Trainer
 
@@ -48,7 +48,7 @@ def choose(task: nn.Module, batch: Batch, plan: Plan) -> Choice:
     with untouched(task, device):
         task.train()
         steps = {name: _step(task, batch, tried, name) for name in candidates(device)}
-        seconds = in_turn(steps, ROUNDS, device, warm_up=2)
+        seconds = time_interleaved(steps, ROUNDS, device, warm_up=2)
     took = {name: 1000 * statistics.median(each) for name, each in seconds.items()}
     return Choice(best_of(took), took)
 

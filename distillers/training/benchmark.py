@@ -18,7 +18,7 @@ from distillers.distillation.cache.folder import CacheFolder
 from distillers.distillation.cache.teacher_cache import TeacherCache, cached_tensors, unique_tensors
 from distillers.distillation.distillation import Distillation
 from distillers.distillation.terms import Term
-from distillers.timing import in_turn
+from distillers.timing import time_interleaved
 from distillers.training.autotune import candidates
 from distillers.training.trainer import Plan, Trainer
 
@@ -264,8 +264,8 @@ def measure(
     torch.compiler.reset()  # else what was compiled for other methods counts against this one
     runs = {STUDENT: student_step(setting), TEACHER: teacher_forward(setting)}
     runs |= {way: WAYS[way].step(setting, method, folder / f"{method}-{way}") for way in ways}
-    first = in_turn(runs, 1, setting.device, warm_up=0, clock=clock)
-    seconds = in_turn(runs, rounds, setting.device, warm_up=2, clock=clock)
+    first = time_interleaved(runs, 1, setting.device, warm_up=0, clock=clock)
+    seconds = time_interleaved(runs, rounds, setting.device, warm_up=2, clock=clock)
     base = [s + t for s, t in zip(seconds[STUDENT], seconds[TEACHER], strict=True)]
     return {name: _row(each, base, first[name][0]) for name, each in seconds.items()}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from distillers.errors import InputError
-from distillers.timing import wait
+from distillers.timing import synchronize
 from distillers.training.benchmark import WAYS, Setting
 from distillers.training.malloc import reuse_freed_memory
 
@@ -45,14 +45,14 @@ def _peak(setting: Setting, method: str, way: str, threads: int, folder: Path) -
     step = WAYS[way].step(setting, method, folder / f"peak-{method}-{way}")
     for _ in range(3):  # the first ones compile, choose kernels, and make the momentum
         step()
-    wait(setting.device)
+    synchronize(setting.device)
     if setting.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(setting.device)
     else:
         RESET.write_text("5")  # the peak counts from here on
     for _ in range(3):
         step()
-    wait(setting.device)
+    synchronize(setting.device)
     if setting.device.type == "cuda":
         return torch.cuda.max_memory_allocated(setting.device) / MIB
     return _status("VmHWM") - before

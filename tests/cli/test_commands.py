@@ -347,7 +347,7 @@ def test_home_is_found(monkeypatch, tmp_path):
 def test_an_alias_that_is_a_real_folder_is_left_alone(there, capsys):
     (there / "real/teachers/models/resnet8_vanilla").mkdir(parents=True)
     assert cli.run("teacher", [*TEACHER, "--epochs", "1", "--save_dir", "real"]) == 0
-    assert "stays as it is" in capsys.readouterr().out
+    assert "left unchanged" in capsys.readouterr().out
 
 
 def test_help_comes_without_torch():

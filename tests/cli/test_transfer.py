@@ -96,14 +96,14 @@ def test_what_is_saved_scores_what_was_reported(case, there, capsys):
 def test_the_folder_is_a_run_and_names_what_was_done(there, capsys):
     folder = transfer(there, "named", "--trial", 3)
     said = capsys.readouterr().out
-    assert "on embeddings computed once; BatchNorm statistics stay" in said
+    assert "on precomputed features; BatchNorm statistics frozen" in said
     assert folder.name.startswith("resnet8_digits_linear_lr_0.05_decay_0_trial_3_")
     names = {path.name for path in folder.iterdir()}
     assert {"config.json", "environment.json", "metrics.jsonl", "parameters.json"} <= names
     config = json.loads((folder / "config.json").read_text())
     assert (config["weight_decay"], config["learning_rate"]) == (0, 0.05)
     folder = transfer(there, "as_published", "--protocol", "public", "--model_s", "resnet8")
-    assert "statistics drift, as published" in capsys.readouterr().out
+    assert "statistics updated, as published" in capsys.readouterr().out
     assert json.loads((folder / "config.json").read_text())["weight_decay"] == 5e-4
 
 
@@ -173,7 +173,7 @@ WRONG = {
     "--path_s plain.pth --image_size 64 --protocol public": "public uses images of 32",
     "--path_s plain.pth --weight_decay -1": "--weight_decay is -1.0; it must be 0 or more",
     "--path_s net.pt2": "net.pt2 is a program",
-    "--path_s large.pth --protocol public": "ResNet50 has other weights for images of 32 x 32",
+    "--path_s large.pth --protocol public": "its weights do not fit 32 x 32",
     "--path_s squeeze.pth --image_size 64": "SqueezeNet does not end in one linear layer",
 }
 

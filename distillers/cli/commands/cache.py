@@ -79,34 +79,34 @@ def build(args: Sequence[str]) -> None:
     config.check()
 
     from distillers.cli import launch
-    from distillers.distillation import loss_weights as weights
+    from distillers.distillation import loss_weights
 
-    weights.options(config, weights.choose(config))
+    loss_weights.options(config, loss_weights.choose(config))  # before files are read
     launch.run(config, "cache", ["build", *args], lambda world: work(config, world))
 
 
 def work(config: StudentConfig, world: "World") -> None:
-    """Fill this process's part of the cache.
+    """Fill one process's part of the cache.
 
     Raises:
         InputError: if the run can use no cache.
     """
     from distillers.data.loaders.views import resolve_views
     from distillers.distillation.cache import fill, request
-    from distillers.training import runner as run
+    from distillers.training import runner
     from distillers.training.student_setup import build_student, load_teacher
 
-    source = run.load_data(config, world, config.decode_options())
+    source = runner.load_data(config, world, config.decode_options())
     views = resolve_views(config.views, True, source)
     assert views is not None  # as there is a cache
     teacher = load_teacher(config, source)
-    run.seed_everything(config)
+    runner.seed_everything(config)
     task, net, splits, sample = build_student(config, teacher, source, world)
     asked = request.cache_request(config, net, teacher.name, splits.train, views)
     cache = request.open_cache(config, asked, task, sample, asked.num_views, world)
     if cache is None:
         raise InputError("these flags leave no teacher outputs to cache.")
-    fill.fill_cache(cache, splits.train, asked, run.batch_size_per_process(config, world), world)
+    fill.fill_cache(cache, splits.train, asked, runner.batch_size_per_process(config, world), world)
     computed = f"computed {cache.total_computed(world):,} views"
     world.say(f"{computed}; the cache is full: {asked.path}")
 
@@ -133,13 +133,13 @@ def verify(args: Sequence[str]) -> None:
 
     from distillers.distillation.cache import maintenance
 
-    caches, count = maintenance.find_caches(Path(config.where).expanduser()), 0
+    caches, num_damaged = maintenance.find_caches(Path(config.where).expanduser()), 0
     for found in caches:
         lines, damaged = maintenance.verify(found, config.repair)
-        count += damaged
+        num_damaged += damaged
         print("\n".join(lines))
-    if count and not config.repair:
-        raise InputError(f"{count:,} rows are damaged; --repair clears them.")
+    if num_damaged and not config.repair:
+        raise InputError(f"{num_damaged:,} rows are damaged; --repair clears them.")
     print(f"{len(caches)} caches in {config.where}")
 
 
@@ -150,23 +150,19 @@ def prune(args: Sequence[str]) -> None:
         InputError: if no rule is given.
     """
     config = parse(PruneConfig, args, "distillers cache prune")
-    given = (config.unused_for, config.older_than, config.keep)
-    if given == (None, None, None):
+    unused = None if config.unused_for is None else num_days(config.unused_for, "unused_for")
+    older = None if config.older_than is None else num_days(config.older_than, "older_than")
+    keep = None if config.keep is None else num_bytes(config.keep, "keep")
+    if (unused, older, keep) == (None, None, None):
         raise InputError(
             "no rule is given: add --unused_for 30d, --older_than 90d or --keep 100GB."
         )
-    unused, older = (
-        None if text is None else num_days(text, flag)
-        for text, flag in zip(given[:2], ("unused_for", "older_than"), strict=True)
-    )
-    keep = None if config.keep is None else num_bytes(config.keep, "keep")
 
     from distillers.distillation.cache import maintenance
 
     where = Path(config.where).expanduser()
     caches = maintenance.find_caches(where)
     maintenance.finish_deletions(where)
-    for line in maintenance.prune(
-        caches, maintenance.PruneRules(unused, older, keep), config.dry_run
-    ):
+    rules = maintenance.PruneRules(unused, older, keep)
+    for line in maintenance.prune(caches, rules, config.dry_run):
         print(line)

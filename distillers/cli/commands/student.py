@@ -19,38 +19,36 @@ def main(args: Sequence[str]) -> None:
     from distillers.checkpoints.io import check_exists
     from distillers.checkpoints.load import best_checkpoint
     from distillers.cli import launch
-    from distillers.distillation import loss_weights as weights
+    from distillers.distillation import loss_weights
 
-    weights.options(config, weights.choose(config))  # names and numbers, before files are read
+    loss_weights.options(config, loss_weights.choose(config))  # before files are read
     assert config.path_t is not None  # config.check refuses None
     check_exists(best_checkpoint(Path(config.path_t)))  # before data is fetched
     launch.run(config, "student", args, lambda world: work(config, world))
 
 
 def work(config: StudentConfig, world: "World") -> None:
-    """Distil it in one of the processes that do."""
+    """Distil the student in one process."""
     from distillers.checkpoints.card import create_card
     from distillers.data.loaders.views import resolve_views
-    from distillers.training import runner as run
+    from distillers.training import runner
     from distillers.training.run_dir import check_same_source, resolve_run_dir
-    from distillers.training.student_setup import (
-        build_student,
-        distillation_card,
-        load_teacher,
-    )
+    from distillers.training.student_setup import build_student, load_teacher
 
-    source = run.load_data(config, world, config.decode_options())
+    source = runner.load_data(config, world, config.decode_options())
     views = resolve_views(config.views, config.teacher_cache is not None, source)
     teacher = load_teacher(config, source)
-    chosen = teacher.chosen
-    folder = config.folder(chosen.ce, chosen.kd, chosen.method, teacher.name)
+    weights = teacher.weights
+    folder = config.folder(weights.ce, weights.kd, weights.method, teacher.name)
     place = resolve_run_dir(folder, config.model_s, config, world)
     check_same_source(place, ("distilled", "teacher_sha256"), teacher.path)
-    run.seed_everything(config)
+    runner.seed_everything(config)
     task, net, splits, sample = build_student(config, teacher, source, world)
-    terms = " + ".join(f"{weight:g} {name}" for name, weight in chosen.terms().items())
-    which = f"{config.model_s} from {teacher.name} on {config.dataset}"
-    world.say(f"{which}, {run.describe_devices(world)}, into {place.folder}")
+    devices = runner.describe_devices(world)
+    terms = " + ".join(f"{weight:g} {name}" for name, weight in weights.terms().items())
+    world.say(
+        f"{config.model_s} from {teacher.name} on {config.dataset}, {devices}, into {place.folder}"
+    )
     world.say(f"loss: {terms} (protocol {config.protocol})")
     cache = None
     if config.teacher_cache is not None and views is not None:
@@ -59,14 +57,15 @@ def work(config: StudentConfig, world: "World") -> None:
         asked = request.cache_request(config, net, teacher.name, splits.train, views)
         num_fills = config.epochs + task.warmup_epochs
         cache = request.open_cache(config, asked, task, sample, num_fills, world)
-    accuracy = teacher.card.get("accuracy") if teacher.card.get("dataset") == source.name else None
+    saved = teacher.classifier.card
+    accuracy = saved.get("accuracy") if saved.get("dataset") == source.name else None
     if not config.skip_validation:
         test = splits.test.test_loader(world.device, world.shard)
-        accuracy = run.score(net, test.epoch(1), world).acc
+        accuracy = runner.score(net, test.epoch(1), world).acc
         world.say(f"teacher: {accuracy:.2f} % on the test images")
     card = create_card(config.model_s, splits.test, channels_last=config.channels_last)
-    described = {**card, "distilled": distillation_card(config, teacher, accuracy)}
-    run.train(config, task, splits, place, described, world, views=views, cache=cache)
+    card["distilled"] = teacher.card(config, accuracy)
+    runner.train(config, task, splits, place, card, world, views=views, cache=cache)
     if cache:
         world.say(f"teacher cache: the teacher ran for {cache.total_computed(world):,} images")
     world.say(f"saved {place.best}")

@@ -24,18 +24,18 @@ def main(args: Sequence[str]) -> None:
 
 
 def work(config: TeacherConfig, world: "World") -> None:
-    """Train it in one of the processes that do."""
+    """Train the network in one process."""
     from distillers.checkpoints.card import create_card
     from distillers.checkpoints.initial import build_initial, check_forward
     from distillers.checkpoints.input_adapter import with_normalization
     from distillers.distillation.task import Supervised
     from distillers.losses import CE
-    from distillers.training import runner as run
+    from distillers.training import runner
     from distillers.training.run_dir import resolve_run_dir
 
-    source = run.load_data(config, world, config.decode_options())
+    source = runner.load_data(config, world, config.decode_options())
     place = resolve_run_dir(config.folder(), config.model, config, world)
-    run.seed_everything(config)
+    runner.seed_everything(config)
     initial = build_initial(
         config.model,
         config.pretrained,
@@ -44,38 +44,34 @@ def work(config: TeacherConfig, world: "World") -> None:
         log=world.say,
     )
     source = with_normalization(source, initial.mean, initial.std)
-    net = run.to_device(initial.net, config, world)
+    net = runner.to_device(initial.net, config, world)
     check_forward(net, config.model, source.sample(world.device), source.num_classes)
-    task = Supervised(net, CE())
-    world.say(
-        f"{config.model} on {config.dataset}, {run.describe_devices(world)}, into {place.folder}"
-    )
-    run.train(
-        config,
-        task,
-        run.split(source, config),
-        place,
-        create_card(config.model, source, channels_last=config.channels_last),
-        world,
-    )
+    devices = runner.describe_devices(world)
+    world.say(f"{config.model} on {config.dataset}, {devices}, into {place.folder}")
+    card = create_card(config.model, source, channels_last=config.channels_last)
+    splits = runner.split(source, config)
+    runner.train(config, Supervised(net, CE()), splits, place, card, world)
     if world.is_first:
-        alias = _point(place.folder, config)
-        print(f"saved {alias / place.best.name}")
+        print(f"saved {_link(place.folder, config) / place.best.name}")
 
 
-def _point(folder: Path, config: TeacherConfig) -> Path:
-    """Let MODEL_vanilla, the documented folder, stand for the newest teacher of its name."""
+def _link(folder: Path, config: TeacherConfig) -> Path:
+    """Link MODEL_vanilla, the documented folder, to the newest run of that network.
+
+    Returns:
+        The link, or `folder` if it cannot be created.
+    """
     alias = folder.with_name(f"{file_name(config.model)}_vanilla")
     if alias.exists() and not alias.is_symlink():
-        print(f"{alias} is a folder of its own and stays as it is.")
+        print(f"{alias} is a folder, not a link to a run; it is left unchanged.")
         return folder
-    aside = alias.with_name(f"{alias.name}.{os.getpid()}.part")  # runs may end at once
-    aside.unlink(missing_ok=True)
+    temporary = alias.with_name(f"{alias.name}.{os.getpid()}.part")  # two runs may end together
+    temporary.unlink(missing_ok=True)
     try:
-        os.symlink(folder.name, aside, target_is_directory=True)
+        os.symlink(folder.name, temporary, target_is_directory=True)
     except OSError as error:
-        print(f"cannot link {alias} to the run ({error}); use the run's own path.")
+        print(f"cannot link {alias} to the run ({error}); use the path of the run.")
         return folder
-    aside.replace(alias)
-    print(f"{alias} now stands for {folder.name}")
+    temporary.replace(alias)
+    print(f"{alias} now points to {folder.name}")
     return alias

@@ -26,7 +26,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def work(config: TransferConfig, world: "World") -> None:
-    """Train it in one of the processes that do."""
+    """Train the network in one process."""
     import torch
 
     from distillers.checkpoints.card import create_card
@@ -34,7 +34,7 @@ def work(config: TransferConfig, world: "World") -> None:
     from distillers.checkpoints.load import best_checkpoint, load
     from distillers.distillation import recipes
     from distillers.losses import CE
-    from distillers.training import runner as run
+    from distillers.training import runner
     from distillers.training.embeddings import Embedded
     from distillers.training.run_dir import check_same_source, resolve_run_dir
     from distillers.training.transfer import Transfer, classifier_of, replace_classifier
@@ -42,64 +42,69 @@ def work(config: TransferConfig, world: "World") -> None:
     assert config.path_s is not None  # config.check refuses None
     path = best_checkpoint(Path(config.path_s))
     loaded = load(path, model=config.model_s, teacher=config.path_t, programs=False)
-    net, card, name = loaded.net, loaded.card, loaded.card["model"]
-    reading = replace(config.decode_options(), image_size=_side(config, card, name))
-    images = run.load_data(config, world, reading)
-    source = with_normalization(images, card.get("mean"), card.get("std"))
+    name = loaded.card["model"]
+    options = replace(config.decode_options(), image_size=_image_size(config, loaded.card))
+    images = runner.load_data(config, world, options)
+    source = with_normalization(images, loaded.card.get("mean"), loaded.card.get("std"))
     config = config.resolved(recipes.learning_rate(name, SIZE))
     place = resolve_run_dir(config.folder(name), name, config, world)
     check_same_source(place, ("transferred", "sha256"), path)
-    run.seed_everything(config)
+    runner.seed_everything(config)
     order = torch.channels_last if config.channels_last else torch.contiguous_format
-    net = run.to_device(net, config, world).to(memory_format=order)  # before anything is embedded
+    net = runner.to_device(loaded.net, config, world)
+    net = net.to(memory_format=order)  # before features are computed
     head = classifier_of(net, source.sample(world.device))
     replace_classifier(net, head, source.num_classes)
-    modes = {
-        "finetune": config.finetune,
-        "update_bn_stats": config.update_bn_stats,
-        "precompute_features": config.precompute_features,
-    }
-    task = Transfer(net, head, CE(), **modes)
-    given = Embedded(source, task.embed) if config.precompute_features else source
-    which = f"{name} of {path} on {config.dataset}"
-    world.say(f"{which}, {run.describe_devices(world)}, into {place.folder}")
-    world.say(_rules(config, source))
-    new_card = create_card(name, source, channels_last=config.channels_last)
-    new_card["transferred"] = {"path": str(path), "sha256": sha256(path)}
-    run.train(config, task, run.split(given, config), place, new_card, world)
+    task = Transfer(
+        net,
+        head,
+        CE(),
+        finetune=config.finetune,
+        update_bn_stats=config.update_bn_stats,
+        precompute_features=config.precompute_features,
+    )
+    used = Embedded(source, task.embed) if config.precompute_features else source
+    devices = runner.describe_devices(world)
+    world.say(f"{name} of {path} on {config.dataset}, {devices}, into {place.folder}")
+    world.say(_describe(config, source))
+    card = create_card(name, source, channels_last=config.channels_last)
+    card["transferred"] = {"path": str(path), "sha256": sha256(path)}
+    runner.train(config, task, runner.split(used, config), place, card, world)
     world.say(f"saved {place.best}")
 
 
-def _side(config: TransferConfig, card: dict[str, Any], name: str) -> int | None:
-    """Pixels on a side of the images that the network gets; None for those of the data set.
+def _image_size(config: TransferConfig, card: dict[str, Any]) -> int | None:
+    """Return the image size in pixels; None for the data set's default.
 
     Raises:
-        InputError: when the network has other weights for images of that size.
+        InputError: if the network has weights of other shapes for images of that size.
     """
     from distillers.checkpoints.architecture import shapes_of
     from distillers.models.registry import SMALL_IMAGES
 
-    own = card.get("image_size") or (SIZE if name in SMALL_IMAGES else None)
-    side = SIZE if config.protocol == "public" else config.image_size or own
-    if own and side and shapes_of(name, own, 10) != shapes_of(name, side, 10):
+    name = card["model"]
+    trained = card.get("image_size") or (SIZE if name in SMALL_IMAGES else None)
+    size = SIZE if config.protocol == "public" else config.image_size or trained
+    if trained and size and shapes_of(name, trained, 10) != shapes_of(name, size, 10):
         raise InputError(
-            f"{name} has other weights for images of {side} x {side} than for its own, "
-            f"{own} x {own}"
-            + ("; --protocol public has only those." if config.update_bn_stats else ".")
+            f"{name} was trained on images of {trained} x {trained}; its weights do not fit "
+            f"{size} x {size}"
+            + (", the only size of --protocol public." if config.update_bn_stats else ".")
         )
-    return side
+    return size
 
 
-def _rules(config: TransferConfig, source: "DataSource") -> str:
-    """What is done, in a line."""
+def _describe(config: TransferConfig, source: "DataSource") -> str:
+    """Return a line about what is trained and how."""
     if config.finetune:
-        what = "all weights learn"
+        trained = "training all weights"
+    elif config.precompute_features:
+        trained = "training the classifier on precomputed features"
     else:
-        what = "the classifier finetune" + (
-            ", on embeddings computed once" if config.precompute_features else ""
-        )
-    moving = "drift, as published" if config.update_bn_stats else "stay"
+        trained = "training the classifier"
+    statistics = "updated, as published" if config.update_bn_stats else "frozen"
     return (
-        f"{what}; BatchNorm statistics {moving}; images {source.image_size} x {source.image_size}, "
-        f"rate {config.learning_rate:g}, weight decay {config.weight_decay:g}"
+        f"{trained}; BatchNorm statistics {statistics}; "
+        f"images {source.image_size} x {source.image_size}, "
+        f"learning rate {config.learning_rate:g}, weight decay {config.weight_decay:g}"
     )
