@@ -1,6 +1,8 @@
 """Recognise the architecture that a state dict without a card belongs to."""
 
 import logging
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,11 +12,21 @@ from torch import Tensor, nn
 
 from distillers import models
 from distillers.errors import MODEL_FLAGS, InputError
-from distillers.models.external import EXTRA_LOGITS
+from distillers.models.external import EXTRA_LOGITS, native_size
 from distillers.models.registry import LARGE_IMAGES, SMALL_IMAGES
 
 SIZES = (32, 224)  # image sizes of the networks in `SMALL_IMAGES` and in `LARGE_IMAGES`
+PROBES = (7, 11)  # numbers of classes, to see which shapes depend on them
 COUNTERS = "num_batches_tracked"  # missing in files from before 2018
+LEAVES = ("weight", "bias", "running_mean", "running_var")
+MAX_TOKENS = 8  # entries of a table of positions that belong to no patch
+MAX_TABLES = 4  # weights that depend on the size of the images, for all sizes to be tried
+MAX_SIZE = 4096
+OTHER_SIZES = range(32, 513, 16)  # tried last, for patches that overlap
+BY_ORDER = (
+    "%s: its weights have other names than those of %s; they were taken in their order, in which "
+    "all shapes agree. Compare the accuracy before you trust it."
+)
 
 log = logging.getLogger("distillers")
 Shapes = dict[str, tuple[int, ...]]
@@ -38,12 +50,7 @@ class RecognizedNetwork:
 
 
 def recognize_network(
-    state: dict[str, Tensor],
-    path: str | Path,
-    *,
-    model: str | None,
-    num_classes: int | None,
-    image_size: int,
+    state: dict[str, Tensor], path: str | Path, *, model: str | None, image_size: int
 ) -> RecognizedNetwork:
     """Build the network of a state dict that has no card.
 
@@ -51,28 +58,29 @@ def recognize_network(
         state: weights by name, without the prefixes of wrappers.
         path: the file, whose folder may name the architecture.
         model: the architecture, if the user named it; the folder's name is ignored then.
-        num_classes: number of classes of the data, for weights without a recognisable classifier.
         image_size: side of the images in pixels; the weights may turn out to be for another size.
 
     Raises:
         InputError: if the architecture is unknown or does not fit the weights.
     """
-    classes = num_classes_of(state) or num_classes
-    if classes is None:
-        raise InputError(f"the number of classes cannot be inferred from {path}.")
     name = model or name_from_folder(path)
-    state = _without_extra_logits(name, state)
-    found = _match_name(name, state, classes, image_size) if name else None
-    if found is None and model:
-        ordered = _load_by_order(model, state, classes, image_size, path)
-        if ordered is not None:
-            return ordered
-    if found is None:
-        found = _match_shapes(name, model is not None, state, classes, path)
-    net = models.create(found[0], num_classes=classes, image_size=found[1])
-    net.load_state_dict(state)
-    size = found[1] if ":" in found[0] else image_size
-    return RecognizedNetwork(net, found[0], classes, size)
+    if name is None:
+        name, size, classes = _only_match(state, path)
+    else:
+        state = _without_extra_logits(name, state)
+        fit = find_fit(name, state, image_size)
+        if fit is None and model:
+            renamed = _rename_by_order(name, state, path)
+            fit = find_fit(name, renamed, image_size) if renamed else None
+            if fit and renamed:
+                log.warning(BY_ORDER, path, name)
+                state = renamed
+        if fit is None:
+            raise _mismatch(name, model is not None, state, path)
+        size, classes = fit
+    net = models.create(name, num_classes=classes, image_size=size)
+    load_weights(net, state, path)
+    return RecognizedNetwork(net, name, classes, size if ":" in name else image_size)
 
 
 def name_from_folder(path: str | Path) -> str | None:
@@ -95,9 +103,9 @@ def name_from_folder(path: str | Path) -> str | None:
     return max(fitting, key=len, default=None)
 
 
-def names_by_shapes(state: dict[str, Tensor], num_classes: int) -> list[tuple[str, int]]:
-    """Return the built-in networks with these names and shapes, with their image size."""
-    wanted = _shapes(state)
+def names_by_shapes(state: dict[str, Tensor]) -> list[tuple[str, int, int]]:
+    """Return the built-in networks with these weights, with image size and number of classes."""
+    wanted = shapes(state)
     prefixes = _top_level(wanted)
     found = []
     for size, table in zip(SIZES, (SMALL_IMAGES, LARGE_IMAGES), strict=True):
@@ -105,17 +113,54 @@ def names_by_shapes(state: dict[str, Tensor], num_classes: int) -> list[tuple[st
         for name, (constructor, _) in table.items():
             families.setdefault(constructor, []).append(name)
         for names in families.values():
-            if _top_level(shapes_of(names[0], size, num_classes)) == prefixes:
-                fitting = (n for n in names if shapes_of(n, size, num_classes) == wanted)
-                found += [(name, size) for name in fitting]
+            if _top_level(shapes_of(names[0], size, PROBES[0])) != prefixes:
+                continue
+            classes = num_classes_of(names[0], size, wanted)
+            if classes:
+                fitting = (n for n in names if shapes_of(n, size, classes) == wanted)
+                found += [(name, size, classes) for name in fitting]
     return found
 
 
-def num_classes_of(state: dict[str, Tensor]) -> int | None:
-    """Return the number of classes, from the last matrix or, without one, the last 1 x 1 kernel."""
-    matrices = [value for value in state.values() if value.ndim == 2]
-    kernels = [value for value in state.values() if value.shape[2:] == (1, 1)]
-    return next((found[-1].shape[0] for found in (matrices, kernels) if found), None)
+def find_fit(name: str, state: dict[str, Tensor], image_size: int) -> tuple[int, int] | None:
+    """Return the image size and the number of classes at which a network has these weights.
+
+    Args:
+        name: as in `distillers.models.create`.
+        state: the weights.
+        image_size: side of the images in pixels, which is tried first.
+
+    Raises:
+        InputError: if there is no such network.
+    """
+    wanted = shapes(state)
+    for size in _candidate_sizes(name, wanted, image_size):
+        try:
+            classes = num_classes_of(name, size, wanted)
+            if classes and shapes_of(name, size, classes) == wanted:
+                return size, classes
+        except InputError:  # it has no version for this size
+            continue
+    return None
+
+
+def num_classes_of(name: str, image_size: int, wanted: Shapes) -> int | None:
+    """Return the number of classes of a network, from the shapes of its weights.
+
+    It is read where the architecture has it, so it does not depend on the order of the weights.
+    None if the weights lack the classifier.
+    """
+    few, many = (shapes_of(name, image_size, probe) for probe in PROBES)
+    for key, shape in few.items():
+        given = wanted.get(key, ())
+        if shape == many[key] or len(given) != len(shape):
+            continue
+        axis = next(n for n, (a, b) in enumerate(zip(shape, many[key], strict=True)) if a != b)
+        per_class = (many[key][axis] - shape[axis]) // (PROBES[1] - PROBES[0])
+        return PROBES[0] + (given[axis] - shape[axis]) // max(1, per_class)
+    if few == many:  # a network of the user's own with a fixed number of classes
+        return next((s[0] for s in reversed(wanted.values()) if len(s) == 2), None)
+    return None
 
 
 def load_weights(net: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:
@@ -132,6 +177,11 @@ def load_weights(net: nn.Module, state: dict[str, Tensor], path: str | Path) -> 
         raise InputError(f"{path} does not fit {type(net).__name__}: {detail}") from error
 
 
+def shapes(state: dict[str, Tensor]) -> Shapes:
+    """Return the shape of each weight, without the counters of batch normalizations."""
+    return {k: tuple(v.shape) for k, v in state.items() if not k.endswith(COUNTERS)}
+
+
 @cache
 def shapes_of(name: str, size: int, num_classes: int) -> Shapes:
     """Return the shapes of a network's weights by name.
@@ -143,74 +193,100 @@ def shapes_of(name: str, size: int, num_classes: int) -> Shapes:
     """
     with torch.device("meta"):
         net = models.create(name, num_classes=num_classes, image_size=size)
-    return _shapes(net.state_dict())
+    return shapes(net.state_dict())
 
 
-def _without_extra_logits(name: str | None, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _candidate_sizes(name: str, wanted: Shapes, image_size: int) -> Iterator[int]:
+    """Yield image sizes at which the network may have these weights, without repetition."""
+    native = native_size(name) or SIZES[1]
+    usual = dict.fromkeys((image_size, *SIZES, native))
+    yield from usual
+    reference = shapes_of(name, native, num_classes_of(name, native, wanted) or PROBES[0])
+    tables = [key for key, shape in reference.items() if wanted.get(key) != shape]
+    if reference.keys() != wanted.keys():
+        return  # another network
+    pairs = [pair for key in tables for pair in zip(reference[key], wanted[key], strict=False)]
+    told = [size for own, given in pairs for size in _sizes_by_grid(native, own, given)]
+    others = OTHER_SIZES if len(tables) <= MAX_TABLES else ()
+    yield from (size for size in dict.fromkeys((*told, *others)) if size not in usual)
+
+
+def _sizes_by_grid(size: int, entries: int, given: int) -> Iterator[int]:
+    """Yield sizes for which a table of positions would have `given` entries.
+
+    At `size` it has `entries`: one for each patch, or for each offset between patches along both
+    axes, and a few for class tokens; or one for each patch along one axis.
+    """
+    ratios = [(given, entries)] if given != entries else []
+    for tokens in range(MAX_TOKENS):
+        if min(entries, given) > tokens and given != entries:
+            side, own = math.isqrt(given - tokens), math.isqrt(entries - tokens)
+            if (side**2, own**2) == (given - tokens, entries - tokens):
+                ratios += [(side, own), (side + 1, own + 1)]
+    for side, own in ratios:
+        if size * side % own == 0 and size * side // own <= MAX_SIZE:
+            yield size * side // own
+
+
+def _only_match(state: dict[str, Tensor], path: str | Path) -> tuple[str, int, int]:
+    """Return the only built-in network with these weights."""
+    found = names_by_shapes(state)
+    if len(found) == 1:
+        return found[0]
+    what = f"; its weights fit {_or(found)}" if found else ""
+    raise InputError(
+        f"the architecture of {path} is unknown{what}; name it with {MODEL_FLAGS}, as in --model_t "
+        "resnet32x4 (timm:NAME and torchvision:NAME too)."
+    )
+
+
+def _mismatch(name: str, by_user: bool, state: dict[str, Tensor], path: str | Path) -> InputError:
+    """Return the error for weights that do not fit the named network."""
+    source = "the flag" if by_user else f"its folder, {Path(path).resolve().parent.name},"
+    found = names_by_shapes(state)
+    if found:
+        return InputError(
+            f"{path} does not fit {name}, which {source} names; its weights are those of "
+            f"{_or(found)}. Name it with {MODEL_FLAGS}."
+        )
+    size = native_size(name) or SIZES[0]
+    net = models.create(name, num_classes_of(name, size, shapes(state)) or 100, size)
+    try:
+        load_weights(net, state, path)
+    except InputError as error:
+        return error
+    return InputError(f"{path} does not fit {name}, which {source} names.")
+
+
+def _or(found: list[tuple[str, int, int]]) -> str:
+    return " or ".join(name for name, _, _ in found)
+
+
+def _without_extra_logits(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Drop the auxiliary classifiers, which exist during training only."""
-    library, _, network = (name or "").partition(":")
+    library, _, network = name.partition(":")
     extra = EXTRA_LOGITS.get(network, ()) if library == "torchvision" else ()
     return {key: value for key, value in state.items() if key.partition(".")[0] not in extra}
 
 
-def _match_name(
-    name: str, state: dict[str, Tensor], classes: int, image_size: int
-) -> tuple[str, int] | None:
-    """Return the name with the image size at which it has these weights, or None."""
-    wanted = _shapes(state)
-    sizes = (image_size, *SIZES)
-    return next(((name, s) for s in sizes if shapes_of(name, s, classes) == wanted), None)
+def _rename_by_order(
+    name: str, state: dict[str, Tensor], path: str | Path
+) -> dict[str, Tensor] | None:
+    """Give weights the names of the network's, in their order; None if they cannot be its.
 
-
-def _match_shapes(
-    name: str | None, by_user: bool, state: dict[str, Tensor], classes: int, path: str | Path
-) -> tuple[str, int]:
-    """Return the only network with these shapes, unless a different one was named."""
-    found = names_by_shapes(state, classes)
-    names = " or ".join(name for name, _ in found)
-    if name is None and len(found) == 1:
-        return found[0]
-    if name is None:
-        what = f"; its weights fit {names}" if found else ""
-        raise InputError(
-            f"the architecture of {path} is unknown{what}; name it with {MODEL_FLAGS}, as "
-            "in --model_t resnet32x4 (timm:NAME and torchvision:NAME too)."
-        )
-    source = "the flag" if by_user else f"its folder, {Path(path).resolve().parent.name},"
-    if found:
-        raise InputError(
-            f"{path} does not fit {name}, which {source} names; its weights are those of {names}. "
-            f"Name it with {MODEL_FLAGS}."
-        )
-    net = models.create(name, num_classes=classes)
-    load_weights(net, state, path)  # raises with the first differences
-    raise InputError(f"{path} does not fit {name}, which {source} names.")
-
-
-def _load_by_order(
-    name: str, state: dict[str, Tensor], classes: int, image_size: int, path: str | Path
-) -> RecognizedNetwork | None:
-    """Load weights whose names differ but whose shapes agree in order; None if they do not."""
-    values = [value for key, value in state.items() if not key.endswith(COUNTERS)]
-    given = [tuple(value.shape) for value in values]
-    sizes = (image_size, SIZES[1])
-    size = next((s for s in sizes if [*shapes_of(name, s, classes).values()] == given), None)
-    if size is None:
+    The order in a safetensors file is alphabetical and says nothing.
+    """
+    size = native_size(name) or SIZES[0]
+    keys = list(shapes_of(name, size, PROBES[0]))
+    given = [key for key in state if not key.endswith(COUNTERS)]
+    leaves = [
+        (key.rpartition(".")[2], own.rpartition(".")[2])
+        for key, own in zip(given, keys, strict=False)
+    ]
+    misordered = any(leaf != own and leaf in LEAVES and own in LEAVES for leaf, own in leaves)
+    if len(given) != len(keys) or misordered or Path(path).suffix == ".safetensors":
         return None
-    log.warning(
-        "%s: its weights have other names than those of %s; they were taken in their order, in "
-        "which all shapes agree. Compare the accuracy before you trust it.",
-        path,
-        name,
-    )
-    net = models.create(name, num_classes=classes, image_size=size)
-    keys = [key for key in net.state_dict() if not key.endswith(COUNTERS)]
-    net.load_state_dict(dict(zip(keys, values, strict=True)), strict=False)
-    return RecognizedNetwork(net, name, classes, size)
-
-
-def _shapes(state: dict[str, Tensor]) -> Shapes:
-    return {k: tuple(v.shape) for k, v in state.items() if not k.endswith(COUNTERS)}
+    return {own: state[key] for own, key in zip(keys, given, strict=True)}
 
 
 def _top_level(shapes: Shapes) -> set[str]:

@@ -4,8 +4,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import yaml
 
@@ -14,9 +12,9 @@ from distillers.checkpoints.export import write_safetensors
 from distillers.checkpoints.load import Classifier, Program, load
 from distillers.checkpoints.onnx import OnnxNetwork
 from distillers.errors import InputError
+from distillers.models.pretrained import check_reachable
 
 WEIGHTS = "model.safetensors"
-TIMEOUT_SECONDS = 5.0
 
 
 def push_to_hub(
@@ -123,20 +121,16 @@ def model_card(card: dict[str, object], repo_id: str) -> str:
 
 
 def _check_reachable() -> None:
-    """Fail at once if the hub cannot be reached; its own client retries for a long time."""
+    """Raise an `InputError` if the hub cannot be used."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         raise InputError("the hub cannot be used: HF_HUB_OFFLINE is set.")
-    try:
-        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=TIMEOUT_SECONDS).close()
-    except HTTPError:
-        return  # it answers; the status does not matter
-    except OSError as error:
-        raise InputError(
-            f"{constants.ENDPOINT} does not answer ({error}). Without a network, `distillers "
-            "export` writes a file that `distillers.load` reads."
-        ) from error
+    check_reachable(
+        constants.ENDPOINT,
+        "",
+        "Without a network, `distillers export` writes a file that `distillers.load` reads.",
+    )
 
 
 @contextmanager

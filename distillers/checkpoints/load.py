@@ -138,12 +138,7 @@ def load(
         if isinstance(teacher, str | Path):
             teacher = load(teacher).net
         net, card = build_third_party(
-            payload,
-            path,
-            model=model,
-            num_classes=num_classes,
-            image_size=image_size,
-            teacher=teacher,
+            payload, path, model=model, image_size=image_size, teacher=teacher
         )
     if num_classes not in (None, card["num_classes"]):
         raise InputError(

@@ -6,7 +6,12 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from distillers import models
-from distillers.checkpoints.architecture import load_weights, name_from_folder, num_classes_of
+from distillers.checkpoints.architecture import (
+    load_weights,
+    name_from_folder,
+    num_classes_of,
+    shapes,
+)
 from distillers.checkpoints.io import FORMAT
 from distillers.errors import MODEL_FLAGS, InputError
 from distillers.losses import wiring
@@ -55,10 +60,11 @@ def build_network(
     state = payload.get("model")
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path} has no state dict: `model` does not hold one.")
-    classes = card.get("num_classes") or num_classes_of(state)
+    size = card.get("image_size", 32)
+    classes = card.get("num_classes") or num_classes_of(name, size, shapes(state))
     if classes is None:
         raise InputError(f"the number of classes cannot be inferred from {path}.")
-    net = models.create(name, num_classes=classes, image_size=card.get("image_size", 32))
+    net = models.create(name, num_classes=classes, image_size=size)
     if card.get("deploy"):
         net = _rebuild(net, card["deploy"], path)
     load_weights(net, state, path)

@@ -142,7 +142,6 @@ def build_third_party(
     path: str | Path,
     *,
     model: str | None,
-    num_classes: int | None,
     image_size: int,
     teacher: nn.Module | None,
 ) -> tuple[nn.Module, dict[str, Any]]:
@@ -152,7 +151,6 @@ def build_third_party(
         payload: the content of the file.
         path: the file, whose folder may name the architecture.
         model: the architecture, if the user named it.
-        num_classes: number of classes of the data.
         image_size: side of the images in pixels.
         teacher: the network that the student was trained from, for files that need it.
 
@@ -164,9 +162,7 @@ def build_third_party(
         converted = reader.convert(payload)
     except ValueError as error:
         raise InputError(f"{path} has no state dict: {error}") from error
-    found = recognize_network(
-        converted.state, path, model=model, num_classes=num_classes, image_size=image_size
-    )
+    found = recognize_network(converted.state, path, model=model, image_size=image_size)
     card: dict[str, Any] = {"model": found.name, "num_classes": found.num_classes}
     if found.name.startswith("timm:") or found.num_classes == IMAGENET_CLASSES:
         card |= statistics(found.net, found.name)

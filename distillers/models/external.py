@@ -50,6 +50,20 @@ def prefixed_names(name: str) -> list[str]:
     return [f"torchvision:{name}"] * in_torchvision + [f"timm:{name}"] * in_timm
 
 
+def native_size(name: str) -> int | None:
+    """Return the image size that timm trained a network for; None if it has no configuration."""
+    import timm
+
+    library, _, network = name.partition(":")
+    if library != "timm" or not timm.is_model(network):
+        return None
+    try:
+        config = timm.get_pretrained_cfg(network)
+    except RuntimeError:  # an unknown tag, which `create` reports
+        return None
+    return config.input_size[-1] if config else None
+
+
 def _from_timm(name: str, num_classes: int, image_size: int, pretrained: bool) -> nn.Module:
     import timm
 

@@ -99,7 +99,7 @@ def check_available(name: str, url: str) -> None:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file = Path(urlparse(url).path).name
     if not (folder / file).exists():
-        _check_reachable(name, url, f"{file} is not in {folder}")
+        _check_download(name, url, f"{file} is not in {folder}")
 
 
 def timm_overrides(name: str, config: Any) -> dict[str, object]:
@@ -129,18 +129,34 @@ def timm_overrides(name: str, config: Any) -> dict[str, object]:
     problem = f"{config.hf_hub_id}/{file} is not in {constants.HF_HUB_CACHE}"
     if constants.HF_HUB_OFFLINE:
         raise InputError(f"no weights for timm:{name}: {problem}, and HF_HUB_OFFLINE is set.")
-    _check_reachable(f"timm:{name}", constants.ENDPOINT, problem)
+    _check_download(f"timm:{name}", constants.ENDPOINT, problem)
     return {}
 
 
-def _check_reachable(name: str, url: str, problem: str) -> None:
+def check_reachable(url: str, problem: str, advice: str) -> None:
+    """Check that a server answers; the clients of the hubs retry for a long time.
+
+    Args:
+        url: an address on the server.
+        problem: why it is needed, at the start of the message.
+        advice: what to do without it.
+
+    Raises:
+        InputError: if it does not answer.
+    """
     try:
         urlopen(Request(url, method="HEAD"), timeout=TIMEOUT_SECONDS).close()
     except HTTPError:
         return  # it answers; the status does not matter
     except OSError as error:
-        raise InputError(
-            f"no weights for {name}: {problem}, and {urlparse(url).hostname} does not answer "
-            f"({error}). Create the network once on a machine with a network connection and copy "
-            "that folder here, or leave pretrained out."
-        ) from error
+        host = urlparse(url).hostname
+        raise InputError(f"{problem}{host} does not answer ({error}). {advice}") from error
+
+
+def _check_download(name: str, url: str, problem: str) -> None:
+    check_reachable(
+        url,
+        f"no weights for {name}: {problem}, and ",
+        "Create the network once on a machine with a network connection and copy that folder "
+        "here, or leave pretrained out.",
+    )

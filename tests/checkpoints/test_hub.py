@@ -13,6 +13,7 @@ from distillers.checkpoints import hub
 from distillers.checkpoints.export import export
 from distillers.checkpoints.load import Classifier
 from distillers.errors import InputError
+from distillers.models import pretrained
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 CARD = {
@@ -85,7 +86,7 @@ def offline(monkeypatch):
     def nobody(request, timeout):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(hub, "urlopen", nobody)
+    monkeypatch.setattr(pretrained, "urlopen", nobody)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
 
 
