@@ -10,38 +10,34 @@ from distillers import data
 from distillers.checkpoints.input_adapter import adapt_input, class_mismatch, with_normalization
 from distillers.checkpoints.load import Classifier
 from distillers.checkpoints.onnx import OnnxNetwork
-from distillers.config.data import DecodeOptions
-from distillers.config.scoring import ScoringConfig
+from distillers.config.scoring import EvalDataConfig, read_run_flags
 from distillers.data.source import DataSource
 from distillers.distributed.world import complain
 from distillers.errors import InputError
 from distillers.models.profile import count_macs, count_parameters
 
 
-def find_test_source(flags: ScoringConfig, card: dict[str, Any], path: Path | str) -> DataSource:
+def find_test_source(flags: EvalDataConfig, card: dict[str, Any], path: Path | str) -> DataSource:
     """Return the data set to evaluate a network on.
 
-    On the data set that it was trained on, the image size defaults to that of training.
+    On the data set that it was trained on, flags that are not given have the values of training.
 
     Args:
         flags: flags of the command.
         card: the network's card.
-        path: its file, for the message.
+        path: its file, or its run folder.
 
     Raises:
-        InputError: if neither flags nor card name a data set, or it is missing.
+        InputError: if neither flags, card nor run name a data set, or it is missing.
     """
-    name = flags.dataset or card.get("dataset")
+    run = read_run_flags(path)
+    name = flags.dataset or card.get("dataset") or run.get("dataset")
     if name is None:
         raise InputError(f"{path} does not name its data set; give it with --dataset.")
     own = card if name == card.get("dataset") else {}
-    reading = DecodeOptions(
-        flags.image_size or own.get("image_size"),
-        flags.num_workers,
-        flags.on_bad_image,
-        flags.val_fraction,
-    )
-    source = data.source_of(name, flags.data_dir, flags.download, reading)
+    run = run if name == run.get("dataset") else {}
+    data_dir, options = flags.decode_options(run, own.get("image_size"))
+    source = data.source_of(name, data_dir, flags.download, options)
     # The statistics of training, so that its accuracy is reproduced to the bit.
     return with_normalization(source, own.get("mean"), own.get("std"))
 

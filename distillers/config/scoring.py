@@ -1,31 +1,52 @@
-"""The flags of commands that evaluate saved networks; nothing here imports torch."""
+"""The flags of commands that run saved networks on test images; nothing here imports torch."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
+from distillers.config.data import DecodeOptions
 from distillers.config.flags import FRACTION, NOT_NEGATIVE, at_least, check_ranges
+from distillers.errors import InputError
+
+RUN_FLAGS: dict[str, type | tuple[type, ...]] = {
+    "dataset": str,
+    "data_dir": str,
+    "save_dir": str,
+    "num_workers": int,
+    "on_bad_image": str,
+    "val_fraction": (int, float),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoringConfig:
-    """Test images, and the device to evaluate on."""
+class EvalDataConfig:
+    """Test images of a saved network."""
+
+    DEFAULTS: ClassVar[dict[str, Any]] = {
+        "data_dir": "./data",
+        "num_workers": 8,
+        "on_bad_image": "error",
+        "val_fraction": 0.0,
+    }
 
     dataset: str | None = None
     """Data set. Default: that of the network's training."""
-    data_dir: str = "./data"
-    """Folder of the data sets; downloads go there too."""
+    data_dir: str | None = None
+    """Folder of the data sets; downloads go there too. Default: that of the run, else ./data."""
     download: bool = True
     """Download the data set if it is missing."""
     image_size: Annotated[int | None, at_least(8)] = None
     """Height and width of the images in pixels. Default: that of the network's training."""
-    num_workers: Annotated[int, NOT_NEGATIVE] = 8
-    """Processes that decode images from folders."""
-    on_bad_image: Literal["error", "skip"] = "error"
-    """What to do with an image that cannot be read: stop, or count it and leave it out."""
-    val_fraction: Annotated[float, FRACTION] = 0.0
-    """Fraction of a folder without train/ and val/ that is the test set, as in training."""
-    gpu_id: str | None = None
-    """GPU index, or "cpu". Default: the first GPU if there is one."""
+    num_workers: Annotated[int | None, NOT_NEGATIVE] = None
+    """Processes that decode images from folders. Default: that of the run, else 8."""
+    on_bad_image: Literal["error", "skip"] | None = None
+    """What to do with an image that cannot be read: stop, or count it and leave it out. Default:
+    that of the run, else stop."""
+    val_fraction: Annotated[float | None, FRACTION] = None
+    """Fraction of a folder without train/ and val/ that is the test set. Default: that of the run,
+    else 0."""
 
     def check(self) -> None:
         """Check the flags.
@@ -34,3 +55,80 @@ class ScoringConfig:
             InputError: naming the flag, its value, and what is allowed.
         """
         check_ranges(self)
+
+    def decode_options(
+        self, run: Mapping[str, Any], image_size: int | None
+    ) -> tuple[str, DecodeOptions]:
+        """Return the folder of the data set and how its images are decoded.
+
+        A flag that is not given has the value of the run, else its default. Prints the values of
+        the run that differ from the defaults.
+
+        Args:
+            run: flags of the run that the network is of, from `read_run_flags`; {} if unknown.
+            image_size: height and width of the images without --image_size.
+        """
+        given = {name: getattr(self, name) for name in self.DEFAULTS}
+        given = {name: value for name, value in given.items() if value is not None}
+        taken = {name: run[name] for name in self.DEFAULTS if name in run and name not in given}
+        shown = [f"--{n} {value}" for n, value in taken.items() if value != self.DEFAULTS[n]]
+        if shown:
+            print(f"with the flags of the run: {' '.join(shown)}")
+        values = {**self.DEFAULTS, **taken, **given}
+        data_dir = values.pop("data_dir")
+        return data_dir, DecodeOptions(self.image_size or image_size, **values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringConfig(EvalDataConfig):
+    """Test images, and the device to evaluate on."""
+
+    gpu_id: str | None = None
+    """GPU index, or "cpu". Default: the first GPU if there is one."""
+
+    def devices(self) -> tuple[str, ...]:
+        """Return the device of --gpu_id; empty if it is not given."""
+        return (self.gpu_id,) if self.gpu_id else ()
+
+
+def read_run_flags(path: Path | str) -> dict[str, Any]:
+    """Return the flags that tell which images a run used, from its `config.json`.
+
+    A relative data folder that does not exist here is looked for where the run was started.
+
+    Args:
+        path: run folder, or a file in it.
+
+    Returns:
+        The flags in `RUN_FLAGS` by name; {} if it is not in a run folder.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    file = folder / "config.json"
+    if not file.is_file():
+        return {}
+    try:
+        flags = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file} is damaged: {error}") from error
+    if not isinstance(flags, dict) or not {"dataset", "save_dir"} <= flags.keys():
+        return {}  # a file of another program, such as the Hugging Face Hub's
+    found = {name: flags[name] for name in RUN_FLAGS if name in flags}
+    for name, value in found.items():
+        if not isinstance(value, RUN_FLAGS[name]) or isinstance(value, bool):
+            raise InputError(f"{file} is damaged: {name} is {value!r}.")
+    if "data_dir" in found and not Path(found["data_dir"]).expanduser().exists():
+        there = _start_folder(folder, found["save_dir"]) / found["data_dir"]
+        found["data_dir"] = str(there) if there.is_dir() else found["data_dir"]
+    return found
+
+
+def _start_folder(folder: Path, save_dir: str) -> Path:
+    """Return where a run was started, if --save_dir was relative: SAVE_DIR/KIND/models/RUN."""
+    depth = 2 + len(Path(save_dir).parts)
+    parents = folder.resolve().parents
+    is_relative = not Path(save_dir).is_absolute() and depth < len(parents)
+    return parents[depth] if is_relative else Path()

@@ -133,7 +133,9 @@ def test_images_of_the_digits_stand_in_for_a_set_that_is_not_here(tmp_path, caps
     run_folder(tmp_path / "run", card=card)
     flags = [str(tmp_path / "run"), "--data_dir", str(tmp_path / "none")]
     assert cli.run("export", flags) == 0
-    assert "for want of its own data set, of digits" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "the network's own test images are not available" in out
+    assert "32 test images of digits" in out
 
 
 def test_another_projects_file_needs_its_data_set_named(tmp_path, capsys):

@@ -334,7 +334,7 @@ def test_a_folder_that_cannot_be_made_is_told(there, capsys):
     (there / "x.json").write_text("mine")
     words = [PATH_T, "--format", "torch_export", "--out", "x.pt2"]
     assert cli.run("export", words) == 2
-    assert "x.json is there already" in capsys.readouterr().err
+    assert "x.json exists" in capsys.readouterr().err
 
 
 def test_home_is_found(monkeypatch, tmp_path):

@@ -34,16 +34,16 @@ def main(args: Sequence[str]) -> None:
     from distillers.distributed.rendezvous import device_of
     from distillers.figures.calibration import Predictions, agreement
     from distillers.models.profile import latency_ms
-    from distillers.training import runner as run
+    from distillers.training.evaluate import score
 
     path = best_checkpoint(Path(config.path))
-    device = device_of((config.gpu_id,) if config.gpu_id else ())
+    device = device_of(config.devices())
     teacher = load(config.path_t, model=config.model_t) if config.path_t else None
     classifier = load(path, model=config.model, teacher=teacher and teacher.net)
     source = find_test_source(config, classifier.card, path)
     seen, of_teacher = Predictions(), Predictions()
     net = for_dataset(classifier, source, path, device)
-    result = run.score(seen.watch(net), seen.label(source.test_loader(device).epoch(1)))
+    result = score(seen.watch(net), seen.label(source.test_loader(device).epoch(1)))
     print(f"{path} on the {result.total} test images of {source.name}")
     print(f"test_acc       {result.acc!r}")
     print(f"test_acc_top5  {result.acc_top5!r}")
@@ -52,7 +52,7 @@ def main(args: Sequence[str]) -> None:
     print(f"ece            {seen.calibration_error()!r}")
     if teacher is not None:
         other = for_dataset(teacher, source, config.path_t or "", device)
-        its = run.score(of_teacher.watch(other), source.test_loader(device).epoch(1))
+        its = score(of_teacher.watch(other), source.test_loader(device).epoch(1))
         print(f"teacher_acc    {its.acc!r}")
         print(f"agreement      {agreement(seen, of_teacher)!r}")
     latency = latency_ms(net, source.image_size)

@@ -125,7 +125,7 @@ def _comparison(config: FiguresConfig) -> "NetworkComparison":
     from distillers.distributed.rendezvous import device_of
     from distillers.figures.figures import NetworkComparison
 
-    device = device_of((config.gpu_id,) if config.gpu_id else ())
+    device = device_of(config.devices())
     teacher = _named(config.path_t, config.model_t) if config.path_t else None
     files = [_named(text, config.model, teacher) for text in config.networks]
     baseline = _named(config.baseline, config.model, teacher) if config.baseline else None
