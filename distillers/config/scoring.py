@@ -71,9 +71,9 @@ class EvalDataConfig:
         given = {name: getattr(self, name) for name in self.DEFAULTS}
         given = {name: value for name, value in given.items() if value is not None}
         taken = {name: run[name] for name in self.DEFAULTS if name in run and name not in given}
-        shown = [f"--{n} {value}" for n, value in taken.items() if value != self.DEFAULTS[n]]
-        if shown:
-            print(f"with the flags of the run: {' '.join(shown)}")
+        changed = {name: value for name, value in taken.items() if value != self.DEFAULTS[name]}
+        if changed:
+            print(describe_run_flags(changed))
         values = {**self.DEFAULTS, **taken, **given}
         data_dir = values.pop("data_dir")
         return data_dir, DecodeOptions(self.image_size or image_size, **values)
@@ -89,6 +89,11 @@ class ScoringConfig(EvalDataConfig):
     def devices(self) -> tuple[str, ...]:
         """Return the device of --gpu_id; empty if it is not given."""
         return (self.gpu_id,) if self.gpu_id else ()
+
+
+def describe_run_flags(flags: Mapping[str, Any]) -> str:
+    """Return a line about the flags that a command takes from a run."""
+    return "with the flags of the run: " + " ".join(f"--{n} {v}" for n, v in flags.items())
 
 
 def read_run_flags(path: Path | str) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """The flags of transfer_student.py; nothing here imports torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from distillers.config.flags import Fact, Milestones
+from distillers.config.flags import Fact, Milestones, default_flags
+from distillers.config.scoring import EvalDataConfig
 from distillers.config.train import TrainConfig
 from distillers.errors import InputError
 from distillers.files import file_name
@@ -76,6 +78,21 @@ class TransferConfig(TrainConfig):
     def precompute_features(self) -> bool:
         """Whether the features of each image are computed only once."""
         return not (self.finetune or self.update_bn_stats or self.augment)
+
+    def run_flags(self, run: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the flags to take from the run of the network, if it used the same data set.
+
+        These are its data folder, split and workers, unless --data_dir is given or, for the others,
+        they are given.
+
+        Args:
+            run: the run's flags, from `read_run_flags`.
+        """
+        defaults = default_flags(TransferConfig)
+        if self.dataset != run.get("dataset") or self.data_dir != defaults["data_dir"]:
+            return {}
+        names = [name for name in EvalDataConfig.DEFAULTS if name in run]
+        return {n: run[n] for n in names if getattr(self, n) == defaults[n] != run[n]}
 
     def resolved(self, learning_rate: float) -> "TransferConfig":
         """Return these flags with the learning rate and weight decay filled in.

@@ -6,6 +6,7 @@ import pytest
 
 from distillers.cli import main as cli
 from distillers.config.scoring import ScoringConfig, read_run_flags
+from distillers.config.transfer import TransferConfig
 from distillers.errors import InputError
 from tests.data.trees import tree
 
@@ -52,6 +53,28 @@ def test_figures_use_the_runs_own_images(folder, tmp_path, monkeypatch, capsys):
     run = folder / "save/teachers/models/resnet8_vanilla"
     assert cli.run("figures", [str(run), "--kinds", "reliability", "--gpu_id", "cpu"]) == 0
     assert "with the flags of the run: --data_dir" in capsys.readouterr().out
+
+
+def test_transfer_to_the_runs_own_data_set_uses_the_runs_own_images(
+    folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    run = folder / "save/teachers/models/resnet8_vanilla"
+    flags = ["--path_s", str(run), "--dataset", "folder", "--epochs", "1", "--gpu_id", "cpu"]
+    flags += ["--batch_size", "4", "--lr_decay_epochs", ""]
+    assert cli.run("transfer", flags) == 0
+    out = capsys.readouterr().out
+    assert f"with the flags of the run: --data_dir {folder / 'photos'} --num_workers 1" in out
+    assert "--val_fraction 0.34" in out
+    assert "images 32 x 32" in out
+
+
+def test_transfer_to_other_images_does_not():
+    run = {"dataset": "folder", "data_dir": "there", "val_fraction": 0.5}
+    assert TransferConfig(dataset="stl10").run_flags(run) == {}
+    assert TransferConfig(dataset="folder", data_dir="here").run_flags(run) == {}
+    found = TransferConfig(dataset="folder", val_fraction=0.1).run_flags(run)
+    assert found == {"data_dir": "there"}
 
 
 def test_flags_that_are_given_replace_those_of_the_run(capsys):

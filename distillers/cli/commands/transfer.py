@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillers.config.parsing import parse
+from distillers.config.scoring import describe_run_flags, read_run_flags
 from distillers.config.transfer import SIZE, TransferConfig
 from distillers.errors import InputError
 from distillers.files import sha256
@@ -43,6 +44,10 @@ def work(config: TransferConfig, world: "World") -> None:
     path = best_checkpoint(Path(config.path_s))
     loaded = load(path, model=config.model_s, teacher=config.path_t, programs=False)
     name = loaded.card["model"]
+    taken = config.run_flags(read_run_flags(path))
+    if taken:
+        world.say(describe_run_flags(taken))
+    config = replace(config, **taken)
     options = replace(config.decode_options(), image_size=_image_size(config, loaded.card))
     images = runner.load_data(config, world, options)
     source = with_normalization(images, loaded.card.get("mean"), loaded.card.get("std"))
