@@ -113,7 +113,7 @@ def batch_of(args: argparse.Namespace, world: World) -> Batch:
     each = args.batch // args.processes
     index = torch.arange(each * world.rank, each * (world.rank + 1))
     images = torch.randn(each, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    return Batch(images, index % CLASSES, index, counts=(each,) * args.processes)
+    return Batch(images, index % CLASSES, index, rows_per_rank=(each,) * args.processes)
 
 
 def step(trainer: Trainer, batch: Batch) -> None:

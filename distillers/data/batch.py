@@ -19,7 +19,7 @@ class Batch:
         index: (n,) int64 rows in the training set (in evaluation: the test set).
         view: (n,) int64 on the CPU, the fixed view of each image if the loader has fixed views,
             else None: view v of image i of N is number v N + i.
-        counts: number of images of this batch in each process of a distributed run, by rank;
+        rows_per_rank: number of images of this batch in each process of a distributed run, by rank;
             empty for a single process.
         teacher: cached teacher outputs for these images; None if the teacher has to run.
     """
@@ -28,7 +28,7 @@ class Batch:
     labels: Tensor
     index: Tensor
     view: Tensor | None = None
-    counts: tuple[int, ...] = ()
+    rows_per_rank: tuple[int, ...] = ()
     teacher: Values | None = None
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -38,6 +38,6 @@ class Batch:
     @property
     def share(self) -> float:
         """Weight of this process's mean loss in the mean over processes, for uneven batches."""
-        if len(set(self.counts)) <= 1:
+        if len(set(self.rows_per_rank)) <= 1:
             return 1.0
-        return len(self.labels) * len(self.counts) / sum(self.counts)
+        return len(self.labels) * len(self.rows_per_rank) / sum(self.rows_per_rank)

@@ -59,9 +59,9 @@ class Distillation(Task):
         self.student = student
         self.losses = nn.ModuleDict({term.name: term.loss for term in terms})
         self.weights = {term.name: term.weight for term in terms}
-        self._inputs = {term.name: wiring.forward_inputs(term.loss.forward) for term in terms}
+        self._inputs = {term.name: _bound_inputs(term.loss.forward) for term in terms}
         self._warmup_inputs = {
-            term.name: wiring.forward_inputs(loss.warmup)
+            term.name: _bound_inputs(loss.warmup)
             for term in terms
             if (loss := as_warming_up(term.loss))
         }
@@ -120,7 +120,7 @@ class Distillation(Task):
             batch: images, labels and index; and the teacher's features, if they were cached.
             progress: fraction of the current stage that is done, in [0, 1).
         """
-        values = _loop_values(batch.labels, batch.index, progress)
+        values = _loop_values(batch.labels, batch.index, progress, batch.rows_per_rank)
         values |= self.read_teacher(batch.images) if batch.teacher is None else batch.teacher
         values |= _prefixed("student", self._student_extractor(batch.images))
         if self.stage == "warmup":
@@ -216,9 +216,22 @@ class Distillation(Task):
         return super()._apply(fn, recurse)
 
 
-def _loop_values(labels: Tensor, index: Tensor, progress: float) -> dict[str, Any]:
-    """Return the values of `wiring.FROM_LOOP` by name."""
-    return {"labels": labels, "index": index, "progress": progress}
+def _loop_values(
+    labels: Tensor, index: Tensor, progress: float, rows_per_rank: tuple[int, ...] = ()
+) -> dict[str, Any]:
+    """Return the values of `wiring.FROM_LOOP` and `wiring.OPTIONAL` by name."""
+    return {
+        "labels": labels,
+        "index": index,
+        "progress": progress,
+        wiring.OPTIONAL: rows_per_rank,
+    }
+
+
+def _bound_inputs(function: Callable) -> tuple[str, ...]:
+    """Return the names of the parameters of a `forward` or `warmup` that get a value."""
+    names = wiring.forward_inputs(function)
+    return (*names, wiring.OPTIONAL) if wiring.reads_rows_per_rank(function) else names
 
 
 def _prefixed(side: str, features: Features) -> Features:

@@ -79,20 +79,23 @@ class CC(nn.Module):
         self.embed_student = nn.Linear(student_dim, dim)
         self.embed_teacher = nn.Linear(teacher_dim, dim)
 
-    def forward(self, student_pooled: Tensor, teacher_pooled: Tensor) -> Tensor:
+    def forward(
+        self, student_pooled: Tensor, teacher_pooled: Tensor, rows_per_rank: tuple[int, ...] = ()
+    ) -> Tensor:
         """Compute the loss from embeddings (n, d_s) and (n, d_t); zero for a single image."""
         student = at_least_fp32(self.embed_student(student_pooled))
         teacher = at_least_fp32(self.embed_teacher(teacher_pooled.detach()))
         if self.normalise or self.form == "matrix":
             student, teacher = l2_normalize(student), l2_normalize(teacher)
         if self.form == "consecutive":
-            apart = gathered((student - teacher).abs(), self.gather)
+            apart = gathered((student - teacher).abs(), rows_per_rank, self.gather)
             return (apart[:-1] * apart[1:]).sum() / max(len(apart) - 1, 1)
-        return (self.kernel(student) - self.kernel(teacher)).square().mean()
+        kernels = [self.kernel(rows, rows_per_rank) for rows in (student, teacher)]
+        return (kernels[0] - kernels[1]).square().mean()
 
-    def kernel(self, rows: Tensor) -> Tensor:
+    def kernel(self, rows: Tensor, rows_per_rank: tuple[int, ...] = ()) -> Tensor:
         """Return the truncated Gaussian kernel (n, N) of unit rows (n, dim) with all N rows."""
         with no_autocast(rows):
-            twice = 2 * self.gamma * (rows @ gathered(rows, self.gather).T)
+            twice = 2 * self.gamma * (rows @ gathered(rows, rows_per_rank, self.gather).T)
         series = [twice**power / math.factorial(power) for power in range(self.order + 1)]
         return math.exp(-2 * self.gamma) * torch.stack(series).sum(dim=0)

@@ -120,6 +120,7 @@ class CRD(nn.Module):
         labels: Tensor,
         index: Tensor,
         negative_index: Tensor | None = None,
+        rows_per_rank: tuple[int, ...] = (),
     ) -> Tensor:
         """Compute the loss.
 
@@ -129,6 +130,7 @@ class CRD(nn.Module):
             labels: (n,) classes.
             index: (n,) indices into the training set.
             negative_index: (n, K) indices of the negatives in the training set; None draws them.
+            rows_per_rank: images of each process, if they differ.
         """
         student = l2_normalize(at_least_fp32(self.embed_student(student_pooled)))
         teacher = l2_normalize(at_least_fp32(self.embed_teacher(teacher_pooled.detach())))
@@ -136,18 +138,20 @@ class CRD(nn.Module):
             negative_index = self.sampler.sample_other_classes(labels, index, self.negatives)
         positive = index if self.mode == "exact" else self.sampler.sample_same_class(labels, index)
         rows = torch.cat((positive[:, None], negative_index), dim=1)
-        loss = self.nce_loss(self.teacher_bank, student, rows, 0) + self.nce_loss(
-            self.student_bank, teacher, rows, 1
-        )
+        num_rows = total_rows(rows, rows_per_rank)
+        loss = self.nce_loss(self.teacher_bank, student, rows, 0, num_rows)
+        loss = loss + self.nce_loss(self.student_bank, teacher, rows, 1, num_rows)
         if self.training:
-            seen = all_gather_rows(index)
-            self.update_bank(self.student_bank, all_gather_rows(student), seen)
-            self.update_bank(self.teacher_bank, all_gather_rows(teacher), seen)
+            seen = all_gather_rows(index, rows_per_rank)
+            self.update_bank(self.student_bank, all_gather_rows(student, rows_per_rank), seen)
+            self.update_bank(self.teacher_bank, all_gather_rows(teacher, rows_per_rank), seen)
             self.estimated.fill_(True)
             self.sampler.advance()
         return loss
 
-    def nce_loss(self, bank: Tensor, anchors: Tensor, rows: Tensor, which: int) -> Tensor:
+    def nce_loss(
+        self, bank: Tensor, anchors: Tensor, rows: Tensor, which: int, num_rows: int
+    ) -> Tensor:
         """Compute the noise-contrastive loss of anchors (n, dim) and one bank.
 
         Args:
@@ -155,13 +159,14 @@ class CRD(nn.Module):
             anchors: (n, dim) embeddings of unit length.
             rows: (n, 1 + K) indices into the bank, the positive first.
             which: index of the bank's constant in `log_partition`.
+            num_rows: anchors of all processes.
         """
         n, num_negatives = len(rows), rows.shape[1] - 1
         noise = num_negatives / len(bank)
         with torch.no_grad(), no_autocast(bank):
             found = anchors.detach() / self.temperature
             logits = row_products(found, bank, rows)
-            shift = self.partition(logits, which) + math.log(noise + 1e-7)
+            shift = self.partition(logits, which, num_rows) + math.log(noise + 1e-7)
             logits.sub_(shift)
             # -log p/(p+c) = softplus(x) - x and log (p+c)/c = softplus(x), for x = log p - log c
             value = (softplus(logits).sum() - logits[:, 0].sum()) / n
@@ -173,11 +178,14 @@ class CRD(nn.Module):
             gradient = weighted_row_sum(slopes, bank, rows) / (n * self.temperature)
         return WithGradient.apply(value, anchors, gradient)
 
-    def partition(self, scores: Tensor, which: int) -> Tensor:
-        """Return log Z, estimated or updated from scores (n, 1 + K) where needed."""
+    def partition(self, scores: Tensor, which: int, num_rows: int) -> Tensor:
+        """Return log Z, estimated or updated from scores (n, 1 + K) where needed.
+
+        `num_rows` counts the rows of all processes.
+        """
         old = self.log_partition[which]
         sums = all_gather_stack(scores.flatten().logsumexp(dim=0))
-        share = len(self.student_bank) / (total_rows(scores) * scores.shape[1])
+        share = len(self.student_bank) / (num_rows * scores.shape[1])
         seen = sums.logsumexp(dim=0) + math.log(share)
         later = old
         if self.partition_momentum is not None:

@@ -73,16 +73,19 @@ class DCD(nn.Module):
         self.embed_teacher = nn.Linear(teacher_dim, dim)
         self.log_scale = nn.Parameter(torch.tensor(float(initial_log_scale)))
 
-    def forward(self, student_pooled: Tensor, teacher_pooled: Tensor) -> Tensor:
+    def forward(
+        self, student_pooled: Tensor, teacher_pooled: Tensor, rows_per_rank: tuple[int, ...] = ()
+    ) -> Tensor:
         """Compute the loss from embeddings (n, d_s) and (n, d_t); zero for a single image."""
         student = l2_normalize(at_least_fp32(self.embed_student(student_pooled)))
         teacher = l2_normalize(at_least_fp32(self.embed_teacher(teacher_pooled.detach())))
-        students, teachers = gathered(student, self.gather), gathered(teacher, self.gather)
+        students = gathered(student, rows_per_rank, self.gather)
+        teachers = gathered(teacher, rows_per_rank, self.gather)
         with no_autocast(student):
             forth = (self.scale() * (student @ teachers.T)).log_softmax(dim=1)
             back = (self.scale() * (teacher @ students.T)).log_softmax(dim=1)
         consistency = F.kl_div(forth, back, reduction="batchmean", log_target=True)
-        start = first_row(student) if self.gather else 0
+        start = first_row(student, rows_per_rank) if self.gather else 0
         return self.consistency * consistency - forth.diagonal(start).mean()
 
     def scale(self) -> Tensor:

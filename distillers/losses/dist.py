@@ -56,13 +56,16 @@ class DIST(nn.Module):
         self.standardise = standardise
         self.gather = gather
 
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    def forward(
+        self, student_logits: Tensor, teacher_logits: Tensor, rows_per_rank: tuple[int, ...] = ()
+    ) -> Tensor:
         """Compute the loss from two sets of logits (n, k)."""
         prepare = z_score if self.standardise else at_least_fp32
         student = (prepare(student_logits) / self.temperature).softmax(dim=1)
         teacher = (prepare(teacher_logits.detach()) / self.temperature).softmax(dim=1)
         inter = 1 - pearson(student, teacher, self.eps).mean()
-        students, teachers = gathered(student, self.gather), gathered(teacher, self.gather)
+        students = gathered(student, rows_per_rank, self.gather)
+        teachers = gathered(teacher, rows_per_rank, self.gather)
         intra = 1 - pearson(students.T, teachers.T, self.eps).mean()
         return self.temperature**2 * (self.beta * inter + self.gamma * intra)
 

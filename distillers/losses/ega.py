@@ -55,14 +55,14 @@ class EGA(nn.Module):
         same = student_dim == teacher_dim
         self.embed = nn.Identity() if same else nn.Linear(student_dim, teacher_dim)
 
-    def forward(self, student_pooled: Tensor, teacher_pooled: Tensor) -> Tensor:
+    def forward(
+        self, student_pooled: Tensor, teacher_pooled: Tensor, rows_per_rank: tuple[int, ...] = ()
+    ) -> Tensor:
         """Compute the loss from pooled embeddings (n, d_s) and (n, d_t)."""
-        student = gathered(
-            l2_normalize(centered(at_least_fp32(self.embed(student_pooled)))), self.gather
-        )
-        teacher = gathered(
-            l2_normalize(centered(at_least_fp32(teacher_pooled.detach()))), self.gather
-        )
+        student = l2_normalize(centered(at_least_fp32(self.embed(student_pooled))))
+        teacher = l2_normalize(centered(at_least_fp32(teacher_pooled.detach())))
+        student = gathered(student, rows_per_rank, self.gather)
+        teacher = gathered(teacher, rows_per_rank, self.gather)
         with no_autocast(student):
             edges = teacher @ teacher.T - student @ student.T
             nodes = teacher @ student.T

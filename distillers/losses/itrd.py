@@ -60,12 +60,16 @@ class ITRD(nn.Module):
         self.same = student_dim == teacher_dim
         self.embed = nn.Linear(student_dim, teacher_dim)
 
-    def forward(self, student_pooled: Tensor, teacher_pooled: Tensor) -> Tensor:
+    def forward(
+        self, student_pooled: Tensor, teacher_pooled: Tensor, rows_per_rank: tuple[int, ...] = ()
+    ) -> Tensor:
         """Compute the loss from pooled embeddings (n, d_s) and (n, d_t)."""
         embedded = at_least_fp32(self.embed(student_pooled))
-        embedded = gathered(embedded, self.gather)
-        plain = gathered(at_least_fp32(student_pooled), self.gather) if self.same else embedded
-        teacher = gathered(at_least_fp32(teacher_pooled.detach()), self.gather)
+        plain = at_least_fp32(student_pooled)
+        teacher = at_least_fp32(teacher_pooled.detach())
+        embedded = gathered(embedded, rows_per_rank, self.gather)
+        plain = gathered(plain, rows_per_rank, self.gather) if self.same else embedded
+        teacher = gathered(teacher, rows_per_rank, self.gather)
         correlation = correlation_loss(embedded, teacher, self.alpha)
         return self.correlation * correlation + self.mutual * mutual_loss(plain, teacher)
 

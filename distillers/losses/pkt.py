@@ -35,15 +35,17 @@ class PKT(nn.Module):
         self.eps = eps
         self.gather = gather
 
-    def forward(self, student_pooled: Tensor, teacher_pooled: Tensor) -> Tensor:
+    def forward(
+        self, student_pooled: Tensor, teacher_pooled: Tensor, rows_per_rank: tuple[int, ...] = ()
+    ) -> Tensor:
         """Compute the loss from pooled embeddings (n, d_s) and (n, d_t)."""
-        student = self.neighbours(student_pooled)
-        teacher = self.neighbours(teacher_pooled.detach())
+        student = self.neighbours(student_pooled, rows_per_rank)
+        teacher = self.neighbours(teacher_pooled.detach(), rows_per_rank)
         return (teacher * ((teacher + self.eps) / (student + self.eps)).log()).mean()
 
-    def neighbours(self, pooled: Tensor) -> Tensor:
+    def neighbours(self, pooled: Tensor, rows_per_rank: tuple[int, ...] = ()) -> Tensor:
         """Return the neighbor probabilities (n, N) of embeddings (n, d) among all N images."""
         with no_autocast(pooled):
             rows = l2_normalize(at_least_fp32(pooled))
-            similar = ((rows @ gathered(rows, self.gather).T + 1) / 2).clamp(min=0)
+            similar = ((rows @ gathered(rows, rows_per_rank, self.gather).T + 1) / 2).clamp(min=0)
         return similar / similar.sum(dim=1, keepdim=True)

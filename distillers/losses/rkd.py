@@ -41,12 +41,15 @@ class RKD(nn.Module):
         self.angle = angle
         self.gather = gather
 
-    def forward(self, student_pooled: Tensor, teacher_pooled: Tensor) -> Tensor:
+    def forward(
+        self, student_pooled: Tensor, teacher_pooled: Tensor, rows_per_rank: tuple[int, ...] = ()
+    ) -> Tensor:
         """Compute the loss from pooled embeddings (n, d_s) and (n, d_t)."""
-        start = first_row(student_pooled) if self.gather else 0
+        start = first_row(student_pooled, rows_per_rank) if self.gather else 0
         own = slice(start, start + len(student_pooled))
-        student = relative_distances(gathered(student_pooled, self.gather))
-        teacher = relative_distances(gathered(teacher_pooled.detach(), self.gather))
+        students = gathered(student_pooled, rows_per_rank, self.gather)
+        teachers = gathered(teacher_pooled.detach(), rows_per_rank, self.gather)
+        student, teacher = relative_distances(students), relative_distances(teachers)
         of_distances = F.smooth_l1_loss(student[own], teacher[own])
         of_angles = F.smooth_l1_loss(cosines(student, own), cosines(teacher, own))
         return self.distance * of_distances + self.angle * of_angles

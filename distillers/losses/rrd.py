@@ -122,7 +122,11 @@ class RRD(nn.Module):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
 
     def forward(
-        self, student_pooled: Tensor, teacher_pooled: Tensor, index: Tensor | None = None
+        self,
+        student_pooled: Tensor,
+        teacher_pooled: Tensor,
+        index: Tensor | None = None,
+        rows_per_rank: tuple[int, ...] = (),
     ) -> Tensor:
         """Compute the loss.
 
@@ -130,15 +134,16 @@ class RRD(nn.Module):
             student_pooled: (n, d_s) embeddings.
             teacher_pooled: (n, d_t) embeddings.
             index: (n,) indices into the training set, for `memory="momentum"`.
+            rows_per_rank: images of each process, if they differ.
         """
         student = l2_normalize(at_least_fp32(self.embed_student(student_pooled)))
         teacher = l2_normalize(at_least_fp32(self.embed_teacher(teacher_pooled.detach())))
         if self.enqueue == "before":
-            self.store(teacher, index)
+            self.store(teacher, index, rows_per_rank)
         # autograd keeps the operands of the product, and the memory may change before the backward
         rows, written = self.queue.clone(), self.written.clone()
         if self.enqueue == "after":
-            self.store(teacher, index)
+            self.store(teacher, index, rows_per_rank)
         with no_autocast(rows):
             of_student = student @ rows.T / self.student_temperature
             of_teacher = teacher @ rows.T / self.teacher_temperature
@@ -148,18 +153,23 @@ class RRD(nn.Module):
         return -(target * predicted).sum(dim=1).mean()
 
     @torch.no_grad()
-    def store(self, teacher: Tensor, index: Tensor | None = None) -> None:
+    def store(
+        self,
+        teacher: Tensor,
+        index: Tensor | None = None,
+        rows_per_rank: tuple[int, ...] = (),
+    ) -> None:
         """Write the teacher embeddings (n, dim) of all processes to memory, in training mode."""
         if not self.training:
             return
-        teacher = all_gather_rows(teacher)
+        teacher = all_gather_rows(teacher, rows_per_rank)
         if self.memory == "momentum":
             if index is None:
                 raise ValueError(
                     "memory='momentum' needs index, the indices into the training set; use "
                     "RRDMomentum (--memory_type momentum)."
                 )
-            slots = all_gather_rows(index)
+            slots = all_gather_rows(index, rows_per_rank)
             rows = l2_normalize(self.momentum * self.queue[slots] + (1 - self.momentum) * teacher)
         else:
             size, n = len(self.queue), len(teacher)

@@ -55,6 +55,12 @@ class RRDMomentum(nn.Module):
             empty=empty,
         )
 
-    def forward(self, student_pooled: Tensor, teacher_pooled: Tensor, index: Tensor) -> Tensor:
+    def forward(
+        self,
+        student_pooled: Tensor,
+        teacher_pooled: Tensor,
+        index: Tensor,
+        rows_per_rank: tuple[int, ...] = (),
+    ) -> Tensor:
         """Compute the loss from embeddings (n, d_s) and (n, d_t) and training-set indices (n,)."""
-        return self.rrd(student_pooled, teacher_pooled, index)
+        return self.rrd(student_pooled, teacher_pooled, index, rows_per_rank)

@@ -97,7 +97,7 @@ class SemCKD(nn.Module):
         """Return inner products (n, N) of flattened maps (n, c, h, w) with all N gathered."""
         rows = flatten_rows(at_least_fp32(maps))
         with no_autocast(rows):
-            return rows @ gathered(rows, self.gather).T
+            return rows @ gathered(rows, gather=self.gather).T
 
 
 class CrossStage(nn.Module):

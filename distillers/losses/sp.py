@@ -36,13 +36,19 @@ class SP(nn.Module):
         super().__init__()
         self.gather = gather
 
-    def forward(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
+    def forward(
+        self,
+        student_maps: list[Tensor],
+        teacher_maps: list[Tensor],
+        rows_per_rank: tuple[int, ...] = (),
+    ) -> Tensor:
         """Compute the loss from one map (n, c, h, w) per stage; only the last stage is used."""
         student, teacher = student_maps[-1], teacher_maps[-1].detach()
-        return F.mse_loss(self.similarity(student), self.similarity(teacher))
+        similar = self.similarity(student, rows_per_rank)
+        return F.mse_loss(similar, self.similarity(teacher, rows_per_rank))
 
-    def similarity(self, maps: Tensor) -> Tensor:
+    def similarity(self, maps: Tensor, rows_per_rank: tuple[int, ...] = ()) -> Tensor:
         """Return similarities (n, N) of maps (n, c, h, w) with all N, as unit rows."""
         rows = flatten_rows(at_least_fp32(maps))
         with no_autocast(rows):
-            return l2_normalize(rows @ gathered(rows, self.gather).T)
+            return l2_normalize(rows @ gathered(rows, rows_per_rank, self.gather).T)

@@ -20,6 +20,8 @@ from distillers.features.taps import KINDS, Taps
 FROM_STUDENT = {f"student_{kind}": kind for kind in KINDS}
 FROM_TEACHER = {f"teacher_{kind}": kind for kind in KINDS}
 FROM_LOOP = ("labels", "index", "progress")
+# Bound where `forward` names it although it has a default, with which a loss works by itself.
+OPTIONAL = "rows_per_rank"
 
 # Required parameters of `__init__`.
 FACTS = (
@@ -72,6 +74,11 @@ def forward_inputs(function: Callable) -> tuple[str, ...]:
     """
     known = (*FROM_STUDENT, *FROM_TEACHER, *FROM_LOOP)
     return tuple(_required(function, known))
+
+
+def reads_rows_per_rank(function: Callable) -> bool:
+    """Return whether a `forward` or `warmup` gets the number of images of each process."""
+    return OPTIONAL in inspect.signature(function).parameters
 
 
 def constructor_facts(loss: type[nn.Module]) -> tuple[str, ...]:

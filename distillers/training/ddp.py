@@ -1,7 +1,6 @@
 """Run a task in one process, or in several by DistributedDataParallel."""
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distillers.data.batch import Batch
 from distillers.distillation.task import Step, Task
-from distillers.distributed.collectives import uneven_batch
 from distillers.distributed.world import World
 from distillers.errors import InputError
 
@@ -81,7 +79,7 @@ class DDPRunner:
 
     def __call__(self, batch: Batch, progress: float) -> Step:
         """Compute the loss of this process's part of a batch."""
-        return divided_step(self._run, batch, progress)
+        return self._run(batch, progress)
 
     def after_step(self) -> None:
         """Average the running statistics of batch normalisation."""
@@ -126,14 +124,6 @@ class Statistics:
             return
         flat = self._world.sum(torch.cat(each)).div_(self._world.size)
         torch._foreach_copy_(each, list(flat.split([len(part) for part in each])))
-
-
-def divided_step(run: Callable[[Batch, float], Step], batch: Batch, progress: float) -> Step:
-    """Compute the loss of a batch of which the processes may have parts of different sizes."""
-    if len(set(batch.counts)) <= 1:
-        return run(batch, progress)
-    with uneven_batch(batch.counts):
-        return run(batch, progress)
 
 
 def convert_sync_batchnorm(net: nn.Module, world: World) -> nn.Module:

@@ -164,4 +164,9 @@ class Shuffled(ShardedLoader):
     def _batches(self, number: int, start_batch: int) -> Iterator[Batch]:
         order = self._order(number)[0][self._indices].to(self.device)
         for place, rows in enumerate(order.split(self.batch_size)[start_batch:], start_batch):
-            yield Batch(self._vectors[rows], self._labels[rows], rows, counts=self._counts(place))
+            yield Batch(
+                self._vectors[rows],
+                self._labels[rows],
+                rows,
+                rows_per_rank=self._rows_per_rank(place),
+            )

@@ -16,7 +16,7 @@ from distillers.distillation.distillation import Distillation
 from distillers.distillation.task import Step, Task
 from distillers.distributed.world import World
 from distillers.errors import InputError
-from distillers.training.ddp import Statistics, divided_step
+from distillers.training.ddp import Statistics
 
 LARGE_TEACHER = 200_000_000  # parameters from which a teacher is divided, too
 
@@ -58,7 +58,7 @@ class FSDPRunner:
 
     def __call__(self, batch: Batch, progress: float) -> Step:
         """The step of this process's part of a batch."""
-        return divided_step(self._run, batch, progress)
+        return self._run(batch, progress)
 
     def after_step(self) -> None:
         """Make the running statistics of batch normalisation equal again."""

@@ -107,7 +107,7 @@ def test_every_image_comes_once_over_all_processes(root, drop_last):
     without = [batches(root, None, shard=(rank, 2), drop_last=drop_last) for rank in range(2)]
     for mine, theirs in zip(parts, without, strict=True):
         assert [b.index.tolist() for b in mine] == [b.index.tolist() for b in theirs]
-        assert [b.counts for b in mine] == [b.counts for b in theirs]
+        assert [b.rows_per_rank for b in mine] == [b.rows_per_rank for b in theirs]
     rows = sorted(torch.cat([joined(part)[2] for part in parts]).tolist())
     assert rows == list(range(18)) if not drop_last else len(set(rows)) == 10
 

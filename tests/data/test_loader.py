@@ -207,7 +207,7 @@ def test_processes_together_train_as_one_with_larger_batches():
         for parts in zip(*ranks, strict=True)
     ]
     assert same(joined, whole)
-    assert all(batch.counts == (8, 8, 8) for part in ranks for batch in part)
+    assert all(batch.rows_per_rank == (8, 8, 8) for part in ranks for batch in part)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -219,10 +219,10 @@ def test_a_batch_tells_how_many_images_every_process_has(num, world_size):
     ]
     for batches in zip(*ranks, strict=True):
         lengths = tuple(len(batch.labels) for batch in batches)
-        assert all(batch.counts == lengths for batch in batches)
+        assert all(batch.rows_per_rank == lengths for batch in batches)
     one = loader(num, rank=1, batch_size=4, world_size=world_size, shuffle=True)
     last = list(one.epoch(1, start_batch=len(one) - 1))
-    assert last[0].counts == ranks[1][-1].counts
+    assert last[0].rows_per_rank == ranks[1][-1].rows_per_rank
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
@@ -234,7 +234,7 @@ def test_whole_batches_are_those_of_one_process(num, world_size):
     for number, batch in enumerate(whole):
         assert same([ranks[number % world_size][number // world_size]], [batch])
     assert sum(map(len, ranks)) == len(whole)
-    assert not any(batch.counts for part in ranks for batch in part)
+    assert not any(batch.rows_per_rank for part in ranks for batch in part)
 
 
 @pytest.mark.parametrize(

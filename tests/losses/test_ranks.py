@@ -1,6 +1,5 @@
 """Every loss on several processes has the loss, gradient and memory of one process."""
 
-import contextlib
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from distillers.distributed import collectives as ranks
 from distillers.losses import CRD
+from distillers.losses.wiring import reads_rows_per_rank
 from tests.losses.cases import CASES, exported, mapped
 from tests.processes import together
 
@@ -60,9 +60,10 @@ def run(name: str, counts: tuple[int, ...], rank: int) -> dict:
     for step in range(STEPS):
         whole = mapped(case.inputs(exported()[name], seed=step), lambda x: x.double())
         inputs = {key: part(value, rows) for key, value in whole.items()}
-        with ranks.uneven_batch(counts) if uneven else contextlib.nullcontext():
-            value = loss(**inputs) * weight * world
-            value.backward()
+        if uneven and reads_rows_per_rank(loss.forward):
+            inputs["rows_per_rank"] = counts
+        value = loss(**inputs) * weight * world
+        value.backward()
         values.append(value.detach() / world)
         found.append({k: [x / world for x in v] for k, v in gradients(inputs).items()})
     grads = {k: p.grad / world for k, p in loss.named_parameters() if p.grad is not None}

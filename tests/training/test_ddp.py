@@ -52,25 +52,35 @@ def task_of(method: str, world_size: int, dtype: torch.dtype = torch.float64) ->
     return task
 
 
-def batch_of(step: int, world: World, dtype: torch.dtype = torch.float64) -> Batch:
-    """This process's part of a batch."""
+def batch_of(
+    step: int, world: World, dtype: torch.dtype = torch.float64, uneven: bool = False
+) -> Batch:
+    """This process's part of a batch; if uneven, the first process has more images."""
     generator = torch.Generator().manual_seed(step)
     index = torch.randperm(len(LABELS), generator=generator)[:BATCH]
     images = torch.randn(BATCH, 3, SIDE, SIDE, generator=generator, dtype=dtype)
-    each = BATCH // world.size
-    rows = slice(each * world.rank, each * (world.rank + 1))
-    counts = (each,) * world.size if world.size > 1 else ()
-    return Batch(images[rows], LABELS[index[rows]], index[rows], counts=counts)
+    counts = (BATCH // world.size,) * world.size
+    if uneven and world.size > 1:
+        counts = (counts[0] + 2, *counts[1:-1], counts[-1] - 2)
+    first = sum(counts[: world.rank])
+    rows = slice(first, first + counts[world.rank])
+    counts = counts if world.size > 1 else ()
+    return Batch(images[rows], LABELS[index[rows]], index[rows], rows_per_rank=counts)
 
 
 def trained(
-    method: str, world: World, plan: Plan = PLAN, dtype: torch.dtype = torch.float64
+    method: str,
+    world: World,
+    plan: Plan = PLAN,
+    dtype: torch.dtype = torch.float64,
+    uneven: bool = False,
 ) -> dict:
     """The losses and gradients of some steps, and the state after them."""
     trainer = Trainer(task_of(method, world.size, dtype), plan, world)
     seen: list[dict] = []
     for step in range(STEPS):
-        loss = trainer.backward(batch_of(step, world, dtype), 0.5).loss.detach()
+        batch = batch_of(step, world, dtype, uneven)
+        loss = trainer.backward(batch, 0.5).loss.detach() * batch.share
         names = trainer.task.named_parameters()
         grads = full_state({name: p.grad for name, p in names if p.grad is not None})
         seen.append(
@@ -83,10 +93,10 @@ def trained(
     return {"steps": seen, "state": full_state(trainer.task.state_dict())}
 
 
-def compare(plan: Plan, dtype: torch.dtype, methods: tuple[str, ...]) -> None:
+def compare(plan: Plan, dtype: torch.dtype, methods: tuple[str, ...], uneven: bool = False) -> None:
     world = World(dist.get_rank(), dist.get_world_size(), dist.get_rank())
     for method in methods:
-        found = trained(method, world, plan, dtype)
+        found = trained(method, world, plan, dtype, uneven)
         if world.is_first:
             torch.save(found, f"{method}.pt")
         else:  # what the others hold is the same
@@ -103,6 +113,14 @@ def test_all_methods_learn_the_same_in_one_process_and_in_several(size, tmp_path
     for method in recipes.ELEVEN:
         expected = trained(method, World())
         close(torch.load(f"{method}.pt"), expected, 1e-9, method)
+
+
+def test_processes_with_more_images_than_others_learn_what_one_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    methods = tuple(method for method in recipes.ELEVEN if method != "semckd")
+    together(2, compare, PLAN, torch.float64, methods, True)
+    for method in methods:
+        close(torch.load(f"{method}.pt"), trained(method, World()), 1e-9, method)
 
 
 def test_divided_weights_learn_what_whole_ones_do(tmp_path, monkeypatch):

@@ -170,7 +170,7 @@ def steps(world, plan, modes):
         batch = make_batch(n=12, classes=7, seed=step)
         rows = torch.arange(12).split(12 // world.size)[world.rank]
         counts = (len(rows),) * world.size if world.size > 1 else ()
-        part = Batch(*(each[rows] for each in batch), counts=counts)
+        part = Batch(*(each[rows] for each in batch), rows_per_rank=counts)
         if task.precompute_features:
             part = replace(part, images=task.embed(part.images))
         trainer.backward(part, 0.0)
@@ -208,7 +208,7 @@ def test_embeddings_come_in_the_order_and_share_of_images():
     for number, batch in enumerate(batches):
         parts = [each[number] for each in two]
         assert sorted(torch.cat([p.index for p in parts]).tolist()) == sorted(batch.index.tolist())
-        assert parts[0].counts == tuple(len(p.labels) for p in parts)
+        assert parts[0].rows_per_rank == tuple(len(p.labels) for p in parts)
 
 
 def test_a_long_embedding_speaks_where_there_is_no_terminal(monkeypatch):

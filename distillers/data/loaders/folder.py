@@ -132,7 +132,7 @@ class FolderLoader(ShardedLoader):
             part.to(self.device, non_blocking=True)
             for part in (decoded.images, decoded.labels, decoded.index)
         )
-        return Batch(self._normalize(pixels), labels, index, view, self._counts(place))
+        return Batch(self._normalize(pixels), labels, index, view, self._rows_per_rank(place))
 
     def _dali_loader(self, where: str, num_threads: int) -> Iterable[DecodedBatch]:
         from distillers.data.loaders.dali import DaliBatches  # imports an extra

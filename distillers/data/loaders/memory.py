@@ -127,7 +127,7 @@ class Loader(ShardedLoader):
             parts = zip(*(x.split(size) for x in chunk), strict=True)
             for place, (images, labels, index, view) in enumerate(parts, start // size):
                 view = view if self._views else None
-                yield Batch(images, labels, index, view, self._counts(place))
+                yield Batch(images, labels, index, view, self._rows_per_rank(place))
 
     def _plan(self, number: int) -> _Plan:
         """Draw a whole epoch at once, on the CPU, whose RNG is the same on every machine.

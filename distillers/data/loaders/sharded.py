@@ -87,6 +87,6 @@ class ShardedLoader(BatchLoader):
             return torch.randperm(self._num_rows, generator=rng), rng
         return torch.arange(self._num_rows), rng
 
-    def _counts(self, batch: int) -> tuple[int, ...]:
-        """Return `Batch.counts` of the batch of that number."""
+    def _rows_per_rank(self, batch: int) -> tuple[int, ...]:
+        """Return `Batch.rows_per_rank` of the batch of that number."""
         return batch_counts(self._num_rows, self.batch_size, self._shared_by, batch)
