@@ -1,6 +1,6 @@
-"""How long runs will take and how much they will write, before they start.
+"""Estimate how long runs take and how much they write, before they start.
 
-Known from finished runs of the same kind in the same place, else measured here: the networks are
+Known from finished runs of equal cost in the same folder, otherwise measured: the networks are
 built with random weights and trained for about a second.
 """
 
@@ -14,127 +14,127 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from typing_extensions import override
 
 from distillers import models
 from distillers.config.flags import Fact, flags_with
 from distillers.config.student import StudentConfig
+from distillers.config.train import TrainConfig
 from distillers.data.batch import Batch
 from distillers.data.source import BatchLoader, DataSource, WrappedLoader
 from distillers.distillation import loss_weights as weights
 from distillers.distillation.build import distil
+from distillers.distillation.distillation import Distillation
 from distillers.distillation.task import Supervised
 from distillers.losses import CE
-from distillers.sweep.caches import Cached, Caches, WarmCacheLoader, asked
-from distillers.sweep.checks import Sources
+from distillers.sweep.cache_costs import CacheSimulation, CacheUse, WarmCacheLoader, cache_use
+from distillers.sweep.expand import Run
 from distillers.sweep.ledger import DONE
-from distillers.sweep.runs import Run
 from distillers.training import runner as running
 from distillers.training.evaluate import score
 from distillers.training.trainer import Trainer, TrainProgress
 
-BUDGET = 1.0  # seconds of training that a measurement takes, after its first batch
-MOST = 50  # batches of it
-RECORDS = 10_000  # bytes of a run's flags and environment, about
-FIGURES = 1_000  # bytes of the figures of an epoch, about
+MEASURED_SECONDS = 1.0  # after the first batch
+MAX_BATCHES = 50
+RUN_BYTES = 10_000  # approximate size of flags and environment
+EPOCH_BYTES = 1_000  # approximate size of the metrics of an epoch
+TOTALS = ("Total params", "Total time")  # in `parameters.json`, beside the flags
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run of some kind costs.
+    """Cost of a run.
 
     Attributes:
-        epoch: seconds.
-        size: bytes that it leaves, without the checkpoints of every so many epochs.
-        kept: bytes of one of those.
-        cached: what it asks of its teacher's cache; None where the teacher runs in every step.
-        read: seconds of an epoch that finds everything in that cache.
+        epoch_seconds: duration of an epoch.
+        run_bytes: size of its folder, without the checkpoints of --save_freq.
+        checkpoint_bytes: size of one of those.
+        cache_use: what it stores in its teacher cache; None if the teacher runs in every step.
+        cached_epoch_seconds: duration of an epoch in which the cache has all values.
     """
 
-    epoch: float
-    size: float
-    kept: float
-    cached: Cached | None = None
-    read: float = 0.0
+    epoch_seconds: float
+    run_bytes: float
+    checkpoint_bytes: float
+    cache_use: CacheUse | None = None
+    cached_epoch_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What all the runs that are left will cost.
+    """Cost of all runs.
 
     Attributes:
-        hours: of computing, one after another.
-        longest: hours of the longest, with the training of its teacher.
+        hours: hours of all, one after another.
+        longest: hours of the longest, including its teacher.
         size: bytes.
-        finished: kinds of run that were known from finished ones.
-        measured: kinds that were measured.
+        num_finished: kinds of runs known from finished ones.
+        num_measured: kinds of runs that were measured.
     """
 
     hours: float
     longest: float
     size: float
-    finished: int
-    measured: int
+    num_finished: int
+    num_measured: int
 
 
-def kind_of(flags: Mapping[str, Any]) -> str:
-    """What runs whose epochs cost the same have in common.
+def cost_key(flags: Mapping[str, Any]) -> str:
+    """Return a key that is the same for runs whose epochs have the same cost.
 
     Args:
-        flags: as `TrainConfig.as_json_types` gives them.
+        flags: result of `TrainConfig.as_json_types`, or content of `parameters.json`.
     """
-    same_cost = (
-        *flags_with(StudentConfig, Fact.NO_EFFECT),
-        *flags_with(StudentConfig, Fact.SAME_COST),
-    )
-    left_out = {*same_cost, "Total params", "Total time"}
-    return json.dumps({k: v for k, v in sorted(flags.items()) if k not in left_out})
+    no_cost = [*flags_with(StudentConfig, Fact.NO_EFFECT), *TOTALS]
+    no_cost += flags_with(StudentConfig, Fact.SAME_COST)
+    return json.dumps({k: v for k, v in sorted(flags.items()) if k not in no_cost})
 
 
 def estimate(
     runs: Sequence[Run],
     save_dir: str,
-    sources: Sources,
+    open_source: Callable[[TrainConfig], DataSource],
     device: torch.device,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Estimate:
-    """What some runs will cost.
+    """Estimate the cost of runs.
 
     Args:
-        runs: those that are left to do.
-        save_dir: where finished runs may lie.
-        sources: their data.
+        runs: the runs that are not done.
+        save_dir: folder of finished runs.
+        open_source: returns the data set of a run.
         device: where to measure.
-        say: called with a line before each measurement.
+        log: called with a line before each measurement.
     """
-    known = finished(save_dir)
-    new = {kind_of(run.config.as_json_types()): run for run in reversed(runs)}
-    new = {kind: run for kind, run in new.items() if kind not in known}
-    measured = {}
-    for number, (kind, run) in enumerate(new.items(), start=1):
-        say(f"measuring {number} of {len(new)}: {run.label}")
-        measured[kind] = measure(run, sources.of(run.config), device)
-    costs, caches = known | measured, Caches()
+    keys = {run.folder: cost_key(run.config.as_json_types()) for run in runs}
+    costs = costs_of_finished_runs(save_dir)
+    num_finished = len(costs.keys() & set(keys.values()))
+    unknown = {keys[run.folder]: run for run in reversed(runs) if keys[run.folder] not in costs}
+    for number, (key, run) in enumerate(unknown.items(), start=1):
+        log(f"measuring {number} of {len(unknown)}: {run.label}")
+        costs[key] = measure_cost(run, open_source(run.config), device)
+    caches = CacheSimulation()
     hours: dict[Path, float] = {}
     longest = size = 0.0
     for run in runs:
-        cost, config = costs[kind_of(run.config.as_json_types())], run.config
-        seconds = cost.epoch * config.epochs
-        if cost.cached and isinstance(config, StudentConfig):
-            filling, written = caches.take(config, cost.cached)
-            seconds = cost.epoch * filling + cost.read * (config.epochs - filling)
+        cost, config = costs[keys[run.folder]], run.config
+        seconds = cost.epoch_seconds * config.epochs
+        if cost.cache_use and isinstance(config, StudentConfig):
+            filling, written = caches.add(config, cost.cache_use)
+            seconds = cost.epoch_seconds * filling
+            seconds += cost.cached_epoch_seconds * (config.epochs - filling)
             size += written
         hours[run.folder] = seconds / 3600
-        before = hours.get(run.needs.folder, 0.0) if run.needs else 0.0
+        before = hours.get(run.teacher_run.folder, 0.0) if run.teacher_run else 0.0
         longest = max(longest, before + hours[run.folder])
         num_kept = config.epochs // config.save_freq if config.save_freq else 0
-        size += cost.size + num_kept * cost.kept
-    used = {kind_of(run.config.as_json_types()) for run in runs}
-    return Estimate(sum(hours.values()), longest, size, len(used & known.keys()), len(measured))
+        size += cost.run_bytes + num_kept * cost.checkpoint_bytes
+    return Estimate(sum(hours.values()), longest, size, num_finished, len(unknown))
 
 
-def finished(save_dir: str) -> dict[str, Cost]:
-    """The costs of the kinds of run that lie finished in a place, of each the slowest."""
+def costs_of_finished_runs(save_dir: str) -> dict[str, Cost]:
+    """Return the costs of the finished runs in a folder by `cost_key`, of each the slowest."""
     costs: dict[str, Cost] = {}
     for path in Path(save_dir).glob(f"*/models/*/{DONE}"):
         if path.parent.is_symlink():
@@ -142,92 +142,92 @@ def finished(save_dir: str) -> dict[str, Cost]:
         try:
             flags = json.loads(path.read_text())
             seconds = flags["Total time"] * 3600 / flags["epochs"]
-        except (ValueError, KeyError, TypeError):  # damaged: it says nothing, and a report names it
-            continue
+        except (ValueError, KeyError, TypeError):
+            continue  # damaged, which a report says
         sizes = {p: p.stat().st_size for p in path.parent.rglob("*") if p.is_file()}
         kept = [size for p, size in sizes.items() if p.name.startswith("ckpt_epoch_")]
-        usual = max((s for p, s in sizes.items() if p.name.endswith("_best.pth")), default=0)
-        cost = Cost(seconds, sum(sizes.values()) - sum(kept), max(kept, default=usual))
-        kind = kind_of(flags)
-        if kind not in costs or costs[kind].epoch < seconds:
-            costs[kind] = cost
+        best = max((s for p, s in sizes.items() if p.name.endswith("_best.pth")), default=0)
+        cost = Cost(seconds, sum(sizes.values()) - sum(kept), max(kept, default=best))
+        key = cost_key(flags)
+        if key not in costs or costs[key].epoch_seconds < seconds:
+            costs[key] = cost
     return costs
 
 
-def measure(run: Run, source: DataSource, device: torch.device) -> Cost:
-    """Train a run's networks for about a second, with random weights."""
+def measure_cost(run: Run, source: DataSource, device: torch.device) -> Cost:
+    """Train the networks of a run for about a second, with random weights."""
     config = run.config
-    kept, _ = source.split(config.val_fraction, config.trial)
-    task = _task(run, source, kept.train_labels, device)
+    train, _ = source.split(config.val_fraction, config.trial)
+    task = _build_task(run, source, train.train_labels, device)
     trainer = Trainer(task, running.build_plan(config, run.network, source.image_size))
-    loader = kept.train_loader(config.batch_size, seed=0, drop_last=True, device=device)
-    training = Timed(loader)
-    trainer.train_epoch(training, TrainProgress(0))
-    deployed = task.deployed()
-    tests = source.test_loader(device)
-    scoring = Timed(tests)
-    score(deployed, scoring.epoch(1))
-    best = _bytes(deployed.state_dict())
-    last = _bytes(
-        {"model": deployed.state_dict(), "trainer": vars(trainer.state(TrainProgress(1)))}
-    )
-    size = best + last * min(2, config.epochs) + RECORDS + FIGURES * config.epochs
-    scored = scoring.seconds * len(tests)
-    cost = Cost(training.seconds * len(loader) + scored, size, best)
-    if not isinstance(config, StudentConfig):
+    loader = train.train_loader(config.batch_size, seed=0, drop_last=True, device=device)
+    seconds = _time_epoch(trainer, loader)
+    deployed, test_loader = task.deployed(), source.test_loader(device)
+    test_timer = LoaderTimer(test_loader)
+    score(deployed, test_timer.epoch(1))
+    test_seconds = test_timer.batch_seconds * len(test_loader)
+    best = _num_bytes(deployed.state_dict())
+    trainer_state = vars(trainer.state(TrainProgress(1)))
+    last = _num_bytes({"model": deployed.state_dict(), "trainer": trainer_state})
+    size = best + last * min(2, config.epochs) + RUN_BYTES + EPOCH_BYTES * config.epochs
+    cost = Cost(seconds + test_seconds, size, best)
+    if not isinstance(task, Distillation) or not isinstance(config, StudentConfig):
         return cost
-    cached = asked(config, task, source, len(kept.train_labels), source.sample(device))
-    if cached is None:
+    use = cache_use(config, task, source, len(train.train_labels), source.sample(device))
+    if use is None:
         return cost
-    reading = Timed(WarmCacheLoader(loader, task))
-    trainer.train_epoch(reading, TrainProgress(0))
-    return replace(cost, cached=cached, read=reading.seconds * len(loader) + scored)
+    seconds = _time_epoch(trainer, WarmCacheLoader(loader, task))
+    return replace(cost, cache_use=use, cached_epoch_seconds=seconds + test_seconds)
 
 
-class Timed(WrappedLoader):
-    """The first batches of a loader, for about `BUDGET` seconds, and how long each took.
+class LoaderTimer(WrappedLoader):
+    """The first batches of a loader, for about `MEASURED_SECONDS`, timed.
 
     Args:
-        loader: gives the batches.
+        loader: the loader.
     """
 
     def __init__(self, loader: BatchLoader) -> None:
         super().__init__(loader)
-        self._stamps: list[float] = []
+        self._times: list[float] = []
 
     @override
     def epoch(self, number: int, start_batch: int = 0) -> Iterator[Batch]:
-        for batch in islice(self._loader.epoch(number, start_batch), MOST):
+        for batch in islice(self._loader.epoch(number, start_batch), MAX_BATCHES):
             yield batch
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
-            self._stamps.append(time.monotonic())
-            if len(self._stamps) > 1 and self._stamps[-1] - self._stamps[0] > BUDGET:
+            self._times.append(time.monotonic())
+            if len(self._times) > 1 and self._times[-1] - self._times[0] > MEASURED_SECONDS:
                 return
 
     @property
-    def seconds(self) -> float:
-        """Of a batch, the loading of it and what was done with it."""
-        first, *rest = self._stamps
-        return (rest[-1] - first) / len(rest) if rest else 0.0
+    def batch_seconds(self) -> float:
+        """Mean duration of loading and using a batch, without the first."""
+        return (self._times[-1] - self._times[0]) / max(1, len(self._times) - 1)
 
 
-def _task(run: Run, source: DataSource, labels: torch.Tensor, device: torch.device) -> Any:
-    """What the run trains, as train_student.py or train_teacher.py makes it."""
-    classes, size = source.num_classes, source.image_size
-    config = run.config
-    net = models.create(run.network, num_classes=classes, image_size=size).to(device)
+def _time_epoch(trainer: Trainer, loader: BatchLoader) -> float:
+    timer = LoaderTimer(loader)
+    trainer.train_epoch(timer, TrainProgress(0))
+    return timer.batch_seconds * len(loader)
+
+
+def _build_task(
+    run: Run, source: DataSource, labels: Tensor, device: torch.device
+) -> Distillation | Supervised:
+    """Build what the run trains, with random weights."""
+    config, facts = run.config, {"num_classes": source.num_classes, "image_size": source.image_size}
+    net = models.create(run.network, **facts).to(device)
     if not isinstance(config, StudentConfig):
         return Supervised(net, CE())
     assert run.teacher is not None  # a student's run has one
-    teacher = models.create(run.teacher, num_classes=classes, image_size=size).eval().to(device)
     chosen = weights.choose(config, run.teacher)
-    sample = source.sample(device)
     return distil(
         net,
-        teacher,
+        models.create(run.teacher, **facts).eval().to(device),
         chosen.terms(),
-        images=sample,
+        images=source.sample(device),
         train_labels=labels.to(device),
         batch_size=config.batch_size,
         options=weights.options(config, chosen, run.teacher),
@@ -236,7 +236,7 @@ def _task(run: Run, source: DataSource, labels: torch.Tensor, device: torch.devi
     )
 
 
-def _bytes(content: Any) -> int:
+def _num_bytes(content: Any) -> int:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.tell()

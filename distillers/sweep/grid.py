@@ -1,4 +1,4 @@
-"""The grid of a sweep: which teachers, students, methods, trials and flags; imports no torch."""
+"""The grid of a sweep; imports no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,8 +6,8 @@ from typing import Any
 
 from distillers.errors import InputError
 
-ALONE = "alone"  # the method without a teacher
-FILES = (".pth", ".pt", ".safetensors")  # of teachers that are trained already
+WITHOUT_TEACHER = "alone"  # the method that trains the student without a teacher
+CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,9 @@ class Pair:
     """A teacher and a student.
 
     Attributes:
-        teacher: a name in `Grid.teachers`, a network that is trained first, or a checkpoint.
+        teacher: a name in `Grid.teachers`, a network to be trained first, or a checkpoint.
         student: a network.
-        flags: of their runs.
+        flags: flags of the pair's runs.
     """
 
     teacher: str
@@ -25,39 +25,39 @@ class Pair:
     flags: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def name(self) -> str:
-        """As it is shown."""
-        return f"{self.teacher} -> {self.student}{shown(self.flags)}"
+    def label(self) -> str:
+        """The pair with its flags, for messages."""
+        return f"{self.teacher} -> {self.student}{format_flags(self.flags)}"
 
 
 @dataclass(frozen=True)
 class Method:
-    """What is distilled with.
+    """A combination of losses.
 
     Attributes:
-        name: as it is shown.
-        flags: of its runs; neither "distill" nor "loss" is training without a teacher.
-        pairs: the (teacher, student) that it is for; none stands for all.
+        label: name for messages.
+        flags: flags of its runs; without "distill" and "loss" there is no teacher.
+        pairs: the (teacher, student) that it is run on; all if empty.
     """
 
-    name: str
+    label: str
     flags: Mapping[str, Any] = field(default_factory=dict)
     pairs: tuple[tuple[str, str], ...] = ()
 
-    def suits(self, pair: Pair) -> bool:
-        """Whether it is for a pair."""
+    def applies_to(self, pair: Pair) -> bool:
+        """Return whether it is run on a pair."""
         return not self.pairs or (pair.teacher, pair.student) in self.pairs
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A teacher that is there, or is trained first.
+    """A teacher that exists, or is trained first.
 
     Attributes:
-        path: its checkpoint; empty where it is trained.
+        path: its checkpoint; empty if it is trained.
         model: its network.
-        trial: the seed of its training.
-        flags: more for train_teacher.py.
+        trial: seed of its training.
+        flags: more flags of train_teacher.py.
     """
 
     path: str = ""
@@ -68,16 +68,16 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Grid:
-    """Everything that a sweep runs through.
+    """The combinations that a sweep runs.
 
     Attributes:
-        save_dir: where all runs are saved.
-        fixed: flags of every run, the teachers' too where train_teacher.py has them.
-        teachers: by name; a teacher that is not among them is a network or a checkpoint.
+        save_dir: folder of all runs.
+        fixed: flags of every run; those that train_teacher.py has apply to teachers too.
+        teachers: teachers by name; other names are networks or checkpoints.
         pairs: teachers and students.
-        methods: what is distilled with; `ALONE` is training without a teacher.
-        trials: the seeds.
-        sets: flags of the students' runs with the values that each takes in turn.
+        methods: combinations of losses.
+        trials: seeds.
+        sets: values to sweep for flags of the students' runs.
     """
 
     save_dir: str = "./save"
@@ -89,40 +89,38 @@ class Grid:
     sets: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Refuse a grid without runs, and a flag that two of its axes give.
+        """Check that the grid has runs, and that no two of its axes set the same flag.
 
         Raises:
-            InputError: naming what is missing or given twice.
+            InputError: naming what is missing or set twice.
         """
-        for axis in ("pairs", "methods", "trials"):
+        examples = {"pairs": "'resnet20 -> resnet8'", "methods": "kd", "trials": "1 2 3"}
+        for axis, example in examples.items():
             if not getattr(self, axis):
-                example = {"pairs": "'resnet20 -> resnet8'", "methods": "kd", "trials": "1 2 3"}
-                raise InputError(f"the grid has no {axis}; give some, as in {example[axis]}.")
-        for kind, parts in (("pair", self.pairs), ("method", self.methods)):
-            for part in parts:
-                _refuse_both(f"the {kind} {part.name}", part.flags, "set", self.sets)
+                raise InputError(f"the grid has no {axis}; give some, as in {example}.")
         for pair in self.pairs:
+            _check_disjoint(f"the pair {pair.label}", pair.flags, "set", self.sets)
             for method in self.methods:
-                _refuse_both(f"the pair {pair.name}", pair.flags, method.name, method.flags)
+                _check_disjoint(f"the pair {pair.label}", pair.flags, method.label, method.flags)
+        for method in self.methods:
+            _check_disjoint(f"the method {method.label}", method.flags, "set", self.sets)
+
+    def teacher_of(self, pair: Pair) -> Teacher:
+        """Return the teacher of a pair: an entry of `teachers`, a checkpoint, or a network."""
+        name = pair.teacher
+        if name in self.teachers:
+            return self.teachers[name]
+        is_file = ":" not in name and ("/" in name or name.endswith(CHECKPOINT_SUFFIXES))
+        return Teacher(path=name) if is_file else Teacher(model=name)
 
 
-def teacher_of(grid: Grid, pair: Pair) -> Teacher:
-    """What stands for a pair's teacher: an entry of `teachers`, a checkpoint, or a network."""
-    name = pair.teacher
-    if name in grid.teachers:
-        return grid.teachers[name]
-    is_file = ":" not in name and ("/" in name or name.endswith(FILES))
-    return Teacher(path=name) if is_file else Teacher(model=name)
-
-
-def shown(flags: Mapping[str, Any]) -> str:
-    """Flags behind a name."""
+def format_flags(flags: Mapping[str, Any]) -> str:
+    """Return flags in parentheses, to follow a name."""
     return f" ({', '.join(f'{name} {value}' for name, value in flags.items())})" if flags else ""
 
 
-def _refuse_both(
-    place: str, flags: Mapping[str, Any], other: str, others: Mapping[str, Any]
+def _check_disjoint(
+    first: str, flags: Mapping[str, Any], second: str, others: Mapping[str, Any]
 ) -> None:
-    both = sorted(flags.keys() & others.keys())
-    if both:
-        raise InputError(f"{both[0]} is given by {place} and by {other}; keep one of them.")
+    for name in sorted(flags.keys() & others.keys()):
+        raise InputError(f"{name} is given by {first} and by {second}; keep one of them.")

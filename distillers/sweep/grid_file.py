@@ -1,4 +1,4 @@
-"""Grids as people write them, in files and flags; what is wrong in one is named."""
+"""Read grids from files and flags; imports no torch."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -11,82 +11,72 @@ from distillers.config.flags import NotInGrid, marked
 from distillers.config.student import StudentConfig
 from distillers.config.teacher import TeacherConfig
 from distillers.errors import InputError, unknown
-from distillers.sweep.grid import ALONE, Grid, Method, Pair, Teacher, shown
+from distillers.sweep.grid import WITHOUT_TEACHER, Grid, Method, Pair, Teacher, format_flags
 
 TEACHER_FLAGS = frozenset(f.name for f in fields(TeacherConfig)) - {"model", "trial"}
 STUDENT_FLAGS = frozenset(f.name for f in fields(StudentConfig)) - {"trial"}
-
-NOT_IN_GRID = {
+FORBIDDEN_FLAGS = {
     name: marker.reason
     for config in (TeacherConfig, StudentConfig)
     for name, marker in marked(config, NotInGrid)
 }
 
 
-class OnceLoader(yaml.SafeLoader):
-    """Reads YAML as `yaml.safe_load` does, but refuses a mapping that gives a name twice."""
+def read_grid(path: str) -> Grid:
+    """Read a grid from a YAML or JSON file.
 
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """A mapping as it is written: what it merges may give names that it gives, too."""
-        node = super().compose_mapping_node(anchor)
-        names = [str(key.value).replace("-", "_") for key, _ in node.value]
-        twice = next((name for name in names if name != "<<" and names.count(name) > 1), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{twice} is given twice", node.start_mark
-            )
-        return node
+    Raises:
+        InputError: if it cannot be read, or naming the entry that is wrong.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the grid {path}: {error}") from error
+    return parse_grid(text, path)
 
 
-def from_text(text: str, source: str) -> Grid:
-    """Read a grid.
+def parse_grid(text: str, source: str) -> Grid:
+    """Parse a grid.
 
     Args:
         text: YAML or JSON.
-        source: where it stands, for messages.
+        source: where it is from, for messages.
 
     Raises:
-        InputError: naming the entry that cannot be.
+        InputError: naming the entry that is wrong.
     """
     try:
-        content = yaml.load(text, OnceLoader)
+        content = yaml.load(text, UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise InputError(f"cannot read the grid {source}: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"the grid {source} must be a mapping with pairs, methods, trials, ...")
-    known = {"set" if f.name == "sets" else f.name for f in fields(Grid)}
+    allowed = {"set" if f.name == "sets" else f.name for f in fields(Grid)}
     for name in content:
-        if name not in known:
-            raise unknown(f"entry of a grid ({source})", str(name), known)
-    given: dict[str, Any] = {name: value for name, value in content.items() if value is not None}
-    grid = Grid(save_dir=str(given.get("save_dir", Grid.save_dir)))
-    grid = changed(
-        replace(grid, teachers=_teachers(given.get("teachers", {}))),
-        pairs=_some(given, "pairs"),
-        methods=_some(given, "methods"),
-        trials=_some(given, "trials"),
-        fixed=_mapping(given, "fixed"),
-        sets=_mapping(given, "set"),
+        if name not in allowed:
+            raise unknown(f"entry of a grid ({source})", str(name), allowed)
+    content = {name: value for name, value in content.items() if value is not None}
+    entries = _get_mapping(content, "teachers")
+    teachers = {str(name): _parse_teacher(str(name), entry) for name, entry in entries.items()}
+    grid = Grid(str(content.get("save_dir", Grid.save_dir)), teachers=teachers)
+    grid = update_grid(
+        grid,
+        pairs=_get_list(content, "pairs"),
+        methods=_get_list(content, "methods"),
+        trials=_get_list(content, "trials"),
+        fixed=_get_mapping(content, "fixed"),
+        sets=_get_mapping(content, "set"),
     )
     known = [(pair.teacher, pair.student) for pair in grid.pairs]
     for method in grid.methods:
         for pair in method.pairs:
             if pair not in known:
                 names = map(" -> ".join, known)
-                raise unknown(f"pair (for {method.name})", " -> ".join(pair), names)
+                raise unknown(f"pair (for {method.label})", " -> ".join(pair), names)
     return grid
 
 
-def from_file(path: str) -> Grid:
-    """Read the grid in a file; see `from_text`."""
-    try:
-        text = Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the grid {path}: {error}") from error
-    return from_text(text, path)
-
-
-def changed(
+def update_grid(
     grid: Grid,
     *,
     pairs: Sequence[Any] = (),
@@ -95,124 +85,140 @@ def changed(
     fixed: Mapping[str, Any] | None = None,
     sets: Mapping[str, Any] | None = None,
 ) -> Grid:
-    """The grid with other pairs, methods and trials, where some are given, and more flags.
+    """Return the grid with other pairs, methods and trials if given, and with more flags.
 
     Args:
-        grid: as it was.
-        pairs: "TEACHER -> STUDENT", or a mapping with "pair" and flags.
-        methods: "crd+kd", "package.module:Loss", `ALONE`, or a mapping of flags (with "pairs" it
-            is for).
-        trials: whole numbers.
+        grid: the grid.
+        pairs: "TEACHER -> STUDENT", or mappings with "pair" and flags.
+        methods: "crd+kd", "package.module:Loss", "alone", or mappings of flags, with "pairs"
+            for a method of some pairs only.
+        trials: integers.
         fixed: flags of every run.
         sets: lists of values by flag.
 
     Raises:
-        InputError: naming the entry that cannot be.
+        InputError: naming the entry that is wrong.
     """
-    every = {name: _checked(name, value, "fixed") for name, value in (fixed or {}).items()}
-    lists = {name: _values(name, value) for name, value in (sets or {}).items()}
+    for name, value in (fixed or {}).items():
+        _check_flag(name, value, "fixed")
+    lists = {name: _parse_values(name, value) for name, value in (sets or {}).items()}
     return replace(
         grid,
-        pairs=tuple(map(_pair, pairs)) or grid.pairs,
-        methods=tuple(map(_method, methods)) or grid.methods,
-        trials=tuple(map(_trial, trials)) or grid.trials,
-        fixed={**grid.fixed, **_named(every)},
-        sets={**grid.sets, **_named(lists)},
+        pairs=tuple(map(_parse_pair, pairs)) or grid.pairs,
+        methods=tuple(map(_parse_method, methods)) or grid.methods,
+        trials=tuple(map(_parse_trial, trials)) or grid.trials,
+        fixed={**grid.fixed, **_normalize_names(fixed or {})},
+        sets={**grid.sets, **_normalize_names(lists)},
     )
 
 
-def _pair(entry: Any) -> Pair:
+class UniqueKeyLoader(yaml.SafeLoader):
+    """A `yaml.SafeLoader` that refuses a mapping with the same key twice."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Check the keys as written; those of a merged mapping may be overridden."""
+        node = super().compose_mapping_node(anchor)
+        names = [_normalize_name(key.value) for key, _ in node.value]
+        for name in names:
+            if name != "<<" and names.count(name) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{name} is given twice", node.start_mark
+                )
+        return node
+
+
+def _parse_pair(entry: Any) -> Pair:
     flags = dict(entry) if isinstance(entry, Mapping) else {"pair": entry}
     text = str(flags.pop("pair", ""))
     teacher, arrow, student = (part.strip() for part in text.partition("->"))
     if not (teacher and arrow and student):
         raise InputError(f"the pair {entry} must read TEACHER -> STUDENT.")
-    return Pair(teacher, student, _flags(flags, f"the pair {text}"))
+    return Pair(teacher, student, _parse_flags(flags, f"the pair {text}"))
 
 
-def _method(entry: Any) -> Method:
+def _parse_method(entry: Any) -> Method:
     if isinstance(entry, str):
         flag = "loss" if ":" in entry else "distill"
-        return Method(entry, {} if entry == ALONE else {flag: entry})
+        return Method(entry, {} if entry == WITHOUT_TEACHER else {flag: entry})
     if not isinstance(entry, Mapping):
         raise InputError(f"the method {entry} must be a name, or a mapping with `distill`.")
     flags = dict(entry)
-    named = {flag: str(flags.pop(flag)) for flag in ("distill", "loss") if flag in flags}
-    if not named:
+    losses = {flag: str(flags.pop(flag)) for flag in ("distill", "loss") if flag in flags}
+    if not losses:
         raise InputError(f"the method {dict(entry)} names neither `distill` nor `loss`.")
-    given, pairs = flags.pop("name", None), [_pair(pair) for pair in _some(flags, "pairs")]
+    pairs = [_parse_pair(pair) for pair in _get_list(flags, "pairs")]
+    given = flags.pop("name", None)
     flags.pop("pairs", None)
-    name = str(given or "+".join(named.values()))
-    rest = _flags(flags, f"the method {name}")
-    if named.get("distill") == ALONE:
-        del named["distill"]
-    name = name if given else name + shown(rest)
-    return Method(name, {**named, **rest}, tuple((each.teacher, each.student) for each in pairs))
+    label = str(given or "+".join(losses.values()))
+    flags = _parse_flags(flags, f"the method {label}")
+    if not given:
+        label += format_flags(flags)
+    if losses.get("distill") == WITHOUT_TEACHER:
+        del losses["distill"]
+    return Method(label, {**losses, **flags}, tuple((p.teacher, p.student) for p in pairs))
 
 
-def _trial(entry: Any) -> int:
+def _parse_trial(entry: Any) -> int:
     if isinstance(entry, bool) or not isinstance(entry, int):
-        raise InputError(f"the trial {entry} must be a whole number.")
+        raise InputError(f"the trial {entry} must be an integer.")
     return entry
 
 
-def _teachers(content: Any) -> dict[str, Teacher]:
-    if not isinstance(content, Mapping):
-        raise InputError("`teachers` must map names to checkpoints or to flags.")
-    return {str(name): _teacher(str(name), value) for name, value in content.items()}
-
-
-def _teacher(name: str, entry: Any) -> Teacher:
+def _parse_teacher(name: str, entry: Any) -> Teacher:
     if isinstance(entry, str):
         return Teacher(path=entry)
     if not isinstance(entry, Mapping):
         raise InputError(f"the teacher {name} must be a path or a mapping of flags.")
     flags = dict(entry)
-    model, trial = str(flags.pop("model", name)), _trial(flags.pop("trial", 0))
-    return Teacher("", model, trial, _flags(flags, f"the teacher {name}", TEACHER_FLAGS))
+    model, trial = str(flags.pop("model", name)), _parse_trial(flags.pop("trial", 0))
+    return Teacher("", model, trial, _parse_flags(flags, f"the teacher {name}", TEACHER_FLAGS))
 
 
-def _flags(
-    flags: Mapping[str, Any], place: str, known: Iterable[str] = STUDENT_FLAGS
+def _parse_flags(
+    flags: Mapping[str, Any], where: str, known: Iterable[str] = STUDENT_FLAGS
 ) -> dict[str, Any]:
-    return _named({name: _checked(name, value, place, known) for name, value in flags.items()})
+    for name, value in flags.items():
+        _check_flag(name, value, where, known)
+    return _normalize_names(flags)
 
 
-def _named(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags with underscores for hyphens, those without a value left out."""
-    return {str(name).replace("-", "_"): v for name, v in flags.items() if v is not None}
-
-
-def _checked(name: Any, value: Any, place: str, known: Iterable[str] = STUDENT_FLAGS) -> Any:
-    flag = str(name).replace("-", "_")
-    if flag in NOT_IN_GRID:
-        raise InputError(f"{place} gives {flag}; {NOT_IN_GRID[flag]}.")
-    if flag not in known:
-        raise unknown(f"flag (in {place} of the grid)", flag, set(known) - NOT_IN_GRID.keys())
-    if isinstance(value, Mapping):
-        raise InputError(f"{place} gives {flag} a mapping; it must be a value.")
-    return value
-
-
-def _values(name: Any, value: Any) -> tuple[Any, ...]:
+def _parse_values(name: Any, value: Any) -> tuple[Any, ...]:
     values = tuple(value) if isinstance(value, list | tuple) else (value,)
     for each in values:
-        _checked(name, each, "set")
+        _check_flag(name, each, "set")
     if not values:
         raise InputError(f"set gives {name} no values.")
     return values
 
 
-def _some(content: Mapping[str, Any], name: str) -> list[Any]:
-    """The list of that name; an empty one only where it is left out."""
+def _check_flag(name: Any, value: Any, where: str, known: Iterable[str] = STUDENT_FLAGS) -> None:
+    flag = _normalize_name(name)
+    if flag in FORBIDDEN_FLAGS:
+        raise InputError(f"{where} gives {flag}; {FORBIDDEN_FLAGS[flag]}.")
+    if flag not in known:
+        raise unknown(f"flag (in {where} of the grid)", flag, set(known) - FORBIDDEN_FLAGS.keys())
+    if isinstance(value, Mapping):
+        raise InputError(f"{where} gives {flag} a mapping; it must be a value.")
+
+
+def _normalize_names(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flags that have a value, with underscores in their names."""
+    return {_normalize_name(name): value for name, value in flags.items() if value is not None}
+
+
+def _normalize_name(name: Any) -> str:
+    return str(name).replace("-", "_")
+
+
+def _get_list(content: Mapping[str, Any], name: str) -> list[Any]:
     value = content.get(name, [])
     if not isinstance(value, list) or (name in content and not value):
         raise InputError(f"`{name}` of the grid must be a list of one or more.")
     return value
 
 
-def _mapping(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _get_mapping(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = content.get(name, {})
     if not isinstance(value, Mapping):
-        raise InputError(f"`{name}` of the grid must map flags to values.")
+        raise InputError(f"`{name}` of the grid must be a mapping.")
     return value

@@ -1,13 +1,11 @@
-"""What is known of the runs of a sweep, all of it on the disk: done, failed, in somebody's hands.
+"""The state of the runs of a sweep, kept in files: done, failed, or in progress.
 
-A run is done when it has written `parameters.json`, which it does last and in one piece. All else
-lies in `SAVE_DIR/sweep`, by the name of the run's folder: what it printed, the lock that whoever
-runs it holds, and, where it failed, how. A lock is freed by the system when its holder ends,
-however that ends.
+A run is done when it has written `parameters.json`, its last file. All else is in `SAVE_DIR/sweep`
+under the name of the run's folder: its output, the lock of the process that executes it, and its
+failure. The system releases a lock when its process ends, for whatever reason.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -15,30 +13,31 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from distillers.errors import InputError
 
 DONE = "parameters.json"
-STARTED = "=== started"  # begins the line that each start of a run writes into its log
-TAIL = 6  # lines of a failed run's log that are shown
-
-BUSY = 69  # exit status (EX_UNAVAILABLE) of a job whose run is held by another process
+START_MARKER = "=== started"  # first words of the line that each start adds to the log of a run
+TAIL_LINES = 6  # of the log of a failed run
+LOCKED_STATUS = 69  # exit status (EX_UNAVAILABLE) of a job whose run another process executes
 
 
 class Ledger:
-    """The places of a sweep's files.
+    """Files of a sweep.
 
     Args:
-        save_dir: of the sweep.
+        save_dir: folder of the sweep.
     """
 
     def __init__(self, save_dir: str | Path) -> None:
         self.folder = Path(save_dir) / "sweep"
 
-    def make(self) -> None:
-        """Make its folders.
+    def create(self) -> None:
+        """Create the folders.
 
         Raises:
-            InputError: where they cannot be.
+            InputError: if that is not possible.
         """
         try:
             for name in ("logs", "locks", "failed"):
@@ -46,84 +45,83 @@ class Ledger:
         except OSError as error:
             raise InputError(f"cannot write into {self.folder}: {error}.") from error
 
-    def log(self, run: Path) -> Path:
-        """What the run in a folder prints."""
-        return self.folder / "logs" / f"{run.name}.log"
+    def log(self, run_dir: Path) -> Path:
+        """Return the file of a run's output."""
+        return self.folder / "logs" / f"{run_dir.name}.log"
 
-    def lock(self, run: Path) -> Path:
-        """What whoever runs it holds."""
-        return self.folder / "locks" / run.name
+    def lock(self, run_dir: Path) -> Path:
+        """Return the file that the process of a run locks."""
+        return self.folder / "locks" / run_dir.name
 
-    def is_done(self, run: Path) -> bool:
-        """Whether it has come to its end."""
-        return (run / DONE).is_file()
+    def is_done(self, run_dir: Path) -> bool:
+        """Return whether a run is complete."""
+        return (run_dir / DONE).is_file()
 
-    def is_held(self, run: Path) -> bool:
-        """Whether some process, of this sweep or another, is running it."""
-        with hold(self.lock(run)) as mine:
-            return not mine
+    def is_locked(self, run_dir: Path) -> bool:
+        """Return whether a process, of this sweep or another, executes a run."""
+        with try_lock(self.lock(run_dir)) as acquired:
+            return not acquired
 
-    def fail(self, run: Path, status: int) -> None:
-        """Note that it failed.
+    def has_failed(self, run_dir: Path) -> bool:
+        """Return whether a run failed when it was last executed."""
+        return self._failure(run_dir).is_file()
 
-        Args:
-            run: its folder.
-            status: of its process; a negative one is the signal that ended it.
-        """
-        self._failure(run).parent.mkdir(parents=True, exist_ok=True)
-        self._failure(run).write_text(json.dumps({"status": status, "time": _now()}) + "\n")
+    def record_failure(self, run_dir: Path, status: int) -> None:
+        """Record that a run failed, with its exit status (negative: the signal that ended it)."""
+        self._failure(run_dir).parent.mkdir(parents=True, exist_ok=True)
+        self._failure(run_dir).write_text(json.dumps({"status": status, "time": _now()}) + "\n")
 
-    def has_failed(self, run: Path) -> bool:
-        """Whether it failed when it last ran."""
-        return self._failure(run).is_file()
+    def clear_failure(self, run_dir: Path) -> None:
+        """Delete the record of a failure, so that the run is started again."""
+        self._failure(run_dir).unlink(missing_ok=True)
 
-    def forgive(self, run: Path) -> None:
-        """Forget that it failed."""
-        self._failure(run).unlink(missing_ok=True)
+    def count_starts(self, run_dir: Path) -> int:
+        """Return how often a run was started."""
+        return sum(line.startswith(START_MARKER) for line in self._log_lines(run_dir))
 
-    def starts(self, run: Path) -> int:
-        """How often it was started."""
-        return sum(line.startswith(STARTED) for line in self._lines(run))
+    def tail(self, run_dir: Path) -> list[str]:
+        """Return the last lines that a run printed since its last start."""
+        lines = self._log_lines(run_dir)
+        starts = [number for number, line in enumerate(lines) if line.startswith(START_MARKER)]
+        printed = lines[starts[-1] + 1 :] if starts else lines
+        return [line for line in printed if line.strip()][-TAIL_LINES:]
 
-    def tail(self, run: Path) -> list[str]:
-        """The last lines that it printed since it was last started."""
-        lines = self._lines(run)
-        last = max((n for n, line in enumerate(lines) if line.startswith(STARTED)), default=-1)
-        return [line for line in lines[last + 1 :] if line.strip()][-TAIL:]
+    def _log_lines(self, run_dir: Path) -> list[str]:
+        path = self.log(run_dir)
+        return path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else []
 
-    def _lines(self, run: Path) -> list[str]:
-        path = self.log(run)
-        return path.read_text(errors="replace").splitlines() if path.is_file() else []
-
-    def _failure(self, run: Path) -> Path:
-        return self.folder / "failed" / run.name
+    def _failure(self, run_dir: Path) -> Path:
+        return self.folder / "failed" / run_dir.name
 
 
 @contextlib.contextmanager
-def hold(path: Path) -> Iterator[bool]:
-    """Inside, this process holds the lock at `path` if the value is true; else another does.
+def try_lock(path: Path) -> Iterator[bool]:
+    """Yield whether this process acquired the lock file, which it then holds in the block.
 
     Raises:
-        InputError: where the file system has no locks.
+        InputError: if the file system does not support locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):  # the two ways of saying that it is held
-            yield False
-            return
-        except OSError as error:
-            raise InputError(
-                f"cannot lock {path} ({error}); a sweep needs a file system with locks, so that "
-                "no run is run twice at once. Choose another --save_dir."
-            ) from error
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    except (OSError, NotImplementedError) as error:
+        raise InputError(
+            f"cannot lock {path} ({error}); a sweep needs a file system with locks, so that no run "
+            "is executed twice at once. Choose another --save_dir."
+        ) from error
+    try:
         yield True
+    finally:
+        lock.release()
 
 
-def started_line(label: str) -> str:
-    """What a run's log says at each start."""
-    return f"{STARTED} {_now()} on {socket.gethostname()}, process {os.getpid()}: {label}"
+def start_line(command: str) -> str:
+    """Return the line that the log of a run gets at each start."""
+    return f"{START_MARKER} {_now()} on {socket.gethostname()}, process {os.getpid()}: {command}"
 
 
 def _now() -> str:

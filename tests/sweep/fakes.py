@@ -10,7 +10,7 @@ class Killed(BaseException):
     """Stands for SIGKILL of the driver: nothing catches it."""
 
 
-class FakeEngine:
+class FakeExecutor:
     """Does an epoch of every run at each look.
 
     Args:
@@ -25,17 +25,17 @@ class FakeEngine:
         self.kill_at = kill_at
         self.running, self.started, self.stopped, self.looks = {}, [], False, 0
 
-    def room(self):
+    def has_room(self):
         return len(self.running) < self.places
 
-    def start(self, job):
-        assert self.room()
+    def submit(self, job):
+        assert self.has_room()
         assert job.folder not in {j.folder for j in self.running}
         assert not (Path(job.folder) / DONE).exists()
         self.started.append(job.folder)
         self.running[job] = done_epochs(job.folder)
 
-    def ended(self):
+    def pop_finished(self):
         self.looks += 1
         if self.looks == self.kill_at:
             raise Killed
@@ -52,7 +52,7 @@ class FakeEngine:
             del self.running[job]
         return over
 
-    def stop(self):
+    def shutdown(self):
         self.stopped = True
 
 

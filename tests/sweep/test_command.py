@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from distillers.cli import main as cli
-from distillers.sweep import estimate, grid_file
-from distillers.sweep.checks import Sources
+from distillers.sweep import estimate
+from distillers.sweep.dry_run import DataSources
+from distillers.sweep.expand import expand
+from distillers.sweep.grid_file import parse_grid
 from distillers.sweep.ledger import DONE, Ledger
-from distillers.sweep.runs import expand
 
 # The student alone is its own teacher: one run serves both.
 GRID = """
@@ -50,7 +51,7 @@ def test_a_small_sweep(grid, tmp_path, capsys):
     folders = sorted(path.parent for path in tmp_path.rglob("config.json"))
     done = [folder for folder in folders if ledger.is_done(folder)]
     assert (len(folders), len(done)) == (3, 2)
-    assert [ledger.starts(folder) for folder in folders] == [1, 1, 1]
+    assert [ledger.count_starts(folder) for folder in folders] == [1, 1, 1]
     assert [folder for folder in folders if ledger.has_failed(folder)] == [
         folder for folder in folders if folder not in done
     ]
@@ -64,32 +65,32 @@ def test_a_small_sweep(grid, tmp_path, capsys):
     check_sizes(grid, tmp_path)
     assert sweep(*words) == 1  # nothing is started again
     assert "3 runs:  2 done  1 failed" in capsys.readouterr().out
-    assert [ledger.starts(folder) for folder in folders] == [1, 1, 1]
+    assert [ledger.count_starts(folder) for folder in folders] == [1, 1, 1]
 
     assert sweep(*words, "--dry_run") == 0
     text = capsys.readouterr().out
     assert "3 points of the grid, 3 runs with their teachers: 2 done, 1 failed before, 1" in text
     assert text.count("\npython train_student.py --path_t ") == 1
     assert text.count("# done: ") == 2
-    assert "by finished runs of the same kind: 1 kinds" in text  # of the other rate
-    assert "each with random weights, alone on cpu, 1 threads: 0 kinds" in text
+    assert "from finished runs of the same kind: 1 kinds" in text  # of the other rate
+    assert "with random weights, alone on cpu with 1 threads: 0 kinds" in text
 
 
 def check_sizes(grid, tmp_path):
     """What a run would write, by a measurement, is what such a run has written."""
     text = f"{Path(grid).read_text()}save_dir: {tmp_path / 'save'}"
-    known, sources = estimate.finished(str(tmp_path / "save")), Sources()
+    known, sources = estimate.costs_of_finished_runs(str(tmp_path / "save")), DataSources()
     assert len(known) == 2
-    for run in expand(grid_file.from_text(text, "here")).runs[:2]:
-        cost = estimate.measure(run, sources.of(run.config), torch.device("cpu"))
-        real = known[estimate.kind_of(run.config.as_json_types())]
-        assert cost.size == pytest.approx(real.size, rel=0.02)
-        assert cost.kept == pytest.approx(real.kept, rel=0.02)
+    for run in expand(parse_grid(text, "here")).runs[:2]:
+        cost = estimate.measure_cost(run, sources.open(run.config), torch.device("cpu"))
+        real = known[estimate.cost_key(run.config.as_json_types())]
+        assert cost.run_bytes == pytest.approx(real.run_bytes, rel=0.02)
+        assert cost.checkpoint_bytes == pytest.approx(real.checkpoint_bytes, rel=0.02)
 
 
 def test_a_dry_run_is_a_shell_script_and_writes_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(estimate, "BUDGET", 0.05)
+    monkeypatch.setattr(estimate, "MEASURED_SECONDS", 0.05)
     words = ["--pairs", "resnet8 -> resnet14", "--methods", "alone", "sp", "--trials", "1", "2"]
     words += ["--fixed", "dataset=digits", "lr_decay_epochs=3,4", "--set", "epochs=5,6"]
     assert sweep(*words, "--dry_run", "--gpu_id", "cpu", "--jobs", "3") == 0
@@ -99,8 +100,8 @@ def test_a_dry_run_is_a_shell_script_and_writes_nothing(tmp_path, capsys, monkey
     assert all(line.startswith(("python train_s", "python train_t")) for line in commands)
     assert all("--lr_decay_epochs 3,4" in line for line in commands)
     assert sum("--epochs 6" in line for line in commands) == 4
-    assert "h where 3 run at once" in lines[-2]
-    assert "alone on cpu, 1 threads: 3 kinds" in lines[-1]  # the teacher, the student alone, sp
+    assert "h with 3 runs at once" in lines[-2]
+    assert "alone on cpu with 1 threads: 3 kinds" in lines[-1]  # the teacher, the student alone, sp
     assert list(tmp_path.iterdir()) == []
 
 

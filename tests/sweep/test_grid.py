@@ -5,8 +5,8 @@ import json
 import pytest
 
 from distillers.errors import InputError
-from distillers.sweep import grid_file
-from distillers.sweep.grid import Grid, Method, Pair, Teacher, teacher_of
+from distillers.sweep.grid import Grid, Method, Pair, Teacher
+from distillers.sweep.grid_file import parse_grid, read_grid, update_grid
 
 WHOLE = """
 save_dir: save/here
@@ -29,7 +29,7 @@ set: {batch_size: [32, 64], channels_last: true}
 
 
 def test_every_entry_of_a_file_is_read():
-    grid = grid_file.from_text(WHOLE, "here")
+    grid = parse_grid(WHOLE, "here")
     assert grid.save_dir == "save/here"
     assert grid.fixed == {"dataset": "digits", "epochs": 3, "lr_decay_epochs": [1, 2]}
     assert grid.teachers == {
@@ -40,7 +40,7 @@ def test_every_entry_of_a_file_is_read():
         Pair("big", "resnet8", {}),
         Pair("there", "vgg8", {"learning_rate": 0.01}),
     )
-    assert [pair.name for pair in grid.pairs] == [
+    assert [pair.label for pair in grid.pairs] == [
         "big -> resnet8",
         "there -> vgg8 (learning_rate 0.01)",
     ]
@@ -51,8 +51,8 @@ def test_every_entry_of_a_file_is_read():
         Method("kd (cls 1, div 1)", {"distill": "kd", "cls": 1, "div": 1}),
         Method("soft", {"distill": "kd", "kd_T": 8}, (("big", "resnet8"),)),
     )
-    assert [grid.methods[4].suits(pair) for pair in grid.pairs] == [True, False]
-    assert all(grid.methods[3].suits(pair) for pair in grid.pairs)
+    assert [grid.methods[4].applies_to(pair) for pair in grid.pairs] == [True, False]
+    assert all(grid.methods[3].applies_to(pair) for pair in grid.pairs)
     assert grid.trials == (1, 2)
     assert grid.sets == {"batch_size": (32, 64), "channels_last": (True,)}
     grid.check()
@@ -61,7 +61,7 @@ def test_every_entry_of_a_file_is_read():
 def test_json_is_read_too(tmp_path):
     path = tmp_path / "grid.json"
     path.write_text(json.dumps({"pairs": ["resnet20 -> resnet8"], "methods": ["kd"]}))
-    grid = grid_file.from_file(str(path))
+    grid = read_grid(str(path))
     assert grid.pairs[0].student == "resnet8"
     assert grid.trials == (1,)
 
@@ -74,15 +74,15 @@ def test_a_teacher_without_an_entry_is_a_file_or_a_network():
         "save/t_best.pth": Teacher(path="save/t_best.pth"),
         "t.safetensors": Teacher(path="t.safetensors"),
     }.items():
-        assert teacher_of(grid, Pair(name, "resnet8")) == expected
+        assert grid.teacher_of(Pair(name, "resnet8")) == expected
 
 
 def test_flags_replace_axes_and_add_to_the_rest():
-    grid = grid_file.from_text(WHOLE, "here")
-    other = grid_file.changed(
+    grid = parse_grid(WHOLE, "here")
+    other = update_grid(
         grid, pairs=["a -> b"], trials=[5], fixed={"epochs": 9}, sets={"kd_T": [1, 2]}
     )
-    assert [pair.name for pair in other.pairs] == ["a -> b"]
+    assert [pair.label for pair in other.pairs] == ["a -> b"]
     assert other.methods == grid.methods
     assert other.trials == (5,)
     assert other.fixed == {**grid.fixed, "epochs": 9}
@@ -99,19 +99,19 @@ WRONG = {
     "pairs: [{pair: a -> b, path_t: x}]": "gives path_t; `teachers` and `pairs` name it",
     "methods: [{cls: 1}]": "names neither `distill` nor `loss`",
     "methods: [3]": "the method 3 must be a name",
-    "trials: [1.5]": "the trial 1.5 must be a whole number",
-    "trials: [true]": "the trial True must be a whole number",
+    "trials: [1.5]": "the trial 1.5 must be an integer",
+    "trials: [true]": "the trial True must be an integer",
     "fixed: {epoch: 3}": "no flag (in fixed of the grid) 'epoch', did you mean 'epochs'",
     "fixed: {gpu_id: 0}": "fixed gives gpu_id; the sweep distributes its runs",
     "fixed: {trial: 0}": "fixed gives trial; `trials` sets the seeds",
     "fixed: {epochs: {a: 1}}": "gives epochs a mapping",
     "set: {resume: [true]}": "set gives resume; every run of a sweep resumes",
     "set: {epochs: []}": "set gives epochs no values",
-    "set: [epochs]": "`set` of the grid must map",
-    "teachers: [a]": "`teachers` must map names",
+    "set: [epochs]": "`set` of the grid must be a mapping",
+    "teachers: [a]": "`teachers` of the grid must be a mapping",
     "teachers: {a: 3}": "the teacher a must be a path or a mapping",
     "teachers: {a: {cls: 1}}": "no flag (in the teacher a of the grid) 'cls'",
-    "teachers: {a: {trial: x}}": "the trial x must be a whole number",
+    "teachers: {a: {trial: x}}": "the trial x must be an integer",
     "- a": "must be a mapping with pairs",
     "a: [": "cannot read the grid here",
 }
@@ -120,7 +120,7 @@ WRONG = {
 @pytest.mark.parametrize("text", WRONG)
 def test_a_wrong_entry_is_named(text):
     with pytest.raises(InputError) as told:
-        grid_file.from_text(text, "here")
+        parse_grid(text, "here")
     assert WRONG[text] in str(told.value)
 
 
@@ -135,13 +135,13 @@ INCOMPLETE = {
 @pytest.mark.parametrize("text", INCOMPLETE)
 def test_axes_that_are_empty_or_contradict_each_other_are_refused(text):
     with pytest.raises(InputError, match=r"the grid has no|keep one of them") as told:
-        grid_file.from_text(text, "here").check()
+        parse_grid(text, "here").check()
     assert INCOMPLETE[text] in str(told.value)
 
 
 def test_a_missing_file_is_told():
     with pytest.raises(InputError, match=r"cannot read the grid nowhere\.yml"):
-        grid_file.from_file("nowhere.yml")
+        read_grid("nowhere.yml")
 
 
 def test_entries_may_be_merged():
@@ -152,7 +152,7 @@ methods:
   - &more {<<: *kd, div: 2}
   - {<<: *more, name: most, kd_T: 2}
 """
-    methods = grid_file.from_text(text, "here").methods
+    methods = parse_grid(text, "here").methods
     assert [method.flags.get("div") for method in methods] == [1, 2, 2]
     assert methods[2].flags == {"distill": "kd", "cls": 1, "div": 2, "kd_T": 2}
 
@@ -170,4 +170,4 @@ methods:
 )
 def test_what_is_given_twice_or_is_empty_is_refused(text, told):
     with pytest.raises(InputError, match=told):
-        grid_file.from_text(f"pairs: [resnet20 -> resnet8]\n{text}", "here")
+        parse_grid(f"pairs: [resnet20 -> resnet8]\n{text}", "here")

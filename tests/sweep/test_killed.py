@@ -9,10 +9,10 @@ import time
 import pytest
 
 from distillers.distillation import recipes
-from distillers.sweep import grid_file
+from distillers.sweep.expand import expand
+from distillers.sweep.grid_file import parse_grid
 from distillers.sweep.ledger import Ledger
-from distillers.sweep.runs import expand
-from tests.sweep.test_launch import alive, wait_for
+from tests.sweep.test_run_job import alive, wait_for
 
 EPOCHS, KILLS, AT_ONCE = 4, 3, 2
 
@@ -30,7 +30,7 @@ def test_twelve_runs_survive_three_kills_of_their_driver(tmp_path, engine):
         "methods": list(recipes.ELEVEN),
     })  # fmt: skip
     (tmp_path / "grid.json").write_text(text)
-    runs, ledger = expand(grid_file.from_text(text, "here")).runs, Ledger(tmp_path)
+    runs, ledger = expand(parse_grid(text, "here")).runs, Ledger(tmp_path)
     assert len(runs) == 12
     words = [sys.executable, "-m", "distillers.cli.main", "sweep", str(tmp_path / "grid.json")]
     words += ["--engine", engine, "--gpu_id", "cpu", "--jobs", str(AT_ONCE), "--threads", "1"]
@@ -74,7 +74,7 @@ def test_two_drivers_of_one_grid_divide_the_runs(tmp_path):
         "trials": [1, 2],
     })  # fmt: skip
     (tmp_path / "grid.json").write_text(text)
-    runs, ledger = expand(grid_file.from_text(text, "here")).runs, Ledger(tmp_path)
+    runs, ledger = expand(parse_grid(text, "here")).runs, Ledger(tmp_path)
     words = [sys.executable, "-m", "distillers.cli.main", "sweep", str(tmp_path / "grid.json")]
     words += ["--gpu_id", "cpu", "--jobs", "1"]
     with (
@@ -83,7 +83,7 @@ def test_two_drivers_of_one_grid_divide_the_runs(tmp_path):
     ):
         texts = [driver.communicate()[0] for driver in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0), texts
-    assert [ledger.starts(run.folder) for run in runs] == [1] * 5
+    assert [ledger.count_starts(run.folder) for run in runs] == [1] * 5
     began = [sum(line.startswith("running  ") for line in text.splitlines()) for text in texts]
     assert sum(began) == 5
     assert min(began) >= 1
@@ -97,7 +97,7 @@ def is_on_its_way(ledger, runs, before, num_done):
 
 
 def counts(ledger, runs):
-    return {run: ledger.starts(run.folder) for run in runs}
+    return {run: ledger.count_starts(run.folder) for run in runs}
 
 
 def pids(ledger, runs):

@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-from distillers.sweep.ledger import STARTED, Ledger, hold, started_line
+from distillers.sweep.ledger import START_MARKER, Ledger, start_line, try_lock
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from distillers.sweep.ledger import hold
-with hold(Path(sys.argv[1])) as mine:
+from distillers.sweep.ledger import try_lock
+with try_lock(Path(sys.argv[1])) as mine:
     print(mine, flush=True)
     time.sleep(60)
 """
@@ -24,17 +24,17 @@ def run(tmp_path):
 
 def test_a_lock_keeps_other_processes_off_until_its_holder_is_killed(tmp_path, run):
     ledger = Ledger(tmp_path)
-    assert not ledger.is_held(run)
+    assert not ledger.is_locked(run)
     words = [sys.executable, "-c", HOLDER, str(ledger.lock(run))]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "True\n"
-        assert ledger.is_held(run)
-        with hold(ledger.lock(run)) as mine:
+        assert ledger.is_locked(run)
+        with try_lock(ledger.lock(run)) as mine:
             assert not mine
         holder.kill()
-    assert not ledger.is_held(run)
-    with hold(ledger.lock(run)) as mine:
+    assert not ledger.is_locked(run)
+    with try_lock(ledger.lock(run)) as mine:
         assert mine
 
 
@@ -50,22 +50,22 @@ def test_only_its_last_file_makes_a_run_done(tmp_path, run):
 
 def test_a_failure_is_remembered_until_it_is_forgiven(tmp_path, run):
     ledger = Ledger(tmp_path)
-    ledger.forgive(run)
+    ledger.clear_failure(run)
     assert not ledger.has_failed(run)
-    ledger.fail(run, -9)
+    ledger.record_failure(run, -9)
     assert Ledger(tmp_path).has_failed(run)
-    ledger.forgive(run)
+    ledger.clear_failure(run)
     assert not ledger.has_failed(run)
 
 
 def test_the_end_of_the_last_start_is_shown(tmp_path, run):
     ledger = Ledger(tmp_path)
-    assert ledger.starts(run) == 0
+    assert ledger.count_starts(run) == 0
     assert ledger.tail(run) == []
     log = ledger.log(run)
     log.parent.mkdir(parents=True)
-    lines = [started_line("a"), "old", "lines", started_line("a"), "new", "", ""]
+    lines = [start_line("a"), "old", "lines", start_line("a"), "new", "", ""]
     log.write_bytes("\n".join(lines).encode() + b"\xff")
-    assert started_line("a").startswith(STARTED)
-    assert ledger.starts(run) == 2
+    assert start_line("a").startswith(START_MARKER)
+    assert ledger.count_starts(run) == 2
     assert ledger.tail(run) == ["new", "\ufffd"]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from distillers.sweep import grid_file
+from distillers.sweep.expand import expand
+from distillers.sweep.grid_file import parse_grid
 from distillers.sweep.ledger import Ledger
-from distillers.sweep.runs import expand
-from tests.sweep.test_launch import wait_for
+from tests.sweep.test_run_job import wait_for
 
 pytest.importorskip("submitit")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -67,7 +67,7 @@ def test_jobs_outlive_their_driver_and_are_queued_anew_when_slurm_asks(tmp_path,
     assert second.returncode == 0, log.read_text()
     assert all(ledger.is_done(run.folder) for run in runs)
     assert len(list(place.glob("*.script"))) == 2  # the second driver submitted nothing
-    assert sorted(ledger.starts(run.folder) for run in runs) == [1, 2]
+    assert sorted(ledger.count_starts(run.folder) for run in runs) == [1, 2]
     assert not list((save / "sweep" / "slurm").glob("*.number"))
 
 
@@ -83,7 +83,7 @@ def driver(words, environment, tmp_path):
 
 def expand_in(tmp_path, save):
     text = (tmp_path / "grid.yml").read_text() + f"save_dir: {save}\n"
-    return expand(grid_file.from_text(text, "here")).runs
+    return expand(parse_grid(text, "here")).runs
 
 
 def test_a_setting_that_submitit_does_not_know_is_told(tmp_path, slurm):

@@ -12,13 +12,14 @@ from tyro.conf import Positional, UseAppendAction, arg
 from distillers.config.flags import AT_LEAST_1, check_ranges
 from distillers.config.parsing import parse
 from distillers.errors import InputError
-from distillers.sweep import grid_file
 from distillers.sweep.grid import Grid
+from distillers.sweep.grid_file import read_grid, update_grid
 
 if TYPE_CHECKING:
-    from distillers.sweep.engine import Engine, Slots
+    from distillers.sweep.executors import Executor
+    from distillers.sweep.executors.local import Slots
+    from distillers.sweep.expand import Run
     from distillers.sweep.ledger import Ledger
-    from distillers.sweep.runs import Plan
 
 
 @dataclass(frozen=True)
@@ -77,16 +78,16 @@ class SweepConfig:
                 "nothing to sweep: give a grid file, or --pairs 'resnet20 -> resnet8'."
             )
 
-    def read_grid(self) -> Grid:
+    def build_grid(self) -> Grid:
         """Return the grid of the file with the changes of the flags."""
-        grid = grid_file.from_file(self.grid) if self.grid else Grid()
-        grid = grid_file.changed(
-            grid,
+        fixed = _parse_assignments("fixed", self.fixed)
+        grid = update_grid(
+            read_grid(self.grid) if self.grid else Grid(),
             pairs=self.pairs,
             methods=self.methods,
             trials=self.trials,
-            fixed={name: v[0] for name, v in _assignments("fixed", self.fixed, 1).items()},
-            sets=_assignments("set", self.sets),
+            fixed=_single_values(fixed),
+            sets=_parse_assignments("set", self.sets),
         )
         return replace(grid, save_dir=self.save_dir) if self.save_dir else grid
 
@@ -95,120 +96,104 @@ def main(args: Sequence[str]) -> None:
     """Run the grid; the exit status is 1 if a run has failed."""
     config = parse(SweepConfig, args, "distillers sweep")
     config.check()
-    grid = config.read_grid()
+    grid = config.build_grid()
     grid.check()
 
-    from distillers.sweep.checks import Sources, check_networks
+    from distillers.sweep.dry_run import DataSources, check_networks, print_dry_run
+    from distillers.sweep.expand import expand
     from distillers.sweep.ledger import Ledger
-    from distillers.sweep.runs import expand
 
-    plan = expand(grid)
-    if not plan.runs:
-        raise InputError("the grid has no runs: no method is for one of its pairs.")
-    ledger = Ledger(grid.save_dir)
+    expanded, ledger = expand(grid), Ledger(grid.save_dir)
     if config.dry_run:
-        from distillers.sweep.dry import tell
-
-        here = config if config.engine == "local" else replace(config, jobs=None, gpu_id=None)
-        slots = slots_here(here)
-        tell(plan, ledger, grid.save_dir, slots, config.jobs or len(slots.gpus))
+        is_local = config.engine == "local"
+        slots = local_slots(config if is_local else replace(config, jobs=None, gpu_id=None))
+        num_concurrent = config.jobs or len(slots.gpus)
+        print_dry_run(expanded, ledger, grid.save_dir, slots, num_concurrent)
         return
-    check_networks(plan.runs, Sources())
-    drive(config, plan, ledger, grid.save_dir)
+    check_networks(expanded.runs, DataSources())
+    execute(config, expanded.runs, ledger, grid.save_dir)
 
 
-def drive(config: SweepConfig, plan: "Plan", ledger: "Ledger", save_dir: str) -> None:
-    """Execute a plan and print the failed runs."""
-    from distillers.sweep.drive import State, Sweep
-    from distillers.sweep.screen import Screen, failures
+def execute(config: SweepConfig, runs: Sequence["Run"], ledger: "Ledger", save_dir: str) -> None:
+    """Execute runs and print those that failed."""
+    from distillers.sweep.display import Display, format_failures
+    from distillers.sweep.driver import RunState, Sweep
 
-    engine, threads = make_engine(config, save_dir)
-    ledger.make()
+    executor, threads = build_executor(config, save_dir)
+    ledger.create()
     if config.retry_failed:
-        for run in plan.runs:
-            ledger.forgive(run.folder)
-    sweep, screen = Sweep(plan.runs, ledger, engine, threads, save_dir), Screen()
-    before = signal.signal(signal.SIGTERM, _interrupt)
+        for run in runs:
+            ledger.clear_failure(run.folder)
+    sweep, display = Sweep(runs, ledger, executor, threads, save_dir), Display()
+    previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        sweep.run(screen.show)
+        sweep.run(display.update)
     except KeyboardInterrupt:
         print("stopped; the same command resumes.", file=sys.stderr)
         sys.exit(130)
     finally:
-        signal.signal(signal.SIGTERM, before)
-        screen.close(sweep)
-    if len(sweep.of(State.DONE)) < len(sweep.all):
-        print("\n".join(failures(sweep)))
+        signal.signal(signal.SIGTERM, previous)
+        display.close(sweep)
+    if len(sweep.in_state(RunState.DONE)) < len(runs):
+        print("\n".join(format_failures(sweep)))
         sys.exit(1)
     print(f"all done; `distillers report {save_dir}` compares them.")
 
 
-def make_engine(config: SweepConfig, save_dir: str) -> tuple["Engine", int]:
-    """Return the requested engine and the CPU threads of each run."""
-    if config.engine == "local":
-        from distillers.sweep.local import LocalPool
+def build_executor(config: SweepConfig, save_dir: str) -> tuple["Executor", int]:
+    """Return the executor of --engine, and the CPU threads of each run."""
+    from distillers.sweep.executors.local import LocalExecutor, usable_cores
 
-        slots = slots_here(config)
-        return LocalPool(slots), slots.threads
-    threads, cpu_only = config.threads or 1, config.gpu_id == "cpu"
+    if config.engine == "local":
+        slots = local_slots(config)
+        return LocalExecutor(slots), slots.threads
     if config.gpu_id not in (None, "cpu"):
         raise InputError(f"--engine {config.engine} places runs itself; --gpu_id may be cpu.")
+    threads = config.threads or 1
+    common: dict[str, Any] = {
+        "threads": threads,
+        "use_gpu": config.gpu_id is None,
+        "max_jobs": config.jobs,
+    }
     if config.engine == "ray":
-        from distillers.sweep.local import cores
-        from distillers.sweep.on_ray import RayCluster
+        from distillers.sweep.executors.ray import RayExecutor
 
-        ray = RayCluster(
-            config.ray_address,
-            cores=cores(),
-            threads=threads,
-            per_gpu=config.per_gpu,
-            cpu_only=cpu_only,
-            jobs=config.jobs,
-        )
-        return ray, threads
-    from distillers.sweep.on_slurm import SlurmQueue
+        cores, per_gpu = usable_cores(), config.per_gpu
+        return RayExecutor(config.ray_address, cores=cores, per_gpu=per_gpu, **common), threads
+    from distillers.sweep.executors.slurm import SlurmExecutor
 
-    given = _assignments("slurm", (config.slurm,), 1)
-    settings = {name: values[0] for name, values in given.items()}
-    use = {"use_gpu": not cpu_only, "jobs": config.jobs, "settings": settings}
-    return SlurmQueue(save_dir, threads=threads, **use), threads
+    options = _single_values(_parse_assignments("slurm", (config.slurm,)))
+    return SlurmExecutor(save_dir, options=options, **common), threads
 
 
-def slots_here(config: SweepConfig) -> "Slots":
-    """Return the slots for concurrent runs on this machine."""
-    from distillers.sweep.engine import slots
-    from distillers.sweep.local import cores, gpus_of
+def local_slots(config: SweepConfig) -> "Slots":
+    """Return the places for concurrent runs on this machine."""
+    from distillers.sweep.executors.local import divide_machine, selected_gpus, usable_cores
 
-    gpus = gpus_of(config.gpu_id)
-    return slots(gpus, cores(), config.per_gpu, config.jobs, config.threads)
+    gpus = selected_gpus(config.gpu_id)
+    return divide_machine(gpus, usable_cores(), config.per_gpu, config.jobs, config.threads)
 
 
-def _assignments(
-    flag: str, groups: Sequence[Sequence[str]], most: int | None = None
-) -> dict[str, list[Any]]:
-    """Parse NAME=VALUE,VALUE words; the values are parsed as YAML.
-
-    Args:
-        flag: name of the flag, for error messages.
-        groups: the words.
-        most: with 1, a list of values is one value.
-    """
-    found: dict[str, list[Any]] = {}
+def _parse_assignments(flag: str, groups: Sequence[Sequence[str]]) -> dict[str, list[Any]]:
+    """Return the values by name in NAME=VALUE,VALUE words; each value is parsed as YAML."""
+    values: dict[str, list[Any]] = {}
     for word in (word for group in groups for word in group):
-        name, equals, text = word.partition("=")
-        if not name or not equals:
+        name, _, text = word.partition("=")
+        if not (name and text):
             raise InputError(f"--{flag} {word} must read NAME=VALUE.")
+        name = name.replace("-", "_")
+        if name in values:
+            raise InputError(f"--{flag} gives {name} twice.")
         try:
-            values = yaml.safe_load(f"[{text}]")
+            values[name] = yaml.safe_load(f"[{text}]")
         except yaml.YAMLError as error:
             raise InputError(f"--{flag} {word}: {error}") from error
-        if most is not None and len(values) > most:
-            values = [values]  # one value that is a list, as in lr_decay_epochs=150,180
-        name = name.replace("-", "_")
-        if name in found:
-            raise InputError(f"--{flag} gives {name} twice.")
-        found[name] = values
-    return found
+    return values
+
+
+def _single_values(lists: dict[str, list[Any]]) -> dict[str, Any]:
+    """Replace lists of one element by it; others are one value, as in lr_decay_epochs=150,180."""
+    return {name: each[0] if len(each) == 1 else each for name, each in lists.items()}
 
 
 def _interrupt(*_: object) -> None:

@@ -12,8 +12,8 @@ from distillers.config.student import StudentConfig
 from distillers.config.teacher import TeacherConfig
 from distillers.distillation import loss_weights as weights
 from distillers.errors import InputError
-from distillers.sweep import grid_file
-from distillers.sweep.runs import expand
+from distillers.sweep.expand import expand
+from distillers.sweep.grid_file import parse_grid, read_grid, update_grid
 
 SMALL = """
 fixed: {dataset: digits, epochs: 2, nce_k: 64}
@@ -25,7 +25,7 @@ set: {learning_rate: [0.05, 0.1]}
 
 
 def plan_of(text, **changes):
-    return expand(grid_file.changed(grid_file.from_text(text, "here"), **changes))
+    return expand(update_grid(parse_grid(text, "here"), **changes))
 
 
 def test_each_line_read_by_its_command_is_the_run():
@@ -33,7 +33,7 @@ def test_each_line_read_by_its_command_is_the_run():
     kinds = {"train_teacher.py": TeacherConfig, "train_student.py": StudentConfig}
     assert len(plan.runs) == 1 + 2 * 2 * 4 * 2
     for run in plan.runs:
-        python, script, *words = shlex.split(run.line())
+        python, script, *words = shlex.split(run.command_line())
         config = parse(kinds[script], words, script)
         assert python == "python"
         assert config == run.config
@@ -55,10 +55,10 @@ def test_what_others_need_comes_first_and_trials_in_turn():
     assert first.config.trial == 0
     assert [run.config.trial for run in rest] == sorted(run.config.trial for run in rest)
     students = [run for run in rest if run.command == "student"]
-    assert all(run.needs is first for run in students)
+    assert all(run.teacher_run is first for run in students)
     best = str(first.folder / "resnet20_best.pth")
     assert {run.config.path_t for run in students} == {best}
-    assert all(run.needs is None for run in rest if run.command == "teacher")
+    assert all(run.teacher_run is None for run in rest if run.command == "teacher")
 
 
 def test_points_that_are_one_run_are_taken_once():
@@ -67,11 +67,14 @@ def test_points_that_are_one_run_are_taken_once():
         "fixed: {dataset: digits}\npairs: [resnet20 -> resnet8, resnet8 -> resnet8]\n"
         "methods: [alone, kd]\ntrials: [0]\nset: {nce_k: [8, 16]}"
     )
-    assert plan.points == 8
+    assert plan.num_points == 8
     labels = [run.label for run in plan.runs]
     assert len(labels) == 2 + 4  # two teachers, one of them the student alone; four students
     alone = next(run for run in plan.runs if run.network == "resnet8")
-    assert plan.twins[alone.folder] == ["resnet8  alone  nce_k 16  trial 0", "resnet8  teacher"]
+    assert plan.other_labels[alone.folder] == [
+        "resnet8  alone  nce_k 16  trial 0",
+        "resnet8  teacher",
+    ]
     assert labels.count("resnet8  alone  nce_k 8  trial 0") == 1
 
 
@@ -99,7 +102,7 @@ def test_a_checkpoint_is_a_teacher(tmp_path):
     torch.save({"model": models.create("resnet20", num_classes=10).state_dict()}, path)
     plan = plan_of("fixed: {dataset: digits}", pairs=[f"{path} -> resnet8"])
     (run,) = plan.runs
-    assert (run.teacher, run.config.path_t, run.needs) == ("resnet20", str(path), None)
+    assert (run.teacher, run.config.path_t, run.teacher_run) == ("resnet20", str(path), None)
 
 
 WRONG = {
@@ -132,10 +135,10 @@ def test_the_example_grids_can_be_run(name, count):
     """13 pairs by 18 methods, FSP for 6, 9 students alone, of each 5, and 6 teachers."""
     assert 13 * 18 * 5 + 6 * 5 + 9 * 5 + 6 == 1251
     path = Path(__file__).parents[2] / "examples" / f"sweep_{name}.yml"
-    grid = grid_file.from_file(str(path))
+    grid = read_grid(str(path))
     grid.check()
     assert len(expand(grid).runs) == count
-    few = expand(grid_file.changed(grid, pairs=["vgg13 -> vgg8"], trials=[1])).runs
+    few = expand(update_grid(grid, pairs=["vgg13 -> vgg8"], trials=[1])).runs
     assert len(few) == 1 + len(grid.methods)
 
 

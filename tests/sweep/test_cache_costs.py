@@ -5,13 +5,14 @@ import torch
 
 from distillers.cli import main as cli
 from distillers.config.student import StudentConfig
-from distillers.sweep import estimate, grid_file
-from distillers.sweep.caches import Cached, Caches
-from distillers.sweep.checks import Sources
-from distillers.sweep.runs import expand
+from distillers.sweep import estimate
+from distillers.sweep.cache_costs import CacheSimulation, CacheUse
+from distillers.sweep.dry_run import DataSources
+from distillers.sweep.expand import expand
+from distillers.sweep.grid_file import parse_grid
 
 CPU = torch.device("cpu")
-LOGITS, MAPS = Cached(4, {"logits": 10.0}), Cached(4, {"logits": 10.0, "map": 1000.0})
+LOGITS, MAPS = CacheUse(4, {"logits": 10.0}), CacheUse(4, {"logits": 10.0, "map": 1000.0})
 
 
 def config(**flags):
@@ -19,18 +20,18 @@ def config(**flags):
 
 
 def test_a_view_is_computed_once_for_each_part():
-    caches = Caches()
-    assert caches.take(config(epochs=6), LOGITS) == (4, 40)
-    assert caches.take(config(epochs=6), LOGITS) == (0, 0)
-    assert caches.take(config(epochs=6), MAPS) == (4, 4000)  # the logits are there
-    assert caches.take(config(epochs=2), MAPS) == (0, 0)
+    caches = CacheSimulation()
+    assert caches.add(config(epochs=6), LOGITS) == (4, 40)
+    assert caches.add(config(epochs=6), LOGITS) == (0, 0)
+    assert caches.add(config(epochs=6), MAPS) == (4, 4000)  # the logits are there
+    assert caches.add(config(epochs=2), MAPS) == (0, 0)
 
 
 def test_a_short_run_computes_what_it_sees_and_the_next_what_that_left():
-    caches = Caches()
-    assert caches.take(config(epochs=2), LOGITS) == (2, 20)
-    assert caches.take(config(epochs=2), LOGITS) == (1, 10)  # of its two, one was seen
-    assert caches.take(config(epochs=4), LOGITS) == (1, 10)
+    caches = CacheSimulation()
+    assert caches.add(config(epochs=2), LOGITS) == (2, 20)
+    assert caches.add(config(epochs=2), LOGITS) == (1, 10)  # of its two, one was seen
+    assert caches.add(config(epochs=4), LOGITS) == (1, 10)
 
 
 @pytest.mark.parametrize(
@@ -43,34 +44,34 @@ def test_a_short_run_computes_what_it_sees_and_the_next_what_that_left():
     ],
 )
 def test_other_teachers_images_and_folders_have_other_caches(other):
-    caches = Caches()
-    caches.take(config(epochs=4), LOGITS)
+    caches = CacheSimulation()
+    caches.add(config(epochs=4), LOGITS)
     flags = {"trial": 0, "protocol": "crd", "path_t": "t.pth", "dataset": "digits", **other}
-    assert caches.take(StudentConfig(epochs=4, **flags), LOGITS) == (4, 40)
+    assert caches.add(StudentConfig(epochs=4, **flags), LOGITS) == (4, 40)
 
 
 def estimated(tmp_path, monkeypatch, *words, runs=3):
     """The cost of a student's run on digits whose teacher takes most of the step."""
-    monkeypatch.setattr(estimate, "BUDGET", 0.2)
+    monkeypatch.setattr(estimate, "MEASURED_SECONDS", 0.2)
     fixed = ", ".join(("dataset: digits", "epochs: 3", *words))
     text = f"save_dir: {tmp_path / 'save'}\nfixed: {{{fixed}}}\ntrials: {list(range(runs))}\n"
-    grid = grid_file.from_text(f"{text}pairs: [resnet56 -> resnet8]\nmethods: [kd]\n", "here")
+    grid = parse_grid(f"{text}pairs: [resnet56 -> resnet8]\nmethods: [kd]\n", "here")
     students = [run for run in expand(grid).runs if run.command == "student"]
-    return students, estimate.measure(students[0], Sources().of(students[0].config), CPU)
+    return students, estimate.measure_cost(students[0], DataSources().open(students[0].config), CPU)
 
 
 def test_an_epoch_that_reads_the_teacher_is_measured_apart(tmp_path, monkeypatch):
     students, cost = estimated(tmp_path, monkeypatch, "teacher_cache: auto", "views: 2")
-    assert cost.read < 0.7 * cost.epoch
-    source = Sources().of(students[0].config)
-    assert cost.cached.view_bytes == {"logits": len(source.train_labels) * (2 * 10 + 8)}
-    found = estimate.estimate(students, "nowhere", Sources(), CPU, lambda _: None)
-    assert found.size == 3 * cost.size + 2 * cost.cached.view_bytes["logits"]
+    assert cost.cached_epoch_seconds < 0.7 * cost.epoch_seconds
+    source = DataSources().open(students[0].config)
+    assert cost.cache_use.view_bytes == {"logits": len(source.train_labels) * (2 * 10 + 8)}
+    found = estimate.estimate(students, "nowhere", DataSources().open, CPU, lambda _: None)
+    assert found.size == 3 * cost.run_bytes + 2 * cost.cache_use.view_bytes["logits"]
 
 
 def test_a_cache_above_its_budget_saves_nothing(tmp_path, monkeypatch):
     flags = ("teacher_cache: auto", "views: 2", "cache_budget: 100B")
-    assert estimated(tmp_path, monkeypatch, *flags)[1].cached is None
+    assert estimated(tmp_path, monkeypatch, *flags)[1].cache_use is None
 
 
 def test_the_disk_of_a_cache_is_what_was_said(tmp_path, monkeypatch, capsys):
@@ -78,8 +79,8 @@ def test_the_disk_of_a_cache_is_what_was_said(tmp_path, monkeypatch, capsys):
     students, cost = estimated(tmp_path, monkeypatch, "teacher_cache: auto", "views: 2", runs=1)
     teacher = ["--dataset", "digits", "--model", "resnet56", "--epochs", "1"]
     assert cli.run("teacher", teacher) == 0
-    words = list(students[0].words)
+    words = list(students[0].args)
     words[words.index("--path_t") + 1] = "save/teachers/models/resnet56_vanilla/resnet56_best.pth"
     assert cli.run("student", words) == 0
     files = [p for p in (tmp_path / "save" / "teacher_cache").rglob("logits*") if p.is_file()]
-    assert sum(p.stat().st_size for p in files) == 2 * cost.cached.view_bytes["logits"]
+    assert sum(p.stat().st_size for p in files) == 2 * cost.cache_use.view_bytes["logits"]

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from distillers.sweep.job import Job
-from distillers.sweep.ledger import BUSY, DONE, Ledger, hold
+from distillers.sweep.executors.job import Job
+from distillers.sweep.ledger import DONE, LOCKED_STATUS, Ledger, try_lock
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends it with its parent")
 
@@ -17,7 +17,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends it w
 def job_in(tmp_path):
     folder = tmp_path / "teachers" / "models" / "run"
     words = ("--no-such-flag",)  # it would end with status 2
-    return Job("a run", "teacher", words, str(folder), str(tmp_path), str(tmp_path), 1)
+    return Job(("teacher", *words), str(folder), str(tmp_path), str(tmp_path), 1)
 
 
 def starts(job):
@@ -34,14 +34,14 @@ def test_it_runs_the_command_and_says_so(tmp_path):
 
 def test_it_leaves_a_run_that_is_taken(tmp_path):
     job = job_in(tmp_path)
-    holder = "import sys; from pathlib import Path; from distillers.sweep.ledger import hold\n"
-    holder += "with hold(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
+    holder = "import sys; from pathlib import Path; from distillers.sweep.ledger import try_lock\n"
+    holder += "with try_lock(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
     lock = str(Ledger(tmp_path).lock(tmp_path / "run"))
     words = [sys.executable, "-c", holder, lock]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        assert job.start("cpu").wait() == BUSY
+        assert job.start("cpu").wait() == LOCKED_STATUS
         other.kill()
     assert starts(job) == 0
     assert job.start("cpu").wait() == 2
@@ -66,9 +66,9 @@ def test_it_does_not_start_when_its_sweep_has_gone(tmp_path):
 
 SWEEP = """
 import sys, time
-from distillers.sweep.job import Job
-job = Job("a", "teacher", (), sys.argv[1] + "/run", sys.argv[1], sys.argv[1], 1)
-import distillers.sweep.job as module
+from distillers.sweep.executors.job import Job
+job = Job(("teacher",), sys.argv[1] + "/run", sys.argv[1], sys.argv[1], 1)
+import distillers.sweep.executors.job as module
 module.sys.executable = sys.argv[2]
 process = job.start("cpu")
 print(process.pid, flush=True)
@@ -77,8 +77,8 @@ time.sleep(60)
 # stands in for Python: asks for its end with its parent as a run does, then lasts for long
 RUN = """#!{python}
 import os, sys, time
-from distillers.cli.run_job import end_with
-end_with(int(sys.argv[3]))
+from distillers.cli.run_job import end_with_parent
+end_with_parent(int(sys.argv[3]))
 print("ready", flush=True)
 time.sleep(60)
 """
@@ -117,7 +117,7 @@ def alive(pid):
 
 
 def test_a_lock_is_free_after_the_context(tmp_path):
-    with hold(tmp_path / "lock") as first:
+    with try_lock(tmp_path / "lock") as first:
         assert first
-    with hold(tmp_path / "lock") as second:
+    with try_lock(tmp_path / "lock") as second:
         assert second

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from distillers.errors import InputError
-from distillers.sweep.engine import Slots, slots
-from distillers.sweep.local import LocalPool, gpus_of
-from tests.sweep.test_launch import wait_for
+from distillers.sweep.executors.local import LocalExecutor, Slots, divide_machine, selected_gpus
+from tests.sweep.test_run_job import wait_for
 
 NONE = None
 SHARES = {  # gpus, cores, per_gpu, jobs, threads: the devices and the threads of each run
@@ -27,16 +26,16 @@ SHARES = {  # gpus, cores, per_gpu, jobs, threads: the devices and the threads o
 
 @pytest.mark.parametrize("machine", SHARES)
 def test_a_machine_is_shared_out(machine):
-    assert slots(*machine) == Slots(*SHARES[machine])
+    assert divide_machine(*machine) == Slots(*SHARES[machine])
 
 
 def test_more_jobs_than_the_gpus_take_are_refused():
     with pytest.raises(InputError, match="--jobs is 3, but 1 GPUs with --per_gpu 2 take 2 runs"):
-        slots(("0",), 8, 2, 3, None)
+        divide_machine(("0",), 8, 2, 3, None)
 
 
 def test_the_cpu_is_no_gpu():
-    assert gpus_of("cpu") == ()
+    assert selected_gpus("cpu") == ()
 
 
 @dataclass(eq=False)
@@ -56,23 +55,23 @@ class Sleeper:
 
 
 def test_a_device_is_given_on_when_its_run_ends():
-    pool = LocalPool(Slots(("0", "1", "0"), 1))
+    pool = LocalExecutor(Slots(("0", "1", "0"), 1))
     first, second, third = Sleeper(), Sleeper(), Sleeper()
     for job in (first, second, third):
-        assert pool.room()
-        pool.start(job)
+        assert pool.has_room()
+        pool.submit(job)
     assert [job.gpu for job in (first, second, third)] == ["0", "1", "0"]
-    assert not pool.room()
-    assert pool.ended() == []
+    assert not pool.has_room()
+    assert pool.pop_finished() == []
     second.processes[0].kill()
     ended = []
-    wait_for(lambda: ended.extend(pool.ended()) or ended)
+    wait_for(lambda: ended.extend(pool.pop_finished()) or ended)
     assert ended == [(second, -9)]
-    assert pool.ended() == []
+    assert pool.pop_finished() == []
     last = Sleeper()
-    pool.start(last)
+    pool.submit(last)
     assert last.gpu == "1"
-    pool.stop()
+    pool.shutdown()
     for job in (first, third, last):
         assert job.processes[0].returncode == -15
         job.processes[0].stdout.close()

@@ -8,31 +8,32 @@ import sys
 import pytest
 
 from distillers.errors import PREEMPTED_STATUS
-from distillers.sweep import drive, grid_file, screen
-from distillers.sweep.drive import State, Sweep
-from distillers.sweep.ledger import BUSY, Ledger
-from distillers.sweep.runs import expand
-from tests.sweep.fakes import FakeEngine, Killed, record
+from distillers.sweep import display, driver
+from distillers.sweep.driver import RunState, Sweep
+from distillers.sweep.expand import expand
+from distillers.sweep.grid_file import parse_grid
+from distillers.sweep.ledger import LOCKED_STATUS, Ledger
+from tests.sweep.fakes import FakeExecutor, Killed, record
 from tests.sweep.test_ledger import HOLDER
 
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(drive, "PAUSE", 0.0)
+    monkeypatch.setattr(driver, "POLL_SECONDS", 0.0)
     text = (
         f"save_dir: {tmp_path}\nfixed: {{dataset: digits, epochs: 3}}\n"
         "pairs: [resnet20 -> resnet8, resnet14 -> resnet8]\nmethods: [alone, kd, at]\n"
         "trials: [1, 2]"
     )
-    return expand(grid_file.from_text(text, "here")).runs
+    return expand(parse_grid(text, "here")).runs
 
 
-def sweep_of(runs, tmp_path, engine):
-    return Sweep(runs, Ledger(tmp_path), engine, 1, str(tmp_path))
+def sweep_of(runs, tmp_path, executor):
+    return Sweep(runs, Ledger(tmp_path), executor, 1, str(tmp_path))
 
 
 def states(sweep):
-    return {progress.run.label: progress.state for progress in sweep.all.values()}
+    return {progress.run.label: progress.state for progress in sweep.statuses.values()}
 
 
 def go(sweep, show=lambda *_: None):
@@ -41,48 +42,48 @@ def go(sweep, show=lambda *_: None):
 
 
 def test_everything_is_done_once_and_after_its_teacher(runs, tmp_path):
-    engine = FakeEngine()
-    sweep = go(sweep_of(runs, tmp_path, engine))
-    assert set(states(sweep).values()) == {State.DONE}
-    assert engine.stopped
-    assert sorted(engine.started) == sorted(str(run.folder) for run in runs)
+    executor = FakeExecutor()
+    sweep = go(sweep_of(runs, tmp_path, executor))
+    assert set(states(sweep).values()) == {RunState.DONE}
+    assert executor.stopped
+    assert sorted(executor.started) == sorted(str(run.folder) for run in runs)
     for run in runs:
-        if run.needs:
-            order = engine.started.index
-            assert order(str(run.needs.folder)) < order(str(run.folder))
-    again = FakeEngine()
-    assert set(states(go(sweep_of(runs, tmp_path, again))).values()) == {State.DONE}
+        if run.teacher_run:
+            order = executor.started.index
+            assert order(str(run.teacher_run.folder)) < order(str(run.folder))
+    again = FakeExecutor()
+    assert set(states(go(sweep_of(runs, tmp_path, again))).values()) == {RunState.DONE}
     assert again.started == []
 
 
 def test_a_failure_stops_its_students_and_nobody_else(runs, tmp_path):
-    engine = FakeEngine(statuses={"resnet20_vanilla": 3, "resnet14_digits_at_": -9})
-    found = states(go(sweep_of(runs, tmp_path, engine)))
+    executor = FakeExecutor(statuses={"resnet20_vanilla": 3, "resnet14_digits_at_": -9})
+    found = states(go(sweep_of(runs, tmp_path, executor)))
     for label, state in found.items():
         if label.startswith("resnet20 ->"):
-            assert state is State.BLOCKED
+            assert state is RunState.BLOCKED
         elif label.startswith("resnet20 ") or "  at  " in label:
-            assert state is State.FAILED
+            assert state is RunState.FAILED
         else:
-            assert state is State.DONE
-    again = FakeEngine()
+            assert state is RunState.DONE
+    again = FakeExecutor()
     assert states(go(sweep_of(runs, tmp_path, again))) == found
     assert again.started == []
     for run in runs:
-        Ledger(tmp_path).forgive(run.folder)
-    assert set(states(go(sweep_of(runs, tmp_path, again))).values()) == {State.DONE}
+        Ledger(tmp_path).clear_failure(run.folder)
+    assert set(states(go(sweep_of(runs, tmp_path, again))).values()) == {RunState.DONE}
 
 
 @pytest.mark.parametrize("status", [0, -15, 130, 143])
 def test_a_run_that_was_told_to_stop_has_not_failed(runs, tmp_path, status):
-    engine = StoppingEngine(status)
-    found = go(sweep_of(runs, tmp_path, engine)).of(State.STOPPED)
+    executor = StoppingExecutor(status)
+    found = go(sweep_of(runs, tmp_path, executor)).in_state(RunState.STOPPED)
     assert found
     assert not any(Ledger(tmp_path).has_failed(progress.run.folder) for progress in found)
-    assert set(states(go(sweep_of(runs, tmp_path, FakeEngine()))).values()) == {State.DONE}
+    assert set(states(go(sweep_of(runs, tmp_path, FakeExecutor()))).values()) == {RunState.DONE}
 
 
-class StoppingEngine(FakeEngine):
+class StoppingExecutor(FakeExecutor):
     """Its runs are told to stop at once.
 
     Args:
@@ -93,7 +94,7 @@ class StoppingEngine(FakeEngine):
         super().__init__()
         self.status = status
 
-    def ended(self):
+    def pop_finished(self):
         over = [(job, self.status) for job in self.running]
         self.running.clear()
         return over
@@ -105,23 +106,23 @@ def test_however_often_it_is_killed_each_run_starts_at_most_once_more_a_kill(run
     rng = random.Random(seed)
     starts = dict.fromkeys((str(run.folder) for run in runs), 0)
     for _ in range(3):
-        engine = FakeEngine(kill_at=rng.randint(1, 12))
+        executor = FakeExecutor(kill_at=rng.randint(1, 12))
         with pytest.raises(Killed):
-            go(sweep_of(runs, tmp_path, engine))
-        assert len(set(engine.started)) == len(engine.started)
-        for folder in engine.started:
+            go(sweep_of(runs, tmp_path, executor))
+        assert len(set(executor.started)) == len(executor.started)
+        for folder in executor.started:
             starts[folder] += 1
-    engine = FakeEngine()
-    sweep = go(sweep_of(runs, tmp_path, engine))
-    assert set(states(sweep).values()) == {State.DONE}
-    for folder in engine.started:
+    executor = FakeExecutor()
+    sweep = go(sweep_of(runs, tmp_path, executor))
+    assert set(states(sweep).values()) == {RunState.DONE}
+    for folder in executor.started:
         starts[folder] += 1
     assert all(1 <= count <= 4 for count in starts.values())
-    assert sum(starts.values()) <= len(runs) + 3 * engine.places  # a kill can only lose those
+    assert sum(starts.values()) <= len(runs) + 3 * executor.places  # a kill can only lose those
 
 
 def test_what_another_driver_runs_is_left_to_it(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(drive, "LOOK", 0.0)
+    monkeypatch.setattr(driver, "LOCK_POLL_SECONDS", 0.0)
     ledger, theirs = Ledger(tmp_path), runs[-1]
     words = [sys.executable, "-c", HOLDER, str(ledger.lock(theirs.folder))]
     seen = []
@@ -130,7 +131,7 @@ def test_what_another_driver_runs_is_left_to_it(runs, tmp_path, monkeypatch):
         assert holder.stdout.readline() == "True\n"
 
         def show(sweep, changed):
-            waiting = sweep.of(*drive.UNDER_WAY)
+            waiting = sweep.in_state(*driver.PENDING)
             if [progress.run for progress in waiting] == [theirs]:
                 seen.append(waiting[0].state)
                 if holder.poll() is None:  # it ends its work, as the other driver's run
@@ -138,23 +139,23 @@ def test_what_another_driver_runs_is_left_to_it(runs, tmp_path, monkeypatch):
                     (theirs.folder / "parameters.json").write_text("{}")
                     holder.kill()
 
-        engine = FakeEngine()
-        sweep = go(sweep_of(runs, tmp_path, engine), show)
-    assert State.ELSEWHERE in seen
-    assert str(theirs.folder) not in engine.started
-    assert set(states(sweep).values()) == {State.DONE}
+        executor = FakeExecutor()
+        sweep = go(sweep_of(runs, tmp_path, executor), show)
+    assert RunState.ELSEWHERE in seen
+    assert str(theirs.folder) not in executor.started
+    assert set(states(sweep).values()) == {RunState.DONE}
 
 
-@pytest.mark.parametrize("status", [BUSY, PREEMPTED_STATUS])
+@pytest.mark.parametrize("status", [LOCKED_STATUS, PREEMPTED_STATUS])
 def test_a_run_that_says_so_is_looked_at_again(runs, tmp_path, monkeypatch, status):
     """Its lock was free when the driver looked and then not; or a signal stopped it, once saved."""
-    monkeypatch.setattr(drive, "LOOK", 0.0)
-    engine = OnceEngine(status)
-    assert set(states(go(sweep_of(runs, tmp_path, engine))).values()) == {State.DONE}
-    assert len(engine.started) == len(runs) + 1
+    monkeypatch.setattr(driver, "LOCK_POLL_SECONDS", 0.0)
+    executor = OnceExecutor(status)
+    assert set(states(go(sweep_of(runs, tmp_path, executor))).values()) == {RunState.DONE}
+    assert len(executor.started) == len(runs) + 1
 
 
-class OnceEngine(FakeEngine):
+class OnceExecutor(FakeExecutor):
     """The first run that it starts ends at once.
 
     Args:
@@ -165,13 +166,13 @@ class OnceEngine(FakeEngine):
         super().__init__()
         self.status = status
 
-    def start(self, job):
+    def submit(self, job):
         if not self.started:
             self.statuses = {job.folder: self.status}
-        super().start(job)
+        super().submit(job)
 
-    def ended(self):
-        over = super().ended()
+    def pop_finished(self):
+        over = super().pop_finished()
         self.statuses = {}
         return over
 
@@ -180,21 +181,21 @@ def test_a_damaged_record_does_not_stop_the_driver(runs, tmp_path):
     folder = runs[0].folder
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text("{half")
-    assert set(states(go(sweep_of(runs, tmp_path, FakeEngine()))).values()) == {State.DONE}
+    assert set(states(go(sweep_of(runs, tmp_path, FakeExecutor()))).values()) == {RunState.DONE}
 
 
 def test_the_plain_table_tells_every_end_and_the_failures(runs, tmp_path):
     stream = io.StringIO()
-    table = screen.Screen(stream)
-    sweep = sweep_of(runs, tmp_path, FakeEngine(statuses={"resnet14_digits_at_": 3}))
-    go(sweep, table.show)
+    table = display.Display(stream)
+    sweep = sweep_of(runs, tmp_path, FakeExecutor(statuses={"resnet14_digits_at_": 3}))
+    go(sweep, table.update)
     table.close(sweep)
     text = stream.getvalue()
     assert text.count("\ndone  ") == 10
     assert text.count("\nfailed  ") == 2
     assert "epoch 3/3  test 30.00 %" in text
     assert text.splitlines()[-1].startswith("12 runs:  10 done  2 failed  0:00:")
-    told = "\n".join(screen.failures(sweep))
+    told = "\n".join(display.format_failures(sweep))
     assert "failed: resnet14 -> resnet8  at  trial 2" in told
     assert "--retry_failed" in told
 
@@ -205,11 +206,11 @@ class Terminal(io.StringIO):
 
 
 def test_the_table_in_a_terminal_is_drawn_over_itself(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(screen, "REDRAW", 0.0)
+    monkeypatch.setattr(display, "REDRAW_SECONDS", 0.0)
     stream = Terminal()
-    table = screen.Screen(stream)
-    sweep = sweep_of(runs, tmp_path, FakeEngine())
-    go(sweep, table.show)
+    table = display.Display(stream)
+    sweep = sweep_of(runs, tmp_path, FakeExecutor())
+    go(sweep, table.update)
     table.close(sweep)
     shown = replay(stream.getvalue())
     assert sum(line.startswith("done ") for line in shown) == 12
@@ -232,21 +233,21 @@ def replay(text):
 
 def test_time_left_is_told_from_the_runs_of_the_same_kind(runs, tmp_path, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(drive.time, "monotonic", lambda: now[0])
-    sweep = sweep_of(runs, tmp_path, FakeEngine())
-    assert screen.left(sweep) is None
-    students = [p for p in sweep.all.values() if p.run.label.startswith("resnet20 -> ")]
+    monkeypatch.setattr(driver.time, "monotonic", lambda: now[0])
+    sweep = sweep_of(runs, tmp_path, FakeExecutor())
+    assert display.seconds_left(sweep) is None
+    students = [p for p in sweep.statuses.values() if p.run.label.startswith("resnet20 -> ")]
     by_method = {}
     for progress in students:
         by_method.setdefault(progress.run.label.split()[3], []).append(progress)
-    for progress in sweep.all.values():
-        progress.state = State.DONE
+    for progress in sweep.statuses.values():
+        progress.state = RunState.DONE
     kd, at = by_method["kd"], by_method["at"]
-    assert kd[0].kind == kd[1].kind != at[0].kind
-    kd[0].began, kd[0].seconds, kd[0].epoch = 900.0, 30.0, 3
-    at[0].began, at[0].seconds, at[0].epoch = 900.0, 60.0, 3
-    kd[1].state = at[1].state = State.WAITING
-    assert screen.left(sweep) == 90.0
-    kd[1].state = at[1].state = State.RUNNING
-    kd[1].began, kd[1].epoch = 980.0, 2  # 10 s an epoch, as the other
-    assert screen.left(sweep) == max((10 + 60) / 2, 60)
+    assert kd[0].cost_key == kd[1].cost_key != at[0].cost_key
+    kd[0].started, kd[0].seconds, kd[0].epoch = 900.0, 30.0, 3
+    at[0].started, at[0].seconds, at[0].epoch = 900.0, 60.0, 3
+    kd[1].state = at[1].state = RunState.WAITING
+    assert display.seconds_left(sweep) == 90.0
+    kd[1].state = at[1].state = RunState.RUNNING
+    kd[1].started, kd[1].epoch = 980.0, 2  # 10 s an epoch, as the other
+    assert display.seconds_left(sweep) == max((10 + 60) / 2, 60)

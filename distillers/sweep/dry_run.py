@@ -1,0 +1,115 @@
+"""Check the data sets and networks of a sweep, and print what `--dry_run` shows."""
+
+from collections.abc import Sequence
+
+import torch
+
+from distillers import data, models
+from distillers.config.train import TrainConfig
+from distillers.data.source import DataSource
+from distillers.errors import InputError
+from distillers.sweep.estimate import estimate
+from distillers.sweep.executors.local import Slots
+from distillers.sweep.expand import ExpandedGrid, Run
+from distillers.sweep.ledger import Ledger
+
+
+class DataSources:
+    """The data sets of a sweep, each opened once, so that no two runs download it.
+
+    Args:
+        download: whether missing data may be downloaded.
+    """
+
+    def __init__(self, download: bool = True) -> None:
+        self.download = download
+        self._sources: dict[tuple, DataSource] = {}
+
+    def open(self, config: TrainConfig) -> DataSource:
+        """Return the data set of a run.
+
+        Raises:
+            InputError: if it is not available.
+        """
+        key = (config.dataset, config.data_dir, config.decode_options())
+        if key not in self._sources:
+            name, folder, options = key
+            download = config.download and self.download
+            self._sources[key] = data.source_of(name, folder, download, options)
+        return self._sources[key]
+
+
+def check_networks(runs: Sequence[Run], sources: DataSources) -> None:
+    """Build every network for every data set once, on the meta device.
+
+    Raises:
+        InputError: if one does not exist, with the first run that has it.
+    """
+    checked = set()
+    for run in runs:
+        source = sources.open(run.config)
+        key = (run.network, source.num_classes, source.image_size)
+        if key in checked:
+            continue
+        checked.add(key)
+        try:
+            with torch.device("meta"):
+                models.create(key[0], num_classes=key[1], image_size=key[2])
+        except InputError as error:
+            raise InputError(f"{run.label}: {error}") from error
+
+
+def print_dry_run(
+    expanded: ExpandedGrid, ledger: Ledger, save_dir: str, slots: Slots, num_concurrent: int
+) -> None:
+    """Print the commands of all runs, and the cost of those to do in "#" lines: a shell script.
+
+    Args:
+        expanded: the runs.
+        ledger: files of the sweep.
+        save_dir: folder of the sweep.
+        slots: devices of this machine, the first of which is measured on.
+        num_concurrent: number of concurrent runs.
+    """
+    runs = expanded.runs
+    to_do = [run for run in runs if not ledger.is_done(run.folder)]
+    num_failed = sum(ledger.has_failed(run.folder) for run in to_do)
+    print(
+        f"# {expanded.num_points} points of the grid, {len(runs)} runs with their teachers: "
+        f"{len(runs) - len(to_do)} done, {num_failed} failed before, {len(to_do)} to do"
+    )
+    for run in runs:
+        done = run not in to_do
+        labels = "; ".join([run.label, *expanded.other_labels.get(run.folder, [])])
+        print(f"# {'done: ' if done else ''}{' '.join(labels.split())}")  # without line breaks
+        print(f"{'# ' if done else ''}{run.command_line()}")
+    if to_do:
+        _print_costs(to_do, save_dir, slots, num_concurrent)
+
+
+def _print_costs(runs: list[Run], save_dir: str, slots: Slots, num_concurrent: int) -> None:
+    sources = DataSources(download=False)
+    try:
+        for run in runs:
+            sources.open(run.config)
+    except InputError as error:
+        print(f"# no estimate without the data: {' '.join(str(error).split())}")
+        return
+    check_networks(runs, sources)
+    device = torch.device("cpu" if slots.gpus[0] == "cpu" else f"cuda:{slots.gpus[0]}")
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(slots.threads)
+    try:
+        total = estimate(runs, save_dir, sources.open, device, lambda text: print(f"# {text}"))
+    finally:
+        torch.set_num_threads(num_threads)
+    hours = max(total.hours / num_concurrent, total.longest)
+    print(
+        f"# {total.hours:.2f} h of training, {hours:.2f} h with {num_concurrent} runs at once, "
+        f"{total.size / 1e9:.2f} GB of disk"
+    )
+    print(
+        f"# from finished runs of the same kind: {total.num_finished} kinds; from about a second "
+        f"of training with random weights, alone on {device} with {slots.threads} threads: "
+        f"{total.num_measured} kinds. The start of a process is not included."
+    )

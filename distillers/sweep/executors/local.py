@@ -1,0 +1,121 @@
+"""Runs as processes on this machine; the default."""
+
+import os
+import subprocess
+import time
+from dataclasses import dataclass
+
+import torch
+from typing_extensions import override
+
+from distillers.errors import InputError
+from distillers.sweep.executors import Executor
+from distillers.sweep.executors.job import Job
+
+GRACE_SECONDS = 60.0  # time for a run to save its state
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Places for concurrent runs on one machine.
+
+    Attributes:
+        gpus: index of the GPU of each place, or "cpu".
+        threads: CPU threads of each run.
+    """
+
+    gpus: tuple[str, ...]
+    threads: int
+
+
+class LocalExecutor(Executor[tuple[str, "subprocess.Popen[bytes]"]]):
+    """Processes with one device each; they are terminated when this process ends.
+
+    Args:
+        slots: the devices.
+    """
+
+    def __init__(self, slots: Slots) -> None:
+        super().__init__(len(slots.gpus))
+        self._free = list(slots.gpus)
+
+    @override
+    def _start(self, job: Job) -> tuple[str, "subprocess.Popen[bytes]"]:
+        gpu = self._free[0]
+        process = job.start(gpu)
+        self._free.remove(gpu)
+        return gpu, process
+
+    @override
+    def _finished(self) -> list[tuple[Job, int]]:
+        finished = []
+        for job, (gpu, process) in self._running.items():
+            status = process.poll()
+            if status is not None:
+                finished.append((job, status))
+                self._free.append(gpu)
+        return finished
+
+    @override
+    def shutdown(self) -> None:
+        processes = [process for _, process in self._running.values()]
+        for process in processes:
+            process.terminate()
+        deadline = time.monotonic() + GRACE_SECONDS
+        for process in processes:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def divide_machine(
+    gpus: tuple[str, ...], cores: int, per_gpu: int, jobs: int | None, threads: int | None
+) -> Slots:
+    """Divide a machine among concurrent runs.
+
+    Args:
+        gpus: indices of the GPUs; none for the CPU.
+        cores: number of usable CPU cores.
+        per_gpu: number of runs that share a GPU.
+        jobs: number of concurrent runs; by default as many as the GPUs or cores allow.
+        threads: CPU threads of each run; by default the cores divided by the runs, and 1 on a CPU
+            if `jobs` is not given either.
+
+    Raises:
+        InputError: if there are more jobs than places on the GPUs.
+    """
+    if not gpus:
+        count = jobs or max(1, cores // (threads or 1))
+        return Slots(("cpu",) * count, threads or max(1, cores // count))
+    places = gpus * per_gpu
+    if jobs is not None and jobs > len(places):
+        raise InputError(
+            f"--jobs is {jobs}, but {len(gpus)} GPUs with --per_gpu {per_gpu} take {len(places)} "
+            "runs; raise --per_gpu."
+        )
+    places = places[:jobs]
+    return Slots(places, threads or max(1, cores // len(places)))
+
+
+def selected_gpus(gpu_id: str | None) -> tuple[str, ...]:
+    """Return the GPUs of --gpu_id: "0,2", "cpu" for none, or by default all.
+
+    Raises:
+        InputError: if one does not exist.
+    """
+    usable = [str(n) for n in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)]
+    if gpu_id in (None, "cpu"):
+        return tuple(usable) if gpu_id is None else ()
+    selected = tuple(part.strip() for part in gpu_id.split(","))
+    for gpu in selected:
+        if gpu not in usable:
+            known = f"there are {', '.join(usable)}" if usable else "there is no usable GPU here"
+            raise InputError(f"--gpu_id names GPU {gpu!r}, but {known}; or say cpu.")
+    return selected
+
+
+def usable_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
