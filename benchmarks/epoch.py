@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from distillers import models
-from distillers.config.plan import Plan
+from distillers.config.hyperparameters import Hyperparameters
 from distillers.config.student import StudentConfig
 from distillers.data import ImageSet
 from distillers.data.batch import Batch
@@ -89,12 +89,13 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, list[fl
         num_images=len(images.train_labels),
         device=device,
     )
-    plan = Plan(
+    hparams = Hyperparameters(
         epochs=args.rounds + 1, learning_rate=1e-3, compile=args.compile, precision=args.precision
     )
-    bare = Trainer(task_of(setting, args.method).train(), plan)
+    bare = Trainer(task_of(setting, args.method).train(), hparams)
     usual = Trainer(
-        task_of(setting, args.method, as_given=True).train(), Plan(epochs=1, learning_rate=1e-3)
+        task_of(setting, args.method, as_given=True).train(),
+        Hyperparameters(epochs=1, learning_rate=1e-3),
     )
     pil = DataLoader(
         data.PilImages(images.train_images, images.train_labels),
@@ -123,25 +124,27 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, list[fl
     began = [0.0]
     with tempfile.TemporaryDirectory() as folder:
         config = StudentConfig(
-            model_s=args.student, epochs=plan.epochs, save_dir=folder, path_t="none", save_freq=0
+            model_s=args.student, epochs=hparams.epochs, save_dir=folder, path_t="none", save_freq=0
         )
-        place = resolve_run_dir(Path(folder) / "run", args.student, config, World())
+        run_dir = resolve_run_dir(Path(folder) / "run", args.student, config, World())
         task = task_of(setting, args.method)
         loader = images.train_loader(args.batch, seed=0, drop_last=False, device=device)
-        with open_recorder(config, place, {"model": args.student}, plan, len(loader), 0) as keeper:
+        with open_recorder(
+            config, run_dir, {"model": args.student}, hparams, len(loader), 0
+        ) as recorder:
 
             def keep(row: dict[str, float], state: TrainState, net: nn.Module) -> None:
-                keeper.on_epoch_end(row, state, net)
+                recorder.on_epoch_end(row, state, net)
                 between(row)
 
             began[0] = time.perf_counter()
             fit(
                 task,
                 loader,
-                plan,
+                hparams,
                 evaluate=lambda _: dict(SCORES),
                 on_epoch_end=keep,
-                on_log=keeper.progress.batch,
+                on_log=recorder.progress.batch,
             )
     return found
 

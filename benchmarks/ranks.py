@@ -21,7 +21,7 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from distillers import models
-from distillers.config.plan import Plan
+from distillers.config.hyperparameters import Hyperparameters
 from distillers.data.batch import Batch
 from distillers.distillation import recipes
 from distillers.distillation.build import distil
@@ -33,7 +33,7 @@ from distillers.training.loggers import environment
 from distillers.training.trainer import Trainer
 
 CLASSES, IMAGES = 100, 50_000
-PLAN = Plan(epochs=1, learning_rate=1e-3)
+HPARAMS = Hyperparameters(epochs=1, learning_rate=1e-3)
 
 
 def main() -> None:
@@ -64,10 +64,10 @@ def work(rank: int, args: argparse.Namespace) -> None:
 def measure(method: str, args: argparse.Namespace) -> float:
     """The median ratio of our step and a plain one."""
     world = World(dist.get_rank(), args.processes, dist.get_rank())
-    ours = Trainer(task_of(method, args), PLAN, world)
+    ours = Trainer(task_of(method, args), HPARAMS, world)
     with mock.patch.object(ranks, "num_ranks", return_value=1):
         with mock.patch("distillers.losses.semckd.num_ranks", return_value=1):
-            plain = Trainer(task_of(method, args), PLAN)
+            plain = Trainer(task_of(method, args), HPARAMS)
         plain.runner._run = DistributedDataParallel(
             plain.task, static_graph=True, gradient_as_bucket_view=True, **WITHOUT_BUFFERS
         )

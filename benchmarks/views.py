@@ -33,7 +33,7 @@ from distillers.distillation.cache.teacher_cache import (
 from distillers.distillation.task import Supervised
 from distillers.losses import CE
 from distillers.training.evaluate import score
-from distillers.training.trainer import Plan, fit
+from distillers.training.trainer import Hyperparameters, fit
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -71,9 +71,9 @@ def main() -> None:
     show(content["runs"])
 
 
-def plan_of(epochs: int) -> Plan:
+def hparams_of(epochs: int) -> Hyperparameters:
     milestones = (epochs // 2, epochs * 4 // 5)
-    return Plan(epochs=epochs, learning_rate=RATE, milestones=milestones)
+    return Hyperparameters(epochs=epochs, learning_rate=RATE, milestones=milestones)
 
 
 def trained_teacher(images: ImageSet, path: Path) -> nn.Module:
@@ -82,9 +82,13 @@ def trained_teacher(images: ImageSet, path: Path) -> nn.Module:
     net = models.create("resnet20", num_classes=10).to(memory_format=torch.channels_last)
     if not path.exists():
         loader = images.train_loader(BATCH, seed=0, drop_last=False, device=CPU)
-        plan = plan_of(TEACHER_EPOCHS)
+        hparams = hparams_of(TEACHER_EPOCHS)
         fit(
-            Supervised(net, CE()), loader, plan, evaluate=lambda _: {}, on_epoch_end=lambda *_: None
+            Supervised(net, CE()),
+            loader,
+            hparams,
+            evaluate=lambda _: {},
+            on_epoch_end=lambda *_: None,
         )
         torch.save(net.state_dict(), path)
     net.load_state_dict(torch.load(path, weights_only=True))
@@ -112,7 +116,7 @@ def student(
     fit(
         task,
         loader,
-        plan_of(epochs),
+        hparams_of(epochs),
         evaluate=lambda _: {},
         on_epoch_end=lambda row, *_: last.update(row),
     )

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from distillers.checkpoints.hub import from_pretrained as from_pretrained
     from distillers.checkpoints.hub import push_to_hub as push_to_hub
     from distillers.checkpoints.load import load as load
-    from distillers.config.plan import Plan as Plan
+    from distillers.config.hyperparameters import Hyperparameters as Hyperparameters
     from distillers.distillation.build import distil as distil
     from distillers.distillation.distillation import Distillation as Distillation
     from distillers.distillation.task import Step as Step
@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 # What needs torch is imported when it is first asked for, so that `--help` answers at once.
 _LAZY = {
     "Distillation": "distillers.distillation.distillation",
-    "Plan": "distillers.config.plan",
+    "Hyperparameters": "distillers.config.hyperparameters",
     "Step": "distillers.distillation.task",
     "Supervised": "distillers.distillation.task",
     "Taps": "distillers.features.taps",

@@ -60,7 +60,7 @@ def main(epochs: int = 2) -> float:
     distillers.fit(
         task,
         train,
-        distillers.Plan(epochs=epochs, learning_rate=0.05, milestones=(epochs - 2,)),
+        distillers.Hyperparameters(epochs=epochs, learning_rate=0.05, milestones=(epochs - 2,)),
         evaluate=lambda net: {"test_acc": distillers.score(net, test.epoch(1)).acc},
         on_epoch_end=lambda row, *_: rows.append(row),
     )

@@ -19,13 +19,15 @@ from distillers.distillation.distillation import Distillation
 from distillers.distillation.task import Supervised
 from distillers.losses import CE
 from distillers.training import runner as run
-from distillers.training.trainer import Plan, fit
+from distillers.training.trainer import Hyperparameters, fit
 
 TEACHER, STUDENT = "resnet20", "resnet8"
 LABELLED = 50  # training images of the student
 REPEAT, BATCH, EPOCHS = 12, 60, 12  # 12 x 50 / 60 = 10 steps an epoch, 120 in all
-TEACHER_PLAN = Plan(epochs=12, learning_rate=0.05, milestones=(8, 11))
-STUDENT_PLAN = Plan(epochs=EPOCHS, learning_rate=0.05, milestones=(8, 11), clip_grad=10.0)
+TEACHER_HPARAMS = Hyperparameters(epochs=12, learning_rate=0.05, milestones=(8, 11))
+STUDENT_HPARAMS = Hyperparameters(
+    epochs=EPOCHS, learning_rate=0.05, milestones=(8, 11), clip_grad=10.0
+)
 PROTOCOL = "crd"
 
 
@@ -53,7 +55,7 @@ def train_teacher(images: ImageSet, device: torch.device) -> nn.Module:
     torch.manual_seed(0)
     task = Supervised(_create(TEACHER, images).to(device), CE())
     loader = images.train_loader(64, seed=0, drop_last=True, device=device)
-    fit(task, loader, TEACHER_PLAN, evaluate=lambda _: {}, on_epoch_end=lambda *_: None)
+    fit(task, loader, TEACHER_HPARAMS, evaluate=lambda _: {}, on_epoch_end=lambda *_: None)
     return task.deployed()
 
 
@@ -133,7 +135,7 @@ def _train_student(
     fit(
         task,
         images.train_loader(BATCH, seed=seed, drop_last=True, device=device),
-        STUDENT_PLAN,
+        STUDENT_HPARAMS,
         evaluate=lambda net: run.evaluate_on_splits(net, tests),
         on_epoch_end=lambda row, state, net: curve.append(row["test_acc"]),  # noqa: ARG005
     )

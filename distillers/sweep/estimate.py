@@ -159,7 +159,7 @@ def measure_cost(run: Run, source: DataSource, device: torch.device) -> Cost:
     config = run.config
     train, _ = source.split(config.val_fraction, config.trial)
     task = _build_task(run, source, train.train_labels, device)
-    trainer = Trainer(task, running.build_plan(config, run.network, source.image_size))
+    trainer = Trainer(task, running.build_hparams(config, run.network, source.image_size))
     loader = train.train_loader(config.batch_size, seed=0, drop_last=True, device=device)
     seconds = _time_epoch(trainer, loader)
     deployed, test_loader = task.deployed(), source.test_loader(device)

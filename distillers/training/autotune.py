@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from distillers.config.plan import Plan
+from distillers.config.hyperparameters import Hyperparameters
 from distillers.data.batch import Batch
 from distillers.timing import time_interleaved
 from distillers.training.rng_state import generator_state, set_generators
@@ -31,7 +31,7 @@ class Choice:
         return f"precision: {self.precision} (a step took {each})"
 
 
-def choose(task: nn.Module, batch: Batch, plan: Plan) -> Choice:
+def choose(task: nn.Module, batch: Batch, hparams: Hyperparameters) -> Choice:
     """The precision of the fastest step of this very task on its device.
 
     Each is tried in a few whole steps, not compiled, in turn. Fewer digits are only chosen where
@@ -41,10 +41,10 @@ def choose(task: nn.Module, batch: Batch, plan: Plan) -> Choice:
     Args:
         task: see `distillers.distillation.task.Task`.
         batch: one of its batches.
-        plan: how it will be trained; its precision is ignored.
+        hparams: how it will be trained; its precision is ignored.
     """
     device = batch.images.device
-    tried = replace(plan, learning_rate=0.0, compile=False, ema=None, on_nan="stop", shard=False)
+    tried = replace(hparams, learning_rate=0.0, compile=False, ema=None, on_nan="stop", shard=False)
     with untouched(task, device):
         task.train()
         steps = {name: _step(task, batch, tried, name) for name in candidates(device)}
@@ -92,8 +92,8 @@ def untouched(task: nn.Module, device: torch.device) -> Iterator[None]:
         set_generators(generators, device)
 
 
-def _step(task: Any, batch: Batch, plan: Plan, precision: str) -> Callable[[], None]:
-    trainer = Trainer(task, replace(plan, precision=precision))
+def _step(task: Any, batch: Batch, hparams: Hyperparameters, precision: str) -> Callable[[], None]:
+    trainer = Trainer(task, replace(hparams, precision=precision))
 
     def run() -> None:
         trainer.backward(batch, 0.0)

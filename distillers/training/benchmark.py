@@ -20,7 +20,7 @@ from distillers.distillation.distillation import Distillation
 from distillers.distillation.terms import Term
 from distillers.timing import time_interleaved
 from distillers.training.autotune import candidates
-from distillers.training.trainer import Plan, Trainer
+from distillers.training.trainer import Hyperparameters, Trainer
 
 STUDENT, TEACHER = "student step", "teacher forward"
 CACHED_BATCHES = 4  # that a measured cache holds; the system keeps them all in memory
@@ -76,7 +76,7 @@ class Way:
             public code.
         compile: the step is compiled.
         cached: what the losses ask of the teacher is read from a cache.
-        precision: as in `Plan`.
+        precision: as in `Hyperparameters`.
     """
 
     as_given: bool = False
@@ -100,8 +100,10 @@ class Way:
             folder: for a cache; to be deleted by the caller, when no step is made any more.
         """
         task = task_of(setting, method, as_given=self.as_given).train()
-        plan = Plan(1, learning_rate=1e-3, precision=self.precision, compile=self.compile)
-        trainer = Trainer(task, plan)
+        hparams = Hyperparameters(
+            1, learning_rate=1e-3, precision=self.precision, compile=self.compile
+        )
+        trainer = Trainer(task, hparams)
         batches = _cached(task, setting, folder) if self.cached else _the_same(setting)
 
         def run() -> None:

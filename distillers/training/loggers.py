@@ -19,7 +19,7 @@ from distillers.files import write_atomically
 from distillers.training.wandb import Tracker
 
 
-class Record:
+class RunLogger:
     """Writes the files of one run.
 
     `config.json` and `environment.json` at the start; after every epoch a line of `metrics.jsonl`

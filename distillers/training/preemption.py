@@ -26,7 +26,7 @@ def ignore(*_: object) -> None:
     """Do nothing, where nobody keeps what is made."""
 
 
-class Interrupts:
+class PreemptionHandler:
     """Saves a run between two steps when a signal or the clock asks, and stops it for a signal.
 
     Several processes get a signal at different steps, or some of them get none. They agree about

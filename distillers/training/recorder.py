@@ -9,39 +9,44 @@ from typing import Any
 from torch import nn
 
 from distillers.checkpoints import io as checkpoint
-from distillers.config.plan import Plan
+from distillers.config.hyperparameters import Hyperparameters
 from distillers.config.train import TrainConfig
 from distillers.models.profile import count_parameters, peak_memory_mib
 from distillers.progress import Progress
 from distillers.training import costs as summary
-from distillers.training.loggers import Record
+from distillers.training.loggers import RunLogger
 from distillers.training.run_dir import RunDir
 from distillers.training.state import RunState, TrainState
 
 
 @contextmanager
 def open_recorder(
-    config: TrainConfig, place: RunDir, card: dict[str, Any], plan: Plan, batches: int, done: int
+    config: TrainConfig,
+    run_dir: RunDir,
+    card: dict[str, Any],
+    hparams: Hyperparameters,
+    batches: int,
+    done: int,
 ) -> Iterator["RunRecorder"]:
-    """A keeper of the run at `place`, whose files are closed at the end.
+    """Open the recorder of a run, and close its files at the end.
 
     Args:
         config: the flags.
-        place: where the files go.
+        run_dir: where the files go.
         card: what describes the deployed network in its checkpoints.
-        plan: how to train.
+        hparams: how to train.
         batches: an epoch, in each process.
         done: the last epoch that an earlier process finished.
     """
-    if place.state is None and config.overwrite and place.folder.exists():
-        shutil.rmtree(place.folder)
-    record = Record(place.folder, config.as_json_types(), done, config.wandb)
-    progress = Progress(plan.epochs, batches, done)
+    if run_dir.state is None and config.overwrite and run_dir.folder.exists():
+        shutil.rmtree(run_dir.folder)
+    logger = RunLogger(run_dir.folder, config.as_json_types(), done, config.wandb)
+    progress = Progress(hparams.epochs, batches, done)
     try:
-        yield RunRecorder(config, place, record, card, progress)
+        yield RunRecorder(config, run_dir, logger, card, progress)
     finally:
         progress.close()
-        record.close()
+        logger.close()
 
 
 class RunRecorder:
@@ -54,14 +59,14 @@ class RunRecorder:
     def __init__(
         self,
         config: TrainConfig,
-        place: RunDir,
-        record: Record,
+        run_dir: RunDir,
+        logger: RunLogger,
         card: dict[str, Any],
         progress: Progress,
     ) -> None:
-        self.config, self.place, self.record, self.progress = config, place, record, progress
+        self.config, self.run_dir, self.logger, self.progress = config, run_dir, logger, progress
         self.card = card
-        state = place.state
+        state = run_dir.state
         self.best = state.best if state else None
         self.hours = state.hours if state else 0.0
         self.peak_memory = state.peak_memory if state else 0.0
@@ -76,12 +81,12 @@ class RunRecorder:
         self._note_memory(deployed)
         payload = {**self._payload(epoch, deployed), "accuracy": row["test_acc"]}
         if better:
-            checkpoint.save(self.place.best, {**payload, "best_acc": row["test_acc"]})
+            checkpoint.save(self.run_dir.best, {**payload, "best_acc": row["test_acc"]})
         if self.config.save_freq and epoch % self.config.save_freq == 0:
-            checkpoint.save(self.place.folder / f"ckpt_epoch_{epoch}.pth", payload)
-        self.record.epoch(row)
+            checkpoint.save(self.run_dir.folder / f"ckpt_epoch_{epoch}.pth", payload)
+        self.logger.epoch(row)
         if better:
-            self.record.write_json("test_best_metrics.json", _reported(row))
+            self.logger.write_json("test_best_metrics.json", _reported(row))
         self._save_last(payload, state)
         self.progress.epoch(epoch, row)
 
@@ -96,9 +101,9 @@ class RunRecorder:
         costs = summary.costs(deployed, self.card["image_size"])
         costs |= {"hours": hours, "peak_memory_mib": self.peak_memory or None}
         told = {**self.card.get("distilled", {}), "data": self.card["data"]}
-        self.record.write_json("summary.json", {**told, **costs})
+        self.logger.write_json("summary.json", {**told, **costs})
         totals = {"Total params": round(size, 6), "Total time": round(hours, 6)}
-        self.record.write_json("parameters.json", {**self.config.as_json_types(), **totals})
+        self.logger.write_json("parameters.json", {**self.config.as_json_types(), **totals})
 
     def _payload(self, epoch: int, deployed: nn.Module) -> dict[str, Any]:
         card = {**self.card, "deploy": getattr(deployed, "card", None)}
@@ -108,7 +113,7 @@ class RunRecorder:
         card = payload["card"]
         run = RunState(state, card, self.best, self._hours(), self.peak_memory)
         content = {"format": checkpoint.FORMAT, **payload, **run.as_dict()}
-        checkpoint.save(self.place.last, content, self.place.previous)
+        checkpoint.save(self.run_dir.last, content, self.run_dir.previous)
 
     def _note_memory(self, deployed: nn.Module) -> None:
         self.peak_memory = max(self.peak_memory, peak_memory_mib(deployed))

@@ -58,27 +58,27 @@ def resolve_run_dir(folder: Path, network: str, config: TrainConfig, world: Worl
         InputError: if the folder exists and neither --resume nor --overwrite was given, or if no
             checkpoint in it can be read.
     """
-    place = RunDir(folder, file_name(network), None)
-    content = world.run_on_rank0(lambda: _plain(find_checkpoint(place, config)))
-    state = RunState.from_dict(content, place.last) if content else None
+    run_dir = RunDir(folder, file_name(network), None)
+    content = world.run_on_rank0(lambda: _plain(find_checkpoint(run_dir, config)))
+    state = RunState.from_dict(content, run_dir.last) if content else None
     if state and state.trainer.world_size != world.size:
         world.say(
             f"resumed by {world.size} processes instead of {state.trainer.world_size}: the "
             "order of the images is the same; what a process draws and normalises by its own "
             "images is not."
         )
-    return dataclasses.replace(place, state=state)
+    return dataclasses.replace(run_dir, state=state)
 
 
 def _plain(state: RunState | None) -> dict[str, Any] | None:
     return state.as_dict() if state else None
 
 
-def check_same_source(place: RunDir, where: tuple[str, str], path: Path) -> None:
+def check_same_source(run_dir: RunDir, where: tuple[str, str], path: Path) -> None:
     """Refuse to resume a run if the network that it started from has changed.
 
     Args:
-        place: the folder of the run.
+        run_dir: the folder of the run.
         where: keys of the checksum in the card of the run.
         path: file of the network.
 
@@ -86,39 +86,39 @@ def check_same_source(place: RunDir, where: tuple[str, str], path: Path) -> None
         InputError: naming both checksums.
     """
     section, key = where
-    known = place.state.card.get(section, {}).get(key) if place.state else None
+    known = run_dir.state.card.get(section, {}).get(key) if run_dir.state else None
     if known is None:
         return
     here = sha256(path)
     if known != here:
         raise InputError(
-            f"{place.folder} began with another network than {path} holds now (sha256 {known[:12]} "
-            f"then, {here[:12]} now); name that one by its own run's folder, or begin anew with "
-            "--overwrite in the place of --resume."
+            f"{run_dir.folder} began with another network than {path} holds now (sha256 "
+            f"{known[:12]} then, {here[:12]} now); name that one by its own run's folder, or begin "
+            "anew with --overwrite in the place of --resume."
         )
 
 
-def find_checkpoint(place: RunDir, config: TrainConfig) -> RunState | None:
+def find_checkpoint(run_dir: RunDir, config: TrainConfig) -> RunState | None:
     """Return the state to resume from, or None to start anew; see `resolve_run_dir`."""
     is_restart = any(int(os.environ.get(name, "0")) for name in RESTARTS)
-    if not place.folder.exists():
+    if not run_dir.folder.exists():
         if config.resume:
-            print(f"{place.folder} is not there yet; nothing to resume, the run starts anew")
+            print(f"{run_dir.folder} is not there yet; nothing to resume, the run starts anew")
         return None
     if config.overwrite and not is_restart:
         return None
     if not config.resume and not is_restart:
         raise InputError(
-            f"{place.folder} holds an earlier run with the same flags; add --resume to go on with "
-            "it or --overwrite to delete it."
+            f"{run_dir.folder} holds an earlier run with the same flags; add --resume to go on "
+            "with it or --overwrite to delete it."
         )
-    return _read_newest(place)
+    return _read_newest(run_dir)
 
 
-def _read_newest(place: RunDir) -> RunState | None:
+def _read_newest(run_dir: RunDir) -> RunState | None:
     """Read the last checkpoint or, where it is damaged, the previous one; None without either."""
     damage = []
-    for path in (place.last, place.previous):
+    for path in (run_dir.last, run_dir.previous):
         if not path.exists():
             continue
         try:
@@ -130,7 +130,7 @@ def _read_newest(place: RunDir) -> RunState | None:
         if content.get("format", 0) > checkpoint.FORMAT:
             raise InputError(f"{path} was written by a newer version of distillers; update it.")
         state = RunState.from_dict(content, path)
-        if path == place.previous:
+        if path == run_dir.previous:
             complain(f"WARNING: resuming from {path} of epoch {state.trainer.epoch}.")
         return state
     if damage:

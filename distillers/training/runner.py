@@ -24,10 +24,10 @@ from distillers.training.autotune import choose
 from distillers.training.ddp import convert_sync_batchnorm
 from distillers.training.evaluate import score
 from distillers.training.malloc import reuse_freed_memory
-from distillers.training.preemption import Interrupts, ignore
+from distillers.training.preemption import PreemptionHandler, ignore
 from distillers.training.recorder import open_recorder
 from distillers.training.run_dir import RunDir
-from distillers.training.trainer import Plan, fit
+from distillers.training.trainer import Hyperparameters, fit
 
 if TYPE_CHECKING:
     from distillers.distillation.cache.teacher_cache import TeacherCache
@@ -108,32 +108,35 @@ def describe_devices(world: World) -> str:
     return f"{several}{world.device}"
 
 
-def build_plan(config: TrainConfig, network: str, image_size: int) -> Plan:
+def build_hparams(config: TrainConfig, network: str, image_size: int) -> Hyperparameters:
     """Return the hyper-parameters; a --learning_rate that is left out is the published one."""
     rate = config.learning_rate or recipes.learning_rate(network, image_size)
-    names = {field.name for field in dataclasses.fields(Plan)} - {"learning_rate", "milestones"}
+    names = {field.name for field in dataclasses.fields(Hyperparameters)} - {
+        "learning_rate",
+        "milestones",
+    }
     same = {name: getattr(config, name) for name in names}
-    return Plan(learning_rate=rate, milestones=config.lr_decay_epochs, **same)
+    return Hyperparameters(learning_rate=rate, milestones=config.lr_decay_epochs, **same)
 
 
 def train(
     config: TrainConfig,
     task: Task,
     splits: Splits,
-    place: RunDir,
+    run_dir: RunDir,
     card: dict[str, Any],
     world: World,
     *,
     views: NumViews | None = None,
     cache: "TeacherCache | None" = None,
 ) -> None:
-    """Train a task, from the first epoch or from the state in `place`, and write the run's files.
+    """Train a task, from the first epoch or from the state in `run_dir`, and write the run's files.
 
     Args:
         config: the flags.
         task: what is trained, on the device of `world`.
         splits: training, validation and test images.
-        place: folder of the run.
+        run_dir: folder of the run.
         card: description of the deployed network, for its checkpoints.
         world: processes that train together.
         views: number of fixed augmented views of each training image; None for new ones in every
@@ -161,20 +164,22 @@ def train(
     if world.rank:  # rank 0 draws what a single process would draw
         seeds = np.random.SeedSequence([config.trial, world.rank])
         torch.manual_seed(int(seeds.generate_state(1)[0]))
-    plan = build_plan(config, place.name, splits.test.image_size)
-    if plan.precision == "auto":
-        plan = dataclasses.replace(plan, precision=_precision(task, loader, plan, place, world))
+    hparams = build_hparams(config, run_dir.name, splits.test.image_size)
+    if hparams.precision == "auto":
+        hparams = dataclasses.replace(
+            hparams, precision=_precision(task, loader, hparams, run_dir, world)
+        )
     with _explain_disk_errors():
-        _fit_and_record(config, task, loader, plan, splits, place, card, world)
+        _fit_and_record(config, task, loader, hparams, splits, run_dir, card, world)
 
 
 def _fit_and_record(
     config: TrainConfig,
     task: Task,
     loader: BatchLoader,
-    plan: Plan,
+    hparams: Hyperparameters,
     splits: Splits,
-    place: RunDir,
+    run_dir: RunDir,
     card: dict[str, Any],
     world: World,
 ) -> None:
@@ -182,25 +187,25 @@ def _fit_and_record(
     tests = {"test": splits.test.test_loader(world.device, world.shard)}
     if splits.val:
         tests["val"] = splits.val.test_loader(world.device, world.shard)
-    done = -task.warmup_epochs if place.done is None else place.done
+    done = -task.warmup_epochs if run_dir.done is None else run_dir.done
     with contextlib.ExitStack() as stack:
         recorder = None
         if world.is_first:
-            opened = open_recorder(config, place, card, plan, len(loader), done)
+            opened = open_recorder(config, run_dir, card, hparams, len(loader), done)
             recorder = stack.enter_context(opened)
         save = recorder.pause if recorder else ignore
-        interrupts = Interrupts(world, save, config.save_minutes)
-        with interrupts.listening():
+        preemption = PreemptionHandler(world, save, config.save_minutes)
+        with preemption.listening():
             deployed = fit(
                 task,
                 loader,
-                plan,
-                evaluate=lambda net: evaluate_on_splits(net, tests, world, interrupts),
+                hparams,
+                evaluate=lambda net: evaluate_on_splits(net, tests, world, preemption),
                 on_epoch_end=recorder.on_epoch_end if recorder else ignore,
                 on_log=recorder.progress.batch if recorder else ignore,
-                resumed=place.state.trainer if place.state else None,
+                resumed=run_dir.state.trainer if run_dir.state else None,
                 world=world,
-                interrupts=interrupts,
+                preemption=preemption,
             )
         if recorder:
             recorder.finish(deployed)
@@ -228,11 +233,13 @@ def uses_batch_statistics(task: nn.Module) -> bool:
     return any(isinstance(m, layers) and m.training for m in task.train().modules())
 
 
-def _precision(task: Task, loader: BatchLoader, plan: Plan, place: RunDir, world: World) -> str:
+def _precision(
+    task: Task, loader: BatchLoader, hparams: Hyperparameters, run_dir: RunDir, world: World
+) -> str:
     """Return the precision of the run that is resumed, else the fastest one on this device."""
-    if place.state:
-        return place.state.trainer.precision
-    choice = choose(task, next(iter(loader.epoch(1))), plan)
+    if run_dir.state:
+        return run_dir.state.trainer.precision
+    choice = choose(task, next(iter(loader.epoch(1))), hparams)
     chosen = world.broadcast_object([choice.precision, str(choice)])
     world.say(chosen[1])
     return chosen[0]
@@ -258,12 +265,12 @@ def evaluate_on_splits(
     net: nn.Module,
     tests: Mapping[str, BatchLoader],
     world: World | None = None,
-    interrupts: Interrupts | None = None,
+    preemption: PreemptionHandler | None = None,
 ) -> dict[str, float]:
     """Return `test_loss`, `test_acc`, `test_acc_top5`, and the same of `val` where it is there."""
     figures: dict[str, float] = {}
     for name, loader in tests.items():
         batches = loader.epoch(1)
-        each = score(net, interrupts.between(batches) if interrupts else batches, world)
+        each = score(net, preemption.between(batches) if preemption else batches, world)
         figures |= {f"{name}_{key}": getattr(each, key) for key in ("loss", "acc", "acc_top5")}
     return figures

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from distillers.config.plan import Plan as Plan
+from distillers.config.hyperparameters import Hyperparameters as Hyperparameters
 from distillers.data.batch import Batch
 from distillers.data.source import BatchLoader
 from distillers.distillation.task import Step, Task
@@ -18,7 +18,7 @@ from distillers.training.fsdp import FSDPRunner, full_state, load_full_state, lo
 from distillers.training.metrics import EpochMetrics
 from distillers.training.nan_guard import NaNGuard
 from distillers.training.optim import parameter_groups
-from distillers.training.preemption import Interrupts, ignore
+from distillers.training.preemption import PreemptionHandler, ignore
 from distillers.training.rng_state import generator_state, set_generators
 from distillers.training.state import TrainProgress, TrainState
 
@@ -33,14 +33,14 @@ OnLog = Callable[[int, int, Metrics], None]
 def fit(
     task: Task,
     loader: BatchLoader,
-    plan: Plan,
+    hparams: Hyperparameters,
     *,
     evaluate: Evaluate = lambda _: {},
     on_epoch_end: OnEpochEnd = ignore,
     on_log: OnLog = ignore,
     resumed: TrainState | None = None,
     world: World | None = None,
-    interrupts: Interrupts | None = None,
+    preemption: PreemptionHandler | None = None,
 ) -> nn.Module:
     """Train a task and return the deployed network with its last weights, not averaged.
 
@@ -50,29 +50,29 @@ def fit(
     Args:
         task: what is trained.
         loader: training batches of this process.
-        plan: hyper-parameters of the training.
+        hparams: hyper-parameters of the training.
         evaluate: maps a deployed network to metrics on held-out images, by name; must return the
             same in every process.
         on_epoch_end: called with the metrics, the state and the deployed network after every epoch,
             in the first process only.
         on_log: called with epoch, batch and the running metrics of this process every
-            `plan.print_freq` batches.
+            `hparams.print_freq` batches.
         resumed: state to continue from, the same in every process.
         world: processes that train together; this one alone by default.
-        interrupts: asked after every step whether to save and stop.
+        preemption: asked after every step whether to save and stop.
 
     Raises:
         NonFiniteLossError: if the loss is not finite.
         PreemptedError: if a signal stopped the run; its state was saved.
         PeerLostError: if other processes do not respond.
     """
-    trainer = Trainer(task, plan, world)
-    interrupts = interrupts or Interrupts(trainer.world, ignore)
+    trainer = Trainer(task, hparams, world)
+    preemption = preemption or PreemptionHandler(trainer.world, ignore)
     start = trainer.load_state(resumed) if resumed else TrainProgress(-task.warmup_epochs)
-    while start.epoch < plan.epochs:
-        metrics = trainer.train_epoch(loader, start, on_log, interrupts)
+    while start.epoch < hparams.epochs:
+        metrics = trainer.train_epoch(loader, start, on_log, preemption)
         trained = TrainProgress(start.epoch, len(loader))
-        scoring = interrupts.scoring(lambda trained=trained: trainer.snapshot(trained))
+        scoring = preemption.scoring(lambda trained=trained: trainer.snapshot(trained))
         with scoring, trainer.averaged():
             deployed = trainer.runner.deployed()
             metrics |= evaluate(deployed)
@@ -88,28 +88,28 @@ class Trainer:
 
     Args:
         task: what is trained.
-        plan: hyper-parameters of the training.
+        hparams: hyper-parameters of the training.
         world: processes that train together; this one alone by default.
     """
 
-    def __init__(self, task: Task, plan: Plan, world: World | None = None) -> None:
+    def __init__(self, task: Task, hparams: Hyperparameters, world: World | None = None) -> None:
         self.task = task
-        self.plan = plan
+        self.hparams = hparams
         self.device = next(task.parameters()).device
         self.world = world or World(device=self.device)
-        self.runner = build_runner(task, plan, self.world)
+        self.runner = build_runner(task, hparams, self.world)
         self.reset_optimizer()
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=plan.precision == "fp16")
-        self.ema = ExponentialMovingAverage(task, plan.ema) if plan.ema else None
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=hparams.precision == "fp16")
+        self.ema = ExponentialMovingAverage(task, hparams.ema) if hparams.ema else None
         self.metrics = EpochMetrics()
-        self.nan_guard = NaNGuard(task, self.world) if plan.on_nan == "skip" else None
+        self.nan_guard = NaNGuard(task, self.world) if hparams.on_nan == "skip" else None
 
     def reset_optimizer(self) -> None:
         """Create a new optimiser, without momentum."""
-        groups = parameter_groups(self.task, self.plan.weight_decay)
-        rate, momentum = self.plan.learning_rate, self.plan.momentum
+        groups = parameter_groups(self.task, self.hparams.weight_decay)
+        rate, momentum = self.hparams.learning_rate, self.hparams.momentum
         # one kernel for all parameters, which reads the scale of fp16 on the GPU
-        fused = self.device.type == "cuda" and not self.plan.shard
+        fused = self.device.type == "cuda" and not self.hparams.shard
         self.optimizer = torch.optim.SGD(groups, lr=rate, momentum=momentum, fused=fused)
 
     def train_epoch(
@@ -117,7 +117,7 @@ class Trainer:
         loader: BatchLoader,
         start: TrainProgress,
         on_log: OnLog = ignore,
-        interrupts: Interrupts | None = None,
+        preemption: PreemptionHandler | None = None,
     ) -> Metrics:
         """Train the rest of an epoch and return its mean metrics by name.
 
@@ -125,29 +125,29 @@ class Trainer:
             loader: training batches of this process.
             start: where to continue.
             on_log: see `fit`.
-            interrupts: see `fit`.
+            preemption: see `fit`.
         """
-        plan, num_batches, epoch = self.plan, len(loader), start.epoch + 1
+        hparams, num_batches, epoch = self.hparams, len(loader), start.epoch + 1
         self._start_epoch(start)
         pending: Callable[[], Metrics] | None = None
         batches = self.metrics.timed(loader.epoch(self._order(epoch), start.batch))
         for number, batch in enumerate(batches, start=start.batch + 1):
-            first = (number - 1) // plan.accumulate * plan.accumulate
-            accumulation = min(plan.accumulate, num_batches - first)
+            first = (number - 1) // hparams.accumulate * hparams.accumulate
+            accumulation = min(hparams.accumulate, num_batches - first)
             is_last = number == first + accumulation
             with self.world.at(f"epoch {epoch}, batch {number}"):
                 progress = self.progress(epoch, (number - 1) / num_batches)
                 self.training_step(batch, progress, number, accumulation, is_last)
-                if interrupts and is_last:
+                if preemption and is_last:
                     done = TrainProgress(start.epoch, number)
-                    interrupts.after_step(lambda done=done: self.snapshot(done))
+                    preemption.after_step(lambda done=done: self.snapshot(done))
             if pending:  # one step late, so that the device does not wait for the copy
                 on_log(epoch, number - 1, pending())
-            is_due = number % plan.print_freq == 0 and self.world.is_first
+            is_due = number % hparams.print_freq == 0 and self.world.is_first
             pending = self.metrics.start_compute() if is_due else None
         if pending:
             on_log(epoch, num_batches, pending())
-        return {**self.metrics.compute(self.world), "lr": plan.rate(epoch)}
+        return {**self.metrics.compute(self.world), "lr": hparams.rate(epoch)}
 
     def training_step(
         self,
@@ -191,7 +191,7 @@ class Trainer:
             return 0.0
         if epoch < 1:
             return (epoch - 1 + self.task.warmup_epochs + within) / self.task.warmup_epochs
-        return (epoch - 1 + within) / self.plan.epochs
+        return (epoch - 1 + within) / self.hparams.epochs
 
     def backward(self, batch: Batch, progress: float, accumulation: int = 1) -> Step:
         """Add the gradient of one of `accumulation` batches that share an optimiser step."""
@@ -202,9 +202,9 @@ class Trainer:
 
     def optimizer_step(self) -> None:
         """Update the weights by the accumulated gradient."""
-        if self.plan.clip_grad is not None:
+        if self.hparams.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
-            self.runner.clip_grad(self.plan.clip_grad)
+            self.runner.clip_grad(self.hparams.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -224,7 +224,7 @@ class Trainer:
             batch=progress.batch,
             metrics=self.metrics.state(self.world) if progress.batch else {},
             world_size=self.world.size,
-            precision=self.plan.precision,
+            precision=self.hparams.precision,
             task=full_state(ema.raw() if ema else self.task.state_dict()),
             ema=full_state(ema.state()) if ema else None,
             optimizer=full_state(self.optimizer.state_dict()),
@@ -260,23 +260,25 @@ class Trainer:
             self.task.stage = "train" if epoch >= 1 else "warmup"
             if epoch == 1 and not start.batch:
                 self.reset_optimizer()
-                self.runner = build_runner(self.task, self.plan, self.world)  # other gradients
+                self.runner = build_runner(self.task, self.hparams, self.world)  # other gradients
         for group in self.optimizer.param_groups:
-            group["lr"] = self.plan.rate(epoch)
+            group["lr"] = self.hparams.rate(epoch)
         self.task.train()
         self.metrics = EpochMetrics(start.metrics if self.world.is_first else None)
 
     def _order(self, epoch: int) -> int:
         """Return which of the loader's epochs to read; those of a warm-up stage are its own."""
-        return epoch if epoch >= 1 else self.plan.epochs + 1 - epoch
+        return epoch if epoch >= 1 else self.hparams.epochs + 1 - epoch
 
     def _autocast(self) -> contextlib.AbstractContextManager:
-        dtype = PRECISIONS[self.plan.precision]
+        dtype = PRECISIONS[self.hparams.precision]
         return torch.autocast(self.device.type, dtype) if dtype else contextlib.nullcontext()
 
 
-def build_runner(task: Task, plan: Plan, world: World) -> SingleProcess | DDPRunner | FSDPRunner:
+def build_runner(
+    task: Task, hparams: Hyperparameters, world: World
+) -> SingleProcess | DDPRunner | FSDPRunner:
     """Return what runs the task in step with those of the other processes."""
     if world.size == 1:
-        return SingleProcess(task, plan.compile)
-    return (FSDPRunner if plan.shard else DDPRunner)(task, world, plan.compile)
+        return SingleProcess(task, hparams.compile)
+    return (FSDPRunner if hparams.shard else DDPRunner)(task, world, hparams.compile)

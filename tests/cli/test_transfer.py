@@ -131,8 +131,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(flags, there, monkeypat
     whole = transfer(there, f"whole{len(flags)}", *flags)
     keep = RunRecorder.on_epoch_end
 
-    def stop(keeper, row, *rest):
-        keep(keeper, row, *rest)
+    def stop(recorder, row, *rest):
+        keep(recorder, row, *rest)
         if row["epoch"] == 2:
             raise KeyboardInterrupt
 

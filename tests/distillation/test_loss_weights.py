@@ -12,7 +12,7 @@ from distillers.data.batch import Batch
 from distillers.distillation import recipes
 from distillers.training import benchmark as bench
 from distillers.training.benchmark import Setting
-from distillers.training.trainer import Plan, Trainer
+from distillers.training.trainer import Hyperparameters, Trainer
 
 SETTING = Setting(
     student=partial(models.create, "resnet8", num_classes=10),
@@ -37,9 +37,9 @@ def batch(number: int) -> Batch:
 
 def trainers(method: str) -> tuple[Trainer, Trainer]:
     """Of the same student and teacher, whose normalisations are no identities: plain, default."""
-    plan = Plan(1, learning_rate=1e-3)
+    hparams = Hyperparameters(1, learning_rate=1e-3)
     plain, default = (
-        Trainer(bench.task_of(setting(method), method, as_given=given).train(), plan)
+        Trainer(bench.task_of(setting(method), method, as_given=given).train(), hparams)
         for given in (True, False)
     )
     with torch.no_grad():

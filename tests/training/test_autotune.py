@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distillers.cli import main as cli
-from distillers.config.plan import Plan
+from distillers.config.hyperparameters import Hyperparameters
 from distillers.distillation.build import distil
 from distillers.training import runner as run
 from distillers.training.autotune import Choice, best_of, choose
@@ -35,8 +35,10 @@ def test_trying_leaves_no_trace():
     kept = torch.ones_like(task.student.fc.bias)
     task.student.fc.bias.grad = kept
     before, drawn = copy.deepcopy(task.state_dict()), torch.random.get_rng_state()
-    plan = Plan(1, learning_rate=0.1, precision="auto", accumulate=2, ema=0.9, compile=True)
-    choice = choose(task, make_batch(), plan)
+    hparams = Hyperparameters(
+        1, learning_rate=0.1, precision="auto", accumulate=2, ema=0.9, compile=True
+    )
+    choice = choose(task, make_batch(), hparams)
     assert set(choice.milliseconds) >= {"fp32", "bf16"}
     assert all(ms > 0 for ms in choice.milliseconds.values())
     assert choice.precision == best_of(choice.milliseconds)
@@ -58,7 +60,7 @@ def test_every_part_of_a_step_is_tried(monkeypatch):
     task = distil(Declared(3), Declared(6), {"kd": 1.0}, images=make_batch().images)
     task.student.register_forward_hook(lambda *args: seen.append(args[2].dtype))
     task.student.fc.bias.register_hook(lambda _: seen.append("back"))
-    choose(task, make_batch(), Plan(1, learning_rate=0.1))
+    choose(task, make_batch(), Hyperparameters(1, learning_rate=0.1))
     assert seen.count(torch.float32) == seen.count(torch.bfloat16) == 3  # two rounds warm up
     assert seen.count("back") == 6
 
@@ -70,9 +72,9 @@ def test_a_run_keeps_its_choice(tmp_path, monkeypatch, capsys):
     flags += ["--save_dir", str(tmp_path), "--batch_size", "256"]
     plans, fit = [], run.fit
 
-    def noted(task, loader, plan, **others):
-        plans.append(plan.precision)
-        return fit(task, loader, plan, **others)
+    def noted(task, loader, hparams, **others):
+        plans.append(hparams.precision)
+        return fit(task, loader, hparams, **others)
 
     monkeypatch.setattr(run, "fit", noted)
     assert cli.run("teacher", flags) == 0

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import nn
 
 from distillers import models
-from distillers.config.plan import Plan
+from distillers.config.hyperparameters import Hyperparameters
 from distillers.config.student import StudentConfig
 from distillers.data.batch import Batch
 from distillers.distillation import loss_weights as weights
@@ -22,7 +22,7 @@ from tests.processes import together
 
 BATCH, SIDE, STEPS, CLASSES = 12, 8, 5, 5
 LABELS = torch.arange(60) % CLASSES
-PLAN = Plan(epochs=1, learning_rate=0.01, clip_grad=50.0)
+HPARAMS = Hyperparameters(epochs=1, learning_rate=0.01, clip_grad=50.0)
 
 
 def task_of(method: str, world_size: int, dtype: torch.dtype = torch.float64) -> Distillation:
@@ -71,12 +71,12 @@ def batch_of(
 def trained(
     method: str,
     world: World,
-    plan: Plan = PLAN,
+    hparams: Hyperparameters = HPARAMS,
     dtype: torch.dtype = torch.float64,
     uneven: bool = False,
 ) -> dict:
     """The losses and gradients of some steps, and the state after them."""
-    trainer = Trainer(task_of(method, world.size, dtype), plan, world)
+    trainer = Trainer(task_of(method, world.size, dtype), hparams, world)
     seen: list[dict] = []
     for step in range(STEPS):
         batch = batch_of(step, world, dtype, uneven)
@@ -93,10 +93,12 @@ def trained(
     return {"steps": seen, "state": full_state(trainer.task.state_dict())}
 
 
-def compare(plan: Plan, dtype: torch.dtype, methods: tuple[str, ...], uneven: bool = False) -> None:
+def compare(
+    hparams: Hyperparameters, dtype: torch.dtype, methods: tuple[str, ...], uneven: bool = False
+) -> None:
     world = World(dist.get_rank(), dist.get_world_size(), dist.get_rank())
     for method in methods:
-        found = trained(method, world, plan, dtype, uneven)
+        found = trained(method, world, hparams, dtype, uneven)
         if world.is_first:
             torch.save(found, f"{method}.pt")
         else:  # what the others hold is the same
@@ -109,7 +111,7 @@ def compare(plan: Plan, dtype: torch.dtype, methods: tuple[str, ...], uneven: bo
 @pytest.mark.parametrize("size", [2, 3])
 def test_all_methods_learn_the_same_in_one_process_and_in_several(size, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    together(size, compare, PLAN, torch.float64, recipes.ELEVEN)
+    together(size, compare, HPARAMS, torch.float64, recipes.ELEVEN)
     for method in recipes.ELEVEN:
         expected = trained(method, World())
         close(torch.load(f"{method}.pt"), expected, 1e-9, method)
@@ -118,7 +120,7 @@ def test_all_methods_learn_the_same_in_one_process_and_in_several(size, tmp_path
 def test_processes_with_more_images_than_others_learn_what_one_does(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     methods = tuple(method for method in recipes.ELEVEN if method != "semckd")
-    together(2, compare, PLAN, torch.float64, methods, True)
+    together(2, compare, HPARAMS, torch.float64, methods, True)
     for method in methods:
         close(torch.load(f"{method}.pt"), trained(method, World()), 1e-9, method)
 
@@ -126,7 +128,7 @@ def test_processes_with_more_images_than_others_learn_what_one_does(tmp_path, mo
 def test_divided_weights_learn_what_whole_ones_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     methods = ("crd", "simkd", "dcd", "vid")
-    together(2, compare, replace(PLAN, shard=True), torch.float32, methods)
+    together(2, compare, replace(HPARAMS, shard=True), torch.float32, methods)
     for method in methods:
         expected = trained(method, World(), dtype=torch.float32)
         close(torch.load(f"{method}.pt"), expected, 1e-6, method)

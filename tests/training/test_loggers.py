@@ -6,7 +6,7 @@ import types
 
 import distillers
 from distillers.cli import main as cli
-from distillers.training.loggers import Record, environment
+from distillers.training.loggers import RunLogger, environment
 
 
 def test_a_clone_that_is_not_installed_tells_its_version(monkeypatch):
@@ -45,15 +45,15 @@ def test_wandb_is_told_every_epoch_and_knows_the_run_again(tmp_path, monkeypatch
     package.init = lambda **asked: pages.append(Page(**asked)) or pages[-1]
     monkeypatch.setitem(sys.modules, "wandb", package)
     for epoch in (0, 1):
-        record = Record(tmp_path / "run", {"trial": 1}, epoch, wandb="mine")
-        record.epoch({"epoch": epoch + 1, "test_acc": 50.0})
-        record.close()
+        logger = RunLogger(tmp_path / "run", {"trial": 1}, epoch, wandb="mine")
+        logger.epoch({"epoch": epoch + 1, "test_acc": 50.0})
+        logger.close()
     assert [page.rows for page in pages] == [[{"epoch": n, "test_acc": 50.0}] for n in (1, 2)]
     assert all(page.finished and page.axes == {"*": "epoch"} for page in pages)
     first, second = (page.asked for page in pages)
     assert first == second
     assert first | {"project": "mine", "name": "run", "config": {"trial": 1}} == first
-    other = Record(tmp_path / "other", {"trial": 1}, wandb="mine")
+    other = RunLogger(tmp_path / "other", {"trial": 1}, wandb="mine")
     other.close()
     assert pages[-1].asked["id"] != first["id"]
 

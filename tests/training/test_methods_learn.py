@@ -20,7 +20,7 @@ from distillers.distillation.build import distil
 from distillers.distillation.task import Supervised
 from distillers.losses import CE, wiring
 from distillers.training import runner as run
-from distillers.training.trainer import Plan, fit
+from distillers.training.trainer import Hyperparameters, fit
 
 COUNT, BATCH = 256, 64
 # CRD's loss rises while real embeddings replace the random ones in its banks, and falls then.
@@ -48,9 +48,9 @@ def make_loader(images, **flags):
 def teacher(digits):
     torch.manual_seed(0)
     net = models.create("resnet14", num_classes=10)
-    plan = Plan(epochs=6, learning_rate=0.05)
+    hparams = Hyperparameters(epochs=6, learning_rate=0.05)
     loader = make_loader(digits, shuffle=True)
-    fit(Supervised(net, CE()), loader, plan, evaluate=lambda _: {}, on_epoch_end=lambda *_: None)
+    fit(Supervised(net, CE()), loader, hparams, evaluate=lambda _: {}, on_epoch_end=lambda *_: None)
     return net
 
 
@@ -78,7 +78,7 @@ def train(name, digits, teacher):
     fit(
         task,
         make_loader(digits, shuffle=True),
-        Plan(epochs=EPOCHS.get(name, 4), learning_rate=0.02),
+        Hyperparameters(epochs=EPOCHS.get(name, 4), learning_rate=0.02),
         evaluate=lambda net: scores(net, digits),
         on_epoch_end=lambda row, *_: rows.append(row),
     )

@@ -12,7 +12,7 @@ from distillers.errors import NonFiniteLossError
 from distillers.losses import CE
 from distillers.progress import Progress
 from distillers.training.metrics import EpochMetrics
-from distillers.training.trainer import Plan, Trainer, TrainProgress
+from distillers.training.trainer import Hyperparameters, Trainer, TrainProgress
 from tests.nets import Small, make_batch
 
 
@@ -31,7 +31,7 @@ class Batches:
 
 def trainer(print_freq: int = 100) -> Trainer:
     torch.manual_seed(0)
-    return Trainer(Supervised(Small(), CE()), Plan(1, 0.1, print_freq=print_freq))
+    return Trainer(Supervised(Small(), CE()), Hyperparameters(1, 0.1, print_freq=print_freq))
 
 
 def test_the_share_of_time_that_is_waited_for_data_is_told():

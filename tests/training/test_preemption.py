@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from distillers.distributed.world import World
-from distillers.training import evaluate
+from distillers.training import evaluate, preemption
 from distillers.training import metrics as tally
-from distillers.training import preemption as interrupts
-from distillers.training.preemption import Interrupts
+from distillers.training.preemption import PreemptionHandler
 from tests.training.test_kills import EPOCHS, checkpoint_of, results, train
 
 
@@ -38,11 +37,11 @@ def at_call(patch, owner, name: str, number: int, sent: int) -> None:
     ("sent", "status"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)]
 )
 def test_a_signal_in_a_step_saves_it_and_stops(whole, tmp_path, monkeypatch, capfd, sent, status):
-    handlers = [signal.getsignal(each) for each in interrupts.SIGNALS]
+    handlers = [signal.getsignal(each) for each in preemption.SIGNALS]
     with monkeypatch.context() as patch:
         at_call(patch, tally.EpochMetrics, "add", 7, sent)
         assert train(tmp_path, "--save_minutes", "0") == status
-    assert [signal.getsignal(each) for each in interrupts.SIGNALS] == handlers
+    assert [signal.getsignal(each) for each in preemption.SIGNALS] == handlers
     assert f"stopped by {sent.name}" in capfd.readouterr().err
     state = torch.load(checkpoint_of(tmp_path), weights_only=True)["trainer"]
     assert (state["epoch"], state["batch"]) == (1, 3)  # 5 steps an epoch
@@ -51,7 +50,7 @@ def test_a_signal_in_a_step_saves_it_and_stops(whole, tmp_path, monkeypatch, cap
 
 
 def test_a_signal_in_a_long_scoring_is_heeded_at_once(whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(interrupts, "LONG", 0.0)
+    monkeypatch.setattr(preemption, "LONG", 0.0)
     with monkeypatch.context() as patch:
         at_call(patch, evaluate, "_count", 2, signal.SIGTERM)  # two batches an epoch
         assert train(tmp_path, "--save_minutes", "0") == 75
@@ -78,7 +77,7 @@ def same(found: tuple, expected: tuple) -> None:
 
 
 def test_a_second_ctrl_c_stops_at_once_but_not_one_that_a_launcher_passes_on():
-    heard = Interrupts(World(), interrupts.ignore)
+    heard = PreemptionHandler(World(), preemption.ignore)
     with heard.listening():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)

@@ -13,9 +13,9 @@ from distillers.errors import InputError, NonFiniteLossError, PreemptedError
 from distillers.losses import CE
 from distillers.training.ema import ExponentialMovingAverage
 from distillers.training.optim import parameter_groups
-from distillers.training.preemption import Interrupts
+from distillers.training.preemption import PreemptionHandler
 from distillers.training.state import TrainState
-from distillers.training.trainer import Plan, Trainer, TrainProgress, fit
+from distillers.training.trainer import Hyperparameters, Trainer, TrainProgress, fit
 from tests.nets import Declared, Small, make_batch
 
 
@@ -37,7 +37,7 @@ def supervised(seed: int = 0) -> Supervised:
     return Supervised(Small(), CE())
 
 
-def run(task, plan, resumed=None, on_epoch_end=None):
+def run(task, hparams, resumed=None, on_epoch_end=None):
     rows, states = [], []
 
     def note(row, state, deployed):
@@ -49,7 +49,7 @@ def run(task, plan, resumed=None, on_epoch_end=None):
     fit(
         task,
         Batches(),
-        plan,
+        hparams,
         evaluate=lambda _: {"test_acc": 0.0},
         on_epoch_end=note,
         resumed=resumed,
@@ -66,14 +66,14 @@ def weights(task):
 
 
 def test_the_rate_drops_after_a_milestone():
-    plan = Plan(epochs=240, learning_rate=0.05, milestones=(150, 180, 210))
-    assert plan.rate(150) == 0.05
-    assert plan.rate(151) == pytest.approx(0.005)
-    assert plan.rate(211) == pytest.approx(5e-5)
+    hparams = Hyperparameters(epochs=240, learning_rate=0.05, milestones=(150, 180, 210))
+    assert hparams.rate(150) == 0.05
+    assert hparams.rate(151) == pytest.approx(0.005)
+    assert hparams.rate(211) == pytest.approx(5e-5)
 
 
 def test_epochs_count_from_one_and_rates_are_recorded():
-    rows, _ = run(supervised(), Plan(epochs=3, learning_rate=0.1, milestones=(2,)))
+    rows, _ = run(supervised(), Hyperparameters(epochs=3, learning_rate=0.1, milestones=(2,)))
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert [row["lr"] for row in rows] == pytest.approx([0.1, 0.1, 0.01])
 
@@ -81,7 +81,9 @@ def test_epochs_count_from_one_and_rates_are_recorded():
 def test_the_step_is_sgd_as_published():
     """A second derivation: v = m v + (g + wd w), w = w - lr v, without Nesterov."""
     task, twin = supervised(), supervised()
-    trainer = Trainer(task, Plan(epochs=1, learning_rate=0.1, momentum=0.9, weight_decay=0.01))
+    trainer = Trainer(
+        task, Hyperparameters(epochs=1, learning_rate=0.1, momentum=0.9, weight_decay=0.01)
+    )
     velocity = [torch.zeros_like(p) for p in twin.parameters()]
     for seed in range(3):
         batch = make_batch(seed=seed)
@@ -100,7 +102,7 @@ def test_accumulated_batches_give_the_mean_gradient():
     task, twin = supervised(), supervised()
     task.eval()
     twin.eval()
-    trainer = Trainer(task, Plan(epochs=1, learning_rate=0.1, accumulate=2))
+    trainer = Trainer(task, Hyperparameters(epochs=1, learning_rate=0.1, accumulate=2))
     for seed in (0, 1):
         trainer.backward(make_batch(seed=seed), 0.0, accumulation=2)
     (sum(twin(make_batch(seed=seed)).loss for seed in (0, 1)) / 2).backward()
@@ -111,7 +113,7 @@ def test_accumulated_batches_give_the_mean_gradient():
 def test_a_left_over_batch_is_weighted_by_its_own_group():
     """Five batches, two to a step: the last step has one batch and its full gradient."""
     task = supervised()
-    trainer = Trainer(task, Plan(epochs=1, learning_rate=0.1, accumulate=2))
+    trainer = Trainer(task, Hyperparameters(epochs=1, learning_rate=0.1, accumulate=2))
     seen = []
     original = trainer.backward
     trainer.backward = lambda batch, progress, together: (
@@ -125,7 +127,8 @@ def test_a_left_over_batch_is_weighted_by_its_own_group():
 def test_clipping_bounds_the_gradient():
     task = supervised()
     trainer = Trainer(
-        task, Plan(epochs=1, learning_rate=1.0, momentum=0, weight_decay=0, clip_grad=1e-3)
+        task,
+        Hyperparameters(epochs=1, learning_rate=1.0, momentum=0, weight_decay=0, clip_grad=1e-3),
     )
     before = weights(task)
     task.eval()
@@ -135,9 +138,9 @@ def test_clipping_bounds_the_gradient():
 
 
 def test_resuming_gives_the_same_bits():
-    plan = Plan(epochs=4, learning_rate=0.1, milestones=(2,), ema=0.9)
+    hparams = Hyperparameters(epochs=4, learning_rate=0.1, milestones=(2,), ema=0.9)
     whole = supervised()
-    run(whole, plan)
+    run(whole, hparams)
     first = supervised()
     copies = []
 
@@ -146,14 +149,14 @@ def test_resuming_gives_the_same_bits():
         torch.save(vars(state), buffer)
         copies.append(buffer)
 
-    run(first, plan, on_epoch_end=keep)
+    run(first, hparams, on_epoch_end=keep)
     copies[1].seek(0)
     second = supervised(seed=7)
-    run(second, plan, resumed=load_state(copies[1]))
+    run(second, hparams, resumed=load_state(copies[1]))
     assert torch.equal(weights(second), weights(whole))
 
 
-class StopsAt(Interrupts):
+class StopsAt(PreemptionHandler):
     """Saves the state after a step, through the bytes of a file, and stops there."""
 
     def __init__(self, step: int) -> None:
@@ -170,7 +173,9 @@ class StopsAt(Interrupts):
 @pytest.mark.parametrize("step", [1, 3, 4, 6])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_resuming_within_an_epoch_gives_the_same_bits_and_figures(step, accumulate):
-    plan = Plan(epochs=3, learning_rate=0.1, ema=0.9, accumulate=accumulate, milestones=(1,))
+    hparams = Hyperparameters(
+        epochs=3, learning_rate=0.1, ema=0.9, accumulate=accumulate, milestones=(1,)
+    )
 
     def task(seed):
         torch.manual_seed(seed)
@@ -178,21 +183,21 @@ def test_resuming_within_an_epoch_gives_the_same_bits_and_figures(step, accumula
         return Supervised(net, CE())
 
     whole = task(0)
-    rows, _ = run(whole, plan)
+    rows, _ = run(whole, hparams)
     twin, stopping = task(0), StopsAt(step)
     with pytest.raises(PreemptedError, match="SIGTERM"):
         fit(
             twin,
             Batches(),
-            plan,
+            hparams,
             evaluate=lambda _: {"test_acc": 0.0},
             on_epoch_end=lambda *_: None,
-            interrupts=stopping,
+            preemption=stopping,
         )
     stopping.buffer.seek(0)
     again = task(7)
     torch.manual_seed(99)
-    found, _ = run(again, plan, resumed=load_state(stopping.buffer))
+    found, _ = run(again, hparams, resumed=load_state(stopping.buffer))
     assert torch.equal(weights(again), weights(whole))
     for row, expected in zip(found, rows[-len(found) :], strict=True):
         timed = ("images_per_second", "waited")
@@ -202,10 +207,10 @@ def test_resuming_within_an_epoch_gives_the_same_bits_and_figures(step, accumula
 
 
 def test_a_state_of_another_network_is_refused():
-    _, states = run(supervised(), Plan(epochs=1, learning_rate=0.1))
+    _, states = run(supervised(), Hyperparameters(epochs=1, learning_rate=0.1))
     other = Supervised(Declared(6), CE())
     with pytest.raises(InputError, match=r"of another network or method: see student\."):
-        run(other, Plan(epochs=2, learning_rate=0.1), resumed=states[0])
+        run(other, Hyperparameters(epochs=2, learning_rate=0.1), resumed=states[0])
 
 
 @pytest.mark.parametrize("where", ["images", "gradient"])
@@ -213,7 +218,8 @@ def test_a_step_that_is_not_finite_is_skipped_as_if_it_had_not_been(where):
     """Second derivation: the same run without that batch."""
     spoilt, plain = supervised(), supervised()
     trainers = [
-        Trainer(task, Plan(epochs=1, learning_rate=0.1, on_nan="skip")) for task in (spoilt, plain)
+        Trainer(task, Hyperparameters(epochs=1, learning_rate=0.1, on_nan="skip"))
+        for task in (spoilt, plain)
     ]
     for number in range(4):
         batch = make_batch(seed=number)
@@ -236,14 +242,14 @@ def test_nothing_but_bad_batches_stops_the_run():
     with torch.no_grad():
         next(task.parameters()).fill_(math.nan)
     with pytest.raises(NonFiniteLossError, match="no batch had a finite loss"):
-        run(task, Plan(epochs=1, learning_rate=0.1, on_nan="skip"))
+        run(task, Hyperparameters(epochs=1, learning_rate=0.1, on_nan="skip"))
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not():
-    plan = Plan(epochs=2, learning_rate=0.1)
+    hparams = Hyperparameters(epochs=2, learning_rate=0.1)
     a, b, c = supervised(), supervised(), supervised(seed=1)
     for task in (a, b, c):
-        run(task, plan)
+        run(task, hparams)
     assert torch.equal(weights(a), weights(b))
     assert not torch.equal(weights(a), weights(c))
 
@@ -279,7 +285,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_parts():
     with torch.no_grad():
         task.student.fc.weight.fill_(math.nan)
     with pytest.raises(NonFiniteLossError, match=r"nan at batch 1 \(ce nan, kd nan\)"):
-        run(task, Plan(epochs=1, learning_rate=0.1))
+        run(task, Hyperparameters(epochs=1, learning_rate=0.1))
 
 
 def test_the_first_part_that_is_not_finite_is_named():
@@ -290,7 +296,7 @@ def test_the_first_part_that_is_not_finite_is_named():
         lambda *called: called[2] * (math.inf if next(calls) == 1 else 1.0)
     )
     with pytest.raises(NonFiniteLossError, match=r"inf at batch 2 \(ce \d.*, kd inf\)"):
-        run(task, Plan(epochs=1, learning_rate=0.1))
+        run(task, Hyperparameters(epochs=1, learning_rate=0.1))
 
 
 def test_parameters_can_go_without_weight_decay():
@@ -312,7 +318,7 @@ def test_parameters_can_go_without_weight_decay():
 
 def test_bf16_trains():
     task = supervised()
-    rows, _ = run(task, Plan(epochs=2, learning_rate=0.05, precision="bf16"))
+    rows, _ = run(task, Hyperparameters(epochs=2, learning_rate=0.05, precision="bf16"))
     assert rows[-1]["train_loss"] < rows[0]["train_loss"] + 0.5
     assert next(task.parameters()).dtype == torch.float32
 
@@ -325,9 +331,9 @@ def test_a_first_stage_comes_before_epoch_one_and_is_resumed():
         images = make_batch().images
         return distil(Declared(), Declared(6), {"ce": 1.0, name: 1.0}, images=images)
 
-    plan = Plan(epochs=2, learning_rate=0.1)
+    hparams = Hyperparameters(epochs=2, learning_rate=0.1)
     whole = task(0)
-    rows, _ = run(whole, plan)
+    rows, _ = run(whole, hparams)
     assert [row["epoch"] for row in rows] == [-1, 0, 1, 2]
     assert ["train_twostages" in row for row in rows] == [True, True, False, False]
     for stop in (0, 1):
@@ -338,11 +344,11 @@ def test_a_first_stage_comes_before_epoch_one_and_is_resumed():
             torch.save(vars(state), buffer)
             copies.append(buffer)
 
-        run(twin, plan, on_epoch_end=keep)
+        run(twin, hparams, on_epoch_end=keep)
         copies[stop].seek(0)
         again, state = task(1), load_state(copies[stop])
         again.teacher.load_state_dict(whole.teacher.state_dict())
-        run(again, plan, resumed=state)
+        run(again, hparams, resumed=state)
         assert torch.equal(weights(again), weights(whole))
 
 
@@ -352,7 +358,7 @@ def test_a_compiled_step_is_compiled_once():
 
     images = make_batch().images
     task = distil(Declared(), Declared(6), {"ce": 1.0, "kd": 1.0}, images=images)
-    trainer = Trainer(task, Plan(epochs=2, learning_rate=0.1))
+    trainer = Trainer(task, Hyperparameters(epochs=2, learning_rate=0.1))
     counter = CompileCounter()
     trainer.runner._run = torch.compile(task, backend=counter, fullgraph=True)
     for epoch in (0, 1):
@@ -365,5 +371,5 @@ def test_a_task_that_reads_progress_sees_it_grow():
     name, seen = "tests.distillation.test_distillation:Everything", []
     task = distil(Declared(), Declared(6), {name: 1.0}, images=make_batch().images)
     task.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
-    run(task, Plan(epochs=2, learning_rate=1e-6))
+    run(task, Hyperparameters(epochs=2, learning_rate=1e-6))
     assert seen == pytest.approx([i / 8 for i in range(8)])

@@ -19,7 +19,7 @@ from distillers.errors import InputError
 from distillers.losses import CE
 from distillers.training.embeddings import Embedded, Shuffled
 from distillers.training.fsdp import full_state
-from distillers.training.trainer import Plan, Trainer, fit
+from distillers.training.trainer import Hyperparameters, Trainer, fit
 from distillers.training.transfer import Transfer, classifier_of, replace_classifier
 from tests.nets import Declared, Small, make_batch
 from tests.processes import together
@@ -62,7 +62,13 @@ def trained(net, **modes):
     torch.manual_seed(1)
     replace_classifier(net, head, 5)
     task = Transfer(net, head, CE(), **modes)
-    fit(task, Batches(task), Plan(2, 0.1), evaluate=lambda _: {}, on_epoch_end=lambda *_: None)
+    fit(
+        task,
+        Batches(task),
+        Hyperparameters(2, 0.1),
+        evaluate=lambda _: {},
+        on_epoch_end=lambda *_: None,
+    )
     after = task.deployed().state_dict()
     assert not torch.equal(after[f"{head}.weight"], before[f"{head}.weight"][:5])
     others = [key for key in before if not key.startswith(f"{head}.")]
@@ -154,17 +160,17 @@ def learned_together():
     """Three steps in each process, on its part of every batch; what comes out is kept."""
     world = World(dist.get_rank(), dist.get_world_size(), dist.get_rank())
     for number, (modes, shard) in enumerate(TOGETHER):
-        found = full_state(steps(world, Plan(1, 0.1, shard=shard), modes))
+        found = full_state(steps(world, Hyperparameters(1, 0.1, shard=shard), modes))
         for key, value in found.items():
             assert all(torch.equal(each, value) for each in world.gather(value)), key
         if world.is_first:
             torch.save(found, f"found{number}.pt")
 
 
-def steps(world, plan, modes):
+def steps(world, hparams, modes):
     torch.manual_seed(0)
     task = Transfer(small(), "fc", CE(), **modes)
-    trainer = Trainer(task, plan, world)
+    trainer = Trainer(task, hparams, world)
     task.train()
     for step in range(3):
         batch = make_batch(n=12, classes=7, seed=step)
@@ -184,7 +190,10 @@ def test_several_processes_learn_what_one_does_and_leave_the_backbone(tmp_path, 
     before = small().state_dict()
     statistics = {key for key in before if "running_" in key or "num_batches" in key}
     for number, (modes, _) in enumerate(TOGETHER):
-        found, expected = torch.load(f"found{number}.pt"), steps(World(), Plan(1, 0.1), modes)
+        found, expected = (
+            torch.load(f"found{number}.pt"),
+            steps(World(), Hyperparameters(1, 0.1), modes),
+        )
         torch.testing.assert_close(found, dict(expected), rtol=1e-5, atol=1e-6)
         same = {key for key in before if same_bytes((before[key], found[key]))}
         kept = statistics if modes.get("finetune") else set(before) - {"fc.weight", "fc.bias"}

@@ -40,15 +40,14 @@ def work(config: StudentConfig, world: "World") -> None:
     teacher = load_teacher(config, source)
     weights = teacher.weights
     folder = config.folder(weights.ce, weights.kd, weights.method, teacher.name)
-    place = resolve_run_dir(folder, config.model_s, config, world)
-    check_same_source(place, ("distilled", "teacher_sha256"), teacher.path)
+    run_dir = resolve_run_dir(folder, config.model_s, config, world)
+    check_same_source(run_dir, ("distilled", "teacher_sha256"), teacher.path)
     runner.seed_everything(config)
     task, net, splits, sample = build_student(config, teacher, source, world)
     devices = runner.describe_devices(world)
     terms = " + ".join(f"{weight:g} {name}" for name, weight in weights.terms().items())
-    world.say(
-        f"{config.model_s} from {teacher.name} on {config.dataset}, {devices}, into {place.folder}"
-    )
+    networks = f"{config.model_s} from {teacher.name}"
+    world.say(f"{networks} on {config.dataset}, {devices}, into {run_dir.folder}")
     world.say(f"loss: {terms} (protocol {config.protocol})")
     cache = None
     if config.teacher_cache is not None and views is not None:
@@ -65,7 +64,7 @@ def work(config: StudentConfig, world: "World") -> None:
         world.say(f"teacher: {accuracy:.2f} % on the test images")
     card = create_card(config.model_s, splits.test, channels_last=config.channels_last)
     card["distilled"] = teacher.card(config, accuracy)
-    runner.train(config, task, splits, place, card, world, views=views, cache=cache)
+    runner.train(config, task, splits, run_dir, card, world, views=views, cache=cache)
     if cache:
         world.say(f"teacher cache: the teacher ran for {cache.total_computed(world):,} images")
-    world.say(f"saved {place.best}")
+    world.say(f"saved {run_dir.best}")

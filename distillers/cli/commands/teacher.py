@@ -34,7 +34,7 @@ def work(config: TeacherConfig, world: "World") -> None:
     from distillers.training.run_dir import resolve_run_dir
 
     source = runner.load_data(config, world, config.decode_options())
-    place = resolve_run_dir(config.folder(), config.model, config, world)
+    run_dir = resolve_run_dir(config.folder(), config.model, config, world)
     runner.seed_everything(config)
     initial = build_initial(
         config.model,
@@ -47,12 +47,12 @@ def work(config: TeacherConfig, world: "World") -> None:
     net = runner.to_device(initial.net, config, world)
     check_forward(net, config.model, source.sample(world.device), source.num_classes)
     devices = runner.describe_devices(world)
-    world.say(f"{config.model} on {config.dataset}, {devices}, into {place.folder}")
+    world.say(f"{config.model} on {config.dataset}, {devices}, into {run_dir.folder}")
     card = create_card(config.model, source, channels_last=config.channels_last)
     splits = runner.split(source, config)
-    runner.train(config, Supervised(net, CE()), splits, place, card, world)
+    runner.train(config, Supervised(net, CE()), splits, run_dir, card, world)
     if world.is_first:
-        print(f"saved {_link(place.folder, config) / place.best.name}")
+        print(f"saved {_link(run_dir.folder, config) / run_dir.best.name}")
 
 
 def _link(folder: Path, config: TeacherConfig) -> Path:

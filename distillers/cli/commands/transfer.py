@@ -52,8 +52,8 @@ def work(config: TransferConfig, world: "World") -> None:
     images = runner.load_data(config, world, options)
     source = with_normalization(images, loaded.card.get("mean"), loaded.card.get("std"))
     config = config.resolved(recipes.learning_rate(name, SIZE))
-    place = resolve_run_dir(config.folder(name), name, config, world)
-    check_same_source(place, ("transferred", "sha256"), path)
+    run_dir = resolve_run_dir(config.folder(name), name, config, world)
+    check_same_source(run_dir, ("transferred", "sha256"), path)
     runner.seed_everything(config)
     order = torch.channels_last if config.channels_last else torch.contiguous_format
     net = runner.to_device(loaded.net, config, world)
@@ -70,12 +70,12 @@ def work(config: TransferConfig, world: "World") -> None:
     )
     used = Embedded(source, task.embed) if config.precompute_features else source
     devices = runner.describe_devices(world)
-    world.say(f"{name} of {path} on {config.dataset}, {devices}, into {place.folder}")
+    world.say(f"{name} of {path} on {config.dataset}, {devices}, into {run_dir.folder}")
     world.say(_describe(config, source))
     card = create_card(name, source, channels_last=config.channels_last)
     card["transferred"] = {"path": str(path), "sha256": sha256(path)}
-    runner.train(config, task, runner.split(used, config), place, card, world)
-    world.say(f"saved {place.best}")
+    runner.train(config, task, runner.split(used, config), run_dir, card, world)
+    world.say(f"saved {run_dir.best}")
 
 
 def _image_size(config: TransferConfig, card: dict[str, Any]) -> int | None:

@@ -14,7 +14,7 @@ from distillers.distillation.cache.teacher_cache import (
     cached_tensors,
     unique_tensors,
 )
-from distillers.training.trainer import Plan, Trainer
+from distillers.training.trainer import Hyperparameters, Trainer
 
 CPU = torch.device("cpu")
 OPTIONS = {"crd": {"negatives": 64}, "ft": {"warmup_epochs": 0}}
@@ -54,8 +54,8 @@ def task_of(method, digits, teacher):
     return task.train()
 
 
-def losses(task, loader, epochs, **plan):
-    trainer = Trainer(task, Plan(epochs=3, learning_rate=0.01, clip_grad=1.0, **plan))
+def losses(task, loader, epochs, **hparams):
+    trainer = Trainer(task, Hyperparameters(epochs=3, learning_rate=0.01, clip_grad=1.0, **hparams))
     found = []
     for epoch in epochs:
         torch.manual_seed(epoch)  # CRD draws its negatives
@@ -97,7 +97,7 @@ def test_a_compiled_step_takes_the_teacher_s_values_in(digits, teacher, where, m
     loader = digits.train_loader(BATCH, seed=1, drop_last=True, device=CPU, views=VIEWS)
     exact = losses(task_of(method, digits, teacher), loader, (1, 2, 3))
     task, counter = task_of(method, digits, teacher), CompileCounter()
-    trainer = Trainer(task, Plan(epochs=3, learning_rate=0.01, clip_grad=1.0))
+    trainer = Trainer(task, Hyperparameters(epochs=3, learning_rate=0.01, clip_grad=1.0))
     trainer.runner._run = torch.compile(task, backend=counter, fullgraph=True)
     found = []
     for epoch in (1, 2, 3):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Plan:
+class Hyperparameters:
     """Schedule, optimizer and precision of a training.
 
     Attributes:
