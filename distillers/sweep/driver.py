@@ -16,7 +16,6 @@ from distillers.sweep.ledger import LOCKED_STATUS, Ledger
 from distillers.training.loggers import read_metrics
 
 POLL_SECONDS = 0.25
-LOCK_POLL_SECONDS = 2.0  # for runs of other sweeps
 # Exit statuses of a run that was left to another process, or saved its state after a signal.
 RETRY_STATUSES = (LOCKED_STATUS, PREEMPTED_STATUS)
 STOPPED_STATUSES = (0, -15, 130, 143)  # of a run that was stopped; 0 is not done, as by sys.exit()
@@ -50,7 +49,6 @@ class RunStatus:
         epoch: epochs done.
         metrics: metrics of the last epoch.
         seconds: duration in this sweep, once it has ended.
-        checked: time of the last look at the lock of another process.
         modified: time at which the metrics that were read last were written, in ns.
         log_size: bytes of its log when it was queued.
     """
@@ -62,7 +60,6 @@ class RunStatus:
     epoch: int = 0
     metrics: dict[str, float] | None = None
     seconds: float = 0.0
-    checked: float = 0.0
     modified: int = 0
     log_size: int = 0
 
@@ -95,15 +92,10 @@ class Sweep:
         runs: the runs, each after the one that trains its teacher.
         ledger: files of the sweep.
         executor: where runs are executed.
-        threads: CPU threads of each.
-        save_dir: folder of the sweep.
     """
 
-    def __init__(
-        self, runs: Sequence[Run], ledger: Ledger, executor: Executor, threads: int, save_dir: str
-    ) -> None:
+    def __init__(self, runs: Sequence[Run], ledger: Ledger, executor: Executor) -> None:
         self.ledger, self.executor = ledger, executor
-        self.threads, self.save_dir = threads, save_dir
         self.statuses = {run.folder: RunStatus(run) for run in runs}
         self.started = time.monotonic()
         for status in self.statuses.values():
@@ -134,7 +126,10 @@ class Sweep:
         for job, exit_status in self.executor.pop_finished():
             self._finish(self.statuses[Path(job.folder)], exit_status)
         for status in self.in_state(RunState.ELSEWHERE):
-            self._check_lock(status)
+            if not self.ledger.is_locked(status.run.folder):
+                status.state = RunState.WAITING
+                self._read_ledger(status)
+                status.read_metrics()
         for status in self.in_state(RunState.WAITING):
             if not self.executor.has_room():
                 break
@@ -159,13 +154,14 @@ class Sweep:
         if status.state is not RunState.WAITING:
             return
         if self.ledger.is_locked(run.folder):
-            status.state, status.checked = RunState.ELSEWHERE, time.monotonic()
+            status.state = RunState.ELSEWHERE
             return
         status.read_metrics()
         status.state, status.log_size = RunState.QUEUED, self._log_size(status)
         status.first_epoch = status.epoch
-        args = (run.command, *run.args)
-        self.executor.submit(Job(args, str(run.folder), self.save_dir, os.getcwd(), self.threads))
+        args, save_dir = (run.command, *run.args), str(self.ledger.save_dir)
+        threads = self.executor.threads
+        self.executor.submit(Job(args, str(run.folder), save_dir, os.getcwd(), threads))
 
     def _finish(self, status: RunStatus, exit_status: int) -> None:
         """Set the state of a run that ended, by its files rather than its exit status."""
@@ -174,22 +170,12 @@ class Sweep:
         if self.ledger.is_done(status.run.folder):
             status.state = RunState.DONE
         elif exit_status in RETRY_STATUSES:
-            status.state, status.checked = RunState.ELSEWHERE, time.monotonic()
+            status.state = RunState.ELSEWHERE
         elif exit_status in STOPPED_STATUSES:
             status.state = RunState.STOPPED
         else:
             self.ledger.record_failure(status.run.folder, exit_status)
             status.state = RunState.FAILED
-
-    def _check_lock(self, status: RunStatus) -> None:
-        now = time.monotonic()
-        if now - status.checked < LOCK_POLL_SECONDS:
-            return
-        status.checked = now
-        if not self.ledger.is_locked(status.run.folder):
-            status.state = RunState.WAITING
-            self._read_ledger(status)
-            status.read_metrics()
 
     def _read_ledger(self, status: RunStatus) -> None:
         if self.ledger.is_done(status.run.folder):

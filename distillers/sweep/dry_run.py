@@ -1,5 +1,6 @@
 """Check the data sets and networks of a sweep, and print what `--dry_run` shows."""
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -8,38 +9,28 @@ from distillers import data, models
 from distillers.config.train import TrainConfig
 from distillers.data.source import DataSource
 from distillers.errors import InputError
-from distillers.sweep.estimate import estimate
+from distillers.sweep.estimate import OpenSource, estimate
 from distillers.sweep.executors.local import Slots
 from distillers.sweep.expand import ExpandedGrid, Run
 from distillers.sweep.ledger import Ledger
 
 
-class DataSources:
-    """The data sets of a sweep, each opened once, so that no two runs download it.
+def source_opener(download: bool = True) -> OpenSource:
+    """Return a function from a run's flags to its data set; it opens each data set once.
 
     Args:
         download: whether missing data may be downloaded.
     """
+    source_of = functools.cache(data.source_of)
 
-    def __init__(self, download: bool = True) -> None:
-        self.download = download
-        self._sources: dict[tuple, DataSource] = {}
+    def open_source(config: TrainConfig) -> DataSource:
+        may_download = config.download and download
+        return source_of(config.dataset, config.data_dir, may_download, config.decode_options())
 
-    def open(self, config: TrainConfig) -> DataSource:
-        """Return the data set of a run.
-
-        Raises:
-            InputError: if it is not available.
-        """
-        key = (config.dataset, config.data_dir, config.decode_options())
-        if key not in self._sources:
-            name, folder, options = key
-            download = config.download and self.download
-            self._sources[key] = data.source_of(name, folder, download, options)
-        return self._sources[key]
+    return open_source
 
 
-def check_networks(runs: Sequence[Run], sources: DataSources) -> None:
+def check_networks(runs: Sequence[Run], open_source: OpenSource) -> None:
     """Build every network for every data set once, on the meta device.
 
     Raises:
@@ -47,7 +38,7 @@ def check_networks(runs: Sequence[Run], sources: DataSources) -> None:
     """
     checked = set()
     for run in runs:
-        source = sources.open(run.config)
+        source = open_source(run.config)
         key = (run.network, source.num_classes, source.image_size)
         if key in checked:
             continue
@@ -88,19 +79,19 @@ def print_dry_run(
 
 
 def _print_costs(runs: list[Run], save_dir: str, slots: Slots, num_concurrent: int) -> None:
-    sources = DataSources(download=False)
+    open_source = source_opener(download=False)
     try:
         for run in runs:
-            sources.open(run.config)
+            open_source(run.config)
     except InputError as error:
         print(f"# no estimate without the data: {' '.join(str(error).split())}")
         return
-    check_networks(runs, sources)
+    check_networks(runs, open_source)
     device = torch.device("cpu" if slots.gpus[0] == "cpu" else f"cuda:{slots.gpus[0]}")
     num_threads = torch.get_num_threads()
     torch.set_num_threads(slots.threads)
     try:
-        total = estimate(runs, save_dir, sources.open, device, lambda text: print(f"# {text}"))
+        total = estimate(runs, save_dir, open_source, device, lambda text: print(f"# {text}"))
     finally:
         torch.set_num_threads(num_threads)
     hours = max(total.hours / num_concurrent, total.longest)

@@ -35,6 +35,8 @@ from distillers.training import runner as running
 from distillers.training.evaluate import score
 from distillers.training.trainer import Trainer, TrainProgress
 
+OpenSource = Callable[[TrainConfig], DataSource]
+
 MEASURED_SECONDS = 1.0  # after the first batch
 MAX_BATCHES = 50
 RUN_BYTES = 10_000  # approximate size of flags and environment
@@ -94,7 +96,7 @@ def cost_key(flags: Mapping[str, Any]) -> str:
 def estimate(
     runs: Sequence[Run],
     save_dir: str,
-    open_source: Callable[[TrainConfig], DataSource],
+    open_source: OpenSource,
     device: torch.device,
     log: Callable[[str], None],
 ) -> Estimate:

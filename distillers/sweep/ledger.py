@@ -31,7 +31,8 @@ class Ledger:
     """
 
     def __init__(self, save_dir: str | Path) -> None:
-        self.folder = Path(save_dir) / "sweep"
+        self.save_dir = Path(save_dir)
+        self.folder = self.save_dir / "sweep"
 
     def create(self) -> None:
         """Create the folders.

@@ -21,6 +21,7 @@ class FakeExecutor:
     """
 
     def __init__(self, places=2, epochs=3, statuses=None, kill_at=None):
+        self.threads = 1
         self.places, self.epochs, self.statuses = places, epochs, statuses or {}
         self.kill_at = kill_at
         self.running, self.started, self.stopped, self.looks = {}, [], False, 0

@@ -7,7 +7,7 @@ from distillers.cli import main as cli
 from distillers.config.student import StudentConfig
 from distillers.sweep import estimate
 from distillers.sweep.cache_costs import CacheSimulation, CacheUse
-from distillers.sweep.dry_run import DataSources
+from distillers.sweep.dry_run import source_opener
 from distillers.sweep.expand import expand
 from distillers.sweep.grid_file import parse_grid
 
@@ -57,15 +57,15 @@ def estimated(tmp_path, monkeypatch, *words, runs=3):
     text = f"save_dir: {tmp_path / 'save'}\nfixed: {{{fixed}}}\ntrials: {list(range(runs))}\n"
     grid = parse_grid(f"{text}pairs: [resnet56 -> resnet8]\nmethods: [kd]\n", "here")
     students = [run for run in expand(grid).runs if run.command == "student"]
-    return students, estimate.measure_cost(students[0], DataSources().open(students[0].config), CPU)
+    return students, estimate.measure_cost(students[0], source_opener()(students[0].config), CPU)
 
 
 def test_an_epoch_that_reads_the_teacher_is_measured_apart(tmp_path, monkeypatch):
     students, cost = estimated(tmp_path, monkeypatch, "teacher_cache: auto", "views: 2")
     assert cost.cached_epoch_seconds < 0.7 * cost.epoch_seconds
-    source = DataSources().open(students[0].config)
+    source = source_opener()(students[0].config)
     assert cost.cache_use.view_bytes == {"logits": len(source.train_labels) * (2 * 10 + 8)}
-    found = estimate.estimate(students, "nowhere", DataSources().open, CPU, lambda _: None)
+    found = estimate.estimate(students, "nowhere", source_opener(), CPU, lambda _: None)
     assert found.size == 3 * cost.run_bytes + 2 * cost.cache_use.view_bytes["logits"]
 
 

@@ -10,7 +10,7 @@ import torch
 
 from distillers.cli import main as cli
 from distillers.sweep import estimate
-from distillers.sweep.dry_run import DataSources
+from distillers.sweep.dry_run import source_opener
 from distillers.sweep.expand import expand
 from distillers.sweep.grid_file import parse_grid
 from distillers.sweep.ledger import DONE, Ledger
@@ -79,10 +79,10 @@ def test_a_small_sweep(grid, tmp_path, capsys):
 def check_sizes(grid, tmp_path):
     """What a run would write, by a measurement, is what such a run has written."""
     text = f"{Path(grid).read_text()}save_dir: {tmp_path / 'save'}"
-    known, sources = estimate.costs_of_finished_runs(str(tmp_path / "save")), DataSources()
+    known, open_source = estimate.costs_of_finished_runs(str(tmp_path / "save")), source_opener()
     assert len(known) == 2
     for run in expand(parse_grid(text, "here")).runs[:2]:
-        cost = estimate.measure_cost(run, sources.open(run.config), torch.device("cpu"))
+        cost = estimate.measure_cost(run, open_source(run.config), torch.device("cpu"))
         real = known[estimate.cost_key(run.config.as_json_types())]
         assert cost.run_bytes == pytest.approx(real.run_bytes, rel=0.02)
         assert cost.checkpoint_bytes == pytest.approx(real.checkpoint_bytes, rel=0.02)
@@ -121,7 +121,7 @@ WRONG = {
     "GRID --set epochs=[": "--set epochs=[: ",
     "GRID --set epochs=1 epochs=2": "--set gives epochs twice",
     "GRID --fixed lr-decay-epochs=1 lr_decay_epochs=2": "--fixed gives lr_decay_epochs twice",
-    "GRID --gpu_id 7": "--gpu_id names GPU '7', but",
+    "GRID --gpu_id 7": "--gpu_id 7 was asked for, but",
     "GRID --engine slurm --gpu_id 0": "--engine slurm places runs itself",
     "GRID --methods kdd": "no loss 'kdd', did you mean 'kd'",
     "GRID --pairs timm:nothing->resnet8": "timm:nothing  teacher: no timm network 'nothing'",

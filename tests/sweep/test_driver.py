@@ -29,7 +29,7 @@ def runs(tmp_path, monkeypatch):
 
 
 def sweep_of(runs, tmp_path, executor):
-    return Sweep(runs, Ledger(tmp_path), executor, 1, str(tmp_path))
+    return Sweep(runs, Ledger(tmp_path), executor)
 
 
 def states(sweep):
@@ -122,7 +122,6 @@ def test_however_often_it_is_killed_each_run_starts_at_most_once_more_a_kill(run
 
 
 def test_what_another_driver_runs_is_left_to_it(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(driver, "LOCK_POLL_SECONDS", 0.0)
     ledger, theirs = Ledger(tmp_path), runs[-1]
     words = [sys.executable, "-c", HOLDER, str(ledger.lock(theirs.folder))]
     seen = []
@@ -149,7 +148,6 @@ def test_what_another_driver_runs_is_left_to_it(runs, tmp_path, monkeypatch):
 @pytest.mark.parametrize("status", [LOCKED_STATUS, PREEMPTED_STATUS])
 def test_a_run_that_says_so_is_looked_at_again(runs, tmp_path, monkeypatch, status):
     """Its lock was free when the driver looked and then not; or a signal stopped it, once saved."""
-    monkeypatch.setattr(driver, "LOCK_POLL_SECONDS", 0.0)
     executor = OnceExecutor(status)
     assert set(states(go(sweep_of(runs, tmp_path, executor))).values()) == {RunState.DONE}
     assert len(executor.started) == len(runs) + 1

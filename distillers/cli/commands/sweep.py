@@ -99,7 +99,7 @@ def main(args: Sequence[str]) -> None:
     grid = config.build_grid()
     grid.check()
 
-    from distillers.sweep.dry_run import DataSources, check_networks, print_dry_run
+    from distillers.sweep.dry_run import check_networks, print_dry_run, source_opener
     from distillers.sweep.expand import expand
     from distillers.sweep.ledger import Ledger
 
@@ -110,7 +110,7 @@ def main(args: Sequence[str]) -> None:
         num_concurrent = config.jobs or len(slots.gpus)
         print_dry_run(expanded, ledger, grid.save_dir, slots, num_concurrent)
         return
-    check_networks(expanded.runs, DataSources())
+    check_networks(expanded.runs, source_opener())
     execute(config, expanded.runs, ledger, grid.save_dir)
 
 
@@ -119,12 +119,12 @@ def execute(config: SweepConfig, runs: Sequence["Run"], ledger: "Ledger", save_d
     from distillers.sweep.display import Display, format_failures
     from distillers.sweep.driver import RunState, Sweep
 
-    executor, threads = build_executor(config, save_dir)
+    executor = build_executor(config, save_dir)
     ledger.create()
     if config.retry_failed:
         for run in runs:
             ledger.clear_failure(run.folder)
-    sweep, display = Sweep(runs, ledger, executor, threads, save_dir), Display()
+    sweep, display = Sweep(runs, ledger, executor), Display()
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         sweep.run(display.update)
@@ -140,30 +140,26 @@ def execute(config: SweepConfig, runs: Sequence["Run"], ledger: "Ledger", save_d
     print(f"all done; `distillers report {save_dir}` compares them.")
 
 
-def build_executor(config: SweepConfig, save_dir: str) -> tuple["Executor", int]:
-    """Return the executor of --engine, and the CPU threads of each run."""
-    from distillers.sweep.executors.local import LocalExecutor, usable_cores
-
+def build_executor(config: SweepConfig, save_dir: str) -> "Executor":
+    """Return the executor of --engine."""
     if config.engine == "local":
-        slots = local_slots(config)
-        return LocalExecutor(slots), slots.threads
+        from distillers.sweep.executors.local import LocalExecutor
+
+        return LocalExecutor(local_slots(config))
+    from distillers.sweep.executors import Resources
+
     if config.gpu_id not in (None, "cpu"):
         raise InputError(f"--engine {config.engine} places runs itself; --gpu_id may be cpu.")
-    threads = config.threads or 1
-    common: dict[str, Any] = {
-        "threads": threads,
-        "use_gpu": config.gpu_id is None,
-        "max_jobs": config.jobs,
-    }
+    use_gpu = config.gpu_id is None
+    resources = Resources(config.threads or 1, use_gpu, config.per_gpu, config.jobs)
     if config.engine == "ray":
         from distillers.sweep.executors.ray import RayExecutor
 
-        cores, per_gpu = usable_cores(), config.per_gpu
-        return RayExecutor(config.ray_address, cores=cores, per_gpu=per_gpu, **common), threads
+        return RayExecutor(config.ray_address, resources)
     from distillers.sweep.executors.slurm import SlurmExecutor
 
     options = _single_values(_parse_assignments("slurm", (config.slurm,)))
-    return SlurmExecutor(save_dir, options=options, **common), threads
+    return SlurmExecutor(save_dir, resources, options)
 
 
 def local_slots(config: SweepConfig) -> "Slots":

@@ -1,6 +1,7 @@
 """Executors: where the runs of a sweep are executed."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from distillers.sweep.executors.job import Job
@@ -10,15 +11,33 @@ Handle = TypeVar("Handle")
 INSTALL = 'pip install "distillers[sweep]"'
 
 
+@dataclass(frozen=True)
+class Resources:
+    """What the runs of a cluster get.
+
+    Attributes:
+        threads: CPU cores per run.
+        use_gpu: whether runs use a GPU.
+        per_gpu: number of runs that share a GPU.
+        max_jobs: number of jobs submitted at once; None for all.
+    """
+
+    threads: int
+    use_gpu: bool
+    per_gpu: int
+    max_jobs: int | None
+
+
 class Executor(ABC, Generic[Handle]):
     """Executes the jobs of a sweep.
 
     Args:
+        threads: CPU threads of each.
         max_jobs: number of jobs that may be submitted at once; None for no limit.
     """
 
-    def __init__(self, max_jobs: int | None) -> None:
-        self._max_jobs = max_jobs
+    def __init__(self, threads: int, max_jobs: int | None) -> None:
+        self.threads, self._max_jobs = threads, max_jobs
         self._running: dict[Job, Handle] = {}
 
     def has_room(self) -> bool:

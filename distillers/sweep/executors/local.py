@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from typing_extensions import override
 
+from distillers.distributed.rendezvous import device_of
 from distillers.errors import InputError
 from distillers.sweep.executors import Executor
 from distillers.sweep.executors.job import Job
@@ -36,7 +37,7 @@ class LocalExecutor(Executor[tuple[str, "subprocess.Popen[bytes]"]]):
     """
 
     def __init__(self, slots: Slots) -> None:
-        super().__init__(len(slots.gpus))
+        super().__init__(slots.threads, len(slots.gpus))
         self._free = list(slots.gpus)
 
     @override
@@ -105,15 +106,12 @@ def selected_gpus(gpu_id: str | None) -> tuple[str, ...]:
     Raises:
         InputError: if one does not exist.
     """
-    usable = [str(n) for n in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)]
-    if gpu_id in (None, "cpu"):
-        return tuple(usable) if gpu_id is None else ()
-    selected = tuple(part.strip() for part in gpu_id.split(","))
-    for gpu in selected:
-        if gpu not in usable:
-            known = f"there are {', '.join(usable)}" if usable else "there is no usable GPU here"
-            raise InputError(f"--gpu_id names GPU {gpu!r}, but {known}; or say cpu.")
-    return selected
+    if gpu_id is None:
+        return tuple(map(str, range(torch.cuda.device_count())))
+    gpus = () if gpu_id == "cpu" else tuple(part.strip() for part in gpu_id.split(","))
+    for gpu in gpus:
+        device_of((gpu,))  # raises if it does not exist
+    return gpus
 
 
 def usable_cores() -> int:

@@ -11,8 +11,9 @@ from typing import Any
 from typing_extensions import override
 
 from distillers.errors import InputError
-from distillers.sweep.executors import INSTALL, Executor
+from distillers.sweep.executors import INSTALL, Executor, Resources
 from distillers.sweep.executors.job import Job
+from distillers.sweep.executors.local import usable_cores
 
 SHUTDOWN_SECONDS = 60
 
@@ -22,27 +23,14 @@ class RayExecutor(Executor[Any]):
 
     Args:
         address: address of a running cluster, or None to start one here.
-        cores: CPU cores of a cluster that is started here.
-        threads: CPU cores per run.
-        per_gpu: number of runs that share a GPU.
-        use_gpu: whether runs use a GPU, if the cluster has any.
-        max_jobs: number of concurrent runs; None leaves it to Ray.
+        resources: what each run gets; no GPU if the cluster has none.
 
     Raises:
         InputError: if Ray is not installed, or the cluster cannot be reached or is too small.
     """
 
-    def __init__(
-        self,
-        address: str | None,
-        *,
-        cores: int,
-        threads: int,
-        per_gpu: int,
-        use_gpu: bool,
-        max_jobs: int | None,
-    ) -> None:
-        super().__init__(max_jobs)
+    def __init__(self, address: str | None, resources: Resources) -> None:
+        super().__init__(resources.threads, resources.max_jobs)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no connection to the outside
         try:
             import ray
@@ -52,18 +40,18 @@ class RayExecutor(Executor[Any]):
         try:
             ray.init(
                 address or "local",
-                num_cpus=None if address else cores,
+                num_cpus=None if address else usable_cores(),
                 include_dashboard=None if address else False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise InputError(f"no Ray cluster at {address or 'this machine'}: {error}") from error
-        has_gpus = use_gpu and ray.cluster_resources().get("GPU", 0) > 0
+        has_gpus = resources.use_gpu and ray.cluster_resources().get("GPU", 0) > 0
         self._gpu = "0" if has_gpus else "cpu"  # Ray shows a worker only its own GPU
-        resources = {"num_cpus": threads, "num_gpus": 1 / per_gpu if has_gpus else 0}
-        self._check_capacity(threads, resources["num_gpus"])
-        self._task = ray.remote(run_to_end).options(**resources)
+        cpus, gpus = resources.threads, 1 / resources.per_gpu if has_gpus else 0
+        self._check_capacity(cpus, gpus)
+        self._task = ray.remote(run_to_end).options(num_cpus=cpus, num_gpus=gpus)
 
     @override
     def _start(self, job: Job) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 from typing_extensions import override
 
 from distillers.errors import PREEMPTED_STATUS, InputError
-from distillers.sweep.executors import INSTALL, Executor
+from distillers.sweep.executors import INSTALL, Executor, Resources
 from distillers.sweep.executors.job import Job
 
 DEFAULT_TIMEOUT = 24 * 60  # minutes
@@ -27,9 +27,7 @@ class SlurmExecutor(Executor[Any]):
 
     Args:
         save_dir: folder of the sweep; files of the jobs go to `sweep/slurm` in it.
-        threads: CPU cores per run.
-        use_gpu: whether each run gets a GPU.
-        max_jobs: number of jobs in the queue at once; None for all.
+        resources: what each run gets; runs do not share GPUs.
         options: more arguments of submitit's `update_parameters`, as "slurm_partition"; "cluster"
             is "slurm", or "local" to try it without SLURM.
 
@@ -37,23 +35,19 @@ class SlurmExecutor(Executor[Any]):
         InputError: if submitit is not installed, there is no SLURM, or an option is unknown.
     """
 
-    def __init__(
-        self,
-        save_dir: str,
-        *,
-        threads: int,
-        use_gpu: bool,
-        max_jobs: int | None,
-        options: dict[str, Any],
-    ) -> None:
-        super().__init__(max_jobs)
+    def __init__(self, save_dir: str, resources: Resources, options: dict[str, Any]) -> None:
+        super().__init__(resources.threads, resources.max_jobs)
         try:
             import submitit
         except ImportError as error:
             raise InputError(f"--engine slurm needs submitit: {INSTALL}") from error
         self._folder = Path(save_dir).resolve() / "sweep" / "slurm"
-        resources = {"cpus_per_task": threads, "gpus_per_node": int(use_gpu)}
-        options = {"timeout_min": DEFAULT_TIMEOUT, **resources, **options}
+        options = {
+            "timeout_min": DEFAULT_TIMEOUT,
+            "cpus_per_task": resources.threads,
+            "gpus_per_node": int(resources.use_gpu),
+            **options,
+        }
         try:
             self._executor = submitit.AutoExecutor(
                 self._folder,
@@ -63,7 +57,7 @@ class SlurmExecutor(Executor[Any]):
             self._executor.update_parameters(**options)
         except (AssertionError, NameError, OSError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"--slurm: {error}") from error
-        self._gpu = "0" if use_gpu else "cpu"
+        self._gpu = "0" if resources.use_gpu else "cpu"
 
     @override
     def _start(self, job: Job) -> Any:
