@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,27 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
+class Weights:
+    """A set of weights in a file.
+
+    Attributes:
+        key: where it is in the file, as in "state_dict_ema"; "" for the whole file.
+        state: weights by name, without the prefixes of wrappers.
+    """
+
+    key: str
+    state: dict[str, Tensor]
+
+
+class Fit(NamedTuple):
+    """A network by name, as which a state dict can be loaded."""
+
+    name: str
+    image_size: int
+    num_classes: int
+
+
+@dataclass(frozen=True)
 class RecognizedNetwork:
     """A network whose architecture was inferred from its weights.
 
@@ -40,47 +62,48 @@ class RecognizedNetwork:
         net: the network on the CPU, with the weights loaded.
         name: its name in `distillers.models.create`.
         num_classes: number of logits.
-        image_size: side of the images that it takes, in pixels.
+        image_size: side of the images in pixels, if it takes only these or was trained for them;
+            None if it was not given and any will do.
     """
 
     net: nn.Module
     name: str
     num_classes: int
-    image_size: int
+    image_size: int | None
 
 
 def recognize_network(
-    state: dict[str, Tensor], path: str | Path, *, model: str | None, image_size: int
+    candidates: list[Weights], path: str | Path, *, model: str | None, image_size: int | None
 ) -> RecognizedNetwork:
-    """Build the network of a state dict that has no card.
+    """Build the network of a file that has no card, and log which of its weights were taken.
 
     Args:
-        state: weights by name, without the prefixes of wrappers.
+        candidates: the sets of weights in the file; the first that fits is taken.
         path: the file, whose folder may name the architecture.
         model: the architecture, if the user named it; the folder's name is ignored then.
-        image_size: side of the images in pixels; the weights may turn out to be for another size.
+        image_size: side of the images in pixels, if known; the weights may be for another size.
 
     Raises:
         InputError: if the architecture is unknown or does not fit the weights.
     """
     name = model or name_from_folder(path)
-    if name is None:
-        name, size, classes = _only_match(state, path)
-    else:
-        state = _without_extra_logits(name, state)
-        fit = find_fit(name, state, image_size)
-        if fit is None and model:
-            renamed = _rename_by_order(name, state, path)
-            fit = find_fit(name, renamed, image_size) if renamed else None
-            if fit and renamed:
-                log.warning(BY_ORDER, path, name)
-                state = renamed
-        if fit is None:
-            raise _mismatch(name, model is not None, state, path)
-        size, classes = fit
-    net = models.create(name, num_classes=classes, image_size=size)
+    size = image_size or (name and native_size(name)) or SIZES[0]
+    fits = ((weights, _fit(name, weights.state, size)) for weights in candidates)
+    taken, fit = next(((weights, fit) for weights, fit in fits if fit), (candidates[0], None))
+    state = _without_extra_logits(fit.name if fit else name, taken.state)
+    if fit is None and model:
+        state = _rename_by_order(model, state, path)
+        fit = find_fit(model, state, size)
+        if fit:
+            log.warning(BY_ORDER, path, model)
+    if fit is None:
+        raise _no_fit(name, model is not None, taken.state, path)
+    _log_choice(taken, candidates, path)
+    net = models.create(fit.name, num_classes=fit.num_classes, image_size=fit.image_size)
     load_weights(net, state, path)
-    return RecognizedNetwork(net, name, classes, size if ":" in name else image_size)
+    is_fixed = native_size(fit.name) is not None or (":" in fit.name and fit.image_size != size)
+    own_size = fit.image_size if is_fixed and fit.image_size != image_size else None
+    return RecognizedNetwork(net, fit.name, fit.num_classes, own_size)
 
 
 def name_from_folder(path: str | Path) -> str | None:
@@ -103,8 +126,8 @@ def name_from_folder(path: str | Path) -> str | None:
     return max(fitting, key=len, default=None)
 
 
-def names_by_shapes(state: dict[str, Tensor]) -> list[tuple[str, int, int]]:
-    """Return the built-in networks with these weights, with image size and number of classes."""
+def names_by_shapes(state: dict[str, Tensor]) -> list[Fit]:
+    """Return the built-in networks with these weights."""
     wanted = shapes(state)
     prefixes = _top_level(wanted)
     found = []
@@ -118,12 +141,12 @@ def names_by_shapes(state: dict[str, Tensor]) -> list[tuple[str, int, int]]:
             classes = num_classes_of(names[0], size, wanted)
             if classes:
                 fitting = (n for n in names if shapes_of(n, size, classes) == wanted)
-                found += [(name, size, classes) for name in fitting]
+                found += [Fit(name, size, classes) for name in fitting]
     return found
 
 
-def find_fit(name: str, state: dict[str, Tensor], image_size: int) -> tuple[int, int] | None:
-    """Return the image size and the number of classes at which a network has these weights.
+def find_fit(name: str, state: dict[str, Tensor], image_size: int) -> Fit | None:
+    """Find the image size and the number of classes at which a network has these weights.
 
     Args:
         name: as in `distillers.models.create`.
@@ -133,12 +156,12 @@ def find_fit(name: str, state: dict[str, Tensor], image_size: int) -> tuple[int,
     Raises:
         InputError: if there is no such network.
     """
-    wanted = shapes(state)
+    wanted = shapes(_without_extra_logits(name, state))
     for size in _candidate_sizes(name, wanted, image_size):
         try:
             classes = num_classes_of(name, size, wanted)
             if classes and shapes_of(name, size, classes) == wanted:
-                return size, classes
+                return Fit(name, size, classes)
         except InputError:  # it has no version for this size
             continue
     return None
@@ -228,26 +251,51 @@ def _sizes_by_grid(size: int, entries: int, given: int) -> Iterator[int]:
             yield size * side // own
 
 
-def _only_match(state: dict[str, Tensor], path: str | Path) -> tuple[str, int, int]:
-    """Return the only built-in network with these weights."""
+def _fit(name: str | None, state: dict[str, Tensor], image_size: int) -> Fit | None:
+    """Return how the named network has these weights, or else the only built-in one with them."""
+    if name:
+        return find_fit(name, state, image_size)
     found = names_by_shapes(state)
-    if len(found) == 1:
-        return found[0]
-    what = f"; its weights fit {_or(found)}" if found else ""
-    raise InputError(
-        f"the architecture of {path} is unknown{what}; name it with {MODEL_FLAGS}, as in --model_t "
-        "resnet32x4 (timm:NAME and torchvision:NAME too)."
+    return found[0] if len(found) == 1 else None
+
+
+def _log_choice(taken: Weights, candidates: list[Weights], path: str | Path) -> None:
+    """Log which weights were taken and which were left out."""
+    keys = [weights.key for weights in candidates]
+    taken_and_parts = [key for key in keys if _contains(taken.key, key)]
+    others = [k for k in keys if k not in taken_and_parts and not _contains(k, taken.key)]
+    others = [k for k in others if not any(_contains(o, k) for o in others if o != k)]
+    siblings = taken.key.rpartition(".")[0]
+    left = ", ".join(sorted(key.removeprefix(f"{siblings}.") for key in others))
+    log.warning(
+        "%s: took its weights%s%s; not verified, since it has no checksum.",
+        path,
+        f" under {taken.key}" if taken.key else "",
+        f", {left} left out" if left else "",
     )
 
 
-def _mismatch(name: str, by_user: bool, state: dict[str, Tensor], path: str | Path) -> InputError:
-    """Return the error for weights that do not fit the named network."""
+def _contains(one: str, other: str) -> bool:
+    """Return whether one of two sets of weights is the other or a part of it."""
+    return not one or f"{other}.".startswith(f"{one}.")
+
+
+def _no_fit(
+    name: str | None, by_user: bool, state: dict[str, Tensor], path: str | Path
+) -> InputError:
+    """Return the error for weights of an unknown network, or of another than the named one."""
+    found = " or ".join(fit.name for fit in names_by_shapes(state))
+    if name is None:
+        what = f"; its weights fit {found}" if found else ""
+        return InputError(
+            f"the architecture of {path} is unknown{what}; name it with {MODEL_FLAGS}, as in "
+            "--model_t resnet32x4 (timm:NAME and torchvision:NAME too)."
+        )
     source = "the flag" if by_user else f"its folder, {Path(path).resolve().parent.name},"
-    found = names_by_shapes(state)
     if found:
         return InputError(
-            f"{path} does not fit {name}, which {source} names; its weights are those of "
-            f"{_or(found)}. Name it with {MODEL_FLAGS}."
+            f"{path} does not fit {name}, which {source} names; its weights are those of {found}. "
+            f"Name it with {MODEL_FLAGS}."
         )
     size = native_size(name) or SIZES[0]
     net = models.create(name, num_classes_of(name, size, shapes(state)) or 100, size)
@@ -258,21 +306,15 @@ def _mismatch(name: str, by_user: bool, state: dict[str, Tensor], path: str | Pa
     return InputError(f"{path} does not fit {name}, which {source} names.")
 
 
-def _or(found: list[tuple[str, int, int]]) -> str:
-    return " or ".join(name for name, _, _ in found)
-
-
-def _without_extra_logits(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _without_extra_logits(name: str | None, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Drop the auxiliary classifiers, which exist during training only."""
-    library, _, network = name.partition(":")
+    library, _, network = (name or "").partition(":")
     extra = EXTRA_LOGITS.get(network, ()) if library == "torchvision" else ()
     return {key: value for key, value in state.items() if key.partition(".")[0] not in extra}
 
 
-def _rename_by_order(
-    name: str, state: dict[str, Tensor], path: str | Path
-) -> dict[str, Tensor] | None:
-    """Give weights the names of the network's, in their order; None if they cannot be its.
+def _rename_by_order(name: str, state: dict[str, Tensor], path: str | Path) -> dict[str, Tensor]:
+    """Give weights the names of the network's, in their order; no weights if that cannot be.
 
     The order in a safetensors file is alphabetical and says nothing.
     """
@@ -285,7 +327,7 @@ def _rename_by_order(
     ]
     misordered = any(leaf != own and leaf in LEAVES and own in LEAVES for leaf, own in leaves)
     if len(given) != len(keys) or misordered or Path(path).suffix == ".safetensors":
-        return None
+        return {}
     return {own: state[key] for own, key in zip(keys, given, strict=True)}
 
 

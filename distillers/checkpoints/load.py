@@ -102,7 +102,7 @@ def load(
     model: str | None = None,
     teacher: str | Path | nn.Module | None = None,
     num_classes: int | None = None,
-    image_size: int = 32,
+    image_size: int | None = None,
     programs: bool = True,
 ) -> Classifier:
     """Load a network, in evaluation mode on the CPU.
@@ -115,7 +115,7 @@ def load(
         teacher: the teacher or its file, for files of the SimKD authors' code, which lack the
             classifier.
         num_classes: number of classes of the data, which the network must have.
-        image_size: side of the images in pixels, for files without a card.
+        image_size: side of the images in pixels, if known, for files without a card.
         programs: whether `.onnx` and `.pt2` files are accepted, which have no weights to train.
 
     Raises:

@@ -1,10 +1,12 @@
 """Read checkpoints of other projects through a table of readers.
 
 Supported are the files of RepDistiller, SimKD, SemCKD, mdistiller and projects derived from them,
-and plain state dicts as timm, torchvision and safetensors write them. To support another layout,
-write a class with `matches` and `convert` and add it to `READERS` before `StateDictReader`.
+those of the training scripts of timm and torchvision, and state dicts in any nesting. To support
+another layout, write a class with `matches` and `convert` and add it to `READERS` before
+`StateDictReader`.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +15,21 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from distillers.checkpoints import simkd
-from distillers.checkpoints.architecture import RecognizedNetwork, log, recognize_network
+from distillers.checkpoints.architecture import (
+    RecognizedNetwork,
+    Weights,
+    log,
+    recognize_network,
+)
 from distillers.errors import InputError
 from distillers.losses.ops.reused_classifier import ReusedClassifier
 from distillers.models.pretrained import statistics
 
 STATE_KEYS = ("model", "state_dict", "model_state_dict", "student", "net")
+EMA = re.compile(r"(^|[^a-z])ema([^a-z]|$)", re.IGNORECASE)
 WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel's and torch.compile's
+COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
+MAX_DEPTH = 4
 IMAGENET_CLASSES = 1000  # of the weights that torchvision publishes
 
 Rebuild = Callable[[RecognizedNetwork, nn.Module, str | Path], ReusedClassifier]
@@ -30,13 +40,13 @@ class Converted:
     """The content of a third-party checkpoint.
 
     Attributes:
-        state: state dict of the classifier.
-        warning: what is left out of the network, if anything.
+        candidates: the sets of weights in it, the preferred one first.
+        warning: what is wrong with the network without `rebuild`, if anything.
         rebuild: builds the network that was evaluated from the recognised one and the teacher;
-            `warning` is not logged then. None if the state dict is the whole network.
+            `warning` is not logged then. None if the weights are the whole network.
     """
 
-    state: dict[str, Tensor]
+    candidates: list[Weights]
     warning: str = ""
     rebuild: Rebuild | None = None
 
@@ -49,11 +59,7 @@ class Reader(Protocol):
         ...
 
     def convert(self, payload: dict[str, Any]) -> Converted:
-        """Return the network in a file's content.
-
-        Raises:
-            ValueError: if there is no state dict in it.
-        """
+        """Return the network in a file's content."""
         ...
 
 
@@ -77,47 +83,12 @@ class SimKDReader:
         ) -> ReusedClassifier:
             return simkd.build(student, payload["proj"], teacher, path)
 
-        return Converted(_find_state(payload), warning, rebuild)
-
-
-class SemCKDReader:
-    """SemCKD: a plain student beside the attention, which is used in training only."""
-
-    def matches(self, payload: dict[str, Any]) -> bool:
-        """Return whether there is an attention module."""
-        return isinstance(payload.get("attention"), dict)
-
-    def convert(self, payload: dict[str, Any]) -> Converted:
-        """Return the student without the attention."""
-        warning = "SemCKD's attention is left out; only training needs it."
-        return Converted(_find_state(payload), warning)
-
-
-class MDistillerReader:
-    """mdistiller: student, teacher and everything in between in one state dict."""
-
-    PREFIX = "student."
-
-    def matches(self, payload: dict[str, Any]) -> bool:
-        """Return whether some of the weights are a student's."""
-        state = next(_state_dicts(payload), {})
-        return any(_strip_wrappers(str(key)).startswith(self.PREFIX) for key in state)
-
-    def convert(self, payload: dict[str, Any]) -> Converted:
-        """Return the student's weights only."""
-        state = _find_state(payload)
-        student = {
-            _strip_wrappers(key.removeprefix(self.PREFIX)): value
-            for key, value in state.items()
-            if key.startswith(self.PREFIX)
-        }
-        others = sorted({key.partition(".")[0] for key in state} - {self.PREFIX[:-1]})
-        warning = f"the student is taken, and {', '.join(others)} left out." if others else ""
-        return Converted(student, warning)
+        others = {key: value for key, value in payload.items() if key != "proj"}
+        return Converted(find_weights(others), warning, rebuild)
 
 
 class StateDictReader:
-    """One state dict, bare or under one of `STATE_KEYS`."""
+    """State dicts, of which one is the network: bare, nested, or within that of a larger module."""
 
     def matches(self, payload: dict[str, Any]) -> bool:
         """Return True: this is the reader of last resort."""
@@ -125,16 +96,11 @@ class StateDictReader:
         return True
 
     def convert(self, payload: dict[str, Any]) -> Converted:
-        """Return the state dict."""
-        return Converted(_find_state(payload))
+        """Return all state dicts."""
+        return Converted(find_weights(payload))
 
 
-READERS: tuple[Reader, ...] = (
-    SimKDReader(),
-    SemCKDReader(),
-    MDistillerReader(),
-    StateDictReader(),
-)
+READERS: tuple[Reader, ...] = (SimKDReader(), StateDictReader())
 
 
 def build_third_party(
@@ -142,7 +108,7 @@ def build_third_party(
     path: str | Path,
     *,
     model: str | None,
-    image_size: int,
+    image_size: int | None,
     teacher: nn.Module | None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Build the network of another project's checkpoint, and a card for it.
@@ -151,23 +117,25 @@ def build_third_party(
         payload: the content of the file.
         path: the file, whose folder may name the architecture.
         model: the architecture, if the user named it.
-        image_size: side of the images in pixels.
+        image_size: side of the images in pixels, if it is known.
         teacher: the network that the student was trained from, for files that need it.
 
     Raises:
         InputError: if there is no state dict, or its architecture is unknown.
     """
     reader = next(reader for reader in READERS if reader.matches(payload))
-    try:
-        converted = reader.convert(payload)
-    except ValueError as error:
-        raise InputError(f"{path} has no state dict: {error}") from error
-    found = recognize_network(converted.state, path, model=model, image_size=image_size)
+    converted = reader.convert(payload)
+    if not converted.candidates:
+        raise InputError(
+            f"{path} has no state dict: none of its entries holds one; it has "
+            f"{', '.join(map(str, list(payload)[:8])) or 'none'}."
+        )
+    found = recognize_network(converted.candidates, path, model=model, image_size=image_size)
     card: dict[str, Any] = {"model": found.name, "num_classes": found.num_classes}
     if found.name.startswith("timm:") or found.num_classes == IMAGENET_CLASSES:
         card |= statistics(found.net, found.name)
-    if found.image_size != image_size:
-        card["image_size"] = found.image_size  # the only one that it can take
+    if found.image_size is not None:
+        card["image_size"] = found.image_size
     if converted.rebuild and teacher is not None:
         net = converted.rebuild(found, teacher, path)
         return net, {**card, "deploy": net.card}
@@ -176,24 +144,45 @@ def build_third_party(
     return found.net, card
 
 
-def _state_dicts(payload: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield from (payload[key] for key in STATE_KEYS if isinstance(payload.get(key), dict))
-    yield payload
+def find_weights(payload: dict[str, Any]) -> list[Weights]:
+    """Return the state dicts in a checkpoint, the preferred one first.
 
-
-def _find_state(payload: dict[str, Any]) -> dict[str, Tensor]:
-    """Return the state dict of a checkpoint without the prefixes of wrappers.
-
-    Raises:
-        ValueError: if there is none.
+    Averaged weights (EMA) come before raw ones, as in timm, then the entries of `STATE_KEYS`. A
+    state dict of a module that holds the network among others, as those of mdistiller and
+    Lightning, is followed by its parts.
     """
-    state = next(_state_dicts(payload))
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(
-            f"none of {', '.join(STATE_KEYS)} holds one; it has "
-            f"{', '.join(map(str, list(payload)[:8]))}."
-        )
-    return {_strip_wrappers(key): value for key, value in state.items()}
+    sets = sorted(_state_dicts(payload), key=_preference)
+    return [weights for each in sets for weights in (each, *_parts(each))]
+
+
+def _state_dicts(payload: dict[str, Any], key: str = "") -> Iterator[Weights]:
+    """Yield the state dicts in nested mappings, without the prefixes of wrappers."""
+    values = {name: value for name, value in payload.items() if name != COUNTER}
+    if all(isinstance(value, Tensor) for value in values.values()):
+        if any(value.ndim for value in values.values()):
+            yield Weights(key, {_strip_wrappers(str(name)): v for name, v in values.items()})
+        return
+    for name, value in payload.items():
+        if isinstance(value, dict) and isinstance(name, str) and key.count(".") < MAX_DEPTH:
+            yield from _state_dicts(value, f"{key}.{name}" if key else name)
+
+
+def _parts(whole: Weights) -> Iterator[Weights]:
+    """Yield the weights below each first name, those of a student and averaged ones first."""
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, value in whole.state.items():
+        first, _, rest = name.partition(".")
+        if rest:
+            groups.setdefault(first, {})[_strip_wrappers(rest)] = value
+    parts = [Weights(f"{whole.key}.{first}".strip("."), state) for first, state in groups.items()]
+    yield from sorted(parts, key=_preference)
+
+
+def _preference(weights: Weights) -> tuple[bool, int]:
+    """Return a key that sorts the preferred weights first."""
+    name = weights.key.rpartition(".")[2]
+    rank = STATE_KEYS.index(name) if name in STATE_KEYS else len(STATE_KEYS)
+    return not EMA.search(weights.key), rank
 
 
 def _strip_wrappers(key: str) -> str:

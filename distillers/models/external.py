@@ -13,6 +13,7 @@ from distillers.models.pretrained import check_available, replace_classifier, ti
 
 # Auxiliary classifiers of torchvision's networks, which exist during training only.
 EXTRA_LOGITS = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
+FIXED_IN_TORCHVISION = ("vit_", "maxvit_t")  # networks of a fixed image size
 
 
 def create(name: str, num_classes: int, image_size: int, pretrained: bool) -> nn.Module:
@@ -51,17 +52,19 @@ def prefixed_names(name: str) -> list[str]:
 
 
 def native_size(name: str) -> int | None:
-    """Return the image size that timm trained a network for; None if it has no configuration."""
+    """Return the image size that a network was published for; None if it takes any size."""
     import timm
 
     library, _, network = name.partition(":")
+    if library == "torchvision" and network.startswith(FIXED_IN_TORCHVISION):
+        return 224
     if library != "timm" or not timm.is_model(network):
         return None
     try:
         config = timm.get_pretrained_cfg(network)
     except RuntimeError:  # an unknown tag, which `create` reports
         return None
-    return config.input_size[-1] if config else None
+    return config.input_size[-1] if config and config.fixed_input_size else None
 
 
 def _from_timm(name: str, num_classes: int, image_size: int, pretrained: bool) -> nn.Module:
