@@ -2,11 +2,12 @@
 
 import logging
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -186,6 +187,16 @@ def num_classes_of(name: str, image_size: int, wanted: Shapes) -> int | None:
     return None
 
 
+def is_state_dict(values: object) -> TypeGuard[dict[str, Tensor]]:
+    """Return whether a value is a mapping to tensors, whose elements are all in the file."""
+    return isinstance(values, dict) and all(
+        isinstance(value, Tensor)
+        and (value.device.type, value.layout) == ("cpu", torch.strided)
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+        for value in values.values()
+    )
+
+
 def load_weights(net: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:
     """Load a state dict strictly.
 
@@ -193,7 +204,9 @@ def load_weights(net: nn.Module, state: dict[str, Tensor], path: str | Path) -> 
         InputError: if names or shapes differ; lists the first few differences.
     """
     try:
-        net.load_state_dict(state)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*no-op", UserWarning)  # into the meta device
+            net.load_state_dict(state)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:4]]
         detail = "; ".join(line if len(line) < 160 else line[:157] + "..." for line in lines)

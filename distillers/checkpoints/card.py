@@ -1,6 +1,7 @@
 """Cards: descriptions of the network in a checkpoint or an exported file."""
 
-from typing import Any
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any, cast
 
 from distillers import __version__
 from distillers.checkpoints.io import FORMAT
@@ -62,4 +63,12 @@ def complete_card(classifier: Classifier, source: DataSource | None = None) -> d
     card["parameters"] = count_parameters(classifier)
     card["macs"] = count_macs(classifier, card["image_size"])
     card["distillers"] = __version__
-    return {key: value for key, value in card.items() if value is not None}
+    return {key: _without_folders(value) for key, value in card.items() if value is not None}
+
+
+def _without_folders(value: object) -> object:
+    """Replace absolute paths, which an exported file must not hold, by names of files."""
+    if isinstance(value, dict):
+        return {key: _without_folders(each) for key, each in value.items()}
+    is_path = isinstance(value, str) and (PurePosixPath(value).is_absolute() or "\\" in value)
+    return PureWindowsPath(cast(str, value)).name if is_path else value

@@ -1,5 +1,6 @@
 """Export a network to one self-contained file: safetensors, ONNX, or a torch.export program."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distillers.checkpoints import onnx as onnx_file
+from distillers.checkpoints.checksum import BLANK, KEY, add_to_safetensors, add_to_zip
 from distillers.checkpoints.load import CARD, Classifier, load
 from distillers.errors import InputError
 from distillers.files import write_atomically
@@ -61,8 +63,8 @@ def write_safetensors(net: nn.Module, card: dict[str, Any], path: Path) -> None:
     """Write the weights, with the card as JSON in the metadata."""
     state = {key: value.detach().cpu().clone() for key, value in net.state_dict().items()}
     state = {key: value.contiguous() for key, value in state.items()}
-    metadata = {"format": "pt", "card": json.dumps(card)}
-    write_atomically(path, safetensors.torch.save(state, metadata))
+    metadata = {"format": "pt", "card": json.dumps(card), KEY: BLANK.decode()}
+    write_atomically(path, add_to_safetensors(safetensors.torch.save(state, metadata)))
 
 
 def _write_program(
@@ -75,7 +77,11 @@ def _write_program(
     except Exception as error:  # torch.export raises many kinds
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"torch.export cannot read {card['model']}: {reason}") from error
-    torch.export.save(program, path, extra_files={CARD: json.dumps(card)})
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it has the paths of this machine
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={CARD: json.dumps(card)})
+    write_atomically(path, add_to_zip(buffer.getbuffer()))
 
 
 @torch.no_grad()

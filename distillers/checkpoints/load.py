@@ -129,10 +129,7 @@ def load(
     if programs and path.suffix == ".pt2":
         return _load_program(path)
     payload = read(path)
-    card = payload.get("card") or {}
-    if not isinstance(card, dict):
-        raise InputError(f"the card in {path} is a {type(card).__name__}, not a mapping.")
-    if card:
+    if payload.get("card"):
         net, card = build_network(payload, path, model)
     else:
         if isinstance(teacher, str | Path):

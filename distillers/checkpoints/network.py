@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any, cast
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from distillers import models
 from distillers.checkpoints.architecture import (
+    is_state_dict,
     load_weights,
     name_from_folder,
     num_classes_of,
@@ -21,11 +23,17 @@ def model_name(path: str | Path, card: dict[str, Any], model: str | None = None)
     """Return the architecture by the card, else as given, else by the name of the file's folder.
 
     Raises:
-        InputError: if none of them names it.
+        InputError: if none of them names it, or the card names code outside of distillers that was
+            not given: a file must not choose what is imported.
     """
     name = card.get("model") or model or name_from_folder(path)
     if name is None:
         raise InputError(f"the architecture of {path} is unknown; name it with {MODEL_FLAGS}.")
+    if ":" in name and not name.startswith(("timm:", "torchvision:")) and name != model:
+        raise InputError(
+            f"the card of {path} names {name!r}, code outside of distillers. If you trust it, name "
+            f"it yourself with {MODEL_FLAGS}."
+        )
     return name
 
 
@@ -50,39 +58,41 @@ def build_network(
     if card.get("format", FORMAT) > FORMAT:
         raise InputError(f"{path} was written by a newer version of distillers; update to read it.")
     name = model_name(path, card, model)
-    if _is_user_code(name) and name != model:
-        raise InputError(
-            f"the card of {path} names {name!r}, code outside of distillers. If you trust it, name "
-            f"it yourself with {MODEL_FLAGS}."
-        )
     if model not in (None, name):
         raise InputError(f"{path} is a {name}, not a {model}.")
     state = payload.get("model")
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not is_state_dict(state):
         raise InputError(f"{path} has no state dict: `model` does not hold one.")
     size = card.get("image_size", 32)
     classes = card.get("num_classes") or num_classes_of(name, size, shapes(state))
     if classes is None:
         raise InputError(f"the number of classes cannot be inferred from {path}.")
-    net = models.create(name, num_classes=classes, image_size=size)
-    if card.get("deploy"):
-        net = _rebuild(net, card["deploy"], path)
+    if name != model or ":" not in name:
+        with torch.device("meta"):  # a card that does not fit must not take memory
+            load_weights(_build(name, classes, size, card.get("deploy"), path), state, path)
+    net = _build(name, classes, size, card.get("deploy"), path)
     load_weights(net, state, path)
     accuracy = payload.get("best_acc", payload.get("accuracy"))
     evaluated = {"accuracy": accuracy} if isinstance(accuracy, float) else {}
     return net, {**card, "num_classes": classes, **evaluated}
 
 
-def _rebuild(net: nn.Module, deploy: dict[str, Any], path: str | Path) -> nn.Module:
-    """Return the network as its loss deployed it, with any weights."""
-    if ":" in deploy["name"]:
+def _build(
+    name: str, num_classes: int, image_size: int, deploy: dict[str, Any] | None, path: str | Path
+) -> nn.Module:
+    """Return the network, as its loss deployed it, with any weights."""
+    net = models.create(name, num_classes=num_classes, image_size=image_size)
+    if not deploy:
+        return net
+    loss = str(deploy.get("name"))
+    if ":" in loss:
         raise InputError(
-            f"{path} needs {deploy['name']!r}, code outside of distillers, to be built again; "
-            "import that loss and call its `rebuild` yourself."
+            f"{path} needs {loss!r}, code outside of distillers, to be built again; import that "
+            "loss and call its `rebuild` yourself."
         )
-    return cast(Any, wiring.find(deploy["name"])).rebuild(net, deploy)
-
-
-def _is_user_code(name: str) -> bool:
-    """Return whether creating the network would import a module that a file must not choose."""
-    return ":" in name and not name.startswith(("timm:", "torchvision:"))
+    try:
+        return cast(Any, wiring.find(loss)).rebuild(net, deploy)
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"the card in {path} is not valid: its deploy describes no network ({error})."
+        ) from error

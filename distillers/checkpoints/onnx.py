@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distillers.checkpoints.checksum import add_to_onnx
 from distillers.errors import InputError
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -57,9 +58,11 @@ def write(net: nn.Module, card: dict[str, Any], path: Path, images: Tensor) -> N
             raise InputError(f"this network cannot be written as ONNX: {reason}") from error
     assert program is not None  # it is None only without dynamo
     model = program.model_proto
+    for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.functions):
+        del part.metadata_props[:]  # they have stack traces with the paths of this machine
     entry = model.metadata_props.add()
     entry.key, entry.value = "card", json.dumps(card)
-    path.write_bytes(model.SerializeToString())
+    path.write_bytes(add_to_onnx(model.SerializeToString()))
 
 
 class OnnxNetwork(nn.Module):

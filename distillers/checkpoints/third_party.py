@@ -18,6 +18,7 @@ from distillers.checkpoints import simkd
 from distillers.checkpoints.architecture import (
     RecognizedNetwork,
     Weights,
+    is_state_dict,
     log,
     recognize_network,
 )
@@ -158,7 +159,7 @@ def find_weights(payload: dict[str, Any]) -> list[Weights]:
 def _state_dicts(payload: dict[str, Any], key: str = "") -> Iterator[Weights]:
     """Yield the state dicts in nested mappings, without the prefixes of wrappers."""
     values = {name: value for name, value in payload.items() if name != COUNTER}
-    if all(isinstance(value, Tensor) for value in values.values()):
+    if is_state_dict(values):
         if any(value.ndim for value in values.values()):
             yield Weights(key, {_strip_wrappers(str(name)): v for name, v in values.items()})
         return

@@ -1,7 +1,9 @@
 import argparse
 import os
 import pickle
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,11 +50,17 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, protocol)
     assert not trap.exists()
 
 
-def test_a_namespace_of_the_old_system_is_refused_with_the_way_out(tmp_path):
-    path = tmp_path / "resnet8_last.pth"
-    torch.save({"opt": argparse.Namespace(lr=0.05), "model": {}}, path)
-    with pytest.raises(InputError, match="convert it once"):
-        checkpoint.read(path)
+def test_a_namespace_beside_the_weights_is_ignored(tmp_path):
+    path, net = save_resnet8(
+        tmp_path / "resnet8_vanilla",
+        lambda s: {
+            "opt": argparse.Namespace(lr=0.05, out=Path("x")),
+            "best_acc": np.float64(71.2),
+            "model": s,
+        },
+    )
+    assert not hasattr(checkpoint.read(path)["opt"], "lr")
+    assert torch.equal(load(path).net.fc.weight, net.fc.weight)
 
 
 def test_every_truncation_is_refused(tmp_path):
