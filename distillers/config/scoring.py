@@ -110,25 +110,45 @@ def read_run_flags(path: Path | str) -> dict[str, Any]:
     Raises:
         InputError: if the file is damaged.
     """
-    path = Path(path)
-    folder = path if path.is_dir() else path.parent
-    file = folder / "config.json"
-    if not file.is_file():
-        return {}
-    try:
-        flags = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file} is damaged: {error}") from error
-    if not isinstance(flags, dict) or not {"dataset", "save_dir"} <= flags.keys():
+    file, flags = _read_config(path)
+    if not {"dataset", "save_dir"} <= flags.keys():
         return {}  # a file of another program, such as the Hugging Face Hub's
     found = {name: flags[name] for name in RUN_FLAGS if name in flags}
     for name, value in found.items():
         if not isinstance(value, RUN_FLAGS[name]) or isinstance(value, bool):
             raise InputError(f"{file} is damaged: {name} is {value!r}.")
     if "data_dir" in found and not Path(found["data_dir"]).expanduser().exists():
-        there = _start_folder(folder, found["save_dir"]) / found["data_dir"]
+        there = _start_folder(file.parent, found["save_dir"]) / found["data_dir"]
         found["data_dir"] = str(there) if there.is_dir() else found["data_dir"]
     return found
+
+
+def method_of_run(path: Path | str) -> str:
+    """Return the losses of a run such as "crd+kd", else its network; "" if it is in no run folder.
+
+    Args:
+        path: run folder, or a file in it.
+
+    Raises:
+        InputError: if the run's `config.json` is damaged.
+    """
+    flags = _read_config(path)[1]
+    if "distill" in flags:
+        return "+".join(str(flags[n]) for n in ("distill", "loss") if flags.get(n)) or "kd"
+    return str(flags.get("model") or flags.get("model_s") or "")
+
+
+def _read_config(path: Path | str) -> tuple[Path, dict[str, Any]]:
+    """Return the `config.json` of a run folder and its content, {} if there is none."""
+    path = Path(path)
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    if not file.is_file():
+        return file, {}
+    try:
+        flags = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file} is damaged: {error}") from error
+    return file, flags if isinstance(flags, dict) else {}
 
 
 def _start_folder(folder: Path, save_dir: str) -> Path:

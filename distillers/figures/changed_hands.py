@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from pandas import DataFrame
 from torch import Tensor
 
 from distillers.data.batch import Batch
@@ -13,7 +14,7 @@ from distillers.figures.paper import VERMILION, WIDTH, FigureData, shorten
 from distillers.figures.responses import Responses
 
 COLUMNS, ROWS = 6, 2  # of images won and of images lost
-CSV = ("image", "class", "right_by", "wrong_by", "wrong_class")
+COLUMN_NAMES = ("image", "class", "right_by", "wrong_by", "wrong_class")
 CELL, ABOVE, BELOW, TITLE = 0.5, 0.12, 0.13, 0.2  # inches: image, text above and below, heading
 
 
@@ -94,10 +95,11 @@ def plot(
     rows = []
     for places, right, wrong in kinds:
         for place in places.tolist():
-            named = [class_names[int(of[place])] for of in (wrong.labels, wrong.predictions)]
-            values = (place, named[0], right.name, wrong.name, named[1])
-            rows.append(dict(zip(CSV, values, strict=True)))
-    return FigureData("changed_hands", figure, caption, rows, CSV)
+            label, predicted = (
+                class_names[int(of[place])] for of in (wrong.labels, wrong.predictions)
+            )
+            rows.append((place, label, right.name, wrong.name, predicted))
+    return FigureData("changed_hands", figure, caption, DataFrame(rows, columns=COLUMN_NAMES))
 
 
 def _of_label(responses: Responses) -> Tensor:

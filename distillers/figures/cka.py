@@ -10,6 +10,7 @@ from typing import NamedTuple, cast
 
 import torch
 from matplotlib.axes import Axes
+from pandas import DataFrame
 from torch import Tensor
 
 from distillers.data.batch import Batch
@@ -147,7 +148,7 @@ def plot(similarity: CKA, stages: Sequence[Stages]) -> FigureData:
     cell = (WIDTH - 0.8) / columns / max(len(each.names) for each in students)
     height = cell * len(teacher.names) + 0.65  # room for titles and labels
     figure, axes = make_panels(len(students), panel_height=height)
-    rows: list[dict[str, object]] = []
+    rows: list[tuple[str, str, str, float]] = []
     start = len(teacher.names)
     for number, (panel, student) in enumerate(zip(axes, students, strict=True)):
         block = matrix[: len(teacher.names), start : start + len(student.names)]
@@ -165,26 +166,20 @@ def plot(similarity: CKA, stages: Sequence[Stages]) -> FigureData:
         f"teacher {teacher.network} (rows), from the unbiased HSIC of batches (Nguyen et al., "
         f"2021), {similarity.num_images:,} test images. 1: equal up to rotation and scale."
     )
-    return FigureData("cka", figure, caption, rows)
+    table = DataFrame(rows, columns=["network", "teacher_place", "student_place", "cka"])
+    return FigureData("cka", figure, caption, table)
 
 
 def _annotate(
     panel: Axes, block: Tensor, teacher: Stages, student: Stages
-) -> list[dict[str, object]]:
+) -> list[tuple[str, str, str, float]]:
     """Annotate the cells with their values and return the rows of the table."""
-    rows: list[dict[str, object]] = []
+    rows = []
     for i, place in enumerate(teacher.names):
         for j, other in enumerate(student.names):
             value = float(block[i, j])
             text = "1" if value >= 0.995 else f"{value:.2f}".replace("0.", ".", 1)
             ink = "white" if value < 0.5 else "black"
             panel.text(j, i, text, ha="center", va="center", color=ink, fontsize=5.5)
-            rows.append(
-                {
-                    "network": student.network,
-                    "teacher_place": place,
-                    "student_place": other,
-                    "cka": value,
-                }
-            )
+            rows.append((student.network, place, other, value))
     return rows

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -66,13 +67,13 @@ def count_gains(network: Responses, baseline: Responses) -> Gain:
 
 
 def plot(
-    networks: Sequence[Responses], baseline: Responses, class_names: Sequence[str]
+    baseline: Responses, networks: Sequence[Responses], class_names: Sequence[str]
 ) -> FigureData:
     """Plot the gain and its interval for each class and network, the largest mean gain on top.
 
     Args:
-        networks: responses of each network.
-        baseline: responses of the baseline to the same images.
+        baseline: responses of the baseline.
+        networks: responses of each network to the same images.
         class_names: name of each class.
     """
     gains = [count_gains(each, baseline) for each in networks]
@@ -112,7 +113,8 @@ def plot(
     handles, names = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=min(3, len(networks)))
     caption = _caption(networks, baseline, len(shown))
-    return FigureData("class_gain", figure, caption, _rows(networks, gains, class_names))
+    tables = [_table(n.name, g, class_names) for n, g in zip(networks, gains, strict=True)]
+    return FigureData("class_gain", figure, caption, pd.concat(tables))
 
 
 def _caption(networks: Sequence[Responses], baseline: Responses, shown: int) -> str:
@@ -126,20 +128,17 @@ def _caption(networks: Sequence[Responses], baseline: Responses, shown: int) -> 
     )
 
 
-def _rows(
-    networks: Sequence[Responses], gains: Sequence[Gain], class_names: Sequence[str]
-) -> list[dict[str, object]]:
-    return [
+def _table(network: str, gain: Gain, class_names: Sequence[str]) -> pd.DataFrame:
+    low, high = gain.interval
+    return pd.DataFrame(
         {
-            "network": network.name,
-            "class": name,
-            "images": int(each.count[label]),
-            "won": int(each.won[label]),
-            "lost": int(each.lost[label]),
-            "gain_points": float(each.points[label]) if each.count[label] else "",
-            "from_points": float(each.interval[0][label]),
-            "to_points": float(each.interval[1][label]),
+            "network": network,
+            "class": class_names,
+            "images": gain.count.long(),
+            "won": gain.won.long(),
+            "lost": gain.lost.long(),
+            "gain_points": gain.points,  # missing for a class without images
+            "from_points": low,
+            "to_points": high,
         }
-        for network, each in zip(networks, gains, strict=True)
-        for label, name in enumerate(class_names)
-    ]
+    )

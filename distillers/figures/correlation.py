@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from pandas import DataFrame
 from torch import Tensor
 
 from distillers.errors import InputError
@@ -83,7 +84,7 @@ def plot(
         f"of the logits of every two classes over {len(teacher.labels):,} test images. In brackets "
         "the mean absolute difference outside of the diagonal."
     )
-    return FigureData("correlation", figure, caption, rows)
+    return FigureData("correlation", figure, caption, DataFrame(rows))
 
 
 def plot_matrices(

@@ -24,6 +24,12 @@ from distillers.files import file_name
 from distillers.progress import counted
 
 VERSUS_BASELINE = ("class_gain", "changed_hands")
+# Figures that compare each network with the first.
+VERSUS_FIRST = {
+    "correlation": correlation.plot,
+    "mean_logits": mean_logits.plot,
+    "class_gain": class_gain.plot,
+}
 REQUIRED_OUTPUT = {"tsne": ("pooled", "pooled features"), "cka": ("maps", "stage maps")}
 
 
@@ -64,18 +70,14 @@ class NetworkComparison:
             return [cka.plot(*cka.compare(self.all_networks, batches))]
         networks = self.students if kind in VERSUS_BASELINE else self.all_networks
         responses = [self.responses[network.name] for network in networks]
-        if kind == "correlation":
-            return [correlation.plot(responses[0], responses[1:], names)]
-        if kind == "mean_logits":
-            return [mean_logits.plot(responses[0], responses[1:], names)]
-        if kind == "class_gain":
-            return [class_gain.plot(responses[1:], responses[0], names)]
         if kind == "changed_hands":
             return self._changed_hands(responses[1:], responses[0])
+        if kind == "tsne":
+            options = {"num_images": self.num_images, "perplexity": self.perplexity}
+            return [tsne.plot(responses, names, seed=self.seed, **options)]
         if kind == "reliability":
             return [reliability.plot(responses)]
-        options = {"num_images": self.num_images, "perplexity": self.perplexity}
-        return [tsne.plot(responses, names, seed=self.seed, **options)]
+        return [VERSUS_FIRST[kind](responses[0], responses[1:], names)]
 
     def missing_output(self, kind: str) -> str:
         """Describe the outputs that networks lack for a kind of figure, "" if none."""

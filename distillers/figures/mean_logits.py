@@ -9,6 +9,7 @@ scripts print its largest and its mean entry.
 from collections.abc import Sequence
 
 import torch
+from pandas import DataFrame
 from torch import Tensor
 
 from distillers.errors import InputError
@@ -77,4 +78,4 @@ def plot(
         f"{len(teacher.labels):,} test images. This is what public scripts call a correlation "
         f"matrix; it is none. In brackets the mean entry; largest entry: {largest}."
     )
-    return FigureData("mean_logits", figure, caption, rows)
+    return FigureData("mean_logits", figure, caption, DataFrame(rows))

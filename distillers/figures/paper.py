@@ -1,9 +1,8 @@
 """Style and files of figures: one column of a paper wide, byte for byte reproducible."""
 
-import csv
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from pandas import DataFrame
 
 from distillers.files import write_atomically
 
@@ -63,15 +63,13 @@ class FigureData:
         name: stem of the file names.
         figure: matplotlib figure.
         caption: one paragraph on what is shown, for how many images, and how it was computed.
-        table: rows of the CSV file, all with the same columns.
-        columns: column names; needed if the table may be empty.
+        table: content of the CSV file.
     """
 
     name: str
     figure: Figure
     caption: str
-    table: Sequence[Mapping[str, object]]
-    columns: tuple[str, ...] = ()
+    table: DataFrame
 
 
 @contextmanager
@@ -126,19 +124,10 @@ def save_figure(data: FigureData, folder: Path) -> list[Path]:
         paths.append(folder / f"{data.name}.{form}")
         write_atomically(paths[-1], file.getvalue())
     paths.append(folder / f"{data.name}.csv")
-    write_atomically(paths[-1], _as_csv(data).encode())
+    write_atomically(paths[-1], data.table.to_csv(index=False, lineterminator="\n").encode())
     return paths
 
 
 def shorten(text: str, length: int = 12) -> str:
     """Truncate a text to a length, the last character an ellipsis."""
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
-
-
-def _as_csv(data: FigureData) -> str:
-    file = io.StringIO()
-    columns = data.columns or tuple(data.table[0])
-    writer = csv.DictWriter(file, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(data.table)
-    return file.getvalue()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from pandas import DataFrame, concat
 
 from distillers.figures.calibration import (
     NUM_BINS,
@@ -17,6 +18,8 @@ from distillers.figures.calibration import (
 )
 from distillers.figures.paper import BLUE, SMALL, VERMILION, FigureData, make_panels, num_columns
 from distillers.figures.responses import Responses
+
+EDGES = [number / NUM_BINS for number in range(NUM_BINS + 1)]
 
 
 def plot(responses: Sequence[Responses]) -> FigureData:
@@ -28,7 +31,7 @@ def plot(responses: Sequence[Responses]) -> FigureData:
     columns = num_columns(len(responses))
     height = {1: 2.6, 2: 1.75, 3: 1.3}[columns]
     figure, axes = make_panels(len(responses), panel_height=height, extra=0.15)
-    rows: list[dict[str, object]] = []
+    tables = []
     for number, (panel, each) in enumerate(zip(axes, responses, strict=True)):
         confidence, classes = each.logits.double().softmax(1).max(1)
         is_correct = classes == each.labels
@@ -41,14 +44,21 @@ def plot(responses: Sequence[Responses]) -> FigureData:
             panel.set_ylabel("accuracy")
         if number + columns >= len(responses):
             panel.set_xlabel("confidence")
-        rows += _rows(each.name, bins)
+        values = {
+            "above": EDGES[:-1],
+            "up_to": EDGES[1:],
+            "images": bins.count.long(),
+            "accuracy": bins.correct / bins.count,  # missing in empty bins
+            "confidence": bins.confidence / bins.count,
+        }
+        tables.append(DataFrame({"network": each.name, **values}))
     caption = (
         f"Reliability diagrams on {len(responses[0].labels):,} test images, {NUM_BINS} bins of "
         "equal width: the accuracy of each bin against its mean confidence (the largest softmax "
         "probability); lines show the calibration gap, disc areas the share of the images. Below "
         "the diagonal a network is overconfident. ECE: expected calibration error."
     )
-    return FigureData("reliability", figure, caption, rows)
+    return FigureData("reliability", figure, caption, concat(tables))
 
 
 def _diagram(panel: Axes, bins: Bins) -> None:
@@ -65,20 +75,3 @@ def _diagram(panel: Axes, bins: Bins) -> None:
     panel.set_yticklabels(("0", ".5", "1"))
     panel.set_aspect("equal")
     panel.spines[["top", "right"]].set_visible(False)
-
-
-def _rows(name: str, bins: Bins) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
-    for number in range(NUM_BINS):
-        count = int(bins.count[number])
-        rows.append(
-            {
-                "network": name,
-                "above": number / NUM_BINS,
-                "up_to": (number + 1) / NUM_BINS,
-                "images": count,
-                "accuracy": float(bins.correct[number]) / count if count else "",
-                "confidence": float(bins.confidence[number]) / count if count else "",
-            }
-        )
-    return rows

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from pandas import DataFrame, concat
 from torch import Tensor
 
 from distillers.figures.paper import FigureData, make_panels, num_columns, shorten
@@ -95,23 +96,16 @@ def plot(
     kinds = labels[rows].unique().tolist()
     height = {1: 2.8, 2: 1.65, 3: 1.15}[num_columns(len(responses))]
     figure, axes = make_panels(len(responses), panel_height=height, extra=0.35)
-    table: list[dict[str, object]] = []
+    table = []
     for panel, each in zip(axes, responses, strict=True):
         if each.pooled is None:
             raise ValueError(f"{each.name} has no pooled features.")
         places = embed(each.pooled[rows], seed=seed, perplexity=perplexity)
         _scatter(panel, places, labels[rows], kinds)
         panel.set_title(each.name)
-        table += [
-            {
-                "network": each.name,
-                "image": row,
-                "class": class_names[int(labels[row])],
-                "x": float(x),
-                "y": float(y),
-            }
-            for row, (x, y) in zip(rows.tolist(), places.tolist(), strict=True)
-        ]
+        shown = [class_names[label] for label in labels[rows].tolist()]
+        columns = {"image": rows, "class": shown, "x": places[:, 0], "y": places[:, 1]}
+        table.append(DataFrame({"network": each.name, **columns}))
     handles = axes[0].get_legend_handles_labels()[0]
     across = [i for start in range(5) for i in range(start, len(kinds), 5)]  # legends fill columns
     figure.legend(
@@ -128,7 +122,7 @@ def plot(
         + (f" of {which}" if which else "")
         + f", perplexity {perplexity:g}, initialised by PCA, seed {seed}."
     )
-    return FigureData("tsne", figure, caption, table)
+    return FigureData("tsne", figure, caption, concat(table))
 
 
 def _scatter(panel: Axes, places: Tensor, labels: Tensor, kinds: Sequence[int]) -> None:

@@ -111,15 +111,15 @@ def test_an_exported_program_only_has_logits(form, there, capsys):
     assert {(row["won"], row["lost"]) for row in table} == {("0", "0")}
     for kind, said in (("tsne", "pooled features"), ("cka", "stage maps")):
         assert cli.run("figures", [*words, "--kinds", kind, "--out", form]) == 2
-        assert f"{kind} cannot be drawn: program has no {said}" in capsys.readouterr().err
+        assert f"{kind} cannot be plotted: program has no {said}" in capsys.readouterr().err
     assert cli.run("figures", [*words, "--out", "rest_" + form]) == 0
     assert "cka is left out: program has no stage maps" in capsys.readouterr().out
 
 
 WRONG = {
     "": "no network is named",
-    "kd_run --kinds correlaton": "no picture 'correlaton', did you mean 'correlation'",
-    "kd_run --kinds cka": "cka compares with a teacher; name it, --path_t TEACHER",
+    "kd_run --kinds correlaton": "no figure 'correlaton', did you mean 'correlation'",
+    "kd_run --kinds cka": "cka compares with a teacher, --path_t TEACHER",
     "kd_run --kinds class_gain": "class_gain compares with a baseline",
     "kd_run --num_images 3": "--num_images is 3; it must be at least 50",
     "kd_run --seed -1": "--seed is -1; it must be in 0 to 4294967295",

@@ -65,7 +65,7 @@ PLOT = {
     "tsne": lambda: tsne.plot([TEACHER, ONE], NAMES, num_images=60),
     "cka": lambda: cka.plot(*similarity()),
     "reliability": lambda: reliability.plot([TEACHER, ALONE, ONE, TWO]),
-    "class_gain": lambda: class_gain.plot([ONE, TWO], ALONE, NAMES),
+    "class_gain": lambda: class_gain.plot(ALONE, [ONE, TWO], NAMES),
     "changed_hands": lambda: changed_hands.plot(ONE, ALONE, NAMES, hands()),
 }
 
@@ -110,8 +110,9 @@ def test_the_data_are_saved_with_the_figure(saved):
     drawn, folder = saved
     rows = list(csv.DictReader(io.StringIO((folder / f"{drawn.name}.csv").read_text())))
     assert len(rows) == len(drawn.table) > 5
-    for row, kept in zip(rows, drawn.table, strict=True):
-        assert row == {key: str(value) for key, value in kept.items()}
+    for row, kept in zip(rows, drawn.table.to_dict("records"), strict=True):
+        values = {key: "" if value != value else str(value) for key, value in kept.items()}
+        assert row == values
     assert 100 < len(drawn.caption) < 700
 
 
@@ -178,7 +179,7 @@ def test_reliability_bins_add_up():
     assert bins.count.tolist() == [2, 1, 0, 0, 2]
     assert bins.correct.tolist() == [1, 1, 0, 0, 2]
     assert bins.confidence.tolist() == pytest.approx([0.3, 0.21, 0, 0, 1.9])
-    rows = [row for row in PLOT["reliability"]().table if row["network"] == "kd"]
+    rows = PLOT["reliability"]().table.query("network == 'kd'").to_dict("records")
     probabilities, classes = ONE.logits.double().softmax(1).max(1)
     for row in rows:
         inside = [
@@ -221,7 +222,7 @@ def test_two_networks_that_agree_give_an_empty_table(tmp_path):
         drawn = changed_hands.plot(ONE, ONE, NAMES, (none, none))
         paper.save_figure(drawn, tmp_path)
     assert "0 were won and 0 lost" in drawn.caption
-    assert (tmp_path / "changed_hands.csv").read_text() == ",".join(drawn.columns) + "\n"
+    assert (tmp_path / "changed_hands.csv").read_text() == ",".join(drawn.table.columns) + "\n"
 
 
 def test_tsne_selects_equally_many_images_of_each_class_and_is_reproducible():
@@ -246,7 +247,7 @@ def test_many_classes_still_fit():
         Responses(n, torch.randn(1000, 100, generator=rng), None, labels) for n in ("a", "b")
     )
     with paper.paper_style():
-        drawn = class_gain.plot([one], two, names)
+        drawn = class_gain.plot(two, [one], names)
         drawn.figure.draw_without_rendering()
         (axes,) = drawn.figure.axes
         assert len(axes.get_yticklabels()) == 30

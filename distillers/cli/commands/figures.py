@@ -1,6 +1,5 @@
 """`distillers figures`: plot comparisons of networks, ready for a paper."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import tyro
 
 from distillers.config.flags import ModulePaths, Range, at_least
 from distillers.config.parsing import parse
-from distillers.config.scoring import ScoringConfig
+from distillers.config.scoring import ScoringConfig, method_of_run
 from distillers.errors import InputError, unknown
 
 if TYPE_CHECKING:
@@ -21,18 +20,19 @@ if TYPE_CHECKING:
     from distillers.figures.figures import NetworkComparison
     from distillers.figures.responses import Network
 
-# The network that each figure compares with.
-KINDS = {
-    "correlation": "teacher",
-    "mean_logits": "teacher",
-    "tsne": "",
-    "cka": "teacher",
-    "reliability": "",
-    "class_gain": "baseline",
-    "changed_hands": "baseline",
+WITH_TEACHER = "a teacher", "path_t", "--path_t TEACHER"
+WITH_BASELINE = "a baseline", "baseline", "--baseline NETWORK"
+# What each figure compares with: its name, the field that must be given, and its flag.
+KINDS: dict[str, tuple[str, str, str] | None] = {
+    "correlation": WITH_TEACHER,
+    "mean_logits": WITH_TEACHER,
+    "tsne": None,
+    "cka": WITH_TEACHER,
+    "reliability": None,
+    "class_gain": WITH_BASELINE,
+    "changed_hands": WITH_BASELINE,
 }
 SEED = Range("in 0 to 4294967295", lambda value: 0 <= value < 2**32)
-FLAGS = {"teacher": "--path_t TEACHER", "baseline": "--baseline NETWORK"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,118 +68,91 @@ class FiguresConfig(ScoringConfig):
             raise InputError("no network is named: give a checkpoint or a run's folder.")
         for kind in self.kinds:
             if kind not in KINDS:
-                raise unknown("picture", kind, KINDS)
-            missing = self.missing(kind)
-            if missing:
-                raise InputError(f"{kind} compares with a {missing}; name it, {FLAGS[missing]}.")
+                raise unknown("figure", kind, KINDS)
+            if missing := self.missing(kind):
+                raise InputError(f"{kind} compares with {missing}.")
 
     def missing(self, kind: str) -> str:
-        """Return what a figure needs that is not given: "teacher", "baseline", or ""."""
-        other = KINDS[kind]
-        given = {"teacher": self.path_t, "baseline": self.baseline, "": "nothing"}
-        return "" if given[other] else other
+        """Return the network that a figure compares with and its flag, if not given, else ""."""
+        needed = KINDS[kind]
+        if needed is None or getattr(self, needed[1]):
+            return ""
+        return f"{needed[0]}, {needed[2]}"
 
 
 def main(args: Sequence[str]) -> None:
-    """Read the networks, plot the figures, and print what was written."""
+    """Load the networks, plot the figures, and print what was written."""
     config = parse(FiguresConfig, args, "distillers figures")
     config.check()
 
     from distillers.figures.paper import paper_style, save_figure
     from distillers.files import write_atomically
 
-    comparison = _comparison(config)
-    kinds = [kind for kind in config.kinds or KINDS if _can_draw(kind, config, comparison)]
+    comparison = _load_comparison(config)
+    kinds = [kind for kind in config.kinds or KINDS if _can_plot(kind, config, comparison)]
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
     captions = []
     for kind in kinds:
         with paper_style():
-            for picture in comparison.plot(kind):
-                save_figure(picture, folder)
-                captions.append(f"**{picture.name}**: {picture.caption}\n")
-                print(f"saved {folder / picture.name}.png, .pdf and .csv", flush=True)
+            for figure in comparison.plot(kind):
+                save_figure(figure, folder)
+                captions.append(f"**{figure.name}**: {figure.caption}\n")
+                print(f"saved {folder / figure.name}.png, .pdf and .csv", flush=True)
     write_atomically(folder / "captions.md", "\n".join(captions).encode())
     print(f"saved {folder / 'captions.md'}")
 
 
-def _can_draw(kind: str, config: FiguresConfig, comparison: "NetworkComparison") -> bool:
-    """Return whether a figure can be plotted; print the reason if it cannot.
-
-    Raises:
-        InputError: if it was requested by name and cannot be plotted.
-    """
-    missing = config.missing(kind)
-    if missing:
-        print(f"{kind} is left out: it compares with a {missing}, {FLAGS[missing]}")
-        return False
-    why = comparison.missing_output(kind)
-    if why and config.kinds:
-        raise InputError(f"{kind} cannot be drawn: {why}.")
-    if why:
-        print(f"{kind} is left out: {why}")
-    return not why
+def _can_plot(kind: str, config: FiguresConfig, comparison: "NetworkComparison") -> bool:
+    """Return whether a figure can be plotted; if not, say why, by an error if it was requested."""
+    reason = config.missing(kind) and f"it compares with {config.missing(kind)}"
+    reason = reason or comparison.missing_output(kind)
+    if reason and config.kinds:
+        raise InputError(f"{kind} cannot be plotted: {reason}.")
+    if reason:
+        print(f"{kind} is left out: {reason}")
+    return not reason
 
 
-def _comparison(config: FiguresConfig) -> "NetworkComparison":
+class _Loaded(NamedTuple):
+    name: str
+    path: str
+    classifier: "Classifier"
+
+
+def _load_comparison(config: FiguresConfig) -> "NetworkComparison":
+    """Load the networks and the data set on which they are compared."""
+    from distillers.checkpoints.for_dataset import find_test_source
     from distillers.distributed.rendezvous import device_of
     from distillers.figures.figures import NetworkComparison
 
     device = device_of(config.devices())
-    teacher = _named(config.path_t, config.model_t) if config.path_t else None
-    files = [_named(text, config.model, teacher) for text in config.networks]
-    baseline = _named(config.baseline, config.model, teacher) if config.baseline else None
-    every = [*filter(None, (teacher, baseline)), *files]
-    names = [each.name for each in every]
+    teacher = [_load(config.path_t, config.model_t)] if config.path_t else []
+    texts = [*([config.baseline] if config.baseline else []), *config.networks]
+    students = [_load(text, config.model, *teacher) for text in texts]
+    names = [each.name for each in (*teacher, *students)]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise InputError(f"two networks are called {twice}; name them, as in {twice}-2=PATH.")
-    from distillers.checkpoints.for_dataset import find_test_source
-
-    source = find_test_source(config, files[0].classifier.card, files[0].path)
-    networks = {each.name: each.placed(source, device) for each in every}
+    first = students[-len(config.networks)]
+    source = find_test_source(config, first.classifier.card, first.path)
+    networks = [_on_device(each, source, device) for each in (*teacher, *students)]
     return NetworkComparison(
         source=source,
         device=device,
-        networks=[networks[each.name] for each in files],
-        teacher=networks[teacher.name] if teacher else None,
-        baseline=networks[baseline.name] if baseline else None,
+        networks=networks[-len(config.networks) :],
+        teacher=networks[0] if teacher else None,
+        baseline=networks[len(teacher)] if config.baseline else None,
         num_images=config.num_images,
         perplexity=config.perplexity,
         seed=config.seed,
     )
 
 
-class _Saved(NamedTuple):
-    """A network from a file, and its name."""
+def _load(text: str, model: str | None, teacher: _Loaded | None = None) -> _Loaded:
+    """Load the network of PATH or NAME=PATH, named after its run's method or its architecture.
 
-    name: str
-    path: Path
-    classifier: "Classifier"
-
-    def placed(self, source: "DataSource", device: "torch.device") -> "Network":
-        """Return the network and its taps, ready for the images of a data set."""
-        from distillers.checkpoints.for_dataset import for_dataset
-        from distillers.checkpoints.load import Program
-        from distillers.checkpoints.onnx import OnnxNetwork
-        from distillers.features.infer import find_taps
-        from distillers.features.taps import Taps
-        from distillers.figures.responses import Network
-
-        net = for_dataset(self.classifier, source, self.path, device)
-        if isinstance(self.classifier.net, Program | OnnxNetwork):
-            return Network(self.name, net, Taps(maps=(), head=""))
-        return Network(self.name, net, find_taps(net, source.sample(device)))
-
-
-def _named(text: str, model: str | None, teacher: _Saved | None = None) -> _Saved:
-    """Read the network of PATH or NAME=PATH.
-
-    Args:
-        text: a path with or without a name. The default name is the run's method, else the
-            architecture.
-        model: the architecture, if the file does not name it.
-        teacher: needed only for files of SimKD's published code.
+    The teacher is needed only for files of SimKD's published code.
     """
     from distillers.checkpoints.load import load
 
@@ -187,22 +160,20 @@ def _named(text: str, model: str | None, teacher: _Saved | None = None) -> _Save
     if not equals or "/" in name:
         name, path = "", text
     classifier = load(path, model=model, teacher=teacher.classifier.net if teacher else None)
-    folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    return _Saved(
-        name or _name_in(folder) or str(classifier.card.get("model")), Path(path), classifier
-    )
+    name = name or method_of_run(path) or str(classifier.card.get("model"))
+    return _Loaded(name, path, classifier)
 
 
-def _name_in(folder: Path) -> str:
-    """Return the method in a run's flags, else its network; "" if there are no flags."""
-    path = folder / "config.json"
-    if not path.is_file():
-        return ""
-    try:
-        flags = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is damaged: {error}") from error
-    method = "+".join(filter(None, (flags.get("distill"), flags.get("loss"))))
-    if "distill" in flags:
-        return method or "kd"
-    return flags.get("model") or flags.get("model_s") or ""
+def _on_device(loaded: _Loaded, source: "DataSource", device: "torch.device") -> "Network":
+    """Prepare a network for the images of a data set and find its taps."""
+    from distillers.checkpoints.for_dataset import for_dataset
+    from distillers.checkpoints.load import Program
+    from distillers.checkpoints.onnx import OnnxNetwork
+    from distillers.features.infer import find_taps
+    from distillers.features.taps import Taps
+    from distillers.figures.responses import Network
+
+    net = for_dataset(loaded.classifier, source, loaded.path, device)
+    if isinstance(loaded.classifier.net, Program | OnnxNetwork):
+        return Network(loaded.name, net, Taps(maps=(), head=""))
+    return Network(loaded.name, net, find_taps(net, source.sample(device)))
