@@ -193,6 +193,10 @@ class Distillation(Task):
                 return deploying.deploy(self.student, self.student_taps)
         return self.student
 
+    def networks(self) -> list[nn.Module]:
+        """Return the student, and the copy of the teacher that is run."""
+        return [self.student, self.frozen.fused]
+
     def _parts(
         self, values: Mapping[str, Any], names: list[str] | None = None
     ) -> dict[str, Tensor]:

@@ -63,6 +63,13 @@ class Task(nn.Module, ABC):
         It shares its parameters with the task.
         """
 
+    def networks(self) -> list[nn.Module]:
+        """Return the networks that `forward` runs, trained or frozen; by default none.
+
+        With --shard the weights of each of their children are gathered only while it runs.
+        """
+        return []
+
 
 class Supervised(Task):
     """Train one network with one loss on its logits, without a teacher.
@@ -86,3 +93,7 @@ class Supervised(Task):
     def deployed(self) -> nn.Module:
         """Return the student."""
         return self.student
+
+    def networks(self) -> list[nn.Module]:
+        """Return the student."""
+        return [self.student]

@@ -1,6 +1,5 @@
 """The processes that train together, and their collective operations."""
 
-import io
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -71,32 +70,23 @@ class World:
         return most.tolist()
 
     def gather(self, content: Any) -> list[Any]:
-        """Gather tensors and plain types of all processes, in the order of ranks."""
+        """Return the object of every process, in the order of ranks."""
         if self.size == 1:
             return [content]
-        own = _packed(content)
-        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        dist.all_gather(lengths, torch.tensor([len(own)]))
-        longest = max(int(length) for length in lengths)
-        padded = torch.cat([own, own.new_zeros(longest - len(own))])
-        everyone = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(everyone, padded)
-        pairs = zip(everyone, lengths, strict=True)
-        return [_unpacked(each[: int(length)]) for each, length in pairs]
+        everyone: list[Any] = [None] * self.size
+        dist.all_gather_object(everyone, content)
+        return everyone
 
     def broadcast_object(self, content: Any) -> Any:
-        """Return the tensors and plain types that rank 0 passes, in every process."""
+        """Return the object of rank 0 in every process."""
         if self.size == 1:
             return content
-        own = _packed(content) if self.is_first else torch.empty(0, dtype=torch.uint8)
-        length = torch.tensor([len(own)])
-        dist.broadcast(length, 0)
-        buffer = own if self.is_first else torch.empty(int(length), dtype=torch.uint8)
-        dist.broadcast(buffer, 0)
-        return content if self.is_first else _unpacked(buffer)
+        objects = [content if self.is_first else None]
+        dist.broadcast_object_list(objects, 0)
+        return objects[0]
 
     def run_on_rank0(self, function: Callable[[], Result]) -> Result:
-        """Return the result of `function` on rank 0, tensors and plain types, in every process.
+        """Return the result of `function` on rank 0 in every process.
 
         Raises:
             InputError: in every process, if `function` raises it on rank 0.
@@ -143,19 +133,8 @@ class World:
 
 
 def _is_of_connection(error: RuntimeError) -> bool:
-    """Return whether an error is of the connection; those of gloo have no class."""
+    """Return whether it is an error of the connection; those of gloo have no class."""
     return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
-
-
-def _packed(content: Any) -> Tensor:
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return torch.frombuffer(bytearray(buffer.getbuffer()), dtype=torch.uint8)
-
-
-def _unpacked(content: Tensor) -> Any:
-    # plain types and tensors only, as in a checkpoint
-    return torch.load(io.BytesIO(content.numpy().tobytes()), weights_only=True, map_location="cpu")
 
 
 def complain(text: str) -> None:

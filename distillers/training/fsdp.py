@@ -1,8 +1,8 @@
-"""A task whose weights, gradients and momentum are divided among the processes (FSDP2)."""
+"""Shard the weights, gradients and optimizer state of a task across processes (FSDP2)."""
 
 import copy
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -12,21 +12,20 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from distillers.data.batch import Batch
-from distillers.distillation.distillation import Distillation
 from distillers.distillation.task import Step, Task
 from distillers.distributed.world import World
 from distillers.errors import InputError
 from distillers.training.ddp import Statistics
 
-LARGE_TEACHER = 200_000_000  # parameters from which a teacher is divided, too
+LARGE = 200_000_000  # parameters from which a frozen network is sharded, too
 
 
 class FSDPRunner:
-    """A task divided among processes, each of which holds its part of every parameter.
+    """Run a task whose parameters are sharded, so that each process holds a part of each.
 
-    The student's children and the whole are units of `torch.distributed.fsdp.fully_shard`: a unit's
-    weights are put together while it runs. What is scored and saved is put together in a copy of
-    the deployed network that was made before. Parameters that are single numbers are not divided.
+    The children of `Task.networks` and the whole task are units of `fully_shard`, whose weights are
+    gathered while they run. The network to evaluate and save is gathered in a copy of the deployed
+    network. Scalar parameters are not sharded.
 
     Args:
         task: see `distillers.distillation.task.Task`.
@@ -47,25 +46,23 @@ class FSDPRunner:
         self._statistics = Statistics(task, world)
         mesh = init_device_mesh(world.device.type, (world.size,))
         numbers = {p for p in task.parameters() if p.ndim == 0}
-        for module in _units(task):
-            fully_shard(module, mesh=mesh)
+        for net in task.networks():
+            _shard_network(net, mesh)
         fully_shard(task, mesh=mesh, ignored_params=numbers)
         for parameter in numbers:
             parameter.register_post_accumulate_grad_hook(self._average_gradient)
-        if isinstance(task, Distillation):
-            _shard_large(task.frozen.fused, mesh)
         self._run = torch.compile(task) if compiled else task
 
     def __call__(self, batch: Batch, progress: float) -> Step:
-        """The step of this process's part of a batch."""
+        """Compute the loss of this process's part of a batch."""
         return self._run(batch, progress)
 
     def after_step(self) -> None:
-        """Make the running statistics of batch normalisation equal again."""
+        """Average the running statistics of batch normalization."""
         self._statistics.average()
 
     def deployed(self) -> nn.Module:
-        """The network to score and save, with all its weights; all processes must ask."""
+        """Return the network to evaluate and save, with all its weights; a collective call."""
         state = full_state(self.task.state_dict())
         self._deployed.load_state_dict({key: state[name] for key, name in self._sources.items()})
         return self._deployed
@@ -86,7 +83,7 @@ class FSDPRunner:
 
 
 def full_state(state: Any) -> Any:
-    """A state with every divided tensor put together; all processes must ask."""
+    """Return a state with every sharded tensor gathered; a collective call."""
     if isinstance(state, dict):
         return {key: full_state(value) for key, value in state.items()}
     if isinstance(state, list | tuple):
@@ -96,10 +93,10 @@ def full_state(state: Any) -> Any:
 
 @torch.no_grad()
 def load_full_state(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load a state that was put together into a module that is divided, or is not.
+    """Load a state without sharded tensors into a module that may be sharded.
 
     Raises:
-        InputError: when it is the state of another module.
+        InputError: if it is the state of another module.
     """
     own = module.state_dict()
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -107,20 +104,20 @@ def load_full_state(module: nn.Module, state: dict[str, Tensor]) -> None:
     if missing or unexpected or other:
         wrong = ", ".join([*missing, *unexpected, *sorted(other)][:4])
         raise InputError(f"the checkpoint is of another network or method: see {wrong}.")
-    module.load_state_dict({key: _divided(state[key], own[key]) for key in own})
+    module.load_state_dict({key: _sharded(state[key], own[key]) for key in own})
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Likewise for the state of an optimiser."""
+    """Load a state without sharded tensors into an optimizer of sharded parameters."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     each = {
-        number: {key: _divided(value, parameters[number]) for key, value in values.items()}
+        number: {key: _sharded(value, parameters[number]) for key, value in values.items()}
         for number, values in state["state"].items()
     }
     optimizer.load_state_dict({**state, "state": each})
 
 
-def _divided(value: Any, like: Tensor) -> Any:
+def _sharded(value: Any, like: Tensor) -> Any:
     if isinstance(like, DTensor) and isinstance(value, Tensor) and value.shape == like.shape:
         return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
     return value
@@ -130,18 +127,20 @@ def _full_tensor(value: Any) -> Any:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def _units(task: nn.Module) -> Iterable[nn.Module]:
-    """The children of the student that have weights and run as a whole."""
-    student = cast(nn.Module, task.get_submodule("student"))
-    for module in student.children():
+def _shard_network(net: nn.Module, mesh: DeviceMesh) -> None:
+    """Shard the children of a network; of a frozen one only if it is large, and itself."""
+    is_frozen = not any(p.requires_grad for p in net.parameters())
+    if is_frozen and sum(p.numel() for p in net.parameters()) < LARGE:
+        return
+    for module in _units(net):
+        fully_shard(module, mesh=mesh)
+    if is_frozen:  # a trained network is part of the task, which is sharded as a whole
+        fully_shard(net, mesh=mesh)
+
+
+def _units(net: nn.Module) -> Iterable[nn.Module]:
+    """Yield the children of a network that have weights and run as a whole."""
+    for module in net.children():
         runs = type(module).forward is not nn.Module.forward  # a list of modules does not
         if runs and any(p.ndim for p in module.parameters()):
             yield module
-
-
-def _shard_large(teacher: nn.Module, mesh: DeviceMesh) -> None:
-    if sum(p.numel() for p in teacher.parameters()) >= LARGE_TEACHER:
-        for module in teacher.children():
-            if type(module).forward is not nn.Module.forward and list(module.parameters()):
-                fully_shard(module, mesh=mesh)
-        fully_shard(teacher, mesh=mesh)

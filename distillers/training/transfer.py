@@ -69,6 +69,10 @@ class Transfer(Task):
         """The network that is scored and saved."""
         return FromEmbeddings(self.student, self.head) if self.precompute_features else self.student
 
+    def networks(self) -> list[nn.Module]:
+        """Return the network."""
+        return [self.student]
+
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
         """What the classifier takes in, (n, d), of images (n, c, h, w), in evaluation mode."""
