@@ -1,4 +1,4 @@
-"""A SLURM in a folder: sbatch, srun, sacct, scontrol under their names, as submitit calls them.
+"""A fake SLURM in a folder: sbatch, srun, sacct and scontrol as submitit calls them.
 
 Jobs wait until there is a file `go`. Each keeps its script, its state and the process of its group.
 """

@@ -1,4 +1,4 @@
-"""Runs that take no time: an engine whose runs write what real ones write, a step at every look."""
+"""An executor whose runs take no time and write what real ones write."""
 
 import json
 from pathlib import Path
@@ -7,11 +7,11 @@ from distillers.sweep.ledger import DONE
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL of the driver: nothing catches it."""
+    """Simulates SIGKILL of the driver; nothing catches it."""
 
 
 class FakeExecutor:
-    """Does an epoch of every run at each look.
+    """Executes one epoch of every run at each poll.
 
     Args:
         places: runs at once.

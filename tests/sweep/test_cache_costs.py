@@ -1,4 +1,4 @@
-"""What a sweep expects of teacher caches, beside what they do."""
+"""Estimates of teacher caches, compared with real caches."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_a_view_is_computed_once_for_each_part():
     assert caches.add(config(epochs=2), MAPS) == (0, 0)
 
 
-def test_a_short_run_computes_what_it_sees_and_the_next_what_that_left():
+def test_a_short_run_computes_what_it_sees_and_the_next_run_the_rest():
     caches = CacheSimulation()
     assert caches.add(config(epochs=2), LOGITS) == (2, 20)
     assert caches.add(config(epochs=2), LOGITS) == (1, 10)  # of its two, one was seen
@@ -43,7 +43,7 @@ def test_a_short_run_computes_what_it_sees_and_the_next_what_that_left():
         {"val_fraction": 0.1},
     ],
 )
-def test_other_teachers_images_and_folders_have_other_caches(other):
+def test_other_teachers_images_and_folders_have_separate_caches(other):
     caches = CacheSimulation()
     caches.add(config(epochs=4), LOGITS)
     flags = {"trial": 0, "protocol": "crd", "path_t": "t.pth", "dataset": "digits", **other}
@@ -51,7 +51,7 @@ def test_other_teachers_images_and_folders_have_other_caches(other):
 
 
 def estimated(tmp_path, monkeypatch, *words, runs=3):
-    """The cost of a student's run on digits whose teacher takes most of the step."""
+    """Return a student's run on digits with a slow teacher, and its cost."""
     monkeypatch.setattr(estimate, "MEASURED_SECONDS", 0.2)
     fixed = ", ".join(("dataset: digits", "epochs: 3", *words))
     text = f"save_dir: {tmp_path / 'save'}\nfixed: {{{fixed}}}\ntrials: {list(range(runs))}\n"
@@ -60,7 +60,7 @@ def estimated(tmp_path, monkeypatch, *words, runs=3):
     return students, estimate.measure_cost(students[0], source_opener()(students[0].config), CPU)
 
 
-def test_an_epoch_that_reads_the_teacher_is_measured_apart(tmp_path, monkeypatch):
+def test_an_epoch_that_reads_the_cache_is_measured_separately(tmp_path, monkeypatch):
     students, cost = estimated(tmp_path, monkeypatch, "teacher_cache: auto", "views: 2")
     assert cost.cached_epoch_seconds < 0.7 * cost.epoch_seconds
     source = source_opener()(students[0].config)
@@ -74,7 +74,7 @@ def test_a_cache_above_its_budget_saves_nothing(tmp_path, monkeypatch):
     assert estimated(tmp_path, monkeypatch, *flags)[1].cache_use is None
 
 
-def test_the_disk_of_a_cache_is_what_was_said(tmp_path, monkeypatch, capsys):
+def test_the_disk_of_a_cache_is_as_estimated(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     students, cost = estimated(tmp_path, monkeypatch, "teacher_cache: auto", "views: 2", runs=1)
     teacher = ["--dataset", "digits", "--model", "resnet56", "--epochs", "1"]

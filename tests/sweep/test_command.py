@@ -1,4 +1,4 @@
-"""`distillers sweep` on real digits, and what it tells without starting anything."""
+"""`distillers sweep` on real digits, and its output without starting anything."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ def grid(tmp_path):
 
 
 def sweep(*words):
-    """The exit status of `distillers sweep`."""
+    """Return the exit status of `distillers sweep`."""
     try:
         return cli.run("sweep", words)
     except SystemExit as error:
@@ -77,7 +77,7 @@ def test_a_small_sweep(grid, tmp_path, capsys):
 
 
 def check_sizes(grid, tmp_path):
-    """What a run would write, by a measurement, is what such a run has written."""
+    """Check that the measured size of a run is that of the finished run."""
     text = f"{Path(grid).read_text()}save_dir: {tmp_path / 'save'}"
     known, open_source = estimate.costs_of_finished_runs(str(tmp_path / "save")), source_opener()
     assert len(known) == 2
@@ -105,7 +105,7 @@ def test_a_dry_run_is_a_shell_script_and_writes_nothing(tmp_path, capsys, monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dry_run_without_the_data_still_tells_the_commands(tmp_path, capsys, monkeypatch):
+def test_a_dry_run_without_the_data_prints_the_commands(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert sweep("--pairs", "resnet56 -> resnet20", "--dry_run", "--gpu_id", "cpu") == 0
     lines = capsys.readouterr().out.splitlines()
@@ -130,9 +130,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("words", WRONG)
-def test_what_cannot_work_is_told_before_anything_is_written(
-    grid, tmp_path, capsys, monkeypatch, words
-):
+def test_errors_are_reported_before_anything_is_written(grid, tmp_path, capsys, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     assert sweep(*words.replace("GRID", grid).split()) == 2
@@ -140,13 +138,13 @@ def test_what_cannot_work_is_told_before_anything_is_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_place_that_cannot_be_written_is_told(grid, tmp_path, capsys):
+def test_an_unwritable_folder_is_reported(grid, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert sweep(grid, "--save_dir", str(tmp_path / "file"), "--gpu_id", "cpu") == 2
     assert "cannot write into" in capsys.readouterr().err
 
 
-def test_help_comes_without_torch():
+def test_help_does_not_import_torch():
     code = "import sys; from distillers.cli import main as cli; cli.run('sweep', ['--help'])"
     words = [sys.executable, "-X", "importtime", "-c", code]
     done = subprocess.run(words, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The driver, with runs that take no time: order, failures, other drivers, and being killed."""
+"""The driver, with runs that take no time: order, failures, other drivers, kills."""
 
 import io
 import random
@@ -75,7 +75,7 @@ def test_a_failure_stops_its_students_and_nobody_else(runs, tmp_path):
 
 
 @pytest.mark.parametrize("status", [0, -15, 130, 143])
-def test_a_run_that_was_told_to_stop_has_not_failed(runs, tmp_path, status):
+def test_a_run_that_was_stopped_has_not_failed(runs, tmp_path, status):
     executor = StoppingExecutor(status)
     found = go(sweep_of(runs, tmp_path, executor)).in_state(RunState.STOPPED)
     assert found
@@ -84,10 +84,10 @@ def test_a_run_that_was_told_to_stop_has_not_failed(runs, tmp_path, status):
 
 
 class StoppingExecutor(FakeExecutor):
-    """Its runs are told to stop at once.
+    """Its runs are stopped at once.
 
     Args:
-        status: what they end with.
+        status: their exit status.
     """
 
     def __init__(self, status):
@@ -101,8 +101,8 @@ class StoppingExecutor(FakeExecutor):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_however_often_it_is_killed_each_run_starts_at_most_once_more_a_kill(runs, tmp_path, seed):
-    """Two runs at once, about 24 looks in all: a kill loses nothing but what was running."""
+def test_each_kill_of_the_driver_costs_at_most_one_more_start_per_run(runs, tmp_path, seed):
+    """Two runs at once, about 24 polls in all; a kill affects only running runs."""
     rng = random.Random(seed)
     starts = dict.fromkeys((str(run.folder) for run in runs), 0)
     for _ in range(3):
@@ -121,7 +121,7 @@ def test_however_often_it_is_killed_each_run_starts_at_most_once_more_a_kill(run
     assert sum(starts.values()) <= len(runs) + 3 * executor.places  # a kill can only lose those
 
 
-def test_what_another_driver_runs_is_left_to_it(runs, tmp_path, monkeypatch):
+def test_runs_of_another_driver_are_left_alone(runs, tmp_path, monkeypatch):
     ledger, theirs = Ledger(tmp_path), runs[-1]
     words = [sys.executable, "-c", HOLDER, str(ledger.lock(theirs.folder))]
     seen = []
@@ -146,18 +146,18 @@ def test_what_another_driver_runs_is_left_to_it(runs, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("status", [LOCKED_STATUS, PREEMPTED_STATUS])
-def test_a_run_that_says_so_is_looked_at_again(runs, tmp_path, monkeypatch, status):
-    """Its lock was free when the driver looked and then not; or a signal stopped it, once saved."""
+def test_locked_and_preempted_runs_are_tried_again(runs, tmp_path, monkeypatch, status):
+    """The lock was taken after the check, or a signal stopped the run after saving."""
     executor = OnceExecutor(status)
     assert set(states(go(sweep_of(runs, tmp_path, executor))).values()) == {RunState.DONE}
     assert len(executor.started) == len(runs) + 1
 
 
 class OnceExecutor(FakeExecutor):
-    """The first run that it starts ends at once.
+    """Its first run ends at once.
 
     Args:
-        status: so.
+        status: its exit status.
     """
 
     def __init__(self, status):
@@ -182,7 +182,7 @@ def test_a_damaged_record_does_not_stop_the_driver(runs, tmp_path):
     assert set(states(go(sweep_of(runs, tmp_path, FakeExecutor()))).values()) == {RunState.DONE}
 
 
-def test_the_plain_table_tells_every_end_and_the_failures(runs, tmp_path):
+def test_plain_output_lists_every_end_and_the_failures(runs, tmp_path):
     stream = io.StringIO()
     table = display.Display(stream)
     sweep = sweep_of(runs, tmp_path, FakeExecutor(statuses={"resnet14_digits_at_": 3}))
@@ -217,7 +217,7 @@ def test_the_table_in_a_terminal_is_drawn_over_itself(runs, tmp_path, monkeypatc
 
 
 def replay(text):
-    """What stands in a terminal after `text`: it knows the two codes that the table uses."""
+    """Return the lines in a terminal after `text`, which uses two control codes."""
     lines, row = [], 0
     for part in text.split("\n"):
         while part.startswith("\x1b["):
@@ -229,7 +229,7 @@ def replay(text):
     return [line for line in lines if line]
 
 
-def test_time_left_is_told_from_the_runs_of_the_same_kind(runs, tmp_path, monkeypatch):
+def test_time_left_is_estimated_from_the_runs_of_the_same_kind(runs, tmp_path, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(driver.time, "monotonic", lambda: now[0])
     sweep = sweep_of(runs, tmp_path, FakeExecutor())

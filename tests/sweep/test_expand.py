@@ -1,4 +1,4 @@
-"""From a grid to command lines: each is the one that a person would type, and none comes twice."""
+"""Expansion of a grid to command lines, without duplicates."""
 
 import shlex
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_each_line_read_by_its_command_is_the_run():
     assert len({run.folder for run in plan.runs}) == len(plan.runs)
 
 
-def test_what_others_need_comes_first_and_trials_in_turn():
+def test_teachers_of_others_come_first_then_trial_by_trial():
     plan = plan_of(SMALL)
     first, *rest = plan.runs
     assert first.label == "resnet20  teacher"
@@ -61,8 +61,8 @@ def test_what_others_need_comes_first_and_trials_in_turn():
     assert all(run.teacher_run is None for run in rest if run.command == "teacher")
 
 
-def test_points_that_are_one_run_are_taken_once():
-    """A student alone is the same whatever its teacher, and may be somebody's teacher."""
+def test_equal_points_give_one_run():
+    """A student without a teacher is the same in every pair, and may be a teacher."""
     plan = plan_of(
         "fixed: {dataset: digits}\npairs: [resnet20 -> resnet8, resnet8 -> resnet8]\n"
         "methods: [alone, kd]\ntrials: [0]\nset: {nce_k: [8, 16]}"
@@ -78,7 +78,7 @@ def test_points_that_are_one_run_are_taken_once():
     assert labels.count("resnet8  alone  nce_k 8  trial 0") == 1
 
 
-def test_points_that_only_neutral_flags_tell_apart_are_refused():
+def test_points_that_differ_in_neutral_flags_only_are_refused():
     with pytest.raises(InputError, match="would be one run") as told:
         plan_of(SMALL, sets={"num_workers": [1, 2]})
     assert "differ in num_workers only" in str(told.value)
@@ -120,7 +120,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_cannot_run_is_told_before_anything_starts(case, tmp_path, monkeypatch):
+def test_invalid_runs_are_reported_before_anything_starts(case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pair, method, flag = case.split("|")
     text = f"pairs: ['{pair}']\nmethods: [{method}]\nset: {{{flag or 'epochs: 1'}}}"
@@ -132,7 +132,7 @@ def test_what_cannot_run_is_told_before_anything_starts(case, tmp_path, monkeypa
 
 @pytest.mark.parametrize(("name", "count"), [("digits", 1 + 12 * 3), ("cifar100", 1251)])
 def test_the_example_grids_can_be_run(name, count):
-    """13 pairs by 18 methods, FSP for 6, 9 students alone, of each 5, and 6 teachers."""
+    """13 pairs x 18 methods, 6 with FSP, 9 students alone, 5 trials of each; 6 teachers."""
     assert 13 * 18 * 5 + 6 * 5 + 9 * 5 + 6 == 1251
     path = Path(__file__).parents[2] / "examples" / f"sweep_{name}.yml"
     grid = read_grid(str(path))
@@ -143,6 +143,6 @@ def test_the_example_grids_can_be_run(name, count):
 
 
 def test_a_thousand_runs_are_expanded_quickly():
-    """Lines that differ in the trial only are parsed once."""
+    """Command lines that differ in the trial only are parsed once."""
     plan = plan_of(SMALL, trials=range(1, 101))
     assert len(plan.runs) == 1 + 100 * 16

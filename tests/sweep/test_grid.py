@@ -1,4 +1,4 @@
-"""The grid file: what it may hold, and what it is told when it holds something else."""
+"""Grid files: valid entries, and the errors for others."""
 
 import json
 
@@ -139,7 +139,7 @@ def test_axes_that_are_empty_or_contradict_each_other_are_refused(text):
     assert INCOMPLETE[text] in str(told.value)
 
 
-def test_a_missing_file_is_told():
+def test_a_missing_file_is_reported():
     with pytest.raises(InputError, match=r"cannot read the grid nowhere\.yml"):
         read_grid("nowhere.yml")
 

@@ -91,7 +91,7 @@ def test_two_drivers_of_one_grid_divide_the_runs(tmp_path):
 
 
 def is_on_its_way(ledger, runs, before, num_done):
-    """Whether a driver has started something, and so many runs are done."""
+    """Return whether a driver has started a run, and `num_done` runs are done."""
     done = sum(ledger.is_done(run.folder) for run in runs)
     return done >= num_done and counts(ledger, runs) != before
 
@@ -101,7 +101,7 @@ def counts(ledger, runs):
 
 
 def pids(ledger, runs):
-    """The processes that the logs tell of."""
+    """Return the processes in the logs."""
     logs = [ledger.log(run.folder) for run in runs if ledger.log(run.folder).exists()]
     lines = [line for log in logs for line in log.read_text().splitlines()]
     starts = [line for line in lines if line.startswith("=== started")]

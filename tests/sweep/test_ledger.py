@@ -1,4 +1,4 @@
-"""Done, failed, held: what is told from the disk alone, across processes."""
+"""The state of runs in files, across processes."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ def run(tmp_path):
     return tmp_path / "students" / "models" / "S_a_T_b_1_0123abcd"
 
 
-def test_a_lock_keeps_other_processes_off_until_its_holder_is_killed(tmp_path, run):
+def test_a_lock_excludes_other_processes_until_its_holder_is_killed(tmp_path, run):
     ledger = Ledger(tmp_path)
     assert not ledger.is_locked(run)
     words = [sys.executable, "-c", HOLDER, str(ledger.lock(run))]
@@ -48,7 +48,7 @@ def test_only_its_last_file_makes_a_run_done(tmp_path, run):
     assert ledger.is_done(run)
 
 
-def test_a_failure_is_remembered_until_it_is_forgiven(tmp_path, run):
+def test_a_failure_is_recorded_until_it_is_cleared(tmp_path, run):
     ledger = Ledger(tmp_path)
     ledger.clear_failure(run)
     assert not ledger.has_failed(run)

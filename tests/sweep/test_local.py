@@ -1,4 +1,4 @@
-"""How runs are spread over devices."""
+"""Distribution of runs over the devices of a machine."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ SHARES = {  # gpus, cores, per_gpu, jobs, threads: the devices and the threads o
 
 
 @pytest.mark.parametrize("machine", SHARES)
-def test_a_machine_is_shared_out(machine):
+def test_a_machine_is_divided(machine):
     assert divide_machine(*machine) == Slots(*SHARES[machine])
 
 
@@ -40,7 +40,7 @@ def test_the_cpu_is_no_gpu():
 
 @dataclass(eq=False)
 class Sleeper:
-    """Stands for a job: a process that lasts for a minute unless it is told to stop."""
+    """A fake job: a process that sleeps for a minute."""
 
     processes: list = field(default_factory=list)
     gpu: str = ""
@@ -54,7 +54,7 @@ class Sleeper:
         return process
 
 
-def test_a_device_is_given_on_when_its_run_ends():
+def test_a_device_is_reused_when_its_run_ends():
     pool = LocalExecutor(Slots(("0", "1", "0"), 1))
     first, second, third = Sleeper(), Sleeper(), Sleeper()
     for job in (first, second, third):

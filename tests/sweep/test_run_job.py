@@ -1,4 +1,4 @@
-"""The process of one run: it starts nothing that is taken or done, and ends with its sweep."""
+"""The process of one run: it skips locked and finished runs, and ends with its sweep."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def starts(job):
     return job.log.read_text().count("=== started") if job.log.exists() else 0
 
 
-def test_it_runs_the_command_and_says_so(tmp_path):
+def test_it_runs_the_command_and_logs_it(tmp_path):
     job = job_in(tmp_path)
     process = job.start("cpu")
     assert process.wait() == 2
@@ -32,7 +32,7 @@ def test_it_runs_the_command_and_says_so(tmp_path):
     assert "train_teacher.py --no-such-flag --resume --gpu_id cpu" in job.log.read_text()
 
 
-def test_it_leaves_a_run_that_is_taken(tmp_path):
+def test_it_skips_a_locked_run(tmp_path):
     job = job_in(tmp_path)
     holder = "import sys; from pathlib import Path; from distillers.sweep.ledger import try_lock\n"
     holder += "with try_lock(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
@@ -57,7 +57,7 @@ def test_it_does_not_start_what_is_done(tmp_path):
 
 
 @LINUX
-def test_it_does_not_start_when_its_sweep_has_gone(tmp_path):
+def test_it_does_not_start_without_its_sweep(tmp_path):
     words = ["-m", "distillers.cli.run_job", str(os.getpid() + 1), str(tmp_path / "lock"), "done"]
     done = subprocess.run([sys.executable, *words, "teacher", "--help"], capture_output=True)
     assert done.returncode == -signal.SIGTERM
@@ -74,7 +74,7 @@ process = job.start("cpu")
 print(process.pid, flush=True)
 time.sleep(60)
 """
-# stands in for Python: asks for its end with its parent as a run does, then lasts for long
+# replaces Python: requests its end with its parent as a run does, then sleeps
 RUN = """#!{python}
 import os, sys, time
 from distillers.cli.run_job import end_with_parent
@@ -108,7 +108,7 @@ def wait_for(condition, seconds=30.0):
 
 
 def alive(pid):
-    """Whether a process runs; one that ended but was not waited for does not."""
+    """Return whether a process runs; zombies do not."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"

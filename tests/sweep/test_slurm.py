@@ -1,4 +1,4 @@
-"""Runs as SLURM jobs, with a stand-in for SLURM; submitit itself is the real one."""
+"""Runs as SLURM jobs, with a fake SLURM and the real submitit."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ trials: [0, 1]
 
 @pytest.fixture
 def slurm(tmp_path):
-    """A folder with the commands of SLURM, and the environment that finds them."""
+    """Create a folder with the commands of SLURM, and an environment with it in PATH."""
     folder = tmp_path / "slurm" / "bin"
     folder.mkdir(parents=True)
     for name in ("sbatch", "srun", "sacct", "scontrol", "job"):
@@ -86,7 +86,7 @@ def expand_in(tmp_path, save):
     return expand(parse_grid(text, "here")).runs
 
 
-def test_a_setting_that_submitit_does_not_know_is_told(tmp_path, slurm):
+def test_a_setting_that_submitit_does_not_know_is_reported(tmp_path, slurm):
     _, environment = slurm
     (tmp_path / "grid.yml").write_text(GRID)
     words = [sys.executable, "-m", "distillers.cli.main", "sweep", str(tmp_path / "grid.yml")]
