@@ -5,6 +5,7 @@ from pathlib import Path
 
 from distillers.errors import CorruptFileError
 
+PROGRAM = "a program of torch.export"
 HEAD = 512  # bytes that are looked at
 MAX_EXPANSION = 100  # of a compressed archive
 
@@ -37,7 +38,7 @@ SIGNATURES = (
 MEMBERS = (
     ("/constants.pkl", "a TorchScript program", "Save its weights with torch.save("
      "torch.jit.load(FILE).state_dict(), NEW_FILE), if you trust it, and name that file"),
-    ("/archive_format", "a program of torch.export", "Give it the suffix .pt2"),
+    ("/archive_format", PROGRAM, "Give it the suffix .pt2"),
     (".npy", "a NumPy archive", "Convert its weights with the code that wrote it"),
 )  # fmt: skip
 
@@ -55,7 +56,7 @@ def check_content(path: Path, kind: str) -> None:
     with path.open("rb") as file:
         head = file.read(HEAD)
     what, advice = _describe(path, head)
-    if what:
+    if what and what != kind:
         raise CorruptFileError(
             f"{path} is damaged or not {kind}: it is {what}.{f' {advice}.' if advice else ''}"
         )

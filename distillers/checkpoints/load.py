@@ -2,20 +2,22 @@
 
 import json
 import logging
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from distillers.checkpoints.io import check_exists, read
+from distillers.checkpoints.checksum import check_checksum
+from distillers.checkpoints.content import PROGRAM, check_content
+from distillers.checkpoints.io import PROGRAMS, check_exists, log_unverified, read
 from distillers.checkpoints.network import build_network
 from distillers.checkpoints.onnx import OnnxNetwork
+from distillers.checkpoints.schema import check_card
 from distillers.checkpoints.third_party import build_third_party
 from distillers.data.loaders.decode import resize_center_crop
 from distillers.data.normalization import Normalize
-from distillers.errors import InputError
+from distillers.errors import CorruptFileError, InputError
 from distillers.features.taps import Taps
 
 CARD = "card.json"  # in a .pt2 archive
@@ -109,31 +111,26 @@ def load(
 
     Args:
         path: a checkpoint (of another project too), a run's folder, or a `.safetensors`, `.onnx`
-            or `.pt2` file. The last two are programs: open only those that you trust. onnxruntime
-            runs `.onnx`.
+            or `.pt2` file. A `.pt2` file is a program: open only those that you trust.
         model: the architecture, if the file does not name it; else it must agree.
         teacher: the teacher or its file, for files of the SimKD authors' code, which lack the
             classifier.
         num_classes: number of classes of the data, which the network must have.
-        image_size: side of the images in pixels, if known, for files without a card.
-        programs: whether `.onnx` and `.pt2` files are accepted, which have no weights to train.
+        image_size: side of the images in pixels, for files without a card.
+        programs: whether `.onnx` and `.pt2` files are accepted, which cannot be trained.
 
     Raises:
         InputError: if it cannot be loaded; says what to do.
         CorruptFileError: if the file is damaged.
     """
     path = best_checkpoint(Path(path))
-    if programs and path.suffix == ".onnx":
-        onnx = OnnxNetwork(path)
-        return Classifier(onnx, onnx.card)
-    if programs and path.suffix == ".pt2":
+    if programs and path.suffix in PROGRAMS:
         return _load_program(path)
     payload = read(path)
     if payload.get("card"):
         net, card = build_network(payload, path, model)
     else:
-        if isinstance(teacher, str | Path):
-            teacher = load(teacher).net
+        teacher = load(teacher).net if isinstance(teacher, str | Path) else teacher
         net, card = build_third_party(
             payload, path, model=model, image_size=image_size, teacher=teacher
         )
@@ -159,16 +156,31 @@ def best_checkpoint(path: Path) -> Path:
 
 
 def _load_program(path: Path) -> Classifier:
+    """Load a `.onnx` or `.pt2` file."""
     check_exists(path)
+    is_onnx = path.suffix == ".onnx"
+    check_content(path, "an ONNX file" if is_onnx else PROGRAM)
+    if not check_checksum(path):
+        log_unverified(path)
+    if is_onnx:
+        net = OnnxNetwork(path)
+        return Classifier(net, check_card(net.card, path))
+    net, card = _read_export(path)
+    return Classifier(net, check_card(card, path))
+
+
+def _read_export(path: Path) -> tuple[Program, object]:
+    """Return the program in a `.pt2` file and its card."""
     extra = {CARD: ""}
     logger = logging.getLogger("torch.export")
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # it logs a traceback for a damaged file; raised below
     try:
         program = torch.export.load(path, extra_files=extra)
-        card = json.loads(extra[CARD])
-    except (RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is damaged or not written by `distillers export`.") from error
+        return Program(program), json.loads(extra[CARD])
+    except Exception as error:  # a damaged program can raise anything
+        raise CorruptFileError(
+            f"{path} is damaged or not written by `distillers export`."
+        ) from error
     finally:
         logger.setLevel(level)
-    return Classifier(Program(program), card)

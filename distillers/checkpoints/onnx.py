@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from distillers.checkpoints.checksum import add_to_onnx
-from distillers.errors import InputError
+from distillers.errors import CorruptFileError, InputError
 
+TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -54,7 +55,9 @@ def write(net: nn.Module, card: dict[str, Any], path: Path, images: Tensor) -> N
                 dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
             )
         except torch.onnx.OnnxExporterError as error:
-            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            reason = _first_line(
+                error.__cause__ if isinstance(error.__cause__, Exception) else error
+            )
             raise InputError(f"this network cannot be written as ONNX: {reason}") from error
     assert program is not None  # it is None only without dynamo
     model = program.model_proto
@@ -68,14 +71,16 @@ def write(net: nn.Module, card: dict[str, Any], path: Path, images: Tensor) -> N
 class OnnxNetwork(nn.Module):
     """An ONNX file as a module without parameters, run by onnxruntime on the CPU.
 
+    A file for a fixed number of images runs in batches of that number.
+
     Args:
-        path: a file with one input and one output.
+        path: a file that maps normalised images (n, 3, h, w) to logits.
 
     Attributes:
-        card: from the metadata; empty if there is none.
+        card: from the metadata, completed with what the graph says.
 
     Raises:
-        InputError: if onnxruntime is missing or cannot read the file.
+        InputError: if onnxruntime is missing or cannot read the file, or it takes other input.
     """
 
     def __init__(self, path: Path) -> None:
@@ -83,23 +88,64 @@ class OnnxNetwork(nn.Module):
         require()
         import onnxruntime
 
-        if not path.is_file():
-            raise InputError(f"there is no file {path}.")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
+        self.path = path
         try:
             self.session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
+            metadata = self.session.get_modelmeta().custom_metadata_map
+            self.card: dict[str, Any] = json.loads(metadata.get("card", "{}"))
         except Exception as error:  # onnxruntime's own classes are private
-            raise InputError(f"{path} is damaged or not an ONNX file: {error}") from error
-        self.card: dict[str, Any] = json.loads(
-            self.session.get_modelmeta().custom_metadata_map.get("card", "{}")
-        )
-        self._input = self.session.get_inputs()[0].name
+            raise CorruptFileError(
+                f"{path} is damaged or not an ONNX file: {_first_line(error)}"
+            ) from error
+        self._input, self.dtype, self.batch_size, size = self._find_input()
+        outputs = self.session.get_outputs()
+        if len(outputs) != 1:
+            names = ", ".join(output.name for output in outputs)
+            raise InputError(f"{path} has the outputs {names}; export it with its logits only.")
+        if self.card == {}:
+            classes = outputs[0].shape[-1] if outputs[0].shape else None
+            sizes = {"num_classes": classes, "image_size": size}
+            known = {key: number for key, number in sizes.items() if isinstance(number, int)}
+            self.card = {"model": path.stem, **known}
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (n, k) of images (n, 3, h, w), on their device."""
-        (logits,) = self.session.run(None, {self._input: images.float().cpu().numpy()})
-        return torch.from_numpy(logits).to(images.device)
+        count = self.batch_size or len(images)
+        padding = images[-1:].expand(-len(images) % count, -1, -1, -1)
+        parts = torch.cat([images, padding]).cpu().to(self.dtype).split(count)
+        try:
+            logits = [self.session.run(None, {self._input: part.numpy()})[0] for part in parts]
+        except Exception as error:  # onnxruntime's own classes are private
+            shape = tuple(images.shape)
+            raise InputError(
+                f"{self.path} cannot run on images {shape}: {_first_line(error)}"
+            ) from error
+        return (
+            torch.cat([torch.from_numpy(part) for part in logits])[: len(images)]
+            .to(images.device)
+            .float()
+        )
+
+    def _find_input(self) -> tuple[str, torch.dtype, int | None, int | None]:
+        """Return the input's name, type, and fixed numbers of images and of pixels on a side."""
+        inputs = self.session.get_inputs()
+        shape = list(inputs[0].shape) if len(inputs) == 1 else []
+        height, width = shape[2:] if len(shape) == 4 else (None, None)
+        is_square = height == width or isinstance(height, str) or isinstance(width, str)
+        fits = len(shape) == 4 and (shape[1] in (1, 3) or not isinstance(shape[1], int))
+        if not fits or not is_square or inputs[0].type not in TYPES:
+            takes = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
+            raise InputError(
+                f"{self.path} takes {takes}; it must take square images (n, 3, h, w) of floats."
+            )
+        batch, side = (n if isinstance(n, int) and n > 0 else None for n in (shape[0], height))
+        return inputs[0].name, TYPES[inputs[0].type], batch, side
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
