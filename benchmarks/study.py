@@ -28,7 +28,7 @@ from distillers.data.datasets.cifar import cifar10
 from distillers.distillation import recipes
 from distillers.errors import EXIT_STATUS, InputError, NonFiniteLossError
 from distillers.report import published
-from distillers.report.estimates import sample_stats, welch
+from distillers.report.estimates import SampleStats, welch
 
 ROOT = Path(__file__).parents[1]
 GRID = ROOT / "benchmarks" / "study.yml"
@@ -168,7 +168,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def spread(values: list[float]) -> dict[str, Any]:
-    stats = sample_stats(values)
+    stats = SampleStats(values)
     return {"values": values, "mean": stats.mean, "sd": stats.sd, "n": stats.n}
 
 
@@ -176,7 +176,7 @@ def over(row: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> dict[str
     """How far the last epoch is above another's, with Welch's interval of 95 %."""
     if baseline is None or baseline is row or not (row["trials"] and baseline["trials"]):
         return None
-    mine, other = (sample_stats(r["last"]["values"]) for r in (row, baseline))
+    mine, other = (SampleStats(r["last"]["values"]) for r in (row, baseline))
     return asdict(welch(mine, other))
 
 

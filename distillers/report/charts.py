@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
+from distillers.report.comparisons import MethodRow
 from distillers.report.scales import Scale, padded_range
 
 NUM_COLOURS = 7  # Okabe and Ito's palette without yellow, which is too pale on white paper
@@ -27,100 +28,83 @@ MAX_CURVE_POINTS = 240
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
-@dataclass(frozen=True)
-class Style:
-    """Colour, marker and dash pattern of a method in every chart.
+class Style(NamedTuple):
+    """Look of a method in every chart.
 
     Attributes:
-        number: index of the method; negative for a network trained alone.
+        colour: CSS class that sets the colour.
+        shape: SVG path of the marker, centred on (0, 0).
+        dash: SVG dash pattern of the line.
     """
 
-    number: int
-
-    @property
-    def colour(self) -> str:
-        """CSS class that sets the colour."""
-        return f"s{self.number % NUM_COLOURS}" if self.number >= 0 else "plain"
-
-    @property
-    def shape(self) -> str:
-        """SVG path of the marker, centred on (0, 0)."""
-        return SHAPES[self.number % len(SHAPES)] if self.number >= 0 else SHAPES[0]
-
-    @property
-    def dash(self) -> str:
-        """SVG dash pattern of the line."""
-        return DASHES[self.number // NUM_COLOURS % len(DASHES)] if self.number >= 0 else "2 3"
+    colour: str
+    shape: str
+    dash: str
 
 
-@dataclass(frozen=True)
+def style_of(number: int | None) -> Style:
+    """Return the style of a method by its index on the page; None for a network trained alone."""
+    if number is None:
+        return Style("plain", SHAPES[0], "2 3")
+    shape, dash = SHAPES[number % len(SHAPES)], DASHES[number // NUM_COLOURS % len(DASHES)]
+    return Style(f"s{number % NUM_COLOURS}", shape, dash)
+
+
 class Chart:
-    """Frame shared by all charts: size, plot area and axes.
+    """Frame of a chart: size of the SVG view box, plot area and axes.
 
-    Attributes:
-        width: width of the SVG view box.
-        height: height of the view box.
+    Args:
+        size: width and height of the view box.
         margin: space to the right of the plot area.
         x_range: values at the left and right edge.
         y_range: accuracies at the bottom and top edge, in percent.
     """
 
-    width: int
-    height: int
-    margin: int
-    x_range: tuple[float, float]
-    y_range: tuple[float, float]
-
-    @property
-    def plot(self) -> Box:
-        """Area of the data."""
-        return 50, 14, self.width - self.margin, self.height - 44
-
-    @cached_property
-    def x(self) -> Scale:
-        """Horizontal axis."""
-        return Scale(*self.x_range, self.plot[0], self.plot[2])
-
-    @cached_property
-    def y(self) -> Scale:
-        """Vertical axis."""
-        return Scale(*self.y_range, self.plot[3], self.plot[1])
+    def __init__(
+        self,
+        size: tuple[int, int],
+        margin: int,
+        x_range: tuple[float, float],
+        y_range: tuple[float, float],
+    ) -> None:
+        self.width, self.height = size
+        self.plot: Box = 50, 14, self.width - margin, self.height - 44
+        left, top, right, bottom = self.plot
+        self.x, self.y = Scale(*x_range, left, right), Scale(*y_range, bottom, top)
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """One method in a cost chart.
 
     Attributes:
         label: row label of the method.
-        style: its look.
         x: cost.
         y: accuracy in percent.
         sd: standard deviation of the accuracy, or None.
     """
 
     label: str
-    style: Style
     x: float
     y: float
     sd: float | None
 
 
-@dataclass(frozen=True)
 class CostChart(Chart):
     """Accuracy against one cost, with the Pareto front.
 
-    Attributes:
+    Args:
+        points: the methods.
         name: name and unit of the cost.
         more_is_better: whether a larger value is better, as for images per second.
-        points: the methods; those on the front first, so that they are labelled first.
-        front: the methods that no other dominates.
     """
 
-    name: str
-    more_is_better: bool
-    points: list[Point]
-    front: list[Point]
+    def __init__(self, points: Sequence[Point], name: str, more_is_better: bool) -> None:
+        x_range = padded_range([point.x for point in points], 0.16)
+        ends = [point.y + sign * (point.sd or 0) for point in points for sign in (-1, 1)]
+        super().__init__((380, 290), 12, x_range, padded_range(ends, 0.06))
+        self.name, self.more_is_better = name, more_is_better
+        self.front = pareto_front(points, more_is_better)
+        self.points = sorted(points, key=lambda point: point not in self.front)  # labelled first
 
     @cached_property
     def stairs(self) -> str:
@@ -156,23 +140,6 @@ class CostChart(Chart):
         return None
 
 
-def cost_chart(
-    points: Sequence[Point], name: str, more_is_better: bool, y_range: tuple[float, float]
-) -> CostChart:
-    """Lay out a cost chart.
-
-    Args:
-        points: the methods.
-        name: name and unit of the cost.
-        more_is_better: whether a larger value is better.
-        y_range: accuracies at the bottom and top edge.
-    """
-    front = pareto_front(points, more_is_better)
-    x_range = padded_range([point.x for point in points], 0.16)
-    ordered = sorted(points, key=lambda point: point not in front)
-    return CostChart(380, 290, 12, x_range, y_range, name, more_is_better, ordered, front)
-
-
 def pareto_front(points: Sequence[Point], more_is_better: bool) -> list[Point]:
     """Return the points that no other equals or beats in both values, best cost first."""
     sign = -1 if more_is_better else 1
@@ -184,56 +151,33 @@ def pareto_front(points: Sequence[Point], more_is_better: bool) -> list[Point]:
     return kept
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Learning curve of one method.
-
-    Attributes:
-        label: row label of the method.
-        style: its look.
-        values: test accuracy after each epoch, in percent.
-    """
-
-    label: str
-    style: Style
-    values: Sequence[float]
-
-
-@dataclass(frozen=True)
 class CurveChart(Chart):
-    """Test accuracy after every epoch, each curve labelled at its end.
+    """Mean test accuracy after every epoch, each curve labelled at its end.
 
-    Attributes:
-        curves: one for each method.
+    Args:
+        rows: the methods.
         teacher: accuracy of the teacher in percent, or None.
     """
 
-    curves: list[Curve]
-    teacher: float | None
+    def __init__(self, rows: Sequence[MethodRow], teacher: float | None) -> None:
+        epochs = max(len(row.mean_curve) for row in rows)
+        self.omits_start = epochs >= LONG
+        begin = epochs // 4 if self.omits_start else 0
+        shown = [value for row in rows for value in row.mean_curve[begin:]]
+        y_range = padded_range([*shown, *([teacher] if teacher is not None else [])], 0.05)
+        super().__init__((1100, 440), 270, (1, max(epochs, 2)), y_range)
+        self.rows, self.teacher = rows, teacher
+        ends = [self.y(row.mean_curve[-1]) for row in rows]
+        self.ends = separate(ends, 15, self.plot[1], self.plot[3])
 
-    @cached_property
-    def ends(self) -> list[float]:
-        """Vertical positions of the labels."""
-        ends = [self.y(curve.values[-1]) for curve in self.curves]
-        return separate(ends, 15, self.plot[1], self.plot[3])
-
-    def path(self, curve: Curve) -> str:
+    def path(self, values: Sequence[float]) -> str:
         """Return the SVG path of a curve, thinned to about `MAX_CURVE_POINTS` points."""
-        last = len(curve.values) - 1
-        stride = max(1, len(curve.values) // MAX_CURVE_POINTS)
+        last = len(values) - 1
+        stride = max(1, len(values) // MAX_CURVE_POINTS)
         kept = sorted({*range(0, last + 1, stride), last})
         return "M" + "L".join(
-            f"{self.x(epoch + 1):.1f},{self.y(curve.values[epoch]):.1f}" for epoch in kept
+            f"{self.x(epoch + 1):.1f},{self.y(values[epoch]):.1f}" for epoch in kept
         )
-
-
-def curve_chart(curves: list[Curve], teacher: float | None) -> CurveChart:
-    """Lay out the learning curves; the axis ignores the steep start of a long training."""
-    epochs = max(len(curve.values) for curve in curves)
-    begin = epochs // 4 if epochs >= LONG else 0
-    shown = [value for curve in curves for value in curve.values[begin:]]
-    y_range = padded_range([*shown, *([teacher] if teacher is not None else [])], 0.05)
-    return CurveChart(1100, 440, 270, (1, max(epochs, 2)), y_range, curves, teacher)
 
 
 def separate(positions: Sequence[float], gap: float, top: float, bottom: float) -> list[float]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from distillers.errors import unknown
 from distillers.report import labels, published
-from distillers.report.estimates import Difference, SampleStats, sample_stats, welch
+from distillers.report.estimates import Difference, SampleStats, welch
 from distillers.report.labels import Group
 from distillers.report.records import ALONE, RULES, RunRecord, UnreadableRun, to_frame
 
@@ -72,7 +72,7 @@ class MethodRow:
     def scores(self) -> dict[str, SampleStats]:
         """Test accuracy in percent, by each rule that all runs have."""
         rules = [rule for rule in RULES if all(rule in run.scores for run in self.runs)]
-        return {rule: sample_stats([run.scores[rule] for run in self.runs]) for rule in rules}
+        return {rule: SampleStats([run.scores[rule] for run in self.runs]) for rule in rules}
 
     @cached_property
     def mean_curve(self) -> list[float]:
@@ -93,12 +93,12 @@ class MethodRow:
     def cost(self, name: str) -> SampleStats | None:
         """Return statistics of a numeric attribute of the runs; None if a run lacks it."""
         values = [getattr(run, name) for run in self.runs]
-        return None if None in values else sample_stats(values)
+        return None if None in values else SampleStats(values)
 
     @cached_property
     def device_hours(self) -> SampleStats:
         """Wall-clock hours times the number of devices."""
-        return sample_stats([run.hours * run.devices for run in self.runs])
+        return SampleStats([run.hours * run.devices for run in self.runs])
 
     @property
     def devices(self) -> list[str]:

@@ -13,11 +13,11 @@ CONFIDENCE = 0.95
 class SampleStats:
     """Mean and standard deviation of independent values.
 
-    Args:
+    Attributes:
         values: at least one.
     """
 
-    values: tuple[float, ...]
+    values: Sequence[float]
 
     @property
     def n(self) -> int:
@@ -49,7 +49,7 @@ class SampleStats:
 
     def scaled(self, factor: float) -> "SampleStats":
         """Return the statistics in another unit."""
-        return SampleStats(tuple(value * factor for value in self.values))
+        return SampleStats([value * factor for value in self.values])
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,6 @@ class Difference:
     value: float
     low: float | None = None
     high: float | None = None
-
-
-def sample_stats(values: Sequence[float]) -> SampleStats:
-    """Return the statistics of at least one value."""
-    return SampleStats(tuple(values))
 
 
 def welch(first: SampleStats, second: SampleStats) -> Difference:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from distillers.report.comparisons import MethodRow, PairTable
+from distillers.report.comparisons import PairTable
 from distillers.report.estimates import Difference, SampleStats
 from distillers.report.labels import format_value
 from distillers.report.runs import TRAINING_DEFAULTS
@@ -57,11 +57,6 @@ def time_unit(hours: Iterable[float]) -> tuple[str, float]:
     if longest >= 2:
         return "h", 1.0
     return ("min", 60.0) if longest >= 1 / 20 else ("s", 3600.0)
-
-
-def time_unit_of(rows: Iterable[MethodRow]) -> tuple[str, float]:
-    """Return the unit for the training times of some rows, see `time_unit`."""
-    return time_unit(row.device_hours.mean for row in rows)
 
 
 def describe_training(table: PairTable) -> str:

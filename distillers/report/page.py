@@ -9,10 +9,10 @@ from types import SimpleNamespace
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from distillers.report import charts, formatting
-from distillers.report.charts import CostChart, Curve, Point, Style
+from distillers.report.charts import CostChart, CurveChart, Point, Style, style_of
 from distillers.report.comparisons import MethodRow, PairTable
 from distillers.report.estimates import SampleStats
-from distillers.report.formatting import MISSING, RULE_NAMES, time_unit_of
+from distillers.report.formatting import MISSING, RULE_NAMES, time_unit
 from distillers.report.report import Report
 from distillers.report.scales import Scale, padded_range
 
@@ -48,7 +48,7 @@ def render_page(report: Report) -> str:
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         css=loader.get_source(environment, "page.css")[0],
         styles=styles,
-        views=[_view(table, styles) for table in report.tables],
+        views=[_view(table) for table in report.tables],
         rule_names=RULE_NAMES,
         missing=MISSING,
         strip_width=STRIP_WIDTH,
@@ -62,7 +62,7 @@ def _styles(report: Report) -> dict[str, Style]:
     labels = dict.fromkeys(row.label for table in report.tables for row in table.rows)
     alone = {row.label for t in report.tables if t.teacher for row in t.rows if row.is_alone}
     numbers = iter(range(len(labels)))
-    return {label: Style(-1 if label in alone else next(numbers)) for label in labels}
+    return {label: style_of(None if label in alone else next(numbers)) for label in labels}
 
 
 def _title(report: Report) -> str:
@@ -85,7 +85,7 @@ def _facts(report: Report) -> list[tuple[str, int]]:
     ]
 
 
-def _view(table: PairTable, styles: dict[str, Style]) -> SimpleNamespace:
+def _view(table: PairTable) -> SimpleNamespace:
     """Return what the template needs of a table besides the table: axes, units and charts."""
     values = {
         rule: [run.scores[rule] for row in table.rows for run in row.runs] for rule in table.rules
@@ -94,8 +94,7 @@ def _view(table: PairTable, styles: dict[str, Style]) -> SimpleNamespace:
     rows = _chart_rows(table)
     longest = max((len(row.mean_curve) for row in rows), default=0)
     has_curves = longest >= MIN_CURVE_EPOCHS
-    curves = [Curve(row.label, styles[row.label], row.mean_curve) for row in rows]
-    unit, per_hour = time_unit_of(table.rows)
+    unit, per_hour = time_unit(row.device_hours.mean for row in table.rows)
     return SimpleNamespace(
         table=table,
         training=formatting.describe_training(table),
@@ -105,9 +104,8 @@ def _view(table: PairTable, styles: dict[str, Style]) -> SimpleNamespace:
         ends={rule: (min(each), max(each)) for rule, each in values.items()},
         scales={r: Scale(*padded_range(v, 0.04), *axis) for r, v in values.items()},
         chart_rows=len(rows),
-        costs=_cost_charts(table, rows, styles),
-        curves=charts.curve_chart(curves, table.teacher_accuracy) if has_curves else None,
-        omits_start=longest >= charts.LONG,
+        costs=_cost_charts(table, rows),
+        curves=CurveChart(rows, table.teacher_accuracy) if has_curves else None,
     )
 
 
@@ -121,9 +119,7 @@ def _chart_rows(table: PairTable) -> list[MethodRow]:
     return rows if table.teacher and len(rows) > 1 else []
 
 
-def _cost_charts(
-    table: PairTable, rows: Sequence[MethodRow], styles: dict[str, Style]
-) -> list[CostChart]:
+def _cost_charts(table: PairTable, rows: Sequence[MethodRow]) -> list[CostChart]:
     """Lay out accuracy against time, throughput and memory, for each device with several rows."""
     by_device: dict[str, list[MethodRow]] = defaultdict(list)
     for row in rows:
@@ -131,9 +127,7 @@ def _cost_charts(
             by_device[row.devices[0]].append(row)
     found: list[CostChart] = []
     for device, members in by_device.items():
-        if len(members) < 2:
-            continue
-        unit, per_hour = time_unit_of(members)
+        unit, per_hour = time_unit(row.device_hours.mean for row in members)
         where = f" on {device}" if len(by_device) > 1 else ""
         hours = [row.device_hours.scaled(per_hour) for row in members]
         speed, memory = (
@@ -144,23 +138,12 @@ def _cost_charts(
             ("images/s in training", speed, True),
             ("MiB at the peak", memory, False),
         ):
-            points = _points(table, members, costs, styles)
+            pairs = zip(members, costs, strict=True)
+            points = [_point(row, table.rule, cost) for row, cost in pairs if cost is not None]
             if len(points) > 1:
-                ends = [p.y + sign * (p.sd or 0) for p in points for sign in (-1, 1)]
-                y_range = padded_range(ends, 0.06)
-                found.append(charts.cost_chart(points, name + where, more_is_better, y_range))
+                found.append(CostChart(points, name + where, more_is_better))
     return found
 
 
-def _points(
-    table: PairTable,
-    rows: Sequence[MethodRow],
-    costs: Sequence[SampleStats | None],
-    styles: dict[str, Style],
-) -> list[Point]:
-    scores = [row.scores[table.rule] for row in rows]
-    return [
-        Point(row.label, styles[row.label], cost.mean, score.mean, score.sd)
-        for row, score, cost in zip(rows, scores, costs, strict=True)
-        if cost is not None
-    ]
+def _point(row: MethodRow, rule: str, cost: SampleStats) -> Point:
+    return Point(row.label, cost.mean, row.scores[rule].mean, row.scores[rule].sd)

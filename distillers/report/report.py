@@ -8,7 +8,7 @@ from typing import Any
 
 from distillers.errors import InputError
 from distillers.report.comparisons import MethodRow, PairTable, build_tables, group_seeds
-from distillers.report.estimates import SampleStats, sample_stats
+from distillers.report.estimates import SampleStats
 from distillers.report.records import RunRecord, UnreadableRun
 from distillers.report.runs import find_run_dirs, read_runs
 
@@ -95,7 +95,7 @@ class Overview:
         return [(t.by_label.get(label), t.rule if rule == "own" else rule) for t in self.tables]
 
     def _mean(self, values: list[float]) -> float | None:
-        return sample_stats(values).mean if len(values) == len(self.tables) else None
+        return SampleStats(values).mean if len(values) == len(self.tables) else None
 
 
 def build_report(roots: Iterable[Path], baseline: str | None = None) -> Report:

@@ -15,7 +15,7 @@ from distillers.report.formatting import (
     format_percent,
     format_signed,
     format_stats,
-    time_unit_of,
+    time_unit,
 )
 from distillers.report.report import Overview, Report
 
@@ -150,7 +150,7 @@ def describe_published(row: MethodRow, rule: str) -> str:
 
 def cost_table(table: PairTable) -> TextTable:
     """Return the cost of training and of the deployed network for one pair."""
-    unit, per_hour = time_unit_of(table.rows)
+    unit, per_hour = time_unit(row.device_hours.mean for row in table.rows)
     rows = []
     for row in table.rows:
         counts = [row.cost(name) for name in ("parameters", "macs")]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distillers.report import charts, page, report
-from distillers.report.charts import Point, Style
+from distillers.report.charts import Point
 from distillers.report.scales import Scale, round_step
 from tests import browser as browsing
 from tests import recompute
@@ -115,9 +115,7 @@ def test_the_pareto_front_has_the_points_that_no_other_dominates(more_is_better)
     """Compared with a brute-force search over all pairs."""
     for _ in range(50):
         xs, ys = RANDOM.integers(0, 6, 12), RANDOM.integers(0, 6, 12)
-        points = [
-            Point(str(n), Style(n), x, y, None) for n, (x, y) in enumerate(zip(xs, ys, strict=True))
-        ]
+        points = [Point(str(n), x, y, None) for n, (x, y) in enumerate(zip(xs, ys, strict=True))]
         sign = 1 if more_is_better else -1
         worth = {(sign * p.x, p.y) for p in points}
         best = {

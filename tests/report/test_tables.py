@@ -10,7 +10,7 @@ from scipy import stats
 
 from distillers.cli import main as cli
 from distillers.report import report, writer
-from distillers.report.estimates import sample_stats, welch
+from distillers.report.estimates import SampleStats, welch
 from distillers.report.formatting import format_count, format_signed, time_unit
 from tests import recompute
 from tests.run_folders import write_run
@@ -22,7 +22,7 @@ def test_mean_deviation_and_interval_agree_with_scipy():
     for sizes in ((2, 2), (3, 5), (10, 2), (7, 7)):
         for spread in (0.1, 1.0, 30.0):
             a, b = RANDOM.normal(70, 1, sizes[0]), RANDOM.normal(71, spread, sizes[1])
-            first, second = sample_stats(a.tolist()), sample_stats(b.tolist())
+            first, second = SampleStats(a.tolist()), SampleStats(b.tolist())
             assert first.mean == pytest.approx(a.mean(), rel=1e-14)
             assert first.sd == pytest.approx(a.std(ddof=1), rel=1e-12)
             found = welch(first, second)
@@ -36,18 +36,18 @@ def test_the_interval_has_its_nominal_coverage():
     covered = 0
     for _ in range(2000):
         a, b = RANDOM.normal(0, 1, 3), RANDOM.normal(0, 3, 6)
-        found = welch(sample_stats(a.tolist()), sample_stats(b.tolist()))
+        found = welch(SampleStats(a.tolist()), SampleStats(b.tolist()))
         covered += found.low <= 0 <= found.high
     assert 0.93 < covered / 2000 < 0.97
 
 
 def test_no_interval_without_a_spread():
-    one, same = sample_stats([3.0]), sample_stats([5.0, 5.0])
+    one, same = SampleStats([3.0]), SampleStats([5.0, 5.0])
     assert one.sd is None
-    assert sample_stats([61.8, 61.8, 61.8]).sd == 0.0  # three times 61.8 is not 185.4
+    assert SampleStats([61.8, 61.8, 61.8]).sd == 0.0  # three times 61.8 is not 185.4
     assert (welch(one, same).low, welch(same, same).low) == (None, None)
     assert welch(one, same).value == -2.0
-    assert welch(same, sample_stats([4.0, 5.0])).low is not None
+    assert welch(same, SampleStats([4.0, 5.0])).low is not None
 
 
 def tables(root, baseline=None):
