@@ -1,27 +1,27 @@
-"""Which precision a device trains a task fastest in, found by trying it."""
+"""Choose the precision of the fastest training step on a device, by timing steps in each."""
 
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import nn
 
 from distillers.config.hyperparameters import Hyperparameters
 from distillers.data.batch import Batch
+from distillers.distillation.task import Task
 from distillers.timing import time_interleaved
 from distillers.training.rng_state import generator_state, set_generators
 from distillers.training.trainer import Trainer
 
 ROUNDS = 5
-WORTH = 0.95  # a precision with fewer digits must need at most this share of the time
+MAX_SHARE = 0.95  # of the time, for a lower precision to be chosen
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A precision, and the milliseconds of a step in each that was tried."""
+    """The chosen precision, and the median milliseconds of a step in each."""
 
     precision: str
     milliseconds: dict[str, float]
@@ -31,17 +31,17 @@ class Choice:
         return f"precision: {self.precision} (a step took {each})"
 
 
-def choose(task: nn.Module, batch: Batch, hparams: Hyperparameters) -> Choice:
-    """The precision of the fastest step of this very task on its device.
+def choose(task: Task, batch: Batch, hparams: Hyperparameters) -> Choice:
+    """Return the precision of the fastest step of a task on its device.
 
-    Each is tried in a few whole steps, not compiled, in turn. Fewer digits are only chosen where
-    they save time. Afterwards the task, its gradients and all random generators are as they were,
-    to the bit.
+    A few whole steps, not compiled, are timed in each precision. A lower one is only chosen if it
+    saves time. Afterwards the task, its gradients and all random number generators have their
+    earlier state, to the bit.
 
     Args:
-        task: see `distillers.distillation.task.Task`.
+        task: what will be trained.
         batch: one of its batches.
-        hparams: how it will be trained; its precision is ignored.
+        hparams: how it will be trained; the precision is ignored.
     """
     device = batch.images.device
     tried = replace(hparams, learning_rate=0.0, compile=False, ema=None, on_nan="stop", shard=False)
@@ -54,16 +54,16 @@ def choose(task: nn.Module, batch: Batch, hparams: Hyperparameters) -> Choice:
 
 
 def best_of(took: dict[str, float]) -> str:
-    """The name of the shortest time, an earlier name where a later one is hardly shorter."""
+    """Return the name of the shortest time; a later name must save 5 % over an earlier one."""
     best = next(iter(took))
     for name, time in took.items():
-        if time < WORTH * took[best]:
+        if time < MAX_SHARE * took[best]:
             best = name
     return best
 
 
 def candidates(device: torch.device) -> tuple[str, ...]:
-    """What can be tried on a device, most digits first."""
+    """Return the precisions that a device supports, the highest first."""
     if device.type != "cuda":
         return ("fp32", "bf16")
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -72,7 +72,7 @@ def candidates(device: torch.device) -> tuple[str, ...]:
 
 @contextmanager
 def untouched(task: nn.Module, device: torch.device) -> Iterator[None]:
-    """Whatever is done to a task inside, its tensors, gradients, modes and generators come back."""
+    """Restore the tensors, gradients and modes of a task and all generators after the context."""
     before = {name: tensor.detach().clone() for name, tensor in _tensors(task)}
     gradients = {name: p.grad for name, p in task.named_parameters()}
     modes = {module: module.training for module in task.modules()}
@@ -92,7 +92,7 @@ def untouched(task: nn.Module, device: torch.device) -> Iterator[None]:
         set_generators(generators, device)
 
 
-def _step(task: Any, batch: Batch, hparams: Hyperparameters, precision: str) -> Callable[[], None]:
+def _step(task: Task, batch: Batch, hparams: Hyperparameters, precision: str) -> Callable[[], None]:
     trainer = Trainer(task, replace(hparams, precision=precision))
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""What a finished run says of itself in `summary.json`, so that a report needs no networks."""
+"""Costs of a deployed network, for the `summary.json` of a run."""
 
 from typing import Any
 
@@ -9,16 +9,16 @@ from distillers.models.profile import count_macs, count_parameters, latency_ms
 
 
 def costs(deployed: nn.Module, image_size: int) -> dict[str, Any]:
-    """What the deployed network costs, and where it was trained and timed.
+    """Measure the costs of a deployed network.
 
     Args:
-        deployed: on the device where it was trained.
+        deployed: the network, on the device where it was trained.
         image_size: side of its images in pixels.
 
     Returns:
-        `parameters` and `macs` of one image; `latency_ms`, the median of 30 forwards of one image
-        on this device; `device`, its name, with `devices`, how many trained together, and
-        `cpu_threads`.
+        `parameters`; `macs` of one image; `latency_ms`, the median of 30 forward passes of one
+        image on this device; the name of the `device`; the number of `devices` that trained
+        together; `cpu_threads`.
     """
     device = next(deployed.parameters()).device
     together = distributed.is_available() and distributed.is_initialized()

@@ -1,4 +1,4 @@
-"""A data set of which a frozen network sees every image only once: what is kept is embeddings."""
+"""A data set whose images are mapped to embeddings once, by a frozen network."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -18,11 +18,11 @@ from distillers.errors import InputError
 from distillers.progress import counted
 
 
-class Embedded(DataSource):
-    """A dataset whose batches hold embeddings (n, d) instead of images.
+class EmbeddedSource(DataSource):
+    """A data set whose batches hold embeddings (n, d) instead of images.
 
-    Training images are embedded without augmentation. Batches of test images stay as they are, so
-    that a classifier gives the same bits as the whole network.
+    Training images are embedded without augmentation. Test images are embedded in their batches,
+    so that a classifier gives the same bits as the whole network.
 
     Args:
         source: the images.
@@ -66,45 +66,41 @@ class Embedded(DataSource):
         batches = self._embedded(self.source.train_eval_loader(device))
         vectors = torch.cat([batch.images for batch in batches])
         labels = torch.cat([batch.labels for batch in batches])
-        return Shuffled(vectors, labels, batch_size, seed, drop_last, shard)
+        return VectorLoader(vectors, labels, batch_size, seed, drop_last, shard)
 
     @override
-    def test_loader(
-        self,
-        device: torch.device,
-        shard: Shard = Shard(),
-    ) -> BatchLoader:
-        return Kept(self._embedded(self.source.test_loader(device, shard)), device)
+    def test_loader(self, device: torch.device, shard: Shard = Shard()) -> BatchLoader:
+        return FixedLoader(self._embedded(self.source.test_loader(device, shard)), device)
 
     @override
     def train_eval_loader(self, device: torch.device) -> BatchLoader:
-        return Kept(self._embedded(self.source.train_eval_loader(device)), device)
+        return FixedLoader(self._embedded(self.source.train_eval_loader(device)), device)
 
     @override
-    def shuffled_test(self, seed: int) -> "Embedded":
-        return Embedded(self.source.shuffled_test(seed), self.embed)
+    def shuffled_test(self, seed: int) -> "EmbeddedSource":
+        return EmbeddedSource(self.source.shuffled_test(seed), self.embed)
 
     @override
     def sample(self, device: torch.device) -> Tensor:
         return self.embed(self.source.sample(device))
 
     @override
-    def split(self, fraction: float, seed: int) -> tuple["Embedded", "Embedded | None"]:
+    def split(self, fraction: float, seed: int) -> "tuple[EmbeddedSource, EmbeddedSource | None]":
         kept, held_out = self.source.split(fraction, seed)
-        rest = None if held_out is None else Embedded(held_out, self.embed)
-        return Embedded(kept, self.embed), rest
+        rest = None if held_out is None else EmbeddedSource(held_out, self.embed)
+        return EmbeddedSource(kept, self.embed), rest
 
     def _embedded(self, loader: BatchLoader) -> list[Batch]:
         batches = counted(loader.epoch(1), "embedding", len(loader))
         return [replace(batch, images=self.embed(batch.images)) for batch in batches]
 
 
-class Kept(BatchLoader):
+class FixedLoader(BatchLoader):
     """A loader that yields the same batches in every epoch.
 
     Args:
         batches: on `device`.
-        device: see above.
+        device: device of the batches.
     """
 
     def __init__(self, batches: Sequence[Batch], device: torch.device) -> None:
@@ -127,8 +123,8 @@ class Kept(BatchLoader):
         return iter(self._batches[start_batch:])
 
 
-class Shuffled(ShardedLoader):
-    """Batches of vectors, in an order that is a pure function of seed and epoch.
+class VectorLoader(ShardedLoader):
+    """Batches of vectors, in an order that depends on seed and epoch only.
 
     Args:
         vectors: (N, d).
@@ -163,10 +159,11 @@ class Shuffled(ShardedLoader):
     @override
     def _batches(self, number: int, start_batch: int) -> Iterator[Batch]:
         order = self._order(number)[0][self._indices].to(self.device)
-        for place, rows in enumerate(order.split(self.batch_size)[start_batch:], start_batch):
+        batches = order.split(self.batch_size)[start_batch:]
+        for position, rows in enumerate(batches, start=start_batch):
             yield Batch(
                 self._vectors[rows],
                 self._labels[rows],
                 rows,
-                rows_per_rank=self._rows_per_rank(place),
+                rows_per_rank=self._rows_per_rank(position),
             )

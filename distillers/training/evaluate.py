@@ -1,4 +1,4 @@
-"""Score a network on a data set, each image counted exactly once."""
+"""Evaluate a network on a data set."""
 
 import math
 from collections.abc import Iterable
@@ -21,9 +21,9 @@ class Score:
     Attributes:
         loss: mean cross-entropy in nats.
         acc: top-1 accuracy in percent.
-        acc_top5: top-5 accuracy in percent (of all classes where there are fewer than five).
-        correct: images whose top-1 is right.
-        total: images seen.
+        acc_top5: top-5 accuracy in percent, or top-k with fewer than five classes.
+        correct: number of images whose top-1 class is right.
+        total: number of images.
     """
 
     loss: float
@@ -35,13 +35,16 @@ class Score:
 
 @torch.no_grad()
 def score(net: nn.Module, batches: Iterable[Batch], world: World | None = None) -> Score:
-    """Score `net`, in evaluation mode and in full precision, on every image of `batches`.
+    """Evaluate a network, in evaluation mode and fp32, on every image of `batches`.
 
     Args:
         net: maps images (n, c, h, w) to logits (n, k), on the device of the batches.
         batches: an evaluation loader's epoch.
-        world: the processes that have a part of the batches each; this one alone where left out.
-            Sums over batches are exact, so that the number of processes changes nothing.
+        world: processes that have a part of the batches each; this one alone by default. Sums over
+            batches are exact, so that the number of processes does not change the result.
+
+    Raises:
+        InputError: if there is no image.
     """
     counted, total = [], 0
     with eval_mode(net):
@@ -59,7 +62,7 @@ def score(net: nn.Module, batches: Iterable[Batch], world: World | None = None) 
 
 
 def _count(logits: Tensor, labels: Tensor) -> Tensor:
-    """Summed cross-entropy, number right, number within the first five, in float64: (3,)."""
+    """Return (3,) float64: summed cross-entropy, number of right top-1 and of right top-5."""
     loss = F.cross_entropy(logits, labels, reduction="sum").double()
     ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
     return torch.stack([loss, ranked[:, 0].sum().double(), ranked.any(1).sum().double()])

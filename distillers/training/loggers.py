@@ -1,8 +1,6 @@
-"""The folder of a run: what was asked, where it ran, what came out, for others to read."""
+"""Write the flags, environment and metrics of a run to its folder."""
 
-import csv
 import importlib.metadata
-import io
 import json
 import platform
 import subprocess
@@ -20,17 +18,16 @@ from distillers.training.wandb import Tracker
 
 
 class RunLogger:
-    """Writes the files of one run.
+    """Write the logs of one run.
 
-    `config.json` and `environment.json` at the start; after every epoch a line of `metrics.jsonl`
-    and `metrics.csv` and a point of every TensorBoard scalar; `test_best_metrics.json` and
-    `parameters.json` as the documented system writes them.
+    These are `config.json` and `environment.json` at the start and, after every epoch, a line of
+    `metrics.jsonl` and the TensorBoard scalars.
 
     Args:
-        folder: made here, with its parents.
-        config: every flag, as plain types.
-        epoch: go on after this epoch; later lines of an earlier process are dropped.
-        wandb: the project on Weights & Biases that is told, too.
+        folder: the run folder, which is created with its parents.
+        config: every flag, as JSON types.
+        epoch: last epoch of an earlier process; what that process logged later is dropped.
+        wandb: project on Weights & Biases to log to, too.
     """
 
     def __init__(
@@ -46,7 +43,7 @@ class RunLogger:
         self._tracker = Tracker(wandb, folder, config) if wandb else None
 
     def epoch(self, row: Mapping[str, float]) -> None:
-        """Add the figures of an epoch."""
+        """Log the metrics of an epoch."""
         self.rows.append(dict(row))
         self._write_rows()
         for name, value in row.items():
@@ -57,12 +54,12 @@ class RunLogger:
             self._tracker.log(row)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write one JSON file of the folder."""
+        """Write a JSON file to the folder."""
         text = json.dumps(content, indent=2, default=str) + "\n"
         write_atomically(self.folder / name, text.encode())
 
     def close(self) -> None:
-        """Flush and close TensorBoard's file, and the page on Weights & Biases."""
+        """Close the TensorBoard file and the page on Weights & Biases."""
         self._board.close()
         if self._tracker:
             self._tracker.close()
@@ -70,16 +67,14 @@ class RunLogger:
     def _write_rows(self) -> None:
         lines = "".join(json.dumps(row) + "\n" for row in self.rows)
         write_atomically(self.folder / "metrics.jsonl", lines.encode())
-        table = io.StringIO()
-        columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        writer = csv.DictWriter(table, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_atomically(self.folder / "metrics.csv", table.getvalue().encode())
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The lines of a run's `metrics.jsonl`; none where there is no such file yet."""
+    """Read the rows of `metrics.jsonl`; none if there is no such file.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []
@@ -90,13 +85,13 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, device and source revision: what somebody needs to repeat the run."""
+    """Return versions, device and source revision, for `environment.json`."""
     names = ("torch", "torchvision", "timm", "numpy")
     cuda = torch.cuda.is_available()
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "distillers": __version__,  # which a clone that is not installed has too
+        "distillers": __version__,  # known to a clone that is not installed, too
         **{name: importlib.metadata.version(name) for name in names},
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "cpu_threads": torch.get_num_threads(),
@@ -106,7 +101,7 @@ def environment() -> dict[str, Any]:
 
 
 def revision() -> str | None:
-    """The commit of the source, "+changes" where files differ from it; None without git."""
+    """Return the commit of the source, with "+changes" if files differ; None without git."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""A run's figures on Weights & Biases, beside those in its folder (extra `wandb`)."""
+"""Log a run to Weights & Biases (extra `wandb`)."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,33 +7,33 @@ from typing import Any
 
 
 class Tracker:
-    """Logs every epoch of one run; a run that is gone on with continues its own page.
+    """Log every epoch of a run; a run that is resumed continues its page.
 
     Args:
-        project: on Weights & Biases. WANDB_MODE=offline keeps all in the run's folder, for
+        name of the project. With WANDB_MODE=offline the logs stay in the run folder, for
             `wandb sync`.
-        folder: of the run; its name becomes the page's.
-        config: every flag, as plain types.
+        folder: the run folder, whose name becomes that of the page.
+        config: every flag, as JSON types.
     """
 
     def __init__(self, project: str, folder: Path, config: Mapping[str, Any]) -> None:
         import wandb
 
-        same = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+        run_id = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
         self._run: Any = wandb.init(
             project=project,
             dir=str(folder),
             name=folder.name,
-            id=same,
+            id=run_id,
             config=dict(config),
             resume="allow",
         )
-        self._run.define_metric("*", step_metric="epoch")  # a first stage's epochs are below 1
+        self._run.define_metric("*", step_metric="epoch")  # those of a warm-up stage are below 1
 
     def log(self, row: Mapping[str, float]) -> None:
-        """Add the figures of an epoch."""
+        """Log the metrics of an epoch."""
         self._run.log(dict(row))
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send what was logged and finish the page."""
         self._run.finish()

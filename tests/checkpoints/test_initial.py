@@ -1,6 +1,5 @@
 """Runs that begin with weights that are there already, and what becomes of photographs."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -107,8 +106,8 @@ def test_from_published_weights_to_a_student_that_sees_what_was_scored(home, pub
         loss = float(printed.partition("test_loss ")[2].split()[0])
         if run == path:
             assert seen == pytest.approx(teacher_acc, abs=0.01)
-            rows = csv.DictReader((home / path / "metrics.csv").read_text().splitlines())
-            assert repr(loss) == next(rows)["test_loss"]
+            rows = (home / path / "metrics.jsonl").read_text().splitlines()
+            assert loss == json.loads(rows[0])["test_loss"]
         else:
             assert (seen, loss) == (best["test_acc"], best["test_loss"])
 

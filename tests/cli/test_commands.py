@@ -64,7 +64,7 @@ def test_the_teacher_lies_where_the_documented_command_looks(home):
     folder = (home / PATH_T).resolve().parent
     assert folder.name.startswith("resnet8_vanilla_digits_trial_0_")
     names = {p.name for p in folder.iterdir()}
-    expected = {"config.json", "environment.json", "metrics.jsonl", "metrics.csv", "tensorboard"}
+    expected = {"config.json", "environment.json", "metrics.jsonl", "tensorboard"}
     expected |= {
         "test_best_metrics.json",
         "parameters.json",

@@ -36,7 +36,7 @@ def work(config: TransferConfig, world: "World") -> None:
     from distillers.distillation import recipes
     from distillers.losses import CE
     from distillers.training import runner
-    from distillers.training.embeddings import Embedded
+    from distillers.training.embeddings import EmbeddedSource
     from distillers.training.run_dir import check_same_source, resolve_run_dir
     from distillers.training.transfer import Transfer, classifier_of, replace_classifier
 
@@ -68,7 +68,7 @@ def work(config: TransferConfig, world: "World") -> None:
         update_bn_stats=config.update_bn_stats,
         precompute_features=config.precompute_features,
     )
-    used = Embedded(source, task.embed) if config.precompute_features else source
+    used = EmbeddedSource(source, task.embed) if config.precompute_features else source
     devices = runner.describe_devices(world)
     world.say(f"{name} of {path} on {config.dataset}, {devices}, into {run_dir.folder}")
     world.say(_describe(config, source))
