@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from distillers.config.cpus import set_openmp_defaults
 from distillers.errors import (
     EXIT_STATUS,
     PREEMPTED_STATUS,
@@ -62,6 +63,7 @@ def run(command: str, args: Sequence[str]) -> int:
     Returns:
         The exit status, see `docs/scale.md`.
     """
+    set_openmp_defaults()  # before torch is imported
     try:
         if command not in COMMANDS:
             raise unknown("command", command, COMMANDS)

@@ -164,10 +164,11 @@ def build_executor(config: SweepConfig, save_dir: str) -> "Executor":
 
 def local_slots(config: SweepConfig) -> "Slots":
     """Return the places for concurrent runs on this machine."""
-    from distillers.sweep.executors.local import divide_machine, selected_gpus, usable_cores
+    from distillers.config.cpus import usable_cpus
+    from distillers.sweep.executors.local import divide_machine, selected_gpus
 
     gpus = selected_gpus(config.gpu_id)
-    return divide_machine(gpus, usable_cores(), config.per_gpu, config.jobs, config.threads)
+    return divide_machine(gpus, usable_cpus(), config.per_gpu, config.jobs, config.threads)
 
 
 def _parse_assignments(flag: str, groups: Sequence[Sequence[str]]) -> dict[str, list[Any]]:

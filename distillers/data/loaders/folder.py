@@ -1,7 +1,6 @@
 """Batches of images that worker processes decode from files."""
 
 import multiprocessing
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from distillers.config.cpus import usable_cpus
 from distillers.config.data import Dali, NumViews, check_dali
 from distillers.data.batch import Batch
 from distillers.data.datasets.listing import first_few
@@ -89,7 +89,7 @@ class FolderLoader(ShardedLoader):
         self._normalize = Normalize(mean, std, self.device)
         self._sampler = _BatchSampler()
         check_dali(dali, self.device.type)
-        workers = min(num_workers, _cores(), len(self))
+        workers = min(num_workers, usable_cpus(), len(self))
         self._decoded = self._dali_loader(dali, workers) if dali else self._loader(workers)
 
     @override
@@ -170,8 +170,3 @@ class _BatchSampler:
 
     def __len__(self) -> int:
         return len(self.batches)
-
-
-def _cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,6 +1,5 @@
 """Runs as processes on this machine; the default."""
 
-import os
 import subprocess
 import time
 from dataclasses import dataclass
@@ -112,8 +111,3 @@ def selected_gpus(gpu_id: str | None) -> tuple[str, ...]:
     for gpu in gpus:
         device_of((gpu,))  # raises if it does not exist
     return gpus
-
-
-def usable_cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

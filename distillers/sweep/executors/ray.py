@@ -10,10 +10,10 @@ from typing import Any
 
 from typing_extensions import override
 
+from distillers.config.cpus import usable_cpus
 from distillers.errors import InputError
 from distillers.sweep.executors import INSTALL, Executor, Resources
 from distillers.sweep.executors.job import Job
-from distillers.sweep.executors.local import usable_cores
 
 SHUTDOWN_SECONDS = 60
 
@@ -40,7 +40,7 @@ class RayExecutor(Executor[Any]):
         try:
             ray.init(
                 address or "local",
-                num_cpus=None if address else usable_cores(),
+                num_cpus=None if address else usable_cpus(),
                 include_dashboard=None if address else False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
