@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from distillers.checkpoints import onnx as onnx_file
 from distillers.checkpoints.checksum import BLANK, KEY, add_to_safetensors, add_to_zip
-from distillers.checkpoints.load import CARD, Classifier, load
+from distillers.checkpoints.load import Classifier, load
+from distillers.checkpoints.program import CARD
 from distillers.errors import InputError
 from distillers.files import write_atomically
 

@@ -9,8 +9,9 @@ import yaml
 
 from distillers.checkpoints.card import complete_card
 from distillers.checkpoints.export import write_safetensors
-from distillers.checkpoints.load import Classifier, Program, load
+from distillers.checkpoints.load import Classifier, load
 from distillers.checkpoints.onnx import OnnxNetwork
+from distillers.checkpoints.program import Program
 from distillers.errors import InputError
 from distillers.models.pretrained import check_reachable
 

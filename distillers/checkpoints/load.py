@@ -1,7 +1,5 @@
 """Load a network, ready to use, from any supported file or a run's folder."""
 
-import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +11,13 @@ from distillers.checkpoints.content import PROGRAM, check_content
 from distillers.checkpoints.io import PROGRAMS, check_exists, log_unverified, read
 from distillers.checkpoints.network import build_network
 from distillers.checkpoints.onnx import OnnxNetwork
+from distillers.checkpoints.program import read_program
 from distillers.checkpoints.schema import check_card
 from distillers.checkpoints.third_party import build_third_party
 from distillers.data.loaders.decode import resize_center_crop
 from distillers.data.normalization import Normalize
-from distillers.errors import CorruptFileError, InputError
+from distillers.errors import InputError
 from distillers.features.taps import Taps
-
-CARD = "card.json"  # in a .pt2 archive
 
 
 class Classifier(nn.Module):
@@ -75,27 +72,6 @@ class Classifier(nn.Module):
         size = self.card["image_size"]
         pixels = resize_center_crop(pixels, size, self.card.get("shorter_side", size))
         return Normalize(mean, std, pixels.device)(pixels)
-
-
-class Program(nn.Module):
-    """An exported program as a module; it always runs in evaluation mode.
-
-    Args:
-        program: from `torch.export.load`.
-    """
-
-    def __init__(self, program: torch.export.ExportedProgram) -> None:
-        super().__init__()
-        self.graph = program.module()
-
-    def train(self, mode: bool = True) -> "Program":
-        """Set the flag only: the graph cannot change its mode."""
-        self.training = mode
-        return self
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (n, k) of images (n, 3, h, w)."""
-        return self.graph(images)
 
 
 def load(
@@ -165,22 +141,5 @@ def _load_program(path: Path) -> Classifier:
     if is_onnx:
         net = OnnxNetwork(path)
         return Classifier(net, check_card(net.card, path))
-    net, card = _read_export(path)
+    net, card = read_program(path)
     return Classifier(net, check_card(card, path))
-
-
-def _read_export(path: Path) -> tuple[Program, object]:
-    """Return the program in a `.pt2` file and its card."""
-    extra = {CARD: ""}
-    logger = logging.getLogger("torch.export")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)  # it logs a traceback for a damaged file; raised below
-    try:
-        program = torch.export.load(path, extra_files=extra)
-        return Program(program), json.loads(extra[CARD])
-    except Exception as error:  # a damaged program can raise anything
-        raise CorruptFileError(
-            f"{path} is damaged or not written by `distillers export`."
-        ) from error
-    finally:
-        logger.setLevel(level)

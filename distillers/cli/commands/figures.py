@@ -167,8 +167,8 @@ def _load(text: str, model: str | None, teacher: _Loaded | None = None) -> _Load
 def _on_device(loaded: _Loaded, source: "DataSource", device: "torch.device") -> "Network":
     """Prepare a network for the images of a data set and find its taps."""
     from distillers.checkpoints.for_dataset import for_dataset
-    from distillers.checkpoints.load import Program
     from distillers.checkpoints.onnx import OnnxNetwork
+    from distillers.checkpoints.program import Program
     from distillers.features.infer import find_taps
     from distillers.features.taps import Taps
     from distillers.figures.responses import Network
