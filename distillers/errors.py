@@ -7,12 +7,20 @@ from collections.abc import Iterable
 # Flags that name the architecture of a file that does not name it.
 MODEL_FLAGS = "--model_t (evaluate, export and figures: --model; transfer: --model_s)"
 
+MAX_NAMES = 200  # known names that a message lists
+
 
 class InputError(ValueError):
     """Invalid user input; the message says what was given and what is allowed.
 
     The command line shows it without a traceback.
     """
+
+
+def shorten(value: object) -> str:
+    """Return a value as text for a message, cut after 200 characters."""
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:200]}... ({len(text):,} characters)"
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> InputError:
@@ -27,7 +35,8 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> InputError:
     by_lower = {name.lower(): name for name in names}
     near = difflib.get_close_matches(given.lower(), by_lower, n=1, cutoff=0.5)
     hint = f", did you mean {by_lower[near[0]]!r}?" if near else "."
-    return InputError(f"no {kind} {given!r}{hint} There are: {', '.join(names)}.")
+    listed = names if len(names) <= MAX_NAMES else [*names[:MAX_NAMES], "..."]
+    return InputError(f"no {kind} {shorten(repr(given))}{hint} There are: {', '.join(listed)}.")
 
 
 class CorruptFileError(InputError):

@@ -1,7 +1,6 @@
 """Conversion of command lines to dataclasses and back."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TypeVar
 
 from distillers.errors import InputError
@@ -36,12 +35,9 @@ def _from_file(args: Sequence[str]) -> list[str]:
             path = word.partition("=")[2]
     if path is None:
         return []
-    import yaml
+    from distillers.config.yaml_text import read_yaml
 
-    try:
-        content = yaml.safe_load(Path(path).read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read --config {path}: {error}") from error
+    content = read_yaml(path, f"--config {path}")
     if not isinstance(content, dict):
         raise InputError(f"--config {path} must hold a mapping of flags to values.")
     return [word for name, value in content.items() for word in flag_words(str(name), value)]

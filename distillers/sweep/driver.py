@@ -174,8 +174,8 @@ class Sweep:
         elif exit_status in STOPPED_STATUSES:
             status.state = RunState.STOPPED
         else:
-            self.ledger.record_failure(status.run.folder, exit_status)
             status.state = RunState.FAILED
+            self.ledger.record_failure(status.run.folder, exit_status)
 
     def _read_ledger(self, status: RunStatus) -> None:
         if self.ledger.is_done(status.run.folder):

@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from distillers import data, models
-from distillers.checkpoints.io import read
-from distillers.checkpoints.network import model_name
+from distillers.checkpoints.load import load
 from distillers.config.parsing import flag_words, parse
 from distillers.config.student import StudentConfig
 from distillers.config.teacher import TeacherConfig
 from distillers.distillation import loss_weights as weights
-from distillers.errors import InputError, unknown
+from distillers.errors import InputError, shorten, unknown
 from distillers.files import file_name
-from distillers.sweep.grid import Grid, Method, Pair
+from distillers.sweep.grid import Grid, Method, Pair, Teacher
 from distillers.sweep.grid_file import TEACHER_FLAGS
 
+CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors", ".tar", ".bin", ".ckpt")
+MAX_PRINTED = 4_000  # characters of what the parser of flags prints
 SCRIPTS = {"teacher": "train_teacher.py", "student": "train_student.py"}
 
 
@@ -87,6 +88,16 @@ def expand(grid: Grid) -> ExpandedGrid:
     return expanded
 
 
+def find_teacher(grid: Grid, pair: Pair) -> Teacher:
+    """Return the teacher of a pair: an entry of `teachers`, a network, or a file or run folder."""
+    name = pair.teacher
+    if name in grid.teachers:
+        return grid.teachers[name]
+    looks_like_path = ":" not in name and ("/" in name or name.endswith(CHECKPOINT_SUFFIXES))
+    exists = name not in models.names() and Path(name).exists()
+    return Teacher(path=name) if looks_like_path or exists else Teacher(model=name)
+
+
 class _Expansion:
     """Builds the runs of a grid; keeps what was parsed and read for runs that differ in trial."""
 
@@ -94,7 +105,7 @@ class _Expansion:
         self.grid, self.expanded = grid, ExpandedGrid()
         self._configs: dict[tuple[str, ...], Any] = {}
         self._weights: dict[tuple[str, ...], weights.Weights] = {}
-        self._architectures: dict[str, str] = {}
+        self._architectures: dict[tuple[str, str | None], str] = {}
         self._by_folder: dict[Path, Run] = {}
         for trial, pair, method in itertools.product(grid.trials, grid.pairs, grid.methods):
             if method.applies_to(pair):
@@ -106,8 +117,9 @@ class _Expansion:
         self.expanded.num_points += 1
         flags = {**self.grid.fixed, **pair.flags, **method.flags, **swept}
         has_teacher = bool(method.flags.keys() & {"distill", "loss"})
-        several = [f"{name} {v}" for name, v in swept.items() if len(self.grid.sets[name]) > 1]
-        names = pair.label if has_teacher else pair.student, method.label, ", ".join(several)
+        varied = {name: value for name, value in swept.items() if len(self.grid.sets[name]) > 1}
+        values = ", ".join(f"{name} {shorten(value)}" for name, value in varied.items())
+        names = pair.label if has_teacher else pair.student, method.label, values
         label = "  ".join(filter(None, (*names, f"trial {trial}")))
         if has_teacher:
             self._add(self._student_run(label, pair, flags, trial))
@@ -151,14 +163,15 @@ class _Expansion:
 
     def _teacher_of(self, pair: Pair, flags: Mapping[str, Any]) -> tuple[str, str, Run | None]:
         """Return the teacher's checkpoint, its architecture, and the run that trains it."""
-        teacher = self.grid.teacher_of(pair)
+        teacher = find_teacher(self.grid, pair)
         if teacher.path:
-            if teacher.path not in self._architectures:
+            model = flags.get("model_t") and str(flags["model_t"])
+            key = teacher.path, model
+            if key not in self._architectures:
                 with _error_context(pair.label):
-                    card = read(teacher.path).get("card") or {}
-                    name = model_name(teacher.path, card, flags.get("model_t"))
-                self._architectures[teacher.path] = name
-            return teacher.path, self._architectures[teacher.path], None
+                    path = Path(teacher.path).expanduser()
+                    self._architectures[key] = load(path, model=model, programs=False).card["model"]
+            return teacher.path, self._architectures[key], None
         label, flags = f"{pair.teacher}  teacher", {**self.grid.fixed, **teacher.flags}
         run = self._add(self._teacher_run(label, teacher.model, flags, teacher.trial))
         return str(run.folder / f"{file_name(teacher.model)}_best.pth"), teacher.model, run
@@ -192,7 +205,7 @@ def _error_context(label: str) -> Iterator[None]:
     except InputError as error:
         raise InputError(f"{label}: {error}") from error
     except SystemExit as error:
-        raise InputError(f"{label}:\n{printed.getvalue()}") from error
+        raise InputError(f"{label}:\n{printed.getvalue()[:MAX_PRINTED]}") from error
 
 
 def _check_names(config: TeacherConfig | StudentConfig) -> None:

@@ -1,13 +1,14 @@
 """The grid of a sweep; imports no torch."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from distillers.errors import InputError
+from distillers.errors import InputError, shorten
 
+MAX_POINTS = 10_000  # combinations of a grid
 WITHOUT_TEACHER = "alone"  # the method that trains the student without a teacher
-CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Grid:
     sets: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Check that the grid has runs, and that no two of its axes set the same flag.
+        """Check that the grid has runs, not too many, and that no two axes set the same flag.
 
         Raises:
             InputError: naming what is missing or set twice.
@@ -98,6 +99,13 @@ class Grid:
         for axis, example in examples.items():
             if not getattr(self, axis):
                 raise InputError(f"the grid has no {axis}; give some, as in {example}.")
+        axes = self.trials, self.pairs, self.methods, *self.sets.values()
+        num_points = math.prod(map(len, axes))
+        if num_points > MAX_POINTS:
+            raise InputError(
+                f"the grid has {num_points:,} combinations; a sweep takes at most {MAX_POINTS:,}. "
+                "Divide it among several."
+            )
         for pair in self.pairs:
             _check_disjoint(f"the pair {pair.label}", pair.flags, "set", self.sets)
             for method in self.methods:
@@ -105,18 +113,10 @@ class Grid:
         for method in self.methods:
             _check_disjoint(f"the method {method.label}", method.flags, "set", self.sets)
 
-    def teacher_of(self, pair: Pair) -> Teacher:
-        """Return the teacher of a pair: an entry of `teachers`, a checkpoint, or a network."""
-        name = pair.teacher
-        if name in self.teachers:
-            return self.teachers[name]
-        is_file = ":" not in name and ("/" in name or name.endswith(CHECKPOINT_SUFFIXES))
-        return Teacher(path=name) if is_file else Teacher(model=name)
-
 
 def format_flags(flags: Mapping[str, Any]) -> str:
     """Return flags in parentheses, to follow a name."""
-    return f" ({', '.join(f'{name} {value}' for name, value in flags.items())})" if flags else ""
+    return f" ({', '.join(f'{n} {shorten(v)}' for n, v in flags.items())})" if flags else ""
 
 
 def _check_disjoint(

@@ -2,15 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from distillers.config.flags import NotInGrid, marked
 from distillers.config.student import StudentConfig
 from distillers.config.teacher import TeacherConfig
-from distillers.errors import InputError, unknown
+from distillers.config.train import SEED
+from distillers.config.yaml_text import parse_yaml, read_yaml
+from distillers.errors import InputError, shorten, unknown
 from distillers.sweep.grid import WITHOUT_TEACHER, Grid, Method, Pair, Teacher, format_flags
 
 TEACHER_FLAGS = frozenset(f.name for f in fields(TeacherConfig)) - {"model", "trial"}
@@ -28,27 +27,20 @@ def read_grid(path: str) -> Grid:
     Raises:
         InputError: if it cannot be read, or naming the entry that is wrong.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the grid {path}: {error}") from error
-    return parse_grid(text, path)
+    return build_grid(read_yaml(path, f"the grid {path}"), path)
 
 
 def parse_grid(text: str, source: str) -> Grid:
-    """Parse a grid.
+    """Parse a grid in YAML or JSON; `source` is its name in messages."""
+    return build_grid(parse_yaml(text, f"the grid {source}"), source)
 
-    Args:
-        text: YAML or JSON.
-        source: where it is from, for messages.
+
+def build_grid(content: object, source: str) -> Grid:
+    """Build a grid from the content of a file; `source` is its name in messages.
 
     Raises:
         InputError: naming the entry that is wrong.
     """
-    try:
-        content = yaml.load(text, UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        raise InputError(f"cannot read the grid {source}: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"the grid {source} must be a mapping with pairs, methods, trials, ...")
     allowed = {"set" if f.name == "sets" else f.name for f in fields(Grid)}
@@ -58,7 +50,10 @@ def parse_grid(text: str, source: str) -> Grid:
     content = {name: value for name, value in content.items() if value is not None}
     entries = _get_mapping(content, "teachers")
     teachers = {str(name): _parse_teacher(str(name), entry) for name, entry in entries.items()}
-    grid = Grid(str(content.get("save_dir", Grid.save_dir)), teachers=teachers)
+    save_dir = content.get("save_dir", Grid.save_dir)
+    if not isinstance(save_dir, str):
+        raise InputError(f"`save_dir` of the grid is {shorten(save_dir)}; it must be a path.")
+    grid = Grid(save_dir, teachers=teachers)
     grid = update_grid(
         grid,
         pairs=_get_list(content, "pairs"),
@@ -112,27 +107,12 @@ def update_grid(
     )
 
 
-class UniqueKeyLoader(yaml.SafeLoader):
-    """A `yaml.SafeLoader` that refuses a mapping with the same key twice."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Check the keys as written; those of a merged mapping may be overridden."""
-        node = super().compose_mapping_node(anchor)
-        names = [_normalize_name(key.value) for key, _ in node.value]
-        for name in names:
-            if name != "<<" and names.count(name) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{name} is given twice", node.start_mark
-                )
-        return node
-
-
 def _parse_pair(entry: Any) -> Pair:
     flags = dict(entry) if isinstance(entry, Mapping) else {"pair": entry}
     text = str(flags.pop("pair", ""))
     teacher, arrow, student = (part.strip() for part in text.partition("->"))
     if not (teacher and arrow and student):
-        raise InputError(f"the pair {entry} must read TEACHER -> STUDENT.")
+        raise InputError(f"the pair {shorten(entry)} must read TEACHER -> STUDENT.")
     return Pair(teacher, student, _parse_flags(flags, f"the pair {text}"))
 
 
@@ -141,11 +121,13 @@ def _parse_method(entry: Any) -> Method:
         flag = "loss" if ":" in entry else "distill"
         return Method(entry, {} if entry == WITHOUT_TEACHER else {flag: entry})
     if not isinstance(entry, Mapping):
-        raise InputError(f"the method {entry} must be a name, or a mapping with `distill`.")
+        raise InputError(
+            f"the method {shorten(entry)} must be a name, or a mapping with `distill`."
+        )
     flags = dict(entry)
     losses = {flag: str(flags.pop(flag)) for flag in ("distill", "loss") if flag in flags}
     if not losses:
-        raise InputError(f"the method {dict(entry)} names neither `distill` nor `loss`.")
+        raise InputError(f"the method {shorten(entry)} names neither `distill` nor `loss`.")
     pairs = [_parse_pair(pair) for pair in _get_list(flags, "pairs")]
     given = flags.pop("name", None)
     flags.pop("pairs", None)
@@ -160,7 +142,9 @@ def _parse_method(entry: Any) -> Method:
 
 def _parse_trial(entry: Any) -> int:
     if isinstance(entry, bool) or not isinstance(entry, int):
-        raise InputError(f"the trial {entry} must be an integer.")
+        raise InputError(f"the trial {shorten(entry)} must be an integer.")
+    if not SEED.contains(entry):
+        raise InputError(f"the trial {shorten(entry)} must be {SEED.allowed}.")
     return entry
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from distillers.errors import InputError
+from distillers.files import write_atomically
 
 DONE = "parameters.json"
 START_MARKER = "=== started"  # first words of the line that each start adds to the log of a run
@@ -68,9 +69,17 @@ class Ledger:
         return self._failure(run_dir).is_file()
 
     def record_failure(self, run_dir: Path, status: int) -> None:
-        """Record that a run failed, with its exit status (negative: the signal that ended it)."""
-        self._failure(run_dir).parent.mkdir(parents=True, exist_ok=True)
-        self._failure(run_dir).write_text(json.dumps({"status": status, "time": _now()}) + "\n")
+        """Record that a run failed, with its exit status (negative: the signal that ended it).
+
+        Raises:
+            InputError: if the record cannot be written.
+        """
+        path, content = self._failure(run_dir), json.dumps({"status": status, "time": _now()})
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, content.encode())
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error}; the sweep was stopped.") from error
 
     def clear_failure(self, run_dir: Path) -> None:
         """Delete the record of a failure, so that the run is started again."""

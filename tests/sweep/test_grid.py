@@ -5,6 +5,7 @@ import json
 import pytest
 
 from distillers.errors import InputError
+from distillers.sweep.expand import find_teacher
 from distillers.sweep.grid import Grid, Method, Pair, Teacher
 from distillers.sweep.grid_file import parse_grid, read_grid, update_grid
 
@@ -74,7 +75,7 @@ def test_a_teacher_without_an_entry_is_a_file_or_a_network():
         "save/t_best.pth": Teacher(path="save/t_best.pth"),
         "t.safetensors": Teacher(path="t.safetensors"),
     }.items():
-        assert grid.teacher_of(Pair(name, "resnet8")) == expected
+        assert find_teacher(grid, Pair(name, "resnet8")) == expected
 
 
 def test_flags_replace_axes_and_add_to_the_rest():

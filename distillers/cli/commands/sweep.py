@@ -1,19 +1,22 @@
 """`distillers sweep`: run a grid of trainings on all available devices."""
 
+import contextlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-import yaml
 from tyro.conf import Positional, UseAppendAction, arg
 
 from distillers.config.flags import AT_LEAST_1, check_ranges
 from distillers.config.parsing import parse
-from distillers.errors import InputError
+from distillers.config.yaml_text import parse_yaml
+from distillers.errors import PREEMPTED_STATUS, InputError
 from distillers.sweep.grid import Grid
 from distillers.sweep.grid_file import read_grid, update_grid
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 if TYPE_CHECKING:
     from distillers.sweep.executors import Executor
@@ -125,15 +128,15 @@ def execute(config: SweepConfig, runs: Sequence["Run"], ledger: "Ledger", save_d
         for run in runs:
             ledger.clear_failure(run.folder)
     sweep, display = Sweep(runs, ledger, executor), Display()
-    previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        sweep.run(display.update)
-    except KeyboardInterrupt:
-        print("stopped; the same command resumes.", file=sys.stderr)
-        sys.exit(130)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        with _stop_on_signals():
+            sweep.run(display.update)
+    except _Stopped as stopped:
         display.close(sweep)
+        name = signal.Signals(stopped.signal).name
+        print(f"stopped by {name}; the same command resumes.", file=sys.stderr)
+        sys.exit(130 if stopped.signal == signal.SIGINT else PREEMPTED_STATUS)
+    display.close(sweep)
     if len(sweep.in_state(RunState.DONE)) < len(runs):
         print("\n".join(format_failures(sweep)))
         sys.exit(1)
@@ -181,10 +184,7 @@ def _parse_assignments(flag: str, groups: Sequence[Sequence[str]]) -> dict[str, 
         name = name.replace("-", "_")
         if name in values:
             raise InputError(f"--{flag} gives {name} twice.")
-        try:
-            values[name] = yaml.safe_load(f"[{text}]")
-        except yaml.YAMLError as error:
-            raise InputError(f"--{flag} {word}: {error}") from error
+        values[name] = cast("list[Any]", parse_yaml(f"[{text}]", f"--{flag} {word}"))
     return values
 
 
@@ -193,6 +193,29 @@ def _single_values(lists: dict[str, list[Any]]) -> dict[str, Any]:
     return {name: each[0] if len(each) == 1 else each for name, each in lists.items()}
 
 
-def _interrupt(*_: object) -> None:
-    """End a sweep on SIGTERM as on Ctrl-C: its runs save their state."""
-    raise KeyboardInterrupt
+class _Stopped(BaseException):
+    """A signal stopped the sweep; like KeyboardInterrupt, nothing on the way catches it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = number
+
+
+@contextlib.contextmanager
+def _stop_on_signals() -> Iterator[None]:
+    """Raise `_Stopped` at the first signal, and ignore others while the runs save their states."""
+
+    def stop(number: int, _: object) -> None:
+        for each in previous:
+            signal.signal(each, signal.SIG_IGN)
+        raise _Stopped(number)
+
+    previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    for number, handler in previous.items():
+        if handler is not signal.SIG_IGN:  # as SIGHUP under nohup
+            signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
