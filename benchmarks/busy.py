@@ -2,9 +2,9 @@
 
     python benchmarks/busy.py --model resnet8 --rounds 3
 
-Every round runs `train_teacher.py` once with each setting: first on the machine as it is, then beside
-one busy process for each CPU. Prints seconds from start to exit. To keep other programs of a machine
-out of both, run it in a control group with a large weight (`cpu.weight` or `cpu.shares`).
+Every round runs `train_teacher.py` once with each setting: first on the machine as it is, then
+beside one busy process for each CPU. Prints seconds from start to exit. To keep other programs of a
+machine out of both, run it in a control group with a large weight (`cpu.weight` or `cpu.shares`).
 """
 
 import argparse

@@ -42,7 +42,7 @@ def _num_cpus() -> int:
 def _quotas() -> Iterator[float]:
     """Yield the quota in CPUs of each control group that this process is in."""
     try:
-        lines = OWN_CGROUP.read_text().splitlines()
+        lines = OWN_CGROUP.read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
         return
     for line in lines:

@@ -119,6 +119,26 @@ def build_hparams(config: TrainConfig, network: str, image_size: int) -> Hyperpa
     return Hyperparameters(learning_rate=rate, milestones=config.lr_decay_epochs, **same)
 
 
+def describe_hparams(hparams: Hyperparameters, batch_size: int, num_batches: int) -> str:
+    """Return a line about the learning rate, its schedule and the batches of a run.
+
+    Args:
+        hparams: hyper-parameters of the training.
+        batch_size: images per batch, over all processes.
+        num_batches: batches per epoch.
+    """
+    decays = [epoch for epoch in hparams.milestones if epoch < hparams.epochs]
+    factor, epochs = f"{hparams.lr_decay_rate:g}", ", ".join(map(str, decays))
+    schedule = f", times {factor} after epochs {epochs}" if decays else ", constant"
+    steps = f"batch {batch_size}, {num_batches} batches an epoch"
+    if hparams.accumulate > 1:
+        steps += f", {hparams.accumulate} batches a step"
+    return (
+        f"SGD: learning rate {hparams.learning_rate:g}{schedule}; momentum {hparams.momentum:g}, "
+        f"weight decay {hparams.weight_decay:g}; {hparams.epochs} epochs, {steps}"
+    )
+
+
 def train(
     config: TrainConfig,
     task: Task,
@@ -169,6 +189,7 @@ def train(
         hparams = dataclasses.replace(
             hparams, precision=_precision(task, loader, hparams, run_dir, world)
         )
+    world.say(describe_hparams(hparams, config.batch_size, len(loader)))
     with _explain_disk_errors():
         _fit_and_record(config, task, loader, hparams, splits, run_dir, card, world)
 

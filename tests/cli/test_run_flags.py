@@ -67,6 +67,7 @@ def test_transfer_to_the_runs_own_data_set_uses_the_runs_own_images(
     assert f"with the flags of the run: --data_dir {folder / 'photos'} --num_workers 1" in out
     assert "--val_fraction 0.34" in out
     assert "images 32 x 32" in out
+    assert "SGD: learning rate 0.05, constant" in out
 
 
 def test_transfer_to_other_images_does_not():

@@ -110,6 +110,5 @@ def _describe(config: TransferConfig, source: "DataSource") -> str:
     statistics = "updated, as published" if config.update_bn_stats else "frozen"
     return (
         f"{trained}; BatchNorm statistics {statistics}; "
-        f"images {source.image_size} x {source.image_size}, "
-        f"learning rate {config.learning_rate:g}, weight decay {config.weight_decay:g}"
+        f"images {source.image_size} x {source.image_size}"
     )

@@ -1,0 +1,25 @@
+"""What every run prints about its training."""
+
+import pytest
+
+from distillers.config.hyperparameters import Hyperparameters
+from distillers.training.runner import describe_hparams
+
+
+@pytest.mark.parametrize(
+    ("hparams", "expected"),
+    [
+        (
+            Hyperparameters(240, 0.05, (150, 180, 210)),
+            "SGD: learning rate 0.05, times 0.1 after epochs 150, 180, 210; momentum 0.9, "
+            "weight decay 0.0005; 240 epochs, batch 64, 782 batches an epoch",
+        ),
+        (
+            Hyperparameters(10, 0.1, (150,), accumulate=4),
+            "SGD: learning rate 0.1, constant; momentum 0.9, weight decay 0.0005; 10 epochs, "
+            "batch 64, 782 batches an epoch, 4 batches a step",
+        ),
+    ],
+)
+def test_rate_schedule_and_batch(hparams, expected):
+    assert describe_hparams(hparams, 64, 782) == expected
