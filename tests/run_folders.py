@@ -1,7 +1,8 @@
 """Write run folders as training does, without training."""
 
-import json
+import random
 
+from distillers.config.run_files import dump_json, dump_metrics
 from distillers.config.student import StudentConfig
 from distillers.config.teacher import TeacherConfig
 
@@ -53,7 +54,7 @@ def write_run(
     ]
     for row, accuracy in zip(rows, held_out or (), strict=False):
         row["val_acc"] = accuracy
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "metrics.jsonl").write_bytes(dump_metrics(rows))
     content = {
         "data": "12" * 32,
         "parameters": 78042,
@@ -78,4 +79,32 @@ def write_run(
 
 
 def write(folder, name, content):
-    (folder / name).write_text(json.dumps(content))
+    """Write a JSON file of a run folder, with the checksum of its content."""
+    content = {key: value for key, value in content.items() if key != "sha256"}
+    (folder / name).write_bytes(dump_json(content))
+
+
+def corrupt(content: bytes, rng: random.Random) -> bytes:
+    """Flip, insert, delete, swap or cut bytes, or exchange a digit."""
+    data = bytearray(content)
+    place = rng.randrange(len(data))
+    kind = rng.randrange(7)
+    if kind == 0:
+        data[place] ^= 1 << rng.randrange(8)
+    elif kind == 1:
+        data[place] = rng.randrange(256)
+    elif kind == 2:
+        data.insert(place, rng.randrange(256))
+    elif kind == 3:
+        del data[place : place + rng.randrange(1, 20)]
+    elif kind == 4:
+        del data[place:]
+    elif kind == 5:
+        digits = [i for i, byte in enumerate(data) if chr(byte).isdigit()]
+        data[rng.choice(digits)] = ord(str(rng.randrange(10)))
+    else:
+        lines = data.split(b"\n")
+        a, b = rng.randrange(len(lines)), rng.randrange(len(lines))
+        lines[a], lines[b] = lines[b], lines[a]
+        data = bytearray(b"\n".join(lines))
+    return bytes(data)

@@ -1,6 +1,5 @@
 """The flags of commands that run saved networks on test images; nothing here imports torch."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from distillers.config.data import DecodeOptions
 from distillers.config.flags import FRACTION, NOT_NEGATIVE, at_least, check_ranges
-from distillers.errors import InputError
+from distillers.config.run_files import NotAnObjectError, load_json
+from distillers.errors import CorruptFileError, InputError
 
 RUN_FLAGS: dict[str, type | tuple[type, ...]] = {
     "dataset": str,
@@ -145,10 +145,11 @@ def _read_config(path: Path | str) -> tuple[Path, dict[str, Any]]:
     if not file.is_file():
         return file, {}
     try:
-        flags = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return file, load_json(file)[0]
+    except NotAnObjectError:
+        return file, {}
+    except CorruptFileError as error:
         raise InputError(f"{file} is damaged: {error}") from error
-    return file, flags if isinstance(flags, dict) else {}
 
 
 def _start_folder(folder: Path, save_dir: str) -> Path:

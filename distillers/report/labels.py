@@ -6,8 +6,7 @@ from typing import Any
 
 from distillers.config.flags import Fact, flags_with
 from distillers.config.student import StudentConfig
-from distillers.report.fields import printable
-from distillers.report.records import RunRecord
+from distillers.report.records import RunRecord, printable
 
 Group = tuple[RunRecord, ...]  # runs that differ in their seed only
 RATE = "learning_rate"  # published rates depend on the network

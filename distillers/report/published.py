@@ -9,7 +9,7 @@ from typing import Any
 from distillers.config.flags import Fact, flags_with
 from distillers.config.student import StudentConfig
 from distillers.distillation import recipes
-from distillers.report.fields import printable
+from distillers.report.records import printable
 from distillers.report.runs import STUDENT_DEFAULTS
 
 # Flags that a run must share with the published ones to be comparable.

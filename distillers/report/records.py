@@ -43,6 +43,7 @@ class RunRecord:
         device: name of the training device, for CPUs with the number of threads.
         devices: number of devices.
         versions: of Python, torch and the source.
+        is_verified: whether every file has a checksum, as those of earlier versions have not.
     """
 
     folder: str
@@ -70,6 +71,7 @@ class RunRecord:
     device: str
     devices: int
     versions: str
+    is_verified: bool
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,14 @@ class UnreadableRun:
     folder: str
     reason: str
     kind: str = "damaged"
+
+
+def printable(text: object) -> str:
+    """Convert to a string in which characters that cannot be printed are escaped."""
+    plain = str(text)
+    if plain.isprintable():
+        return plain
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)
 
 
 def to_frame(runs: Sequence[RunRecord]) -> "DataFrame":

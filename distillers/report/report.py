@@ -22,12 +22,14 @@ class Report:
         not_counted: folders that are damaged, unfinished or copies.
         num_runs: number of counted runs.
         num_rows: number of groups of seeds.
+        unverified: folders of counted runs whose files have no checksums.
     """
 
     tables: tuple[PairTable, ...]
     not_counted: tuple[UnreadableRun, ...]
     num_runs: int
     num_rows: int
+    unverified: tuple[str, ...]
 
     def overviews(self) -> list["Overview"]:
         """Return one overview for each data set and protocol with more than one pair."""
@@ -121,4 +123,5 @@ def build_report(roots: Iterable[Path], baseline: str | None = None) -> Report:
         not_counted=tuple(sorted([*damaged, *copies], key=lambda run: run.folder)),
         num_runs=sum(map(len, groups)),
         num_rows=len(groups),
+        unverified=tuple(run.folder for group in groups for run in group if not run.is_verified),
     )

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from distillers.errors import PREEMPTED_STATUS
+from distillers.config.run_files import METRICS, MetricsRow, check_fields, load_metrics
+from distillers.errors import PREEMPTED_STATUS, CorruptFileError
 from distillers.sweep.estimate import cost_key
 from distillers.sweep.executors import Executor
 from distillers.sweep.executors.job import Job
 from distillers.sweep.expand import Run
 from distillers.sweep.ledger import LOCKED_STATUS, Ledger
-from distillers.training.loggers import read_metrics
 
 POLL_SECONDS = 0.25
 # Exit statuses of a run that was left to another process, or saved its state after a signal.
@@ -68,16 +68,17 @@ class RunStatus:
 
     def read_metrics(self) -> None:
         """Update epoch and metrics if the run has written any."""
-        path = self.run.folder / "metrics.jsonl"
+        path = self.run.folder / METRICS
         modified = path.stat().st_mtime_ns if path.exists() else 0
         if modified == self.modified:
             return
         self.modified = modified
         try:
-            last = read_metrics(self.run.folder)[-1]
+            last = load_metrics(path)[0][-1]
             if "test_acc" in last:
-                self.epoch, self.metrics = max(0, int(last["epoch"])), last
-        except (IndexError, KeyError, TypeError, ValueError):
+                check_fields(last, MetricsRow, METRICS)
+                self.epoch, self.metrics = max(0, last["epoch"]), last
+        except (IndexError, OSError, CorruptFileError):
             pass  # no epoch yet, or damaged, which the run itself reports
 
     def elapsed(self) -> float:

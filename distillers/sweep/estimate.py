@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from distillers import models
 from distillers.config.flags import Fact, flags_with
+from distillers.config.run_files import RunTotals, check_fields, load_json
 from distillers.config.student import StudentConfig
 from distillers.config.train import TrainConfig
 from distillers.data.batch import Batch
@@ -27,6 +28,7 @@ from distillers.distillation import loss_weights as weights
 from distillers.distillation.build import distil
 from distillers.distillation.distillation import Distillation
 from distillers.distillation.task import Supervised
+from distillers.errors import CorruptFileError
 from distillers.losses import CE
 from distillers.sweep.cache_costs import CacheSimulation, CacheUse, WarmCacheLoader, cache_use
 from distillers.sweep.expand import Run
@@ -142,9 +144,10 @@ def costs_of_finished_runs(save_dir: str) -> dict[str, Cost]:
         if path.parent.is_symlink():
             continue
         try:
-            flags = json.loads(path.read_text())
+            flags = load_json(path)[0]
+            check_fields(flags, RunTotals, path.name)
             seconds = flags["Total time"] * 3600 / flags["epochs"]
-        except (ValueError, KeyError, TypeError):
+        except (OSError, CorruptFileError):
             continue  # damaged, which a report says
         sizes = {p: p.stat().st_size for p in path.parent.rglob("*") if p.is_file()}
         kept = [size for p, size in sizes.items() if p.name.startswith("ckpt_epoch_")]

@@ -1,7 +1,6 @@
 """Write the flags, environment and metrics of a run to its folder."""
 
 import importlib.metadata
-import json
 import platform
 import subprocess
 import sys
@@ -12,7 +11,15 @@ from typing import Any
 import torch
 
 from distillers import __version__
-from distillers.errors import InputError
+from distillers.config.run_files import (
+    METRICS,
+    check_epochs,
+    dump_json,
+    dump_metrics,
+    load_metrics,
+)
+from distillers.distributed.world import complain
+from distillers.errors import CorruptFileError, InputError
 from distillers.files import write_atomically
 from distillers.training.wandb import Tracker
 
@@ -35,7 +42,7 @@ class RunLogger:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.rows = [row for row in read_metrics(folder) if row["epoch"] <= epoch]
+        self.rows = [row for row in read_metrics(folder, epoch) if row["epoch"] <= epoch]
         self.write_json("config.json", config)
         self.write_json("environment.json", environment())
         self._write_rows()
@@ -55,8 +62,7 @@ class RunLogger:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file to the folder."""
-        text = json.dumps(content, indent=2, default=str) + "\n"
-        write_atomically(self.folder / name, text.encode())
+        write_atomically(self.folder / name, dump_json(content))
 
     def close(self) -> None:
         """Close the TensorBoard file and the page on Weights & Biases."""
@@ -65,23 +71,36 @@ class RunLogger:
             self._tracker.close()
 
     def _write_rows(self) -> None:
-        lines = "".join(json.dumps(row) + "\n" for row in self.rows)
-        write_atomically(self.folder / "metrics.jsonl", lines.encode())
+        write_atomically(self.folder / METRICS, dump_metrics(self.rows))
 
 
-def read_metrics(folder: Path) -> list[dict[str, float]]:
+def read_metrics(folder: Path, epoch: int = 0) -> list[dict[str, float]]:
     """Read the rows of `metrics.jsonl`; none if there is no such file.
+
+    Args:
+        folder: the run folder.
+        epoch: the last epoch that must be in the file.
 
     Raises:
         InputError: if the file is damaged.
     """
-    path = folder / "metrics.jsonl"
+    path = folder / METRICS
     if not path.exists():
         return []
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is damaged: {error}") from error
+        rows, is_verified = load_metrics(path)
+        check_epochs(rows)
+        last = rows[-1]["epoch"] if rows else epoch
+        if last < epoch:
+            raise CorruptFileError(f"{METRICS} ends with epoch {last}, not {epoch}.")
+    except CorruptFileError as error:
+        raise InputError(
+            f"{folder}: {error} Restore the file, or remove it to resume without the records of "
+            "the epochs that are done."
+        ) from error
+    if rows and not is_verified:
+        complain(f"{path} is of an earlier version and has no checksums: not verified.")
+    return rows
 
 
 def environment() -> dict[str, Any]:

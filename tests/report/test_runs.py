@@ -6,13 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+from typing import Annotated
 
 import pytest
 
 from distillers.cli import main as cli
+from distillers.config.schema import Bounds, find_problem
 from distillers.errors import InputError
 from distillers.report import load_runs, runs
-from distillers.report.fields import all_finite, check_finite
 from distillers.report.records import RunRecord, UnreadableRun
 from tests.run_folders import write, write_run
 
@@ -87,7 +88,7 @@ def test_unknown_home_directories_and_invalid_flags_do_not_stop_a_report(tmp_pat
     write_run(tmp_path, "kd", path_t="~nobody_of_that_name/t.pth")
     folder = write_run(tmp_path, "kd", trial=1)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "path_t": 5}))
+    write(folder, "config.json", {**config, "path_t": 5})
     assert [run.method for run in read_all(tmp_path)] == ["kd", "kd"]
 
 
@@ -289,19 +290,14 @@ def test_first_stages_do_not_count(tmp_path):
 
 def test_the_fast_check_of_numbers_agrees_with_the_slow_one():
     ends = [0, 1.5, -1e18, 10**18, 10**400, -1e19, float("nan"), float("inf"), True, "1", None]
+    bounds = Bounds(-1e18, 1e18)
+    hint = Annotated[float, bounds]
     for first in ends:
         for second in ends:
             for values in ([first, second], [1, first, 2.5, second, 3]):
-                assert all_finite(values) is all(map(is_finite, values)), values
-    assert all_finite([])
-
-
-def is_finite(value):
-    try:
-        check_finite(value, "")
-    except InputError:
-        return False
-    return True
+                is_valid = not any(find_problem(value, hint) for value in values)
+                assert runs.all_within(values, bounds) is is_valid, values
+    assert runs.all_within([], bounds)
 
 
 def test_a_single_invalid_number_is_found(tmp_path):

@@ -1,12 +1,19 @@
 """What a run's folder tells, and who else is told."""
 
 import importlib.metadata
+import json
+import random
 import sys
 import types
 
+import pytest
+
 import distillers
 from distillers.cli import main as cli
-from distillers.training.loggers import RunLogger, environment
+from distillers.config.run_files import dump_metrics
+from distillers.errors import InputError
+from distillers.training.loggers import RunLogger, environment, read_metrics
+from tests.run_folders import corrupt
 
 
 def test_a_clone_that_is_not_installed_tells_its_version(monkeypatch):
@@ -21,6 +28,37 @@ def test_a_clone_that_is_not_installed_tells_its_version(monkeypatch):
     found = environment()
     assert found["distillers"] == distillers.__version__
     assert found["torch"]
+
+
+EPOCHS = 5
+ROWS = [{"epoch": n, "train_loss": 1.5 / n, "lr": 0.05, "test_acc": 60.0 + n} for n in range(1, 6)]
+
+
+@pytest.mark.parametrize("count", [30, pytest.param(300, marks=pytest.mark.slow)])
+def test_no_random_damage_to_the_metrics_is_resumed_from_in_silence(count, tmp_path, capsys):
+    path, rng = tmp_path / "metrics.jsonl", random.Random(count)
+    path.write_bytes(dump_metrics(ROWS))
+    assert read_metrics(tmp_path, EPOCHS) == ROWS
+    refused = 0
+    for _ in range(count):
+        path.write_bytes(corrupt(dump_metrics(ROWS), rng))
+        try:
+            rows = read_metrics(tmp_path, EPOCHS)
+        except InputError as error:
+            refused += str(error).startswith(f"{tmp_path}: ") and "metrics.jsonl" in str(error)
+        else:
+            assert rows in (ROWS, []) or "not verified" in capsys.readouterr().err
+    assert refused > 0.8 * count
+
+
+def test_metrics_of_an_earlier_version_are_resumed_from_with_a_message(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    assert read_metrics(tmp_path, EPOCHS) == ROWS
+    assert f"{path} is of an earlier version" in capsys.readouterr().err
+    with pytest.raises(InputError, match="ends with epoch 5, not 6"):
+        read_metrics(tmp_path, EPOCHS + 1)
+    assert read_metrics(tmp_path / "none", EPOCHS) == []
 
 
 class Page:

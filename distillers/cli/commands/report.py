@@ -49,5 +49,10 @@ def main(args: Sequence[str]) -> None:
         print(f"not counted, {each.kind}: {each.folder}: {each.reason}")
     if len(report.not_counted) > NAMED:
         print(f"and {len(report.not_counted) - NAMED} more that do not count; the report has all")
+    if report.unverified:
+        print(
+            f"not verified: {pluralize(len(report.unverified), 'run')} of an earlier version, "
+            f"whose files have no checksums, such as {report.unverified[0]}"
+        )
     for path in write_report(report, Path(config.out), config.format):
         print(f"wrote {path}")
