@@ -66,9 +66,10 @@ def _in_footer(file: BinaryIO) -> tuple[str, str]:
     tail_size = min(size, NUM_DIGITS + max(len(ZIP), len(ONNX)))
     file.seek(size - tail_size)
     tail = file.read()
-    if b"sha256" not in tail:
+    marks = [mark for mark in (ONNX, ZIP) if tail[:-NUM_DIGITS].endswith(mark[2:])]
+    if not marks:
         return "", ""
-    footer = ONNX if tail[:-NUM_DIGITS].endswith(ONNX) else ZIP
+    footer = marks[0]
     end = size - NUM_DIGITS - len(footer)
     file.seek(0)
     digest = hashlib.sha256()

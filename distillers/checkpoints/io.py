@@ -85,7 +85,7 @@ def read(path: str | Path) -> dict[str, Any]:
     if not isinstance(payload, dict):
         raise InputError(f"{path} holds a {type(payload).__name__}, not a state dict.")
     if payload.get("card"):
-        check_card(payload["card"], path)
+        payload["card"] = check_card(payload["card"], path)
         if not has_checksum:
             log_unverified(path)
     return payload

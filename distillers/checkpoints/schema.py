@@ -59,7 +59,7 @@ class Card(TypedDict, total=False):
 
 
 def check_card(card: object, path: str | Path) -> dict[str, Any]:
-    """Return a card from a file after checking it.
+    """Return a card from a file, without empty entries, after checking it.
 
     Raises:
         InputError: if it is not a mapping, or an entry has the wrong type or is out of range.
@@ -77,4 +77,4 @@ def check_card(card: object, path: str | Path) -> dict[str, Any]:
             f"the card in {path} is not valid: it has {len(names)} class_names for num_classes "
             f"{classes}."
         )
-    return card
+    return {name: value for name, value in card.items() if value is not None}
