@@ -12,6 +12,12 @@ from distillers.data.batch import Batch
 from distillers.distributed.shard import Shard
 
 EVALUATION_BATCH = 256  # always the same, so that an evaluation is reproducible to the bit
+LARGE_IMAGE, LARGE_IMAGE_BATCH = 96, 64  # above this size an evaluation needs more than a step
+
+
+def evaluation_batch_size(image_size: int) -> int:
+    """Return the batch size of an evaluation, a function of the image size in pixels alone."""
+    return EVALUATION_BATCH if image_size <= LARGE_IMAGE else LARGE_IMAGE_BATCH
 
 
 class BatchLoader(Protocol):

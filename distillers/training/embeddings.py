@@ -12,7 +12,7 @@ from distillers.config.data import NumViews
 from distillers.data.batch import Batch
 from distillers.data.loaders.sharded import ShardedLoader
 from distillers.data.sampling import check_epoch
-from distillers.data.source import EVALUATION_BATCH, BatchLoader, DataSource
+from distillers.data.source import BatchLoader, DataSource
 from distillers.distributed.shard import Shard
 from distillers.errors import InputError
 from distillers.progress import counted
@@ -104,7 +104,8 @@ class FixedLoader(BatchLoader):
     """
 
     def __init__(self, batches: Sequence[Batch], device: torch.device) -> None:
-        self.batch_size, self._device = EVALUATION_BATCH, device
+        self.batch_size = max((len(batch.labels) for batch in batches), default=1)
+        self._device = device
         self.num_images = sum(len(batch.labels) for batch in batches)
         self._batches = batches
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from collections.abc import Callable
 
 # Numbers of glibc's malloc.h.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
@@ -15,9 +16,23 @@ def reuse_freed_memory() -> None:
     page by page: 4 % of SemCKD's step on 32 x 32 images, more where images are larger. Elsewhere
     than on Linux with glibc nothing happens.
     """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = _libc_function("mallopt")
     if mallopt is not None:
         mallopt(MMAP_THRESHOLD, KEPT)
         mallopt(TRIM_THRESHOLD, 2**31 - 1)
+
+
+def release_freed_memory() -> None:
+    """Return freed blocks to the system.
+
+    Called where the sizes of blocks change, as between training and evaluation: blocks that were
+    kept for the one rarely fit the other, and would add to the peak.
+    """
+    malloc_trim = _libc_function("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim(ctypes.c_size_t(0))
+
+
+def _libc_function(name: str) -> Callable[..., int] | None:
+    """Return a function of glibc; None if the C library is another one."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

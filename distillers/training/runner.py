@@ -23,7 +23,7 @@ from distillers.files import DISK_FULL
 from distillers.training.autotune import choose
 from distillers.training.ddp import convert_sync_batchnorm
 from distillers.training.evaluate import score
-from distillers.training.malloc import reuse_freed_memory
+from distillers.training.malloc import release_freed_memory, reuse_freed_memory
 from distillers.training.preemption import PreemptionHandler, ignore
 from distillers.training.recorder import open_recorder
 from distillers.training.run_dir import RunDir
@@ -290,8 +290,10 @@ def evaluate_on_splits(
 ) -> dict[str, float]:
     """Return `test_loss`, `test_acc`, `test_acc_top5`, and the same of `val` where it is there."""
     figures: dict[str, float] = {}
+    release_freed_memory()
     for name, loader in tests.items():
         batches = loader.epoch(1)
         each = score(net, preemption.between(batches) if preemption else batches, world)
         figures |= {f"{name}_{key}": getattr(each, key) for key in ("loss", "acc", "acc_top5")}
+    release_freed_memory()
     return figures

@@ -1,9 +1,12 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+import torch
 
 import distillers.data as data
+from distillers.data.source import evaluation_batch_size
 from distillers.errors import InputError
 
 
@@ -36,3 +39,20 @@ def test_public_names_are_there_and_others_are_not():
     assert data.Loader.__name__ == "Loader"
     with pytest.raises(AttributeError, match="no attribute 'Loadr'"):
         data.Loadr  # noqa: B018
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(32, 256), (96, 256), (160, 64), (224, 64)])
+def test_an_evaluation_of_large_images_takes_no_more_memory_than_a_step(
+    size: int, batch_size: int
+) -> None:
+    assert evaluation_batch_size(size) == batch_size
+    images, labels = torch.zeros(1, 1, size, size, dtype=torch.uint8), torch.arange(300) % 10
+    digits = replace(
+        data.load("digits"),
+        train_images=images,
+        train_labels=labels[:1],
+        test_images=images.expand(300, -1, -1, -1),
+        test_labels=labels,
+    )
+    batch = next(digits.test_loader(torch.device("cpu")).epoch(1))
+    assert len(batch.labels) == batch_size

@@ -16,7 +16,7 @@ from distillers.data.loaders.folder import FolderLoader
 from distillers.data.loaders.views import VIEW_SEED
 from distillers.data.normalization import IMAGENET_MEAN, IMAGENET_STD
 from distillers.data.sampling import generator
-from distillers.data.source import EVALUATION_BATCH, DataSource
+from distillers.data.source import EVALUATION_BATCH, DataSource, evaluation_batch_size
 from distillers.distributed.shard import Shard
 from distillers.errors import InputError
 
@@ -151,12 +151,12 @@ class FolderSet(DataSource):
         rows: Tensor,
         device: torch.device,
         workers: int,
-        batch_size: int = EVALUATION_BATCH,
+        batch_size: int | None = None,
         shard: Shard = Shard(),
     ) -> FolderLoader:
         return FolderLoader(
             self._images(self.test, rows, 0, augment=False),
-            batch_size=batch_size,
+            batch_size=batch_size or evaluation_batch_size(self.image_size),
             mean=self.mean,
             std=self.std,
             device=device,

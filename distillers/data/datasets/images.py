@@ -15,7 +15,7 @@ from distillers.data.loaders.memory import PAD, Loader
 from distillers.data.loaders.pairs import check_images_and_labels
 from distillers.data.loaders.views import view_crops
 from distillers.data.sampling import generator
-from distillers.data.source import EVALUATION_BATCH, DataSource
+from distillers.data.source import EVALUATION_BATCH, DataSource, evaluation_batch_size
 from distillers.distributed.shard import Shard
 from distillers.errors import InputError
 
@@ -173,7 +173,7 @@ class ImageSet(DataSource):
         return Loader(
             self.test_images[:count],
             self.test_labels[:count],
-            batch_size=EVALUATION_BATCH,
+            batch_size=evaluation_batch_size(self.image_size),
             mean=self.mean,
             std=self.std,
             device=device,
