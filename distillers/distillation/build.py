@@ -47,7 +47,8 @@ def distil(
 
     Raises:
         InputError: if a loss or option is unknown, the networks have different numbers of classes,
-            a tap does not exist, or a loss does not accept the networks.
+            a tap does not exist, or a loss does not accept the networks or gives the student no
+            gradient.
     """
     classes = {name: wiring.find(name) for name, weight in weights.items() if weight != 0}
     short = {name: cls.__name__.lower() for name, cls in classes.items()}
@@ -55,7 +56,7 @@ def distil(
     for name in options:
         if name not in short.values():
             raise InputError(f"options were given for {name!r}, which is not among the losses.")
-    of_student = _trace(student, images, student_taps)
+    of_student = _trace(student, images, student_taps, with_grad=True)
     of_teacher = _trace(teacher, images, teacher_taps)
     for cls in classes.values():
         wiring.check_readable(cls, of_student.taps, of_teacher.taps)
@@ -83,8 +84,14 @@ class _TracedNetwork(NamedTuple):
     taps: Taps
 
 
-def _trace(net: nn.Module, images: Tensor, taps: Taps | Sequence[str] | None) -> _TracedNetwork:
-    trace = ForwardTrace(net, images)
+def _trace(
+    net: nn.Module,
+    images: Tensor,
+    taps: Taps | Sequence[str] | None,
+    *,
+    with_grad: bool = False,
+) -> _TracedNetwork:
+    trace = ForwardTrace(net, images, with_grad=with_grad)
     if taps is None or isinstance(taps, Taps):
         return _TracedNetwork(trace, infer_taps(trace, taps))
     return _TracedNetwork(trace, infer_taps(trace, maps=taps))

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from distillers.data.batch import Batch
 from distillers.distillation.task import Step, Task
@@ -154,20 +155,19 @@ class Distillation(Task):
         self.frozen.sync_weights()  # a compiled step cannot do it
         return super().train(mode)
 
-    @torch.no_grad()
     def check_losses(self, student: ForwardTrace, teacher: ForwardTrace) -> None:
-        """Run each loss without parameters and buffers on traced features.
+        """Check before the training that each loss accepts the networks and trains the student.
 
-        It finds networks that a loss does not accept before the training starts. Losses with
-        parameters or buffers are skipped, because a call may change them.
+        Losses without parameters and buffers are run on traced features. Of the others, which a
+        call may change, only the gradient of what they read is checked.
 
         Args:
-            student: trace of the student.
+            student: trace of the student, with gradient.
             teacher: trace of the teacher.
 
         Raises:
             InputError: with the message of the ValueError of a loss, or if its value is not a
-                scalar.
+                scalar or gives the student no gradient.
         """
         rows = torch.arange(len(student.images), device=student.images.device)
         values = _loop_values(rows * 0, rows, 0.0)
@@ -176,11 +176,18 @@ class Distillation(Task):
             ("teacher", teacher, self.frozen.extractor),
         ):
             values |= _prefixed(side, trace.read(extractor.taps, extractor.kinds))
+        for name in self.losses:
+            inputs = (*self._inputs[name], *self._warmup_inputs.get(name, ()))
+            _check_trainable(name, {key: values[key] for key in inputs if key in values}, student)
         stateless = [name for name, loss in self.losses.items() if not is_stateful(loss)]
         try:
-            self._parts(values, stateless)
+            with torch.enable_grad():
+                parts = self._parts(values, stateless)
         except ValueError as error:
             raise InputError(str(error)) from error
+        for name, part in parts.items():
+            if not part.requires_grad:
+                raise InputError(f"the loss {name} has no gradient with respect to the student.")
 
     def deployed(self) -> nn.Module:
         """Return the network to evaluate, save and export.
@@ -218,6 +225,21 @@ class Distillation(Task):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Distillation":
         self.frozen.apply(fn, recurse)
         return super()._apply(fn, recurse)
+
+
+def _check_trainable(name: str, inputs: Mapping[str, Any], student: ForwardTrace) -> None:
+    """Check that a trainable parameter of the student affects some of what a loss reads.
+
+    Raises:
+        InputError: if none does.
+    """
+    read = {key: value for key, value in inputs.items() if key.startswith("student_")}
+    if not any(x.requires_grad for x in tree_leaves(read)):
+        raise InputError(
+            f"the loss {name} gives {type(student.net).__name__} no gradient: it reads "
+            f"{', '.join(read) or 'nothing of the student'}, which no trainable parameter affects; "
+            "name other modules, as in student_taps=Taps(maps=(...), head=...)."
+        )
 
 
 def _loop_values(

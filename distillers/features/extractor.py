@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +82,9 @@ class FeatureExtractor:
         if side == "out":
             handle = module.register_forward_hook(lambda *called: store(called[2]))
         else:
-            handle = module.register_forward_pre_hook(lambda *called: store(called[1][0]))
+            handle = module.register_forward_pre_hook(
+                lambda _, args, kwargs: store(first_argument(args, kwargs)), with_kwargs=True
+            )
         self._handles.append(handle)
 
 
@@ -128,6 +131,12 @@ def arrange(
                     found[i] = layouts[place].arrange(found[i])
             features[kind] = found if kind in ("maps", "preacts") else found[0]
     return features
+
+
+def first_argument(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """Return the first argument of a call, positional or not; None if it is not a tensor."""
+    first = next(iter((*args, *kwargs.values())), None)
+    return first if isinstance(first, Tensor) else None
 
 
 def embedding(head: nn.Module | None, inputs: Tensor) -> Tensor:

@@ -31,14 +31,16 @@ def find_taps(
     return infer_taps(ForwardTrace(net, images), taps, maps=maps)
 
 
+@torch.no_grad()
 def infer_taps(trace: ForwardTrace, taps: Taps | None = None, *, maps: Sequence[str] = ()) -> Taps:
     """Return the taps of a traced network, with the layout of each place.
 
-    They are those given, else those that the network declares in an attribute `taps`, else they are
-    inferred by these rules:
+    They are those given, else those that the network, or the one inside its wrappers, declares in
+    an attribute `taps`, else they are inferred by these rules:
 
-    * The head is the last linear layer or convolution whose output is the logits. If there is none,
-      it is the classifier that timm names, else the last layer with as many outputs as classes.
+    * The head is the last linear layer or convolution whose output is the logits and whose input
+      depends on parameters of the network. If there is none, it is the classifier that timm names,
+      else the last such layer with as many outputs as classes.
     * The stage maps are those that timm's `feature_info` names, if they can be read. For other
       networks a stage ends with the last block of its size. At most the four deepest are used. If
       all are of one size, as in a vision transformer, four are taken at equal distances.
@@ -57,10 +59,11 @@ def infer_taps(trace: ForwardTrace, taps: Taps | None = None, *, maps: Sequence[
         maps: paths of the stage maps, instead of those given, declared or inferred.
 
     Raises:
-        InputError: if a tap that was given or declared does not exist or is not a map.
+        InputError: if a tap that was given or declared does not exist or is not a map, or the input
+            of its head does not depend on the network's parameters.
     """
-    declared = getattr(trace.net, "taps", None)
-    taps = taps or (declared if isinstance(declared, Taps) else None) or _by_rule(trace)
+    taps = taps or _declared(trace) or _by_rule(trace)
+    _check_head(trace, taps)
     taps = with_maps(taps, maps) if maps else taps
     if not taps.preacts:
         taps = replace(taps, preacts=_preacts(trace, taps.maps))
@@ -70,10 +73,36 @@ def infer_taps(trace: ForwardTrace, taps: Taps | None = None, *, maps: Sequence[
     return replace(taps, layouts=layouts)
 
 
+def _declared(trace: ForwardTrace) -> Taps | None:
+    """Return the taps that the network or the one inside its wrappers declares, if any."""
+    prefix, net = trace.inner
+    for path, module in (("", trace.net), (prefix, net)):
+        taps = getattr(module, "taps", None)
+        if isinstance(taps, Taps) and (not path or trace.ran_once(path)):
+            return taps.under(path) if path else taps
+    return None
+
+
+def _check_head(trace: ForwardTrace, taps: Taps) -> None:
+    """Check that the input of the head is computed by the network, and not the images.
+
+    Raises:
+        InputError: if it is not.
+    """
+    inputs = next((call.input for call in trace.calls if call.path == taps.head), None)
+    if inputs is not None and not trace.is_computed(inputs):
+        name = type(trace.net).__name__
+        raise InputError(
+            f"{taps.head} is no classifier of {name}: its input depends on no parameter of "
+            f"{name}. Name the layer that takes the embedding, as in "
+            f"Taps(maps={taps.maps}, head=...)."
+        )
+
+
 def _by_rule(trace: ForwardTrace) -> Taps:
     head = _head(trace)
     maps, before = stages_of(trace, head)
-    first = next((call.path for call in trace.readable() if as_map(trace, call) is not None), "")
+    first = next((call.path for call in _inside(trace) if as_map(trace, call) is not None), "")
     return Taps(
         maps=maps,
         head=head,
@@ -82,29 +111,55 @@ def _by_rule(trace: ForwardTrace) -> Taps:
     )
 
 
+def _inside(trace: ForwardTrace) -> list[Call]:
+    """Return the readable calls of the network inside its wrappers that depend on parameters."""
+    path, _ = trace.inner
+    prefix = f"{path}." if path else ""
+    return [
+        call
+        for call in trace.readable()
+        if call.path.startswith(prefix) and trace.is_computed(call.output)
+    ]
+
+
 def _head(trace: ForwardTrace) -> str:
     """Return the path of the classifier, "" if there is none."""
     logits = trace.logits
-    single = [call for call in trace.calls if trace.ran_once(call.path)]
-    layers = [call for call in single if any(True for _ in call.module.parameters(recurse=False))]
+    layers = [call for call in trace.calls if _may_be_head(trace, call)]
     for call in reversed(layers):
         if call.output.numel() == logits.numel() and torch.equal(call.output.flatten(1), logits):
             return call.path
-    named = _timm_classifier(trace.net)
-    wide = [
-        call.path
-        for call in layers
-        if isinstance(call.module, nn.Linear | nn.Conv2d)
-        and call.output.shape[1] == logits.shape[1]
-    ]
+    named = _timm_classifier(trace)
+    wide = [call.path for call in layers if _num_outputs(call) == logits.shape[1]]
     return next((path for path in wide if path in named), wide[-1] if wide else "")
 
 
-def _timm_classifier(net: nn.Module) -> tuple[str, ...]:
+def _may_be_head(trace: ForwardTrace, call: Call) -> bool:
+    """Return whether a call is that of a layer, run once, on what the network computed."""
+    if not trace.ran_once(call.path) or not trace.is_computed(call.input):
+        return False
+    return isinstance(call.module, nn.Linear | nn.Conv2d) or _is_own_linear(call)
+
+
+def _is_own_linear(call: Call) -> bool:
+    """Return whether a module without children maps (n, d) to (n, k) by a matrix of its own."""
+    if any(True for _ in call.module.children()) or call.input is None or call.input.ndim != 2:
+        return False
+    widths = {call.input.shape[1], call.output.shape[-1]}
+    return any(w.ndim == 2 and set(w.shape) == widths for w in call.module.parameters())
+
+
+def _num_outputs(call: Call) -> int:
+    return call.output.shape[1 if isinstance(call.module, nn.Conv2d) else -1]
+
+
+def _timm_classifier(trace: ForwardTrace) -> tuple[str, ...]:
     """Return the paths of the classifiers in the `pretrained_cfg` of a network of timm."""
+    prefix, net = trace.inner
     config = getattr(net, "pretrained_cfg", None) or {}
     named = config.get("classifier") or ()
-    return (named,) if isinstance(named, str) else tuple(named)
+    named = (named,) if isinstance(named, str) else tuple(named)
+    return tuple(f"{prefix}.{path}" if prefix else path for path in named)
 
 
 def _final(trace: ForwardTrace, head: str, maps: tuple[str, ...]) -> str | None:

@@ -210,12 +210,13 @@ def _at_most_four(trace: ForwardTrace, calls: list[Call]) -> list[Call]:
 @torch.no_grad()
 def _in_raster_order(trace: ForwardTrace, calls: list[Call]) -> bool:
     """Return whether tokens are in row-major order, which is False for Hiera of timm."""
-    show: Any = getattr(trace.net, "forward_intermediates", None)
+    _, net = trace.inner
+    show: Any = getattr(net, "forward_intermediates", None)
     tokens = [call for call in calls if call.output.ndim == 3]
     if not tokens or show is None:
         return True
-    with eval_mode(trace.net):
-        shown = show(trace.images, output_fmt="NCHW", intermediates_only=True)
+    with eval_mode(net):
+        shown = show(trace.inner_images, output_fmt="NCHW", intermediates_only=True)
     return all(
         any(
             values.shape == each.shape and torch.allclose(values, each, rtol=1e-3, atol=1e-5)

@@ -7,21 +7,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from distillers.errors import InputError
+from distillers.features.dataflow import Dataflow
 from distillers.features.extractor import (
     Features,
     arrange,
     check_intact,
     check_kinds,
     eval_mode,
+    first_argument,
     not_a_tensor,
     repeatable,
     runs_repeatedly,
 )
 from distillers.features.taps import Place, Taps, module_at
+from distillers.features.unwrap import unwrap
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +81,13 @@ class ForwardTrace:
     Args:
         net: maps images (n, c, h, w) to logits (n, k).
         images: (n, c, h, w), any content, of the size that the network will get.
+        with_grad: record the graph of the gradient.
 
     Attributes:
         net: the network.
         images: the first two images.
+        inner: path and module of the network inside its wrappers; see `unwrap`.
+        inner_images: images that the inner network gets, which a wrapper may have resized.
         num_prefix_tokens: tokens before those of the image, if the network has the attribute of
             this name, as those of timm do.
         logits: (2, k).
@@ -93,24 +97,36 @@ class ForwardTrace:
         InputError: if the network does not return logits.
     """
 
-    def __init__(self, net: nn.Module, images: Tensor) -> None:
+    def __init__(self, net: nn.Module, images: Tensor, *, with_grad: bool = False) -> None:
         self.net = net
-        self.images = images[:2]
+        self.images = self.inner_images = images[:2]
+        self.inner = unwrap(net)
         self.num_prefix_tokens = _num_prefix_tokens(net)
         self.calls: list[Call] = []
+        self._num_calls: Counter[str] = Counter()
         self._other_outputs: dict[str, str] = {}
-        self._uses = _UseCounter()
-        self.logits = self._run()
-        self._num_calls = Counter(call.path for call in self.calls)
+        self._dataflow = Dataflow(net)
+        with torch.set_grad_enabled(with_grad):
+            self.logits = self._run()
 
     @property
     def size(self) -> tuple[int, int]:
-        """(h, w) of the images."""
-        return self.images.shape[2], self.images.shape[3]
+        """(h, w) of the images that the inner network gets, or resizes them to itself."""
+        images = self.inner_images
+        for call in self.calls:
+            if isinstance(call.module, nn.Conv2d) and call.input is not None:
+                if call.input.shape[1] == images.shape[1]:
+                    images = call.input
+                break
+        return images.shape[2], images.shape[3]
 
     def num_uses(self, tensor: Tensor) -> int:
         """Return how many functions took this tensor and returned a tensor."""
-        return self._uses.count(tensor)
+        return self._dataflow.num_uses(tensor)
+
+    def is_computed(self, tensor: Tensor | None) -> bool:
+        """Return whether a tensor depends on a parameter of the network, unlike the images."""
+        return tensor is not None and self._dataflow.is_affected(tensor)
 
     def ran_once(self, path: str) -> bool:
         """Return whether a module ran exactly once."""
@@ -187,7 +203,6 @@ class ForwardTrace:
         check_intact(place, call.input, call.input_version)
         return call.input
 
-    @torch.no_grad()
     def _run(self) -> Tensor:
         started: dict[str, list[tuple[Tensor | None, int, Tensor | None]]] = {}
         handles = []
@@ -195,8 +210,15 @@ class ForwardTrace:
             if not path:
                 continue
 
-            def before(module: nn.Module, args: tuple[Any, ...], path: str = path) -> None:
-                first = args[0] if args and isinstance(args[0], Tensor) else None
+            def before(
+                module: nn.Module,
+                args: tuple[Any, ...],
+                kwargs: dict[str, Any],
+                path: str = path,
+            ) -> None:
+                first = first_argument(args, kwargs)
+                if path == self.inner[0] and first is not None and first.ndim == 4:
+                    self.inner_images = first
                 version = -1 if first is None else first._version
                 copy = None
                 if first is not None and getattr(module, "inplace", False):
@@ -208,16 +230,18 @@ class ForwardTrace:
                 module: nn.Module, _: tuple[Any, ...], output: object, path: str = path
             ) -> None:
                 arguments = started[path].pop()
+                self._num_calls[path] += 1
                 if isinstance(output, Tensor):
+                    self._dataflow.add_call(module, arguments[:1], output)
                     call = Call(path, module, *arguments, output, output._version)
                     self.calls.append(call)
                 else:
                     self._other_outputs[path] = type(output).__name__
 
-            handles.append(module.register_forward_pre_hook(before))
+            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
             handles.append(module.register_forward_hook(after))
         try:
-            with eval_mode(self.net), self._uses:
+            with eval_mode(self.net), self._dataflow:
                 logits = self.net(self.images)
         finally:
             for handle in handles:
@@ -225,30 +249,6 @@ class ForwardTrace:
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise InputError(f"{type(self.net).__name__} must return logits (n, classes).")
         return logits
-
-
-class _UseCounter(TorchFunctionMode):
-    """Count the functions that take each tensor and return a tensor, while it is entered."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._tensors: list[Tensor] = []  # kept alive, so that no id is given to two tensors
-        self._counts: Counter[int] = Counter()
-
-    def count(self, tensor: Tensor) -> int:
-        """Return how many functions took this very tensor."""
-        return self._counts[id(tensor)]
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        """Call a function and count its arguments."""
-        result = func(*args, **(kwargs or {}))
-        if any(isinstance(each, Tensor) for each in tree_leaves(result)):
-            tensors = {id(x): x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
-            self._tensors += tensors.values()
-            self._counts.update(tensors.keys())
-        return result
 
 
 def _num_prefix_tokens(net: nn.Module) -> int | None:
