@@ -11,7 +11,11 @@ from distillers.errors import InputError
 def held_out_rows(
     labels: Tensor, num_classes: int, fraction: float, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the rows to hold out and the remaining rows, each ascending; see `images.hold_out`.
+    """Return the rows to hold out and the remaining rows, each ascending.
+
+    The total is `fraction` of the images, rounded. Each class gives its exact share, rounded down
+    or up (ties are broken by `seed`), but always keeps one image for training; larger classes
+    give what it cannot.
 
     Args:
         labels: (N,) int64.
@@ -20,7 +24,8 @@ def held_out_rows(
         seed: any integer.
 
     Raises:
-        InputError: if a part would be empty although `fraction` is not 0.
+        InputError: if a part would be empty although `fraction` is not 0, or a class would have
+            no training image.
     """
     if not 0 <= fraction < 1:
         raise InputError(f"fraction to hold out is {fraction}; it must be in [0, 1).")
@@ -32,18 +37,39 @@ def held_out_rows(
         )
     rng = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=rng)
-    counts = _shares(torch.bincount(labels, minlength=num_classes).tolist(), total)
+    sizes = torch.bincount(labels, minlength=num_classes)
+    room = (sizes - 1).clamp(min=0)
+    if total > int(room.sum()):
+        raise InputError(
+            f"holding out {fraction} of {len(labels)} training images of {num_classes} classes "
+            f"would leave classes without a training image; at most {int(room.sum())} images can "
+            "be held out."
+        )
+    ties = torch.randperm(num_classes, generator=rng)
+    counts = _shares(sizes.tolist(), room.tolist(), total, ties.tolist())
+    by_class = order[labels[order].argsort(stable=True)]
+    starts = sizes.cumsum(0) - sizes
+    number = torch.arange(len(labels)) - starts[labels[by_class]]  # of an image within its class
     chosen = torch.zeros(len(labels), dtype=torch.bool)
-    for label, count in enumerate(counts):
-        chosen[order[labels[order] == label][:count]] = True
+    chosen[by_class[number < torch.tensor(counts)[labels[by_class]]]] = True
     return chosen.nonzero().flatten(), (~chosen).nonzero().flatten()
 
 
-def _shares(sizes: Sequence[int], total: int) -> list[int]:
-    """Divide `total` among classes in proportion to their sizes (largest remainder method)."""
+def _shares(
+    sizes: Sequence[int], room: Sequence[int], total: int, ties: Sequence[int]
+) -> list[int]:
+    """Divide `total` among classes by the largest remainder method, at most `room` of each.
+
+    Args:
+        sizes: images of each class.
+        room: most images that each class can give; their sum is at least `total`.
+        total: images to give.
+        ties: the classes in the order that breaks ties.
+    """
     whole = sum(sizes)
-    counts = [size * total // whole for size in sizes]
-    by_remainder = sorted(range(len(sizes)), key=lambda i: -(sizes[i] * total % whole))
-    for i in by_remainder[: total - sum(counts)]:
-        counts[i] += 1
+    exact = [size * total / whole for size in sizes]
+    counts = [min(size * total // whole, most) for size, most in zip(sizes, room, strict=True)]
+    while sum(counts) < total:
+        free = [label for label in ties if counts[label] < room[label]]
+        counts[max(free, key=lambda label: exact[label] - counts[label])] += 1
     return counts

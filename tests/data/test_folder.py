@@ -207,7 +207,7 @@ def break_tree(root, how):
     elif how == "other kind":
         picture(1).save(first / "a.bmp")
     elif how == "no val":
-        (root / "val").rename(root / "validation")
+        (root / "val").rename(root / "holdout")
 
 
 BROKEN = {
@@ -243,12 +243,12 @@ def test_a_wrong_folder_gets_a_hint(root):
         data.load("imagenet")
 
 
-def test_other_files_are_left_out_aloud_and_hidden_ones_silently(root, capsys):
+def test_other_files_are_left_out_with_a_message(root, capsys):
     (root / "train" / WNIDS[0] / "notes.txt").touch()
     (root / "train" / WNIDS[0] / ".DS_Store").touch()
     (root / "train" / ".n07.part").mkdir()
     assert len(source(root).train_labels) == 18
-    assert "1 files in" in capsys.readouterr().err
+    assert "2 entries of" in capsys.readouterr().err
 
 
 def test_many_files_are_listed_in_seconds(tmp_path):

@@ -38,7 +38,7 @@ def test_a_class_that_is_a_dead_link_or_a_loop_is_named(photos):
 def test_images_outside_of_every_class_are_reported(photos, capsys):
     (photos / "a" / "0.jpg").rename(photos / "stray.jpg")
     assert len(list_classes(photos).labels) == 7
-    assert "1 files" in (told := capsys.readouterr().err)
+    assert "1 entries" in (told := capsys.readouterr().err)
     assert "not images of a class and were skipped: stray.jpg" in told
 
 

@@ -19,20 +19,28 @@ from distillers.data.datasets.listing import (
 from distillers.data.held_out import held_out_rows
 from distillers.errors import InputError
 
-TESTS = ("val", "test")  # names of the folder of test images
+# Names of the folders of training and of test images, in any case; the first that exists is used.
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("val", "valid", "validation", "test", "testing")
 
 
 def folder(data_dir: Path, reading: DecodeOptions) -> FolderSet:
-    """Open `data_dir/train/CLASS/...` and `data_dir/val/CLASS/...` (or test/); 224 pixels.
+    """Open `data_dir/train/CLASS/...` and `data_dir/val/CLASS/...`; 224 pixels.
 
-    Without val/ and test/, `data_dir/CLASS/...` or `data_dir/train/CLASS/...`: then
+    The folders may also be called training, and valid, validation, test or testing, in any case.
+    Without a folder of test images, `data_dir/CLASS/...` or `data_dir/train/CLASS/...`: then
     `reading.val_fraction` of the images, the same ones in every run, are the test images.
 
     Raises:
         InputError: for another layout; the message lists what was found.
     """
     _require_folder(data_dir)
-    if (data_dir / "train").is_dir():
+    train, tests = _parts(data_dir)
+    if train is None and tests:
+        raise InputError(
+            f"{data_dir} has {tests[0].name}/ but no folder of training images ({data_dir}/train)."
+        )
+    if train is not None:
         return _train_and_test(data_dir, "folder", reading, 224)
     if not reading.val_fraction:
         raise _wrong_layout(
@@ -75,20 +83,73 @@ def tinyimagenet(data_dir: Path, reading: DecodeOptions) -> FolderSet:
     return _folder_set("tinyimagenet", train, test, reading, 64)
 
 
+def _parts(root: Path) -> tuple[Path | None, list[Path]]:
+    """Return the folder of training images and those of test images, best first.
+
+    A folder with such a name is a part of the data set if it has folders. One with images only is a
+    class if there are classes beside it.
+
+    Raises:
+        InputError: for two folders of training images, or parts without a folder per class.
+    """
+    folders = class_folders(root)
+    named = [name for name in folders if name.casefold() in (*TRAIN_NAMES, *TEST_NAMES)]
+    parts = [name for name in named if class_folders(root / name)]
+    trains, tests = (
+        sorted((n for n in parts if n.casefold() in known), key=lambda n: known.index(n.casefold()))
+        for known in (TRAIN_NAMES, TEST_NAMES)
+    )
+    if len(trains) > 1:
+        raise InputError(f"{root} has {' and '.join(trains)}, two folders of training images.")
+    flat = [name for name in named if name not in parts]
+    if flat and not trains:
+        if len(named) == len(folders):
+            raise _no_classes(root / flat[0])
+        print(f"{root}: {', '.join(flat)} has no folders, so it is a class.", file=sys.stderr)
+    return (root / trains[0] if trains else None), [root / name for name in tests]
+
+
+def _has_train(root: Path) -> bool:
+    return any(name.casefold() in TRAIN_NAMES for name in class_folders(root))
+
+
+def _no_classes(part: Path) -> InputError:
+    return InputError(
+        f"{part} has no folder per class; the images of each class must be in a folder of their "
+        f"own, as in {part}/CLASS/image.jpg."
+    )
+
+
 def _train_and_test(root: Path, name: str, reading: DecodeOptions, size: int) -> FolderSet:
-    there = [test for test in TESTS if (root / test).is_dir()]
-    if not there and reading.val_fraction and name == "folder":
-        return _split(root / "train", reading)
-    if not there:
+    train_dir, tests = _parts(root)
+    if train_dir is None:
+        raise InputError(f"{root} has no folder of training images ({root}/train).")
+    if not tests and reading.val_fraction and name == "folder":
+        return _split(train_dir, reading)
+    if not tests:
+        flat = [name for name in class_folders(root) if name.casefold() in TEST_NAMES]
+        if flat:
+            raise _no_classes(root / flat[0])
         advice = ", or add --val_fraction 0.1" if name == "folder" else ""
         raise InputError(
-            f"{root} has train/ but neither val/ nor test/; put the test images there{advice}."
+            f"{root} has {train_dir.name}/ but neither val/ nor test/; put the test images "
+            f"there{advice}."
         )
-    if len(there) > 1:
-        print(f"{root}: val/ has the test images, test/ is not read.", file=sys.stderr)
-    train, test = list_classes(root / "train"), list_classes(root / there[0])
-    _check_classes(train, test.class_names, root / "train", root / there[0])
+    _report_unread(root, {train_dir.name, tests[0].name}, tests[0].name)
+    train, test = list_classes(train_dir), list_classes(tests[0])
+    _check_classes(train, test.class_names, train_dir, tests[0])
     return _folder_set(name, train, test, reading, size)
+
+
+def _report_unread(root: Path, used: set[str], test: str) -> None:
+    """Print which folders beside those of training and test images are not read."""
+    unread = [f"{name}/" for name in class_folders(root) if name not in used]
+    if unread:
+        print(
+            f"{root}: {test}/ has the test images; {', '.join(unread)} "
+            f"{'is' if len(unread) == 1 else 'are'} not read.",
+            file=sys.stderr,
+        )
 
 
 def _split(root: Path, reading: DecodeOptions) -> FolderSet:
@@ -129,7 +190,9 @@ def _check_classes(train: Listing, classes: Sequence[str], here: Path, there: Pa
         for where, names in ((here, sorted(ours - theirs)), (there, sorted(theirs - ours)))
         if names
     ]
-    raise InputError(f"training and test images have different classes: {'; '.join(lines)}.")
+    same = {name.casefold() for name in ours} == {name.casefold() for name in theirs}
+    hint = " They differ only in upper and lower case." if same else ""
+    raise InputError(f"training and test images have different classes: {'; '.join(lines)}.{hint}")
 
 
 def _present(listing: Listing) -> list[str]:
@@ -139,7 +202,7 @@ def _present(listing: Listing) -> list[str]:
 def _find(data_dir: Path, names: Sequence[str], dataset: str) -> Path:
     """Return the folder that has train/: `data_dir`, or one of `names` in it."""
     for found in (data_dir, *(data_dir / name for name in names)):
-        if (found / "train").is_dir():
+        if found.is_dir() and _has_train(found):
             return found
     _require_folder(data_dir)
     raise _wrong_layout(
@@ -161,10 +224,10 @@ def _require_folder(data_dir: Path) -> None:
 
 def _wrong_layout(data_dir: Path, wanted: str, advice: str) -> InputError:
     inside = class_folders(data_dir)
-    below = [name for name in inside if (data_dir / name / "train").is_dir()]
+    below = [name for name in inside if _has_train(data_dir / name)]
     if below:
         hint = f"did you mean --data_dir {data_dir / below[0]}?"
-    elif data_dir.name in ("train", *TESTS):
+    elif data_dir.name.casefold() in (*TRAIN_NAMES, *TEST_NAMES):
         hint = f"did you mean --data_dir {data_dir.parent}?"
     else:
         hint = f"it has the folders {first_few(inside)}; {advice} what is there."

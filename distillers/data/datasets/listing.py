@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,14 @@ from distillers.errors import InputError
 READABLE = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")
 OTHER_IMAGES = (
     *(".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".heic", ".avif", ".jp2", ".jxl"),
-    *(".cr2", ".nef", ".arw", ".dng"),
+    *(".heif", ".jpx", ".tga", ".psd", ".mpo", ".ico", ".exr", ".hdr"),
+    *(".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".dng"),
+)
+# Folders that storage devices and operating systems add; they are no classes, and what is in them
+# (thumbnails, deleted files) are no images of a class.
+SYSTEM_FOLDERS = (
+    *("@eaDir", "@Recycle", "@Recently-Snapshot", "#recycle", "#snapshot", "$RECYCLE.BIN"),
+    *("__MACOSX", "lost+found", "System Volume Information", "RECYCLER"),
 )
 
 
@@ -55,7 +63,7 @@ class Listing:
     Attributes:
         paths: of N files.
         labels: (N,) int64, indices of `class_names`.
-        class_names: one per class; names of folders in alphabetical order.
+        class_names: one per class; names of folders in alphabetical order, in Unicode's NFC form.
     """
 
     paths: PathList
@@ -64,11 +72,15 @@ class Listing:
 
 
 def class_folders(root: Path) -> list[str]:
-    """Return the names of the folders in `root`, in alphabetical order, without hidden ones."""
+    """Return the names of the folders in `root`, in alphabetical order, without system folders."""
     with os.scandir(root) as entries:
         return sorted(
-            entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()
+            entry.name for entry in entries if not _is_system(entry.name) and entry.is_dir()
         )
+
+
+def _is_system(name: str) -> bool:
+    return name.startswith(".") or name.casefold() in map(str.casefold, SYSTEM_FOLDERS)
 
 
 def list_classes(root: Path) -> Listing:
@@ -99,32 +111,50 @@ def list_classes(root: Path) -> Listing:
         )
     if skipped:
         print(
-            f"{len(skipped)} files in {root} are not images of a class and were skipped: "
+            f"{len(skipped)} entries of {root} are not images of a class and were skipped: "
             f"{first_few(skipped)}",
             file=sys.stderr,
         )
     labels = torch.arange(len(classes)).repeat_interleave(torch.tensor(counts))
-    return Listing(PathList(root, names), labels, tuple(classes))
+    return Listing(PathList(root, names), labels, tuple(map(composed, classes)))
+
+
+def composed(name: str) -> str:
+    """Return the NFC form of a name; some file systems store accents as separate characters."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _classes(root: Path, skipped: list[str]) -> list[str]:
     """Return the folders in `root` in alphabetical order; add other entries to `skipped`.
 
     Raises:
-        InputError: for a symbolic link that is dead or a loop.
+        InputError: for a symbolic link that is dead or a loop, or two folders with one name in
+            different Unicode forms.
     """
-    classes = []
+    classes: dict[str, str] = {}
     with os.scandir(root) as entries:
-        for entry in sorted(entries, key=lambda each: each.name):
-            if entry.name.startswith("."):
+        for entry in sorted(entries, key=lambda each: composed(each.name)):
+            if _is_system(entry.name):
+                _skip(entry, entry.name, skipped)
                 continue
             if _is(entry, "dir"):
-                classes.append(entry.name)
+                twin = classes.setdefault(composed(entry.name), entry.name)
+                if twin != entry.name:
+                    raise InputError(
+                        f"{root} has two folders called {entry.name}, which differ only in their "
+                        f"Unicode form ({twin!a} and {entry.name!a}); merge them."
+                    )
             elif entry.is_symlink() and not os.path.exists(entry.path):
                 raise InputError(f"{entry.path} is a dead symbolic link; delete it.")
             else:
                 skipped.append(entry.name)
-    return classes
+    return list(classes.values())
+
+
+def _skip(entry: os.DirEntry, path: str, skipped: list[str]) -> None:
+    """Record a system folder; hidden files, which every folder may have, are not worth a line."""
+    if entry.is_dir():
+        skipped.append(f"{path}/")
 
 
 def list_annotated(root: Path, annotations: Path, class_names: tuple[str, ...]) -> Listing:
@@ -189,7 +219,8 @@ def _walk(root: Path, name: str, skipped: list[str], above: tuple[str, ...]) -> 
         raise InputError(f"cannot list {folder}: {loop}.") from error
     for entry in entries:
         path = os.path.join(name, entry.name)
-        if entry.name.startswith("."):
+        if _is_system(entry.name):
+            _skip(entry, path, skipped)
             continue
         if _is(entry, "dir"):
             yield from _walk(root, path, skipped, (*above, real))

@@ -1,0 +1,164 @@
+"""Which folders of a data set are read, by which name, and what is said of the others."""
+
+import unicodedata
+
+import pytest
+import torch
+
+from distillers import data
+from distillers.data import DecodeOptions
+from distillers.data.held_out import held_out_rows
+from distillers.errors import InputError
+from tests.data.trees import picture, tree
+
+CLASSES = ("cat", "cow", "dog")
+
+
+def source(root, name="folder", **settings):
+    return data.source_of(name, root, reading=DecodeOptions(**({"image_size": 32} | settings)))
+
+
+def named(root, train, val):
+    tree(root, CLASSES)
+    (root / "train").rename(root / "moved")
+    (root / "val").rename(root / val)
+    (root / "moved").rename(root / train)
+    return root
+
+
+@pytest.mark.parametrize("name", ["folder", "imagenet"])
+@pytest.mark.parametrize("train", ["train", "Train", "TRAINING", "training"])
+@pytest.mark.parametrize("val", ["val", "Val", "valid", "Validation", "TEST", "testing"])
+def test_the_parts_have_many_names(tmp_path, name, train, val):
+    made = source(named(tmp_path / "photos", train, val), name)
+    assert made.class_names == CLASSES
+    assert (len(made.train_rows), len(made.test_rows)) == (18, 12)
+    held_out = source(tmp_path / "photos", val_fraction=0.2)
+    assert (len(held_out.train_rows), len(held_out.test_rows)) == (18, 12)
+
+
+@pytest.mark.parametrize("more", ["test", "Test", "valid", "unlabelled"])
+def test_folders_that_are_not_read_are_named(tmp_path, capsys, more):
+    root = tree(tmp_path / "photos", CLASSES)
+    tree(tmp_path / "other", CLASSES, val=1)
+    (tmp_path / "other" / "val").rename(root / more)
+    assert len(source(root).test_rows) == 12
+    said = capsys.readouterr().err
+    assert f"{more}/ is not read" in said
+    assert "val/ has the test images" in said
+
+
+def test_test_images_without_labels_beside_val_are_not_read(tmp_path, capsys):
+    root = tree(tmp_path / "photos", CLASSES)
+    (root / "test").mkdir()
+    picture(0).save(root / "test" / "1.png")
+    assert len(source(root).test_rows) == 12
+    assert "test/ is not read" in capsys.readouterr().err
+
+
+def test_a_val_folder_without_classes_is_refused_by_name(tmp_path):
+    root = tree(tmp_path / "photos", CLASSES)
+    for path in list((root / "val").rglob("*.JPEG")):
+        path.rename(root / "val" / path.name)
+        if not any(path.parent.iterdir()):
+            path.parent.rmdir()
+    with pytest.raises(InputError, match="val has no folder per class"):
+        source(root)
+
+
+def test_two_folders_of_training_images_are_refused(tmp_path):
+    root = tree(tmp_path / "photos", CLASSES)
+    (root / "training" / "cat").mkdir(parents=True)
+    with pytest.raises(InputError, match="train and training, two folders"):
+        source(root)
+
+
+def test_a_folder_of_test_images_alone_is_refused(tmp_path):
+    root = tree(tmp_path / "photos", CLASSES)
+    (root / "train").rename(tmp_path / "away")
+    with pytest.raises(InputError, match="val/ but no folder of training images"):
+        source(root, val_fraction=0.2)
+
+
+@pytest.mark.parametrize("name", ["train", "Test", "valid"])
+def test_a_class_may_be_called_like_a_part(tmp_path, capsys, name):
+    root = tree(tmp_path / "photos", ("boat", "car", name)) / "train"
+    made = source(root, val_fraction=0.2)
+    assert set(made.class_names) == {"boat", "car", name}
+    assert f"{name} has no folders, so it is a class" in capsys.readouterr().err
+
+
+def test_parts_without_classes_are_not_taken_for_classes(tmp_path):
+    for part in ("Train", "Val"):
+        (tmp_path / part).mkdir()
+        for number in range(4):
+            picture(number).save(tmp_path / part / f"{number}.png")
+    with pytest.raises(InputError, match="has no folder per class"):
+        source(tmp_path, val_fraction=0.2)
+
+
+SYSTEM = ("@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN", "#recycle", ".thumbnails")
+
+
+@pytest.mark.parametrize("name", SYSTEM)
+@pytest.mark.parametrize("where", [".", "cow", "cow/a.JPEG"])
+def test_folders_of_storage_devices_hold_no_images(tmp_path, capsys, name, where):
+    root = tree(tmp_path / "photos", CLASSES)
+    for part in ("train", "val"):
+        folder = root / part / where.replace("/", "/deep/") / name
+        folder.mkdir(parents=True)
+        picture(0).save(folder / "thumbnail.jpg")
+    made = source(root)
+    assert made.class_names == CLASSES
+    assert (len(made.train_rows), len(made.test_rows)) == (18, 12)
+    assert f"{name}/" in capsys.readouterr().err
+
+
+def test_a_name_in_two_unicode_forms_is_one_class(tmp_path):
+    names = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
+    assert names[0] != names[1]
+    root = tree(tmp_path / "photos", ("ant", names[0]))
+    (root / "val" / names[0]).rename(root / "val" / names[1])
+    made = source(root)
+    assert made.class_names == ("ant", names[0])
+    assert made.test.labels.tolist() == [0] * 4 + [1] * 4
+
+
+def test_two_folders_with_one_name_are_refused(tmp_path):
+    names = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
+    tree(tmp_path / "photos", names)
+    with pytest.raises(InputError, match="differ only in their Unicode form"):
+        source(tmp_path / "photos")
+
+
+def test_classes_that_differ_in_case_are_explained(tmp_path):
+    root = tree(tmp_path / "photos", CLASSES)
+    (root / "val" / "cat").rename(root / "val" / "Cat")
+    with pytest.raises(InputError, match="differ only in upper and lower case"):
+        source(root)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.3, 0.5])
+@pytest.mark.parametrize("sizes", [[10, 10] + 10 * [1], [100, 1, 2, 3], [7, 7, 7], [50, 0, 50, 1]])
+def test_every_class_keeps_a_training_image(sizes, fraction, seed):
+    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    total = round(fraction * len(labels))
+    held_out, kept = held_out_rows(labels, len(sizes), fraction, seed)
+    assert len(held_out) == total
+    assert sorted([*held_out.tolist(), *kept.tolist()]) == list(range(len(labels)))
+    left = torch.bincount(labels[kept], minlength=len(sizes)).tolist()
+    assert all(count for count, size in zip(left, sizes, strict=True) if size)
+
+
+def test_more_than_all_but_one_of_each_class_cannot_be_held_out():
+    with pytest.raises(InputError, match="at most 2 images can be held out"):
+        held_out_rows(torch.tensor([0, 0, 0, 1, 2, 3]), 4, 0.5, 0)
+
+
+def test_ties_are_broken_by_the_seed():
+    labels = torch.arange(10).repeat_interleave(2)
+    chosen = {
+        tuple(held_out_rows(labels, 10, 0.15, seed)[0].div(2).int().tolist()) for seed in range(5)
+    }
+    assert len(chosen) > 1
