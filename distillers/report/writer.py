@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pandas import DataFrame
 
+from distillers.files import write_atomically
 from distillers.report.comparisons import MethodRow, PairTable
 from distillers.report.estimates import SampleStats
 from distillers.report.page import render_page
@@ -30,7 +31,7 @@ def write_report(report: Report, out: Path, formats: Iterable[str]) -> list[Path
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for name, render in (renderers[each] for each in dict.fromkeys(formats)):
-        (out / name).write_text(render(report), encoding="utf-8")
+        write_atomically(out / name, render(report).encode())
         written.append(out / name)
     return written
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.run_folders import write_run
+from tests.run_folders import write, write_run
 
 NUM_RUNS, SEEDS, EPOCHS = 10_000, 5, 240
 PAIRS = [f"resnet{depth}" for depth in (8, 14, 20, 32, 38, 44, 56, 110, 116, 200)]
@@ -35,9 +35,9 @@ def test_ten_thousand_runs_take_under_20_seconds_and_a_gibibyte(tmp_path):
         folder.mkdir(parents=True)
         row, pair = number // SEEDS, PAIRS[number // SEEDS % len(PAIRS)]
         changed = {"trial": number % SEEDS, "model_s": pair, "div": row}
-        (folder / "config.json").write_text(json.dumps({**config, **changed}))
+        write(folder, "config.json", {**config, **changed})
         changes = {"settings": {"ce": 1, "kd": row}, "departures": {"kd": row}}
-        (folder / "summary.json").write_text(json.dumps({**summary, **changes}))
+        write(folder, "summary.json", {**summary, **changes})
         for name in ("metrics.jsonl", "environment.json"):
             shutil.copy(template / name, folder / name)
     out = tmp_path / "out"
