@@ -60,6 +60,7 @@ def write_run(
         "parameters": 78042,
         "macs": 12501632,
         "latency_ms": 1.25 + trial / 8,
+        "busy_cores": None,
         "device": "cpu",
         "devices": 1,
         "cpu_threads": 2,

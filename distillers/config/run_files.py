@@ -52,6 +52,7 @@ class RunSummary(TypedDict):
     parameters: Count
     macs: Count
     latency_ms: Amount
+    busy_cores: NotRequired[Annotated[float, Bounds(0, 10**6)] | None]
     device: str
     devices: Annotated[int, Bounds(1, 10**6)]
     cpu_threads: NotRequired[Annotated[int, Bounds(1, 10**6)]]

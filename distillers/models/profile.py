@@ -3,15 +3,19 @@
 import resource
 import statistics
 import sys
-import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from distillers.features.extractor import eval_mode
+from distillers.timing import time_interleaved
 
 WARM_UP_RUNS = 3
+MIN_SECONDS = 0.3
 
 
 def count_parameters(net: nn.Module) -> int:
@@ -33,28 +37,42 @@ def count_macs(net: nn.Module, image_size: int, channels: int = 3) -> int:
     return counter.get_total_flops() // 2
 
 
-def latency_ms(
-    net: nn.Module, image_size: int, batch_size: int = 1, repeats: int = 30, channels: int = 3
-) -> float:
-    """Return the median milliseconds of a forward in evaluation mode, on the network's device.
+def latencies_ms(
+    nets: Mapping[str, nn.Module],
+    image_size: int,
+    batch_size: int = 1,
+    repeats: int = 30,
+    channels: int = 3,
+) -> dict[str, float]:
+    """Return the median milliseconds of a forward of each network in evaluation mode.
+
+    The forwards of several networks are interleaved, so that other load affects all alike.
 
     Args:
-        net: maps images (n, c, h, w) to logits.
+        nets: map images (n, c, h, w) to logits; on the same device.
         image_size: side of the images in pixels.
         batch_size: number of images per forward.
-        repeats: number of timed forwards, after three warm-up ones.
+        repeats: number of timed forwards, after three warm-up ones; continued for 0.3 seconds,
+            so that a `LoadMeter` has something to measure.
         channels: number of channels of the images.
     """
-    images = _image(net, batch_size, channels, image_size)
-    seconds = []
-    with torch.inference_mode(), eval_mode(net):
-        for _ in range(WARM_UP_RUNS + repeats):
-            _synchronize(images)
-            start = time.perf_counter()
-            net(images)
-            _synchronize(images)
-            seconds.append(time.perf_counter() - start)
-    return 1000 * statistics.median(seconds[WARM_UP_RUNS:])
+    runs = {}
+    device = torch.device("cpu")
+    with torch.inference_mode(), ExitStack() as modes:
+        for name, net in nets.items():
+            modes.enter_context(eval_mode(net))
+            images = _image(net, batch_size, channels, image_size)
+            runs[name], device = partial(net, images), images.device
+        seconds = time_interleaved(runs, repeats, device, warm_up=WARM_UP_RUNS)
+        while sum(map(sum, seconds.values())) < MIN_SECONDS:
+            for name, more in time_interleaved(runs, repeats, device, warm_up=0).items():
+                seconds[name] += more
+    return {name: 1000 * statistics.median(each) for name, each in seconds.items()}
+
+
+def latency_ms(net: nn.Module, image_size: int, **options: int) -> float:
+    """Return the latency of one network, see `latencies_ms`."""
+    return latencies_ms({"net": net}, image_size, **options)["net"]
 
 
 def peak_memory_mib(net: nn.Module) -> float:
@@ -76,8 +94,3 @@ def _image(net: nn.Module, batch_size: int, channels: int, image_size: int) -> T
     """Return zeros (batch_size, channels, image_size, image_size) like the parameters."""
     like = next(net.parameters(), torch.zeros(()))  # an `OnnxNetwork` has none
     return like.new_zeros(batch_size, channels, image_size, image_size)
-
-
-def _synchronize(images: Tensor) -> None:
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)

@@ -40,6 +40,7 @@ class RunRecord:
         parameters: parameter count of the deployed network.
         macs: its multiply-accumulate operations for one image.
         latency_ms: its latency for one image on `device`.
+        busy_cores: CPU cores that other programs used meanwhile; None if unknown.
         device: name of the training device, for CPUs with the number of threads.
         devices: number of devices.
         versions: of Python, torch and the source.
@@ -68,6 +69,7 @@ class RunRecord:
     parameters: int
     macs: int
     latency_ms: float
+    busy_cores: float | None
     device: str
     devices: int
     versions: str

@@ -183,6 +183,7 @@ def _read(folder: Path) -> RunRecord:
         parameters=summary["parameters"],
         macs=summary["macs"],
         latency_ms=summary["latency_ms"],
+        busy_cores=summary.get("busy_cores"),
         device=_device(summary),
         devices=summary["devices"],
         versions=", ".join(versions),

@@ -6,6 +6,7 @@ import torch
 from torch import distributed, nn
 
 from distillers.models.profile import count_macs, count_parameters, latency_ms
+from distillers.timing import LoadMeter
 
 
 def costs(deployed: nn.Module, image_size: int) -> dict[str, Any]:
@@ -22,10 +23,13 @@ def costs(deployed: nn.Module, image_size: int) -> dict[str, Any]:
     """
     device = next(deployed.parameters()).device
     together = distributed.is_available() and distributed.is_initialized()
+    meter = LoadMeter()
+    latency = latency_ms(deployed, image_size)
     return {
         "parameters": count_parameters(deployed),
         "macs": count_macs(deployed, image_size),
-        "latency_ms": latency_ms(deployed, image_size),
+        "latency_ms": latency,
+        "busy_cores": meter.busy_cores(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "devices": distributed.get_world_size() if together else 1,
         "cpu_threads": torch.get_num_threads(),

@@ -85,6 +85,7 @@ def main(args: Sequence[str]) -> None:
     from distillers.cli import bench_table
     from distillers.files import write_atomically
     from distillers.losses import wiring
+    from distillers.timing import LoadMeter
     from distillers.training import benchmark as bench
     from distillers.training import peak_memory as peak
     from distillers.training.loggers import environment
@@ -97,7 +98,7 @@ def main(args: Sequence[str]) -> None:
     reuse_freed_memory()
     setting = setting_of(config)
     ways = bench.ways_on(setting.device, compiled=config.compile)
-    measurements = bench_table.Measurements()
+    measurements, meter = bench_table.Measurements(), LoadMeter()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary)
         for method in config.methods:
@@ -115,6 +116,8 @@ def main(args: Sequence[str]) -> None:
     steps = -(-config.num_images // config.batch_size)
     training = bench_table.TrainingLength(steps, config.epochs, config.views)
     print("\n".join(bench_table.lines(measurements, training)))
+    if note := meter.warning():
+        print(f"WARNING: {note}; the ratios are of interleaved rounds, the times too long")
 
 
 def setting_of(config: BenchConfig) -> "Setting":

@@ -67,20 +67,24 @@ def table(teacher: "Result", results: Sequence["Result"], size: int) -> str:
         size: height and width of the images.
     """
     from distillers.cli.demo import STUDENT, TEACHER
-    from distillers.models.profile import count_macs, count_parameters, latency_ms
+    from distillers.models.profile import count_macs, count_parameters, latencies_ms
 
     head = f"{'':<22}{'accuracy %':>16}{'parameters':>12}{'MACs':>14}{'ms/image':>10}"
     lines = [head, "-" * len(head)]
+    nets = {}
     for result in (teacher, *results):
         assert result.net is not None  # set by compare
-        net = result.net.cpu()
+        nets[result.name] = result.net.cpu()
+    latencies = latencies_ms(nets, size)
+    for result in (teacher, *results):
+        net = nets[result.name]
         mean = statistics.mean(result.accuracies)
         sd = statistics.stdev(result.accuracies) if len(result.accuracies) > 1 else None
         accuracy = f"{mean:.1f}" + (f" ± {sd:.1f}" if sd is not None else "")
         name = TEACHER if result is teacher else STUDENT
         lines.append(
             f"{name + ' ' + result.name:<22}{accuracy:>16}{count_parameters(net):>12,}"
-            f"{count_macs(net, size):>14,}{latency_ms(net, size):>10.2f}"
+            f"{count_macs(net, size):>14,}{latencies[result.name]:>10.2f}"
         )
     alone = statistics.mean(results[0].accuracies)
     worse = [r.name for r in results[1:] if statistics.mean(r.accuracies) <= alone]

@@ -34,6 +34,7 @@ def main(args: Sequence[str]) -> None:
     from distillers.distributed.rendezvous import device_of
     from distillers.figures.calibration import Predictions, agreement
     from distillers.models.profile import latency_ms
+    from distillers.timing import LoadMeter
     from distillers.training.evaluate import score
 
     path = best_checkpoint(Path(config.path))
@@ -55,8 +56,10 @@ def main(args: Sequence[str]) -> None:
         its = score(of_teacher.watch(other), source.test_loader(device).epoch(1))
         print(f"teacher_acc    {its.acc!r}")
         print(f"agreement      {agreement(seen, of_teacher)!r}")
+    meter = LoadMeter()
     latency = latency_ms(net, source.image_size)
+    note = meter.warning()
     parameters, macs = count_costs(classifier, source.image_size)
     print(f"parameters     {parameters}")
     print(f"MACs           {macs}")
-    print(f"latency_ms     {latency:.3f} (one image, {device})")
+    print(f"latency_ms     {latency:.3f} (one image, {device}{note and f'; {note}'})")
