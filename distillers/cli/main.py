@@ -1,6 +1,9 @@
 """The command `distillers`: dispatches to its subcommands without importing torch."""
 
+import codecs
+import contextlib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -17,6 +20,7 @@ from distillers.errors import (
     PreemptedError,
     unknown,
 )
+from distillers.files import DISK_FULL
 
 COMMANDS = {
     "teacher": "train a network on labels alone (train_teacher.py)",
@@ -64,12 +68,14 @@ def run(command: str, args: Sequence[str]) -> int:
         The exit status, see `docs/scale.md`.
     """
     set_openmp_defaults()  # before torch is imported
+    _prepare_output()
     try:
         if command not in COMMANDS:
             raise unknown("command", command, COMMANDS)
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())  # --loss and --model_s may name a module of the user
         importlib.import_module(f"distillers.cli.commands.{command}").main(args)
+        sys.stdout.flush()
     except (InputError, NonFiniteLossError, PeerLostError) as error:
         _print_error(error)
         return EXIT_STATUS.get(type(error), 2)
@@ -77,17 +83,40 @@ def run(command: str, args: Sequence[str]) -> int:
         _print_error(error)
         return 130 if error.signal == signal.SIGINT else PREEMPTED_STATUS
     except BrokenPipeError:  # for example because of `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 1
     except OSError as error:
-        if error.filename is None:  # not related to a file
+        if error.filename is None and error.errno not in DISK_FULL:  # not related to a file
             raise
         _print_error(error)
+        _discard_output()
         return 2
     except KeyboardInterrupt as error:
         print(*(error.args or ("stopped.",)), file=sys.stderr)
         return 130
     return 0
+
+
+def _prepare_output() -> None:
+    """Let standard output accept every file name, in any locale, and a closed stream any text."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the parent process
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        elif name == "stdout" and isinstance(stream, io.TextIOWrapper):
+            encoding = codecs.lookup(stream.encoding).name
+            if encoding in ("ascii", "utf-8"):
+                stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+            else:
+                stream.reconfigure(errors="backslashreplace")
+
+
+def _discard_output() -> None:
+    """Write what can be written of standard output, so that it does not fail again at exit."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        return
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_error(error: Exception) -> None:

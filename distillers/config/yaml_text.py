@@ -9,6 +9,7 @@ from typing_extensions import override
 from distillers.errors import InputError
 
 MAX_CHARACTERS = 200_000
+MAX_VALUE = 4096  # characters of one value or name, as of a path
 
 
 def read_yaml(path: str | Path, what: str) -> object:
@@ -37,8 +38,8 @@ def parse_yaml(text: str, what: str) -> object:
         what: its name in messages.
 
     Raises:
-        InputError: if it is not valid, gives a key of a mapping twice, or has more than
-            `MAX_CHARACTERS` where every alias counts as what it stands for.
+        InputError: if it is not valid, gives a key of a mapping twice, has a value longer than
+            `MAX_VALUE`, or more than `MAX_CHARACTERS` with every alias expanded.
     """
     try:
         if len(text) > MAX_CHARACTERS:
@@ -76,6 +77,8 @@ class BoundedLoader(yaml.SafeLoader):
             return sum(self._sizes[id(child)] for pair in node.value for child in pair)
         if isinstance(node, yaml.SequenceNode):
             return sum(self._sizes[id(child)] for child in node.value)
+        if len(node.value) > MAX_VALUE:
+            raise _error(f"a value has more than {MAX_VALUE:,} characters", node)
         return len(node.value)
 
     @override

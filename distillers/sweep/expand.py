@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -94,7 +95,7 @@ def find_teacher(grid: Grid, pair: Pair) -> Teacher:
     if name in grid.teachers:
         return grid.teachers[name]
     looks_like_path = ":" not in name and ("/" in name or name.endswith(CHECKPOINT_SUFFIXES))
-    exists = name not in models.names() and Path(name).exists()
+    exists = name not in models.names() and os.path.exists(name)
     return Teacher(path=name) if looks_like_path or exists else Teacher(model=name)
 
 

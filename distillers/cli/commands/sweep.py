@@ -138,7 +138,7 @@ def execute(config: SweepConfig, runs: Sequence["Run"], ledger: "Ledger", save_d
         sys.exit(130 if stopped.signal == signal.SIGINT else PREEMPTED_STATUS)
     display.close(sweep)
     if len(sweep.in_state(RunState.DONE)) < len(runs):
-        print("\n".join(format_failures(sweep)))
+        print("\n".join(format_failures(sweep)), flush=True)
         sys.exit(1)
     print(f"all done; `distillers report {save_dir}` compares them.")
 
