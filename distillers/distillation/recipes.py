@@ -76,6 +76,16 @@ CRD = {
     "dist": Recipe(method=2, source="configuration of hunto/DIST_KD"),
     "ofd": Recipe(method=1e-3, source=MDISTILLER),
     "reviewkd": Recipe(method=5, options={"ramp": 20 / 240}, source=MDISTILLER),
+    "rld": Recipe(options={"ramp": 20 / 240}, source="configurations of zju-SWJ/RLD"),
+    "ttm": Recipe(method=45, source="README of zkxufo/TTM, vgg13 to vgg8"),
+    "wttm": Recipe(method=4, source="README of zkxufo/TTM, beside CRD with 0.8"),
+    "normkd": Recipe(ce=0.1, method=0.9, source="arXiv 2308.00520, CIFAR-100"),
+    "luminet": Recipe(
+        ce=2,
+        options={"ramp": 20 / 240},
+        source="configurations of LumiNet, resnet32x4 to resnet8x4",
+    ),
+    "ctkd": Recipe(ce=0.1, method=0.9, source="scripts of zhengli97/CTKD"),
 }
 
 SIMKD = {
@@ -109,6 +119,18 @@ IMAGENET = {
         "wsld": Recipe(method=2.5, source="code of bellymonster/Weighted-Soft-Label-Distillation"),
         "nkd": Recipe(source=CLS_KD),
         "reviewkd": Recipe(method=1, options={"ramp": 1 / 100}, source=MDISTILLER),
+        "rld": Recipe(
+            options={"ramp": 1 / 100, "temperature": 1.0, "beta": 0.5},
+            source="configurations of zju-SWJ/RLD, ResNet34 to ResNet18",
+        ),
+        "normkd": Recipe(
+            ce=0.5, method=0.5, options={"temperature": 1.0}, source="arXiv 2308.00520, ImageNet"
+        ),
+        "luminet": Recipe(
+            options={"ramp": 1 / 100, "alpha": 2.0, "temperature": 0.7},
+            source="configurations of LumiNet",
+        ),
+        "ctkd": Recipe(options={"rise": 5 / 120}, source="ImageNet script of zhengli97/CTKD"),
     },
     "simkd": {"semckd": Recipe(kd=1, method=50, source=SEMCKD_SCRIPTS)},
 }

@@ -1,8 +1,8 @@
 """DKD: KD split into a target-class and a non-target-class divergence."""
 
-import torch
 from torch import Tensor, nn
 
+from distillers.losses.ops.outcomes import divergence, one_hot, outcomes, without
 from distillers.losses.ops.precision import at_least_fp32
 from distillers.losses.ops.standardize import z_score
 from distillers.losses.ops.validation import (
@@ -68,25 +68,8 @@ class DKD(nn.Module):
         prepare = z_score if self.standardise else at_least_fp32
         student = prepare(student_logits) / self.temperature
         teacher = prepare(teacher_logits.detach()) / self.temperature
-        label = torch.zeros_like(student, dtype=torch.bool).scatter(1, labels[:, None], True)
+        label = one_hot(labels, student)
         target = divergence(outcomes(teacher, label), outcomes(student, label))
         others = divergence(without(teacher, label), without(student, label))
         loss = self.temperature**2 * (self.alpha * target + self.beta * others).mean()
         return loss * min(progress / self.ramp, 1.0) if self.ramp > 0 else loss
-
-
-def outcomes(logits: Tensor, label: Tensor) -> Tensor:
-    """Return the (n, 2) log-probabilities of the label and of all other classes together."""
-    at_label = logits.masked_fill(~label, -torch.inf).logsumexp(dim=1)
-    at_others = logits.masked_fill(label, -torch.inf).logsumexp(dim=1)
-    return torch.stack((at_label, at_others), dim=1).log_softmax(dim=1)
-
-
-def without(logits: Tensor, label: Tensor) -> Tensor:
-    """Return (n, k) log-probabilities among the other classes, and 0 at the label."""
-    return logits.masked_fill(label, -torch.inf).log_softmax(dim=1).masked_fill(label, 0.0)
-
-
-def divergence(teacher: Tensor, student: Tensor) -> Tensor:
-    """Return the (n,) Kullback-Leibler divergences of log-probabilities (n, k)."""
-    return (teacher.exp() * (teacher - student)).sum(dim=1)

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers.losses.ops.outcomes import one_hot
 from distillers.losses.ops.precision import at_least_fp32
 from distillers.losses.ops.standardize import z_score
 from distillers.losses.ops.validation import require_non_negative, require_positive
@@ -48,7 +49,7 @@ class NKD(nn.Module):
         target = at_label * F.cross_entropy(student, labels, reduction="none")
         if self.standardise:
             student, teacher = z_score(student), z_score(teacher)
-        label = torch.zeros_like(student, dtype=torch.bool).scatter(1, labels[:, None], True)
+        label = one_hot(labels, student)
         student = (student / self.temperature).masked_fill(label, -torch.inf).log_softmax(dim=1)
         teacher = (teacher / self.temperature).masked_fill(label, -torch.inf).softmax(dim=1)
         others = -(teacher * student.masked_fill(label, 0.0)).sum(dim=1)

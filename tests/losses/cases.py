@@ -173,4 +173,10 @@ CASES: dict[str, Case] = {
     ),  # its fusions are initialized with large weights
     "rkd": Case(),
     "wsld": Case(holds_gradient_back=True),
+    "rld": Case(options={"ramp": 0.75}),
+    "ttm": Case(),
+    "wttm": Case(),
+    "normkd": Case(),
+    "luminet": Case(options={"ramp": 0.75}),
+    "ctkd": Case(signed=("initial",), holds_gradient_back=True),
 }

@@ -1,0 +1,139 @@
+"""The second set of methods against numbers from their public implementations."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distillers import losses
+from distillers.losses import wiring
+from tests.golden.fill import draw, fill_by_shape
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "losses_second.json").read_text())
+ENTRIES = [
+    (case, name)
+    for case, content in GOLDEN.items()
+    if case != "others"
+    for name, entry in content["results"].items()
+    if hasattr(losses, entry["class"] or "")
+]
+TOLERANCE = {"DISTPlus": 1e-5}
+
+
+def inputs_of(case: str, entry: dict) -> dict[str, Any]:
+    """Return the input of the reference by the names of `forward`."""
+    config = GOLDEN[case]["config"]
+    batch, classes = config["batch"], config["classes"]
+    default = config.get("labels", [i * 3 % classes for i in range(batch)])
+    values: dict[str, Any] = {
+        "labels": torch.tensor(entry.get("labels", default)),
+        "progress": entry.get("progress", 1.0),
+    }
+    for who, scale in (("student", 2), ("teacher", 3)):
+        logits = (scale * draw(f"{case}/{who}/logits", batch, classes)).double()
+        if case == "large_logits":
+            logits = 50 * draw(f"{case}/{who}/logits", batch, classes).double().sign()
+        if case == "flat_rows":
+            logits[:2] = 0.7
+        values[f"{who}_logits"] = logits
+        if who in config:
+            maps = [
+                draw(f"{case}/{who}/{i}", batch, c, side, side).double().relu()
+                for i, (c, side) in enumerate(config[who])
+            ]
+            values[f"{who}_maps"] = maps[1:]
+            values[f"{who}_pooled"] = (
+                draw(f"{case}/{who}/embedding", batch, config[who][-1][0]).double().abs()
+            )
+    if case == "student_is_teacher":
+        values["student_logits"] = values["teacher_logits"].clone()
+    return values
+
+
+def facts_of(case: str, entry: dict) -> dict[str, Any]:
+    config = GOLDEN[case]["config"]
+    facts: dict[str, Any] = {"num_classes": config["classes"]}
+    width = 8
+    for who in ("student", "teacher"):
+        if who in config:
+            facts[f"{who}_channels"] = [c for c, _ in config[who][1:]]
+            facts[f"{who}_sizes"] = [(side, side) for _, side in config[who][1:]]
+            facts[f"{who}_dim"] = width = config[who][-1][0]
+    head = nn.Linear(width, config["classes"])
+    with torch.no_grad():
+        head.weight.copy_(0.2 * draw(f"{case}/classifier/weight", *head.weight.shape))
+        head.bias.copy_(0.1 * draw(f"{case}/classifier/bias", *head.bias.shape))
+    return facts | {"teacher_head": head} | (entry.get("facts") or {})
+
+
+def build(case: str, entry: dict) -> nn.Module:
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in entry["options"].items()}
+    torch.manual_seed(0)
+    loss = wiring.build(getattr(losses, entry["class"]), facts_of(case, entry), options)
+    fill_by_shape(loss)
+    return prepare.get(entry["class"], lambda loss, _: loss)(loss.double(), case)
+
+
+prepare: dict[str, Any] = {}
+
+
+def close(found: float, expected: float | None, tolerance: float) -> None:
+    if expected is None:  # the public code divides by zero
+        assert math.isfinite(found)
+    else:
+        assert found == pytest.approx(expected, rel=tolerance, abs=1e-9)
+
+
+def ask(value: Any) -> Any:
+    return (
+        [x.requires_grad_() for x in value] if isinstance(value, list) else value.requires_grad_()
+    )
+
+
+@pytest.mark.parametrize(("case", "name"), ENTRIES)
+def test_value_and_gradients_are_those_of_the_public_code(case, name):
+    entry = GOLDEN[case]["results"][name]
+    tolerance = TOLERANCE.get(entry["class"], 1e-6)
+    values = inputs_of(case, entry)
+    loss = build(case, entry)
+    taken = {key: values[key] for key in wiring.forward_inputs(loss.forward)}
+    taken = {k: ask(v) if k.startswith("student") else v for k, v in taken.items()}
+    value = loss(**taken)
+    close(value.item(), entry["loss"], tolerance)
+    value.backward()
+    compare_gradients(taken, entry, tolerance)
+    compare_parameters(loss, entry, tolerance)
+
+
+def compare_gradients(taken: dict[str, Any], entry: dict, tolerance: float) -> None:
+    named: dict[str, Tensor] = {}
+    for key, value in taken.items():
+        if key in ("student_logits", "student_pooled"):
+            named["logits" if key == "student_logits" else "embedding"] = value
+        elif key == "student_maps":
+            named |= {f"feature{i}": x for i, x in enumerate(value, start=1)}
+    for key, numbers in entry["grad"].items():
+        gradient = named[key].grad
+        norm = gradient.norm().item()
+        close(norm, numbers["norm"], tolerance)
+        for found, expected in zip(gradient.flatten().tolist(), numbers["first"], strict=False):
+            assert expected is None or found == pytest.approx(
+                expected, rel=tolerance, abs=max(1e-9, 1e-8 * norm)
+            )
+            assert math.isfinite(found)
+
+
+def compare_parameters(loss: nn.Module, entry: dict, tolerance: float) -> None:
+    if entry["class"] == "VkD":  # depends on the parametrization
+        return
+    found = sorted((tuple(p.squeeze().shape), p.grad.norm().item()) for p in loss.parameters())
+    wanted = sorted(
+        (tuple(torch.empty(shape).squeeze().shape), norm) for _, shape, norm in entry["parameters"]
+    )
+    assert [shape for shape, _ in found] == [shape for shape, _ in wanted]
+    for (_, norm), (_, expected) in zip(found, wanted, strict=True):
+        assert norm == pytest.approx(expected, rel=tolerance, abs=1e-9)
