@@ -162,11 +162,16 @@ def _parse_epochs(args: list[str]) -> tuple[int, ...]:
     return tuple(int(part) for part in ",".join(args).split(",") if part.strip())
 
 
+def _parse_numbers(args: list[str]) -> tuple[float, ...]:
+    return tuple(float(part) for part in ",".join(args).split(",") if part.strip())
+
+
 def _parse_names(args: list[str]) -> tuple[str, ...]:
     return tuple(part for arg in args for part in arg.replace(",", " ").split())
 
 
 Milestones = Annotated[tuple[int, ...], _list_parser("EPOCH,EPOCH,...", _parse_epochs)]
+Numbers = Annotated[tuple[float, ...], _list_parser("NUMBER,NUMBER,...", _parse_numbers)]
 ModulePaths = Annotated[tuple[str, ...], _list_parser("PATH,PATH,...", _parse_names)]
 
 PUBLISHED = "published"  # the value of --pretrained without a file

@@ -14,12 +14,11 @@ from distillers.config.flags import (
     LossOption,
     ModulePaths,
     NotInGrid,
-    Pretrained,
     Protocol,
     require,
 )
 from distillers.config.sizes import num_bytes
-from distillers.config.train import TrainConfig
+from distillers.config.train import InitialNetworkConfig
 from distillers.errors import InputError
 from distillers.files import file_name
 
@@ -41,7 +40,7 @@ def canonical_method(method: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudentConfig(TrainConfig):
+class StudentConfig(InitialNetworkConfig):
     """Distil a student from a trained teacher."""
 
     path_t: Annotated[
@@ -53,9 +52,6 @@ class StudentConfig(TrainConfig):
     """Architecture of the teacher, if its checkpoint does not name it."""
     model_s: Annotated[str, Fact.OWN_COLUMN, NotInGrid("`pairs` names it")] = "resnet8x4"
     """Architecture of the student (see `distillers list`)."""
-    pretrained: Pretrained = None
-    """Initial weights: a file, or without a value those published by timm or torchvision. A
-    classifier for another number of classes is replaced."""
     distill: Annotated[str | None, Fact.OWN_COLUMN, NotInGrid("`methods` names it")] = None
     """Method, or several joined by "+", as in crd+kd. Default: kd, or only --loss if given."""
     loss: Annotated[str | None, Fact.OWN_COLUMN, NotInGrid("`methods` names it")] = None

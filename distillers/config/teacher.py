@@ -6,22 +6,19 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from distillers.config.flags import Fact, NotInGrid, Pretrained, Protocol
-from distillers.config.train import TrainConfig
+from distillers.config.flags import Fact, NotInGrid, Protocol
+from distillers.config.train import InitialNetworkConfig
 from distillers.files import file_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherConfig(TrainConfig):
+class TeacherConfig(InitialNetworkConfig):
     """Train a network on labels alone."""
 
     model: Annotated[str, Fact.OWN_COLUMN, NotInGrid("`teachers` and `pairs` name it")] = (
         "resnet32x4"
     )
     """Network to train (see `distillers list`)."""
-    pretrained: Pretrained = None
-    """Initial weights: a file, or without a value those published by timm or torchvision. A
-    classifier for another number of classes is replaced."""
     protocol: Protocol = "simkd"
     """Published evaluation protocol: simkd reports the best test epoch, crd the last epoch."""
     weight_decay: float = 5e-4

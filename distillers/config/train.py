@@ -17,6 +17,7 @@ from distillers.config.flags import (
     Fact,
     Milestones,
     NotInGrid,
+    Pretrained,
     Range,
     as_json_types,
     at_least,
@@ -26,6 +27,7 @@ from distillers.config.flags import (
     require,
     result_flags,
 )
+from distillers.config.hyperparameters import StepFlags
 from distillers.errors import InputError
 
 SEED = Range("0 to 9223372036854775807", lambda value: 0 <= value < 2**63)
@@ -33,7 +35,7 @@ ONE_DEVICE = NotInGrid("each run of a sweep has one device")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(StepFlags):
     """Flags that teachers, students and transferred networks share."""
 
     trial: Annotated[
@@ -62,6 +64,9 @@ class TrainConfig:
     """Processes that decode images; not used by data sets that are held in memory."""
     epochs: Annotated[int, AT_LEAST_1, Fact.SAME_COST] = 240
     """Number of passes over the training set."""
+    patience: Annotated[int | None, AT_LEAST_1, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = None
+    """Stop if the accuracy on the held-out images of --val_fraction has not risen for so many
+    epochs. Default: train for all --epochs."""
     learning_rate: Annotated[
         float | None, POSITIVE, Fact.SAME_COST, Fact.PUBLISHED_SETTING, Fact.OWN_COLUMN
     ] = None
@@ -69,28 +74,8 @@ class TrainConfig:
     ShuffleNets and 0.05 for others; for larger images 0.1."""
     lr_decay_epochs: Annotated[Milestones, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = (150, 180, 210)
     """Epochs after which the learning rate is multiplied by --lr_decay_rate."""
-    lr_decay_rate: Annotated[float, POSITIVE, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = 0.1
-    """Factor of each learning rate decay."""
-    momentum: Annotated[float, NOT_NEGATIVE, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = 0.9
-    """Momentum of SGD (without Nesterov)."""
-    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], Fact.PUBLISHED_SETTING] = "fp32"
-    """Precision of the training step; auto measures them and takes the fastest. Evaluation is
-    fp32."""
-    accumulate: Annotated[int, AT_LEAST_1, Fact.PUBLISHED_SETTING] = 1
-    """Batches whose gradients are summed for one optimizer step."""
-    clip_grad: Annotated[float | None, POSITIVE, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = None
-    """Maximum norm of the gradient. Default: no clipping."""
-    ema: Annotated[
-        float | None,
-        Range("between 0 and 1", lambda value: 0 < value < 1),
-        Fact.PUBLISHED_SETTING,
-    ] = None
-    """Decay of an exponential moving average of the weights, as in 0.999. If given, the averaged
-    weights are evaluated and saved."""
     channels_last: bool = True
     """Use the channels-last memory format, which is faster."""
-    compile: bool = False
-    """Compile the training step with torch.compile."""
     gpu_id: Annotated[
         str | None,
         Fact.NO_EFFECT,
@@ -98,6 +83,8 @@ class TrainConfig:
     ] = None
     """GPU index, a list such as 0,1,2,3 with one process each, or "cpu". Default: the first GPU if
     there is one."""
+    grad_checkpointing: Annotated[bool, Fact.PUBLISHED_SETTING] = False
+    """Recompute the activations of a timm network in the backward pass, which saves memory."""
     deterministic: Annotated[bool, Fact.SAME_COST] = False
     """Use only deterministic kernels on GPUs too."""
     save_dir: Annotated[
@@ -112,12 +99,8 @@ class TrainConfig:
         bool, Fact.NO_EFFECT, NotInGrid("delete the folders of the runs to be started again")
     ] = False
     """Delete an earlier run with exactly these flags and start again."""
-    on_nan: Annotated[Literal["stop", "skip"], Fact.PUBLISHED_SETTING] = "stop"
-    """What to do if the loss is not finite: stop the run, or undo the step and count it."""
     save_minutes: Annotated[float, NOT_NEGATIVE, Fact.NO_EFFECT] = 15.0
     """Minutes between checkpoints within an epoch; 0 saves only at the end of each epoch."""
-    print_freq: Annotated[int, AT_LEAST_1, Fact.NO_EFFECT] = 100
-    """Steps between updates of the displayed loss."""
     tb_freq: Annotated[int, Fact.NO_EFFECT] = 500
     """Ignored; accepted for older scripts. Scalars are logged every epoch."""
     wandb: Annotated[str | None, Fact.NO_EFFECT] = None
@@ -135,8 +118,6 @@ class TrainConfig:
     """Seconds to wait for the other processes before giving up."""
     sync_bn: Annotated[bool, Fact.PUBLISHED_SETTING] = False
     """Synchronize batch normalization across processes; requires GPUs."""
-    shard: Annotated[bool, Fact.NO_EFFECT] = False
-    """Shard weights, gradients and optimizer state across processes (FSDP2)."""
     config: Annotated[str | None, Fact.NO_EFFECT, NotInGrid("give its flags in the grid")] = None
     """YAML or JSON file of flags; flags on the command line override it."""
 
@@ -162,10 +143,9 @@ class TrainConfig:
         check_dali(self.dali)
         if self.wandb is not None and find_spec("wandb") is None:
             raise InputError('--wandb needs the package wandb: pip install "distillers[wandb]".')
-        if self.on_nan == "skip" and self.accumulate > 1:
-            raise InputError("--on_nan skip undoes single batches; leave out --accumulate.")
-        if self.shard and self.precision == "fp16":
-            raise InputError("--shard supports --precision fp32 and bf16, not fp16.")
+        self.check_step(self.epochs)
+        if self.patience is not None and not self.val_fraction:
+            raise InputError("--patience needs held-out images; add --val_fraction, as in 0.1.")
 
     def devices(self) -> tuple[str, ...]:
         """Return the devices of --gpu_id, one for each process; empty if it is not given."""
@@ -197,3 +177,14 @@ class TrainConfig:
             flags["data_dir"] = str(Path(self.data_dir).expanduser().resolve())
         changed = {n: v for n, v in flags.items() if n not in defaults or v != defaults[n]}
         return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitialNetworkConfig(TrainConfig):
+    """Flags of the network that teachers and students start from."""
+
+    pretrained: Pretrained = None
+    """Initial weights: a file, or without a value those published by timm or torchvision. A
+    classifier for another number of classes is replaced."""
+    drop_path: Annotated[float | None, FRACTION, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = None
+    """Rate of stochastic depth, in networks of timm and torchvision. Default: the network's."""

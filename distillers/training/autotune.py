@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from distillers.config.hyperparameters import Hyperparameters
+from distillers.config.hyperparameters import Hyperparameters, Precision
 from distillers.data.batch import Batch
 from distillers.distillation.task import Task
 from distillers.timing import time_interleaved
@@ -47,7 +47,9 @@ def choose(task: Task, batch: Batch, hparams: Hyperparameters) -> Choice:
     tried = replace(hparams, learning_rate=0.0, compile=False, ema=None, on_nan="stop", shard=False)
     with untouched(task, device):
         task.train()
-        steps = {name: _step(task, batch, tried, name) for name in candidates(device)}
+        steps: dict[str, Callable[[], None]] = {
+            name: _step(task, batch, tried, name) for name in candidates(device)
+        }
         seconds = time_interleaved(steps, ROUNDS, device, warm_up=2)
     took = {name: 1000 * statistics.median(each) for name, each in seconds.items()}
     return Choice(best_of(took), took)
@@ -62,7 +64,7 @@ def best_of(took: dict[str, float]) -> str:
     return best
 
 
-def candidates(device: torch.device) -> tuple[str, ...]:
+def candidates(device: torch.device) -> tuple[Precision, ...]:
     """Return the precisions that a device supports, the highest first."""
     if device.type != "cuda":
         return ("fp32", "bf16")
@@ -92,7 +94,9 @@ def untouched(task: nn.Module, device: torch.device) -> Iterator[None]:
         set_generators(generators, device)
 
 
-def _step(task: Task, batch: Batch, hparams: Hyperparameters, precision: str) -> Callable[[], None]:
+def _step(
+    task: Task, batch: Batch, hparams: Hyperparameters, precision: Precision
+) -> Callable[[], None]:
     trainer = Trainer(task, replace(hparams, precision=precision))
 
     def run() -> None:

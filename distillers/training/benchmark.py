@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.checkpoints.load import load
+from distillers.config.hyperparameters import Precision
 from distillers.data.batch import Batch
 from distillers.distillation import recipes
 from distillers.distillation.build import distil
@@ -82,7 +83,7 @@ class Way:
     as_given: bool = False
     compile: bool = False
     cached: bool = False
-    precision: str = "fp32"
+    precision: Precision = "fp32"
 
     @property
     def flags(self) -> str:

@@ -13,6 +13,7 @@ from distillers.data.batch import Batch
 from distillers.distillation.task import Step, Task
 from distillers.distributed.world import World
 from distillers.errors import InputError
+from distillers.training.optim import clip_gradient
 
 # What newer versions of PyTorch call `broadcast_buffers`.
 _OPTION = "forward_sync_buffers"
@@ -48,9 +49,9 @@ class SingleProcess:
         """Return the network to evaluate and save."""
         return self.task.deployed()
 
-    def clip_grad(self, max_norm: float) -> None:
-        """Clip the norm of the gradient to `max_norm`."""
-        nn.utils.clip_grad_norm_(self.task.parameters(), max_norm)
+    def clip_grad(self, limit: float, mode: str) -> None:
+        """Clip the gradient; see `Hyperparameters.clip_mode`."""
+        clip_gradient(self.task, limit, mode)
 
 
 class DDPRunner:
@@ -89,9 +90,9 @@ class DDPRunner:
         """Return the network to evaluate and save."""
         return self.task.deployed()
 
-    def clip_grad(self, max_norm: float) -> None:
-        """Clip the norm of the gradient to `max_norm`."""
-        nn.utils.clip_grad_norm_(self.task.parameters(), max_norm)
+    def clip_grad(self, limit: float, mode: str) -> None:
+        """Clip the gradient; see `Hyperparameters.clip_mode`."""
+        clip_gradient(self.task, limit, mode)
 
 
 class Statistics:

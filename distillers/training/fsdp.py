@@ -67,12 +67,16 @@ class FSDPRunner:
         self._deployed.load_state_dict({key: state[name] for key, name in self._sources.items()})
         return self._deployed
 
-    def clip_grad(self, max_norm: float) -> None:
-        """Clip the norm of the gradient to `max_norm`."""
+    def clip_grad(self, limit: float, mode: str) -> None:
+        """Clip the norm of the gradient, or each value of it."""
         gradients = [p.grad for p in self.task.parameters() if p.grad is not None]
+        if mode == "value":
+            for grad in gradients:
+                grad.clamp_(-limit, limit)
+            return
         norms = [_full_tensor(torch.linalg.vector_norm(grad)) for grad in gradients]
         total = torch.linalg.vector_norm(torch.stack(norms))
-        factor = (max_norm / (total + 1e-6)).clamp(max=1.0)
+        factor = (limit / (total + 1e-6)).clamp(max=1.0)
         for grad in gradients:
             grad.mul_(factor)
 

@@ -68,6 +68,7 @@ class RunRecorder:
         self.card = card
         state = run_dir.state
         self.best = state.best if state else None
+        self.epoch = state.trainer.epoch if state else 0
         self.hours = state.hours if state else 0.0
         self.peak_memory = state.peak_memory if state else 0.0
         self.started = time.monotonic()
@@ -75,6 +76,7 @@ class RunRecorder:
     def on_epoch_end(self, row: dict[str, float], state: TrainState, deployed: nn.Module) -> None:
         """Record and save one epoch."""
         epoch = int(row["epoch"])
+        self.epoch = epoch
         better = epoch >= 1 and self._is_better(row)
         if better:
             self.best = row
@@ -89,6 +91,11 @@ class RunRecorder:
             self.logger.write_json("test_best_metrics.json", _reported(row))
         self._save_last(payload, state)
         self.progress.epoch(epoch, row)
+
+    def is_exhausted(self) -> bool:
+        """Return whether no epoch of the last --patience epochs is better than those before."""
+        patience = self.config.patience
+        return bool(patience and self.best and self.epoch - self.best["epoch"] >= patience)
 
     def pause(self, state: TrainState, deployed: nn.Module) -> None:
         """Save a state from within an epoch, to go on from."""

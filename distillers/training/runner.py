@@ -5,7 +5,7 @@ import dataclasses
 import errno
 import os
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 
 from distillers import data
 from distillers.config.data import DecodeOptions, NumViews, check_dali
+from distillers.config.hyperparameters import Precision
 from distillers.config.train import TrainConfig
 from distillers.data.source import BatchLoader, DataSource
 from distillers.distillation import recipes
@@ -97,9 +98,29 @@ def batch_size_per_process(config: TrainConfig, world: World) -> int:
 
 
 def to_device(net: nn.Module, config: TrainConfig, world: World) -> nn.Module:
-    """Move a network to its device, with SyncBatchNorm for --sync_bn."""
+    """Move a network to its device, with SyncBatchNorm and checkpointing where asked for.
+
+    Raises:
+        InputError: if it supports neither.
+    """
+    if config.grad_checkpointing:
+        enable_checkpointing(net)
     net = convert_sync_batchnorm(net, world) if config.sync_bn else net
     return net.to(world.device)
+
+
+def enable_checkpointing(net: nn.Module) -> None:
+    """Let a network recompute its activations in the backward pass.
+
+    Raises:
+        InputError: if it cannot.
+    """
+    try:
+        cast(Any, net).set_grad_checkpointing(True)
+    except (AttributeError, AssertionError) as error:
+        raise InputError(
+            f"{type(net).__name__} cannot do --grad_checkpointing; many networks of timm can."
+        ) from error
 
 
 def describe_devices(world: World) -> str:
@@ -215,6 +236,7 @@ def _fit_and_record(
             opened = open_recorder(config, run_dir, card, hparams, len(loader), done)
             recorder = stack.enter_context(opened)
         save = recorder.pause if recorder else ignore
+        should_stop = recorder.is_exhausted if recorder else bool
         preemption = PreemptionHandler(world, save, config.save_minutes)
         with preemption.listening():
             deployed = fit(
@@ -227,6 +249,7 @@ def _fit_and_record(
                 resumed=run_dir.state.trainer if run_dir.state else None,
                 world=world,
                 preemption=preemption,
+                should_stop=should_stop if config.patience else None,
             )
         if recorder:
             recorder.finish(deployed)
@@ -256,7 +279,7 @@ def uses_batch_statistics(task: nn.Module) -> bool:
 
 def _precision(
     task: Task, loader: BatchLoader, hparams: Hyperparameters, run_dir: RunDir, world: World
-) -> str:
+) -> Precision:
     """Return the precision of the run that is resumed, else the fastest one on this device."""
     if run_dir.state:
         return run_dir.state.trainer.precision

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from distillers.config.hyperparameters import Precision
 from distillers.errors import InputError
 
 
@@ -46,7 +47,7 @@ class TrainState:
     batch: int
     metrics: dict[str, Any]
     world_size: int
-    precision: str
+    precision: Precision
     task: dict[str, Tensor]
     ema: dict[str, Any] | None
     optimizer: dict[str, Any]

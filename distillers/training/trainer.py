@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable
 
 import torch
@@ -17,9 +18,10 @@ from distillers.training.ema import ExponentialMovingAverage
 from distillers.training.fsdp import FSDPRunner, full_state, load_full_state, load_optimizer
 from distillers.training.metrics import EpochMetrics
 from distillers.training.nan_guard import NaNGuard
-from distillers.training.optim import parameter_groups
+from distillers.training.optim import build_optimizer
 from distillers.training.preemption import PreemptionHandler, ignore
 from distillers.training.rng_state import generator_state, set_generators
+from distillers.training.schedule import Schedule
 from distillers.training.state import TrainProgress, TrainState
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -41,6 +43,7 @@ def fit(
     resumed: TrainState | None = None,
     world: World | None = None,
     preemption: PreemptionHandler | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> nn.Module:
     """Train a task and return the deployed network with its last weights, not averaged.
 
@@ -60,6 +63,8 @@ def fit(
         resumed: state to continue from, the same in every process.
         world: processes that train together; this one alone by default.
         preemption: asked after every step whether to save and stop.
+        should_stop: asked in the first process before every epoch whether to end the training; if
+            one process has it, all must.
 
     Raises:
         NonFiniteLossError: if the loss is not finite.
@@ -70,6 +75,8 @@ def fit(
     preemption = preemption or PreemptionHandler(trainer.world, ignore)
     start = trainer.load_state(resumed) if resumed else TrainProgress(-task.warmup_epochs)
     while start.epoch < hparams.epochs:
+        if should_stop and trainer.world.broadcast_object(should_stop()):
+            break
         metrics = trainer.train_epoch(loader, start, on_log, preemption)
         trained = TrainProgress(start.epoch, len(loader))
         scoring = preemption.scoring(lambda trained=trained: trainer.snapshot(trained))
@@ -105,12 +112,8 @@ class Trainer:
         self.nan_guard = NaNGuard(task, self.world) if hparams.on_nan == "skip" else None
 
     def reset_optimizer(self) -> None:
-        """Create a new optimiser, without momentum."""
-        groups = parameter_groups(self.task, self.hparams.weight_decay)
-        rate, momentum = self.hparams.learning_rate, self.hparams.momentum
-        # one kernel for all parameters, which reads the scale of fp16 on the GPU
-        fused = self.device.type == "cuda" and not self.hparams.shard
-        self.optimizer = torch.optim.SGD(groups, lr=rate, momentum=momentum, fused=fused)
+        """Create a new optimizer, without momentum."""
+        self.optimizer = build_optimizer(self.task, self.hparams)
 
     def train_epoch(
         self,
@@ -129,11 +132,15 @@ class Trainer:
         """
         hparams, num_batches, epoch = self.hparams, len(loader), start.epoch + 1
         self._start_epoch(start)
+        schedule = Schedule(self.optimizer, hparams, math.ceil(num_batches / hparams.accumulate))
+        schedule.set(epoch)
+        rate = schedule.rate
         pending: Callable[[], Metrics] | None = None
         batches = self.metrics.timed(loader.epoch(self._order(epoch), start.batch))
         for number, batch in enumerate(batches, start=start.batch + 1):
             first = (number - 1) // hparams.accumulate * hparams.accumulate
             accumulation = min(hparams.accumulate, num_batches - first)
+            schedule.set(epoch, first // hparams.accumulate)
             is_last = number == first + accumulation
             with self.world.at(f"epoch {epoch}, batch {number}"):
                 progress = self.progress(epoch, (number - 1) / num_batches)
@@ -147,7 +154,7 @@ class Trainer:
             pending = self.metrics.start_compute() if is_due else None
         if pending:
             on_log(epoch, num_batches, pending())
-        return {**self.metrics.compute(self.world), "lr": hparams.rate(epoch)}
+        return {**self.metrics.compute(self.world), "lr": rate}
 
     def training_step(
         self,
@@ -204,7 +211,7 @@ class Trainer:
         """Update the weights by the accumulated gradient."""
         if self.hparams.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
-            self.runner.clip_grad(self.hparams.clip_grad)
+            self.runner.clip_grad(self.hparams.clip_grad, self.hparams.clip_mode)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -254,15 +261,13 @@ class Trainer:
         return state.progress
 
     def _start_epoch(self, start: TrainProgress) -> None:
-        """Prepare stage, learning rate, mode and metrics of the epoch after `start`."""
+        """Prepare stage, mode and metrics of the epoch after `start`."""
         epoch = start.epoch + 1
         if self.task.warmup_epochs:
             self.task.stage = "train" if epoch >= 1 else "warmup"
             if epoch == 1 and not start.batch:
                 self.reset_optimizer()
                 self.runner = build_runner(self.task, self.hparams, self.world)  # other gradients
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.hparams.rate(epoch)
         self.task.train()
         self.metrics = EpochMetrics(start.metrics if self.world.is_first else None)
 
