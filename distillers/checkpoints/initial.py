@@ -37,6 +37,7 @@ def build_initial(
     *,
     num_classes: int,
     image_size: int,
+    drop_path: float | None = None,
     log: Callable[[str], None] = print,
 ) -> InitialNetwork:
     """Build a network, with pretrained weights if asked for.
@@ -49,15 +50,18 @@ def build_initial(
             for the weights of timm or torchvision; None for random weights.
         num_classes: number of logits.
         image_size: side of the images in pixels.
+        drop_path: rate of stochastic depth; None for the network's default.
         log: receives one line about a loaded file.
 
     Raises:
-        InputError: if the weights are missing, damaged, or of another network.
+        InputError: if the weights are missing, damaged, or of another network, or if the network
+            has no stochastic depth.
     """
     if pretrained is None:
-        return InitialNetwork(models.create(name, num_classes=num_classes, image_size=image_size))
+        net = models.create(name, num_classes, image_size, drop_path=drop_path)
+        return InitialNetwork(net)
     if pretrained == PUBLISHED:
-        net = models.create(name, num_classes, image_size, pretrained=True)
+        net = models.create(name, num_classes, image_size, pretrained=True, drop_path=drop_path)
         return InitialNetwork(net, **statistics(net, name))
     loaded = load(pretrained, model=name, image_size=image_size, programs=False)
     net, card = loaded.net, loaded.card
@@ -77,6 +81,10 @@ def build_initial(
         message += f", with a new classifier ({num_classes} classes instead of "
         message += f"{card['num_classes']})"
         net = _replace_classifier(net, num_classes)
+    if drop_path is not None:
+        weights = net.state_dict()
+        net = models.create(name, num_classes, image_size, drop_path=drop_path)
+        net.load_state_dict(weights)
     log(message)
     return InitialNetwork(net, card.get("mean"), card.get("std"))
 

@@ -108,6 +108,8 @@ class StepFlags:
         require("opt_betas", self.opt_betas, in_range, "numbers in [0, 1)")
         shorter = f"less than --epochs {epochs}"
         require("warmup_epochs", self.warmup_epochs, self.warmup_epochs < epochs, shorter)
+        if self.sched == "rsqrt" and not self.warmup_epochs:
+            raise InputError("--sched rsqrt needs --warmup_epochs.")
         if self.on_nan == "skip" and self.accumulate > 1:
             raise InputError("--on_nan skip undoes single batches; leave out --accumulate.")
         if self.shard:

@@ -20,7 +20,11 @@ def names() -> list[str]:
 
 
 def create(
-    name: str, num_classes: int = 100, image_size: int = 32, pretrained: bool = False
+    name: str,
+    num_classes: int = 100,
+    image_size: int = 32,
+    pretrained: bool = False,
+    drop_path: float | None = None,
 ) -> nn.Module:
     """Build a network that maps images (n, 3, h, w) to logits (n, num_classes).
 
@@ -34,20 +38,25 @@ def create(
         pretrained: load the weights that timm or torchvision publish. The networks of this
             package load the first version (IMAGENET1K_V1), as the distillation papers do. If the
             weights are for another number of classes, the classifier is replaced by a new one.
+        drop_path: rate of stochastic depth, for networks of timm and torchvision; None for the
+            network's default.
 
     Raises:
-        InputError: if there is no such network or weights, or they cannot be downloaded.
+        InputError: if there is no such network or weights, or they cannot be downloaded, or the
+            network has no stochastic depth.
     """
     if ":" in name:
         from distillers.models import external
 
-        return external.create(name, num_classes, image_size, pretrained)
+        return external.create(name, num_classes, image_size, pretrained, drop_path)
     is_large = name in LARGE_IMAGES and (
         name not in SMALL_IMAGES or image_size > LARGEST_SMALL_IMAGE
     )
     table = LARGE_IMAGES if is_large else SMALL_IMAGES
     if name not in table:
         raise _unknown(name)
+    if drop_path is not None:
+        raise without_drop_path(name)
     if not pretrained:
         return _build(table, name, num_classes)
     if not is_large or name not in PUBLISHED:
@@ -59,6 +68,11 @@ def create(
     from distillers.models.pretrained import load_imagenet_v1
 
     return load_imagenet_v1(_build(table, name, 1000), PUBLISHED[name], num_classes)
+
+
+def without_drop_path(name: str) -> InputError:
+    """Return the error for `drop_path` with a network that has no stochastic depth."""
+    return InputError(f"{name} has no stochastic depth; leave out --drop_path.")
 
 
 def _build(table: dict[str, tuple[str, tuple[object, ...]]], name: str, classes: int) -> nn.Module:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from distillers.errors import InputError, unknown
+from distillers.models import without_drop_path
 from distillers.models.pretrained import check_available, replace_classifier, timm_overrides
 
 # Auxiliary classifiers of torchvision's networks, which exist during training only.
@@ -16,7 +17,13 @@ EXTRA_LOGITS = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
 FIXED_IN_TORCHVISION = ("vit_", "maxvit_t")  # networks of a fixed image size
 
 
-def create(name: str, num_classes: int, image_size: int, pretrained: bool) -> nn.Module:
+def create(
+    name: str,
+    num_classes: int,
+    image_size: int,
+    pretrained: bool,
+    drop_path: float | None = None,
+) -> nn.Module:
     """Build `timm:NAME`, `torchvision:NAME` or `package.module:callable`.
 
     Args:
@@ -24,16 +31,23 @@ def create(name: str, num_classes: int, image_size: int, pretrained: bool) -> nn
         num_classes: number of logits.
         image_size: side of the images in pixels, for networks of a fixed size.
         pretrained: load the published weights.
+        drop_path: rate of stochastic depth; None for the network's default.
 
     Raises:
-        InputError: if there is no such network or weights, or they cannot be downloaded.
+        InputError: if there is no such network or weights, or they cannot be downloaded, or the
+            network has no stochastic depth.
     """
     library, _, network = name.partition(":")
-    build = {"timm": _from_timm, "torchvision": _from_torchvision}.get(library)
+    build, option = LIBRARIES.get(library, (None, "drop_path"))
+    options = {} if drop_path is None else {option: drop_path}
     if build is None:
-        return _from_user(name, num_classes, image_size, pretrained)
+        return _from_user(name, num_classes, image_size, pretrained, options)
     try:
-        return build(network, num_classes, image_size, pretrained)
+        return build(network, num_classes, image_size, pretrained, options)
+    except TypeError as error:
+        if not options or option not in str(error):
+            raise
+        raise without_drop_path(name) from error
     except AssertionError as error:  # timm and torchvision assert the size
         raise InputError(
             f"{name} cannot be built for images of {image_size} x {image_size}"
@@ -67,7 +81,9 @@ def native_size(name: str) -> int | None:
     return config.input_size[-1] if config and config.fixed_input_size else None
 
 
-def _from_timm(name: str, num_classes: int, image_size: int, pretrained: bool) -> nn.Module:
+def _from_timm(
+    name: str, num_classes: int, image_size: int, pretrained: bool, options: dict[str, Any]
+) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
@@ -77,7 +93,6 @@ def _from_timm(name: str, num_classes: int, image_size: int, pretrained: bool) -
     except RuntimeError as error:
         tagged = timm.list_pretrained(f"{name.partition('.')[0]}.*")
         raise unknown("timm network", name, tagged) from error
-    options: dict[str, Any] = {}
     if config and config.fixed_input_size:
         options["img_size"] = image_size
     overrides = timm_overrides(name, config) if pretrained else {}
@@ -90,13 +105,14 @@ def _from_timm(name: str, num_classes: int, image_size: int, pretrained: bool) -
     )
 
 
-def _from_torchvision(name: str, num_classes: int, image_size: int, pretrained: bool) -> nn.Module:
+def _from_torchvision(
+    name: str, num_classes: int, image_size: int, pretrained: bool, options: dict[str, Any]
+) -> nn.Module:
     from torchvision import models
 
     known = models.list_models(module=models)
     if name not in known:
         raise _unknown_among_many("torchvision network", name, known)
-    options: dict[str, Any] = {}
     if name.startswith("vit_"):
         options["image_size"] = image_size
     if name == "maxvit_t":
@@ -121,9 +137,16 @@ def _from_torchvision(name: str, num_classes: int, image_size: int, pretrained: 
     return replace_classifier(net, num_classes)
 
 
-def _from_user(path: str, num_classes: int, image_size: int, pretrained: bool) -> nn.Module:
+def _from_user(
+    path: str, num_classes: int, image_size: int, pretrained: bool, options: dict[str, Any]
+) -> nn.Module:
     build = _find_callable(path)
-    facts = {"num_classes": num_classes, "image_size": image_size, "pretrained": pretrained}
+    facts = {
+        "num_classes": num_classes,
+        "image_size": image_size,
+        "pretrained": pretrained,
+        **options,
+    }
     parameters = inspect.signature(build).parameters
     missing = [
         name
@@ -138,12 +161,20 @@ def _from_user(path: str, num_classes: int, image_size: int, pretrained: bool) -
             f"{path} must take num_classes, may take image_size and pretrained, and must have "
             f"defaults for all other parameters; {asks}."
         )
+    if options and "drop_path" not in parameters:
+        raise without_drop_path(path)
     if pretrained and "pretrained" not in parameters:
         raise InputError(f"{path} takes no pretrained, so it has no pretrained weights.")
     net = build(**{name: fact for name, fact in facts.items() if name in parameters})
     if not isinstance(net, nn.Module):
         raise InputError(f"{path} returns a {type(net).__name__}, not a torch.nn.Module.")
     return net
+
+
+LIBRARIES = {
+    "timm": (_from_timm, "drop_path_rate"),
+    "torchvision": (_from_torchvision, "stochastic_depth_prob"),
+}
 
 
 def _find_callable(path: str) -> Callable[..., object]:

@@ -44,7 +44,7 @@ def _build_timm_optimizer(task: Task, hparams: Hyperparameters, name: str) -> to
     rate, momentum = hparams.learning_rate, hparams.momentum
     try:
         return create_optimizer_v2(groups, name, lr=rate, momentum=momentum, **given)
-    except (TypeError, ValueError) as error:
+    except (IndexError, TypeError, ValueError) as error:
         raise InputError(f"--opt {name} cannot be created: {error}") from error
 
 

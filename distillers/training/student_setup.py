@@ -108,6 +108,7 @@ def build_student(
         config.pretrained,
         num_classes=source.num_classes,
         image_size=size,
+        drop_path=config.drop_path,
         log=world.say,
     )
     source = with_normalization(source, initial.mean, initial.std)

@@ -6,11 +6,13 @@ from typing import Annotated
 import pytest
 
 from distillers.config.flags import Fact, LossOption, Range, at_least, flags_with, marked, markers
+from distillers.config.hyperparameters import StepFlags
 from distillers.config.parsing import parse
 from distillers.config.student import StudentConfig
 from distillers.config.teacher import TeacherConfig
 from distillers.config.transfer import TransferConfig
 from distillers.errors import InputError
+from distillers.training.runner import build_hparams
 
 CONFIGS = (TeacherConfig, StudentConfig, TransferConfig)
 
@@ -78,3 +80,51 @@ def test_options_of_losses_name_loss_and_option():
     targets = [target for _, each in marked(StudentConfig, LossOption) for target in each.targets]
     assert len(targets) == len(set(targets))
     assert all(target.count(".") == 1 for target in targets)
+
+
+WITH_OPT = {"opt": "adamw"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"opt": "adamv"}, "no optimizer 'adamv', did you mean 'adam'?"),
+        ({"opt": "adahessian"}, "no optimizer 'adahessian'"),
+        ({"sched": "cosin"}, "no schedule 'cosin', did you mean 'cosine'?"),
+        ({"opt_eps": 1e-6}, "--opt_eps needs --opt"),
+        ({"warmup_epochs": 5}, "--warmup_epochs needs --sched"),
+        ({"sched_on_updates": True}, "--sched_on_updates needs --sched"),
+        ({"sched": "rsqrt"}, "--sched rsqrt needs --warmup_epochs"),
+        (
+            {"sched": "cosine", "warmup_epochs": 300},
+            "--warmup_epochs is 300; it must be less than --epochs 240",
+        ),
+        ({**WITH_OPT, "opt_betas": (0.9, 1.5)}, "it must be numbers in \\[0, 1\\)"),
+        ({**WITH_OPT, "layer_decay": 0.0}, "--layer_decay is 0.0; it must be greater than 0"),
+        ({"clip_mode": "agc"}, "--clip_mode agc needs --clip_grad"),
+        ({"patience": 3}, "--patience needs held-out images; add --val_fraction"),
+        ({"drop_path": 1.0}, "--drop_path is 1.0; it must be in \\[0, 1\\)"),
+        ({"opt": "lamb", "shard": True}, "--shard supports --opt adam, .*, not lamb"),
+        (
+            {"clip_grad": 1.0, "clip_mode": "agc", "shard": True},
+            "--shard supports --clip_mode norm and value, not agc",
+        ),
+    ],
+)
+def test_flags_of_the_step_that_do_not_fit_are_refused_before_training(flags, message):
+    with pytest.raises(InputError, match=message):
+        StudentConfig(path_t="x.pth", **flags).check()
+
+
+def test_betas_are_read_from_the_command_line():
+    for words in (["0.9,0.98"], ["0.9", "0.98"]):
+        config = parse(TeacherConfig, ["--opt", "adamw", "--opt_betas", *words], "test")
+        assert config.opt_betas == (0.9, 0.98)
+        config.check()
+
+
+def test_the_step_flags_of_a_run_are_its_hyperparameters():
+    config = StudentConfig(path_t="x.pth", opt="lamb", sched="cosine", warmup_epochs=2)
+    hparams = build_hparams(config, "resnet8", 32)
+    for field in fields(StepFlags):
+        assert getattr(hparams, field.name) == getattr(config, field.name)

@@ -1,11 +1,16 @@
 import io
 import math
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from distillers import models
+from distillers.config.student import StudentConfig
+from distillers.data.batch import Batch
+from distillers.distillation import loss_weights
 from distillers.distillation.build import distil
 from distillers.distillation.task import Supervised
 from distillers.distributed.world import World
@@ -14,6 +19,7 @@ from distillers.losses import CE
 from distillers.training.ema import ExponentialMovingAverage
 from distillers.training.optim import parameter_groups
 from distillers.training.preemption import PreemptionHandler
+from distillers.training.runner import build_hparams
 from distillers.training.state import TrainState
 from distillers.training.trainer import Hyperparameters, Trainer, TrainProgress, fit
 from tests.nets import Declared, Small, make_batch
@@ -156,6 +162,14 @@ def test_resuming_gives_the_same_bits():
     assert torch.equal(weights(second), weights(whole))
 
 
+OPTIONS = {
+    "adamw": {"opt": "adamw", "opt_betas": (0.9, 0.98)},
+    "lookahead": {"opt": "lookahead_nesterov", "clip_grad": 0.1, "clip_mode": "agc"},
+    "cosine": {"sched": "cosine", "warmup_epochs": 1, "sched_on_updates": True},
+    "multistep": {"sched": "multistep", "opt": "lamb", "clip_grad": 0.01, "clip_mode": "value"},
+}
+
+
 class StopsAt(PreemptionHandler):
     """Saves the state after a step, through the bytes of a file, and stops there."""
 
@@ -171,10 +185,17 @@ class StopsAt(PreemptionHandler):
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 6])
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_resuming_within_an_epoch_gives_the_same_bits_and_figures(step, accumulate):
+@pytest.mark.parametrize(
+    ("accumulate", "option"), [(1, None), (2, None), *((2, option) for option in OPTIONS)]
+)
+def test_resuming_within_an_epoch_gives_the_same_bits_and_figures(step, accumulate, option):
     hparams = Hyperparameters(
-        epochs=3, learning_rate=0.1, ema=0.9, accumulate=accumulate, milestones=(1,)
+        epochs=3,
+        learning_rate=0.1,
+        ema=0.9,
+        accumulate=accumulate,
+        milestones=(1,),
+        **OPTIONS.get(option, {}),
     )
 
     def task(seed):
@@ -204,6 +225,48 @@ def test_resuming_within_an_epoch_gives_the_same_bits_and_figures(step, accumula
         assert {k: v for k, v in row.items() if k not in timed} == {
             k: v for k, v in expected.items() if k not in timed
         }
+
+
+class Drawn(Batches):
+    """Ten batches of eight images each."""
+
+    def epoch(self, epoch: int, start: int = 0):
+        for i in range(start, self.count):
+            generator = torch.Generator().manual_seed(100 * epoch + i)
+            images = torch.randn(8, 3, 8, 8, generator=generator, dtype=torch.float64)
+            labels = torch.randint(5, (8,), generator=generator)
+            yield Batch(images, labels, torch.arange(8))
+
+
+def test_documented_defaults_give_the_weights_that_they_always_gave():
+    """Weights after 20 steps of `--distill kd`, written down before there was `--opt`."""
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    student, teacher = (
+        models.create(name, num_classes=5, image_size=8).double()
+        for name in ("resnet8", "resnet14")
+    )
+    config = StudentConfig(path_t="x", distill="kd")
+    task = distil(student, teacher, loss_weights.choose(config).terms(), images=images)
+    fit(task, Drawn(10), replace(build_hparams(config, "resnet8", 8), epochs=2))
+    parameters = torch.cat([p.detach().flatten() for p in task.parameters()])
+    statistics = torch.cat([buffer.flatten().double() for buffer in task.buffers()])
+    positions = torch.arange(len(parameters)).double().cos()
+    found = parameters.sum(), parameters.norm(), parameters @ positions, statistics.norm()
+    expected = 296.39695760215807, 28.414532644155233, -40.41421695225064, 61.77254906039076
+    assert [float(each) for each in found] == pytest.approx(expected, rel=1e-9)
+
+
+def test_training_ends_when_it_is_told_to():
+    task, rows = supervised(), []
+    fit(
+        task,
+        Batches(),
+        Hyperparameters(epochs=9, learning_rate=0.1),
+        on_epoch_end=lambda row, *_: rows.append(row["epoch"]),
+        should_stop=lambda: len(rows) == 2,
+    )
+    assert rows == [1, 2]
 
 
 def test_a_state_of_another_network_is_refused():

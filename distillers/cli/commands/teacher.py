@@ -41,6 +41,7 @@ def work(config: TeacherConfig, world: "World") -> None:
         config.pretrained,
         num_classes=source.num_classes,
         image_size=source.image_size,
+        drop_path=config.drop_path,
         log=world.say,
     )
     source = with_normalization(source, initial.mean, initial.std)
