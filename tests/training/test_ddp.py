@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import nn
 
 from distillers import models
-from distillers.config.hyperparameters import Hyperparameters
+from distillers.config.hyperparameters import SHARDABLE, Hyperparameters
 from distillers.config.student import StudentConfig
 from distillers.data.batch import Batch
 from distillers.distillation import loss_weights as weights
@@ -132,6 +132,15 @@ def test_divided_weights_learn_what_whole_ones_do(tmp_path, monkeypatch):
     for method in methods:
         expected = trained(method, World(), dtype=torch.float32)
         close(torch.load(f"{method}.pt"), expected, 1e-6, method)
+
+
+@pytest.mark.parametrize("opt", SHARDABLE)
+def test_sharded_weights_are_updated_by_each_optimizer_as_whole_ones(opt, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hparams = replace(HPARAMS, opt=opt, clip_grad=1e-3, clip_mode="value", learning_rate=1e-4)
+    together(2, compare, replace(hparams, shard=True), torch.float32, ("dcd",))
+    expected = trained("dcd", World(), hparams, torch.float32)
+    close(torch.load("dcd.pt"), expected, 1e-5, "dcd")
 
 
 def close(found: dict, expected: dict, tolerance: float, method: str) -> None:
