@@ -86,6 +86,11 @@ CRD = {
         source="configurations of LumiNet, resnet32x4 to resnet8x4",
     ),
     "ctkd": Recipe(ce=0.1, method=0.9, source="scripts of zhengli97/CTKD"),
+    "wkdl": Recipe(source="configuration of JiamingLv/WKD, resnet32x4 to resnet8x4"),
+    "srd": Recipe(source="code of roymiles/Simple-Recipe-Distillation, ImageNet"),
+    "vkd": Recipe(kd=1, source="roymiles/vkd, DeiT on ImageNet, where KD has temperature 1"),
+    "ickd": Recipe(method=2.5, source="README of ADLab-AutoDrive/ICKD"),
+    "distplus": Recipe(method=2, source="sample configuration of torchdistill, without a result"),
 }
 
 SIMKD = {

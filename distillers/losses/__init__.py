@@ -8,11 +8,13 @@ from distillers.losses.crd import CRD as CRD
 from distillers.losses.ctkd import CTKD as CTKD
 from distillers.losses.dcd import DCD as DCD
 from distillers.losses.dist import DIST as DIST
+from distillers.losses.distplus import DISTPlus as DISTPlus
 from distillers.losses.dkd import DKD as DKD
 from distillers.losses.ega import EGA as EGA
 from distillers.losses.fitnet import FitNet as FitNet
 from distillers.losses.fsp import FSP as FSP
 from distillers.losses.ft import FT as FT
+from distillers.losses.ickd import ICKD as ICKD
 from distillers.losses.itrd import ITRD as ITRD
 from distillers.losses.kd import KD as KD
 from distillers.losses.kdsvd import KDSVD as KDSVD
@@ -30,8 +32,11 @@ from distillers.losses.rrdmomentum import RRDMomentum as RRDMomentum
 from distillers.losses.semckd import SemCKD as SemCKD
 from distillers.losses.simkd import SimKD as SimKD
 from distillers.losses.sp import SP as SP
+from distillers.losses.srd import SRD as SRD
 from distillers.losses.srrl import SRRL as SRRL
 from distillers.losses.ttm import TTM as TTM
 from distillers.losses.vid import VID as VID
+from distillers.losses.vkd import VkD as VkD
+from distillers.losses.wkdl import WKDL as WKDL
 from distillers.losses.wsld import WSLD as WSLD
 from distillers.losses.wttm import WTTM as WTTM

@@ -179,4 +179,13 @@ CASES: dict[str, Case] = {
     "normkd": Case(),
     "luminet": Case(options={"ramp": 0.75}),
     "ctkd": Case(signed=("initial",), holds_gradient_back=True),
+    "wkdl": Case(),
+    "srd": Case(refuses_one=True),
+    "vkd": Case(holds_gradient_back=True),  # the signs on its parameter's diagonal are rounded
+    "ickd": Case(unread=("student_maps[0]", "student_maps[1]")),
+    "distplus": Case(
+        student=EQUAL_CHANNELS,
+        teacher=EQUAL_CHANNELS,
+        unread=("student_maps[0]", "student_maps[1]"),
+    ),
 }

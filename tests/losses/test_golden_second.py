@@ -78,7 +78,16 @@ def build(case: str, entry: dict) -> nn.Module:
     return prepare.get(entry["class"], lambda loss, _: loss)(loss.double(), case)
 
 
-prepare: dict[str, Any] = {}
+def orthogonal(loss: nn.Module, case: str) -> nn.Module:
+    teacher, student = loss.project.weight.shape
+    drawn = draw(f"{case}/vkd/weight", max(student, teacher), min(student, teacher)).double()
+    matrix, triangle = torch.linalg.qr(drawn)
+    matrix = matrix * triangle.diagonal().sign()
+    loss.project.weight = matrix.T if student > teacher else matrix
+    return loss
+
+
+prepare: dict[str, Any] = {"VkD": orthogonal}
 
 
 def close(found: float, expected: float | None, tolerance: float) -> None:
