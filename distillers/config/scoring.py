@@ -1,7 +1,9 @@
 """The flags of commands that run saved networks on test images; nothing here imports torch."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -145,11 +147,19 @@ def _read_config(path: Path | str) -> tuple[Path, dict[str, Any]]:
     if not file.is_file():
         return file, {}
     try:
-        return file, load_json(file)[0]
+        flags, is_verified = load_json(file)
     except NotAnObjectError:
         return file, {}
     except CorruptFileError as error:
         raise InputError(f"{file} is damaged: {error}") from error
+    if not is_verified and {"dataset", "save_dir"} <= flags.keys():
+        _note_unverified(file)
+    return file, flags
+
+
+@cache
+def _note_unverified(file: Path) -> None:
+    print(f"{file} is of an earlier version and has no checksum: not verified.", file=sys.stderr)
 
 
 def _start_folder(folder: Path, save_dir: str) -> Path:

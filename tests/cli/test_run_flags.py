@@ -5,6 +5,7 @@ import json
 import pytest
 
 from distillers.cli import main as cli
+from distillers.config.run_files import dump_json
 from distillers.config.scoring import ScoringConfig, read_run_flags
 from distillers.config.transfer import TransferConfig
 from distillers.errors import InputError
@@ -104,3 +105,20 @@ def test_a_damaged_config_is_refused(content, tmp_path):
 def test_a_config_of_another_program_is_ignored(content, tmp_path):
     (tmp_path / "config.json").write_text(content)
     assert read_run_flags(tmp_path) == {}
+
+
+def test_flags_without_a_checksum_are_said_to_be_unverified_and_changed_ones_refused(
+    tmp_path, capsys
+):
+    flags = {"dataset": "digits", "save_dir": "./save", "data_dir": "./data", "num_workers": 3}
+    file = tmp_path / "config.json"
+    file.write_bytes(dump_json(flags))
+    assert read_run_flags(tmp_path)["num_workers"] == 3
+    assert capsys.readouterr().err == ""
+    file.write_bytes(file.read_bytes().replace(b": 3", b": 4"))
+    with pytest.raises(InputError, match="its checksum does not fit"):
+        read_run_flags(tmp_path)
+    file.write_text(json.dumps(flags))
+    for _ in range(2):
+        assert read_run_flags(tmp_path)["num_workers"] == 3
+    assert capsys.readouterr().err.count("not verified") == 1  # and not again

@@ -5,14 +5,17 @@ import math
 import statistics
 
 import pytest
+import timm
 import torch
 
+from distillers.data.batch import Batch
 from distillers.errors import InputError
-from distillers.figures.cka import CKA, unbiased_hsic
+from distillers.features.infer import find_taps
+from distillers.figures.cka import CKA, compare, unbiased_hsic
 from distillers.figures.class_gain import count_gains
 from distillers.figures.correlation import class_correlation, mean_difference
 from distillers.figures.mean_logits import mean_logits
-from distillers.figures.responses import Responses
+from distillers.figures.responses import Network, Responses
 
 N, K = 40, 4
 
@@ -117,6 +120,45 @@ def test_cka_is_unbiased_in_the_batch_size_and_zero_for_independent_features():
     whole, parts = cka(x, z), cka(x, z, batch=50)
     assert abs(float(whole.matrix()[0, 1] - parts.matrix()[0, 1])) < 0.01
     assert abs(float(cka(x, y, batch=50).matrix()[0, 1])) < 0.02
+
+
+def vision_transformer():
+    """A small vision transformer of timm for images of 32 x 32 pixels."""
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    return timm.models.VisionTransformer(**sizes, num_classes=10)
+
+
+class Wrapped(torch.nn.Module):
+    """A network inside another module, as users write them."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images):
+        return self.backbone(images)
+
+
+@pytest.mark.parametrize("wrap", [lambda net: net, Wrapped, lambda net: Wrapped(Wrapped(net))])
+def test_stages_of_a_vision_transformer_are_not_its_pixels_whatever_is_around_it(wrap):
+    """Pooled features of two random networks differ; those of a network and itself do not."""
+    images = torch.randn(48, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    batches = [Batch(images, torch.zeros(48).long(), torch.arange(48))]
+    networks = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        net = wrap(vision_transformer()).eval()
+        for parameter in net.parameters():  # far from each other
+            torch.nn.init.normal_(parameter, std=0.3)
+        networks.append(Network(str(seed), net, find_taps(net, images[:2])))
+    similarity, stages = compare(networks, batches)
+    names = [each.names for each in stages]
+    assert names[0] == names[1]
+    assert names[0][-2:] == ("pooled", "logits")
+    matrix = similarity.matrix()
+    place = names[0].index("pooled")
+    assert float(matrix[place, len(names[0]) + place]) < 0.9
+    assert float(matrix[place, place]) == pytest.approx(1)
 
 
 def some_answers():

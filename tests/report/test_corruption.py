@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import random
+import resource
+import subprocess
+import sys
 
 import pytest
 
@@ -117,3 +120,46 @@ def test_a_report_says_what_is_not_verified(tmp_path, capsys):
     assert cli.run("report", words) == 0
     line = "not verified: 1 run of an earlier version, whose files have no checksums, such as"
     assert f"{line} {folder}\n" in capsys.readouterr().out
+
+
+def report_with_a_file_limit(folder, out, limit):
+    """Write a report in a process whose files cannot grow beyond a limit in bytes."""
+    command = [
+        sys.executable,
+        "-m",
+        "distillers.cli.main",
+        "report",
+        str(folder),
+        "--out",
+        str(out),
+    ]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+
+
+def test_a_full_disk_ends_a_report_in_a_line_and_keeps_the_earlier_one(tmp_path):
+    write_run(tmp_path, "kd")
+    out = tmp_path / "out"
+    assert report_with_a_file_limit(tmp_path, out, 10**7).returncode == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    write_run(tmp_path, "kd", trial=1)
+    done = report_with_a_file_limit(tmp_path, out, 1000)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-", "| true"])
+def test_a_report_survives_an_output_that_takes_nothing(redirection, tmp_path):
+    write_run(tmp_path, "kd")
+    command = f"{sys.executable} -m distillers.cli.main report {tmp_path} --out {tmp_path}/out"
+    done = subprocess.run(["sh", "-c", f"{command} {redirection}"], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") <= 1
+    assert done.returncode == (2 if redirection == ">/dev/full" else 0)
+    assert not list(tmp_path.rglob("*.part"))
