@@ -76,6 +76,8 @@ def _describe(path: Path, head: bytes) -> tuple[str, str]:
         return "empty", "Copy or download it again"
     if not head.strip(b"\0"):
         return "full of zeros", "Copy or download it again"
+    if head[5:9] == b"\0\0\0{":  # the length of a safetensors header may look like a signature
+        return "", ""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     for signature, what, advice in SIGNATURES:
         if start.startswith(signature):

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import pickle
 import warnings
 from pathlib import Path
@@ -60,10 +61,13 @@ def check_exists(path: Path) -> None:
     """Check that a file exists.
 
     Raises:
-        InputError: if it does not; lists the checkpoints in its folder, or the missing folder.
+        InputError: if it does not; lists the checkpoints in its folder, or the missing folder. Also
+            if this user may not read it.
     """
     if not path.is_file():
         raise InputError(f"there is no file {path}{_alternatives(path)}")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path} cannot be read: you lack the permission.")
 
 
 def read(path: str | Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypedDict, get_type_hints
 from distillers.config.schema import Bounds, Length, find_problem, shorten
 from distillers.errors import InputError
 
+MAX_VALUES = 2 * 10**6
 Classes = Annotated[int, Bounds(1, 10**6)]
 Pixels = Annotated[int, Bounds(1, 4096)]
 Count = Annotated[int, Bounds(0, 10**15)]
@@ -66,6 +67,8 @@ def check_card(card: object, path: str | Path) -> dict[str, Any]:
     """
     if not isinstance(card, dict):
         raise InputError(f"the card in {path} is a {type(card).__name__}, not a mapping.")
+    if not _is_small(card):
+        raise InputError(f"the card in {path} is not valid: it has over {MAX_VALUES} values.")
     hints = get_type_hints(Card, include_extras=True)
     for name, value in card.items():
         problem = find_problem(value, hints.get(name, Any)) if value is not None else ""
@@ -78,3 +81,15 @@ def check_card(card: object, path: str | Path) -> dict[str, Any]:
             f"{classes}."
         )
     return {name: value for name, value in card.items() if value is not None}
+
+
+def _is_small(card: object) -> bool:
+    """Return whether a card has few values, those in several places counted in each."""
+    left, count = [card], 0
+    while left and count <= MAX_VALUES:
+        value = left.pop()
+        count += 1
+        if isinstance(value, dict | list | tuple):
+            count += len(value)
+            left += value.values() if isinstance(value, dict) else value
+    return count <= MAX_VALUES

@@ -31,6 +31,7 @@ EMA = re.compile(r"(^|[^a-z])ema([^a-z]|$)", re.IGNORECASE)
 WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel's and torch.compile's
 COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
 MAX_DEPTH = 4
+MAX_CANDIDATES = 1000  # sets of weights in a file
 IMAGENET_CLASSES = 1000  # of the weights that torchvision publishes
 
 Rebuild = Callable[[RecognizedNetwork, nn.Module, str | Path], ReusedClassifier]
@@ -152,12 +153,19 @@ def find_weights(payload: dict[str, Any]) -> list[Weights]:
     state dict of a module that holds the network among others, as those of mdistiller and
     Lightning, is followed by its parts.
     """
-    sets = sorted(_state_dicts(payload), key=_preference)
-    return [weights for each in sets for weights in (each, *_parts(each))]
+    sets = sorted(_state_dicts(payload, "", set()), key=_preference)
+    found = [weights for each in sets for weights in (each, *_parts(each))]
+    return found[:MAX_CANDIDATES]
 
 
-def _state_dicts(payload: dict[str, Any], key: str = "") -> Iterator[Weights]:
-    """Yield the state dicts in nested mappings, without the prefixes of wrappers."""
+def _state_dicts(payload: dict[str, Any], key: str, seen: set[int]) -> Iterator[Weights]:
+    """Yield the state dicts in nested mappings, without the prefixes of wrappers.
+
+    A mapping that is in several places, or in itself, is read once: `seen` has its identity.
+    """
+    if id(payload) in seen:
+        return
+    seen.add(id(payload))
     values = {name: value for name, value in payload.items() if name != COUNTER}
     if is_state_dict(values):
         if any(value.ndim for value in values.values()):
@@ -165,7 +173,7 @@ def _state_dicts(payload: dict[str, Any], key: str = "") -> Iterator[Weights]:
         return
     for name, value in payload.items():
         if isinstance(value, dict) and isinstance(name, str) and key.count(".") < MAX_DEPTH:
-            yield from _state_dicts(value, f"{key}.{name}" if key else name)
+            yield from _state_dicts(value, f"{key}.{name}" if key else name, seen)
 
 
 def _parts(whole: Weights) -> Iterator[Weights]:

@@ -147,6 +147,13 @@ def test_safetensors_under_another_name_are_read(suffix, tmp_path):
     assert torch.equal(load(tmp_path / f"x{suffix}", model="resnet8").net.fc.weight, net.fc.weight)
 
 
+def test_a_header_whose_length_looks_like_gzip_is_read(tmp_path):
+    header = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(0x8B1F)
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    assert checkpoint.read(path)["model"]["w"].item() == 0
+
+
 def test_safetensors_cut_short_are_refused(tmp_path):
     content = safetensors_file(**models.create("resnet8", num_classes=10).state_dict())
     for size in (1, 7, 9, 100, len(content) // 2, len(content) - 1):
@@ -203,6 +210,41 @@ def test_a_card_that_is_no_mapping_of_names_is_refused(card, tmp_path):
     checkpoint.save(tmp_path / "x.pth", {"model": state, "card": card})
     with pytest.raises(InputError, match="card"):
         load(tmp_path / "x.pth")
+
+
+def shared(levels, width=1000):
+    """A mapping of a few objects that would be `width` ** `levels` when written out."""
+    inner = {"a": 1}
+    for _ in range(levels):
+        inner = {str(n): inner for n in range(width)}
+    return inner
+
+
+@pytest.mark.timeout(60)
+def test_objects_in_many_places_take_no_time(tmp_path):
+    state = models.create("resnet8", num_classes=10).state_dict()
+    torch.save({"model": state, "extra": shared(4)}, tmp_path / "x.pth")
+    assert load(tmp_path / "x.pth", model="resnet8").card["num_classes"] == 10
+    checkpoint.save(tmp_path / "x.pth", {"model": state, "card": {**CARD, "deploy": shared(4)}})
+    with pytest.raises(InputError, match="values"):
+        load(tmp_path / "x.pth")
+    cyclic = {"epoch": 3}
+    cyclic["self"] = cyclic
+    torch.save(cyclic, tmp_path / "x.pth")
+    with pytest.raises(InputError, match="no state dict"):
+        load(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_files_of_old_versions_of_pytorch_are_read_and_checked(new, tmp_path):
+    net = models.create("resnet8", num_classes=10)
+    path = tmp_path / "x.pth"
+    torch.save(net.state_dict(), path, _use_new_zipfile_serialization=new)
+    assert torch.equal(load(path, model="resnet8").net.fc.weight, net.fc.weight)
+    torch.save(Evil(tmp_path / "ran"), path, _use_new_zipfile_serialization=new)
+    with pytest.raises(InputError):
+        load(path, model="resnet8")
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("name", ["timm:vit_giant_patch14_224", "ResNet50", "wrn_40_2"])
