@@ -19,6 +19,11 @@ from distillers.training.runner import describe_hparams
             "SGD: learning rate 0.1, constant; momentum 0.9, weight decay 0.0005; 10 epochs, "
             "batch 64, 782 batches an epoch, 4 batches a step",
         ),
+        (
+            Hyperparameters(10, 1e-3, opt="adamw", sched="cosine", warmup_epochs=2),
+            "adamw: learning rate 0.001, cosine, warm-up of 2 epochs from 1e-05; "
+            "weight decay 0.0005; 10 epochs, batch 64, 782 batches an epoch",
+        ),
     ],
 )
 def test_rate_schedule_and_batch(hparams, expected):
