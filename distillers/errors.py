@@ -64,6 +64,13 @@ class PeerLostError(RuntimeError):
     """Another process of a distributed run has ended, or did not answer in time."""
 
 
+# Signals that end a process; training saves first. Not all of them exist on Windows.
+STOP_SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGXCPU")
+    if hasattr(signal, name)
+)
+
 # Exit statuses of the commands.
 EXIT_STATUS: dict[type, int] = {InputError: 2, NonFiniteLossError: 3, PeerLostError: 4}
 PREEMPTED_STATUS = 75  # EX_TEMPFAIL: the run was preempted and can be started again

@@ -29,8 +29,10 @@ def write_atomically(path: Path, content: bytes, previous: Path | None = None) -
         if previous is not None and path.exists():
             path.replace(previous)
         temporary.replace(path)
-    except OSError:
+    except BaseException as error:  # a signal, too
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
         raise
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from distillers.config.train import TrainConfig
-from distillers.errors import InputError
+from distillers.errors import STOP_SIGNALS, InputError
 
-FORWARDED_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+FORWARDED_SIGNALS = (*STOP_SIGNALS, signal.SIGUSR1)
 GRACE = 60  # seconds for saving after another process has ended
 
 

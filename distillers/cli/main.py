@@ -1,15 +1,13 @@
 """The command `distillers`: dispatches to its subcommands without importing torch."""
 
-import codecs
-import contextlib
 import importlib
-import io
 import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
 
+from distillers.cli.process import TerminatedError, terminating_signals, with_guarded_output
 from distillers.config.cpus import set_openmp_defaults
 from distillers.errors import (
     EXIT_STATUS,
@@ -48,17 +46,22 @@ def main(args: Sequence[str] | None = None) -> int:
         args: the command line without the program; None for that of this process.
     """
     args = list(sys.argv[1:] if args is None else args)
-    if not args or args[0] in ("-h", "--help"):
-        print("usage: distillers COMMAND [FLAGS]\n\nKnowledge distillation of image classifiers.\n")
-        print("\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items()))
-        print("\n`distillers COMMAND --help` lists the flags of a command.")
-        return 0 if args else 2
-    if args[0] in ("-V", "--version"):
+    if args and args[0] not in ("-h", "--help", "-V", "--version"):
+        return run(args[0], args[1:])
+    return with_guarded_output(lambda: _print_usage(args))
+
+
+def _print_usage(args: Sequence[str]) -> int:
+    """Print the version or the commands, and return the exit status."""
+    if args and args[0] in ("-V", "--version"):
         from distillers import __version__
 
         print(f"distillers {__version__}")
         return 0
-    return run(args[0], args[1:])
+    print("usage: distillers COMMAND [FLAGS]\n\nKnowledge distillation of image classifiers.\n")
+    print("\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items()))
+    print("\n`distillers COMMAND --help` lists the flags of a command.")
+    return 0 if args else 2
 
 
 def run(command: str, args: Sequence[str]) -> int:
@@ -68,55 +71,45 @@ def run(command: str, args: Sequence[str]) -> int:
         The exit status, see `docs/scale.md`.
     """
     set_openmp_defaults()  # before torch is imported
-    _prepare_output()
+    with terminating_signals() as stopping:
+        return with_guarded_output(lambda: _run(command, args, stopping))
+
+
+def _run(command: str, args: Sequence[str], stopping: list[int]) -> int:
     try:
         if command not in COMMANDS:
             raise unknown("command", command, COMMANDS)
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())  # --loss and --model_s may name a module of the user
         importlib.import_module(f"distillers.cli.commands.{command}").main(args)
-        sys.stdout.flush()
     except (InputError, NonFiniteLossError, PeerLostError) as error:
         _print_error(error)
         return EXIT_STATUS.get(type(error), 2)
     except PreemptedError as error:
+        stopping.append(error.signal)
         _print_error(error)
         return 130 if error.signal == signal.SIGINT else PREEMPTED_STATUS
-    except BrokenPipeError:  # for example because of `| head`
-        _discard_output()
-        return 1
     except OSError as error:
         if error.filename is None and error.errno not in DISK_FULL:  # not related to a file
             raise
-        _print_error(error)
-        _discard_output()
+        _print_error(_explain(error))
+        return 2
+    except UnicodeEncodeError as error:
+        if not any("\udc80" <= character <= "\udcff" for character in error.object):
+            raise
+        _print_error(InputError(f"{error.object!r} is not UTF-8; rename it, or use another path."))
         return 2
     except KeyboardInterrupt as error:
         print(*(error.args or ("stopped.",)), file=sys.stderr)
-        return 130
+        return 128 + error.signal if isinstance(error, TerminatedError) else 130
     return 0
 
 
-def _prepare_output() -> None:
-    """Let standard output accept every file name, in any locale, and a closed stream any text."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:  # closed by the parent process
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
-        elif name == "stdout" and isinstance(stream, io.TextIOWrapper):
-            encoding = codecs.lookup(stream.encoding).name
-            if encoding in ("ascii", "utf-8"):
-                stream.reconfigure(encoding="utf-8", errors="surrogateescape")
-            else:
-                stream.reconfigure(errors="backslashreplace")
-
-
-def _discard_output() -> None:
-    """Write what can be written of standard output, so that it does not fail again at exit."""
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-        return
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _explain(error: OSError) -> Exception:
+    """Return an error about a file with its name first, and with advice if the disk is full."""
+    where = f"{error.filename}: " if error.filename is not None else ""
+    advice = "; make room, and run the command again" if error.errno in DISK_FULL else ""
+    return InputError(f"{where}{error.strerror}{advice}.")
 
 
 def _print_error(error: Exception) -> None:

@@ -140,6 +140,8 @@ class TrainConfig(StepFlags):
         require("lr_decay_epochs", steps, increasing, "increasing epochs, from 1")
         if self.resume and self.overwrite:
             raise InputError("--resume and --overwrite exclude each other; choose one.")
+        path = str(Path(self.save_dir).resolve())
+        require("save_dir", repr(path), _is_utf8(path), "a path in UTF-8")
         check_dali(self.dali)
         if self.wandb is not None and find_spec("wandb") is None:
             raise InputError('--wandb needs the package wandb: pip install "distillers[wandb]".')
@@ -188,3 +190,11 @@ class InitialNetworkConfig(TrainConfig):
     classifier for another number of classes is replaced."""
     drop_path: Annotated[float | None, FRACTION, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = None
     """Rate of stochastic depth, in networks of timm and torchvision. Default: the network's."""
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -10,11 +10,11 @@ from torch import nn
 
 from distillers.data.batch import Batch
 from distillers.distributed.world import World, complain
-from distillers.errors import PreemptedError
+from distillers.errors import STOP_SIGNALS, PreemptedError
 from distillers.training.state import TrainState
 
 NOTHING, SAVE, STOP = range(3)
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SIGNALS = (*STOP_SIGNALS, signal.SIGUSR1, signal.SIGINT)
 SECONDS = 1.0  # between two agreements of several processes
 TWICE = 1.0  # seconds between two keys pressed; a launcher may pass on a signal that all have got
 LONG = 5.0  # seconds of scoring from which it is worth saving before
@@ -52,7 +52,11 @@ class PreemptionHandler:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Inside, the signals are heard; a second Ctrl-C acts at once."""
-        before = {each: signal.signal(each, self._hear) for each in SIGNALS}
+        before = {
+            each: signal.signal(each, self._hear)
+            for each in SIGNALS
+            if each != getattr(signal, "SIGHUP", None) or signal.getsignal(each) != signal.SIG_IGN
+        }  # under nohup SIGHUP stays ignored
         try:
             yield
         finally:

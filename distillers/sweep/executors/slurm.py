@@ -115,7 +115,7 @@ class SlurmTask:
             self.process = process
             status = process.wait()
         # SLURM's first signal stopped the run; its second calls `checkpoint`
-        if status in (-signal.SIGTERM, PREEMPTED_STATUS):
+        if status in (-signal.SIGTERM, 128 + signal.SIGTERM, PREEMPTED_STATUS):
             time.sleep(REQUEUE_SECONDS)
         return status
 
