@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from distillers import models
 from distillers.checkpoints.architecture import find_fit
 from distillers.checkpoints.load import load
+from distillers.cli import main as cli
 from distillers.errors import InputError
 
 NAME = "timm:test_resnet"
@@ -168,3 +169,17 @@ def test_a_network_of_any_size_has_none_in_its_card(tmp_path):
     torch.save(RAW, tmp_path / "x.pth")
     for known in (None, 32, 100):
         assert "image_size" not in load(tmp_path / "x.pth", model=NAME, image_size=known).card
+
+
+def test_a_transformer_of_another_size_is_scored_exported_and_teaches(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    net = models.create("timm:test_vit", num_classes=10, image_size=64)
+    torch.save({"state_dict": net.state_dict()}, "vit.pth")
+    flags = ["--dataset", "digits", "--model", "timm:test_vit"]
+    assert cli.run("evaluate", ["vit.pth", *flags, "--gpu_id", "cpu"]) == 0
+    assert cli.run("export", ["vit.pth", *flags]) == 0
+    assert load("vit.safetensors").card["image_size"] == 64
+    student = ["--path_t", "vit.pth", "--model_t", "timm:test_vit", "--model_s", "tests.nets:tiny"]
+    student += ["--dataset", "digits", "--distill", "kd", "-c", "0.1", "-d", "0.9", "-b", "0"]
+    student += ["--epochs", "1", "--batch_size", "256", "--gpu_id", "cpu", "--trial", "0"]
+    assert cli.run("student", student) == 0
