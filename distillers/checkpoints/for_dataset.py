@@ -1,5 +1,6 @@
 """Prepare a loaded network for a data set and a device."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ def find_test_source(flags: EvalDataConfig, card: dict[str, Any], path: Path | s
     own = card if name == card.get("dataset") else {}
     run = run if name == run.get("dataset") else {}
     data_dir, options = flags.decode_options(run, own.get("image_size"))
+    if own.get("class_names"):
+        options = replace(options, class_names=tuple(own["class_names"]))
     source = data.source_of(name, data_dir, flags.download, options)
     # The statistics of training, so that its accuracy is reproduced to the bit.
     return with_normalization(source, own.get("mean"), own.get("std"))

@@ -142,6 +142,13 @@ def class_mismatch(card: dict[str, Any], source: DataSource, path: Path | str) -
     known = card.get("class_names")
     if not known or list(known) == list(source.class_names):
         return ""
+    if sorted(known) == sorted(source.class_names):
+        return (
+            f"{path} has the classes of {source.name} in another order: its first ones are "
+            f"{', '.join(known[:3])}, those of these images {', '.join(source.class_names[:3])}; "
+            "rename the folders so that their alphabetical order is that of the network (01, 02, "
+            "... instead of 1, 2, ...)."
+        )
     pairs = enumerate(zip_longest(known, source.class_names))
     number, (first, second) = next((n, pair) for n, pair in pairs if pair[0] != pair[1])
     return (

@@ -20,6 +20,8 @@ class DecodeOptions:
         num_workers: processes that decode for one loader.
         on_bad_image: "error" stops at an image that cannot be read, "skip" counts and replaces it.
         val_fraction: fraction of a folder without train/ and val/ that becomes the test set.
+        class_names: classes of the network to evaluate; a folder that lacks training images or
+            images of some classes is then read for evaluation alone.
         dali: device on which NVIDIA DALI decodes training images, or None for torchvision.
     """
 
@@ -27,6 +29,7 @@ class DecodeOptions:
     num_workers: int = 0
     on_bad_image: Literal["error", "skip"] = "error"
     val_fraction: float = 0.0
+    class_names: tuple[str, ...] | None = None
     dali: Dali = None
 
 

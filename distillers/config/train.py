@@ -160,7 +160,7 @@ class TrainConfig(StepFlags):
 
     def decode_options(self) -> DecodeOptions:
         """Return how image files are decoded."""
-        names = [field.name for field in dataclasses.fields(DecodeOptions)]
+        names = {field.name for field in dataclasses.fields(DecodeOptions)} - {"class_names"}
         return DecodeOptions(**{name: getattr(self, name) for name in names})
 
     def as_json_types(self) -> dict[str, Any]:

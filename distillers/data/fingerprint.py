@@ -9,6 +9,8 @@ from torch import Tensor
 from distillers.data.datasets.listing import PathList
 from distillers.errors import InputError
 
+MANY_FILES = 200_000  # of so many files, sizes are not read at the start of every run
+
 
 def hash_tensors(*tensors: Tensor) -> str:
     """Hash the bytes, shapes and types of tensors."""
@@ -20,23 +22,30 @@ def hash_tensors(*tensors: Tensor) -> str:
     return digest.hexdigest()
 
 
-def hash_files(paths: PathList, rows: Tensor) -> str:
+def hash_files(paths: PathList, rows: Tensor, *, times: bool = True) -> str:
     """Hash the names, sizes and modification times of files, without reading their content.
 
     Args:
         paths: of files.
         rows: (m,) int64, the files to hash, in order.
+        times: False leaves out the modification times, which a copy of the files does not keep, and
+            of more than `MANY_FILES` the sizes.
 
     Raises:
         InputError: for a file that does not exist any more.
     """
     digest = hashlib.blake2b(digest_size=16)
     root = os.path.join(os.fsencode(paths.root), b"")
+    sizes = times or len(rows) <= MANY_FILES
     for name in paths.below(rows.tolist()):
+        if not sizes:
+            digest.update(name + b"\n")
+            continue
         try:
             status = os.stat(root + name)
         except OSError as error:
             path = os.fsdecode(root + name)
             raise InputError(f"cannot access {path}: {error.strerror}.") from error
-        digest.update(b"%s %d %d\n" % (name, status.st_size, status.st_mtime_ns))
+        digest.update(b"%s %d" % (name, status.st_size))
+        digest.update(b" %d\n" % status.st_mtime_ns if times else b"\n")
     return digest.hexdigest()

@@ -115,6 +115,11 @@ class DataSource(Protocol):
             ...
 
         @property
+        def test_labels(self) -> Tensor:
+            """Class of each test image, (M,) int64."""
+            ...
+
+        @property
         def num_crops(self) -> int | None:
             """Number of different augmented views of an image; None if it is unlimited."""
             ...
@@ -129,6 +134,13 @@ class DataSource(Protocol):
 
         Returns:
             Plain types, as JSON has them.
+        """
+        ...
+
+    def digest(self) -> str:
+        """Return a hash of all training and test images and labels.
+
+        Of image files, the names and sizes are hashed (of more than 200,000 the names only).
         """
         ...
 

@@ -36,6 +36,7 @@ class EmbeddedSource(DataSource):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     train_labels: Tensor
+    test_labels: Tensor
     num_crops: int
 
     def __init__(self, source: DataSource, embed: Callable[[Tensor], Tensor]) -> None:
@@ -43,11 +44,16 @@ class EmbeddedSource(DataSource):
         self.name, self.class_names = source.name, source.class_names
         self.image_size, self.shorter_side = source.image_size, source.shorter_side
         self.mean, self.std = source.mean, source.std
-        self.train_labels, self.num_crops = source.train_labels, 1
+        self.train_labels, self.test_labels = source.train_labels, source.test_labels
+        self.num_crops = 1
 
     @override
     def fingerprint(self) -> dict[str, Any]:
         raise InputError("a teacher cache is for images, not for embeddings.")
+
+    @override
+    def digest(self) -> str:
+        return self.source.digest()
 
     @override
     def train_loader(

@@ -5,7 +5,7 @@ import dataclasses
 import errno
 import os
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from distillers.files import DISK_FULL
 from distillers.training.autotune import choose
 from distillers.training.ddp import convert_sync_batchnorm
 from distillers.training.evaluate import score
+from distillers.training.images import Splits, check_same_images, describe
 from distillers.training.malloc import release_freed_memory, reuse_freed_memory
 from distillers.training.preemption import PreemptionHandler, ignore
 from distillers.training.recorder import open_recorder
@@ -32,20 +33,6 @@ from distillers.training.trainer import Hyperparameters, fit
 
 if TYPE_CHECKING:
     from distillers.distillation.cache.teacher_cache import TeacherCache
-
-
-class Splits(NamedTuple):
-    """The images of a run.
-
-    Attributes:
-        train: its training images without those of `val`.
-        val: its test images are those held out by --val_fraction; None without that flag.
-        test: its test images.
-    """
-
-    train: DataSource
-    val: DataSource | None
-    test: DataSource
 
 
 def split(source: DataSource, config: TrainConfig) -> Splits:
@@ -204,6 +191,11 @@ def train(
         PreemptedError: if a signal stopped the run; its state was saved.
         PeerLostError: if other processes do not respond.
     """
+    for line in describe(splits):
+        world.say(line)
+    digest = world.run_on_rank0(splits.digest)
+    check_same_images(run_dir, digest)
+    card = {**card, "images": digest}
     loader = splits.train.train_loader(
         batch_size_per_process(config, world),
         seed=config.trial,

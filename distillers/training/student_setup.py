@@ -1,5 +1,6 @@
 """Build a student's run from its flags: the teacher, then the student and its losses."""
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +56,38 @@ class LoadedTeacher(NamedTuple):
             "settings": as_json_types(settings),
             "departures": as_json_types(departures),
         }
+
+
+def chance_warnings(accuracy: float, test: DataSource) -> list[str]:
+    """Return a warning if a teacher is not clearly better than chance.
+
+    Args:
+        accuracy: of the teacher on the test images, in percent.
+        test: the data set with these images.
+    """
+    names, count = test.class_names, len(test.test_labels)
+    chance = 1 / len(names)
+    limit = chance + 3 * (chance * (1 - chance) / count) ** 0.5  # three standard deviations
+    if accuracy / 100 > limit:
+        return []
+    lines = [
+        f"WARNING: the teacher is no better than chance ({accuracy:.2f} % of {count} test images, "
+        f"chance is {100 * chance:.2f} %): it may not be trained for these classes, or for images "
+        "of this size and normalization."
+    ]
+    natural = sorted(names, key=_natural_key)
+    if natural != list(names):
+        lines.append(
+            f"WARNING: or it was trained with the classes in another order: here they are sorted "
+            f"alphabetically ({', '.join(names[:3])}, ...), in natural order they would be "
+            f"{', '.join(natural[:3])}, ... Rename the folders if so (01, 02, ... for 1, 2, ...)."
+        )
+    return lines
+
+
+def _natural_key(name: str) -> list[tuple[int, str]]:
+    """Return a key that sorts names as people do: numbers within them by value."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 class StudentSetup(NamedTuple):

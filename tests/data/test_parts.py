@@ -162,3 +162,44 @@ def test_ties_are_broken_by_the_seed():
         tuple(held_out_rows(labels, 10, 0.15, seed)[0].div(2).int().tolist()) for seed in range(5)
     }
     assert len(chosen) > 1
+
+
+BY_NAME = {"class_names": CLASSES}
+
+
+@pytest.mark.parametrize("val", ["val", "Test", None])
+def test_test_images_alone_are_read_by_class_name(tmp_path, capsys, val):
+    root = tree(tmp_path / "photos", CLASSES)
+    (root / "train").rename(tmp_path / "away")
+    (root / "val" / "cow").rename(tmp_path / "gone")
+    if val is None:
+        root = root / "val"
+    else:
+        (root / "val").rename(root / val)
+    made = source(root, **BY_NAME)
+    assert made.class_names == CLASSES
+    assert made.test_labels.tolist() == [0] * 4 + [2] * 4
+    assert len(made.train_labels) == 0
+    assert "has no image of class cow" in capsys.readouterr().err
+
+
+def test_test_images_of_some_classes_beside_all_training_images(tmp_path):
+    root = tree(tmp_path / "photos", CLASSES)
+    (root / "val" / "cat").rename(tmp_path / "gone")
+    with pytest.raises(InputError, match="different classes"):
+        source(root)
+    assert source(root, **BY_NAME).test_labels.tolist() == [1] * 4 + [2] * 4
+
+
+def test_folders_that_are_no_class_of_the_network_are_refused(tmp_path):
+    root = tree(tmp_path / "photos", ("cat", "horse")) / "val"
+    with pytest.raises(InputError, match="no class of the network: horse"):
+        source(root, **BY_NAME)
+
+
+def test_a_whole_data_set_is_read_as_in_training(tmp_path):
+    root = tree(tmp_path / "photos", CLASSES)
+    made = source(root, **BY_NAME)
+    assert (len(made.train_labels), len(made.test_labels)) == (18, 12)
+    parts = source(root / "train", val_fraction=0.2, **BY_NAME)
+    assert torch.equal(parts.test_rows, source(root / "train", val_fraction=0.2).test_rows)

@@ -33,7 +33,7 @@ def work(config: StudentConfig, world: "World") -> None:
     from distillers.data.loaders.views import resolve_views
     from distillers.training import runner
     from distillers.training.run_dir import check_same_source, resolve_run_dir
-    from distillers.training.student_setup import build_student, load_teacher
+    from distillers.training.student_setup import build_student, chance_warnings, load_teacher
 
     source = runner.load_data(config, world, config.decode_options())
     views = resolve_views(config.views, config.teacher_cache is not None, source)
@@ -62,6 +62,8 @@ def work(config: StudentConfig, world: "World") -> None:
         test = splits.test.test_loader(world.device, world.shard)
         accuracy = runner.score(net, test.epoch(1), world).acc
         world.say(f"teacher: {accuracy:.2f} % on the test images")
+        for warning in chance_warnings(accuracy, splits.test):
+            world.say(warning)
     card = create_card(config.model_s, splits.test, channels_last=config.channels_last)
     card["distilled"] = teacher.card(config, accuracy)
     runner.train(config, task, splits, run_dir, card, world, views=views, cache=cache)

@@ -12,6 +12,7 @@ from distillers.data.datasets.folder_set import FolderSet
 from distillers.data.datasets.listing import (
     Listing,
     class_folders,
+    composed,
     first_few,
     list_annotated,
     list_classes,
@@ -36,6 +37,9 @@ def folder(data_dir: Path, reading: DecodeOptions) -> FolderSet:
     """
     _require_folder(data_dir)
     train, tests = _parts(data_dir)
+    by_name = _tests_by_name(data_dir, train, tests, reading)
+    if by_name is not None:
+        return by_name
     if train is None and tests:
         raise InputError(
             f"{data_dir} has {tests[0].name}/ but no folder of training images ({data_dir}/train)."
@@ -81,6 +85,24 @@ def tinyimagenet(data_dir: Path, reading: DecodeOptions) -> FolderSet:
     test = list_annotated(found / "val" / "images", annotations, train.class_names)
     _check_classes(train, _present(test), found / "train", annotations)
     return _folder_set("tinyimagenet", train, test, reading, 64)
+
+
+def _tests_by_name(
+    data_dir: Path, train: Path | None, tests: list[Path], reading: DecodeOptions
+) -> FolderSet | None:
+    """Open test images of known classes without training images, or with only some classes."""
+    known = reading.class_names
+    if known is None or (not tests and (train or reading.val_fraction)):
+        return None
+    root = tests[0] if tests else data_dir
+    if train and set(map(composed, class_folders(root))) == set(known):
+        return None
+    test = list_classes(root, known)
+    missing = sorted(set(known) - set(_present(test)))
+    if missing:
+        print(f"{root} has no image of class {first_few(missing)}", file=sys.stderr)
+    nothing = (torch.arange(len(test.labels)), torch.arange(0))
+    return _folder_set("folder", test, test, reading, 224, nothing)
 
 
 def _parts(root: Path) -> tuple[Path | None, list[Path]]:

@@ -73,6 +73,11 @@ class FolderSet(DataSource):
 
     @property
     @override
+    def test_labels(self) -> Tensor:
+        return self.test.labels[self.test_rows]
+
+    @property
+    @override
     def num_crops(self) -> None:
         return
 
@@ -91,6 +96,12 @@ class FolderSet(DataSource):
             "mirrored one in two",
             "views": f"seed {VIEW_SEED}",
         }
+
+    @override
+    def digest(self) -> str:
+        train = hash_files(self.train.paths, self.train_rows, times=False)
+        test = hash_files(self.test.paths, self.test_rows, times=False)
+        return f"{train}{test}{hash_tensors(self.train_labels, self.test_labels)}"
 
     @override
     def train_loader(

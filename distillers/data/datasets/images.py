@@ -95,6 +95,11 @@ class ImageSet(DataSource):
         }
 
     @override
+    def digest(self) -> str:
+        train, test = (self.train_images, self.train_labels), (self.test_images, self.test_labels)
+        return hash_tensors(*train, *test)
+
+    @override
     def train_loader(
         self,
         batch_size: int,

@@ -83,28 +83,30 @@ def _is_system(name: str) -> bool:
     return name.startswith(".") or name.casefold() in map(str.casefold, SYSTEM_FOLDERS)
 
 
-def list_classes(root: Path) -> Listing:
+def list_classes(root: Path, known: tuple[str, ...] | None = None) -> Listing:
     """List a folder with one folder of images per class, at any depth below it.
 
+    Args:
+        root: the folder.
+        known: all classes, of which `root` may lack some; None takes the names of the folders.
+
     Raises:
-        InputError: if there are fewer than two classes, a class has no image, a symbolic link is
-            dead or a loop, or a file is an image in a format that is not supported.
+        InputError: if there are fewer than two classes, a class has no image or is not known, a
+            symbolic link is dead or a loop, or a file is an image in a format that is not
+            supported.
     """
     skipped: list[str] = []
-    classes = _classes(root, skipped)
-    if len(classes) < 2:
-        raise InputError(
-            f"{root} holds {len(classes)} folders ({', '.join(classes) or 'none'}); it must hold "
-            "one per class, and at least two."
-        )
+    folders = _classes(root, skipped)
+    classes = tuple(map(composed, folders)) if known is None else known
+    _check_names(root, folders, classes)
     names: list[str] = []
     counts: list[int] = []
-    for name in classes:
+    for name in folders:
         before = len(names)
         names.extend(_files(root, name, skipped))
         counts.append(len(names) - before)
-    empty = [name for name, count in zip(classes, counts, strict=True) if not count]
-    if empty:
+    empty = [name for name, count in zip(folders, counts, strict=True) if not count]
+    if not names or (empty and known is None):
         raise InputError(
             f"no image of class {first_few(empty)} in {root}: the folder is empty. Fill it or "
             f"delete it; images end in {', '.join(READABLE)}."
@@ -115,8 +117,22 @@ def list_classes(root: Path) -> Listing:
             f"{first_few(skipped)}",
             file=sys.stderr,
         )
-    labels = torch.arange(len(classes)).repeat_interleave(torch.tensor(counts))
-    return Listing(PathList(root, names), labels, tuple(map(composed, classes)))
+    numbers = torch.tensor([classes.index(composed(name)) for name in folders])
+    return Listing(PathList(root, names), numbers.repeat_interleave(torch.tensor(counts)), classes)
+
+
+def _check_names(root: Path, folders: list[str], classes: tuple[str, ...]) -> None:
+    if len(classes) < 2 or not folders:
+        raise InputError(
+            f"{root} holds {len(folders)} folders ({', '.join(folders) or 'none'}); it must hold "
+            "one per class, and at least two."
+        )
+    unknown = sorted(set(map(composed, folders)) - set(classes))
+    if unknown:
+        raise InputError(
+            f"{root} has folders that are no class of the network: {first_few(unknown)}. Its "
+            f"classes are {first_few(list(classes), 10)}."
+        )
 
 
 def composed(name: str) -> str:

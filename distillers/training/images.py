@@ -1,0 +1,68 @@
+"""What a run says about its images before it trains, and whether they are those of before."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from distillers.data.datasets.listing import first_few
+from distillers.data.source import DataSource
+from distillers.errors import InputError
+from distillers.training.run_dir import RunDir
+
+
+class Splits(NamedTuple):
+    """The images of a run.
+
+    Attributes:
+        train: its training images without those of `val`.
+        val: its test images are those held out by --val_fraction; None without that flag.
+        test: its test images.
+    """
+
+    train: DataSource
+    val: DataSource | None
+    test: DataSource
+
+    def digest(self) -> str:
+        """Return a hash of all images and labels."""
+        return " ".join(part.digest() for part in (self.train, self.val, self.test) if part)
+
+
+def describe(splits: Splits) -> list[str]:
+    """Return lines with the classes and the number of images, and classes without images."""
+    names = splits.test.class_names
+    parts = {"training": splits.train.train_labels, "test": splits.test.test_labels}
+    if splits.val:
+        parts["validation"] = splits.val.test_labels
+    counts = ", ".join(f"{len(labels):,} {part}" for part, labels in parts.items())
+    lines = [f"{len(names)} classes ({first_few(list(names), 10)}); images: {counts}"]
+    for part, labels in parts.items():
+        missing = _missing(labels, names)
+        if missing:
+            lines.append(f"WARNING: no {part} image of class {first_few(missing)}")
+    return lines
+
+
+def check_same_images(run_dir: RunDir, digest: str) -> None:
+    """Refuse to resume a run on other images.
+
+    Args:
+        run_dir: folder of the run.
+        digest: of the images that are there now, from `Splits.digest`.
+
+    Raises:
+        InputError: if the run began with others.
+    """
+    known = run_dir.state.card.get("images") if run_dir.state else None
+    if known is not None and known != digest:
+        raise InputError(
+            f"{run_dir.folder} began with other images or labels than the data set has now (files "
+            "were added, removed, renamed or changed). Restore them, or start anew with "
+            "--overwrite instead of --resume."
+        )
+
+
+def _missing(labels: Tensor, names: tuple[str, ...]) -> list[str]:
+    counts = torch.bincount(labels, minlength=len(names))
+    return [names[number] for number in (counts == 0).nonzero().flatten().tolist()]
