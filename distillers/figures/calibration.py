@@ -1,4 +1,4 @@
-"""Expected calibration error, and the agreement of two networks.
+"""Expected calibration error, scores of unequal classes, and the agreement of two networks.
 
 Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017,
 https://arxiv.org/abs/1706.04599.
@@ -65,6 +65,39 @@ def bin_by_confidence(confidence: Tensor, is_correct: Tensor, num_bins: int = NU
     return Bins(*(zeros.index_add(0, bins, each) for each in values))
 
 
+def balanced_accuracy(predictions: Tensor, labels: Tensor) -> float:
+    """Compute the mean accuracy of the classes that have images, in percent.
+
+    Args:
+        predictions: (n,) int64 predicted classes.
+        labels: (n,) int64.
+    """
+    right, _, count = _count_classes(predictions, labels)
+    return 100 * float((right / count)[count > 0].mean())
+
+
+def macro_f1(predictions: Tensor, labels: Tensor) -> float:
+    """Compute the mean F1 score of the classes that have images or predictions, in percent.
+
+        F1 = 2 * right / (predicted + labelled)
+
+    Args:
+        predictions: (n,) int64 predicted classes.
+        labels: (n,) int64.
+    """
+    right, predicted, count = _count_classes(predictions, labels)
+    total = predicted + count
+    return 100 * float((2 * right / total)[total > 0].mean())
+
+
+def _count_classes(predictions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the right predictions, all predictions and the images of each class, (k,) float64."""
+    k = 1 + int(torch.cat([predictions, labels]).max())
+    counted = (labels[predictions == labels], predictions, labels)
+    right, predicted, count = (torch.bincount(each, minlength=k).double() for each in counted)
+    return right, predicted, count
+
+
 class Predictions:
     """Predictions of a network, recorded during an evaluation.
 
@@ -94,12 +127,16 @@ class Predictions:
 
     def calibration_error(self) -> float:
         """Compute the expected calibration error with 15 bins."""
-        is_correct = self.classes() == torch.cat(self._labels)
+        is_correct = self.classes() == self.labels()
         return expected_calibration_error(torch.cat(self._confidence), is_correct)
 
     def classes(self) -> Tensor:
         """Return the predicted classes (n,)."""
         return torch.cat(self._classes)
+
+    def labels(self) -> Tensor:
+        """Return the labels (n,)."""
+        return torch.cat(self._labels)
 
 
 def agreement(first: Predictions, second: Predictions) -> float:

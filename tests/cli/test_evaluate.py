@@ -7,7 +7,10 @@ from distillers import models
 from distillers.checkpoints import io as checkpoint
 from distillers.cli import main as cli
 
-LINES = ("test_acc", "test_acc_top5", "test_loss", "ece", "teacher_acc", "agreement", "parameters")
+LINES = (
+    *("test_acc", "test_acc_top5", "test_loss", "balanced_acc", "macro_f1", "ece"),
+    *("teacher_acc", "agreement", "parameters"),
+)
 CARD = {"format": 1, "model": "resnet8", "num_classes": 10, "image_size": 32, "dataset": "digits"}
 
 

@@ -25,14 +25,19 @@ class EvaluateConfig(ScoringConfig):
 
 
 def main(args: Sequence[str]) -> None:
-    """Print loss, accuracy, calibration error, agreement with the teacher, size and latency."""
+    """Print loss, accuracies, calibration error, agreement with the teacher, size and latency."""
     config = parse(EvaluateConfig, args, "distillers evaluate")
     config.check()
 
     from distillers.checkpoints.for_dataset import count_costs, find_test_source, for_dataset
     from distillers.checkpoints.load import best_checkpoint, load
     from distillers.distributed.rendezvous import device_of
-    from distillers.figures.calibration import Predictions, agreement
+    from distillers.figures.calibration import (
+        Predictions,
+        agreement,
+        balanced_accuracy,
+        macro_f1,
+    )
     from distillers.models.profile import latency_ms
     from distillers.timing import LoadMeter
     from distillers.training.evaluate import score
@@ -50,6 +55,8 @@ def main(args: Sequence[str]) -> None:
     print(f"test_acc_top5  {result.acc_top5!r}")
     print(f"test_loss      {result.loss!r}")
     print(f"correct        {result.correct}")
+    print(f"balanced_acc   {balanced_accuracy(seen.classes(), seen.labels())!r}")
+    print(f"macro_f1       {macro_f1(seen.classes(), seen.labels())!r}")
     print(f"ece            {seen.calibration_error()!r}")
     if teacher is not None:
         other = for_dataset(teacher, source, config.path_t or "", device)
