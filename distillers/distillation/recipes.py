@@ -90,6 +90,8 @@ CRD = {
     "srd": Recipe(source="code of roymiles/Simple-Recipe-Distillation, ImageNet"),
     "vkd": Recipe(kd=1, source="roymiles/vkd, DeiT on ImageNet, where KD has temperature 1"),
     "ickd": Recipe(method=2.5, source="README of ADLab-AutoDrive/ICKD"),
+    "queuekl": Recipe(ce=0, source="distillation of lightly-train, without labels"),
+    "wkdf": Recipe(method=0.08, source="configuration of JiamingLv/WKD, resnet32x4 to resnet8x4"),
     "distplus": Recipe(method=2, source="sample configuration of torchdistill, without a result"),
 }
 
@@ -107,6 +109,8 @@ SIMKD = {
     "srrl": Recipe(kd=1, method=1, source=SIMKD_SCRIPTS),
     "semckd": Recipe(kd=1, method=400, source=SIMKD_SCRIPTS),
     "simkd": Recipe(ce=0, method=1, source=SIMKD_SCRIPTS),
+    "irg": Recipe(kd=1, method=0.005, source=SEMCKD_SCRIPTS),
+    "hkd": Recipe(kd=1, source=SEMCKD_SCRIPTS),
 }
 
 PROTOCOLS = {"crd": CRD, "simkd": SIMKD}

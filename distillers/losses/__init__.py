@@ -14,7 +14,9 @@ from distillers.losses.ega import EGA as EGA
 from distillers.losses.fitnet import FitNet as FitNet
 from distillers.losses.fsp import FSP as FSP
 from distillers.losses.ft import FT as FT
+from distillers.losses.hkd import HKD as HKD
 from distillers.losses.ickd import ICKD as ICKD
+from distillers.losses.irg import IRG as IRG
 from distillers.losses.itrd import ITRD as ITRD
 from distillers.losses.kd import KD as KD
 from distillers.losses.kdsvd import KDSVD as KDSVD
@@ -24,6 +26,7 @@ from distillers.losses.normkd import NormKD as NormKD
 from distillers.losses.nst import NST as NST
 from distillers.losses.ofd import OFD as OFD
 from distillers.losses.pkt import PKT as PKT
+from distillers.losses.queuekl import QueueKL as QueueKL
 from distillers.losses.reviewkd import ReviewKD as ReviewKD
 from distillers.losses.rkd import RKD as RKD
 from distillers.losses.rld import RLD as RLD
@@ -37,6 +40,7 @@ from distillers.losses.srrl import SRRL as SRRL
 from distillers.losses.ttm import TTM as TTM
 from distillers.losses.vid import VID as VID
 from distillers.losses.vkd import VkD as VkD
+from distillers.losses.wkdf import WKDF as WKDF
 from distillers.losses.wkdl import WKDL as WKDL
 from distillers.losses.wsld import WSLD as WSLD
 from distillers.losses.wttm import WTTM as WTTM

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from distillers.distributed.collectives import all_gather_rows
 from distillers.losses.ops.normalize import l2_normalize
 from distillers.losses.ops.precision import at_least_fp32, no_autocast
-from distillers.losses.ops.rows import write_rows
+from distillers.losses.ops.rows import write_fifo, write_rows
 from distillers.losses.ops.validation import require_fraction, require_positive
 
 PRESETS: dict[str, dict[str, float | str]] = {
@@ -171,14 +171,10 @@ class RRD(nn.Module):
                 )
             slots = all_gather_rows(index, rows_per_rank)
             rows = l2_normalize(self.momentum * self.queue[slots] + (1 - self.momentum) * teacher)
+            write_rows(self.queue, slots, rows)
+            self.written.index_fill_(0, slots, True)
         else:
-            size, n = len(self.queue), len(teacher)
-            rows = teacher[-size:]
-            slots = torch.arange(n - len(rows), n, device=teacher.device)
-            slots = (slots + self.pointer) % size
-            self.pointer.add_(n).remainder_(size)
-        write_rows(self.queue, slots, rows)
-        self.written.index_fill_(0, slots, True)
+            write_fifo(self.queue, self.written, self.pointer, teacher)
 
 
 def _check_choices(**options: str | None) -> None:

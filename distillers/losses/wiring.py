@@ -167,6 +167,8 @@ def parse_option(loss: type[nn.Module], name: str, text: str) -> Any:
     default, value = defaults[name], _literal(text)
     if isinstance(default, float) and type(value) is int:
         return float(value)
+    if isinstance(default, tuple) and isinstance(value, list):
+        return tuple(value)
     if default is not None and type(value) is not type(default):
         raise InputError(
             f"{loss.__name__}.{name} is {default!r} by default; {text!r} does not fit."

@@ -188,4 +188,8 @@ CASES: dict[str, Case] = {
         teacher=EQUAL_CHANNELS,
         unread=("student_maps[0]", "student_maps[1]"),
     ),
+    "queuekl": Case(options={"queue_size": 16}),
+    "wkdf": Case(unread=("student_maps[0]", "student_maps[1]")),
+    "irg": Case(unread=("student_maps[0]", "student_maps[1]", "student_maps[2]")),
+    "hkd": Case(unread=("student_pooled",)),
 }

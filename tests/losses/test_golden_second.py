@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers import losses
 from distillers.losses import wiring
+from distillers.losses.wkdl import cka_cost
 from tests.golden.fill import draw, fill_by_shape
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "losses_second.json").read_text())
@@ -87,7 +89,15 @@ def orthogonal(loss: nn.Module, case: str) -> nn.Module:
     return loss
 
 
-prepare: dict[str, Any] = {"VkD": orthogonal}
+def full(loss: nn.Module, case: str) -> nn.Module:
+    size, width = loss.queue.shape
+    rows = F.normalize(draw(f"{case}/queuekl/queue", size // 2, width).double(), dim=1)
+    loss.queue.copy_(torch.cat((rows, rows)))
+    loss.written.fill_(True)
+    return loss
+
+
+prepare: dict[str, Any] = {"VkD": orthogonal, "QueueKL": full}
 
 
 def close(found: float, expected: float | None, tolerance: float) -> None:
@@ -146,3 +156,29 @@ def compare_parameters(loss: nn.Module, entry: dict, tolerance: float) -> None:
     assert [shape for shape, _ in found] == [shape for shape, _ in wanted]
     for (_, norm), (_, expected) in zip(found, wanted, strict=True):
         assert norm == pytest.approx(expected, rel=tolerance, abs=1e-9)
+
+
+@pytest.mark.parametrize("case", ["equal_grids", "equal_widths"])
+def test_the_second_step_of_queuekl_sees_the_first(case):
+    entry = GOLDEN[case]["results"]["queuekl"]
+    loss, values = build(case, entry), inputs_of(case, entry)
+    for expected in (entry["loss"], entry["second_loss"]):
+        close(loss(values["student_pooled"], values["teacher_pooled"]).item(), expected, 1e-6)
+
+
+@pytest.mark.parametrize(
+    "case", ["equal_grids", "equal_widths", "teacher_wrong", "two_classes", "large_logits"]
+)
+def test_the_transport_of_wkdl_decays(case):
+    entry = GOLDEN[case]["results"]["wkdl"]
+    values = inputs_of(case, entry) | {"progress": 0.75}
+    loss = build(case, entry)
+    taken = {key: values[key] for key in wiring.forward_inputs(loss.forward)}
+    close(loss(**taken).item(), entry["loss_at_progress_075"], 1e-6)
+
+
+def test_the_costs_of_wkdl_from_features_are_those_of_the_public_code():
+    entry = GOLDEN["others"]["results"]["wkd_cost"]
+    cost = cka_cost(draw("wkd_cost/features", *entry["shape"]).double())
+    assert cost.norm().item() == pytest.approx(entry["cost"]["norm"], rel=1e-6)
+    assert cost.flatten()[:6].tolist() == pytest.approx(entry["cost"]["first"], abs=1e-6)
