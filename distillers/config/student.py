@@ -62,7 +62,7 @@ class StudentConfig(InitialNetworkConfig):
     """Published loss weights and evaluation protocol: simkd reports the best test epoch, crd the
     last epoch."""
     weight_decay: float = 5e-4
-    """L2 penalty of SGD."""
+    """L2 penalty of SGD, or weight decay of --opt."""
     trial: Annotated[int, arg(aliases=["-t"])] = 1
     """Random seed; part of the run folder's name."""
     cls: Annotated[

@@ -22,7 +22,7 @@ class TeacherConfig(InitialNetworkConfig):
     protocol: Protocol = "simkd"
     """Published evaluation protocol: simkd reports the best test epoch, crd the last epoch."""
     weight_decay: float = 5e-4
-    """L2 penalty of SGD."""
+    """L2 penalty of SGD, or weight decay of --opt."""
     trial: Annotated[int, arg(aliases=["-t"])] = 0
     """Random seed; part of the run folder's name."""
 

@@ -48,7 +48,8 @@ class TransferConfig(TrainConfig):
     lr_decay_epochs: Milestones = (30, 60, 90)
     """Epochs after which the learning rate is multiplied by --lr_decay_rate."""
     weight_decay: float | None = None
-    """L2 penalty of SGD. Default: 5e-4 for --mode finetune and --protocol public, else 0."""
+    """L2 penalty of SGD, or weight decay of --opt. Default: 5e-4 for --mode finetune and --protocol
+    public, else 0."""
     save_freq: int = 50
     """Epochs between checkpoints that are kept; 0 keeps only the last and the best."""
     trial: Annotated[int, arg(aliases=["-t"])] = 0

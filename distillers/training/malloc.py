@@ -1,4 +1,4 @@
-"""How the C library hands out memory on a CPU."""
+"""Set how the C library reuses memory on a CPU."""
 
 import ctypes
 import sys
@@ -10,11 +10,11 @@ KEPT = 2**30  # bytes
 
 
 def reuse_freed_memory() -> None:
-    """Let this process keep blocks that it frees, up to 1 GiB each, for the next step.
+    """Let this process keep freed blocks of up to 1 GiB for the next step.
 
-    Without this glibc maps every block of over 32 MiB anew, which the system then fills with zeros
-    page by page: 4 % of SemCKD's step on 32 x 32 images, more where images are larger. Elsewhere
-    than on Linux with glibc nothing happens.
+    By default glibc maps every block of over 32 MiB anew, and the system fills it with zeros page
+    by page, which takes 4 % of SemCKD's step on 32 x 32 images and more on larger ones. Without
+    glibc nothing happens.
     """
     mallopt = _libc_function("mallopt")
     if mallopt is not None:

@@ -1,4 +1,4 @@
-"""Loss and accuracy over an epoch."""
+"""Mean loss, accuracy and speed of an epoch."""
 
 import math
 import time
@@ -15,10 +15,10 @@ from distillers.errors import NonFiniteLossError
 
 
 class EpochMetrics:
-    """Sums over an epoch that stay on the device until somebody looks.
+    """Sum the metrics of an epoch on the device, without waiting for it.
 
     Args:
-        sums: the `state` of an earlier process to go on from.
+        sums: `state` of an earlier process to continue from.
     """
 
     def __init__(self, sums: dict[str, Any] | None = None) -> None:
@@ -33,7 +33,7 @@ class EpochMetrics:
 
     @torch.no_grad()
     def add(self, step: Step, batch: Batch, number: int = 0) -> None:
-        """Count one step, that of batch `number`."""
+        """Add one step, that of batch `number`."""
         count = len(batch.labels)
         self.images += count
         self._plus("train_loss", step.loss.detach() * count)
@@ -44,7 +44,7 @@ class EpochMetrics:
             self._plus("train_acc", 100 * (step.logits.argmax(1) == batch.labels).sum())
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The same batches, the time counted that each kept the loop waiting."""
+        """Yield the batches, and sum the time that the loop waits for them."""
         iterator = iter(batches)
         while True:
             start = time.monotonic()
@@ -55,22 +55,22 @@ class EpochMetrics:
             yield batch
 
     def compute(self, world: World | None = None) -> dict[str, float]:
-        """The means so far; this waits for the device.
+        """Return the means so far; this waits for the device.
 
-        `waited` is the share of the time that the loop waited for batches.
+        `waited` is the fraction of the time that the loop waited for batches.
 
         Args:
-            world: over all its processes, which must all ask; over this one where left out.
+            world: processes to average over, a collective call; this one alone by default.
 
         Raises:
-            NonFiniteLossError: when the loss was not finite, with its parts at the first such step.
+            NonFiniteLossError: if the loss was not finite, with its parts at the first such step.
         """
         return self.start_compute(world)()
 
     def start_compute(self, world: World | None = None) -> Callable[[], dict[str, float]]:
-        """Start to copy the sums from the device; what is returned gives the figures of now.
+        """Start to copy the sums from the device, and return a function that waits and computes.
 
-        Called when the next step is on its way, it waits for the copy alone. See `compute`.
+        Called after the next step was started, the function waits for the copy only.
         """
         images, sums = (float(self.images), self._sums) if world is None else self._over(world)
         culprits = [] if self._culprits is None else [*self._culprits.double()]
@@ -86,7 +86,7 @@ class EpochMetrics:
                 raise NonFiniteLossError("no batch had a finite loss; try a lower learning rate.")
             each = zip(sums, values[len(culprits) :], strict=True)
             means = {name: value / images for name, value in each}
-            if not math.isfinite(means["train_loss"]):  # that of another process
+            if not math.isfinite(means["train_loss"]):  # of another process
                 raise NonFiniteLossError(
                     "the loss is not finite any more; try a lower learning rate."
                 )
@@ -97,7 +97,7 @@ class EpochMetrics:
         return compute
 
     def state(self, world: World) -> dict[str, Any]:
-        """What `EpochMetrics` takes to go on, the sums of all processes, which must all ask."""
+        """Return the sums over all processes, to continue from; a collective call."""
         images, sums = self._over(world)
         return {
             "images": int(images),
@@ -117,7 +117,7 @@ class EpochMetrics:
         return float(images), dict(zip(names, totals, strict=True))
 
     def _watch(self, step: Step, number: int) -> None:
-        """Note the parts of the loss at the first step at which it is not finite."""
+        """Keep the parts of the loss of the first step at which it is not finite."""
         loss = step.loss.detach().float()
         parts = [part.float() for part in step.parts.values()]
         now = torch.stack([torch.full_like(loss, number), loss, *parts])
@@ -144,7 +144,7 @@ class EpochMetrics:
 
 
 def _to_host(values: Tensor) -> Callable[[], list[float]]:
-    """Start to copy (m,) from its device; what is returned waits for the copy and gives it."""
+    """Start to copy (m,) from its device, and return a function that waits and returns it."""
     copied = values.to("cpu", non_blocking=True)
     if not values.is_cuda:
         return copied.tolist

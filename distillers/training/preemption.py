@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop, and the clock that asks it to save, heard between two steps."""
+"""Save and stop a run between two steps on a signal, and save it at intervals."""
 
 import signal
 import time
@@ -15,27 +15,27 @@ from distillers.training.state import TrainState
 
 NOTHING, SAVE, STOP = range(3)
 SIGNALS = (*STOP_SIGNALS, signal.SIGUSR1, signal.SIGINT)
-SECONDS = 1.0  # between two agreements of several processes
-TWICE = 1.0  # seconds between two keys pressed; a launcher may pass on a signal that all have got
-LONG = 5.0  # seconds of scoring from which it is worth saving before
+SECONDS = 1.0  # between two synchronizations of several processes
+TWICE = 1.0  # seconds after which a second Ctrl-C counts; a launcher repeats the first
+LONG = 5.0  # seconds of evaluation from which the state is saved before it
 
 Snapshot = Callable[[], tuple[TrainState, nn.Module]]  # a collective call
 
 
 def ignore(*_: object) -> None:
-    """Do nothing, where nobody keeps what is made."""
+    """Do nothing."""
 
 
 class PreemptionHandler:
-    """Saves a run between two steps when a signal or the clock asks, and stops it for a signal.
+    """Save a run between two steps after a signal or an interval, and stop it after a signal.
 
-    Several processes get a signal at different steps, or some of them get none. They agree about
-    once a second, at steps that they all know, so that all save the same step.
+    A signal may reach the processes at different steps, or only some of them. They synchronize
+    about once a second, at steps that all know, so that all save the same step.
 
     Args:
         world: the processes.
         save: called in the first process with the state to save and the deployed network.
-        minutes: between two states saved by the clock; 0 for none.
+        minutes: interval between two saved states; 0 for none.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class PreemptionHandler:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside, the signals are heard; a second Ctrl-C acts at once."""
+        """Handle signals inside the context; a second Ctrl-C stops at once."""
         before = {
             each: signal.signal(each, self._hear)
             for each in SIGNALS
@@ -64,10 +64,10 @@ class PreemptionHandler:
                 signal.signal(each, handler)
 
     def after_step(self, snapshot: Snapshot) -> None:
-        """Save `snapshot()`, and stop, if that was asked for.
+        """Save `snapshot()` if it is due, and stop after a signal.
 
         Raises:
-            PreemptedError: after saving, for a signal.
+            PreemptedError: after a signal, once the state is saved.
         """
         self._steps += 1
         wish = self._wish()
@@ -83,7 +83,7 @@ class PreemptionHandler:
 
     @contextmanager
     def scoring(self, snapshot: Snapshot) -> Iterator[None]:
-        """Around the scoring of an epoch, before which it is saved where scoring takes long."""
+        """Save the state before an evaluation inside the context if the last one took long."""
         self._may_leave = self._scoring_took > LONG
         if self._may_leave:
             self._keep(snapshot)
@@ -94,10 +94,10 @@ class PreemptionHandler:
         self._may_leave = False
 
     def between(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches of a scoring.
+        """Yield the batches of an evaluation.
 
         Raises:
-            PreemptedError: for a signal, when the state was saved before.
+            PreemptedError: after a signal, if the state was saved before.
         """
         for batch in batches:
             if self._may_leave and self._signal is not None:
@@ -128,7 +128,7 @@ class PreemptionHandler:
         return SAVE if due and self._world.is_first else NOTHING
 
     def _agree(self, wish: int) -> int:
-        """The strongest wish of all; the first process says how many steps on they meet again."""
+        """Return the maximum over all processes, and set the step of the next synchronization."""
         now = time.monotonic()
         pace = self._steps / max(now - self._agreed, 1e-3) if self._steps > 1 else 1.0
         again = max(1, min(1000, round(pace * SECONDS))) if self._world.is_first else 0

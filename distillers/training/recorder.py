@@ -1,4 +1,4 @@
-"""What a run writes while it trains: records, checkpoints, the network that it reports."""
+"""Write the logs and checkpoints of a run while it trains."""
 
 import shutil
 import time
@@ -33,10 +33,10 @@ def open_recorder(
     Args:
         config: the flags.
         run_dir: where the files go.
-        card: what describes the deployed network in its checkpoints.
-        hparams: how to train.
-        batches: an epoch, in each process.
-        done: the last epoch that an earlier process finished.
+        card: description of the deployed network in its checkpoints.
+        hparams: hyperparameters of the training.
+        batches: number of batches per epoch, in each process.
+        done: last epoch that an earlier process finished.
     """
     if run_dir.state is None and config.overwrite and run_dir.folder.exists():
         shutil.rmtree(run_dir.folder)
@@ -50,10 +50,10 @@ def open_recorder(
 
 
 class RunRecorder:
-    """Records every epoch of a run, and saves the last network and the one that is reported.
+    """Log every epoch of a run, and save the last network and the reported one.
 
-    The reported epoch is the best on the held-out images where there are some; else the best on
-    the test images under the simkd protocol, as published; else the last.
+    The reported epoch is the best on the held-out images if there are any, else the best on the
+    test images under the simkd protocol, as published, else the last.
     """
 
     def __init__(
@@ -98,12 +98,12 @@ class RunRecorder:
         return bool(patience and self.best and self.epoch - self.best["epoch"] >= patience)
 
     def pause(self, state: TrainState, deployed: nn.Module) -> None:
-        """Save a state from within an epoch, to go on from."""
+        """Save a state within an epoch, to resume from."""
         self._note_memory(deployed)
         self._save_last(self._payload(state.epoch, deployed), state)
 
     def finish(self, deployed: nn.Module) -> None:
-        """Write the documented summary of the whole run, and `summary.json` for reports."""
+        """Write `parameters.json` as documented, and `summary.json` for reports."""
         size, hours = count_parameters(deployed) / 1e6, self._hours()
         costs = summary.costs(deployed, self.card["image_size"])
         costs |= {"hours": hours, "peak_memory_mib": self.peak_memory or None}

@@ -8,7 +8,7 @@ import torch
 
 
 def generator_state(device: torch.device) -> dict[str, Any]:
-    """Those of PyTorch (CPU and `device`), NumPy and Python, in tensors and plain types."""
+    """Return the RNG states of PyTorch (CPU and `device`), NumPy and Python, in plain types."""
     kind, keys, *rest = cast(tuple, np.random.get_state())  # noqa: NPY002, users may
     version, words, spare = random.getstate()
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
@@ -21,7 +21,7 @@ def generator_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_generators(state: dict[str, Any], device: torch.device) -> None:
-    """Take up a `generator_state`."""
+    """Restore a `generator_state`."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)

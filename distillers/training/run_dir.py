@@ -1,4 +1,4 @@
-"""The folder of a run that may be there already, and the checkpoint in it to go on from."""
+"""Find the folder of a run, and the checkpoint in it to resume from."""
 
 import dataclasses
 import os
