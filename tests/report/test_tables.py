@@ -9,11 +9,12 @@ import pytest
 from scipy import stats
 
 from distillers.cli import main as cli
+from distillers.config.run_files import dump_metrics, load_metrics
 from distillers.report import report, writer
 from distillers.report.estimates import SampleStats, welch
 from distillers.report.formatting import format_count, format_signed, time_unit
 from tests import recompute
-from tests.run_folders import write_run
+from tests.run_folders import write, write_run
 
 RANDOM = np.random.default_rng(0)
 
@@ -83,13 +84,18 @@ def test_any_difference_makes_another_row_with_a_label_that_names_it(tmp_path):
     assert made[0].baseline == "kd"
 
 
+def set_rate(folder, rate):
+    """Change the learning rate in the metrics of a run."""
+    rows, _ = load_metrics(folder / "metrics.jsonl")
+    (folder / "metrics.jsonl").write_bytes(dump_metrics([{**row, "lr": rate} for row in rows]))
+
+
 def test_common_flags_are_not_in_labels(tmp_path):
     """Common over all pairs, so that a label means the same in each; rates are common by pair."""
     for method in ("kd", "at", "sp"):
         write_run(tmp_path, method, weight_decay=1e-3)
     slow = write_run(tmp_path, "kd", model_s="ShuffleV1", weight_decay=1e-3)
-    text = (slow / "metrics.jsonl").read_text()
-    (slow / "metrics.jsonl").write_text(text.replace("0.05", "0.01"))
+    set_rate(slow, 0.01)
     write_run(tmp_path, "kd", model_s="resnet14")
     write_run(tmp_path, "at", model_s="resnet14")
     labels = {t.student: sorted(row.label for row in t.rows) for t in tables(tmp_path)}
@@ -130,7 +136,7 @@ def test_runs_without_digest_count_as_runs_on_the_only_known_images(tmp_path):
         old = write_run(tmp_path, method, trial=trial)
         summary = json.loads((old / "summary.json").read_text())
         del summary["data"]
-        (old / "summary.json").write_text(json.dumps(summary))
+        write(old, "summary.json", summary)
     write_run(tmp_path, "kd", trial=1)
     (table,) = [t for t in tables(tmp_path) if t.teacher]
     assert {row.label: len(row.runs) for row in table.rows} == {"kd": 2, "alone": 1}
@@ -168,8 +174,7 @@ def test_networks_alone_may_have_several_rates(tmp_path):
     write_run(tmp_path, None, model="resnet20")
     for rate in ("0.05", "0.1"):
         folder = write_run(tmp_path, None, learning_rate=float(rate))
-        text = (folder / "metrics.jsonl").read_text()
-        (folder / "metrics.jsonl").write_text(text.replace("0.05", rate))
+        set_rate(folder, float(rate))
     (table,) = tables(tmp_path)
     labels = sorted(row.label for row in table.rows)
     assert labels[:2] == ["resnet20", "resnet8"]
