@@ -9,6 +9,7 @@ MobileNetV3 of timm, and evaluate after each. The plain loop is what most script
 """
 
 import argparse
+import importlib
 import subprocess
 import sys
 import tempfile
@@ -18,20 +19,20 @@ from pathlib import Path
 import timm
 import torch
 import torch.nn.functional as F
-from folder import MEAN, STD, make
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 TEACHER, STUDENT = "resnet18", "mobilenetv3_small_100"
 NUM_CLASSES, BATCH_SIZE, EPOCHS, NUM_TEST = 10, 64, 2, 128
 ROOT = Path(__file__).parent.parent
+photographs = importlib.import_module("folder")  # a script beside this one
 
 
 def compare(size: int, images: int, workers: int) -> None:
     """Run both, one after the other, and print their peaks."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        make(folder / "photographs", images)
+        photographs.make(folder / "photographs", images)
         test = folder / "photographs" / "val"
         for path in sorted((folder / "photographs" / "train").glob("*/*.jpg"))[:NUM_TEST]:
             (test / path.parent.name / f"copy{path.name}").write_bytes(path.read_bytes())
@@ -123,7 +124,9 @@ def loader(root: Path, part: str, size: int, workers: int) -> DataLoader:
         crop = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
     else:
         crop = [transforms.Resize(size * 256 // 224), transforms.CenterCrop(size)]
-    transform = transforms.Compose([*crop, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+    transform = transforms.Compose(
+        [*crop, transforms.ToTensor(), transforms.Normalize(photographs.MEAN, photographs.STD)]
+    )
     return DataLoader(
         datasets.ImageFolder(str(root / part), transform),
         batch_size=BATCH_SIZE,

@@ -33,6 +33,31 @@ class DecodeOptions:
     dali: Dali = None
 
 
+@dataclass(frozen=True)
+class SoftLabels:
+    """Options of soft labels; names and meaning are those of timm.
+
+    Attributes:
+        smoothing: fraction of each label that is spread over all classes.
+        mixup: alpha of mixup's Beta distribution, 0 for no mixup.
+        cutmix: alpha of CutMix's Beta distribution, 0 for no CutMix. If both are positive, each
+            batch is mixed by one of them, drawn with equal probability.
+        mixup_prob: probability that a batch is mixed.
+        mixup_off_epoch: last epoch in which images are mixed, 0 for all epochs.
+    """
+
+    smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mixup_prob: float = 1.0
+    mixup_off_epoch: int = 0
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed."""
+        return bool(self.mixup or self.cutmix) and self.mixup_prob > 0
+
+
 def check_dali(dali: Dali, device: str | None = None) -> None:
     """Check that DALI is installed and has the device it decodes on.
 

@@ -166,5 +166,10 @@ class StudentConfig(InitialNetworkConfig):
         if not self.path_t:
             raise InputError("--path_t is missing: the checkpoint of the teacher.")
         num_bytes(self.cache_budget, "cache_budget")
+        if self.teacher_cache is not None and self.soft_labels().mixes:
+            raise InputError(
+                "--teacher_cache holds what the teacher computed for unmixed images, but with "
+                "--mixup or --cutmix it sees other images in every epoch; leave one of them out."
+            )
         for name in ("distill", "loss", "teacher_cache"):
             require(name, '""', getattr(self, name) != "", "a name, or left out")

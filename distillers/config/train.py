@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from distillers.config.data import Dali, DecodeOptions, check_dali
+from distillers.config.data import Dali, DecodeOptions, SoftLabels, check_dali
 from distillers.config.flags import (
     AT_LEAST_1,
     FRACTION,
@@ -31,6 +31,7 @@ from distillers.config.hyperparameters import StepFlags
 from distillers.errors import InputError
 
 SEED = Range("0 to 9223372036854775807", lambda value: 0 <= value < 2**63)
+PROBABILITY = Range("in [0, 1]", lambda value: 0 <= value <= 1)
 ONE_DEVICE = NotInGrid("each run of a sweep has one device")
 
 
@@ -74,6 +75,18 @@ class TrainConfig(StepFlags):
     ShuffleNets and 0.05 for others; for larger images 0.1."""
     lr_decay_epochs: Annotated[Milestones, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = (150, 180, 210)
     """Epochs after which the learning rate is multiplied by --lr_decay_rate."""
+    smoothing: Annotated[float, FRACTION, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = 0.0
+    """Label smoothing: fraction of each label that is spread over all classes."""
+    mixup: Annotated[float, NOT_NEGATIVE, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = 0.0
+    """Alpha of mixup, as in 0.2; 0 for none. The teacher gets the mixed images, too."""
+    cutmix: Annotated[float, NOT_NEGATIVE, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = 0.0
+    """Alpha of CutMix, as in 1.0; 0 for none. With --mixup, each batch is mixed by one of both."""
+    mixup_prob: Annotated[float, PROBABILITY, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = 1.0
+    """Probability that a batch is mixed by mixup or CutMix."""
+    mixup_off_epoch: Annotated[int, NOT_NEGATIVE, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = 0
+    """Last epoch in which batches are mixed; 0 for all epochs."""
+    bce_loss: Annotated[bool, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = False
+    """Binary cross-entropy for each class in place of the cross-entropy with the labels."""
     channels_last: bool = True
     """Use the channels-last memory format, which is faster."""
     gpu_id: Annotated[
@@ -162,6 +175,19 @@ class TrainConfig(StepFlags):
         """Return how image files are decoded."""
         names = {field.name for field in dataclasses.fields(DecodeOptions)} - {"class_names"}
         return DecodeOptions(**{name: getattr(self, name) for name in names})
+
+    def soft_labels(self) -> SoftLabels:
+        """Return the options of soft labels."""
+        names = [field.name for field in dataclasses.fields(SoftLabels)]
+        return SoftLabels(**{name: getattr(self, name) for name in names})
+
+    @property
+    def label_loss(self) -> str:
+        """Name of the loss with the labels: "ce", or "softce" or "bce", which read `targets`."""
+        if self.bce_loss:
+            return "bce"
+        options = self.soft_labels()
+        return "softce" if options.smoothing or options.mixes else "ce"
 
     def as_json_types(self) -> dict[str, Any]:
         """Return every flag as JSON types."""

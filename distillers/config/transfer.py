@@ -60,6 +60,11 @@ class TransferConfig(TrainConfig):
         super().check()
         if not self.path_s:
             raise InputError("--path_s is missing: the checkpoint of the network to transfer.")
+        if self.label_loss != "ce":
+            raise InputError(
+                "--smoothing, --mixup, --cutmix and --bce_loss are not supported for a transfer; "
+                "train_teacher.py --pretrained fine-tunes a network with them."
+            )
         if self.protocol == "public" and self.image_size not in (None, SIZE):
             raise InputError(
                 f"--image_size is {self.image_size}; --protocol public uses images of {SIZE}."

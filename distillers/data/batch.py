@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 # Teacher outputs by the names of the losses' parameters: "teacher_logits", "teacher_maps", ...
 Values = Mapping[str, Tensor | list[Tensor]]
@@ -22,6 +23,8 @@ class Batch:
         rows_per_rank: number of images of this batch in each process of a distributed run, by rank;
             empty for a single process.
         teacher: cached teacher outputs for these images; None if the teacher has to run.
+        targets: (n, k) probabilities of the classes, smoothed or mixed; None for hard labels. The
+            labels of mixed images are those of the first of both.
     """
 
     images: Tensor
@@ -30,10 +33,17 @@ class Batch:
     view: Tensor | None = None
     rows_per_rank: tuple[int, ...] = ()
     teacher: Values | None = None
+    targets: Tensor | None = None
 
     def __iter__(self) -> Iterator[Tensor]:
         """Iterate over images, labels, index."""
         return iter((self.images, self.labels, self.index))
+
+    def soft_targets(self, num_classes: int) -> Tensor:
+        """Return the probabilities of the classes (n, k), for hard labels ones and zeros."""
+        if self.targets is not None:
+            return self.targets
+        return one_hot(self.labels, num_classes).float()
 
     @property
     def share(self) -> float:

@@ -73,6 +73,7 @@ class Distillation(Task):
         }
         self.warmup_epochs = max(warmup_epochs(term.loss) for term in terms)
         self.reads_progress = "progress" in names
+        self._reads_targets = "targets" in names
         self.full_batches = any(
             "batch_size" in wiring.constructor_facts(type(term.loss)) for term in terms
         )
@@ -121,9 +122,11 @@ class Distillation(Task):
             batch: images, labels and index; and the teacher's features, if they were cached.
             progress: fraction of the current stage that is done, in [0, 1).
         """
-        values = _loop_values(batch.labels, batch.index, progress, batch.rows_per_rank)
+        values = _loop_values(batch, progress)
         values |= self.read_teacher(batch.images) if batch.teacher is None else batch.teacher
         values |= _prefixed("student", self._student_extractor(batch.images))
+        if self._reads_targets:
+            values["targets"] = batch.soft_targets(values["student_logits"].shape[1])
         if self.stage == "warmup":
             parts = self._warmup_parts(values)
             weighted = list(parts.values())  # as published
@@ -170,7 +173,8 @@ class Distillation(Task):
                 scalar or gives the student no gradient.
         """
         rows = torch.arange(len(student.images), device=student.images.device)
-        values = _loop_values(rows * 0, rows, 0.0)
+        batch = Batch(student.images, rows * 0, rows)
+        values = _loop_values(batch, 0.0)
         for side, trace, extractor in (
             ("student", student, self._student_extractor),
             ("teacher", teacher, self.frozen.extractor),
@@ -179,6 +183,7 @@ class Distillation(Task):
         for name in self.losses:
             inputs = (*self._inputs[name], *self._warmup_inputs.get(name, ()))
             _check_trainable(name, {key: values[key] for key in inputs if key in values}, student)
+        values["targets"] = batch.soft_targets(values["student_logits"].shape[1])
         stateless = [name for name, loss in self.losses.items() if not is_stateful(loss)]
         try:
             with torch.enable_grad():
@@ -242,15 +247,13 @@ def _check_trainable(name: str, inputs: Mapping[str, Any], student: ForwardTrace
         )
 
 
-def _loop_values(
-    labels: Tensor, index: Tensor, progress: float, rows_per_rank: tuple[int, ...] = ()
-) -> dict[str, Any]:
-    """Return the values of `wiring.FROM_LOOP` and `wiring.OPTIONAL` by name."""
+def _loop_values(batch: Batch, progress: float) -> dict[str, Any]:
+    """Return the values of `wiring.FROM_LOOP`, without `targets`, and `wiring.OPTIONAL` by name."""
     return {
-        "labels": labels,
-        "index": index,
+        "labels": batch.labels,
+        "index": batch.index,
         "progress": progress,
-        wiring.OPTIONAL: rows_per_rank,
+        wiring.OPTIONAL: batch.rows_per_rank,
     }
 
 

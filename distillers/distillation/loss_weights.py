@@ -26,11 +26,13 @@ class Weights:
         ce: weight of the cross-entropy.
         kd: weight of the KL divergence to the teacher's logits.
         methods: weights of the other losses, by their names on the command line.
+        ce_name: name of the cross-entropy, "ce", or that of the loss that takes its place.
     """
 
     ce: float
     kd: float
     methods: Mapping[str, float]
+    ce_name: str = "ce"
 
     @property
     def method(self) -> float:
@@ -39,7 +41,7 @@ class Weights:
 
     def terms(self) -> dict[str, float]:
         """Return the weights by loss name, without those that are zero."""
-        every = {"ce": self.ce, "kd": self.kd, **self.methods}
+        every = {self.ce_name: self.ce, "kd": self.kd, **self.methods}
         return {name: weight for name, weight in every.items() if weight}
 
 
@@ -75,9 +77,12 @@ def choose(config: StudentConfig, teacher: str | None = None) -> Weights:
             name: each.method if config.beta is None else config.beta
             for name, each in zip(methods, published, strict=True)
         },
+        ce_name=config.label_loss,
     )
     if not weights.terms():
         raise InputError("every weight is zero; there is no loss.")
+    if config.soft_labels().mixes:
+        wiring.check_mixing(weights.terms())
     return weights
 
 

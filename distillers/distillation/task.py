@@ -1,5 +1,6 @@
 """The contract between a task and the training loop, and the task without a teacher."""
 
+import inspect
 from abc import ABC, abstractmethod
 from typing import Literal, NamedTuple
 
@@ -76,18 +77,21 @@ class Supervised(Task):
 
     Args:
         student: maps images (n, c, h, w) to logits (n, k).
-        loss: maps logits (n, k) and labels (n,) to a scalar.
+        loss: maps logits (n, k) and labels (n,) to a scalar; or logits and probabilities (n, k) if
+            its second parameter is named `targets`.
     """
 
     def __init__(self, student: nn.Module, loss: nn.Module) -> None:
         super().__init__()
         self.student = student
         self.loss = loss
+        self._reads_targets = "targets" in inspect.signature(loss.forward).parameters
 
     def forward(self, batch: Batch, progress: float = 0.0) -> Step:  # noqa: ARG002
         """Compute the loss of one batch; `progress` is not used."""
         logits = self.student(batch.images)
-        loss = self.loss(logits, batch.labels)
+        soft = self._reads_targets
+        loss = self.loss(logits, batch.soft_targets(logits.shape[1]) if soft else batch.labels)
         return Step(loss, {"ce": loss.detach()}, logits)
 
     def deployed(self) -> nn.Module:

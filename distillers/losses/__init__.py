@@ -2,6 +2,7 @@
 
 from distillers.losses.ab import AB as AB
 from distillers.losses.at import AT as AT
+from distillers.losses.bce import BCE as BCE
 from distillers.losses.cc import CC as CC
 from distillers.losses.ce import CE as CE
 from distillers.losses.crd import CRD as CRD
@@ -34,6 +35,7 @@ from distillers.losses.rrd import RRD as RRD
 from distillers.losses.rrdmomentum import RRDMomentum as RRDMomentum
 from distillers.losses.semckd import SemCKD as SemCKD
 from distillers.losses.simkd import SimKD as SimKD
+from distillers.losses.softce import SoftCE as SoftCE
 from distillers.losses.sp import SP as SP
 from distillers.losses.srd import SRD as SRD
 from distillers.losses.srrl import SRRL as SRRL

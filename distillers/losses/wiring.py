@@ -7,7 +7,7 @@ The parameters of `forward` are read from the networks and the batch, the requir
 import contextlib
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -19,7 +19,7 @@ from distillers.features.taps import KINDS, Taps
 # Parameters of `forward` and `warmup`: read from a network, the batch or the loop.
 FROM_STUDENT = {f"student_{kind}": kind for kind in KINDS}
 FROM_TEACHER = {f"teacher_{kind}": kind for kind in KINDS}
-FROM_LOOP = ("labels", "index", "progress")
+FROM_LOOP = ("labels", "targets", "index", "progress")
 # Bound where `forward` names it although it has a default, with which a loss works by itself.
 OPTIONAL = "rows_per_rank"
 
@@ -153,6 +153,25 @@ def check_readable(loss: type[nn.Module], student: Taps, teacher: Taps) -> None:
             f"{loss.__name__} reads {name}, but the {side} has none; name the modules, as in "
             f"{side}_taps=Taps({named}){flag}."
         )
+
+
+def check_mixing(names: Iterable[str]) -> None:
+    """Check that losses can be used with mixed images, which have no hard labels.
+
+    Args:
+        names: of the losses.
+
+    Raises:
+        InputError: naming a loss that reads `labels`.
+    """
+    for name in names:
+        loss = find(name)
+        functions = [getattr(loss, each) for each in ("forward", "warmup") if hasattr(loss, each)]
+        if any("labels" in forward_inputs(function) for function in functions):
+            raise InputError(
+                f"{loss.__name__} reads hard labels, which images mixed by --mixup or --cutmix do "
+                "not have; leave the mixing out, or use a loss that reads targets or no labels."
+            )
 
 
 def parse_option(loss: type[nn.Module], name: str, text: str) -> Any:

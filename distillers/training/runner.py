@@ -15,6 +15,7 @@ from distillers import data
 from distillers.config.data import DecodeOptions, NumViews, check_dali
 from distillers.config.hyperparameters import Precision
 from distillers.config.train import TrainConfig
+from distillers.data.loaders.mixing import SoftLabelLoader
 from distillers.data.source import BatchLoader, DataSource
 from distillers.distillation import recipes
 from distillers.distillation.task import Task
@@ -206,6 +207,14 @@ def train(
     )
     if cache:
         loader = cache.wrap(loader)
+    if config.label_loss != "ce":
+        loader = SoftLabelLoader(
+            loader,
+            config.soft_labels(),
+            num_classes=splits.train.num_classes,
+            seed=config.trial,
+            num_epochs=config.epochs,
+        )
     order = torch.channels_last if config.channels_last else torch.contiguous_format
     task.to(memory_format=order)  # the fused copy of the teacher, too
     if world.rank:  # rank 0 draws what a single process would draw

@@ -103,6 +103,17 @@ def test_what_is_saved_scores_what_was_reported(there, capsys):
         assert float(printed[name]) == reported[name]
 
 
+@pytest.mark.parametrize("name", ["softce", "bce"])
+def test_a_student_learns_from_mixed_images(name, there, capsys):
+    flags = [*STUDENT, "--path_t", PATH_T, "--epochs", "1", "--mixup", "0.2", "--cutmix", "1"]
+    more = ["--smoothing", "0.1"] if name == "softce" else ["--bce_loss"]
+    assert cli.run("student", [*flags, *more, "--save_dir", f"mixed_{name}"]) == 0
+    assert f"loss: 1 {name} + 1 kd" in capsys.readouterr().out
+    folder = run_folder(there / f"mixed_{name}")
+    row = json.loads((folder / "metrics.jsonl").read_text())
+    assert {f"train_{name}", "train_kd"} <= set(row)
+
+
 def test_a_killed_run_resumes_to_the_same_bits(there):
     flags = [*STUDENT, "--path_t", PATH_T, "--distill", "kd", "--epochs", "4"]
     whole = command(there, "train_student.py", *flags, "--save_dir", "whole")
@@ -200,6 +211,13 @@ WRONG = {
     "teacher --multiprocessing-distributed --gpu_id 0,1": "there is no usable GPU",
     "teacher --multiprocessing-distributed --dist-url host:1": "it must be tcp://HOST:PORT",
     "teacher --dali gpu": "--dali gpu ",  # not installed, no GPU, or nothing to decode
+    "teacher --smoothing 1": "--smoothing is 1.0; it must be in [0, 1)",
+    "teacher --mixup=-1": "--mixup is -1.0; it must be 0 or more",
+    "teacher --mixup_prob 2": "--mixup_prob is 2.0; it must be in [0, 1]",
+    "transfer --path_s x --cutmix 1": "--bce_loss are not supported for a transfer",
+    "student --path_t PATH_T --cutmix 1 --teacher_cache auto": "sees other images in every epoch",
+    "student --path_t PATH_T --mixup 1 --distill dkd": "DKD reads hard labels",
+    "student --path_t PATH_T --mixup 1 --distill crd+kd": "CRD reads hard labels",
     "teacher --resume --overwrite": "exclude each other",
     "teacher --config none.yml": "cannot read --config none.yml",
     "student": "--path_t is missing",

@@ -102,6 +102,7 @@ class Case:
                 f"{who}_final": normal(*stages[-1]).abs(),
                 f"{who}_stem": normal(*self.stem),
             }
+        values["targets"] = normal(CLASSES).softmax(dim=1)
         return {name: values[name] for name in wiring.forward_inputs(function or cls.forward)}
 
 
@@ -143,6 +144,8 @@ EQUAL_CHANNELS = ((4, 8, 8), (6, 4, 4), (8, 2, 2))
 
 CASES: dict[str, Case] = {
     "ce": Case(),
+    "softce": Case(),
+    "bce": Case(),
     "kd": Case(),
     "fitnet": Case(unread=("student_maps[0]", "student_maps[2]")),
     "at": Case(),

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses import AT, CE, DCD, KD, SP, SRRL, VID, FitNet
+from distillers.losses import AT, BCE, CE, DCD, KD, SP, SRRL, VID, FitNet, SoftCE
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -29,6 +29,27 @@ def test_ce_is_minus_the_log_probability_of_the_label():
     smooth = -sum(sum(row) / 4 for row in log_p) / 3
     close(CE()(logits, labels), plain)
     close(CE(label_smoothing=0.2)(logits, labels), 0.8 * plain + 0.2 * smooth)
+
+
+def test_softce_is_the_mean_of_cross_entropies_weighted_by_the_targets():
+    logits, labels, k = normal(3, 4), torch.tensor([2, 0, 3]), 4
+    one_hot = torch.eye(k, dtype=torch.float64)[labels]
+    close(SoftCE()(logits, one_hot), CE()(logits, labels).item())
+    smoothed = 0.8 * one_hot + 0.2 / k
+    close(SoftCE()(logits, smoothed), CE(label_smoothing=0.2)(logits, labels).item())
+    mixed = 0.7 * one_hot + 0.3 * one_hot.flip(0)
+    parts = CE()(logits, labels).item(), CE()(logits, labels.flip(0)).item()
+    close(SoftCE()(logits, mixed), 0.7 * parts[0] + 0.3 * parts[1])
+
+
+def test_bce_is_one_logistic_regression_for_each_class():
+    logits, targets = normal(3, 4), normal(3, 4, seed=1).softmax(dim=1)
+    total = 0.0
+    for row, wanted in zip(logits.tolist(), targets.tolist(), strict=True):
+        for z, t in zip(row, wanted, strict=True):
+            p = 1 / (1 + math.exp(-z))
+            total -= t * math.log(p) + (1 - t) * math.log(1 - p)
+    close(BCE()(logits, targets), total / 12)
 
 
 def softened(row: list[float], temperature: float) -> list[float]:

@@ -49,6 +49,16 @@ def test_a_signal_in_a_step_saves_it_and_stops(whole, tmp_path, monkeypatch, cap
     same(results(tmp_path), results(whole))
 
 
+def test_a_run_with_mixed_images_resumes_to_the_same_bits(tmp_path, monkeypatch):
+    flags = ["--mixup", "0.4", "--cutmix", "1", "--mixup_prob", "0.8", "--smoothing", "0.1"]
+    assert train(tmp_path / "whole", *flags) == 0
+    with monkeypatch.context() as patch:
+        at_call(patch, tally.EpochMetrics, "add", 7, signal.SIGTERM)
+        assert train(tmp_path / "cut", *flags, "--save_minutes", "0") == 75
+    assert train(tmp_path / "cut", *flags, "--resume", "--save_minutes", "0") == 0
+    same(results(tmp_path / "cut"), results(tmp_path / "whole"))
+
+
 def test_a_signal_in_a_long_scoring_is_heeded_at_once(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(preemption, "LONG", 0.0)
     with monkeypatch.context() as patch:

@@ -29,7 +29,7 @@ def work(config: TeacherConfig, world: "World") -> None:
     from distillers.checkpoints.initial import build_initial, check_forward
     from distillers.checkpoints.input_adapter import with_normalization
     from distillers.distillation.task import Supervised
-    from distillers.losses import CE
+    from distillers.losses import wiring
     from distillers.training import runner
     from distillers.training.run_dir import resolve_run_dir
 
@@ -51,7 +51,8 @@ def work(config: TeacherConfig, world: "World") -> None:
     world.say(f"{config.model} on {config.dataset}, {devices}, into {run_dir.folder}")
     card = create_card(config.model, source, channels_last=config.channels_last)
     splits = runner.split(source, config)
-    runner.train(config, Supervised(net, CE()), splits, run_dir, card, world)
+    loss = wiring.find(config.label_loss)()
+    runner.train(config, Supervised(net, loss), splits, run_dir, card, world)
     if world.is_first:
         print(f"saved {_link(run_dir.folder, config) / run_dir.best.name}")
 

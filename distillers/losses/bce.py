@@ -1,0 +1,26 @@
+"""BCE: binary cross-entropy for each class."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distillers.losses.ops.precision import at_least_fp32
+
+
+class BCE(nn.Module):
+    """Binary cross-entropy for each class, averaged over the classes and the batch.
+
+    "ResNet strikes back: An improved training procedure in timm", Wightman, Touvron and Jegou,
+    2021, https://arxiv.org/abs/2110.00476, section 3. Takes the place of CE with `--bce_loss`.
+
+        mean over images and classes of -target log s - (1 - target) log(1 - s),
+        s = sigmoid(student)
+
+    timm's `BinaryCrossEntropy` without a threshold on the targets is the same. The mean over k
+    classes makes it about k times smaller than a sum over them, so that published learning rates
+    and weights of distillation losses for the cross-entropy do not carry over.
+    """
+
+    def forward(self, student_logits: Tensor, targets: Tensor) -> Tensor:
+        """Compute the loss from logits (n, k) and probabilities (n, k)."""
+        logits = at_least_fp32(student_logits)
+        return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
