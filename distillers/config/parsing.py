@@ -35,11 +35,13 @@ def _from_file(args: Sequence[str]) -> list[str]:
             path = word.partition("=")[2]
     if path is None:
         return []
+    from distillers.config.run_files import KEY
     from distillers.config.yaml_text import read_yaml
 
     content = read_yaml(path, f"--config {path}")
     if not isinstance(content, dict):
         raise InputError(f"--config {path} must hold a mapping of flags to values.")
+    content.pop(KEY, None)  # the checksum in a run's config.json, which people may edit
     return [word for name, value in content.items() for word in flag_words(str(name), value)]
 
 

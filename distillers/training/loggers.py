@@ -1,6 +1,7 @@
 """Write the flags, environment and metrics of a run to its folder."""
 
 import importlib.metadata
+import json
 import platform
 import subprocess
 import sys
@@ -60,9 +61,10 @@ class RunLogger:
         if self._tracker:
             self._tracker.log(row)
 
-    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write a JSON file to the folder."""
-        write_atomically(self.folder / name, dump_json(content))
+    def write_json(self, name: str, content: Mapping[str, Any], *, checksum: bool = True) -> None:
+        """Write a JSON file to the folder, with its checksum unless `checksum` is False."""
+        plain = (json.dumps(content, indent=2) + "\n").encode()
+        write_atomically(self.folder / name, dump_json(content) if checksum else plain)
 
     def close(self) -> None:
         """Close the TensorBoard file and the page on Weights & Biases."""

@@ -88,7 +88,7 @@ class RunRecorder:
             checkpoint.save(self.run_dir.folder / f"ckpt_epoch_{epoch}.pth", payload)
         self.logger.epoch(row)
         if better:
-            self.logger.write_json("test_best_metrics.json", _reported(row))
+            self.logger.write_json("test_best_metrics.json", _reported(row), checksum=False)
         self._save_last(payload, state)
         self.progress.epoch(epoch, row)
 
