@@ -92,6 +92,7 @@ CRD = {
     "ickd": Recipe(method=2.5, source="README of ADLab-AutoDrive/ICKD"),
     "queuekl": Recipe(ce=0, source="distillation of lightly-train, without labels"),
     "wkdf": Recipe(method=0.08, source="configuration of JiamingLv/WKD, resnet32x4 to resnet8x4"),
+    "mgd": Recipe(method=7e-5, source="configuration of yzd-v/MGD, ImageNet"),
     "distplus": Recipe(method=2, source="sample configuration of torchdistill, without a result"),
 }
 

@@ -22,6 +22,7 @@ from distillers.losses.itrd import ITRD as ITRD
 from distillers.losses.kd import KD as KD
 from distillers.losses.kdsvd import KDSVD as KDSVD
 from distillers.losses.luminet import LumiNet as LumiNet
+from distillers.losses.mgd import MGD as MGD
 from distillers.losses.nkd import NKD as NKD
 from distillers.losses.normkd import NormKD as NormKD
 from distillers.losses.nst import NST as NST

@@ -195,4 +195,5 @@ CASES: dict[str, Case] = {
     "wkdf": Case(unread=("student_maps[0]", "student_maps[1]")),
     "irg": Case(unread=("student_maps[0]", "student_maps[1]", "student_maps[2]")),
     "hkd": Case(unread=("student_pooled",)),
+    "mgd": Case(unread=("student_maps[0]", "student_maps[1]"), largest=1e3),
 }

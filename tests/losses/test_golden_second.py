@@ -51,6 +51,9 @@ def inputs_of(case: str, entry: dict) -> dict[str, Any]:
             values[f"{who}_pooled"] = (
                 draw(f"{case}/{who}/embedding", batch, config[who][-1][0]).double().abs()
             )
+        if "mgd" in entry["class"].lower():
+            channels = GOLDEN[case]["config"]["teacher"][-1][0]
+            values["mask"] = (draw(f"{case}/mgd/mask", batch, channels) > -1.0)[:, :, None, None]
     if case == "student_is_teacher":
         values["student_logits"] = values["teacher_logits"].clone()
     return values
@@ -121,6 +124,7 @@ def test_value_and_gradients_are_those_of_the_public_code(case, name):
     loss = build(case, entry)
     taken = {key: values[key] for key in wiring.forward_inputs(loss.forward)}
     taken = {k: ask(v) if k.startswith("student") else v for k, v in taken.items()}
+    taken |= {key: values[key] for key in ("mask",) if key in values}
     value = loss(**taken)
     close(value.item(), entry["loss"], tolerance)
     value.backward()

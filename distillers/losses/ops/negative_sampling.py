@@ -66,9 +66,9 @@ class NegativeSampler(nn.Module):
 
     def _draws(self, index: Tensor, num_draws: int) -> Tensor:
         """Return 31-bit integers (n, num_draws)."""
-        key = _mixed(self.seed + _mixed(self.step & MASK))
-        columns = _mixed(key + torch.arange(num_draws, device=index.device))
-        rows = _mixed(~key + _mixed(index)) | 1
+        key = mixed(self.seed + mixed(self.step & MASK))
+        columns = mixed(key + torch.arange(num_draws, device=index.device))
+        rows = mixed(~key + mixed(index)) | 1
         return (rows[:, None] * columns).bitwise_and_(MASK)
 
 
@@ -77,7 +77,7 @@ def _scaled(draws: Tensor, below: Tensor) -> Tensor:
     return draws.mul_(below).bitwise_right_shift_(BITS)
 
 
-def _mixed(x: Tensor) -> Tensor:
+def mixed(x: Tensor) -> Tensor:
     """Hash integers to 31 bits: two rounds of xor-shift and multiplication."""
     x = x & MASK
     for factor in (0x2C1B3C6D, 0x297A2D39):
