@@ -5,4 +5,4 @@ import sys
 from distillers.cli.main import run
 
 if __name__ == "__main__":
-    sys.exit(run("student", sys.argv[1:]))
+    sys.exit(run("student", sys.argv[1:], until_exit=True))

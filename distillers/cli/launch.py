@@ -71,7 +71,7 @@ def _process(rank: int, command: str, args: list[str], environment: dict[str, st
     from distillers.cli import main as cli
 
     os.environ |= {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    sys.exit(cli.run(command, args))
+    sys.exit(cli.run(command, args, until_exit=True))
 
 
 def _address(url: str) -> tuple[str, int]:

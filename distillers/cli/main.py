@@ -45,9 +45,10 @@ def main(args: Sequence[str] | None = None) -> int:
     Args:
         args: the command line without the program; None for that of this process.
     """
+    is_process = args is None
     args = list(sys.argv[1:] if args is None else args)
     if args and args[0] not in ("-h", "--help", "-V", "--version"):
-        return run(args[0], args[1:])
+        return run(args[0], args[1:], until_exit=is_process)
     return with_guarded_output(lambda: _print_usage(args))
 
 
@@ -64,14 +65,19 @@ def _print_usage(args: Sequence[str]) -> int:
     return 0 if args else 2
 
 
-def run(command: str, args: Sequence[str]) -> int:
+def run(command: str, args: Sequence[str], *, until_exit: bool = False) -> int:
     """Run one subcommand; errors in its input are printed in one line, without a traceback.
+
+    Args:
+        command: name of the subcommand.
+        args: its command line.
+        until_exit: whether the process ends with it; see `terminating_signals`.
 
     Returns:
         The exit status, see `docs/scale.md`.
     """
     set_openmp_defaults()  # before torch is imported
-    with terminating_signals() as stopping:
+    with terminating_signals(until_exit) as stopping:
         return with_guarded_output(lambda: _run(command, args, stopping))
 
 

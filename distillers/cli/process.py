@@ -127,11 +127,14 @@ def _prepare(stream: TextIO | None) -> TextIO:
 
 
 @contextlib.contextmanager
-def terminating_signals() -> Iterator[list[int]]:
+def terminating_signals(until_exit: bool) -> Iterator[list[int]]:
     """Raise `TerminatedError` for the first signal that would end the process; ignore the next.
 
-    Cleanup is thus neither skipped nor cut off by a signal that is sent repeatedly, until the
-    process has ended. Only in the main thread; elsewhere it has no effect.
+    Cleanup is thus neither skipped nor cut off by a signal that is sent repeatedly. Only in the
+    main thread; elsewhere it has no effect.
+
+    Args:
+        until_exit: after a signal, ignore others until the process has ended, too.
 
     Yields:
         The signals that stop the process; append one that was handled elsewhere.
@@ -153,8 +156,8 @@ def terminating_signals() -> Iterator[list[int]]:
         yield stopping
     finally:
         for number in handled:
-            signal.signal(number, _ignore if stopping else signal.SIG_DFL)
-        if stopping:
+            signal.signal(number, _ignore if stopping and until_exit else signal.SIG_DFL)
+        if stopping and until_exit:
             atexit.register(_ignore_while_exiting, handled)
 
 

@@ -30,7 +30,7 @@ def main(args: list[str]) -> int:
             return 0
         sys.argv = [f"train_{command}.py", *flags]
         print(start_line(" ".join(sys.argv)), flush=True)
-        return cli.run(command, flags)
+        return cli.run(command, flags, until_exit=True)
 
 
 def end_with_parent(parent: int) -> None:

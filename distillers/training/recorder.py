@@ -39,14 +39,17 @@ def open_recorder(
         done: last epoch that an earlier process finished.
     """
     if run_dir.state is None and config.overwrite and run_dir.folder.exists():
-        shutil.rmtree(run_dir.folder)
-    logger = RunLogger(run_dir.folder, config.as_json_types(), done, config.wandb)
-    progress = Progress(hparams.epochs, batches, done)
-    try:
-        yield RunRecorder(config, run_dir, logger, card, progress)
-    finally:
-        progress.close()
-        logger.close()
+        with run_dir.locked():
+            shutil.rmtree(run_dir.folder)
+    run_dir.folder.mkdir(parents=True, exist_ok=True)
+    with run_dir.locked():
+        logger = RunLogger(run_dir.folder, config.as_json_types(), done, config.wandb)
+        progress = Progress(hparams.epochs, batches, done)
+        try:
+            yield RunRecorder(config, run_dir, logger, card, progress)
+        finally:
+            progress.close()
+            logger.close()
 
 
 class RunRecorder:

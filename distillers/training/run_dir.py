@@ -1,7 +1,10 @@
 """Find the folder of a run, and the checkpoint in it to resume from."""
 
+import contextlib
 import dataclasses
+import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +27,13 @@ class RunDir:
         folder: the run folder; it may not exist yet.
         name: name of the network, as in the names of the files.
         state: content of the checkpoint to resume from, or None.
+        read_at: modification time of the last checkpoint when `state` was read.
     """
 
     folder: Path
     name: str
     state: RunState | None
+    read_at: int | None = None
 
     @property
     def best(self) -> Path:
@@ -46,6 +51,40 @@ class RunDir:
         return self.folder / f"{self.name}_previous.pth"
 
     @property
+    def last_saved(self) -> int | None:
+        """Modification time of the last checkpoint in nanoseconds; None without one."""
+        return self.last.stat().st_mtime_ns if self.last.exists() else None
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder, so that no other process trains in it.
+
+        Raises:
+            InputError: if another process does, or did since `state` was read.
+        """
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise InputError(
+                f"another process trains in {self.folder} at this moment; wait for its end, or "
+                "stop it, and continue with --resume."
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        try:
+            if self.state is not None and self.last_saved != self.read_at:
+                raise InputError(
+                    f"another process has continued the run in {self.folder} since this one read "
+                    "it; start this one again with --resume."
+                )
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+    @property
     def done(self) -> int | None:
         """Last finished epoch; None in a new run."""
         return self.state.trainer.epoch if self.state else None
@@ -59,6 +98,7 @@ def resolve_run_dir(folder: Path, network: str, config: TrainConfig, world: Worl
             checkpoint in it can be read.
     """
     run_dir = RunDir(folder, file_name(network), None)
+    run_dir = dataclasses.replace(run_dir, read_at=run_dir.last_saved)
     content = world.run_on_rank0(lambda: _plain(find_checkpoint(run_dir, config)))
     state = RunState.from_dict(content, run_dir.last) if content else None
     if state and state.trainer.world_size != world.size:

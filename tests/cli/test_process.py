@@ -30,10 +30,10 @@ def slow(args):
         Path("cleaned").write_text("")
 
 command.main = slow
-sys.exit(main.run("list", []))
+sys.exit(main.run("list", [], until_exit=True))
 """
 TRAIN = ["--dataset", "digits", "--model", "tests.nets:tiny", "--batch_size", "64"]
-TRAIN += ["--epochs", "50", "--lr_decay_epochs", "", "--gpu_id", "cpu"]
+TRAIN += ["--epochs", "500", "--lr_decay_epochs", "", "--gpu_id", "cpu"]
 
 
 def start(words, folder, **more):
@@ -168,3 +168,19 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch, capsys):
     err = capsys.readouterr().err
     assert err.startswith(f"error: {tmp_path / 'x'}: No space left on device; make room")
     assert len(err.splitlines()) == 1
+
+
+def test_two_processes_that_resume_one_run_do_not_both_train_in_it(tmp_path):
+    flags = [ROOT / "train_teacher.py", *TRAIN]
+    first = start(flags, tmp_path)
+    for line in first.stderr:
+        if "epoch 1/" in line:
+            break
+    second = start([*flags, "--resume"], tmp_path)
+    _, err = second.communicate(timeout=100)
+    assert second.returncode == 2, err
+    assert "another process " in err
+    assert "Traceback" not in err
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=60)
+    assert first.returncode == 75
