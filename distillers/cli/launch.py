@@ -2,13 +2,16 @@
 
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from distillers.config.train import TrainConfig
 from distillers.errors import STOP_SIGNALS, InputError
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore
 
 FORWARDED_SIGNALS = (*STOP_SIGNALS, signal.SIGUSR1)
 GRACE = 60  # seconds for saving after another process has ended
@@ -51,7 +54,13 @@ def _start(config: TrainConfig, command: str, args: Sequence[str]) -> int:
     for number in range(len(devices)):
         device_of(devices, number, shared=True)
     host, port = _address(config.dist_url)
-    environment = {"MASTER_ADDR": host, "MASTER_PORT": str(port), "WORLD_SIZE": str(len(devices))}
+    store = _open_store(config.dist_url, host, port)
+    environment = {
+        "MASTER_ADDR": host,
+        "MASTER_PORT": str(store.port),
+        "WORLD_SIZE": str(len(devices)),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # that of this process
+    }
     processes = multiprocessing.start_processes(
         _process, (command, list(args), environment), len(devices), join=False, start_method="spawn"
     )
@@ -60,7 +69,7 @@ def _start(config: TrainConfig, command: str, args: Sequence[str]) -> int:
         signal.signal(number, lambda heard, _: [os.kill(pid, heard) for pid in processes.pids()])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all processes
     try:
-        while not processes.join(timeout=0.5, grace_period=GRACE):
+        while not processes.join(timeout=0.5, grace_period=min(GRACE, config.dist_timeout)):
             pass
     except multiprocessing.ProcessExitedException as ended:
         return ended.exit_code if ended.exit_code >= 0 else 128 - ended.exit_code
@@ -75,10 +84,10 @@ def _process(rank: int, command: str, args: list[str], environment: dict[str, st
 
 
 def _address(url: str) -> tuple[str, int]:
-    """Return host and port of --dist_url.
+    """Return host and port of --dist_url; port 0, for any that is free, if it is the default.
 
     Raises:
-        InputError: if it is not tcp://HOST:PORT, or the port is in use.
+        InputError: if it is not tcp://HOST:PORT.
     """
     try:
         parts = urlsplit(url)
@@ -87,13 +96,21 @@ def _address(url: str) -> tuple[str, int]:
         raise InputError(f"--dist_url is {url}: {error}.") from error
     if parts.scheme != "tcp" or not host or not port:
         raise InputError(f"--dist_url is {url}; it must be tcp://HOST:PORT.")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise InputError(
-                f"--dist_url is {url}, where this machine cannot listen: {error.strerror}. "
-                "If another run uses it, choose another port."
-            ) from error
-    return host, port
+    return host, 0 if url == TrainConfig.dist_url else port
+
+
+def _open_store(url: str, host: str, port: int) -> "TCPStore":
+    """Return the store of the rendezvous, which listens at this address only.
+
+    Raises:
+        InputError: if that is not possible.
+    """
+    from distillers.distributed.rendezvous import listen
+
+    try:
+        return listen(host, port)
+    except OSError as error:
+        raise InputError(
+            f"--dist_url is {url}, where this machine cannot listen: {error.strerror}. If another "
+            "run uses it, choose another port."
+        ) from error

@@ -2,6 +2,8 @@
 
 import os
 import re
+import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ import torch.distributed as dist
 from distillers.distributed.world import World
 from distillers.errors import InputError
 
+LOOPBACK = ("127.0.0.1", "localhost")
 PARTING = 0.2  # seconds that gloo's threads have for letting go of what they still hold
 
 
@@ -101,12 +104,13 @@ def join_world(devices: tuple[str, ...] = (), timeout: float = 600.0) -> Iterato
     # tensors on the CPU are sent by gloo on a machine with GPUs, too
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     patience = timedelta(seconds=timeout)
-    places = dist.rendezvous(found.address, found.rank, found.size, timeout=patience)
-    store, rank, size = next(places)
+    store = _connect(found, patience)
     # torchrun keeps the store when it starts the processes again, with addresses of dead ones
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = dist.PrefixStore(f"attempt {attempt}", store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
+    dist.init_process_group(
+        backend, store=store, rank=found.rank, world_size=found.size, timeout=patience
+    )
     try:
         yield World(found.rank, found.size, found.local_rank, device)
     finally:
@@ -114,6 +118,39 @@ def join_world(devices: tuple[str, ...] = (), timeout: float = 600.0) -> Iterato
         # DTensor's caches keep a group, and so its threads, beyond this. One that has yet to let go
         # of a tensor needs the interpreter's lock for it, and once that has ended, aborts.
         time.sleep(PARTING)
+
+
+def listen(host: str, port: int) -> dist.TCPStore:
+    """Return a store that other processes connect to; it listens at this address only.
+
+    Args:
+        host: name or IPv4 address of this machine.
+        port: 0 for any that is free.
+
+    Raises:
+        OSError: if the address cannot be used.
+    """
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind((host, port))
+        server.listen()
+        port = server.getsockname()[1]
+        return dist.TCPStore(
+            host, port, is_master=True, wait_for_workers=False, master_listen_fd=server.detach()
+        )
+
+
+def _connect(found: Rendezvous, timeout: timedelta) -> dist.Store:
+    """Return the store of the processes; nothing listens to other machines on loopback."""
+    host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
+    if found.address == "env://" and host in LOOPBACK:
+        if sys.platform == "linux":
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        if found.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            store = listen(host, int(port))
+            store.set_timeout(timeout)
+            return store
+    return next(dist.rendezvous(found.address, found.rank, found.size, timeout=timeout))[0]
 
 
 def device_of(devices: tuple[str, ...], local_rank: int = 0, shared: bool = False) -> torch.device:

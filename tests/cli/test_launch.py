@@ -11,8 +11,16 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from distillers.cli import launch
 from distillers.cli import main as cli
-from distillers.distributed.rendezvous import Rendezvous, device_of, first_host, read_environment
+from distillers.config.train import TrainConfig
+from distillers.distributed.rendezvous import (
+    Rendezvous,
+    device_of,
+    first_host,
+    listen,
+    read_environment,
+)
 from distillers.distributed.world import World
 from distillers.errors import InputError
 from tests.processes import free_port, together
@@ -211,3 +219,30 @@ def leave_with_a_gather_just_done() -> None:
 
 def test_a_group_that_is_remembered_does_not_abort_its_process():
     together(2, leave_with_a_gather_just_done)
+
+
+def test_runs_that_start_at_once_without_an_address_get_different_ports():
+    host, port = launch._address(TrainConfig.dist_url)
+    stores = [listen(host, port) for _ in range(3)]
+    assert len({store.port for store in stores}) == 3
+
+
+def test_a_port_that_was_given_is_that_port_and_refused_while_in_use():
+    url = f"tcp://127.0.0.1:{free_port()}"
+    host, port = launch._address(url)
+    store = launch._open_store(url, host, port)
+    assert store.port == port
+    with pytest.raises(InputError, match="where this machine cannot listen: Address already"):
+        launch._open_store(url, host, port)
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc/net/tcp")
+def test_nothing_listens_to_other_machines_on_loopback():
+    store = listen("127.0.0.1", 0)
+    port = f"{store.port:04X}"
+    tables = [Path(f"/proc/net/{name}") for name in ("tcp", "tcp6")]
+    rows = [
+        line.split() for path in tables if path.exists() for line in path.read_text().splitlines()
+    ]
+    listening = [row[1] for row in rows if row[3] == "0A" and row[1].endswith(f":{port}")]
+    assert listening == [f"0100007F:{port}"]

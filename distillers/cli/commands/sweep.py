@@ -12,11 +12,9 @@ from tyro.conf import Positional, UseAppendAction, arg
 from distillers.config.flags import AT_LEAST_1, check_ranges
 from distillers.config.parsing import parse
 from distillers.config.yaml_text import parse_yaml
-from distillers.errors import PREEMPTED_STATUS, InputError
+from distillers.errors import PREEMPTED_STATUS, STOP_SIGNALS, InputError
 from distillers.sweep.grid import Grid
 from distillers.sweep.grid_file import read_grid, update_grid
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 if TYPE_CHECKING:
     from distillers.sweep.executors import Executor
@@ -210,7 +208,7 @@ def _stop_on_signals() -> Iterator[None]:
             signal.signal(each, signal.SIG_IGN)
         raise _Stopped(number)
 
-    previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, *STOP_SIGNALS)}
     for number, handler in previous.items():
         if handler is not signal.SIG_IGN:  # as SIGHUP under nohup
             signal.signal(number, stop)
