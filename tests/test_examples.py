@@ -130,3 +130,13 @@ def test_photographs_become_a_folder_of_classes(tmp_path, monkeypatch):
     made = data.source_of("folder", tmp_path / "photos")
     assert made.class_names == ("china", "flower")
     assert (len(made.train_labels), len(made.test_rows)) == (40, 8)
+
+
+def test_the_numbers_of_losses_and_networks_in_the_readme_are_true():
+    text = " ".join((ROOT / "README.md").read_text().split())
+    num_losses = len(set(wiring.losses()) - {"ce", "softce", "bce"})
+    assert f"implementations of {num_losses} losses" in text
+    assert f"lists all {num_losses}." in text
+    from distillers import models
+
+    assert f"{len(models.names())} networks of the literature" in text
