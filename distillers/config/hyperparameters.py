@@ -166,3 +166,37 @@ class Hyperparameters(StepFlags):
         """Return the published learning rate of an epoch, counted from 1."""
         passed = sum(epoch > milestone for milestone in self.milestones)
         return self.learning_rate * self.lr_decay_rate**passed
+
+
+def describe_hparams(hparams: Hyperparameters, batch_size: int, num_batches: int) -> str:
+    """Return a line about the optimizer, the learning rate and the batches of a run.
+
+    Args:
+        hparams: hyper-parameters of the training.
+        batch_size: images per batch, over all processes.
+        num_batches: batches per epoch.
+    """
+    steps = f"batch {batch_size}, {num_batches} batches an epoch"
+    if hparams.accumulate > 1:
+        steps += f", {hparams.accumulate} batches a step"
+    optimizer = "SGD" if hparams.opt is None else hparams.opt
+    momentum = f"momentum {hparams.momentum:g}, " if hparams.opt is None else ""
+    return (
+        f"{optimizer}: learning rate {hparams.learning_rate:g}{_describe_schedule(hparams)}; "
+        f"{momentum}weight decay {hparams.weight_decay:g}; {hparams.epochs} epochs, {steps}"
+    )
+
+
+def _describe_schedule(hparams: Hyperparameters) -> str:
+    """Return how the learning rate changes, to be put after its initial value."""
+    if hparams.sched in (None, "multistep"):
+        decays = [epoch for epoch in hparams.milestones if epoch < hparams.epochs]
+        epochs = ", ".join(map(str, decays))
+        schedule = (
+            f"times {hparams.lr_decay_rate:g} after epochs {epochs}" if decays else "constant"
+        )
+    else:
+        schedule = str(hparams.sched)
+    if hparams.warmup_epochs:
+        schedule += f", warm-up of {hparams.warmup_epochs} epochs from {hparams.warmup_lr:g}"
+    return f", {schedule}"

@@ -128,40 +128,6 @@ def build_hparams(config: TrainConfig, network: str, image_size: int) -> Hyperpa
     return Hyperparameters(learning_rate=rate, milestones=config.lr_decay_epochs, **same)
 
 
-def describe_hparams(hparams: Hyperparameters, batch_size: int, num_batches: int) -> str:
-    """Return a line about the optimizer, the learning rate and the batches of a run.
-
-    Args:
-        hparams: hyper-parameters of the training.
-        batch_size: images per batch, over all processes.
-        num_batches: batches per epoch.
-    """
-    steps = f"batch {batch_size}, {num_batches} batches an epoch"
-    if hparams.accumulate > 1:
-        steps += f", {hparams.accumulate} batches a step"
-    optimizer = "SGD" if hparams.opt is None else hparams.opt
-    momentum = f"momentum {hparams.momentum:g}, " if hparams.opt is None else ""
-    return (
-        f"{optimizer}: learning rate {hparams.learning_rate:g}{_describe_schedule(hparams)}; "
-        f"{momentum}weight decay {hparams.weight_decay:g}; {hparams.epochs} epochs, {steps}"
-    )
-
-
-def _describe_schedule(hparams: Hyperparameters) -> str:
-    """Return how the learning rate changes, to be put after its initial value."""
-    if hparams.sched in (None, "multistep"):
-        decays = [epoch for epoch in hparams.milestones if epoch < hparams.epochs]
-        epochs = ", ".join(map(str, decays))
-        schedule = (
-            f"times {hparams.lr_decay_rate:g} after epochs {epochs}" if decays else "constant"
-        )
-    else:
-        schedule = str(hparams.sched)
-    if hparams.warmup_epochs:
-        schedule += f", warm-up of {hparams.warmup_epochs} epochs from {hparams.warmup_lr:g}"
-    return f", {schedule}"
-
-
 def train(
     config: TrainConfig,
     task: Task,

@@ -2,8 +2,7 @@
 
 import pytest
 
-from distillers.config.hyperparameters import Hyperparameters
-from distillers.training.runner import describe_hparams
+from distillers.config.hyperparameters import Hyperparameters, describe_hparams
 
 
 @pytest.mark.parametrize(
