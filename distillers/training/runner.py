@@ -13,7 +13,7 @@ from torch import nn
 
 from distillers import data
 from distillers.config.data import DecodeOptions, NumViews, check_dali
-from distillers.config.hyperparameters import Precision
+from distillers.config.hyperparameters import Precision, describe_hparams
 from distillers.config.train import TrainConfig
 from distillers.data.loaders.mixing import SoftLabelLoader
 from distillers.data.source import BatchLoader, DataSource
