@@ -98,7 +98,7 @@ class DaliBatches:
             pixels = iter(self._run(mine) if mine else ())
         except RuntimeError as error:
             return self._without_dali(wanted, error)
-        images, index, bad = [], [], []
+        images, index, bad, notes = [], [], [], []
         for each in found:
             if isinstance(each, _ForDali):
                 images.append(next(pixels))
@@ -107,9 +107,11 @@ class DaliBatches:
                 images += each.images.to(self._device)
                 index += each.index.tolist()
                 bad += each.bad
+                notes += each.notes
         stacked = torch.stack(images) if images else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
         numbers = torch.tensor(index, dtype=torch.int64)
-        return DecodedBatch(stacked, self._images.labels[self._images.rows[numbers]], numbers, bad)
+        labels = self._images.labels[self._images.rows[numbers]]
+        return DecodedBatch(stacked, labels, numbers, bad, notes)
 
     def _run(self, batch: list[_ForDali]) -> Tensor:
         """(n, 3, s, s) uint8."""

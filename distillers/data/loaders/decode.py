@@ -4,8 +4,8 @@ import math
 import os
 import random
 import warnings
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -15,9 +15,15 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
 from distillers.data.datasets.listing import PathList
+from distillers.data.loaders.decoder_output import Capture
+from distillers.data.loaders.jpeg import frame_size
+from distillers.data.loaders.png import SIGNATURE, parse_png, verify_pixels
+from distillers.data.loaders.webp import is_webp, parse_webp
 from distillers.errors import InputError
 
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of the random crop, as in Inception
+MAX_PIXELS = 178_956_970  # PIL's limit, against files that decompress to all memory
+MAX_RATIO = 16  # of the sides of an image
 TRIES = 100  # other images to try instead of a bad one
 OnBad = Literal["error", "skip"]
 
@@ -30,12 +36,14 @@ class DecodedBatch(NamedTuple):
         labels: (m,) int64.
         index: (m,) int64.
         bad: error messages, one per file.
+        notes: messages on files with damage that the decoder repaired.
     """
 
     images: Tensor
     labels: Tensor
     index: Tensor
     bad: list[str]
+    notes: Sequence[str] = ()
 
 
 class CropFlip(NamedTuple):
@@ -65,6 +73,7 @@ class ImageFiles(Dataset):
         seed: see above.
         on_bad: "error" stops at the first image that cannot be read, with its text alone in `bad`;
             "skip" puts another image of the set in its place, or none where `augment` is False.
+        verified: (m,) uint8, 1 for files that were read once; shared with worker processes.
     """
 
     paths: PathList
@@ -74,15 +83,19 @@ class ImageFiles(Dataset):
     augment: bool
     seed: int
     on_bad: OnBad
+    verified: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "verified", torch.zeros(len(self.rows), dtype=torch.uint8))
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitems__(self, wanted: list[tuple[int, int]]) -> DecodedBatch:
         """Decode the images of a batch, given as (turn, row)."""
-        images, index, bad = [], [], []
+        images, index, bad, notes = [], [], [], []
         for turn, row in wanted:
-            found = self._one(turn, row, bad)
+            found = self._one(turn, row, bad, notes)
             if found is not None:
                 images.append(found[0])
                 index.append(found[1])
@@ -90,13 +103,19 @@ class ImageFiles(Dataset):
                 break
         stacked = torch.stack(images) if images else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
         numbers = torch.tensor(index, dtype=torch.int64)
-        return DecodedBatch(stacked, self.labels[self.rows[numbers]], numbers, bad)
+        return DecodedBatch(stacked, self.labels[self.rows[numbers]], numbers, bad, notes)
 
-    def _one(self, turn: int, row: int, bad: list[str]) -> tuple[Tensor, int] | None:
+    def path(self, row: int) -> str:
+        """Return the path of the file of a row."""
+        return self.paths[int(self.rows[row])]
+
+    def _one(
+        self, turn: int, row: int, bad: list[str], notes: list[str]
+    ) -> tuple[Tensor, int] | None:
         chooser = rng = image_rng(self.seed, turn, row)
         for _ in range(TRIES):
             try:
-                image = read(self.paths[int(self.rows[row])])
+                image = read(self.path(row), notes, bool(self.verified[row]))
             except InputError as error:
                 bad.append(str(error))
                 if self.on_bad == "error" or not self.augment:
@@ -104,6 +123,7 @@ class ImageFiles(Dataset):
                 row = chooser.randrange(len(self.rows))
                 rng = image_rng(self.seed, turn, row)  # the other image's own crop
                 continue
+            self.verified[row] = 1
             return self._shaped(image, rng), row
         return None
 
@@ -120,30 +140,83 @@ def same(batch: Any) -> Any:
     return batch
 
 
-def read(path: str) -> Tensor:
+def read(path: str, notes: list[str] | None = None, verified: bool = False) -> Tensor:
     """Read an image file, turned upright by its Exif orientation, as (3, h, w) uint8 RGB.
 
+    Args:
+        path: of a JPEG, PNG or WebP file, whatever its name ends in.
+        notes: receives a message if the decoder found damage that it could repair.
+        verified: whether the pixels of a PNG are known to be whole, as after a first reading.
+
     Raises:
-        InputError: naming the file, if it is damaged or has fewer than 2 x 2 pixels.
+        InputError: naming the file, if it is damaged, has fewer than 2 x 2 pixels, or more than
+            `MAX_PIXELS`.
     """
     try:
-        image = _decoded(path)
+        content = _content(path)
+        orientation = _verify(content, verified)
+        with Capture() as printed:
+            image = _decoded(content)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise InputError(f"{path} cannot be read as an image: {error}.") from error
     except RuntimeError as error:
         why = str(error).splitlines()[0].rpartition(", ")[2].rstrip(".")
-        if "decode_avif" in why:  # what torchvision advises where a file begins like no image
-            why = "it does not begin like a file of any kind that is read"
         raise InputError(f"{path} cannot be read as an image: {why}.") from error
+    damage = [line for line in printed.lines if not line.startswith("libpng")]
+    if damage and notes is not None:
+        notes.append(f"{path} ({damage[0]})")
     if image.dtype == torch.uint16:  # 65,535 is white
         image = ((image.int() * 255 + 32767) // 65535).to(torch.uint8)
     if image.ndim != 3 or min(image.shape[-2:]) < 2:
         raise InputError(f"{path} has {image.shape[-1]} x {image.shape[-2]} pixels, no image.")
-    return image
+    return _turned(image, orientation)
 
 
-def _decoded(path: str) -> Tensor:
-    given: Any = path
-    if not path.isascii() and os.fsencode(path) != path.encode(errors="replace"):  # no UTF-8
-        given = torch.frombuffer(bytearray(Path(path).read_bytes()), dtype=torch.uint8)
+def _content(path: str) -> bytearray:
+    with open(path, "rb", buffering=0) as stream:
+        content = bytearray(os.fstat(stream.fileno()).st_size)
+        size = stream.readinto(content)
+        return content if size == len(content) else content[:size]
+
+
+def _verify(content: bytearray, verified: bool) -> int:
+    """Verify what decoders rely on; return the orientation that they leave to us, 1 to 8.
+
+    Raises:
+        ValueError: with the reason why the image must not be decoded.
+    """
+    if content.startswith(SIGNATURE):
+        png = parse_png(content)
+        _check_size(png.header.width, png.header.height)
+        if not verified:
+            verify_pixels(png)
+        return 1
+    if is_webp(content):
+        webp = parse_webp(content)
+        _check_size(webp.width, webp.height)
+        return webp.orientation
+    if not content.startswith(b"\xff\xd8"):
+        raise ValueError(
+            "it does not begin like a file of any kind that is read" if content else "it is empty"
+        )
+    frame = frame_size(content)
+    if frame is None:
+        raise ValueError("it is cut short, or its header is damaged")
+    _check_size(frame[1], frame[0])
+    return 1
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"it has {width} x {height} pixels; at most {MAX_PIXELS:,} are read")
+    if min(width, height) < 2:
+        raise ValueError(f"it has {width} x {height} pixels")
+
+
+def _decoded(content: bytearray) -> Tensor:
+    given = torch.frombuffer(content, dtype=torch.uint8)
     with warnings.catch_warnings():
         # torchvision 0.29 points to TorchCodec, which this does not need yet.
         warnings.filterwarnings("ignore", message=".*decoding", category=DeprecationWarning)
@@ -153,13 +226,27 @@ def _decoded(path: str) -> Tensor:
             return decode_image(given, mode=ImageReadMode.RGB)
 
 
+def _turned(image: Tensor, orientation: int) -> Tensor:
+    """Turn (3, h, w) upright as Exif's orientation says."""
+    if orientation > 4:  # rows and columns are exchanged
+        image = image.transpose(-2, -1)
+    mirrored = [-1] * (orientation in (2, 3, 6, 7)) + [-2] * (orientation in (3, 4, 7, 8))
+    return image.flip(mirrored) if mirrored else image
+
+
 def shorter_side(size: int) -> int:
     """Return the size of the shorter side before the center crop for evaluation."""
     return round(size * 256 / 224)
 
 
 def resize_center_crop(images: Tensor, size: int, shorter: int) -> Tensor:
-    """Resize the shorter side of (..., h, w) to `shorter`, then crop the center to `size`."""
+    """Resize the shorter side of (..., h, w) to `shorter`, then crop the center to `size`.
+
+    Of an image that is longer than `MAX_RATIO` times its width only the center is resized.
+    """
+    long = MAX_RATIO * min(images.shape[-2:])
+    if max(images.shape[-2:]) > long:
+        images = F.center_crop(images, [min(side, long) for side in images.shape[-2:]])
     return F.center_crop(F.resize(images, [shorter], antialias=True), [size, size])
 
 

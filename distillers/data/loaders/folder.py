@@ -1,6 +1,5 @@
 """Batches of images that worker processes decode from files."""
 
-import multiprocessing
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from distillers.data.datasets.listing import first_few
 from distillers.data.loaders.decode import DecodedBatch, ImageFiles, same
 from distillers.data.loaders.sharded import ShardedLoader
 from distillers.data.loaders.views import VIEW_SEED, check_views, epoch_views
+from distillers.data.loaders.workers import default_sigchld, process_context, worker_death
 from distillers.data.normalization import Normalize
 from distillers.errors import InputError
 
@@ -86,6 +86,7 @@ class FolderLoader(ShardedLoader):
         self._warn = warn
         self._images = images if views is None else replace(images, seed=VIEW_SEED)
         self._views = views
+        self._noted: set[str] = set()
         self._normalize = Normalize(mean, std, self.device)
         self._sampler = _BatchSampler()
         check_dali(dali, self.device.type)
@@ -104,10 +105,12 @@ class FolderLoader(ShardedLoader):
             for turn, batch in zip(turns, rows.split(self.batch_size), strict=True)
         ]
         bad: list[str] = []
+        notes: list[str] = []
         for place, (decoded, turn) in enumerate(
-            zip(self._decoded, turns, strict=True), start_batch
+            zip(self._epoch_of_decoded(), turns, strict=True), start_batch
         ):
             bad += decoded.bad
+            notes += decoded.notes
             if decoded.bad and self._images.on_bad == "error":
                 raise InputError(f"{decoded.bad[0]} --on_bad_image skip continues without it.")
             if len(decoded.labels):
@@ -118,6 +121,38 @@ class FolderLoader(ShardedLoader):
         if bad:
             action = "replaced by others" if self._images.augment else "left out"
             self._warn(f"{len(bad)} bad images were {action} in epoch {number}: {first_few(bad)}")
+        self._report_notes(notes)
+
+    def _report_notes(self, notes: list[str]) -> None:
+        """Warn of files that were decoded in spite of damage, of each once."""
+        new = sorted(set(notes) - self._noted)
+        self._noted |= set(new)
+        if new:
+            self._warn(
+                f"{len(new)} images are damaged but were used, replace or delete them: "
+                f"{first_few(new)}"
+            )
+
+    def _epoch_of_decoded(self) -> Iterator[DecodedBatch]:
+        """Yield the decoded batches of an epoch.
+
+        Raises:
+            InputError: if a worker process has died, naming the file that it died of.
+        """
+        if not isinstance(self._decoded, DataLoader) or not self._decoded.num_workers:
+            yield from self._decoded
+            return
+        with default_sigchld():
+            batches = iter(self._decoded)
+        done = 0
+        try:
+            for decoded in batches:
+                yield decoded
+                done += 1
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise worker_death(self._images, self._sampler.batches[done:], batches) from error
 
     def _turns(self, number: int) -> Tensor:
         """Return which crop of each image an epoch shows, (N,) int64: its own, or a fixed view."""
@@ -142,11 +177,6 @@ class FolderLoader(ShardedLoader):
 
     def _loader(self, num_workers: int) -> DataLoader:
         """Workers start with the first epoch and persist; no global random state is used."""
-        context = None
-        if num_workers and "forkserver" in multiprocessing.get_all_start_methods():
-            # Forking a process that has threads or a GPU may deadlock; a fork server has neither.
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["distillers.data.loaders.decode"])
         return DataLoader(
             self._images,
             batch_sampler=self._sampler,
@@ -154,7 +184,7 @@ class FolderLoader(ShardedLoader):
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=self.device.type == "cuda",
-            multiprocessing_context=context,
+            multiprocessing_context=process_context() if num_workers else None,
             generator=torch.Generator().manual_seed(self._seed),
         )
 

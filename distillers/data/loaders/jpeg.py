@@ -33,10 +33,27 @@ def upright_size(content: bytes) -> tuple[int, int] | None:
         return None
     height, width = int.from_bytes(frames[0][1:3]), int.from_bytes(frames[0][3:5])
     exif = [data[6:] for marker, data in segments if marker == APP1 and data[:6] == b"Exif\0\0"]
-    orientation = _orientation(exif[0]) if exif else 1
+    orientation = exif_orientation(exif[0]) if exif else 1
     if len(exif) > 1 or orientation is None or min(height, width) < 2:
         return None
     return (width, height) if orientation > 4 else (height, width)
+
+
+def frame_size(content: bytes | bytearray) -> tuple[int, int] | None:
+    """Return height and width as the first frame of any JPEG tells them, or None without one."""
+    place = 2
+    while place + 9 <= len(content):
+        if content[place] != 0xFF or content[place + 1] in (0x00, 0x01, 0xFF, *range(0xD0, 0xD9)):
+            place += 1
+            continue
+        marker = content[place + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            size = content[place + 5 : place + 9]
+            return int.from_bytes(size[:2]), int.from_bytes(size[2:])
+        if marker in (SOS, EOI):
+            return None
+        place += 2 + int.from_bytes(content[place + 2 : place + 4])
+    return None
 
 
 def _segments(content: bytes) -> Iterator[Segment]:
@@ -83,8 +100,8 @@ def _usual_colours(frame: bytes, segments: list[Segment]) -> bool:
     return frame[5] == 3 and told and all(kind == b"\x01" for kind in adobe)
 
 
-def _orientation(tiff: bytes) -> int | None:
-    """Exif's orientation, 1 to 8; 1 where it is not told, None where that cannot be made out."""
+def exif_orientation(tiff: bytes) -> int | None:
+    """Return Exif's orientation, 1 to 8; 1 without an entry, None if it cannot be made out."""
     order = {b"MM\0*": "big", b"II*\0": "little"}.get(tiff[:4])
     if order is None or len(tiff) < 10:
         return None
