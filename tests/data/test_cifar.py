@@ -228,3 +228,16 @@ def test_mean_and_std_are_those_of_the_real_training_images():
         std = float((share * (levels - mean).square()).sum().sqrt())
         assert images.mean[channel] == pytest.approx(mean, abs=5.1e-5)
         assert images.std[channel] == pytest.approx(std, abs=5.1e-5)
+
+
+@pytest.mark.parametrize("write_files", [write_cifar10, write_cifar100])
+def test_files_that_are_not_the_published_ones_are_said_to_be_unverified(
+    tmp_path, capsys, write_files
+):
+    folder = write_files(tmp_path)
+    name = {"cifar-100-python": "cifar100"}.get(folder.name, "cifar10")
+    load(name, tmp_path, download=False)
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"{name} is not verified: ")
+    assert all(file.name in printed for file in folder.iterdir())
+    assert len(printed.splitlines()) == 1

@@ -104,3 +104,35 @@ def test_mean_and_std_are_those_of_the_real_training_images(monkeypatch):
     std = float(((counts * (levels - mean).square()).sum() / counts.sum()).sqrt())
     assert images.mean[0] == pytest.approx(mean, abs=5.1e-5)
     assert images.std[0] == pytest.approx(std, abs=5.1e-5)
+
+
+def test_unpacked_files_are_said_to_be_unverified(tmp_path, capsys):
+    write(tmp_path / "data", packed=False)
+    load("fashionmnist", tmp_path / "data", download=False)
+    assert capsys.readouterr().err.startswith("fashionmnist is not verified: train-images-idx3")
+
+
+def test_a_flipped_bit_in_a_packed_file_never_gives_other_images(tmp_path, capsys):
+    path = write(tmp_path / "data") / "train-images-idx3-ubyte.gz"
+    whole = path.read_bytes()
+    right = load("fashionmnist", tmp_path / "data", download=False).train_images
+    assert not capsys.readouterr().err
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        flipped = bytearray(whole)
+        flipped[rng.integers(len(whole))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(flipped)
+        try:
+            found = load("fashionmnist", tmp_path / "data", download=False).train_images
+        except InputError as error:
+            assert "train-images-idx3-ubyte.gz is damaged" in str(error)
+        else:
+            assert torch.equal(found, right)
+
+
+def test_a_file_that_unpacks_without_bound_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(fashionmnist, "MAX_SIZE", 1 << 20)
+    path = write(tmp_path / "data") / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(bytes(1 << 24)))
+    with pytest.raises(InputError, match="it has more than 1,048,576 bytes"):
+        load("fashionmnist", tmp_path / "data", download=False)

@@ -137,3 +137,53 @@ def test_tiny_imagenet_is_unpacked(archives):
     out = archives.parent / "out"
     assert labels("tinyimagenet", out)[1] == [0, 1, 2, 0, 1, 2]
     assert (out / "words.txt").read_text() == "words"
+
+
+@pytest.mark.parametrize("name", ["/tmp/outside", "../outside", "a/../../outside", "", "n0144076"])
+def test_a_list_of_labels_writes_nothing_outside(archives, capsys, name):
+    (archives / "ILSVRC2012_devkit_t12.tar.gz").unlink()
+    rows = [f"ILSVRC2012_val_{i + 1:08},{name or '..'} 1 2 3 4 \n" for i in range(6)]
+    (archives / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + "".join(rows))
+    before = set(archives.parent.iterdir())
+    assert prepare("imagenet", archives, "--no-check") == 2
+    assert "classes are called like n01440764" in capsys.readouterr().err
+    assert set(archives.parent.iterdir()) - before <= {archives.parent / "out"}
+    assert not (archives.parent / "out" / "val").exists()
+
+
+@pytest.mark.parametrize("which", ["train", "val"])
+@pytest.mark.parametrize("tenth", range(1, 20))
+def test_an_archive_cut_anywhere_is_not_taken_as_complete(archives, capsys, which, tenth):
+    path = archives / f"ILSVRC2012_img_{which}.tar"
+    with tarfile.open(path) as tar:
+        last = tar.getmembers()[-1]
+    end = last.offset_data + -(-last.size // 512) * 512
+    path.write_bytes(path.read_bytes()[: end * tenth // 19])
+    assert prepare("imagenet", archives, "--no-check") == 2
+    error = capsys.readouterr().err
+    assert "download it again" in error or "is damaged" in error
+
+
+def test_a_sparse_file_is_refused(archives, capsys):
+    info = tarfile.TarInfo(f"{WNIDS[0]}_0.JPEG")
+    info.pax_headers = {
+        "GNU.sparse.major": "0",
+        "GNU.sparse.minor": "1",
+        "GNU.sparse.map": "0,1",
+        "GNU.sparse.size": str(10**13),
+    }
+    info.size, inner = 512, io.BytesIO()
+    with tarfile.open(fileobj=inner, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(info, io.BytesIO(bytes(512)))
+    with tarfile.open(archives / "ILSVRC2012_img_train.tar", "w") as outer:
+        add(outer, f"{WNIDS[0]}.tar", inner.getvalue())
+    assert prepare("imagenet", archives, "--no-check") == 2
+    assert "is a sparse file" in capsys.readouterr().err
+
+
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(archives, capsys):
+    with zipfile.ZipFile(archives / "tiny-imagenet-200.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("tiny-imagenet-200/train/a/images/a.JPEG", bytes(10**7))
+    assert prepare("tinyimagenet", archives, "--no-check") == 2
+    assert "would grow from" in capsys.readouterr().err
+    assert not (archives.parent / "out" / "train").exists()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillers.data.datasets.download import unpacked_folder
+from distillers.data.datasets.download import report_unverified, unpacked_folder
 from distillers.data.datasets.images import ImageSet
 from distillers.data.datasets.pickles import as_text, read
 from distillers.errors import InputError
@@ -29,6 +29,7 @@ class _Edition:
     names_key: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    sums: tuple[str, ...]  # published MD5 checksums of `files`
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -50,6 +51,15 @@ _CIFAR10 = _Edition(
     names_key="label_names",
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2470, 0.2435, 0.2616),
+    sums=(
+        "c99cafc152244af753f735de768cd75f",
+        "d4bba439e000b95fd0a9bffe97cbabec",
+        "54ebc095f3ab1f0389bbae665268c751",
+        "634d18415352ddfa80567beed471001a",
+        "482c414d41f54cd18b22e5b47cb7c3cb",
+        "40351d587109b95175f43aff81a1287e",
+        "5ff9c542aee3614f3951f8cda6e48888",
+    ),
 )
 _CIFAR100 = _Edition(
     name="cifar100",
@@ -63,6 +73,11 @@ _CIFAR100 = _Edition(
     names_key="fine_label_names",
     mean=(0.5071, 0.4867, 0.4408),
     std=(0.2675, 0.2565, 0.2761),
+    sums=(
+        "16019d7e3df5f24257cddd939b257f8d",
+        "f0ef6b0ae62326f3e7ffdfab6717acfc",
+        "7973b15100ade9c7d40fb424638fde48",
+    ),
 )
 
 
@@ -100,6 +115,7 @@ def _load(edition: _Edition, data_dir: Path, download: bool) -> ImageSet:
     if not isinstance(names, list) or not names:
         raise _damaged(folder / edition.names_file, f"it has no {edition.names_key!r}")
     parts = [_batch(edition, folder / file, len(names)) for file in edition.train_files]
+    report_unverified(edition.name, folder, dict(zip(edition.files, edition.sums, strict=True)))
     test_images, test_labels = _batch(edition, folder / edition.test_file, len(names))
     return ImageSet(
         name=edition.name,

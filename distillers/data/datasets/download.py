@@ -6,7 +6,7 @@ import sys
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
@@ -210,6 +210,28 @@ def verify_md5(file: Path, md5: str, advice: str) -> None:
         found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found != md5:
         raise InputError(f"{file} has md5 {found}, expected {md5}; {advice}.")
+
+
+def report_unverified(name: str, folder: Path, md5: Mapping[str, str]) -> None:
+    """Print which files of a dataset are not the published ones, which may be damaged.
+
+    Args:
+        name: of the dataset.
+        folder: of the files.
+        md5: published checksum of each file.
+    """
+    others = []
+    for file, expected in md5.items():
+        with (folder / file).open("rb") as stream:
+            found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False))
+        if found.hexdigest() != expected:
+            others.append(file)
+    if others:
+        print(
+            f"{name} is not verified: {', '.join(others)} in {folder} differ from the published "
+            "files, so they are damaged or were changed. Delete the folder to fetch them again.",
+            file=sys.stderr,
+        )
 
 
 def _size(file: Path) -> int:

@@ -5,6 +5,7 @@ https://github.com/zalandoresearch/fashion-mnist
 
 import gzip
 import math
+import sys
 import zlib
 from pathlib import Path
 
@@ -24,6 +25,7 @@ MD5 = {
     "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
     "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
 }
+MAX_SIZE = 1 << 28  # bytes of an unpacked file; the official ones have up to 47,040,016
 CLASSES = (
     "T-shirt/top",
     "Trouser",
@@ -57,6 +59,13 @@ def fashionmnist(data_dir: Path, download: bool) -> ImageSet:
         InputError: if files are missing and cannot be downloaded, or are damaged.
     """
     folder = _folder(data_dir, download)
+    unpacked = [name for name in MD5 if (folder / name).is_file()]
+    if unpacked:
+        print(
+            f"fashionmnist is not verified: {', '.join(unpacked)} in {folder} are unpacked, and "
+            "have no checksum. Use the .gz files to have them verified.",
+            file=sys.stderr,
+        )
     train_images, train_labels = _pair(folder, "train")
     test_images, test_labels = _pair(folder, "t10k")
     return ImageSet(
@@ -114,9 +123,11 @@ def _read(folder: Path, name: str, num_dims: int) -> Tensor:
     path = _find(folder, name) or folder / name
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            content = bytearray(stream.read())
+            content = bytearray(stream.read(MAX_SIZE + 1))
     except (OSError, EOFError, zlib.error) as error:
         raise _damaged(path, str(error)) from error
+    if len(content) > MAX_SIZE:
+        raise _damaged(path, f"it has more than {MAX_SIZE:,} bytes")
     start = 4 + 4 * num_dims
     if len(content) <= start or content[:4] != bytes((0, 0, 8, num_dims)):
         raise _damaged(path, "it does not begin as an idx file of bytes does")

@@ -1,6 +1,7 @@
 """Unpack the official archives of ImageNet and Tiny ImageNet into one folder per class."""
 
 import os
+import re
 import shutil
 import tarfile
 import zipfile
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from distillers.data.datasets.download import verify_md5
 from distillers.data.datasets.synsets import val_synsets
-from distillers.errors import InputError
+from distillers.errors import InputError, shorten
 
 # As published by the organizers.
 MD5 = {
@@ -23,6 +24,8 @@ MD5 = {
     "tiny-imagenet-200.zip": "90528d7ca1a48142e341f4ef8d21d0de",
 }
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, KeyError)
+SYNSET = re.compile(r"n\d{8}")  # names of the folders that are written
+MAX_RATIO, SPARE = 100, 1 << 20  # of a file's size to its compressed size, beyond `SPARE` bytes
 
 
 def imagenet(source: Path, to: Path, check: bool) -> None:
@@ -45,10 +48,13 @@ def imagenet(source: Path, to: Path, check: bool) -> None:
                 _archive(source, devkit.name, to, check)
             with _opened(val) as tar:
                 images = sorted(m.name for m in tar.getmembers() if m.isfile())
+                _require_end(tar, str(val))
                 synsets = val_synsets(source, [os.path.basename(name) for name in images])
                 _unpack_val(tar, to, synsets)
         with _opened(train) as tar:
-            for member in tqdm(tar.getmembers(), desc="train", unit="class", disable=None):
+            classes = tar.getmembers()
+            _require_end(tar, str(train))
+            for member in tqdm(classes, desc="train", unit="class", disable=None):
                 if member.isfile() and member.name.endswith(".tar"):
                     _unpack_class(tar, member, to / "train")
     except DAMAGED as error:
@@ -63,6 +69,7 @@ def tinyimagenet(source: Path, to: Path, check: bool) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = [info for info in archive.infolist() if not info.is_dir()]
+            _check_sizes(path, infos, to)
             for part in ("train", "val"):
                 if (to / part).is_dir():
                     continue
@@ -86,7 +93,7 @@ def tinyimagenet(source: Path, to: Path, check: bool) -> None:
 
 def _unpack_class(outer: tarfile.TarFile, member: tarfile.TarInfo, train: Path) -> None:
     """Unpack the archive of one class within the outer archive, atomically."""
-    target = train / Path(member.name).stem
+    target = train / _synset(Path(member.name).stem, outer.name)
     if target.is_dir():
         return
     scratch = train / f".{target.name}.part"
@@ -94,9 +101,11 @@ def _unpack_class(outer: tarfile.TarFile, member: tarfile.TarInfo, train: Path) 
     try:
         with tarfile.open(fileobj=outer.extractfile(member)) as inner:
             for image in inner:
+                _require_dense(image)
                 stream = inner.extractfile(image) if image.isfile() else None
                 if stream is not None:
-                    _write(stream, scratch / os.path.basename(image.name), image.size)
+                    _write(stream, scratch / _file_name(image.name), image.size)
+            _require_end(inner, member.name)
     except (*DAMAGED, OSError) as error:
         raise InputError(f"{member.name} in {outer.name} is damaged ({error}).") from error
     if not scratch.is_dir():
@@ -107,10 +116,13 @@ def _unpack_class(outer: tarfile.TarFile, member: tarfile.TarInfo, train: Path) 
 def _unpack_val(tar: tarfile.TarFile, to: Path, synsets: dict[str, str]) -> None:
     scratch = to / ".val.part"
     for member in tqdm(_files(tar), desc="val", unit="image", disable=None):
-        name = os.path.basename(member.name)
+        _require_dense(member)
+        name = _file_name(member.name)
         stream = tar.extractfile(member)
         if stream is not None:
-            _write(stream, scratch / synsets[name] / name, member.size)
+            _write(
+                stream, scratch / _synset(synsets[name], "the list of labels") / name, member.size
+            )
     if not scratch.is_dir():
         raise InputError(f"{tar.name} holds no image.")
     os.replace(scratch, to / "val")
@@ -121,14 +133,82 @@ def _files(tar: tarfile.TarFile) -> Iterable[tarfile.TarInfo]:
 
 
 def _write(stream: IO[bytes], target: Path, size: int) -> None:
-    """Write a file atomically, unless one of the right size exists."""
+    """Write a file of `size` bytes atomically, unless one of that size exists.
+
+    Raises:
+        EOFError: if the stream is shorter or longer.
+    """
     if target.exists() and target.stat().st_size == size:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
     with part.open("wb") as out:
-        shutil.copyfileobj(stream, out)
+        left = size
+        while left and (block := stream.read(min(left, 1 << 20))):
+            out.write(block)
+            left -= len(block)
+        if left or stream.read(1):
+            raise EOFError(f"{target.name} does not have the {size:,} bytes that are announced")
     os.replace(part, target)
+
+
+def _synset(name: str, where: str) -> str:
+    """Return the name of a class, which becomes the name of a folder.
+
+    Raises:
+        InputError: if it is not like n01440764, so that nothing is written elsewhere.
+    """
+    if not SYNSET.fullmatch(name):
+        raise InputError(
+            f"{where} names a class {shorten(repr(name))}; classes are called like n01440764. "
+            "Fetch the official file again."
+        )
+    return name
+
+
+def _file_name(name: str) -> str:
+    """Return the last part of a path in an archive."""
+    base = os.path.basename(name)
+    if base in ("", ".", ".."):
+        raise tarfile.ReadError(f"it has a file called {shorten(repr(name))}")
+    return base
+
+
+def _require_dense(member: tarfile.TarInfo) -> None:
+    """Refuse sparse files, a few bytes of which fill a disk."""
+    if member.issparse():
+        raise tarfile.ReadError(f"{member.name} is a sparse file")
+
+
+def _require_end(tar: tarfile.TarFile, name: str) -> None:
+    """Verify that an archive whose members were listed ends as archives do, and is not cut short.
+
+    Raises:
+        InputError: if it does not end in an empty block.
+    """
+    stream = tar.fileobj
+    if stream is None:
+        return
+    stream.seek(tar.offset)
+    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise InputError(f"{name} is cut short or damaged; download it again.")
+
+
+def _check_sizes(path: Path, infos: Iterable[zipfile.ZipInfo], to: Path) -> None:
+    """Refuse an archive that would not fit on the disk, or grows as no archive of images does."""
+    total = 0
+    for info in infos:
+        total += info.file_size
+        if info.file_size > MAX_RATIO * info.compress_size + SPARE:
+            raise InputError(
+                f"{info.filename} in {path} would grow from {info.compress_size:,} to "
+                f"{info.file_size:,} bytes; download the official archive again."
+            )
+    free = shutil.disk_usage(to).free
+    if total > free:
+        raise InputError(
+            f"{path} needs {total:,} bytes and {to} has {free:,} free; choose another --to."
+        )
 
 
 def _safe(names: list[str]) -> bool:

@@ -9,13 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillers.data.datasets.download import unpacked_folder
+from distillers.data.datasets.download import report_unverified, unpacked_folder
 from distillers.data.datasets.images import ImageSet
 from distillers.errors import InputError
 
 URL = "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz"
 MD5 = "91f7769df0f17e558f3565bffb0c7dfb"
 FILES = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin", "class_names.txt")
+SUMS = {
+    "train_X.bin": "918c2871b30a85fa023e0c44e0bee87f",
+    "train_y.bin": "5a34089d4802c674881badbb80307741",
+    "test_X.bin": "7f263ba9f9e0b06b93213547f721ac82",
+    "test_y.bin": "36f9794fa4beb8a2c72628de14fa638e",
+}
 # The usual values for the 5,000 training images.
 MEAN, STD = (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)
 SIDE = 96
@@ -32,6 +38,7 @@ def stl10(data_dir: Path, download: bool) -> ImageSet:
         InputError: if files are missing and cannot be downloaded, or are damaged.
     """
     folder = unpacked_folder("stl10", data_dir / "stl10_binary", URL, MD5, FILES, download)
+    report_unverified("stl10", folder, SUMS)
     class_names = tuple((folder / "class_names.txt").read_text().split())
     train_images, train_labels = _pair(folder, "train")
     test_images, test_labels = _pair(folder, "test")

@@ -10,6 +10,7 @@ from distillers.errors import InputError
 
 DEVKIT, SOLUTION = "ILSVRC2012_devkit_t12.tar.gz", "LOC_val_solution.csv"
 META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
+MAX_SIZE = 1 << 26  # bytes; the official files have less than 1 MB
 
 
 def val_synsets(source: Path, images: list[str]) -> dict[str, str]:
@@ -47,6 +48,11 @@ def _from_solution(path: Path, images: list[str]) -> dict[str, str]:
     lacking = [name for name in images if name not in found]
     if lacking:
         raise InputError(f"{path} has no line for {len(lacking)} images, such as {lacking[0]}.")
+    if len(found) != len(images):
+        raise InputError(
+            f"{path} has {len(found)} lines for {len(images)} images; the archive of the images "
+            "is cut short, download it again."
+        )
     return {name: found[name] for name in images}
 
 
@@ -56,7 +62,7 @@ def _from_devkit(path: Path, images: list[str]) -> dict[str, str]:
     try:
         with tarfile.open(path, "r:gz") as tar:
             contents = {
-                wanted: stream.read()
+                wanted: stream.read(MAX_SIZE)
                 for member in tar
                 for wanted in (META, TRUTH)
                 if member.name.endswith(wanted)
