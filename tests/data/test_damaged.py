@@ -1,6 +1,7 @@
 """Damaged, crafted and misnamed image files: never a crash, never silence, the file is named."""
 
 import io
+import os
 import re
 import struct
 import subprocess
@@ -16,6 +17,7 @@ from distillers import data
 from distillers.data import DecodeOptions
 from distillers.data.loaders import decode
 from distillers.data.loaders.decode import read, resize_center_crop
+from distillers.data.loaders.decoder_output import Capture
 from distillers.errors import InputError
 from tests.data.trees import WNIDS, picture, tree
 
@@ -216,6 +218,17 @@ def zeros_inside(path):
     content = bytearray(encoded("JPEG", picture(5, 200, 300), quality=95))
     content[len(content) // 2 : len(content) // 2 + 400] = bytes(400)
     path.write_bytes(content)
+
+
+def test_what_others_print_during_a_decode_is_forwarded(capfd):
+    with Capture() as printed:
+        os.write(2, b"Corrupt JPEG data: bad Huffman code\nsomething else\n")
+        os.write(2, b"no end of line")
+    assert printed.lines == ["Corrupt JPEG data: bad Huffman code"]
+    assert capfd.readouterr().err == "something else\nno end of line"
+    with Capture() as printed:
+        pass
+    assert not printed.lines
 
 
 @pytest.mark.parametrize("workers", [0, 2])

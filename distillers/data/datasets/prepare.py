@@ -93,7 +93,7 @@ def tinyimagenet(source: Path, to: Path, check: bool) -> None:
 
 def _unpack_class(outer: tarfile.TarFile, member: tarfile.TarInfo, train: Path) -> None:
     """Unpack the archive of one class within the outer archive, atomically."""
-    target = train / _synset(Path(member.name).stem, outer.name)
+    target = train / _synset(Path(member.name).stem, str(outer.name))
     if target.is_dir():
         return
     scratch = train / f".{target.name}.part"
