@@ -348,7 +348,7 @@ def test_a_run_is_not_gone_on_with_under_another_teacher(there, capsys):
 def test_a_folder_that_cannot_be_made_is_told(there, capsys):
     (there / "a_file").write_text("")
     assert cli.run("report", ["save", "--out", "a_file"]) == 2
-    assert "error: [Errno 17] File exists: 'a_file'" in capsys.readouterr().err
+    assert "error: a_file: File exists." in capsys.readouterr().err
     (there / "x.json").write_text("mine")
     words = [PATH_T, "--format", "torch_export", "--out", "x.pt2"]
     assert cli.run("export", words) == 2
