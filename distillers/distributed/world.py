@@ -77,6 +77,24 @@ class World:
         dist.all_gather_object(everyone, content)
         return everyone
 
+    def check_same(self, facts: dict[str, str]) -> None:
+        """Check that facts are the same in every process.
+
+        Args:
+            facts: values by name, as in "images": a hash of them.
+
+        Raises:
+            InputError: in every process, if one differs.
+        """
+        everyone = self.gather(facts)
+        for rank, other in enumerate(everyone):
+            for name, value in everyone[0].items():
+                if other[name] != value:
+                    raise InputError(
+                        f"process {rank} has other {name} than process 0 ({other[name]:.60} instead "
+                        f"of {value:.60}); all processes must have the same."
+                    )
+
     def broadcast_object(self, content: Any) -> Any:
         """Return the object of rank 0 in every process."""
         if self.size == 1:

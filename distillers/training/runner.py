@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from distillers import data
+from distillers import __version__, data
 from distillers.config.data import DecodeOptions, NumViews, check_dali
 from distillers.config.hyperparameters import Precision, describe_hparams
 from distillers.config.train import TrainConfig
@@ -160,7 +160,11 @@ def train(
     """
     for line in describe(splits):
         world.say(line)
-    digest = world.run_on_rank0(splits.digest)
+    digest = splits.digest()
+    versions = f"distillers {__version__}, PyTorch {torch.__version__}"
+    world.check_same(
+        {"images or labels": digest, "flags": run_dir.folder.name, "versions": versions}
+    )
     check_same_images(run_dir, digest)
     card = {**card, "images": digest}
     loader = splits.train.train_loader(
