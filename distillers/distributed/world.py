@@ -91,8 +91,8 @@ class World:
             for name, value in everyone[0].items():
                 if other[name] != value:
                     raise InputError(
-                        f"process {rank} has other {name} than process 0 ({other[name]:.60} instead "
-                        f"of {value:.60}); all processes must have the same."
+                        f"process {rank} has other {name} than process 0 ({other[name]:.60} "
+                        f"instead of {value:.60}); all processes must have the same."
                     )
 
     def broadcast_object(self, content: Any) -> Any:
