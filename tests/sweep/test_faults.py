@@ -245,11 +245,17 @@ def test_a_closed_output_changes_nothing(tmp_path):
 @pytest.mark.parametrize(("locale", "utf8"), [("POSIX", "0"), ("C.UTF-8", "1")])
 @pytest.mark.parametrize("name", ["Bücher".encode(), b"B\xfccher"])
 def test_folders_of_any_name_in_any_locale(tmp_path, locale, utf8, name):
+    is_utf8 = (name, locale) == ("Bücher".encode(), "C.UTF-8")  # as the process reads its arguments
     text = FIXED + "\npairs: [resnet8 -> resnet8]\nmethods: [{name: 学, distill: alone}]"
     (tmp_path / "grid.yml").write_text(text, encoding="utf-8")
     changes = {"LC_ALL": locale, "PYTHONUTF8": utf8, "PYTHONCOERCECLOCALE": "0"}
     words = [*COMMAND, "grid.yml", "--dry_run", "--save_dir", name, "--gpu_id", "cpu"]
     done = subprocess.run(words, cwd=tmp_path, env=environment(**changes), capture_output=True)
+    if not is_utf8:
+        assert done.returncode == 2
+        assert b"it must be a path in UTF-8." in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        return
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.count(b"\npython train_") == 1
     if utf8 == "1":
