@@ -8,10 +8,11 @@ from distillers.losses import KD
 
 
 def train(student: nn.Module, teacher: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> float:
-    """Distil with plain PyTorch; the loss of the last batch."""
+    """Distil with plain PyTorch; return the loss of the last batch."""
     kd = KD(temperature=4.0)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9)
     teacher.eval()
+    loss = torch.tensor(torch.nan)
     for images, labels in batches:
         with torch.no_grad():
             teacher_logits = teacher(images)

@@ -110,7 +110,8 @@ class Distillation(Task):
         found: set[int] = set()
         for name, loss in self.losses.items():
             if "teacher_maps" in (*self._inputs[name], *self._warmup_inputs.get(name, ())):
-                found |= {stages[stage] for stage in getattr(loss, "teacher_stages", stages)}
+                read: Any = getattr(loss, "teacher_stages", stages)
+                found |= {stages[stage] for stage in read}
         return frozenset(found)
 
     def forward(self, batch: Batch, progress: float = 0.0) -> Step:

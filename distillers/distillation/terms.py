@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -27,7 +28,8 @@ class Term:
 
 def warmup_epochs(loss: nn.Module) -> int:
     """Return the number of epochs of the first stage of a loss."""
-    return getattr(loss, "warmup_epochs", 0)
+    epochs: Any = getattr(loss, "warmup_epochs", 0)
+    return epochs
 
 
 def is_stateful(loss: nn.Module) -> bool:
@@ -37,7 +39,8 @@ def is_stateful(loss: nn.Module) -> bool:
 
 def active_after_warmup(loss: nn.Module) -> bool:
     """Return whether a loss is active after its first stage; by default AB and FSP are not."""
-    return not warmup_epochs(loss) or getattr(loss, "keep", True)
+    keep: Any = getattr(loss, "keep", True)
+    return not warmup_epochs(loss) or keep
 
 
 def check_terms(terms: list[Term]) -> None:

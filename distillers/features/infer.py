@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -156,7 +157,7 @@ def _num_outputs(call: Call) -> int:
 def _timm_classifier(trace: ForwardTrace) -> tuple[str, ...]:
     """Return the paths of the classifiers in the `pretrained_cfg` of a network of timm."""
     prefix, net = trace.inner
-    config = getattr(net, "pretrained_cfg", None) or {}
+    config: Any = getattr(net, "pretrained_cfg", None) or {}
     named = config.get("classifier") or ()
     named = (named,) if isinstance(named, str) else tuple(named)
     return tuple(f"{prefix}.{path}" if prefix else path for path in named)

@@ -107,7 +107,8 @@ class FromEmbeddings(nn.Module):
     def __init__(self, net: nn.Module, head: str) -> None:
         super().__init__()
         self.net = net
-        self.card: dict[str, Any] | None = getattr(net, "card", None)
+        card: Any = getattr(net, "card", None)
+        self.card: dict[str, Any] | None = card
         self._head = head
 
     def forward(self, taken: Tensor) -> Tensor:
