@@ -1,8 +1,9 @@
 """Conversion of command lines to dataclasses and back."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from distillers.config.trust import check_trusted, own_code_of
 from distillers.errors import InputError
 
 Config = TypeVar("Config")
@@ -15,26 +16,40 @@ def parse(config: type[Config], args: Sequence[str], prog: str) -> Config:
         config: the dataclass.
         args: the command line, without the program's name.
         prog: the program's name, for the help text.
+
+    Raises:
+        InputError: if the file of `--config` cannot be read, or names code outside of distillers
+            that is not trusted on the command line.
     """
     import tyro
 
-    return tyro.cli(config, args=[*_from_file(args), *args], prog=prog)
+    path = _config_file(args)
+    if path is None:
+        return tyro.cli(config, args=args, prog=prog)
+    parsed = tyro.cli(config, args=[*_from_file(path), *args], prog=prog)
+    if names := own_code_of(parsed):
+        by_user: Any = tyro.cli(config, args=args, prog=prog)
+        check_trusted(names, {*own_code_of(by_user), *by_user.trust}, f"--config {path}")
+    return parsed
 
 
-def _from_file(args: Sequence[str]) -> list[str]:
-    """Return the flags in the file of `--config FILE` or `--config=FILE`.
-
-    Raises:
-        InputError: if the file cannot be read, or is not a mapping of flags to values.
-    """
+def _config_file(args: Sequence[str]) -> str | None:
+    """Return the value of `--config FILE` or `--config=FILE`, the last if there are several."""
     path = None
     for number, word in enumerate(args):
         if word == "--config" and number + 1 < len(args):
             path = args[number + 1]
         elif word.startswith("--config="):
             path = word.partition("=")[2]
-    if path is None:
-        return []
+    return path
+
+
+def _from_file(path: str) -> list[str]:
+    """Return the flags in a file.
+
+    Raises:
+        InputError: if the file cannot be read, or is not a mapping of flags to values.
+    """
     from distillers.config.run_files import KEY
     from distillers.config.yaml_text import read_yaml
 

@@ -16,6 +16,7 @@ from distillers.config.flags import (
     POSITIVE,
     Fact,
     Milestones,
+    ModulePaths,
     NotInGrid,
     Pretrained,
     Range,
@@ -133,6 +134,11 @@ class TrainConfig(StepFlags):
     """Synchronize batch normalization across processes; requires GPUs."""
     config: Annotated[str | None, Fact.NO_EFFECT, NotInGrid("give its flags in the grid")] = None
     """YAML or JSON file of flags; flags on the command line override it."""
+    trust: Annotated[
+        ModulePaths, Fact.NO_EFFECT, NotInGrid("give --trust on the sweep's command line")
+    ] = ()
+    """Modules of your own that --config may name for --model and --loss, as in my_package.losses.
+    What the command line itself names is trusted."""
 
     def __post_init__(self) -> None:
         """Expand ~ in paths."""

@@ -1,10 +1,12 @@
 """The grid of a sweep; imports no torch."""
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from distillers.config.trust import NAME_FLAGS, check_trusted, own_code
 from distillers.errors import InputError, shorten
 
 MAX_POINTS = 10_000  # combinations of a grid
@@ -79,6 +81,7 @@ class Grid:
         methods: combinations of losses.
         trials: seeds.
         sets: values to sweep for flags of the students' runs.
+        trusted: names and modules that may be imported; None for all.
     """
 
     save_dir: str = "./save"
@@ -88,13 +91,28 @@ class Grid:
     methods: tuple[Method, ...] = (Method("kd", {"distill": "kd"}),)
     trials: tuple[int, ...] = (1,)
     sets: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    trusted: frozenset[str] | None = None
+
+    def named_code(self) -> set[str]:
+        """Return the names of code outside of distillers that its runs import."""
+        flags = [self.fixed, *(each.flags for each in (*self.pairs, *self.methods))]
+        flags += [teacher.flags for teacher in self.teachers.values()]
+        values = [mapping.get(name) for mapping in flags for name in NAME_FLAGS]
+        values += [value for name in NAME_FLAGS for value in self.sets.get(name, ())]
+        values += [pair.student for pair in self.pairs]
+        teachers = {pair.teacher for pair in self.pairs} - self.teachers.keys()
+        values += [name for name in teachers if not os.path.exists(name)]
+        values += [teacher.model for teacher in self.teachers.values()]
+        return set(own_code(*values))
 
     def check(self) -> None:
         """Check that the grid has runs, not too many, and that no two axes set the same flag.
 
         Raises:
-            InputError: naming what is missing or set twice.
+            InputError: naming what is missing or set twice, or what is not trusted.
         """
+        if self.trusted is not None:
+            check_trusted(self.named_code(), self.trusted, "the grid")
         examples = {"pairs": "'resnet20 -> resnet8'", "methods": "kd", "trials": "1 2 3"}
         for axis, example in examples.items():
             if not getattr(self, axis):

@@ -43,7 +43,7 @@ def build_grid(content: object, source: str) -> Grid:
     """
     if not isinstance(content, dict):
         raise InputError(f"the grid {source} must be a mapping with pairs, methods, trials, ...")
-    allowed = {"set" if f.name == "sets" else f.name for f in fields(Grid)}
+    allowed = {"set" if f.name == "sets" else f.name for f in fields(Grid)} - {"trusted"}
     for name in content:
         if name not in allowed:
             raise unknown(f"entry of a grid ({source})", str(name), allowed)
@@ -53,7 +53,7 @@ def build_grid(content: object, source: str) -> Grid:
     save_dir = content.get("save_dir", Grid.save_dir)
     if not isinstance(save_dir, str):
         raise InputError(f"`save_dir` of the grid is {shorten(save_dir)}; it must be a path.")
-    grid = Grid(save_dir, teachers=teachers)
+    grid = Grid(save_dir, teachers=teachers, trusted=frozenset())
     grid = update_grid(
         grid,
         pairs=_get_list(content, "pairs"),

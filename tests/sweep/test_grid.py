@@ -1,6 +1,7 @@
 """Grid files: valid entries, and the errors for others."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_every_entry_of_a_file_is_read():
     assert all(grid.methods[3].applies_to(pair) for pair in grid.pairs)
     assert grid.trials == (1, 2)
     assert grid.sets == {"batch_size": (32, 64), "channels_last": (True,)}
-    grid.check()
+    replace(grid, trusted=frozenset({"mine.losses"})).check()
 
 
 def test_json_is_read_too(tmp_path):

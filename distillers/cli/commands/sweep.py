@@ -5,11 +5,12 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from distillers.config.flags import AT_LEAST_1, check_ranges
+from distillers.config.flags import AT_LEAST_1, ModulePaths, check_ranges
 from distillers.config.parsing import parse
 from distillers.config.yaml_text import parse_yaml
 from distillers.errors import PREEMPTED_STATUS, STOP_SIGNALS, InputError
@@ -46,6 +47,9 @@ class SweepConfig:
     """Values to sweep for flags of the students, as in --set learning_rate=0.05,0.1."""
     save_dir: str | None = None
     """Folder of the runs. Default: that of the file, else ./save."""
+    trust: ModulePaths = ()
+    """Modules of your own that the file may name for networks and losses, as in my_package.losses.
+    What --pairs and --methods name is trusted."""
 
     engine: Literal["local", "ray", "slurm"] = "local"
     """Run on this machine, on a Ray cluster, or as SLURM jobs."""
@@ -81,15 +85,18 @@ class SweepConfig:
 
     def build_grid(self) -> Grid:
         """Return the grid of the file with the changes of the flags."""
-        fixed = _parse_assignments("fixed", self.fixed)
-        grid = update_grid(
-            read_grid(self.grid) if self.grid else Grid(),
+        changed = partial(
+            update_grid,
             pairs=self.pairs,
             methods=self.methods,
             trials=self.trials,
-            fixed=_single_values(fixed),
+            fixed=_single_values(_parse_assignments("fixed", self.fixed)),
             sets=_parse_assignments("set", self.sets),
         )
+        grid = by_user = changed(Grid())
+        if self.grid:
+            trusted = {*self.trust, *by_user.named_code()}
+            grid = replace(changed(read_grid(self.grid)), trusted=frozenset(trusted))
         return replace(grid, save_dir=self.save_dir) if self.save_dir else grid
 
 
