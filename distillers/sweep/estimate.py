@@ -1,14 +1,14 @@
 """Estimate how long runs take and how much they write, before they start.
 
 Known from finished runs of equal cost in the same folder, otherwise measured: the networks are
-built with random weights and trained for about a second.
+built with random weights and trained for about a second, with the teacher in every step.
 """
 
 import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ from distillers.distillation.distillation import Distillation
 from distillers.distillation.task import Supervised
 from distillers.errors import CorruptFileError
 from distillers.losses import CE
-from distillers.sweep.cache_costs import CacheSimulation, CacheUse, WarmCacheLoader, cache_use
 from distillers.sweep.expand import Run
 from distillers.sweep.ledger import DONE
 from distillers.training import runner as running
@@ -54,15 +53,11 @@ class Cost:
         epoch_seconds: duration of an epoch.
         run_bytes: size of its folder, without the checkpoints of --save_freq.
         checkpoint_bytes: size of one of those.
-        cache_use: what it stores in its teacher cache; None if the teacher runs in every step.
-        cached_epoch_seconds: duration of an epoch in which the cache has all values.
     """
 
     epoch_seconds: float
     run_bytes: float
     checkpoint_bytes: float
-    cache_use: CacheUse | None = None
-    cached_epoch_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -118,18 +113,11 @@ def estimate(
     for number, (key, run) in enumerate(unknown.items(), start=1):
         log(f"measuring {number} of {len(unknown)}: {run.label}")
         costs[key] = measure_cost(run, open_source(run.config), device)
-    caches = CacheSimulation()
     hours: dict[Path, float] = {}
     longest = size = 0.0
     for run in runs:
         cost, config = costs[keys[run.folder]], run.config
-        seconds = cost.epoch_seconds * config.epochs
-        if cost.cache_use and isinstance(config, StudentConfig):
-            filling, written = caches.add(config, cost.cache_use)
-            seconds = cost.epoch_seconds * filling
-            seconds += cost.cached_epoch_seconds * (config.epochs - filling)
-            size += written
-        hours[run.folder] = seconds / 3600
+        hours[run.folder] = cost.epoch_seconds * config.epochs / 3600
         before = hours.get(run.teacher_run.folder, 0.0) if run.teacher_run else 0.0
         longest = max(longest, before + hours[run.folder])
         num_kept = config.epochs // config.save_freq if config.save_freq else 0
@@ -166,23 +154,17 @@ def measure_cost(run: Run, source: DataSource, device: torch.device) -> Cost:
     task = _build_task(run, source, train.train_labels, device)
     trainer = Trainer(task, running.build_hparams(config, run.network, source.image_size))
     loader = train.train_loader(config.batch_size, seed=0, drop_last=True, device=device)
-    seconds = _time_epoch(trainer, loader)
+    timer = LoaderTimer(loader)
+    trainer.train_epoch(timer, TrainProgress(0))
     deployed, test_loader = task.deployed(), source.test_loader(device)
     test_timer = LoaderTimer(test_loader)
     score(deployed, test_timer.epoch(1))
-    test_seconds = test_timer.batch_seconds * len(test_loader)
+    seconds = timer.batch_seconds * len(loader) + test_timer.batch_seconds * len(test_loader)
     best = _num_bytes(deployed.state_dict())
     trainer_state = vars(trainer.state(TrainProgress(1)))
     last = _num_bytes({"model": deployed.state_dict(), "trainer": trainer_state})
     size = best + last * min(2, config.epochs) + RUN_BYTES + EPOCH_BYTES * config.epochs
-    cost = Cost(seconds + test_seconds, size, best)
-    if not isinstance(task, Distillation) or not isinstance(config, StudentConfig):
-        return cost
-    use = cache_use(config, task, source, len(train.train_labels), source.sample(device))
-    if use is None:
-        return cost
-    seconds = _time_epoch(trainer, WarmCacheLoader(loader, task))
-    return replace(cost, cache_use=use, cached_epoch_seconds=seconds + test_seconds)
+    return Cost(seconds, size, best)
 
 
 class LoaderTimer(WrappedLoader):
@@ -210,12 +192,6 @@ class LoaderTimer(WrappedLoader):
     def batch_seconds(self) -> float:
         """Mean duration of loading and using a batch, without the first."""
         return (self._times[-1] - self._times[0]) / max(1, len(self._times) - 1)
-
-
-def _time_epoch(trainer: Trainer, loader: BatchLoader) -> float:
-    timer = LoaderTimer(loader)
-    trainer.train_epoch(timer, TrainProgress(0))
-    return timer.batch_seconds * len(loader)
 
 
 def _build_task(
