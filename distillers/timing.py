@@ -4,19 +4,22 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+
+Name = TypeVar("Name")
 
 BUSY_CORES = 0.5  # used by other programs, from which on a measurement is marked
 
 
 def time_interleaved(
-    runs: Mapping[str, Callable[[], object]],
+    runs: Mapping[Name, Callable[[], object]],
     rounds: int,
     device: torch.device,
     warm_up: int = 1,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, list[float]]:
+) -> dict[Name, list[float]]:
     """Return the seconds of each run in each round; every round calls all of them in order.
 
     Args:
@@ -26,7 +29,7 @@ def time_interleaved(
         warm_up: number of rounds before these, which are not timed.
         clock: returns seconds.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    seconds: dict[Name, list[float]] = {name: [] for name in runs}
     for number in range(warm_up + rounds):
         for name, run in runs.items():
             synchronize(device)

@@ -25,6 +25,7 @@ COMMANDS = {
     "student": "distil a student from a trained teacher (train_student.py)",
     "transfer": "train a network's classifier, or all of it, on other data (transfer_student.py)",
     "evaluate": "evaluate a saved network on test images",
+    "predict": "predict the classes of pictures without labels",
     "figures": "plot comparisons of saved networks",
     "export": "export a saved network as safetensors, ONNX or a torch.export program",
     "report": "compare finished runs with each other and with published results",

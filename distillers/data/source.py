@@ -129,6 +129,10 @@ class DataSource(Protocol):
         """Number of classes."""
         return len(self.class_names)
 
+    def test_image_name(self, row: int) -> str:
+        """Return the path of the file of a test image, or DATASET/test/ROW if it is in memory."""
+        return f"{self.name}/test/{row}"
+
     def fingerprint(self) -> dict[str, Any]:
         """Return all that determines the pixels of every view of every training image.
 

@@ -1,16 +1,13 @@
-"""Expected calibration error, scores of unequal classes, and the agreement of two networks.
+"""Expected calibration error, and scores of unequal classes.
 
 Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017,
 https://arxiv.org/abs/1706.04599.
 """
 
-from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-
-from distillers.data.batch import Batch
+from torch import Tensor
 
 NUM_BINS = 15  # as in the paper
 
@@ -72,7 +69,7 @@ def balanced_accuracy(predictions: Tensor, labels: Tensor) -> float:
         predictions: (n,) int64 predicted classes.
         labels: (n,) int64.
     """
-    right, _, count = _count_classes(predictions, labels)
+    right, _, count = count_classes(predictions, labels)
     return 100 * float((right / count)[count > 0].mean())
 
 
@@ -85,73 +82,22 @@ def macro_f1(predictions: Tensor, labels: Tensor) -> float:
         predictions: (n,) int64 predicted classes.
         labels: (n,) int64.
     """
-    right, predicted, count = _count_classes(predictions, labels)
+    right, predicted, count = count_classes(predictions, labels)
     total = predicted + count
     return 100 * float((2 * right / total)[total > 0].mean())
 
 
-def _count_classes(predictions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the right predictions, all predictions and the images of each class, (k,) float64."""
-    k = 1 + int(torch.cat([predictions, labels]).max())
+def count_classes(
+    predictions: Tensor, labels: Tensor, num_classes: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the right predictions, all predictions and the images of each class, (k,) float64.
+
+    Args:
+        predictions: (n,) int64 predicted classes.
+        labels: (n,) int64.
+        num_classes: k; None counts the classes up to the last one that occurs.
+    """
+    k = num_classes or 1 + int(torch.cat([predictions, labels]).max())
     counted = (labels[predictions == labels], predictions, labels)
     right, predicted, count = (torch.bincount(each, minlength=k).double() for each in counted)
     return right, predicted, count
-
-
-class Predictions:
-    """Predictions of a network, recorded during an evaluation.
-
-    Recorded by `score(predictions.watch(net), predictions.label(batches))`.
-    """
-
-    def __init__(self) -> None:
-        self._confidence: list[Tensor] = []
-        self._classes: list[Tensor] = []
-        self._labels: list[Tensor] = []
-
-    def watch(self, net: nn.Module) -> nn.Module:
-        """Wrap a network so that its predictions are recorded."""
-        return _Watched(net, self)
-
-    def label(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Iterate over batches and record their labels."""
-        for batch in batches:
-            self._labels.append(batch.labels)
-            yield batch
-
-    def add(self, logits: Tensor) -> None:
-        """Record the logits (n, k) of a batch."""
-        confidence, classes = logits.detach().double().softmax(1).max(1)
-        self._confidence.append(confidence)
-        self._classes.append(classes)
-
-    def calibration_error(self) -> float:
-        """Compute the expected calibration error with 15 bins."""
-        is_correct = self.classes() == self.labels()
-        return expected_calibration_error(torch.cat(self._confidence), is_correct)
-
-    def classes(self) -> Tensor:
-        """Return the predicted classes (n,)."""
-        return torch.cat(self._classes)
-
-    def labels(self) -> Tensor:
-        """Return the labels (n,)."""
-        return torch.cat(self._labels)
-
-
-def agreement(first: Predictions, second: Predictions) -> float:
-    """Compute how often two networks predict the same class for an image, in percent."""
-    same = first.classes() == second.classes()
-    return 100 * int(same.sum()) / len(same)
-
-
-class _Watched(nn.Module):
-    def __init__(self, net: nn.Module, predictions: Predictions) -> None:
-        super().__init__()
-        self.net = net
-        self._predictions = predictions
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits = self.net(images)
-        self._predictions.add(logits)
-        return logits

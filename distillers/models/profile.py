@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from distillers.timing import time_interleaved
 
 WARM_UP_RUNS = 3
 MIN_SECONDS = 0.3
+
+Name = TypeVar("Name")
 
 
 def count_parameters(net: nn.Module) -> int:
@@ -56,10 +59,25 @@ def latencies_ms(
             so that a `LoadMeter` has something to measure.
         channels: number of channels of the images.
     """
+    work = {name: (net, image_size, batch_size) for name, net in nets.items()}
+    seconds = forward_seconds(work, repeats=repeats, channels=channels)
+    return {name: 1000 * statistics.median(each) for name, each in seconds.items()}
+
+
+def forward_seconds(
+    work: Mapping[Name, tuple[nn.Module, int, int]], repeats: int = 30, channels: int = 3
+) -> dict[Name, list[float]]:
+    """Return the seconds of interleaved forwards of networks in evaluation mode.
+
+    Args:
+        work: for each name the network, the side of its images in pixels, and images per forward.
+        repeats: see `latencies_ms`.
+        channels: number of channels of the images.
+    """
     runs = {}
     device = torch.device("cpu")
     with torch.inference_mode(), ExitStack() as modes:
-        for name, net in nets.items():
+        for name, (net, image_size, batch_size) in work.items():
             modes.enter_context(eval_mode(net))
             images = _image(net, batch_size, channels, image_size)
             runs[name], device = partial(net, images), images.device
@@ -67,7 +85,7 @@ def latencies_ms(
         while sum(map(sum, seconds.values())) < MIN_SECONDS:
             for name, more in time_interleaved(runs, repeats, device, warm_up=0).items():
                 seconds[name] += more
-    return {name: 1000 * statistics.median(each) for name, each in seconds.items()}
+    return seconds
 
 
 def latency_ms(net: nn.Module, image_size: int, **options: int) -> float:

@@ -64,5 +64,17 @@ def score(net: nn.Module, batches: Iterable[Batch], world: World | None = None) 
 def _count(logits: Tensor, labels: Tensor) -> Tensor:
     """Return (3,) float64: summed cross-entropy, number of right top-1 and of right top-5."""
     loss = F.cross_entropy(logits, labels, reduction="sum").double()
-    ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+    ranked = top_classes(logits) == labels[:, None]
     return torch.stack([loss, ranked[:, 0].sum().double(), ranked.any(1).sum().double()])
+
+
+def top_classes(logits: Tensor) -> Tensor:
+    """Return the five most probable classes of each image, (n, 5) int64; all if there are fewer.
+
+    Predictions are the first column everywhere, because equal logits, which int8 networks give,
+    can be ranked otherwise by another function.
+
+    Args:
+        logits: (n, k) float32.
+    """
+    return logits.topk(min(5, logits.shape[1])).indices

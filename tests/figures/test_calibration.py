@@ -8,13 +8,12 @@ from torch import nn
 
 from distillers.data.batch import Batch
 from distillers.figures.calibration import (
-    Predictions,
-    agreement,
     balanced_accuracy,
     expected_calibration_error,
     macro_f1,
 )
 from distillers.training.evaluate import score
+from distillers.training.predictions import Predictions, agreement
 
 
 def slowly(confidence, is_right, num_bins):
@@ -65,7 +64,8 @@ def test_predictions_are_recorded_during_an_evaluation():
     assert result.acc == 75
     confidence = logits.double().softmax(1).amax(1)
     expected = slowly(confidence.tolist(), [True, True, False, True], 15)
-    assert math.isclose(seen.calibration_error(), expected)
+    found = expected_calibration_error(seen.confidence(), seen.classes() == labels)
+    assert math.isclose(found, expected)
     other.add(-logits[:1])
     other.add(logits[1:])
     assert agreement(seen, other) == 75

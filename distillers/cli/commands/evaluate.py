@@ -1,13 +1,25 @@
 """`distillers evaluate`: evaluate a saved network on test images."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from distillers.config.flags import Fact
 from distillers.config.parsing import parse
 from distillers.config.scoring import ScoringConfig
+from distillers.errors import InputError
+from distillers.files import write_atomically
+
+if TYPE_CHECKING:
+    from distillers.data.source import DataSource
+    from distillers.report.evaluation import Evaluation
+    from distillers.training.predictions import Predictions
+
+MAX_CLASSES = 50  # of which the table is printed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,25 +34,34 @@ class EvaluateConfig(ScoringConfig):
     """Architecture of the network, if the file does not name it."""
     model_t: str | None = None
     """Architecture of the teacher, if its file does not name it."""
+    json: Annotated[str | None, Fact.PATH] = None
+    """File for all figures as JSON."""
+    csv: Annotated[str | None, Fact.PATH] = None
+    """File for a row for each image: path, label, prediction, probability of each class."""
+    confusion: Annotated[str | None, Fact.PATH] = None
+    """Folder for the confusion matrix, as confusion.png, .pdf and .csv."""
+
+    def outputs(self) -> dict[str, Path]:
+        """Return the files to write, by flag."""
+        return {
+            name: Path(value).expanduser()
+            for name in ("json", "csv", "confusion")
+            if (value := getattr(self, name)) is not None
+        }
 
 
 def main(args: Sequence[str]) -> None:
-    """Print loss, accuracies, calibration error, agreement with the teacher, size and latency."""
+    """Print accuracies, scores of each class, calibration error, size and latency."""
     config = parse(EvaluateConfig, args, "distillers evaluate")
     config.check()
+    _check_outputs(config)
 
     from distillers.checkpoints.for_dataset import count_costs, find_test_source, for_dataset
     from distillers.checkpoints.load import best_checkpoint, load
     from distillers.distributed.rendezvous import device_of
-    from distillers.figures.calibration import (
-        Predictions,
-        agreement,
-        balanced_accuracy,
-        macro_f1,
-    )
-    from distillers.models.profile import latency_ms
-    from distillers.timing import LoadMeter
+    from distillers.report.evaluation import evaluation
     from distillers.training.evaluate import score
+    from distillers.training.predictions import Predictions, agreement
 
     path = best_checkpoint(Path(config.path))
     device = device_of(config.devices())
@@ -50,23 +71,73 @@ def main(args: Sequence[str]) -> None:
     seen, of_teacher = Predictions(), Predictions()
     net = for_dataset(classifier, source, path, device)
     result = score(seen.watch(net), seen.label(source.test_loader(device).epoch(1)))
-    print(f"{path} on the {result.total} test images of {source.name}")
-    print(f"test_acc       {result.acc!r}")
-    print(f"test_acc_top5  {result.acc_top5!r}")
-    print(f"test_loss      {result.loss!r}")
-    print(f"correct        {result.correct}")
-    print(f"balanced_acc   {balanced_accuracy(seen.classes(), seen.labels())!r}")
-    print(f"macro_f1       {macro_f1(seen.classes(), seen.labels())!r}")
-    print(f"ece            {seen.calibration_error()!r}")
+    found = evaluation(result, seen, source, net, source.image_size)
     if teacher is not None:
         other = for_dataset(teacher, source, config.path_t or "", device)
         its = score(of_teacher.watch(other), source.test_loader(device).epoch(1))
-        print(f"teacher_acc    {its.acc!r}")
-        print(f"agreement      {agreement(seen, of_teacher)!r}")
-    meter = LoadMeter()
-    latency = latency_ms(net, source.image_size)
-    note = meter.warning()
+        found.metrics["teacher_acc"] = its.acc
+        found.metrics["agreement"] = agreement(seen, of_teacher)
     parameters, macs = count_costs(classifier, source.image_size)
-    print(f"parameters     {parameters}")
-    print(f"MACs           {macs}")
-    print(f"latency_ms     {latency:.3f} (one image, {device}{note and f'; {note}'})")
+    costs = {"parameters": parameters, "MACs": macs, "file_bytes": path.stat().st_size}
+    facts = {"file": str(path), "dataset": source.name, "images": result.total}
+    _print(found, {**facts, **costs}, str(device))
+    _write(config, found, {**facts, **costs, "device": str(device)}, seen, source)
+
+
+def _check_outputs(config: EvaluateConfig) -> None:
+    """Check before the evaluation that the files can be written after it."""
+    for flag, path in config.outputs().items():
+        if not path.parent.is_dir():
+            raise InputError(f"--{flag} is {path}, but the folder {path.parent} does not exist.")
+        if flag != "confusion" and path.is_dir():
+            raise InputError(f"--{flag} is {path}, a folder; name a file.")
+
+
+def _print(found: "Evaluation", facts: dict[str, Any], device: str) -> None:
+    """Print a line for each figure, then the tables of classes and latencies."""
+    print(f"{facts['file']} on the {facts['images']} test images of {facts['dataset']}")
+    for name, value in found.metrics.items():
+        interval = found.intervals.get(name)
+        ends = f"  [{interval[0]!r}, {interval[1]!r}]" if interval else ""
+        print(f"{name:<14} {value!r}{ends}")
+    for name in ("parameters", "MACs", "file_bytes"):
+        print(f"{name:<14} {facts[name]}")
+    first = found.latency[0]
+    note = found.load and f"; {found.load}"
+    print(f"latency_ms     {first.milliseconds['p50']:.3f} (one image, {device}{note})")
+    print()
+    if len(found.classes) <= MAX_CLASSES:
+        print(found.classes.to_string(index=False, float_format=lambda x: f"{x:.2f}", na_rep="–"))
+    else:
+        print(f"precision and recall of the {len(found.classes)} classes are in the --json file")
+    print("\n batch    p50 ms    p90 ms    p99 ms   images/s")
+    for each in found.latency:
+        times = "".join(f"{ms:10.3f}" for ms in each.milliseconds.values())
+        print(f"{each.batch_size:>6}{times}{each.images_per_second:>11.1f}")
+
+
+def _write(
+    config: EvaluateConfig,
+    found: "Evaluation",
+    facts: dict[str, Any],
+    seen: "Predictions",
+    source: "DataSource",
+) -> None:
+    """Write the files of --json, --csv and --confusion."""
+    from distillers.figures import confusion
+    from distillers.figures.paper import paper_style, save_figure
+    from distillers.report.evaluation import predictions_table
+
+    paths = config.outputs()
+    if "json" in paths:
+        content = json.dumps({**facts, **found.as_json()}, indent=2, allow_nan=False)
+        write_atomically(paths["json"], content.encode())
+    if "csv" in paths:
+        table = predictions_table(seen, source).to_csv(index=False, lineterminator="\n")
+        write_atomically(paths["csv"], table.encode())
+    if "confusion" in paths:
+        paths["confusion"].mkdir(exist_ok=True)
+        with paper_style():
+            save_figure(confusion.plot(found.confusion, Path(config.path).name), paths["confusion"])
+    for path in paths.values():
+        print(f"saved {path}")

@@ -82,6 +82,10 @@ class FolderSet(DataSource):
         return
 
     @override
+    def test_image_name(self, row: int) -> str:
+        return self.test.paths[int(self.test_rows[row])]
+
+    @override
     def fingerprint(self) -> dict[str, Any]:
         return {
             "name": self.name,

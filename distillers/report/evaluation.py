@@ -1,0 +1,245 @@
+"""The figures of one evaluated network, each computed in one place for table, JSON and CSV."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+from torch import Tensor, nn
+
+from distillers.data.source import DataSource
+from distillers.errors import InputError
+from distillers.figures.calibration import (
+    balanced_accuracy,
+    count_classes,
+    expected_calibration_error,
+    macro_f1,
+)
+from distillers.models.profile import forward_seconds
+from distillers.timing import LoadMeter
+from distillers.training.evaluate import Score
+from distillers.training.predictions import Predictions
+
+RESAMPLES = 1000
+SEED = 0
+BATCH_SIZES = (1, 8, 32)
+PERCENTILES = (50, 90, 99)
+INTERVAL = f"95 %, bootstrap of the images, {RESAMPLES} resamples, seed {SEED}"
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of a forward.
+
+    Attributes:
+        batch_size: images per forward.
+        milliseconds: by percentile, for the whole batch.
+        images_per_second: at the median.
+    """
+
+    batch_size: int
+    milliseconds: dict[str, float]
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All figures of a network on test images.
+
+    Attributes:
+        metrics: by name, as `test_acc` in percent; `ece` and `auroc` are in [0, 1].
+        intervals: ends of the 95 % interval of some metrics, by their names.
+        classes: a row for each class: class, precision, recall, f1 in percent (missing where a
+            class has no predictions, no images or neither), support, predicted.
+        confusion: images by label (row) and prediction (column).
+        latency: for each of `BATCH_SIZES`.
+        load: note on programs that slowed the latency, or "".
+    """
+
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    classes: pd.DataFrame
+    confusion: pd.DataFrame
+    latency: list[Latency]
+    load: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures as JSON types, without the confusion matrix."""
+        rows = self.classes.to_dict("records")
+        return {
+            "metrics": self.metrics,
+            "intervals": {name: list(ends) for name, ends in self.intervals.items()},
+            "interval": INTERVAL,
+            "classes": [{k: None if v != v else v for k, v in row.items()} for row in rows],
+            "latency": [asdict(each) for each in self.latency],
+            "load": self.load,
+        }
+
+
+def evaluation(
+    score: Score, seen: Predictions, source: DataSource, net: nn.Module, image_size: int
+) -> Evaluation:
+    """Compute all figures of an evaluated network, and measure its latency.
+
+    Args:
+        score: from `training.evaluate.score`.
+        seen: the predictions of the same evaluation.
+        source: the data set.
+        net: the network, for its latency.
+        image_size: side of its images in pixels.
+
+    Raises:
+        InputError: if an output is not finite; names the first image of which it is.
+    """
+    check_finite(seen, source)
+    labels, classes = seen.labels(), seen.classes()
+    metrics = {
+        "test_acc": score.acc,
+        "test_acc_top5": score.acc_top5,
+        "test_loss": score.loss,
+        "correct": score.correct,
+        "balanced_acc": balanced_accuracy(classes, labels),
+        "macro_f1": macro_f1(classes, labels),
+        "ece": expected_calibration_error(seen.confidence(), classes == labels),
+    }
+    confusion = confusion_matrix(classes, labels, source.class_names)
+    intervals = bootstrap(confusion.to_numpy())
+    if source.num_classes == 2 and len(labels.unique()) == 2:
+        positive = seen.probabilities()[:, 1].numpy()
+        metrics["auroc"] = auroc(positive, labels.numpy())
+        intervals["auroc"] = bootstrap_auroc(positive, labels.numpy())
+    rows = per_class(classes, labels, source.class_names)
+    return Evaluation(metrics, intervals, rows, confusion, *measure_latency(net, image_size))
+
+
+def check_finite(seen: Predictions, source: DataSource) -> None:
+    """Check that all outputs of a network are finite.
+
+    Raises:
+        InputError: naming the first image of which they are not.
+    """
+    bad = (~seen.logits().isfinite().all(1)).nonzero().flatten()
+    if len(bad):
+        name = source.test_image_name(int(seen.rows()[bad[0]]))
+        raise InputError(
+            f"the network's outputs are not finite for {len(bad)} images, the first is {name}; "
+            "its weights or its number format are broken."
+        )
+
+
+def per_class(predictions: Tensor, labels: Tensor, class_names: Sequence[str]) -> pd.DataFrame:
+    """Return precision, recall and F1 in percent, support and predictions of each class.
+
+    Args:
+        predictions: (n,) int64 predicted classes.
+        labels: (n,) int64.
+        class_names: one for each class.
+    """
+    counts = count_classes(predictions, labels, len(class_names))
+    right, predicted, support = (each.numpy() for each in counts)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is missing
+        columns = {
+            "precision": 100 * (right / predicted),
+            "recall": 100 * (right / support),
+            "f1": 100 * (2 * right / (predicted + support)),
+        }
+    counted = {"support": support.astype(int), "predicted": predicted.astype(int)}
+    return pd.DataFrame({"class": list(class_names), **columns, **counted})
+
+
+def confusion_matrix(
+    predictions: Tensor, labels: Tensor, class_names: Sequence[str]
+) -> pd.DataFrame:
+    """Count images by label (row) and prediction (column).
+
+    Args:
+        predictions: (n,) int64 predicted classes.
+        labels: (n,) int64.
+        class_names: one for each class.
+    """
+    k = len(class_names)
+    cells = (labels * k + predictions).bincount(minlength=k * k).reshape(k, k)
+    return pd.DataFrame(cells.numpy(), index=list(class_names), columns=list(class_names))
+
+
+def bootstrap(confusion: np.ndarray) -> dict[str, tuple[float, float]]:
+    """Return 95 % percentile intervals of accuracy, balanced accuracy and macro-F1, in percent.
+
+    Drawing images with replacement draws cells of the confusion matrix (Efron and Tibshirani, An
+    Introduction to the Bootstrap, 1993, chapter 13).
+
+    Args:
+        confusion: (k, k) images by label and prediction.
+    """
+    label, predicted = confusion.nonzero()
+    counts, k = confusion[label, predicted], len(confusion)
+    total, is_right = int(counts.sum()), label == predicted
+    rng = np.random.default_rng(SEED)
+    values: dict[str, list[float]] = {"test_acc": [], "balanced_acc": [], "macro_f1": []}
+    for _ in range(RESAMPLES):
+        drawn = rng.multinomial(total, counts / total)
+        support, guesses, right = (
+            np.bincount(where, weights, k)
+            for where, weights in ((label, drawn), (predicted, drawn), (label, drawn * is_right))
+        )
+        values["test_acc"].append(right.sum() / total)
+        values["balanced_acc"].append((right[support > 0] / support[support > 0]).mean())
+        either = support + guesses
+        values["macro_f1"].append((2 * right[either > 0] / either[either > 0]).mean())
+    return {name: _ends(100 * np.array(each)) for name, each in values.items()}
+
+
+def auroc(positive: np.ndarray, labels: np.ndarray) -> float:
+    """Compute the area under the ROC curve: how often an image of class 1 ranks above one of 0.
+
+    Ties count one half (Hanley and McNeil, "The Meaning and Use of the Area under a ROC Curve",
+    Radiology 143, 1982).
+
+    Args:
+        positive: (n,) probability of class 1.
+        labels: (n,) 0 or 1, both at least once.
+    """
+    n1 = int((labels == 1).sum())
+    n0 = len(labels) - n1
+    return float((rankdata(positive)[labels == 1].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
+
+
+def bootstrap_auroc(positive: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % percentile interval of `auroc`; resamples with one class are left out."""
+    rng = np.random.default_rng(SEED)
+    rows = (rng.integers(0, len(labels), len(labels)) for _ in range(RESAMPLES))
+    return _ends(
+        np.array([auroc(positive[r], labels[r]) for r in rows if 0 < labels[r].mean() < 1])
+    )
+
+
+def _ends(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(values, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def measure_latency(net: nn.Module, image_size: int) -> tuple[list[Latency], str]:
+    """Measure the percentiles of a forward at `BATCH_SIZES`, and the load of other programs."""
+    meter = LoadMeter()
+    seconds = forward_seconds({size: (net, image_size, size) for size in BATCH_SIZES})
+    found = []
+    for size, each in seconds.items():
+        milliseconds = 1000 * np.percentile(each, PERCENTILES)
+        named = {f"p{p}": float(ms) for p, ms in zip(PERCENTILES, milliseconds, strict=True)}
+        found.append(Latency(size, named, 1000 * size / named["p50"]))
+    return found, meter.warning()
+
+
+def predictions_table(seen: Predictions, source: DataSource) -> pd.DataFrame:
+    """Return path, label, prediction and the probability of each class, a row for each image."""
+    names = np.array(source.class_names, dtype=object)
+    head = {
+        "path": [source.test_image_name(row) for row in seen.rows().tolist()],
+        "label": names[seen.labels().numpy()],
+        "prediction": names[seen.classes().numpy()],
+    }
+    columns = [f"p({name})" for name in names]
+    chances = pd.DataFrame(seen.probabilities().numpy(), columns=columns)
+    return pd.concat([pd.DataFrame(head), chances], axis=1)

@@ -1,0 +1,81 @@
+"""Predictions of a network, recorded during an evaluation."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from distillers.data.batch import Batch
+from distillers.training.evaluate import top_classes
+
+
+class Predictions:
+    """Predictions of a network, recorded during an evaluation.
+
+    Recorded by `score(predictions.watch(net), predictions.label(batches))`.
+    """
+
+    def __init__(self) -> None:
+        self._logits: list[Tensor] = []
+        self._classes: list[Tensor] = []
+        self._labels: list[Tensor] = []
+        self._rows: list[Tensor] = []
+
+    def watch(self, net: nn.Module) -> nn.Module:
+        """Wrap a network so that its predictions are recorded."""
+        return _Watched(net, self)
+
+    def label(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Iterate over batches and record their labels and rows."""
+        for batch in batches:
+            self._labels.append(batch.labels.cpu())
+            self._rows.append(batch.index.cpu())
+            yield batch
+
+    def add(self, logits: Tensor) -> None:
+        """Record the logits (n, k) of a batch."""
+        logits = logits.detach().float()
+        self._logits.append(logits.cpu())
+        self._classes.append(top_classes(logits)[:, 0].cpu())
+
+    def logits(self) -> Tensor:
+        """Return the logits, (n, k) float32."""
+        return torch.cat(self._logits)
+
+    def probabilities(self) -> Tensor:
+        """Return the softmax of the logits, (n, k) float64."""
+        return self.logits().double().softmax(1)
+
+    def confidence(self) -> Tensor:
+        """Return the probability of each predicted class, (n,) float64."""
+        return self.probabilities().gather(1, self.classes()[:, None])[:, 0]
+
+    def classes(self) -> Tensor:
+        """Return the predicted classes as `score` counts them, (n,) int64."""
+        return torch.cat(self._classes)
+
+    def labels(self) -> Tensor:
+        """Return the labels, (n,) int64."""
+        return torch.cat(self._labels)
+
+    def rows(self) -> Tensor:
+        """Return the rows of the images in the test set, (n,) int64."""
+        return torch.cat(self._rows)
+
+
+def agreement(first: Predictions, second: Predictions) -> float:
+    """Compute how often two networks predict the same class for an image, in percent."""
+    same = first.classes() == second.classes()
+    return 100 * int(same.sum()) / len(same)
+
+
+class _Watched(nn.Module):
+    def __init__(self, net: nn.Module, predictions: Predictions) -> None:
+        super().__init__()
+        self.net = net
+        self._predictions = predictions
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.net(images)
+        self._predictions.add(logits)
+        return logits

@@ -1,0 +1,90 @@
+"""`distillers predict` classifies pictures without labels as `evaluate` does those with labels."""
+
+import csv
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from distillers import models
+from distillers.checkpoints import io as checkpoint
+from distillers.cli import main as cli
+from distillers.data.normalization import IMAGENET_MEAN, IMAGENET_STD
+from tests.data.trees import WNIDS, tree
+
+CARD = {
+    "format": 1,
+    "model": "resnet8",
+    "num_classes": 3,
+    "image_size": 32,
+    "shorter_side": 37,
+    "mean": list(IMAGENET_MEAN),
+    "std": list(IMAGENET_STD),
+    "dataset": "folder",
+    "class_names": list(WNIDS),
+}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return tree(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    torch.manual_seed(0)
+    net = models.create("resnet8", num_classes=3)
+    path = tmp_path_factory.mktemp("net") / "resnet8_best.pth"
+    checkpoint.save(path, {"model": net.state_dict(), "card": CARD})
+    return path
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_pictures_get_the_classes_that_evaluate_gives_them(photos, network, tmp_path, capsys):
+    flags = ["--dataset", "folder", "--data_dir", str(photos), "--image_size", "32"]
+    evaluated, predicted = tmp_path / "e.csv", tmp_path / "p.csv"
+    assert cli.run("evaluate", [str(network), *flags, "--csv", str(evaluated)]) == 0
+    capsys.readouterr()
+    given = [str(photos / "val" / WNIDS[0]), str(photos / "val" / WNIDS[1] / "*.JPEG")]
+    given += sorted(map(str, (photos / "val" / WNIDS[2]).iterdir()))
+    files = ["--csv", str(predicted), "--json", str(tmp_path / "p.json"), "--batch_size", "5"]
+    assert cli.run("predict", [str(network), *given, *files, "--top", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    one, other = rows_of(evaluated), rows_of(predicted)
+    assert [row["path"] for row in one] == [row["path"] for row in other]
+    assert [row["prediction"] for row in one] == [row["prediction"] for row in other]
+    entries = json.loads((tmp_path / "p.json").read_text())
+    for mine, theirs, entry, line in zip(one, other, entries, lines, strict=False):
+        for name in WNIDS:
+            assert float(mine[f"p({name})"]) == pytest.approx(float(theirs[f"p({name})"]), abs=1e-6)
+            assert float(theirs[f"p({name})"]) == entry["probabilities"][name]
+        assert line.startswith(f"{mine['path']}  {mine['prediction']}  ")
+        assert line.count("%") == 2
+
+
+def test_an_unreadable_picture_is_a_line_and_a_status(photos, network, tmp_path, capsys):
+    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8 not an image")
+    Image.new("L", (40, 50), 120).save(tmp_path / "grey.png")
+    assert cli.run("predict", [str(network), str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 1
+    assert "grey.png" in printed.out
+    assert "bad.jpg cannot be read as an image" in printed.err
+    assert "1 of 2 images could not be read" in printed.err
+
+
+@pytest.mark.parametrize("word", ["missing.jpg", "none*.png", "."])
+def test_a_word_without_images_is_refused(word, network, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.run("predict", [str(network), word]) == 2
+    assert f"{word} " in capsys.readouterr().err
+
+
+def test_no_image_at_all_is_refused(network, capsys):
+    assert cli.run("predict", [str(network)]) == 2
+    assert "no image was given" in capsys.readouterr().err
