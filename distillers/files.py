@@ -10,12 +10,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_atomically(path: Path, content: bytes, previous: Path | None = None) -> None:
-    """Write a file under a temporary name, flush it to disk, and rename it into place.
-
-    Args:
-        path: the file to write.
-        content: its bytes.
-        previous: where an existing file at `path` is moved; without it that file is replaced.
+    """Write a file under a temporary name, flush it, and rename it; keep the old one as `previous`.
 
     Raises:
         OSError: if it cannot be written; an existing file at `path` is unchanged.

@@ -37,15 +37,7 @@ def counted(
 
 
 class Progress:
-    """Show epoch, loss, accuracy, images per second and the remaining time of a run.
-
-    Args:
-        epochs: number of epochs of the run.
-        batches: number of batches in an epoch.
-        done: number of epochs that were finished before.
-        stream: output stream; stderr by default.
-        unit: name of an epoch.
-    """
+    """Show epoch, loss, accuracy, images per second and the remaining time of a run."""
 
     def __init__(
         self,

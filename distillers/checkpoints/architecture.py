@@ -147,12 +147,7 @@ def names_by_shapes(state: dict[str, Tensor]) -> list[Fit]:
 
 
 def find_fit(name: str, state: dict[str, Tensor], image_size: int) -> Fit | None:
-    """Find the image size and the number of classes at which a network has these weights.
-
-    Args:
-        name: as in `distillers.models.create`.
-        state: the weights.
-        image_size: side of the images in pixels, which is tried first.
+    """Find the size, `image_size` first, and the number of classes at which a network has weights.
 
     Raises:
         InputError: if there is no such network.
@@ -220,13 +215,7 @@ def shapes(state: dict[str, Tensor]) -> Shapes:
 
 @cache
 def shapes_of(name: str, size: int, num_classes: int) -> Shapes:
-    """Return the shapes of a network's weights by name.
-
-    Args:
-        name: as in `distillers.models.create`.
-        size: side of its images in pixels.
-        num_classes: number of logits.
-    """
+    """Return the shapes of a network's weights by name."""
     with torch.device("meta"):
         net = models.create(name, num_classes=num_classes, image_size=size)
     return shapes(net.state_dict())

@@ -13,13 +13,7 @@ from distillers.models.profile import count_macs, count_parameters
 
 
 def create_card(model: str, source: DataSource, *, channels_last: bool) -> dict[str, Any]:
-    """Return the card of a network in training: all that is needed to build it and to feed it.
-
-    Args:
-        model: name of the architecture, as in `distillers.models.create`.
-        source: the data set that it is trained on.
-        channels_last: the memory format that it is evaluated in.
-    """
+    """Return the card of a network in training: all that is needed to build it and to feed it."""
     return {
         "format": FORMAT,
         "model": model,
@@ -37,10 +31,6 @@ def create_card(model: str, source: DataSource, *, channels_last: bool) -> dict[
 
 def complete_card(classifier: Classifier, source: DataSource | None = None) -> dict[str, Any]:
     """Return the card of an exported file: preprocessing, classes, origin and size.
-
-    Args:
-        classifier: the network, with the card of its checkpoint.
-        source: the data set, for facts that the card lacks.
 
     Raises:
         InputError: if the normalisation or the size of the images is unknown.

@@ -23,11 +23,6 @@ def find_test_source(flags: EvalDataConfig, card: dict[str, Any], path: Path | s
 
     On the data set that it was trained on, flags that are not given have the values of training.
 
-    Args:
-        flags: flags of the command.
-        card: the network's card.
-        path: its file, or its run folder.
-
     Raises:
         InputError: if neither flags, card nor run name a data set, or it is missing.
     """
@@ -49,12 +44,6 @@ def for_dataset(
     classifier: Classifier, source: DataSource, path: Path | str, device: torch.device
 ) -> nn.Module:
     """Return the network on a device, with an adapter for the data set's images if needed.
-
-    Args:
-        classifier: the network with its card.
-        source: the data set.
-        path: the network's file, for messages.
-        device: the device to move it to.
 
     Raises:
         InputError: if its classes are not those of the data set.

@@ -99,13 +99,7 @@ def _fits_size(name: str, card: dict[str, Any], own_size: int, image_size: int) 
 
 
 def check_forward(net: nn.Module, name: str, images: Tensor, num_classes: int) -> None:
-    """Check that a network takes the images and returns logits of the right shape.
-
-    Args:
-        net: the network, on the images' device.
-        name: its name, for messages.
-        images: (n, c, h, w), a few sample images.
-        num_classes: number of classes of the data set.
+    """Check that a network takes images (n, c, h, w) and returns logits (n, num_classes).
 
     Raises:
         InputError: if it does not.

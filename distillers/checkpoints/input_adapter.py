@@ -84,15 +84,7 @@ def adapt_input(
     std: Sequence[float],
     size: tuple[int, int],
 ) -> nn.Module:
-    """Return `net`, in an `InputAdapter` if its card asks for other images than these.
-
-    Args:
-        net: the network.
-        card: its card, which may have "mean", "std" and "image_size".
-        mean: mean of the images' normalisation.
-        std: standard deviation of the images' normalisation.
-        size: (h, w) of the images.
-    """
+    """Return `net`, in an `InputAdapter` if its card asks for other images than these."""
     own_mean, own_std = card.get("mean") or mean, card.get("std") or std
     side = card.get("image_size")
     own_size = size if side is None else (int(side), int(side))

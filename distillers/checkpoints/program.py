@@ -47,11 +47,7 @@ OTHERS = re.compile(r"[\w.+:-]*")
 
 
 class Program(nn.Module):
-    """An exported program as a module; it always runs in evaluation mode.
-
-    Args:
-        program: from `torch.export.load`.
-    """
+    """An exported program as a module; it always runs in evaluation mode."""
 
     def __init__(self, program: torch.export.ExportedProgram) -> None:
         super().__init__()

@@ -25,12 +25,6 @@ def build(
     Such a file holds the student and the projector, but neither the classifier nor the size of the
     teacher's map, to which a larger map of the student is average-pooled.
 
-    Args:
-        student: the plain student in the file.
-        projector: state dict of the projector, called `proj` in the file.
-        teacher: the network that the student was trained from.
-        path: the file, for messages.
-
     Raises:
         InputError: if the three do not fit together.
     """

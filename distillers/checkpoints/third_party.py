@@ -115,13 +115,6 @@ def build_third_party(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Build the network of another project's checkpoint, and a card for it.
 
-    Args:
-        payload: the content of the file.
-        path: the file, whose folder may name the architecture.
-        model: the architecture, if the user named it.
-        image_size: side of the images in pixels, if it is known.
-        teacher: the network that the student was trained from, for files that need it.
-
     Raises:
         InputError: if there is no state dict, or its architecture is unknown.
     """

@@ -20,12 +20,6 @@ GRACE = 60  # seconds for saving after another process has ended
 def run(config: TrainConfig, command: str, args: Sequence[str], work: Callable) -> None:
     """Call `work(world)` in this process, or in processes that are started here.
 
-    Args:
-        config: flags of the command.
-        command: subcommand of `distillers`, which each process runs.
-        args: command line of the subcommand.
-        work: called with the `World` of this process.
-
     Raises:
         InputError: if a device does not exist, or the address of --dist_url cannot be used.
         SystemExit: with the exit status of the started processes, after they have ended.

@@ -32,9 +32,6 @@ class TerminatedError(KeyboardInterrupt):
 class GuardedStream:
     """An output stream that drops what cannot be written, so that work goes on.
 
-    Args:
-        stream: the stream.
-
     Attributes:
         error: the first error of writing, or None.
     """

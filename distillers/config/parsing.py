@@ -12,11 +12,6 @@ Config = TypeVar("Config")
 def parse(config: type[Config], args: Sequence[str], prog: str) -> Config:
     """Parse flags into a dataclass; they override those of `--config FILE`.
 
-    Args:
-        config: the dataclass.
-        args: the command line, without the program's name.
-        prog: the program's name, for the help text.
-
     Raises:
         InputError: if the file of `--config` cannot be read, or names code outside of distillers
             that is not trusted on the command line.

@@ -107,12 +107,7 @@ def load_json(path: Path) -> tuple[dict[str, Any], bool]:
 
 
 def check_fields(content: Mapping[str, Any], schema: type, where: str) -> None:
-    """Check the entries of a JSON object that a schema names.
-
-    Args:
-        content: the object.
-        schema: a `TypedDict`.
-        where: name of the object in error messages.
+    """Check the entries of a JSON object that a `TypedDict` names; `where` names it in messages.
 
     Raises:
         CorruptFileError: if one is missing, has the wrong type or is out of range.

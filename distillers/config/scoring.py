@@ -128,9 +128,6 @@ def read_run_flags(path: Path | str) -> dict[str, Any]:
 def method_of_run(path: Path | str) -> str:
     """Return the losses of a run such as "crd+kd", else its network; "" if it is in no run folder.
 
-    Args:
-        path: run folder, or a file in it.
-
     Raises:
         InputError: if the run's `config.json` is damaged.
     """

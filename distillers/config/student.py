@@ -145,14 +145,7 @@ class StudentConfig(InitialNetworkConfig):
         return [*names, *([self.loss] if self.loss else [])]
 
     def folder(self, ce: float, kd: float, method: float, teacher: str) -> Path:
-        """Return the run folder.
-
-        Args:
-            ce: weight of the cross-entropy.
-            kd: weight of the KL divergence.
-            method: weight of the method's loss.
-            teacher: architecture of the teacher.
-        """
+        """Return the run folder, named after these weights and the teacher's architecture."""
         title = file_name("+".join(filter(None, (self.distill, self.loss))) or "kd")
         name = (
             f"S_{file_name(self.model_s)}_T_{file_name(teacher)}_{self.dataset}_{title}"

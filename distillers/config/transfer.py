@@ -90,9 +90,6 @@ class TransferConfig(TrainConfig):
 
         These are its data folder, split and workers, unless --data_dir is given or, for the others,
         they are given.
-
-        Args:
-            run: the run's flags, from `read_run_flags`.
         """
         defaults = default_flags(TransferConfig)
         if self.dataset != run.get("dataset") or self.data_dir != defaults["data_dir"]:
@@ -101,11 +98,7 @@ class TransferConfig(TrainConfig):
         return {n: run[n] for n in names if getattr(self, n) == defaults[n] != run[n]}
 
     def resolved(self, learning_rate: float) -> "TransferConfig":
-        """Return these flags with the learning rate and weight decay filled in.
-
-        Args:
-            learning_rate: the published one of the network.
-        """
+        """Return these flags with weight decay and the published `learning_rate` filled in."""
         decay = 5e-4 if self.finetune or self.update_bn_stats else 0.0
         return replace(
             self,
@@ -114,11 +107,7 @@ class TransferConfig(TrainConfig):
         )
 
     def folder(self, network: str) -> Path:
-        """Return the run folder.
-
-        Args:
-            network: architecture of the network.
-        """
+        """Return the run folder of a network by its architecture."""
         rate, decay = f"lr_{self.learning_rate:g}", f"decay_{self.weight_decay:g}"
         name = f"{file_name(network)}_{self.dataset}_{self.mode}_{rate}_{decay}"
         return Path(self.save_dir) / "ft" / "models" / f"{name}_trial_{self.trial}_{self.digest()}"

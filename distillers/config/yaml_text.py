@@ -31,11 +31,7 @@ def read_yaml(path: str | Path, what: str) -> object:
 
 
 def parse_yaml(text: str, what: str) -> object:
-    """Parse YAML or JSON into plain types.
-
-    Args:
-        text: the content.
-        what: its name in messages.
+    """Parse YAML or JSON into plain types; `what` is its name in messages.
 
     Raises:
         InputError: if it is not valid, gives a key of a mapping twice, has a value longer than

@@ -54,11 +54,7 @@ class BatchLoader(Protocol):
 
 
 class WrappedLoader(BatchLoader):
-    """Base class of loaders that change the batches of another loader.
-
-    Args:
-        loader: the other one.
-    """
+    """Base class of loaders that change the batches of another loader."""
 
     def __init__(self, loader: BatchLoader) -> None:
         self._loader = loader

@@ -165,10 +165,6 @@ class Distillation(Task):
         Losses without parameters and buffers are run on traced features. Of the others, which a
         call may change, only the gradient of what they read is checked.
 
-        Args:
-            student: trace of the student, with gradient.
-            teacher: trace of the teacher.
-
         Raises:
             InputError: with the message of the ValueError of a loss, or if its value is not a
                 scalar or gives the student no gradient.

@@ -48,10 +48,6 @@ class Weights:
 def choose(config: StudentConfig, teacher: str | None = None) -> Weights:
     """Return the weights set by the flags, and the published ones for flags that are not set.
 
-    Args:
-        config: the flags.
-        teacher: name of the teacher, for pairs of networks with special published weights.
-
     Raises:
         InputError: if a method is unknown, or --beta is set without a method.
     """
@@ -131,12 +127,7 @@ def options(
 
 
 def settings(weights: Weights, chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return all weights by loss name and all options, with defaults, by "loss.option".
-
-    Args:
-        weights: result of `choose`.
-        chosen: result of `options`.
-    """
+    """Return all weights by loss name and all options, with defaults, by "loss.option"."""
     flat: dict[str, Any] = dict(weights.terms())
     for cls in map(wiring.find, weights.terms()):
         short = cls.__name__.lower()
@@ -148,14 +139,7 @@ def settings(weights: Weights, chosen: Mapping[str, Mapping[str, Any]]) -> dict[
 def departures(
     config: StudentConfig, weights: Weights, given: Mapping[str, Any], teacher: str | None = None
 ) -> dict[str, Any]:
-    """Return the settings that differ from those of the protocol; a missing loss has weight 0.
-
-    Args:
-        config: the flags.
-        weights: result of `choose` for them.
-        given: result of `settings` for them.
-        teacher: name of the teacher, for pairs of networks with special published weights.
-    """
+    """Return the settings that differ from those of the protocol; a missing loss has weight 0."""
     flags: dict[str, Any] = dict.fromkeys(flag for flag, _, _ in FLAG_OPTIONS)
     plain = replace(config, cls=None, div=None, beta=None, option=(), **flags)
     published = choose(plain, teacher)

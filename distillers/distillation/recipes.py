@@ -41,11 +41,7 @@ class Recipe:
     source: str = "no published run; the protocol's weights beside 1"
 
     def weights(self, method: str) -> dict[str, float]:
-        """Return the weight of each loss by name, as `distillers.distil` takes them.
-
-        Args:
-            method: name of the method.
-        """
+        """Return the weight of each loss by name, as `distillers.distil` takes them."""
         base = {"ce": self.ce, "kd": self.kd}
         return base if method in base else {**base, method: self.method}
 

@@ -78,10 +78,7 @@ class World:
         return everyone
 
     def check_same(self, facts: dict[str, str]) -> None:
-        """Check that facts are the same in every process.
-
-        Args:
-            facts: values by name, as in "images": a hash of them.
+        """Check that facts, by name, have the same values in every process.
 
         Raises:
             InputError: in every process, if one differs.

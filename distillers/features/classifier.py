@@ -16,10 +16,6 @@ def copy_classifier(trace: ForwardTrace, taps: Taps) -> nn.Module | None:
     A 1 x 1 convolution is converted to the equivalent linear layer. The copy is compared with the
     traced network.
 
-    Args:
-        trace: of the network.
-        taps: where the network is read.
-
     Returns:
         None if no single module maps the embeddings to the logits: `taps` have no head, there are
         two heads, or more than averaging follows the head.

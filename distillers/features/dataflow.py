@@ -16,9 +16,6 @@ class Dataflow(TorchFunctionMode):
     It observes torch functions while it is entered. Tensors with the same storage, such as views,
     are affected together. What happens inside a compiled or scripted module is not observed;
     `add_call` assumes that its parameters affect its output.
-
-    Args:
-        net: the network whose parameters are meant.
     """
 
     def __init__(self, net: nn.Module) -> None:

@@ -97,13 +97,6 @@ def arrange(
 ) -> Features:
     """Return the values of each kind from those at the single places of one forward.
 
-    Args:
-        net: the network.
-        taps: where it was read.
-        kinds: what to return.
-        values: what was read at each place of these kinds.
-        logits: (n, k).
-
     Raises:
         InputError: if there is no value at a place, because the module did not run.
     """
@@ -144,10 +137,6 @@ def embedding(head: nn.Module | None, inputs: Tensor) -> Tensor:
 
     They are the input flattened, or averaged over its positions if the classifier is applied to
     each of them.
-
-    Args:
-        head: the classifier.
-        inputs: its input.
     """
     if isinstance(head, nn.Conv2d):
         return inputs.mean((2, 3))
@@ -186,12 +175,7 @@ def runs_repeatedly(path: str) -> InputError:
 
 
 def check_intact(place: Place, value: Tensor, version: int) -> None:
-    """Check that a value was not overwritten in place since it was read.
-
-    Args:
-        place: where it was read.
-        value: the tensor.
-        version: its version counter when it was read.
+    """Check that a value was not overwritten in place since its version counter was `version`.
 
     Raises:
         InputError: if it was.

@@ -63,13 +63,7 @@ def as_map(trace: ForwardTrace, call: Call) -> Tensor | None:
 
 
 def outermost(trace: ForwardTrace, call: Call, holding_none_of: Sequence[str]) -> str:
-    """Return the shortest path of a module whose output is the same tensor as that of a call.
-
-    Args:
-        trace: of the network.
-        call: a call of any module.
-        holding_none_of: paths that must not be submodules of the result.
-    """
+    """Return the shortest path of a module, holding none of these, with the output of a call."""
     same = [
         other
         for other in trace.readable()

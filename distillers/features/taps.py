@@ -80,12 +80,7 @@ class Taps:
 
 
 def with_maps(taps: Taps, maps: Sequence[str]) -> Taps:
-    """Return `taps` with other stage maps, without the pre-activations and layouts of the old ones.
-
-    Args:
-        taps: the taps of a network.
-        maps: paths of the modules whose outputs are the new stage maps, in order.
-    """
+    """Return `taps` with other stage maps, without pre-activations and layouts of the old ones."""
     final = taps.final or (taps.maps[-1] if taps.maps else None)
     return replace(taps, maps=tuple(maps), final=final, preacts=(), layouts=())
 

@@ -144,10 +144,6 @@ class ForwardTrace:
     def read(self, taps: Taps, kinds: Iterable[str]) -> Features:
         """Return what a `FeatureExtractor` returns for the images, without another forward pass.
 
-        Args:
-            taps: where to read the network.
-            kinds: what to read.
-
         Raises:
             InputError: as `FeatureExtractor` does.
         """

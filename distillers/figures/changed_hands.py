@@ -22,10 +22,6 @@ def changed_images(network: Responses, baseline: Responses) -> tuple[Tensor, Ten
     """Return the indices of the images won and of those lost, (m,) int64 each.
 
     Sorted by the difference of the label's probability, the largest first.
-
-    Args:
-        network: responses of the network.
-        baseline: responses of the baseline to the same images.
     """
     here, there = _of_label(network), _of_label(baseline)
     won = (network.correct & ~baseline.correct).nonzero().flatten()
@@ -66,14 +62,7 @@ def plot(
     class_names: Sequence[str],
     pixels: tuple[Tensor, Tensor],
 ) -> FigureData:
-    """Show images with their label and the wrong prediction.
-
-    Args:
-        network: responses of the network.
-        baseline: responses of the baseline to the same images.
-        class_names: name of each class.
-        pixels: images (m, 3, h, w) at each of the indices of `select_examples`.
-    """
+    """Show the images (m, 3, h, w) of `select_examples` with their label and wrong prediction."""
     won, lost = changed_images(network, baseline)
     kinds = ((won, network, baseline), (lost, baseline, network))
     blocks = [math.ceil(max(len(images), 1) / COLUMNS) for images in pixels]

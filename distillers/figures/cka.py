@@ -136,12 +136,7 @@ def _kinds(network: Network) -> list[str]:
 
 
 def plot(similarity: CKA, stages: Sequence[Stages]) -> FigureData:
-    """Plot the similarities of teacher and student stages, one matrix for each student.
-
-    Args:
-        similarity: from `compare`, the teacher first.
-        stages: from `compare`.
-    """
+    """Plot the similarities from `compare`, the teacher first: one matrix for each student."""
     matrix = similarity.matrix().cpu()
     teacher, students = stages[0], stages[1:]
     columns = num_columns(len(students))

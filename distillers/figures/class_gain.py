@@ -51,12 +51,7 @@ class Gain:
 
 
 def count_gains(network: Responses, baseline: Responses) -> Gain:
-    """Count won and lost images by class.
-
-    Args:
-        network: responses of the network.
-        baseline: responses of the baseline to the same images.
-    """
+    """Count by class the images won and lost against a baseline that saw the same images."""
     k = network.logits.shape[1]
 
     def count(which: Tensor) -> Tensor:
@@ -69,13 +64,7 @@ def count_gains(network: Responses, baseline: Responses) -> Gain:
 def plot(
     baseline: Responses, networks: Sequence[Responses], class_names: Sequence[str]
 ) -> FigureData:
-    """Plot the gain and its interval for each class and network, the largest mean gain on top.
-
-    Args:
-        baseline: responses of the baseline.
-        networks: responses of each network to the same images.
-        class_names: name of each class.
-    """
+    """Plot the gain and its interval for each class and network, the largest mean gain on top."""
     gains = [count_gains(each, baseline) for each in networks]
     mean = torch.stack([each.points for each in gains]).mean(0)
     order = mean.argsort(stable=True).tolist()

@@ -50,13 +50,7 @@ def mean_difference(matrix: Tensor) -> float:
 def plot(
     teacher: Responses, students: Sequence[Responses], class_names: Sequence[str]
 ) -> FigureData:
-    """Plot one matrix of student minus teacher correlations for each student.
-
-    Args:
-        teacher: responses of the teacher.
-        students: responses of each student to the same images.
-        class_names: name of each class.
-    """
+    """Plot one matrix of student minus teacher correlations for each student."""
     reference = class_correlation(teacher.logits)
     matrices = [class_correlation(each.logits) - reference for each in students]
     figure = plot_matrices(

@@ -58,11 +58,7 @@ class NetworkComparison:
     seed: int = 0
 
     def plot(self, kind: str) -> list[FigureData]:
-        """Make the figures of one kind, inside `paper.paper_style()`.
-
-        Args:
-            kind: name of the module that plots it, for which `missing_output` is empty.
-        """
+        """Make the figures of a kind that lacks no output, inside `paper.paper_style()`."""
         names = self.source.class_names
         if kind == "cka":
             shuffled = self.source.shuffled_test(self.seed)  # class order gives one-class batches

@@ -39,13 +39,7 @@ def mean_logits(logits: Tensor, labels: Tensor) -> Tensor:
 def plot(
     teacher: Responses, students: Sequence[Responses], class_names: Sequence[str]
 ) -> FigureData:
-    """Plot one matrix of absolute differences of the mean logits for each student.
-
-    Args:
-        teacher: responses of the teacher.
-        students: responses of each student to the same images.
-        class_names: name of each class.
-    """
+    """Plot one matrix of absolute differences of the mean logits for each student."""
     reference = mean_logits(teacher.logits, teacher.labels)
     matrices, rows = [], []
     for student in students:

@@ -108,10 +108,6 @@ def save_figure(data: FigureData, folder: Path) -> list[Path]:
     """Write `NAME.png`, `NAME.pdf` and `NAME.csv` atomically and return their paths.
 
     The files contain no date, machine name or matplotlib version.
-
-    Args:
-        data: a figure made inside `paper_style()`; save it inside as well.
-        folder: an existing folder.
     """
     metadata = {
         "png": {"Software": None, "Description": data.caption},

@@ -23,11 +23,7 @@ EDGES = [number / NUM_BINS for number in range(NUM_BINS + 1)]
 
 
 def plot(responses: Sequence[Responses]) -> FigureData:
-    """Plot the accuracy in 15 confidence bins, one panel for each network.
-
-    Args:
-        responses: of each network to the same images.
-    """
+    """Plot the accuracy in 15 confidence bins, one panel for each network."""
     columns = num_columns(len(responses))
     height = {1: 2.6, 2: 1.75, 3: 1.3}[columns]
     figure, axes = make_panels(len(responses), panel_height=height, extra=0.15)

@@ -60,12 +60,7 @@ class Responses:
 
 @torch.no_grad()
 def collect_responses(networks: Iterable[Network], batches: Iterable[Batch]) -> list[Responses]:
-    """Run networks on the same images and return their outputs on the CPU.
-
-    Args:
-        networks: on the device of the batches.
-        batches: one pass over the images.
-    """
+    """Run networks on the same images and return their outputs on the CPU."""
     networks = list(networks)
     kinds = [("logits", "pooled") if each.taps.head else ("logits",) for each in networks]
     readers = [

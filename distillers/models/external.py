@@ -24,14 +24,7 @@ def create(
     pretrained: bool,
     drop_path: float | None = None,
 ) -> nn.Module:
-    """Build `timm:NAME`, `torchvision:NAME` or `package.module:callable`.
-
-    Args:
-        name: the library or module, a colon, and the name in it.
-        num_classes: number of logits.
-        image_size: side of the images in pixels, for networks of a fixed size.
-        pretrained: load the published weights.
-        drop_path: rate of stochastic depth; None for the network's default.
+    """Build `timm:NAME`, `torchvision:NAME` or `package.module:callable`; see `models.create`.
 
     Raises:
         InputError: if there is no such network or weights, or they cannot be downloaded, or the

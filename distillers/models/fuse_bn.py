@@ -30,10 +30,6 @@ def find_pairs(trace: ForwardTrace, places: Collection[Place]) -> list[FusiblePa
     The input of the normalisation is the output of the layer; no other function takes this output,
     and none takes the weight of the layer; each of both runs once, has a known type and no hooks;
     and nothing between them is read.
-
-    Args:
-        trace: a forward of the network.
-        places: where features are read, module paths with "in" or "out".
     """
     read = {
         id(call.output if side == "out" else call.input)

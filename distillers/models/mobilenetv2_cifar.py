@@ -57,12 +57,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """A MobileNetV2 for 32 x 32 images, or any other size.
-
-    Args:
-        width: factor of all channels except those of the last convolution.
-        num_classes: number of logits.
-    """
+    """A MobileNetV2 for 32 x 32 images, or any other size."""
 
     def __init__(self, width: float = 1.0, num_classes: int = 100) -> None:
         super().__init__()

@@ -23,11 +23,6 @@ TENSORFLOW = ("torchvision:googlenet", "torchvision:inception_v3")  # weights co
 def load_imagenet_v1(net: nn.Module, torchvision_name: str, num_classes: int) -> nn.Module:
     """Load torchvision's IMAGENET1K_V1 weights, which distillation papers use.
 
-    Args:
-        net: a network of 1,000 classes with torchvision's names and shapes.
-        torchvision_name: its name in torchvision.
-        num_classes: number of logits; the classifier is replaced if it is not 1,000.
-
     Raises:
         InputError: if the weights are not cached and cannot be downloaded.
     """
@@ -46,10 +41,6 @@ def replace_classifier(net: nn.Module, num_classes: int) -> nn.Module:
     """Replace the classifier of a network by a new one, unless it has `num_classes` logits.
 
     The classifier is the last module that is a linear layer or a 1 x 1 convolution.
-
-    Args:
-        net: the network, changed in place.
-        num_classes: number of logits.
     """
     heads = [
         (path, module)
@@ -69,10 +60,6 @@ def replace_classifier(net: nn.Module, num_classes: int) -> nn.Module:
 def statistics(net: nn.Module, name: str) -> dict[str, list[float]]:
     """Return the mean and std of the normalisation that published weights expect.
 
-    Args:
-        net: a network with such weights; timm's networks carry their configuration.
-        name: as in `distillers.models.create`.
-
     Returns:
         A dict with "mean" and "std"; empty if they are unknown.
     """
@@ -89,10 +76,6 @@ def statistics(net: nn.Module, name: str) -> dict[str, list[float]]:
 def check_available(name: str, url: str) -> None:
     """Check that torch's cache has the file of `url`, or that its host answers.
 
-    Args:
-        name: the network, for the message.
-        url: URL of its weights.
-
     Raises:
         InputError: if neither holds.
     """
@@ -104,10 +87,6 @@ def check_available(name: str, url: str) -> None:
 
 def timm_overrides(name: str, config: Any) -> dict[str, object]:
     """Return what to override in timm's configuration so that it loads a cached file.
-
-    Args:
-        name: the network.
-        config: timm's `PretrainedCfg`; None if it has none.
 
     Returns:
         The entries to override; empty to let timm download the weights.

@@ -45,11 +45,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """A 50-layer residual network for 32 x 32 images, or any other small size.
-
-    Args:
-        num_classes: number of logits.
-    """
+    """A 50-layer residual network for 32 x 32 images, or any other small size."""
 
     def __init__(self, num_classes: int = 100) -> None:
         super().__init__()

@@ -52,11 +52,6 @@ def project(in_channels: int, out_channels: int, stride: int) -> nn.Sequential |
 class ResNet(nn.Module):
     """A residual network for 32 x 32 images, or any other size.
 
-    Args:
-        depth: number of layers with weights, 6 n + 2.
-        widening: 1, 2 or 4 times the published channels.
-        num_classes: number of logits.
-
     Raises:
         ValueError: if there is no network of that depth or widening.
     """

@@ -65,14 +65,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNetImageNet(nn.Module):
-    """A residual network for 224 x 224 images, or any other large size.
-
-    Args:
-        block: builds a block from its input channels, output channels and stride.
-        num_blocks: number of blocks of each of the four stages.
-        first_width: output channels of the first stage, doubled in each following one.
-        num_classes: number of logits.
-    """
+    """A residual network of four stages for 224 x 224 images; each stage doubles the width."""
 
     def __init__(
         self,

@@ -55,12 +55,7 @@ class ShuffleBlock(nn.Module):
 
 
 class ShuffleNet(nn.Module):
-    """A ShuffleNet for 32 x 32 images, or any other size.
-
-    Args:
-        groups: number of groups of the 1 x 1 convolutions.
-        num_classes: number of logits.
-    """
+    """A ShuffleNet for 32 x 32 images, or any other size."""
 
     def __init__(self, groups: int = 3, num_classes: int = 100) -> None:
         super().__init__()

@@ -80,10 +80,6 @@ class HalvingBlock(nn.Module):
 class ShuffleNetV2(nn.Module):
     """A ShuffleNetV2 for 32 x 32 images, or any other size.
 
-    Args:
-        width: factor of the channels, 1.0 or 1.5.
-        num_classes: number of logits.
-
     Raises:
         ValueError: if there is no network of that width.
     """

@@ -12,15 +12,7 @@ def make_stage(
     stride: int,
     num_blocks: int,
 ) -> nn.Sequential:
-    """Return the blocks of one resolution, of which the first changes channels and resolution.
-
-    Args:
-        block: builds a block from its input channels, output channels and stride.
-        in_channels: channels of the input of the first block.
-        out_channels: channels of the output of every block.
-        stride: stride of the first block; the others have stride 1.
-        num_blocks: number of blocks.
-    """
+    """Return the blocks of one resolution, of which the first changes channels and resolution."""
     first = block(in_channels, out_channels, stride)
     others = [block(out_channels, out_channels, 1) for _ in range(num_blocks - 1)]
     return nn.Sequential(first, *others)

@@ -26,10 +26,6 @@ CONVOLUTIONS = {
 class VGG(nn.Module):
     """A VGG network for 32 x 32 or 64 x 64 images.
 
-    Args:
-        depth: number of layers with weights: 8, 11, 13, 16 or 19.
-        num_classes: number of logits.
-
     Raises:
         ValueError: if there is no network of that depth.
     """

@@ -55,11 +55,6 @@ class WideGroup(nn.Module):
 class WideResNet(nn.Module):
     """A wide residual network for 32 x 32 images, or any other size.
 
-    Args:
-        depth: number of layers with weights, 6 n + 4.
-        widening: the factor k.
-        num_classes: number of logits.
-
     Raises:
         ValueError: if there is no network of that depth.
     """

@@ -90,13 +90,7 @@ class Point(NamedTuple):
 
 
 class CostChart(Chart):
-    """Accuracy against one cost, with the Pareto front.
-
-    Args:
-        points: the methods.
-        name: name and unit of the cost.
-        more_is_better: whether a larger value is better, as for images per second.
-    """
+    """Accuracy against one cost, with the Pareto front."""
 
     def __init__(self, points: Sequence[Point], name: str, more_is_better: bool) -> None:
         x_range = padded_range([point.x for point in points], 0.16)
@@ -152,12 +146,7 @@ def pareto_front(points: Sequence[Point], more_is_better: bool) -> list[Point]:
 
 
 class CurveChart(Chart):
-    """Mean test accuracy after every epoch, each curve labelled at its end.
-
-    Args:
-        rows: the methods.
-        teacher: accuracy of the teacher in percent, or None.
-    """
+    """Mean test accuracy after every epoch, each curve labelled at its end."""
 
     def __init__(self, rows: Sequence[MethodRow], teacher: float | None) -> None:
         epochs = max(len(row.mean_curve) for row in rows)

@@ -14,12 +14,7 @@ TEACHER_FLAGS = flags_with(StudentConfig, Fact.NEEDS_TEACHER)
 
 
 def most_common_flags(groups: Iterable[Group], without: str = "") -> dict[str, Any]:
-    """Return the training flags that most groups share, the first in case of a tie.
-
-    Args:
-        groups: at least one.
-        without: a flag to leave out.
-    """
+    """Return the training flags but `without` that most groups share, the first if tied."""
     candidates = [
         {name: flag for name, flag in group[0].train_flags.items() if name != without}
         for group in groups
@@ -40,12 +35,7 @@ def method_label(run: RunRecord) -> str:
 
 
 def label_groups(groups: Sequence[Group], flags: dict[str, Any]) -> dict[str, Group]:
-    """Return the groups of one table by unique labels.
-
-    Args:
-        groups: at least one.
-        flags: training flags that need no mention, see `with_common_rate`.
-    """
+    """Return the groups of one table by unique labels."""
     no_teacher = groups[0][0].teacher is None
     teacher_file = _mode([group[0].teacher_file for group in groups])
     data = _mode([group[0].data for group in groups])

@@ -76,12 +76,7 @@ def by_run(results: Iterable[PublishedResult]) -> dict[tuple[str, ...], list[Pub
 
 
 def departures(entry: PublishedResult, flags: Mapping[str, Any]) -> list[str]:
-    """Return how a run was trained differently, as in "20 epochs, not 240".
-
-    Args:
-        entry: the published result.
-        flags: `train_flags` of the run.
-    """
+    """Return how a run was trained differently, as in "20 epochs, not 240"."""
     side = 224 if entry.dataset == "imagenet" else 32
     own = IMAGENET_FLAGS if entry.dataset == "imagenet" else {}
     rate = recipes.learning_rate(entry.student, side)

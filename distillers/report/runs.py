@@ -78,9 +78,6 @@ def load_runs(paths: Iterable[str | Path]) -> "DataFrame":
     `RULES` with the test accuracy in percent. `frame.attrs["not_counted"]` lists the folders that
     were left out as (folder, kind, reason).
 
-    Args:
-        paths: run folders, or folders that contain run folders at any depth.
-
     Raises:
         InputError: if a folder does not exist.
     """

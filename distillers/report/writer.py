@@ -15,13 +15,7 @@ from distillers.report.text_tables import text_tables
 
 
 def write_report(report: Report, out: Path, formats: Iterable[str]) -> list[Path]:
-    """Write a report to a folder and return the files.
-
-    Args:
-        report: what to write.
-        out: the folder, created if missing.
-        formats: "html", "markdown", "csv", "latex".
-    """
+    """Write "html", "markdown", "csv" or "latex" files to a folder and return their paths."""
     renderers: dict[str, tuple[str, Callable[[Report], str]]] = {
         "html": ("report.html", render_page),
         "markdown": ("report.md", render_markdown),

@@ -16,11 +16,7 @@ ACTIVE = (RunState.RUNNING, RunState.ELSEWHERE)
 
 
 class Display:
-    """Shows the state of a sweep.
-
-    Args:
-        stream: where to write; standard output by default.
-    """
+    """Shows the state of a sweep."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stdout

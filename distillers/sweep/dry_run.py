@@ -16,11 +16,7 @@ from distillers.sweep.ledger import Ledger
 
 
 def source_opener(download: bool = True) -> OpenSource:
-    """Return a function from a run's flags to its data set; it opens each data set once.
-
-    Args:
-        download: whether missing data may be downloaded.
-    """
+    """Return a function from a run's flags to its data set; it opens each data set once."""
     source_of = functools.cache(data.source_of)
 
     def open_source(config: TrainConfig) -> DataSource:
@@ -53,15 +49,7 @@ def check_networks(runs: Sequence[Run], open_source: OpenSource) -> None:
 def print_dry_run(
     expanded: ExpandedGrid, ledger: Ledger, save_dir: str, slots: Slots, num_concurrent: int
 ) -> None:
-    """Print the commands of all runs, and the cost of those to do in "#" lines: a shell script.
-
-    Args:
-        expanded: the runs.
-        ledger: files of the sweep.
-        save_dir: folder of the sweep.
-        slots: devices of this machine, the first of which is measured on.
-        num_concurrent: number of concurrent runs.
-    """
+    """Print the commands of all runs, and the cost of those to do in "#" lines: a shell script."""
     runs = expanded.runs
     to_do = [run for run in runs if not ledger.is_done(run.folder)]
     num_failed = sum(ledger.has_failed(run.folder) for run in to_do)

@@ -80,11 +80,7 @@ class Estimate:
 
 
 def cost_key(flags: Mapping[str, Any]) -> str:
-    """Return a key that is the same for runs whose epochs have the same cost.
-
-    Args:
-        flags: result of `TrainConfig.as_json_types`, or content of `parameters.json`.
-    """
+    """Return a key that is the same for runs whose epochs have the same cost."""
     no_cost = [*flags_with(StudentConfig, Fact.NO_EFFECT), *TOTALS]
     no_cost += flags_with(StudentConfig, Fact.SAME_COST)
     return json.dumps({k: v for k, v in sorted(flags.items()) if k not in no_cost})
@@ -97,15 +93,7 @@ def estimate(
     device: torch.device,
     log: Callable[[str], None],
 ) -> Estimate:
-    """Estimate the cost of runs.
-
-    Args:
-        runs: the runs that are not done.
-        save_dir: folder of finished runs.
-        open_source: returns the data set of a run.
-        device: where to measure.
-        log: called with a line before each measurement.
-    """
+    """Estimate the cost of runs."""
     keys = {run.folder: cost_key(run.config.as_json_types()) for run in runs}
     costs = costs_of_finished_runs(save_dir)
     num_finished = len(costs.keys() & set(keys.values()))
@@ -168,11 +156,7 @@ def measure_cost(run: Run, source: DataSource, device: torch.device) -> Cost:
 
 
 class LoaderTimer(WrappedLoader):
-    """The first batches of a loader, for about `MEASURED_SECONDS`, timed.
-
-    Args:
-        loader: the loader.
-    """
+    """The first batches of a loader, for about `MEASURED_SECONDS`, timed."""
 
     def __init__(self, loader: BatchLoader) -> None:
         super().__init__(loader)

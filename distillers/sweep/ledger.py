@@ -25,11 +25,7 @@ LOCKED_STATUS = 69  # exit status (EX_UNAVAILABLE) of a job whose run another pr
 
 
 class Ledger:
-    """Files of a sweep.
-
-    Args:
-        save_dir: folder of the sweep.
-    """
+    """Files of a sweep."""
 
     def __init__(self, save_dir: str | Path) -> None:
         self.save_dir = Path(save_dir)

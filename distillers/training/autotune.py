@@ -37,11 +37,6 @@ def choose(task: Task, batch: Batch, hparams: Hyperparameters) -> Choice:
     A few whole steps, not compiled, are timed in each precision. A lower one is only chosen if it
     saves time. Afterwards the task, its gradients and all random number generators have their
     earlier state, to the bit.
-
-    Args:
-        task: what will be trained.
-        batch: one of its batches.
-        hparams: how it will be trained; the precision is ignored.
     """
     device = batch.images.device
     tried = replace(hparams, learning_rate=0.0, compile=False, ema=None, on_nan="stop", shard=False)

@@ -12,10 +12,6 @@ from distillers.timing import LoadMeter
 def costs(deployed: nn.Module, image_size: int) -> dict[str, Any]:
     """Measure the costs of a deployed network.
 
-    Args:
-        deployed: the network, on the device where it was trained.
-        image_size: side of its images in pixels.
-
     Returns:
         `parameters`; `macs` of one image; `latency_ms`, the median of 30 forward passes of one
         image on this device; the name of the `device`; the number of `devices` that trained

@@ -96,12 +96,7 @@ class DDPRunner:
 
 
 class Statistics:
-    """Running means and variances of batch normalisation, kept equal in all processes.
-
-    Args:
-        task: any module.
-        world: the processes that have one like it.
-    """
+    """Running means and variances of batch normalisation, kept equal in all processes."""
 
     def __init__(self, task: nn.Module, world: World) -> None:
         self._world = world

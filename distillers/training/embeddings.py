@@ -102,12 +102,7 @@ class EmbeddedSource(DataSource):
 
 
 class FixedLoader(BatchLoader):
-    """A loader that yields the same batches in every epoch.
-
-    Args:
-        batches: on `device`.
-        device: device of the batches.
-    """
+    """A loader that yields the same batches in every epoch."""
 
     def __init__(self, batches: Sequence[Batch], device: torch.device) -> None:
         self.batch_size = max((len(batch.labels) for batch in batches), default=1)

@@ -26,11 +26,6 @@ class FSDPRunner:
     The children of `Task.networks` and the whole task are units of `fully_shard`, whose weights are
     gathered while they run. The network to evaluate and save is gathered in a copy of the deployed
     network. Scalar parameters are not sharded.
-
-    Args:
-        task: see `distillers.distillation.task.Task`.
-        world: the processes.
-        compiled: whether to compile the step.
     """
 
     def __init__(self, task: Task, world: World, compiled: bool = False) -> None:

@@ -47,10 +47,6 @@ def describe(splits: Splits) -> list[str]:
 def check_same_images(run_dir: RunDir, digest: str) -> None:
     """Refuse to resume a run on other images.
 
-    Args:
-        run_dir: folder of the run.
-        digest: of the images that are there now, from `Splits.digest`.
-
     Raises:
         InputError: if the run began with others.
     """

@@ -77,11 +77,7 @@ class RunLogger:
 
 
 def read_metrics(folder: Path, epoch: int = 0) -> list[dict[str, float]]:
-    """Read the rows of `metrics.jsonl`; none if there is no such file.
-
-    Args:
-        folder: the run folder.
-        epoch: the last epoch that must be in the file.
+    """Read the rows of `metrics.jsonl`, which must reach `epoch`; none if there is no such file.
 
     Raises:
         InputError: if the file is damaged.

@@ -59,9 +59,6 @@ class EpochMetrics:
 
         `waited` is the fraction of the time that the loop waited for batches.
 
-        Args:
-            world: processes to average over, a collective call; this one alone by default.
-
         Raises:
             NonFiniteLossError: if the loss was not finite, with its parts at the first such step.
         """

@@ -13,10 +13,6 @@ class NaNGuard:
 
     When the gradient is checked, the step has not changed the parameters yet, but running
     statistics, memory banks and queues. Each step copies them and waits for the device.
-
-    Args:
-        task: a module.
-        world: the processes that train it; all of them undo a step.
     """
 
     def __init__(self, task: Any, world: World) -> None:

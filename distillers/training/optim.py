@@ -69,11 +69,6 @@ def timm_parameter_groups(
     Biases, parameters of one dimension and those that a network or loss exempts are not decayed.
     The parameters of losses have the learning rate of the last layer.
 
-    Args:
-        task: what is trained.
-        weight_decay: weight decay of the other parameters.
-        layer_decay: factor of the learning rate from each layer to the one below, or None.
-
     Raises:
         InputError: if `layer_decay` is given and a network does not name its layers.
     """

@@ -28,16 +28,7 @@ def open_recorder(
     batches: int,
     done: int,
 ) -> Iterator["RunRecorder"]:
-    """Open the recorder of a run, and close its files at the end.
-
-    Args:
-        config: the flags.
-        run_dir: where the files go.
-        card: description of the deployed network in its checkpoints.
-        hparams: hyperparameters of the training.
-        batches: number of batches per epoch, in each process.
-        done: last epoch that an earlier process finished.
-    """
+    """Open the recorder of a run, and close its files at the end."""
     if run_dir.state is None and config.overwrite and run_dir.folder.exists():
         with run_dir.locked():
             shutil.rmtree(run_dir.folder)

@@ -117,11 +117,6 @@ def _plain(state: RunState | None) -> dict[str, Any] | None:
 def check_same_source(run_dir: RunDir, where: tuple[str, str], path: Path) -> None:
     """Refuse to resume a run if the network that it started from has changed.
 
-    Args:
-        run_dir: the folder of the run.
-        where: keys of the checksum in the card of the run.
-        path: file of the network.
-
     Raises:
         InputError: naming both checksums.
     """

@@ -45,11 +45,6 @@ def split(source: DataSource, config: TrainConfig) -> Splits:
 def load_data(config: TrainConfig, world: World, options: DecodeOptions) -> DataSource:
     """Load the dataset of a run; the first process of each machine downloads it.
 
-    Args:
-        config: the flags.
-        world: the processes that train together.
-        options: how images in files are decoded.
-
     Raises:
         InputError: if it is not there, or --dali or --batch_size do not fit the processes.
     """

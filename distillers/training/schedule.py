@@ -14,11 +14,6 @@ class Schedule:
     The rates are a function of epoch and update only. Those of a first stage, before epoch 1, are
     the initial ones. A parameter group's `lr_scale` multiplies its rate.
 
-    Args:
-        optimizer: its groups get an `lr`.
-        hparams: hyperparameters of the training.
-        updates_per_epoch: number of optimizer steps in an epoch.
-
     Raises:
         InputError: if timm refuses the hyperparameters.
     """

@@ -90,10 +90,6 @@ class RunState:
     def from_dict(cls, content: dict[str, Any], path: Path) -> "RunState":
         """Read what `as_dict` gave.
 
-        Args:
-            content: of a checkpoint, which may have more keys.
-            path: its file, for the message.
-
         Raises:
             InputError: if it was written by another version, or is not of a run to resume.
         """

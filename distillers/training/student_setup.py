@@ -41,12 +41,7 @@ class LoadedTeacher(NamedTuple):
         return self.classifier.card["model"]
 
     def card(self, config: StudentConfig, accuracy: float | None) -> dict[str, Any]:
-        """Return the description of a distillation in the student's card, as JSON types.
-
-        Args:
-            config: the flags.
-            accuracy: of the teacher on the test images, in percent, if known.
-        """
+        """Return the description of a distillation in the student's card, as JSON types."""
         settings = loss_weights.settings(self.weights, self.options)
         departures = loss_weights.departures(config, self.weights, settings, self.name)
         return {
@@ -59,12 +54,7 @@ class LoadedTeacher(NamedTuple):
 
 
 def chance_warnings(accuracy: float, test: DataSource) -> list[str]:
-    """Return a warning if a teacher is not clearly better than chance.
-
-    Args:
-        accuracy: of the teacher on the test images, in percent.
-        test: the data set with these images.
-    """
+    """Return a warning if a teacher is not clearly better than chance."""
     names, count = test.class_names, len(test.test_labels)
     chance = 1 / len(names)
     limit = chance + 3 * (chance * (1 - chance) / count) ** 0.5  # three standard deviations

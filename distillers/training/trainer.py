@@ -91,13 +91,7 @@ def fit(
 
 
 class Trainer:
-    """A task with its optimiser, averaged weights, gradient scaler and metrics.
-
-    Args:
-        task: what is trained.
-        hparams: hyper-parameters of the training.
-        world: processes that train together; this one alone by default.
-    """
+    """A task with its optimiser, averaged weights, gradient scaler and metrics."""
 
     def __init__(self, task: Task, hparams: Hyperparameters, world: World | None = None) -> None:
         self.task = task
@@ -122,14 +116,7 @@ class Trainer:
         on_log: OnLog = ignore,
         preemption: PreemptionHandler | None = None,
     ) -> Metrics:
-        """Train the rest of an epoch and return its mean metrics by name.
-
-        Args:
-            loader: training batches of this process.
-            start: where to continue.
-            on_log: see `fit`.
-            preemption: see `fit`.
-        """
+        """Train the rest of an epoch and return its mean metrics by name."""
         hparams, num_batches, epoch = self.hparams, len(loader), start.epoch + 1
         self._start_epoch(start)
         schedule = Schedule(self.optimizer, hparams, math.ceil(num_batches / hparams.accumulate))

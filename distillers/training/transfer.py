@@ -97,12 +97,7 @@ class Transfer(Task):
 
 
 class FromEmbeddings(nn.Module):
-    """A network that may be entered at its classifier, too; it is saved as the network itself.
-
-    Args:
-        net: the network.
-        head: path of its classifier.
-    """
+    """A network that may be entered at its classifier, too; it is saved as the network itself."""
 
     def __init__(self, net: nn.Module, head: str) -> None:
         super().__init__()
@@ -127,10 +122,6 @@ class FromEmbeddings(nn.Module):
 
 def classifier_of(net: nn.Module, images: Tensor) -> str:
     """The path of the linear layer whose output is the logits.
-
-    Args:
-        net: maps images (n, c, h, w) to logits (n, k).
-        images: (n, c, h, w), any content, of the size that the network will see.
 
     Raises:
         InputError: when the network ends in anything else.

@@ -82,11 +82,7 @@ _CIFAR100 = _Edition(
 
 
 def cifar10(data_dir: Path, download: bool) -> ImageSet:
-    """Load CIFAR-10 from `data_dir/cifar-10-batches-py`, the Python version.
-
-    Args:
-        data_dir: folder of that folder or of `cifar-10-python.tar.gz`, or to download to.
-        download: whether to download it if it is missing.
+    """Load CIFAR-10, the Python version, from `data_dir/cifar-10-batches-py` or its archive.
 
     Raises:
         InputError: if files are missing and cannot be downloaded, or are damaged.
@@ -95,11 +91,7 @@ def cifar10(data_dir: Path, download: bool) -> ImageSet:
 
 
 def cifar100(data_dir: Path, download: bool) -> ImageSet:
-    """Load CIFAR-100 with its 100 fine labels from `data_dir/cifar-100-python`.
-
-    Args:
-        data_dir: folder of that folder or of `cifar-100-python.tar.gz`, or to download to.
-        download: whether to download it if it is missing.
+    """Load CIFAR-100 with its fine labels from `data_dir/cifar-100-python` or its archive.
 
     Raises:
         InputError: if files are missing and cannot be downloaded, or are damaged.

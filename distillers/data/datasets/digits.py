@@ -24,10 +24,6 @@ def digits(data_dir: Path, download: bool) -> ImageSet:  # noqa: ARG001 (nothing
     The 8x8 counts, 0 to 16, are scaled to 0 to 255 and upsampled bilinearly to 32x32, the input
     size of networks for CIFAR. All intermediate values are exact in float32, so every machine gets
     the same bytes.
-
-    Args:
-        data_dir: not used.
-        download: not used.
     """
     from sklearn.datasets import load_digits  # slow to import
 

@@ -30,11 +30,6 @@ def fetch(url: str, target: Path, md5: str) -> None:
     The data are collected in `target` with the suffix `.part`, which is renamed once its checksum
     is verified.
 
-    Args:
-        url: of the file.
-        target: path to store it at.
-        md5: its checksum.
-
     Raises:
         InputError: if the download fails, or it or an existing file has another checksum.
     """
@@ -213,13 +208,7 @@ def verify_md5(file: Path, md5: str, advice: str) -> None:
 
 
 def report_unverified(name: str, folder: Path, md5: Mapping[str, str]) -> None:
-    """Print which files of a dataset are not the published ones, which may be damaged.
-
-    Args:
-        name: of the dataset.
-        folder: of the files.
-        md5: published checksum of each file.
-    """
+    """Print which files of a dataset differ from the published MD5 sums, so may be damaged."""
     others = []
     for file, expected in md5.items():
         with (folder / file).open("rb") as stream:

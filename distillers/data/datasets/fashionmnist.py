@@ -51,10 +51,6 @@ def fashionmnist(data_dir: Path, download: bool) -> ImageSet:
     The four files, compressed (.gz) or not, are looked for in `data_dir/FashionMNIST/raw`, in
     `data_dir`, and where Debian's package `dataset-fashion-mnist` installs them.
 
-    Args:
-        data_dir: folder of the files, or to download to.
-        download: whether to download missing files.
-
     Raises:
         InputError: if files are missing and cannot be downloaded, or are damaged.
     """

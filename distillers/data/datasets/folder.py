@@ -54,11 +54,7 @@ def folder(data_dir: Path, reading: DecodeOptions) -> FolderSet:
 
 
 def imagenet(data_dir: Path, reading: DecodeOptions) -> FolderSet:
-    """Open `data_dir/train/n01440764/...` and `data_dir/val/n01440764/...`; 224 pixels.
-
-    Args:
-        data_dir: this folder, or the one that holds it as `imagenet`.
-        reading: how to read.
+    """Open `train/n01440764/...` and `val/n01440764/...`, perhaps in `imagenet/`; 224 pixels.
 
     Raises:
         InputError: for another layout; the message lists what was found.
@@ -69,10 +65,6 @@ def imagenet(data_dir: Path, reading: DecodeOptions) -> FolderSet:
 
 def tinyimagenet(data_dir: Path, reading: DecodeOptions) -> FolderSet:
     """Open `train/CLASS/images/*.JPEG`, `val/images/*.JPEG`, `val/val_annotations.txt`; 64 pixels.
-
-    Args:
-        data_dir: this folder, or the one that holds it as `tiny-imagenet-200`.
-        reading: how to read.
 
     Raises:
         InputError: for another layout; the message lists what was found.

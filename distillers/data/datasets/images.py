@@ -188,11 +188,7 @@ class ImageSet(DataSource):
         )
 
     def keep(self, rows: Tensor) -> "ImageSet":
-        """Return this dataset with a subset of its training images, and all test images.
-
-        Args:
-            rows: (m,) int64 rows of the training set, in the new order.
-        """
+        """Return this dataset with the training images of rows (m,) int64, in that order."""
         return replace(
             self, train_images=self.train_images[rows], train_labels=self.train_labels[rows]
         )

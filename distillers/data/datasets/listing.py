@@ -28,12 +28,7 @@ SYSTEM_FOLDERS = (
 
 
 class PathList:
-    """Many paths in one byte string: a million take about 40 MB, and are cheap to send to workers.
-
-    Args:
-        root: the folder that the paths are relative to.
-        names: the relative paths.
-    """
+    """Many paths below `root` in one byte string: a million take about 40 MB."""
 
     def __init__(self, root: Path, names: Iterable[str]) -> None:
         encoded = [os.fsencode(name) for name in names]

@@ -31,11 +31,6 @@ MAX_RATIO, SPARE = 100, 1 << 20  # of a file's size to its compressed size, beyo
 def imagenet(source: Path, to: Path, check: bool) -> None:
     """Create `to/train/n01440764/...` and `to/val/n01440764/...`; resumes an earlier attempt.
 
-    Args:
-        source: folder of the archives.
-        to: created if missing.
-        check: whether to verify the archives' checksums (`MD5`) first.
-
     Raises:
         InputError: for an archive that is missing, is not the official one, or is damaged.
     """

@@ -28,11 +28,7 @@ SIDE = 96
 
 
 def stl10(data_dir: Path, download: bool) -> ImageSet:
-    """Load STL-10's labelled images from `data_dir/stl10_binary`.
-
-    Args:
-        data_dir: folder of that folder or of `stl10_binary.tar.gz`, or to download to.
-        download: whether to download it if it is missing.
+    """Load STL-10's labelled images from `data_dir/stl10_binary` or its archive.
 
     Raises:
         InputError: if files are missing and cannot be downloaded, or are damaged.

@@ -16,15 +16,7 @@ SHOW_EVERY = 20  # batches between two updates of the progress bar
 def fill_cache(
     cache: TeacherCache, source: DataSource, request: CacheRequest, batch_size: int, world: World
 ) -> None:
-    """Run the teacher for all missing views, one view of all images after the other.
-
-    Args:
-        cache: the cache.
-        source: the training images.
-        request: the numbers of images and views.
-        batch_size: images per batch in each process.
-        world: the processes that fill it together.
-    """
+    """Run the teacher for all missing views, one view of all images after the other."""
     loader = source.train_loader(
         batch_size,
         seed=0,

@@ -25,10 +25,6 @@ CARD, LOCK, USED = "cache.json", "lock", "used"
 class CacheFolder:
     """An open cache, created if it does not exist; it is in use while this object lives.
 
-    Args:
-        path: of the folder.
-        key: identity of teacher and data.
-
     Raises:
         InputError: if the folder holds another cache, or one that cannot be read.
     """

@@ -89,11 +89,7 @@ def info(found: CacheInfo) -> list[str]:
 
 
 def verify(found: CacheInfo, repair: bool) -> tuple[list[str], int]:
-    """Compare every row of a cache with its checksum.
-
-    Args:
-        found: the cache.
-        repair: whether to empty damaged rows.
+    """Compare every row of a cache with its checksum; empty the damaged ones if `repair`.
 
     Returns:
         a line for each part, and the number of damaged rows.

@@ -12,11 +12,6 @@ class RowFile:
     The file is sparse, so that missing rows take no space if the file system supports it. It is
     read by system calls instead of a memory map: pages that were read do not count as memory of the
     process, and a full disk or a truncated file raises an error instead of a signal.
-
-    Args:
-        path: of the file, created if it is missing.
-        row_bytes: length of a row.
-        read_only: open an existing file for reading only.
     """
 
     def __init__(self, path: Path, row_bytes: int, read_only: bool = False) -> None:
@@ -53,11 +48,7 @@ class RowFile:
         self._read_slowly(start * self.row_bytes, into)
 
     def write(self, rows: Sequence[int], data: memoryview) -> None:
-        """Write rows from a buffer.
-
-        Args:
-            rows: indices.
-            data: `len(rows) * row_bytes` bytes.
+        """Write rows of `row_bytes` bytes each from a buffer.
 
         Raises:
             OSError: if the disk is full; the rows before are written.

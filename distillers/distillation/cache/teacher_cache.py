@@ -43,10 +43,6 @@ def cached_tensors(task: Distillation, images: Tensor) -> dict[str, list[CachedT
 
     The output of a module is one tensor, whether it is read as a stage map or as the final map.
 
-    Args:
-        task: the task whose losses read the teacher.
-        images: (n, c, h, w), a few images of the training size.
-
     Returns:
         a list for each feature, with None for a stage map that no loss reads.
     """
@@ -191,12 +187,7 @@ class TeacherCache:
 
 
 class CachedTeacherLoader(WrappedLoader):
-    """A loader that adds the teacher's features to the batches of another.
-
-    Args:
-        loader: a loader of fixed views.
-        cache: of the same views.
-    """
+    """A loader of fixed views that adds the teacher's features to its batches."""
 
     def __init__(self, loader: BatchLoader, cache: TeacherCache) -> None:
         super().__init__(loader)

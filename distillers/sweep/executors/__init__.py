@@ -29,12 +29,7 @@ class Resources:
 
 
 class Executor(ABC, Generic[Handle]):
-    """Executes the jobs of a sweep.
-
-    Args:
-        threads: CPU threads of each.
-        max_jobs: number of jobs that may be submitted at once; None for no limit.
-    """
+    """Executes the jobs of a sweep."""
 
     def __init__(self, threads: int, max_jobs: int | None) -> None:
         self.threads, self._max_jobs = threads, max_jobs

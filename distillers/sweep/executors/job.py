@@ -41,11 +41,7 @@ class Job:
         return Ledger(Path(self.cwd) / self.save_dir)
 
     def start(self, gpu: str) -> "subprocess.Popen[bytes]":
-        """Start the process.
-
-        Args:
-            gpu: index of its GPU as seen by this process, or "cpu".
-        """
+        """Start the process on a GPU, by its index as seen by this process, or on "cpu"."""
         folder = Path(self.cwd) / self.folder
         paths = [str(self._ledger.lock(folder)), str(folder / DONE)]
         args = [str(os.getpid()), *paths, *self.args, "--resume", "--gpu_id", gpu]

@@ -29,11 +29,7 @@ class Slots:
 
 
 class LocalExecutor(Executor[tuple[str, "subprocess.Popen[bytes]"]]):
-    """Processes with one device each; they are terminated when this process ends.
-
-    Args:
-        slots: the devices.
-    """
+    """Processes with one device each; they are terminated when this process ends."""
 
     def __init__(self, slots: Slots) -> None:
         super().__init__(slots.threads, len(slots.gpus))
