@@ -34,7 +34,12 @@ def first_row(x: Tensor, rows_per_rank: tuple[int, ...] = ()) -> int:
 
 @torch.no_grad()
 def all_gather_rows(x: Tensor, rows_per_rank: tuple[int, ...] = ()) -> Tensor:
-    """Return the rows of `x` (n, ...) of all processes in the order of ranks, without gradient."""
+    """Return the rows of `x` (n, ...) of all processes in the order of ranks, without gradient.
+
+    Args:
+        x: the rows of this process.
+        rows_per_rank: number of rows of each process, where they differ.
+    """
     if num_ranks() == 1:
         return x.detach()
     own = x.detach().contiguous()

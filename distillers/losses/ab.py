@@ -77,10 +77,10 @@ class AB(nn.Module):
         return 3 / 1000 * torch.stack(parts).sum()
 
     def warmup(self, student_preacts: list[Tensor], teacher_preacts: list[Tensor]) -> Tensor:
-        """Compute the loss of the first stage, which is the whole published method."""
+        """Compute the loss of the first stage, all of the method, from maps (n, c, h, w)."""
         return self(student_preacts, teacher_preacts)
 
     def beyond(self, response: Tensor, on: Tensor) -> Tensor:
-        """Squared distance to the margin on the teacher's side; zero beyond it."""
+        """Return the squared distances (n, c, h, w) to the margin, zero beyond it."""
         missing = torch.where(on, self.margin - response, self.margin + response)
         return missing.clamp(min=0).square()

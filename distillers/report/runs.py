@@ -78,6 +78,9 @@ def load_runs(paths: Iterable[str | Path]) -> "DataFrame":
     `RULES` with the test accuracy in percent. `frame.attrs["not_counted"]` lists the folders that
     were left out as (folder, kind, reason).
 
+    Args:
+        paths: run folders, or folders of run folders at any depth.
+
     Raises:
         InputError: if a folder does not exist.
     """
