@@ -30,6 +30,7 @@ class InputAdapter(nn.Module):
         std_to: standard deviation of the normalisation that `net` was trained with.
         size: (h, w) that `net` was trained with; images are resized to it bilinearly with
             antialiasing, as by torchvision's `Resize`. None accepts any size.
+        interpolation: "bilinear" or "bicubic", how images are resized.
 
     Raises:
         InputError: if a standard deviation is not positive, or the numbers of channels differ.
@@ -46,6 +47,7 @@ class InputAdapter(nn.Module):
         mean_to: Sequence[float],
         std_to: Sequence[float],
         size: tuple[int, int] | None,
+        interpolation: str = "bilinear",
     ) -> None:
         super().__init__()
         given = (mean_from, std_from, mean_to, std_to)
@@ -57,7 +59,7 @@ class InputAdapter(nn.Module):
                 "one number per channel, and each std must be positive."
             )
         self.net = net
-        self.size = size
+        self.size, self.interpolation = size, interpolation
         mean, std, own_mean, own_std = (torch.tensor(x, dtype=torch.float64) for x in given)
         scale, shift = torch.broadcast_tensors(std / own_std, (mean - own_mean) / own_std)
         self.is_same = same_statistics(mean_from, mean_to) and same_statistics(std_from, std_to)
@@ -70,7 +72,7 @@ class InputAdapter(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (n, k) of images (n, c, h, w)."""
         if self.size is not None and images.shape[-2:] != self.size:
-            images = F.interpolate(images, self.size, mode="bilinear", antialias=True)
+            images = F.interpolate(images, self.size, mode=self.interpolation, antialias=True)
         if not self.is_same:
             images = images * self.scale + self.shift
         return self.net(images)
@@ -90,7 +92,8 @@ def adapt_input(
     own_size = size if side is None else (int(side), int(side))
     if own_size == size and same_statistics(mean, own_mean) and same_statistics(std, own_std):
         return net
-    return InputAdapter(net, mean, std, own_mean, own_std, own_size)
+    interpolation = card.get("interpolation", "bilinear")
+    return InputAdapter(net, mean, std, own_mean, own_std, own_size, interpolation)
 
 
 def with_normalization(

@@ -1,13 +1,17 @@
-"""Build a distillation from a student, a teacher and the names of losses."""
+"""Build a distillation from a student, its teachers and the names of losses."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from distillers.distillation.distillation import Distillation
+from distillers.distillation.heads.prepare import KEEP, Batches, Head, prepare_teacher
+from distillers.distillation.readable import check_logits
 from distillers.distillation.terms import Term
 from distillers.errors import InputError
+from distillers.features.backbone import HeadedNetwork, has_logits
 from distillers.features.classifier import copy_classifier
 from distillers.features.infer import infer_taps
 from distillers.features.taps import Taps
@@ -26,6 +30,10 @@ def distil(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     student_taps: Taps | Sequence[str] | None = None,
     teacher_taps: Taps | Sequence[str] | None = None,
+    teacher_head: Head = KEEP,
+    class_map: str | Path | Sequence[int] | None = None,
+    class_names: Sequence[str] = (),
+    labelled: Batches | None = None,
 ) -> Distillation:
     """Build a distillation from the names of its losses.
 
@@ -33,8 +41,10 @@ def distil(
     a fused copy of the teacher is run once to compare it.
 
     Args:
-        student: maps images (n, c, h, w) to logits (n, k).
-        teacher: maps the same images to logits (n, k); any architecture. It is frozen.
+        student: maps images (n, c, h, w) to logits (n, k); or to embeddings (n, d), if its
+            `num_classes` is 0 as in timm or it is a `HeadedNetwork` without head.
+        teacher: maps the same images to logits (n, k), or to others with a `teacher_head` or
+            `class_map`; any architecture. It is frozen.
         weights: weight by loss name, e.g. `{"ce": 1.0, "crd": 0.8}`; a name may be
             "package.module:Class". Losses with weight zero are left out.
         images: (n, c, h, w), any content, with the shape and device of the training images.
@@ -44,11 +54,16 @@ def distil(
         student_taps: where to read the student, or the paths of its stage maps only; inferred by
             default.
         teacher_taps: the same for the teacher.
+        teacher_head: "keep" the teacher's classifier, "fit" one to its embeddings, or another; see
+            `distillers.prepare_teacher`.
+        class_map: from the teacher's classes to the student's; see there.
+        class_names: of the student, for files of class embeddings or of a class map.
+        labelled: batches of images and labels that a head is fitted to.
 
     Raises:
         InputError: if a loss or option is unknown, the networks have different numbers of classes,
-            a tap does not exist, or a loss does not accept the networks or gives the student no
-            gradient.
+            a tap does not exist, or a loss does not accept the networks, reads logits of a network
+            that has none, or gives the student no gradient.
     """
     classes = {name: wiring.find(name) for name, weight in weights.items() if weight != 0}
     short = {name: cls.__name__.lower() for name, cls in classes.items()}
@@ -56,8 +71,19 @@ def distil(
     for name in options:
         if name not in short.values():
             raise InputError(f"options were given for {name!r}, which is not among the losses.")
-    of_student = _trace(student, images, student_taps, with_grad=True)
-    of_teacher = _trace(teacher, images, teacher_taps)
+    of_student = _trace(_as_headed(student), images, student_taps, with_grad=True)
+    classes_of_student = of_student.trace.logits.shape[1] if has_logits(student) else None
+    teacher = prepare_teacher(
+        teacher,
+        images,
+        head=teacher_head,
+        class_map=class_map,
+        class_names=class_names,
+        num_classes=classes_of_student,
+        labelled=labelled,
+    )
+    of_teacher = _trace(_as_headed(teacher), images, teacher_taps)
+    check_logits(classes, student=has_logits(student), teacher=has_logits(teacher))
     for cls in classes.values():
         wiring.check_readable(cls, of_student.taps, of_teacher.taps)
     facts = _facts(of_student, of_teacher)
@@ -67,8 +93,8 @@ def distil(
         for name, cls in classes.items()
     ]
     task = Distillation(
-        student,
-        teacher,
+        of_student.trace.net,
+        of_teacher.trace.net,
         terms,
         student_taps=of_student.taps,
         teacher_taps=of_teacher.taps,
@@ -82,6 +108,11 @@ def distil(
 class _TracedNetwork(NamedTuple):
     trace: ForwardTrace
     taps: Taps
+
+
+def _as_headed(net: nn.Module) -> nn.Module:
+    """Return the network, in a `HeadedNetwork` if it has no classifier."""
+    return net if has_logits(net) or isinstance(net, HeadedNetwork) else HeadedNetwork(net)
 
 
 def _trace(
@@ -101,10 +132,12 @@ def _facts(student: _TracedNetwork, teacher: _TracedNetwork) -> dict[str, Any]:
     """Return the facts about both networks, as listed in `wiring.FACTS`."""
     of_student = student.trace.shapes(student.taps)
     of_teacher = teacher.trace.shapes(teacher.taps)
-    if of_student.num_classes != of_teacher.num_classes:
+    logits = has_logits(student.trace.net), has_logits(teacher.trace.net)
+    if all(logits) and of_student.num_classes != of_teacher.num_classes:
         raise InputError(
             f"the teacher has {of_teacher.num_classes} classes and the student has "
-            f"{of_student.num_classes}; they must be equal."
+            f"{of_student.num_classes}; they must be equal. A teacher of other classes needs a "
+            "head (--teacher_head fit, or none for losses that read no logits) or --class_map FILE."
         )
     return {
         "student_dim": of_student.dim or None,
@@ -114,5 +147,5 @@ def _facts(student: _TracedNetwork, teacher: _TracedNetwork) -> dict[str, Any]:
         "student_sizes": list(of_student.sizes),
         "teacher_sizes": list(of_teacher.sizes),
         "teacher_head": copy_classifier(teacher.trace, teacher.taps),
-        "num_classes": of_student.num_classes,
+        "num_classes": of_student.num_classes if logits[0] else None,
     }

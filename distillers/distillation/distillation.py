@@ -19,6 +19,7 @@ from distillers.distillation.terms import (
     warmup_epochs,
 )
 from distillers.errors import InputError
+from distillers.features.backbone import HeadedNetwork, has_logits
 from distillers.features.extractor import FeatureExtractor, Features
 from distillers.features.taps import Taps
 from distillers.features.trace import ForwardTrace
@@ -33,7 +34,8 @@ class Distillation(Task):
     DistributedDataParallel do not see it, and it stays in evaluation mode. `.to(...)` moves it too.
 
     Args:
-        student: maps images (n, c, h, w) to logits (n, k).
+        student: maps images (n, c, h, w) to logits (n, k), or a `HeadedNetwork` without head, whose
+            backbone is deployed.
         teacher: maps the same images to logits (n, k); it is frozen.
         terms: the losses and their weights.
         student_taps: where to read the student.
@@ -83,7 +85,8 @@ class Distillation(Task):
             student, student_taps, student_kinds | {"logits"}
         )
         self.frozen = FrozenTeacher(teacher, teacher_taps, teacher_kinds, teacher_trace)
-        self._deploys = any(as_deploying(term.loss) for term in terms)
+        deploys = any(as_deploying(term.loss) for term in terms)
+        self._returns_logits = has_logits(student) and not deploys
 
     @property
     def teacher(self) -> nn.Module:
@@ -134,7 +137,7 @@ class Distillation(Task):
         else:
             parts = self._parts(values)
             weighted = [self.weights[name] * part for name, part in parts.items()]
-        logits = None if self._deploys else values["student_logits"]
+        logits = values["student_logits"] if self._returns_logits else None
         return Step(
             torch.stack(weighted).sum(),
             {name: part.detach() for name, part in parts.items()},
@@ -194,12 +197,14 @@ class Distillation(Task):
     def deployed(self) -> nn.Module:
         """Return the network to evaluate, save and export.
 
-        It is the student, or what a loss with `deploy` makes of it.
+        It is the student, its backbone if it has no head, or what a loss with `deploy` makes of it.
         """
         for loss in self.losses.values():
             deploying = as_deploying(loss)
             if deploying:
                 return deploying.deploy(self.student, self.student_taps)
+        if isinstance(self.student, HeadedNetwork) and not self.student.has_logits:
+            return self.student.net
         return self.student
 
     def networks(self) -> list[nn.Module]:

@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from distillers.features.backbone import has_logits
 from distillers.features.taps import Taps, module_at
 from distillers.features.trace import ForwardTrace
 
@@ -17,10 +18,10 @@ def copy_classifier(trace: ForwardTrace, taps: Taps) -> nn.Module | None:
     traced network.
 
     Returns:
-        None if no single module maps the embeddings to the logits: `taps` have no head, there are
-        two heads, or more than averaging follows the head.
+        None if no single module maps the embeddings to the logits: there are no logits, `taps` have
+        no head, there are two heads, or more than averaging follows the head.
     """
-    if not taps.head:
+    if not taps.head or not has_logits(trace.net):
         return None
     features = trace.read(taps, ("pooled", "logits"))
     module = module_at(trace.net, taps.head)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from distillers.errors import InputError
+from distillers.features.backbone import headed
+from distillers.features.class_map import ClassMap
 from distillers.features.extractor import embedding
 from distillers.features.layout import PLAIN, Layout
 from distillers.features.stages import as_map, layout_of, outermost, stages_of
@@ -125,7 +127,10 @@ def _inside(trace: ForwardTrace) -> list[Call]:
 
 def _head(trace: ForwardTrace) -> str:
     """Return the path of the classifier, "" if there is none."""
-    logits = trace.logits
+    beside = headed(trace.net)
+    if beside:
+        return f"{beside[0]}.head".removeprefix(".")
+    logits = _class_scores(trace)
     layers = [call for call in trace.calls if _may_be_head(trace, call)]
     for call in reversed(layers):
         if call.output.numel() == logits.numel() and torch.equal(call.output.flatten(1), logits):
@@ -133,6 +138,12 @@ def _head(trace: ForwardTrace) -> str:
     named = _timm_classifier(trace)
     wide = [call.path for call in layers if _num_outputs(call) == logits.shape[1]]
     return next((path for path in wide if path in named), wide[-1] if wide else "")
+
+
+def _class_scores(trace: ForwardTrace) -> Tensor:
+    """Return the logits before a `ClassMap`, if one maps them to other classes."""
+    mapped = [call for call in trace.calls if isinstance(call.module, ClassMap)]
+    return trace.logits if not mapped or mapped[-1].input is None else mapped[-1].input
 
 
 def _may_be_head(trace: ForwardTrace, call: Call) -> bool:

@@ -28,10 +28,12 @@ def create(
 ) -> nn.Module:
     """Build a network that maps images (n, 3, h, w) to logits (n, num_classes).
 
+    With 0 classes it has no classifier and returns embeddings (n, d).
+
     Args:
         name: one of `names()`, or `timm:NAME`, `torchvision:NAME`, or `package.module:callable` for
             a class or function of your own that takes `num_classes`.
-        num_classes: number of logits.
+        num_classes: number of logits, or 0.
         image_size: side of the images in pixels. `ResNet50` is the papers' CIFAR network up to
             64 pixels and ImageNet's above; networks of a fixed size, such as transformers, are
             built for it.
@@ -57,6 +59,10 @@ def create(
         raise _unknown(name)
     if drop_path is not None:
         raise without_drop_path(name)
+    if not num_classes:
+        from distillers.models.pretrained import remove_classifier
+
+        return remove_classifier(create(name, 1, image_size, pretrained))
     if not pretrained:
         return _build(table, name, num_classes)
     if not is_large or name not in PUBLISHED:

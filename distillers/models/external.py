@@ -10,7 +10,12 @@ from torch import nn
 
 from distillers.errors import InputError, unknown
 from distillers.models import without_drop_path
-from distillers.models.pretrained import check_available, replace_classifier, timm_overrides
+from distillers.models.pretrained import (
+    check_available,
+    remove_classifier,
+    replace_classifier,
+    timm_overrides,
+)
 
 # Auxiliary classifiers of torchvision's networks, which exist during training only.
 EXTRA_LOGITS = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
@@ -106,6 +111,8 @@ def _from_torchvision(
     known = models.list_models(module=models)
     if name not in known:
         raise _unknown_among_many("torchvision network", name, known)
+    if not num_classes:
+        return remove_classifier(_from_torchvision(name, 1, image_size, pretrained, options))
     if name.startswith("vit_"):
         options["image_size"] = image_size
     if name == "maxvit_t":

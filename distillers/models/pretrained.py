@@ -4,7 +4,7 @@ Without a network connection, both libraries retry for a long time and name no f
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.error import HTTPError
 from urllib.parse import urlparse
 from urllib.request import Request, urlopen
@@ -40,21 +40,37 @@ def load_imagenet_v1(net: nn.Module, torchvision_name: str, num_classes: int) ->
 def replace_classifier(net: nn.Module, num_classes: int) -> nn.Module:
     """Replace the classifier of a network by a new one, unless it has `num_classes` logits.
 
-    The classifier is the last module that is a linear layer or a 1 x 1 convolution.
+    With 0 classes it is removed. The classifier is the last module that is a linear layer or a 1 x 1 convolution.
     """
-    heads = [
-        (path, module)
-        for path, module in net.named_modules()
-        if isinstance(module, nn.Linear)
-        or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
-    ]
-    path, head = heads[-1]
+    if not num_classes:
+        return remove_classifier(net)
+    path, head = _last_layer(net)
     has_bias = head.bias is not None
     if isinstance(head, nn.Linear) and head.out_features != num_classes:
         net.set_submodule(path, nn.Linear(head.in_features, num_classes, has_bias))
     elif isinstance(head, nn.Conv2d) and head.out_channels != num_classes:
         net.set_submodule(path, nn.Conv2d(head.in_channels, num_classes, 1, bias=has_bias))
     return net
+
+
+def remove_classifier(net: nn.Module) -> nn.Module:
+    """Replace the classifier of a network by the identity, so that it returns its embeddings.
+
+    Args:
+        net: the network, changed in place; its `num_classes` is 0 afterwards.
+    """
+    net.set_submodule(_last_layer(net)[0], nn.Identity())
+    cast(Any, net).num_classes = 0
+    return net
+
+
+def _last_layer(net: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
+    return [
+        (path, module)
+        for path, module in net.named_modules()
+        if isinstance(module, nn.Linear)
+        or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
+    ][-1]
 
 
 def statistics(net: nn.Module, name: str) -> dict[str, list[float]]:

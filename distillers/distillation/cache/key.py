@@ -72,10 +72,13 @@ def _weights(net: nn.Module) -> str:
 
 def _input(net: nn.Module) -> str | dict[str, Any]:
     """Return how the input adapter changes the images."""
-    if not isinstance(net, InputAdapter):
+    adapter = next((each for each in net.modules() if isinstance(each, InputAdapter)), None)
+    if adapter is None:
         return "as they are"
+    smooth = {} if adapter.interpolation == "bilinear" else {"resize": adapter.interpolation}
     return {
-        "size": list(net.size) if net.size else None,
-        "scale": net.scale.flatten().tolist(),
-        "shift": net.shift.flatten().tolist(),
+        "size": list(adapter.size) if adapter.size else None,
+        "scale": adapter.scale.flatten().tolist(),
+        "shift": adapter.shift.flatten().tolist(),
+        **smooth,
     }

@@ -1,0 +1,197 @@
+"""Give a teacher a head for the classes of a data set, or take its classifier away."""
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from distillers.distillation.heads.class_embeddings import CosineClassifier
+from distillers.distillation.heads.linear import LinearHead, fit_logistic, fit_ridge
+from distillers.errors import InputError
+from distillers.features.backbone import (
+    HeadedNetwork,
+    check_same_embedding,
+    has_logits,
+    headed,
+    num_classes,
+    without_classifier,
+)
+from distillers.features.class_map import ClassMap, MappedNetwork
+from distillers.features.extractor import eval_mode
+from distillers.features.infer import infer_taps
+from distillers.features.taps import Taps
+from distillers.features.trace import ForwardTrace
+from distillers.features.unwrap import unwrap
+
+
+def as_backbone(net: nn.Module, images: Tensor, taps: Taps | None = None) -> HeadedNetwork:
+    """Return a network that maps images to embeddings: `net` without its classifier, if it has one.
+
+    The classifier is the layer whose output is the network's, or which `taps` name. Where there is
+    none and `net` has no `num_classes`, its output is the embedding.
+
+    Args:
+        net: maps images (n, c, h, w) to logits or embeddings; it is not changed, and its modules
+            are shared with the result.
+        images: (n, c, h, w), any content, of the size that it will get.
+        taps: names its classifier.
+
+    Raises:
+        InputError: if the input of the classifier is no embedding that can be read.
+    """
+    found = headed(net)
+    if found and not found[0]:
+        return HeadedNetwork(found[1].net)
+    if not has_logits(net) or not _is_classifier(net, images, taps):
+        return HeadedNetwork(net)
+    if not isinstance(getattr(unwrap(net)[1], "head_dist", None), nn.Linear):
+        return _without_one_classifier(net, images, taps)
+    several = copy.deepcopy(net)  # timm's networks of two classifiers can take both away
+    cast(Any, unwrap(several)[1]).reset_classifier(0)
+    return HeadedNetwork(several)
+
+
+def with_class_embeddings(
+    net: nn.Module, images: Tensor, class_embeddings: Tensor, temperature: float
+) -> HeadedNetwork:
+    """Return the network with the cosines to class embeddings as its logits.
+
+    The embedding is the network's output, as that of CLIP after its projection, or else the input
+    of its classifier, whichever has the width of the class embeddings.
+
+    Args:
+        net: maps images (n, c, h, w) to embeddings or logits.
+        images: (n, c, h, w), any content, of the size that it will get.
+        class_embeddings: (k, d).
+        temperature: what the cosines are divided by.
+
+    Raises:
+        InputError: if neither has width d.
+    """
+    width = class_embeddings.shape[1]
+    head = CosineClassifier(class_embeddings, temperature)
+    with torch.no_grad(), eval_mode(net):
+        own = HeadedNetwork(net).embed(images[:2]).shape[1]
+    if own == width:
+        return HeadedNetwork(net, head)
+    backbone = as_backbone(net, images)
+    with torch.no_grad(), eval_mode(backbone):
+        inner = backbone(images[:2]).shape[1]
+    if inner != width:
+        widths = f"{own}" if inner == own else f"{own} numbers, its classifier takes {inner}"
+        raise InputError(
+            f"the class embeddings have width {width}, but {type(backbone.net).__name__} returns {widths}; "
+            "the text encoder must be the one that was trained with this network."
+        )
+    return HeadedNetwork(backbone.net, head)
+
+
+def with_class_map(
+    net: nn.Module, images: Tensor, assignment: Sequence[int], num_classes: int
+) -> MappedNetwork:
+    """Return the network with its classes mapped to others; see `ClassMap`.
+
+    Raises:
+        InputError: if the network has another number of classes than the map.
+    """
+    with torch.no_grad(), eval_mode(net):
+        own = net(images[:2]).shape[1]
+    if not has_logits(net) or own != len(assignment):
+        what = f"{own} classes" if has_logits(net) else "no classifier"
+        raise InputError(
+            f"the class map is for {len(assignment)} classes, but {type(net).__name__} has {what}."
+        )
+    return MappedNetwork(net, ClassMap(assignment, num_classes))
+
+
+def embed(net: nn.Module, batches: Iterable[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return the outputs (N, d) of a network in float32, and the labels (N,), of all batches.
+
+    Args:
+        net: maps images (n, c, h, w) to embeddings (n, d).
+        batches: of images (n, c, h, w) and labels (n,), possibly followed by more.
+    """
+    vectors, labels = [], []
+    with torch.no_grad(), eval_mode(net):
+        for images, classes, *_ in batches:
+            vectors.append(net(images).float())
+            labels.append(classes.to(images.device))
+    return torch.cat(vectors), torch.cat(labels)
+
+
+def fit(embeddings: Tensor, labels: Tensor, num_classes: int, method: str) -> LinearHead:
+    """Fit a linear head to embeddings (N, d) with labels (N,); -1 is an image without label.
+
+    Args:
+        embeddings: (N, d).
+        labels: (N,) int64.
+        num_classes: k.
+        method: "fit" for ridge regression, or "logistic", for which the embeddings are first
+            divided by their root mean square, so that C = 1 means the same for every teacher.
+    """
+    if method == "fit":
+        return fit_ridge(embeddings, labels, num_classes)
+    used = embeddings[labels.to(embeddings.device) >= 0].double()
+    size = float(used.square().mean().sqrt()) or 1.0
+    found = fit_logistic(embeddings.double() / size, labels, num_classes)
+    return LinearHead(
+        found.weight / size,
+        found.bias,
+        found.scale,
+        found.strength,
+        found.accuracy,
+        found.method,
+    )
+
+
+def describe(head: LinearHead, num_images: int) -> str:
+    """Return one line about a fitted head."""
+    classes, width = head.weight.shape
+    how = (
+        f"ridge regression, strength {head.strength:.3g} by leave-one-out"
+        if head.method == "ridge"
+        else "logistic regression"
+    )
+    where = "of the images left out" if head.method == "ridge" else "of these images"
+    return (
+        f"teacher head: {how}, on embeddings of {width:,} numbers of {num_images:,} labelled "
+        f"images of {classes} classes: {100 * head.accuracy:.2f} % {where} are right"
+    )
+
+
+def _without_one_classifier(net: nn.Module, images: Tensor, taps: Taps | None) -> HeadedNetwork:
+    trace = ForwardTrace(net, images)
+    places = infer_taps(trace, taps)
+    if not places.head:
+        raise InputError(
+            f"{type(net).__name__} has no classifier whose input could be its embedding; name that "
+            "layer, as in teacher_taps=Taps(maps=(...), head=...), or give a network that returns "
+            "embeddings (n, d)."
+        )
+    pooled = trace.read(places, ["pooled"])["pooled"]
+    assert isinstance(pooled, Tensor)
+    backbone = HeadedNetwork(without_classifier(net, places.head))
+    with eval_mode(backbone):
+        check_same_embedding(backbone, trace.images, pooled)
+    return backbone
+
+
+def _is_classifier(net: nn.Module, images: Tensor, taps: Taps | None) -> bool:
+    """Return whether a network's output is that of a classifier rather than its embedding."""
+    if taps is not None or isinstance(getattr(net, "taps", None), Taps):
+        return True
+    if num_classes(net):
+        return True
+    with torch.no_grad(), eval_mode(net):
+        if net(images[:2]).ndim != 2:
+            return False
+    trace = ForwardTrace(net, images)
+    layers = (nn.Linear, nn.Conv2d)
+    return any(
+        isinstance(call.module, layers)
+        and call.output.numel() == trace.logits.numel()
+        and torch.equal(call.output.flatten(1), trace.logits)
+        for call in trace.calls
+    )
