@@ -40,7 +40,8 @@ def load_imagenet_v1(net: nn.Module, torchvision_name: str, num_classes: int) ->
 def replace_classifier(net: nn.Module, num_classes: int) -> nn.Module:
     """Replace the classifier of a network by a new one, unless it has `num_classes` logits.
 
-    With 0 classes it is removed. The classifier is the last module that is a linear layer or a 1 x 1 convolution.
+    With 0 classes it is removed. The classifier is the last module that is a linear layer or a
+    1 x 1 convolution.
     """
     if not num_classes:
         return remove_classifier(net)

@@ -82,8 +82,8 @@ def with_class_embeddings(
     if inner != width:
         widths = f"{own}" if inner == own else f"{own} numbers, its classifier takes {inner}"
         raise InputError(
-            f"the class embeddings have width {width}, but {type(backbone.net).__name__} returns {widths}; "
-            "the text encoder must be the one that was trained with this network."
+            f"the class embeddings have width {width}, but {type(backbone.net).__name__} returns "
+            f"{widths}; the text encoder must be the one that was trained with this network."
         )
     return HeadedNetwork(backbone.net, head)
 
