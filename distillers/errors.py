@@ -48,11 +48,7 @@ class NonFiniteLossError(RuntimeError):
 
 
 class PreemptedError(RuntimeError):
-    """The run was stopped by a signal, after its state was saved.
-
-    Attributes:
-        signal: the signal number.
-    """
+    """The run was stopped by a signal, after its state was saved."""
 
     def __init__(self, number: int) -> None:
         name = signal.Signals(number).name

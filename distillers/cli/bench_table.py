@@ -31,13 +31,7 @@ class Measurements:
 
 @dataclass(frozen=True)
 class TrainingLength:
-    """Length of a training.
-
-    Attributes:
-        steps: steps per epoch.
-        epochs: number of epochs.
-        views: augmented views of each image if the teacher is cached.
-    """
+    """Length of a training."""
 
     steps: int
     epochs: int

@@ -19,9 +19,6 @@ class TerminatedError(KeyboardInterrupt):
     """A signal that ends the process was received.
 
     It is a KeyboardInterrupt so that nothing but cleanup code handles it.
-
-    Attributes:
-        signal: the signal number.
     """
 
     def __init__(self, number: int) -> None:

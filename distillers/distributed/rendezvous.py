@@ -22,14 +22,7 @@ PARTING = 0.2  # seconds that gloo's threads have for letting go of what they st
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """Rank, world size and address of this process.
-
-    Attributes:
-        rank: rank of this process.
-        size: number of processes.
-        local_rank: rank on this machine.
-        address: `init_method` of `init_process_group`.
-    """
+    """Rank, world size and address (`init_method` of `init_process_group`) of this process."""
 
     rank: int = 0
     size: int = 1

@@ -4,12 +4,7 @@ from typing import NamedTuple
 
 
 class Shard(NamedTuple):
-    """The part of every epoch that one process reads.
-
-    Attributes:
-        rank: the number of this process.
-        world_size: how many processes divide each epoch among themselves.
-    """
+    """The part of every epoch that one process of `world_size` reads."""
 
     rank: int = 0
     world_size: int = 1

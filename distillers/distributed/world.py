@@ -22,12 +22,6 @@ class World:
     """The processes that train together; by default this one alone.
 
     All processes must call the collective methods in the same order.
-
-    Attributes:
-        rank: rank of this process.
-        size: number of processes.
-        local_rank: rank of this process on its machine.
-        device: device of this process.
     """
 
     rank: int = 0

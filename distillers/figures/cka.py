@@ -88,12 +88,7 @@ def _gram(values: Tensor) -> Tensor:
 
 
 class Stages(NamedTuple):
-    """Names of the compared representations of a network.
-
-    Attributes:
-        network: name of the network.
-        names: from the first stage to the logits.
-    """
+    """Names of the compared representations of a network, from the first stage to the logits."""
 
     network: str
     names: tuple[str, ...]

@@ -35,18 +35,7 @@ REQUIRED_OUTPUT = {"tsne": ("pooled", "pooled features"), "cka": ("maps", "stage
 
 @dataclass(frozen=True, eq=False)
 class NetworkComparison:
-    """Networks and the test images on which they are compared.
-
-    Attributes:
-        source: data set of the test images.
-        device: device of the networks.
-        networks: the compared networks.
-        teacher: their teacher, or None.
-        baseline: the network to which gains are relative, or None.
-        num_images: number of images in the t-SNE.
-        perplexity: of the t-SNE.
-        seed: of the t-SNE and of the order of images for CKA.
-    """
+    """Networks and the test images on which they are compared."""
 
     source: DataSource
     device: torch.device

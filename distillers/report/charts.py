@@ -29,13 +29,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class Style(NamedTuple):
-    """Look of a method in every chart.
-
-    Attributes:
-        colour: CSS class that sets the colour.
-        shape: SVG path of the marker, centred on (0, 0).
-        dash: SVG dash pattern of the line.
-    """
+    """Look of a method in every chart: CSS class of the colour, SVG marker and dash pattern."""
 
     colour: str
     shape: str
@@ -74,14 +68,7 @@ class Chart:
 
 
 class Point(NamedTuple):
-    """One method in a cost chart.
-
-    Attributes:
-        label: row label of the method.
-        x: cost.
-        y: accuracy in percent.
-        sd: standard deviation of the accuracy, or None.
-    """
+    """One method in a cost chart: its cost and its accuracy in percent."""
 
     label: str
     x: float

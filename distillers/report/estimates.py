@@ -11,11 +11,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class SampleStats:
-    """Mean and standard deviation of independent values.
-
-    Attributes:
-        values: at least one.
-    """
+    """Mean and standard deviation of one or more independent values."""
 
     values: Sequence[float]
 

@@ -45,11 +45,6 @@ class Overview:
     """A table of methods by pairs of networks.
 
     A rule is "last", "best", or "own" for what the protocol reports.
-
-    Attributes:
-        dataset: name of the data set.
-        protocol: "crd" or "simkd".
-        tables: one for each column.
     """
 
     dataset: str

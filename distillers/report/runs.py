@@ -60,11 +60,7 @@ OTHER_FLAGS = {
 
 
 class SkippedRunError(InputError):
-    """A run folder is intact but not part of a report.
-
-    Attributes:
-        kind: "unfinished" or "transfer".
-    """
+    """A run folder is intact but not part of a report: "unfinished" or "transfer"."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)

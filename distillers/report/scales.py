@@ -7,14 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Scale:
-    """Linear map from data values to coordinates.
-
-    Attributes:
-        low: value at `start`.
-        high: value at `stop`.
-        start: first coordinate.
-        stop: last coordinate.
-    """
+    """Linear map from data values, low to high, to coordinates, start to stop."""
 
     low: float
     high: float

@@ -22,15 +22,7 @@ MAX_ROWS = 5  # damaged rows that are listed
 
 @dataclass(frozen=True)
 class CacheInfo:
-    """A cache on the disk.
-
-    Attributes:
-        path: its folder.
-        card: its key and parts.
-        num_bytes: size on the disk.
-        days_old: days since it was created.
-        days_unused: days since a run last opened it.
-    """
+    """A cache on the disk."""
 
     path: Path
     card: dict[str, Any]

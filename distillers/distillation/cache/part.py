@@ -24,12 +24,7 @@ CHUNK = 65536  # records that are read at once in a pass over all
 
 
 class CheckResult(NamedTuple):
-    """Result of `Part.check`.
-
-    Attributes:
-        num_filled: number of rows that are not empty.
-        damaged: indices of the rows whose checksum does not match.
-    """
+    """The number of rows that are not empty, and the indices of those that are damaged."""
 
     num_filled: int
     damaged: list[int]

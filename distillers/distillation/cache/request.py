@@ -28,14 +28,7 @@ AUTO, FOLDER = "auto", "teacher_cache"  # value of the flag, and the folder in S
 
 
 class CacheRequest(NamedTuple):
-    """The cache that a run asks for.
-
-    Attributes:
-        path: of its folder.
-        key: identity of teacher and data.
-        num_images: number of training images.
-        num_views: number of views of each image.
-    """
+    """The folder and the key of the cache that a run asks for, and its size in images and views."""
 
     path: Path
     key: Key

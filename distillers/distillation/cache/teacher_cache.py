@@ -82,10 +82,6 @@ class TeacherCache:
         task: the task whose teacher computes missing views.
         tensors: result of `cached_tensors`.
         num_rows: number of images times number of views.
-
-    Attributes:
-        folder: as given.
-        num_computed: number of views for which the teacher was run.
     """
 
     def __init__(

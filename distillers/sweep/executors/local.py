@@ -17,12 +17,7 @@ GRACE_SECONDS = 60.0  # time for a run to save its state
 
 @dataclass(frozen=True)
 class Slots:
-    """Places for concurrent runs on one machine.
-
-    Attributes:
-        gpus: index of the GPU of each place, or "cpu".
-        threads: CPU threads of each run.
-    """
+    """Places for concurrent runs on one machine, by the index of a GPU or "cpu"."""
 
     gpus: tuple[str, ...]
     threads: int
