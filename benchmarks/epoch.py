@@ -32,7 +32,7 @@ from distillers.data.batch import Batch
 from distillers.distributed.rendezvous import device_of
 from distillers.distributed.world import World
 from distillers.timing import synchronize
-from distillers.training.benchmark import Setting, task_of
+from distillers.training.benchmark import BenchmarkSetup, build_task
 from distillers.training.loggers import environment
 from distillers.training.malloc import reuse_freed_memory
 from distillers.training.recorder import open_recorder
@@ -82,7 +82,7 @@ def main() -> None:
 def measure(args: argparse.Namespace, device: torch.device) -> dict[str, list[float]]:
     """Seconds of every epoch of each; the first of ours is not counted."""
     images = image_set(args.batch * args.batches)
-    setting = Setting(
+    setup = BenchmarkSetup(
         partial(models.create, args.student, num_classes=100),
         partial(models.create, args.teacher, num_classes=100),
         batch_size=args.batch,
@@ -92,9 +92,9 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, list[fl
     hparams = Hyperparameters(
         epochs=args.rounds + 1, learning_rate=1e-3, compile=args.compile, precision=args.precision
     )
-    bare = Trainer(task_of(setting, args.method).train(), hparams)
+    bare = Trainer(build_task(setup, args.method).train(), hparams)
     usual = Trainer(
-        task_of(setting, args.method, as_given=True).train(),
+        build_task(setup, args.method, unoptimised=True).train(),
         Hyperparameters(epochs=1, learning_rate=1e-3),
     )
     pil = DataLoader(
@@ -106,7 +106,7 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, list[fl
         pin_memory=device.type == "cuda",
     )
     others = {
-        BARE: lambda: bare_epoch(bare, setting.batch(), args.batches),
+        BARE: lambda: bare_epoch(bare, setup.batch(), args.batches),
         USUAL: lambda: usual_epoch(usual, pil, device),
     }
     found: dict[str, list[float]] = {name: [] for name in (OURS, *others)}
@@ -127,7 +127,7 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, list[fl
             model_s=args.student, epochs=hparams.epochs, save_dir=folder, path_t="none", save_freq=0
         )
         run_dir = resolve_run_dir(Path(folder) / "run", args.student, config, World())
-        task = task_of(setting, args.method)
+        task = build_task(setup, args.method)
         loader = images.train_loader(args.batch, seed=0, drop_last=False, device=device)
         with open_recorder(
             config, run_dir, {"model": args.student}, hparams, len(loader), 0

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from distillers import models
 from distillers.distributed.rendezvous import device_of
-from distillers.training.benchmark import DEFAULT, STUDENT, TEACHER, Setting, measure
+from distillers.training.benchmark import DEFAULT, STUDENT, TEACHER, BenchmarkSetup, measure
 from distillers.training.loggers import environment
 from distillers.training.malloc import reuse_freed_memory
 
@@ -40,12 +40,12 @@ def main() -> None:
     reuse_freed_memory()
     device = device_of((args.gpu_id,) if args.gpu_id else ())
     student, teacher = nets(args, 100)
-    base = Setting(student=student, teacher=teacher, device=device)
+    base = BenchmarkSetup(student=student, teacher=teacher, device=device)
     results: dict[str, dict[str, float]] = {}
-    for what, setting, methods in variations(base, args):
+    for what, setup, methods in variations(base, args):
         results[what] = {}
         for method in methods:
-            rows = measure(setting, method, [DEFAULT], args.rounds, Path(tempfile.gettempdir()))
+            rows = measure(setup, method, [DEFAULT], args.rounds, Path(tempfile.gettempdir()))
             alone = {name: rows[name].ms for name in (STUDENT, TEACHER)}
             results[what] |= {**alone, method: rows[DEFAULT].ms}
         cells = ", ".join(f"{name} {ms:,.1f}" for name, ms in results[what].items())
@@ -61,8 +61,10 @@ def nets(args: argparse.Namespace, classes: int) -> tuple[partial, partial]:
     return partial(build, args.student), partial(build, args.teacher)
 
 
-def variations(base: Setting, args: argparse.Namespace) -> Iterator[tuple[str, Setting, list[str]]]:
-    """What is changed, the setting, and the methods that it says something of."""
+def variations(
+    base: BenchmarkSetup, args: argparse.Namespace
+) -> Iterator[tuple[str, BenchmarkSetup, list[str]]]:
+    """What is changed, the setup, and the methods that it says something of."""
     memories = [name for name in args.methods if name in ("crd", "rrd")]
     for size in (16, 64, 256):
         yield f"batch {size}", replace(base, batch_size=size), args.methods
@@ -74,15 +76,15 @@ def variations(base: Setting, args: argparse.Namespace) -> Iterator[tuple[str, S
         )
     for classes in (10, 1000):
         student, teacher = nets(args, classes)
-        setting = replace(base, student=student, teacher=teacher, num_classes=classes)
-        yield f"{classes} classes", setting, args.methods
+        setup = replace(base, student=student, teacher=teacher, num_classes=classes)
+        yield f"{classes} classes", setup, args.methods
     for images in (500_000, 1_281_167) if memories else ():
         yield f"{images:,} images", replace(base, num_images=images), memories
     for entries in (1024, 65_536):
         options = {"crd": {"negatives": entries}, "rrd": {"queue_size": entries}}
         for name in memories:
-            setting = replace(base, options={name: options[name]})
-            yield f"{entries:,} {'negatives' if name == 'crd' else 'in the queue'}", setting, [name]
+            setup = replace(base, options={name: options[name]})
+            yield f"{entries:,} {'negatives' if name == 'crd' else 'in the queue'}", setup, [name]
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 
 This is `distillers bench --compile`, which see for other flags. Each method is measured in rounds
 that run everything in turn: the student's plain step (forward, cross-entropy, backward, SGD), the
-teacher's plain forward, and the method's whole step in each way. A ratio is the step divided by
+teacher's plain forward, and the method's whole step in each variant. A ratio is the step divided by
 student step + teacher forward of the same round. Writes `benchmarks/results/speed.json` and
 `speed.png` beside it.
 """
@@ -37,16 +37,18 @@ def main(words: list[str]) -> int:
 def draw(content: dict, path: Path) -> None:
     """The ratios as bars, whiskers from the lowest to the highest round."""
     rows = content["results"]["rows"]
-    ways = [name for name in next(iter(rows.values())) if name not in (STUDENT, TEACHER)]
-    figure, axes = plt.subplots(figsize=(7, 0.16 * len(rows) * len(ways) + 1), layout="constrained")
-    height = 0.8 / len(ways)
-    for number, way in enumerate(ways):
-        each = [row[way] for row in rows.values()]
+    variants = [name for name in next(iter(rows.values())) if name not in (STUDENT, TEACHER)]
+    figure, axes = plt.subplots(
+        figsize=(7, 0.16 * len(rows) * len(variants) + 1), layout="constrained"
+    )
+    height = 0.8 / len(variants)
+    for number, variant in enumerate(variants):
+        each = [row[variant] for row in rows.values()]
         ratios = [row["ratio"] for row in each]
         below = [row["ratio"] - row["lowest"] for row in each]
         above = [row["highest"] - row["ratio"] for row in each]
-        places = [place + (number - (len(ways) - 1) / 2) * height for place in range(len(rows))]
-        axes.barh(places, ratios, height, xerr=(below, above), label=way, error_kw={"lw": 0.6})
+        places = [place + (number - (len(variants) - 1) / 2) * height for place in range(len(rows))]
+        axes.barh(places, ratios, height, xerr=(below, above), label=variant, error_kw={"lw": 0.6})
     axes.axvline(1, color="black", lw=0.8)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.invert_yaxis()

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from distillers.config.sizes import show_bytes
-from distillers.training.benchmark import DEFAULT, PLAIN, STUDENT, TEACHER, WAYS, Row
+from distillers.training.benchmark import DEFAULT, PLAIN, STUDENT, TEACHER, VARIANTS, StepTiming
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Measurements:
         cache_bytes: cache size of one view of all images.
     """
 
-    rows: dict[str, dict[str, Row]] = field(default_factory=dict)
+    rows: dict[str, dict[str, StepTiming]] = field(default_factory=dict)
     peaks: dict[str, dict[str, float]] = field(default_factory=dict)
     cache_bytes: dict[str, int] = field(default_factory=dict)
 
@@ -37,70 +37,61 @@ class TrainingLength:
     epochs: int
     views: int
 
-    def hours(self, rows: Mapping[str, Row], name: str) -> float:
-        """Return the hours of all steps of a variant, with its compilation.
+    def hours(self, rows: Mapping[str, StepTiming], name: str) -> float:
+        """Return the hours of all steps of a variant by name, with its compilation.
 
         With a cache, the teacher still runs in the first `views` epochs.
-
-        Args:
-            rows: results of a method by variant; a cached variant needs the one without cache, too.
-            name: name of the variant.
         """
-        way, row = WAYS[name], rows[name]
-        filling = min(self.views, self.epochs) if way.cached else 0
+        variant, row = VARIANTS[name], rows[name]
+        filling = min(self.views, self.epochs) if variant.cached else 0
         without = rows[name.removeprefix("cached").strip() or DEFAULT]
         ms = self.steps * (filling * without.ms + (self.epochs - filling) * row.ms)
-        first_s = row.first_s + (without.first_s if filling and way.compile else 0)
+        first_s = row.first_s + (without.first_s if filling and variant.compile else 0)
         return (ms / 1000 + first_s) / 3600
 
 
 def lines(measurements: Measurements, training: TrainingLength) -> Iterator[str]:
-    """Yield the lines of tables of ratios, memory and hours, and of recommended flags.
-
-    Args:
-        measurements: of at least one method.
-        training: length of the training.
-    """
+    """Yield the lines of tables of ratios, memory and hours, and of recommended flags."""
     every = measurements.rows
-    ways = [name for name in WAYS if all(name in rows for rows in every.values())]
+    variants = [name for name in VARIANTS if all(name in rows for rows in every.values())]
     parts = {
         n: statistics.median(rows[n].ms for rows in every.values()) for n in (STUDENT, TEACHER)
     }
     yield ", ".join(f"{name} {ms:,.1f} ms" for name, ms in parts.items())
     yield "a whole step, as a multiple of their sum:"
-    yield from _table({m: [f"{r[w].ratio:.3f}" for w in ways] for m, r in every.items()}, ways)
+    yield from _table(
+        {m: [f"{r[v].ratio:.3f}" for v in variants] for m, r in every.items()}, variants
+    )
     if measurements.peaks:
         yield "peak memory of a step, in MiB:"
-        shown = {m: [f"{peaks[w]:,.0f}" for w in ways] for m, peaks in measurements.peaks.items()}
-        yield from _table(shown, ways)
+        shown = {
+            m: [f"{peaks[v]:,.0f}" for v in variants] for m, peaks in measurements.peaks.items()
+        }
+        yield from _table(shown, variants)
     yield f"hours of {training.epochs:,} epochs of {training.steps:,} steps, evaluation aside:"
-    hours = {m: {w: training.hours(rows, w) for w in ways} for m, rows in every.items()}
-    yield from _table({m: [_hours(each[w]) for w in ways] for m, each in hours.items()}, ways)
+    hours = {m: {v: training.hours(rows, v) for v in variants} for m, rows in every.items()}
+    yield from _table(
+        {m: [_hours(each[v]) for v in variants] for m, each in hours.items()}, variants
+    )
     for method, each in hours.items():
         yield f"{method}: {advice(each, training, measurements.cache_bytes[method])}"
 
 
 def advice(hours: Mapping[str, float], training: TrainingLength, cache_bytes: int) -> str:
-    """Return the flags of the fastest training of a method, and their cost.
-
-    Args:
-        hours: duration of the training by variant.
-        training: length of the training.
-        cache_bytes: cache size of one view of all images.
-    """
+    """Return the flags of the fastest training of a method, and their cost."""
     can_be = {name: time for name, time in hours.items() if name != PLAIN}
     best = min(can_be, key=can_be.__getitem__)
     if best == DEFAULT:
         return f"leave the flags as they are ({_hours(hours[DEFAULT])} hours)"
     saved = f"{_hours(hours[best])} hours instead of {_hours(hours[DEFAULT])}"
-    way = WAYS[best]
-    if not way.cached:
-        return f"{way.flags}: {saved}"
+    variant = VARIANTS[best]
+    if not variant.cached:
+        return f"{variant.flags}: {saved}"
     disk = show_bytes(cache_bytes * training.views)
-    without = min((n for n in can_be if not WAYS[n].cached), key=can_be.__getitem__)
-    words = WAYS[without].flags or "no flag"
+    without = min((n for n in can_be if not VARIANTS[n].cached), key=can_be.__getitem__)
+    words = VARIANTS[without].flags or "no flag"
     return (
-        f"{way.flags} --views {training.views}: {saved}, and {disk} on the disk; "
+        f"{variant.flags} --views {training.views}: {saved}, and {disk} on the disk; "
         f"with a new view in each epoch {words}, {_hours(hours[without])} hours"
     )
 
@@ -110,9 +101,9 @@ def _hours(hours: float) -> str:
     return f"{hours:,.{min(digits, 4)}f}"
 
 
-def _table(rows: Mapping[str, list[str]], ways: list[str]) -> Iterator[str]:
-    widths = [max(len(way), 8) + 2 for way in ways]
+def _table(rows: Mapping[str, list[str]], variants: list[str]) -> Iterator[str]:
+    widths = [max(len(name), 8) + 2 for name in variants]
     first = max(map(len, rows)) + 2
-    yield " " * first + "".join(f"{w:>{n}}" for w, n in zip(ways, widths, strict=True))
+    yield " " * first + "".join(f"{w:>{n}}" for w, n in zip(variants, widths, strict=True))
     for name, cells in rows.items():
         yield f"{name:<{first}}" + "".join(f"{c:>{n}}" for c, n in zip(cells, widths, strict=True))

@@ -41,11 +41,7 @@ PATIENCE = 3.0  # seconds before ranks other than the first print an error
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run `distillers COMMAND ...` and return the exit status.
-
-    Args:
-        args: the command line without the program; None for that of this process.
-    """
+    """Run `distillers COMMAND ...` and return the exit status."""
     is_process = args is None
     args = list(sys.argv[1:] if args is None else args)
     if args and args[0] not in ("-h", "--help", "-V", "--version"):

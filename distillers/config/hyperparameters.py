@@ -90,9 +90,6 @@ class StepFlags:
     def check_step(self, epochs: int) -> None:
         """Check the flags of the step together.
 
-        Args:
-            epochs: number of epochs.
-
         Raises:
             InputError: naming the flag, its value, and what is allowed.
         """
@@ -169,13 +166,7 @@ class Hyperparameters(StepFlags):
 
 
 def describe_hparams(hparams: Hyperparameters, batch_size: int, num_batches: int) -> str:
-    """Return a line about the optimizer, the learning rate and the batches of a run.
-
-    Args:
-        hparams: hyper-parameters of the training.
-        batch_size: images per batch, over all processes.
-        num_batches: batches per epoch.
-    """
+    """Return a line about the optimizer, the learning rate and the batches of all processes."""
     steps = f"batch {batch_size}, {num_batches} batches an epoch"
     if hparams.accumulate > 1:
         steps += f", {hparams.accumulate} batches a step"

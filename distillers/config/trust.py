@@ -9,11 +9,7 @@ LIBRARIES = ("timm:", "torchvision:")
 
 
 def own_code(*values: object) -> Iterator[str]:
-    """Yield each name in values that imports code outside of distillers, timm and torchvision.
-
-    Args:
-        values: of `NAME_FLAGS`; several names may be joined by "+".
-    """
+    """Yield each name in values that imports code outside of distillers, timm and torchvision."""
     for value in values:
         names = map(str.strip, value.split("+")) if isinstance(value, str) else ()
         yield from (name for name in names if ":" in name and not name.startswith(LIBRARIES))

@@ -114,11 +114,7 @@ def join_world(devices: tuple[str, ...] = (), timeout: float = 600.0) -> Iterato
 
 
 def listen(host: str, port: int) -> dist.TCPStore:
-    """Return a store that other processes connect to; it listens at this address only.
-
-    Args:
-        host: name or IPv4 address of this machine.
-        port: 0 for any that is free.
+    """Return a store that listens at this address only; port 0 is any that is free.
 
     Raises:
         OSError: if the address cannot be used.
@@ -147,12 +143,7 @@ def _connect(found: Rendezvous, timeout: timedelta) -> dist.Store:
 
 
 def device_of(devices: tuple[str, ...], local_rank: int = 0, shared: bool = False) -> torch.device:
-    """Return the device of one process.
-
-    Args:
-        devices: see `joined`.
-        local_rank: rank of the process on this machine.
-        shared: whether there are other processes.
+    """Return the device of a process from those that `join_world` takes.
 
     Raises:
         InputError: if a GPU does not exist, or there are fewer devices than processes.

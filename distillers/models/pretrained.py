@@ -130,12 +130,7 @@ def timm_overrides(name: str, config: Any) -> dict[str, object]:
 
 
 def check_reachable(url: str, problem: str, advice: str) -> None:
-    """Check that a server answers; the clients of the hubs retry for a long time.
-
-    Args:
-        url: an address on the server.
-        problem: why it is needed, at the start of the message.
-        advice: what to do without it.
+    """Check that a server answers, as the clients of the hubs retry for a long time.
 
     Raises:
         InputError: if it does not answer.

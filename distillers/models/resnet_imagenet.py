@@ -25,15 +25,7 @@ EXPANSION = 4
 
 
 class Bottleneck(nn.Module):
-    """1 x 1, grouped 3 x 3 and 1 x 1 convolutions with a shortcut; the sum is activated.
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        stride: stride of the 3 x 3 convolution.
-        groups: number of groups of the 3 x 3 convolution.
-        group_width: channels of one group in the first stage; 64 for a plain ResNet.
-    """
+    """1 x 1, grouped 3 x 3 and 1 x 1 convolutions with a shortcut; a group is 64 wide in ResNet."""
 
     def __init__(
         self,

@@ -157,14 +157,7 @@ class CurveChart(Chart):
 
 
 def separate(positions: Sequence[float], gap: float, top: float, bottom: float) -> list[float]:
-    """Move positions at least `gap` apart, keeping their order and moving them little.
-
-    Args:
-        positions: the wanted positions, in any order.
-        gap: the smallest distance of two.
-        top: the smallest position.
-        bottom: the largest position; exceeded only when there is not enough room.
-    """
+    """Move positions at least `gap` apart between `top` and `bottom`, keeping their order."""
     order = sorted(range(len(positions)), key=lambda number: positions[number])
     moved = list(positions)
     floor = top

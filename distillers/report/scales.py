@@ -19,12 +19,7 @@ class Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start)
 
     def ticks(self, about: int = 6, min_step: float = 0.0) -> list[float]:
-        """Return round values on the axis, 1, 2 or 5 times a power of ten apart.
-
-        Args:
-            about: the approximate number of ticks.
-            min_step: the smallest step; 1 for an axis of whole numbers.
-        """
+        """Return round values on the axis, 1, 2 or 5 times a power of ten and `min_step` apart."""
         step = round_step(max((self.high - self.low) / about, min_step))
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)

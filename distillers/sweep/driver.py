@@ -87,13 +87,7 @@ class RunStatus:
 
 
 class Sweep:
-    """Executes the runs of a grid.
-
-    Args:
-        runs: the runs, each after the one that trains its teacher.
-        ledger: files of the sweep.
-        executor: where runs are executed.
-    """
+    """Executes the runs of a grid."""
 
     def __init__(self, runs: Sequence[Run], ledger: Ledger, executor: Executor) -> None:
         self.ledger, self.executor = ledger, executor

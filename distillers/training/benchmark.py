@@ -1,9 +1,10 @@
-"""What a step of a method costs, beside the steps of its two networks alone."""
+"""Time the training step of a method against its two networks alone."""
 
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
 
 import torch
@@ -24,23 +25,23 @@ from distillers.training.autotune import candidates
 from distillers.training.trainer import Hyperparameters, Trainer
 
 STUDENT, TEACHER = "student step", "teacher forward"
-CACHED_BATCHES = 4  # that a measured cache holds; the system keeps them all in memory
+CACHED_BATCHES = 4  # in a timed cache; the system keeps them all in memory
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What is measured.
+class BenchmarkSetup:
+    """The networks and sizes of a benchmark.
 
     Attributes:
-        student: makes a new student on the CPU, images (n, 3, h, w) to logits (n, k).
-        teacher: likewise a teacher.
-        image_size: side of the images in pixels.
+        student: returns a new student on the CPU that maps images (n, 3, h, w) to logits (n, k).
+        teacher: returns a new teacher in the same way.
+        image_size: height and width of the images in pixels.
         num_classes: k.
         batch_size: n.
-        num_images: N, of the training set: the length of memory banks.
-        device: where to measure.
-        protocol: whose published weights.
-        options: options of losses by their names.
+        num_images: N, size of the training set, which sets the length of memory banks.
+        device: where the steps run.
+        protocol: whose published weights the losses have.
+        options: options of losses by loss name.
     """
 
     student: Callable[[], nn.Module]
@@ -55,11 +56,11 @@ class Setting:
 
     @property
     def train_labels(self) -> Tensor:
-        """(N,) classes in turn."""
+        """(N,) labels that go through the classes in turn."""
         return (torch.arange(self.num_images) % self.num_classes).to(self.device)
 
     def batch(self) -> Batch:
-        """Random images; the same on each call."""
+        """Return random images, the same on each call."""
         generator = torch.Generator().manual_seed(0)
         shape = (self.batch_size, 3, self.image_size, self.image_size)
         images = torch.randn(shape, generator=generator)
@@ -69,43 +70,39 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way to run a step.
+class StepVariant:
+    """A way to run the training step.
 
     Attributes:
-        as_given: the teacher itself runs, and everything is in the order of its making, as in most
-            public code.
-        compile: the step is compiled.
-        cached: what the losses ask of the teacher is read from a cache.
+        unoptimised: run the teacher itself in contiguous memory format, as most public code does.
+        compile: compile the step.
+        cached: read the teacher's features from a cache.
         precision: as in `Hyperparameters`.
     """
 
-    as_given: bool = False
+    unoptimised: bool = False
     compile: bool = False
     cached: bool = False
     precision: Precision = "fp32"
 
     @property
     def flags(self) -> str:
-        """What asks for it on the command line, the number of views aside."""
+        """The flags of `distillers student` for it, without --views."""
         precision = "" if self.precision == "fp32" else f"--precision {self.precision}"
         flags = ("--compile" * self.compile, "--teacher_cache auto" * self.cached, precision)
         return " ".join(filter(None, flags))
 
-    def step(self, setting: Setting, method: str, folder: Path) -> Callable[[], object]:
-        """A function that does one whole step: reading a cache, forward, backward, weights.
+    def build_step(self, setup: BenchmarkSetup, method: str, folder: Path) -> Callable[[], object]:
+        """Return a function that runs one step: cache read, forward, backward, update.
 
-        Args:
-            setting: what is measured.
-            method: name of a loss.
-            folder: for a cache; to be deleted by the caller, when no step is made any more.
+        A cache is written to `folder`, which may be deleted when no step runs any more.
         """
-        task = task_of(setting, method, as_given=self.as_given).train()
+        task = build_task(setup, method, unoptimised=self.unoptimised).train()
         hparams = Hyperparameters(
             1, learning_rate=1e-3, precision=self.precision, compile=self.compile
         )
         trainer = Trainer(task, hparams)
-        batches = _cached(task, setting, folder) if self.cached else _the_same(setting)
+        batches = _cached_batches(task, setup, folder) if self.cached else repeat(setup.batch())
 
         def run() -> None:
             trainer.backward(next(batches), 0.0)
@@ -115,77 +112,60 @@ class Way:
 
 
 PLAIN, DEFAULT = "plain", "default"
-WAYS: dict[str, Way] = {
-    PLAIN: Way(as_given=True),
-    DEFAULT: Way(),
-    "compiled": Way(compile=True),
-    "cached": Way(cached=True),
-    "cached compiled": Way(compile=True, cached=True),
-    "bf16": Way(precision="bf16"),
-    "compiled bf16": Way(compile=True, precision="bf16"),
-    "cached compiled bf16": Way(compile=True, cached=True, precision="bf16"),
+VARIANTS: dict[str, StepVariant] = {
+    PLAIN: StepVariant(unoptimised=True),
+    DEFAULT: StepVariant(),
+    "compiled": StepVariant(compile=True),
+    "cached": StepVariant(cached=True),
+    "cached compiled": StepVariant(compile=True, cached=True),
+    "bf16": StepVariant(precision="bf16"),
+    "compiled bf16": StepVariant(compile=True, precision="bf16"),
+    "cached compiled bf16": StepVariant(compile=True, cached=True, precision="bf16"),
 }
 
 
-def ways_on(device: torch.device, *, compiled: bool) -> list[str]:
-    """Those that are worth measuring on a device.
-
-    Args:
-        device: where to measure.
-        compiled: whether compiled steps are among them, which take minutes to make.
-    """
-    can_be = candidates(device)
+def variants_for(device: torch.device, *, compiled: bool) -> list[str]:
+    """Return the names of the variants that a device supports, with compiled ones if asked for."""
+    precisions = candidates(device)
     return [
         name
-        for name, way in WAYS.items()
-        if way.precision in can_be and (compiled or not way.compile)
+        for name, variant in VARIANTS.items()
+        if variant.precision in precisions and (compiled or not variant.compile)
     ]
 
 
-def _the_same(setting: Setting) -> Iterator[Batch]:
-    batch = setting.batch()
-    while True:
-        yield batch
-
-
-def _cached(task: Distillation, setting: Setting, folder: Path) -> Iterator[Batch]:
-    """Batches with what the teacher says of other rows each, of a cache that holds everything."""
-    batch = setting.batch()
-    num_rows = CACHED_BATCHES * setting.batch_size
+def _cached_batches(task: Distillation, setup: BenchmarkSetup, folder: Path) -> Iterator[Batch]:
+    """Yield a batch with the teacher's features of random rows of a full cache, without end."""
+    batch = setup.batch()
+    num_rows = CACHED_BATCHES * setup.batch_size
     key = {"format": 1, "teacher": {"model": "any"}, "data": {"name": "random", "images": 0}}
     cache = TeacherCache(
         CacheFolder(folder, key), task, cached_tensors(task, batch.images[:2]), num_rows
     )
-    for rows in torch.arange(num_rows).split(setting.batch_size):
+    for rows in torch.arange(num_rows).split(setup.batch_size):
         cache.fill(batch.images, rows)
     rng = torch.Generator().manual_seed(0)
     while True:
-        for rows in torch.randperm(num_rows, generator=rng).split(setting.batch_size):
+        for rows in torch.randperm(num_rows, generator=rng).split(setup.batch_size):
             yield replace(batch, teacher=cache.values(batch.images, rows))
 
 
-def task_of(setting: Setting, method: str, *, as_given: bool = False) -> Distillation:
-    """The task of a method with its published weights, the same on each call.
-
-    Args:
-        setting: what is measured.
-        method: name of a loss.
-        as_given: see `Way`.
-    """
-    row = recipes.recipe(setting.protocol, method)
-    options = {**row.options, **setting.options.get(method, {})}
+def build_task(setup: BenchmarkSetup, method: str, *, unoptimised: bool = False) -> Distillation:
+    """Return the task of a method with its published weights, the same on each call."""
+    recipe = recipes.recipe(setup.protocol, method)
+    options = {**recipe.options, **setup.options.get(method, {})}
     torch.manual_seed(0)
-    student, teacher = setting.student().to(setting.device), setting.teacher().to(setting.device)
+    student, teacher = setup.student().to(setup.device), setup.teacher().to(setup.device)
     task = distil(
         student,
         teacher,
-        row.weights(method),
-        images=setting.batch().images[:2],
-        train_labels=setting.train_labels,
-        batch_size=setting.batch_size,
+        recipe.weights(method),
+        images=setup.batch().images[:2],
+        train_labels=setup.train_labels,
+        batch_size=setup.batch_size,
         options={method: options} if options else None,
     )
-    if not as_given:
+    if not unoptimised:
         return task.to(memory_format=torch.channels_last)
     return Distillation(
         student,
@@ -196,21 +176,21 @@ def task_of(setting: Setting, method: str, *, as_given: bool = False) -> Distill
     )
 
 
-def cache_bytes(setting: Setting, method: str) -> int:
-    """What a teacher cache takes on the disk for one view of every image."""
-    reads = cached_tensors(task_of(setting, method), setting.batch().images[:2])
-    return setting.num_images * sum(read.row_bytes for read in unique_tensors(reads))
+def cache_bytes(setup: BenchmarkSetup, method: str) -> int:
+    """Return the size on the disk of a teacher cache with one view of every image."""
+    reads = cached_tensors(build_task(setup, method), setup.batch().images[:2])
+    return setup.num_images * sum(read.row_bytes for read in unique_tensors(reads))
 
 
-def saved(path: str, name: str | None, image_size: int) -> nn.Module:
+def load_network(path: str, name: str | None, image_size: int) -> nn.Module:
     """Return the network in a checkpoint; see `distillers.load`."""
     return load(path, model=name, image_size=image_size, programs=False).net
 
 
-def student_step(setting: Setting) -> Callable[[], object]:
-    """The student alone: forward, cross-entropy, backward, SGD, as most public code runs it."""
-    batch = setting.batch()
-    net = setting.student().to(setting.device).train()
+def student_step(setup: BenchmarkSetup) -> Callable[[], object]:
+    """Return a function that trains the student alone: forward, cross-entropy, backward, SGD."""
+    batch = setup.batch()
+    net = setup.student().to(setup.device).train()
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
 
     def run() -> None:
@@ -221,21 +201,21 @@ def student_step(setting: Setting) -> Callable[[], object]:
     return run
 
 
-def teacher_forward(setting: Setting) -> Callable[[], object]:
-    """The teacher's forward in evaluation mode, as most public code runs it."""
-    net, images = setting.teacher().to(setting.device).eval(), setting.batch().images
+def teacher_forward(setup: BenchmarkSetup) -> Callable[[], object]:
+    """Return a function that runs the teacher in evaluation mode, without gradient."""
+    net, images = setup.teacher().to(setup.device).eval(), setup.batch().images
     return torch.no_grad()(lambda: net(images))
 
 
 @dataclass(frozen=True)
-class Row:
-    """What was measured of one way.
+class StepTiming:
+    """Timing of one variant over several rounds.
 
     Attributes:
-        ms: milliseconds of a step, the median over rounds.
-        ratio: of student step + teacher forward of the same round, likewise.
-        lowest: of those ratios.
-        highest: of those ratios.
+        ms: median milliseconds of a step.
+        ratio: median of the step divided by student step + teacher forward of the same round.
+        lowest: smallest of these ratios.
+        highest: largest of these ratios.
         first_s: seconds of the first step, which compiles it.
     """
 
@@ -247,33 +227,28 @@ class Row:
 
 
 def measure(
-    setting: Setting,
+    setup: BenchmarkSetup,
     method: str,
-    ways: Sequence[str],
+    variants: Sequence[str],
     rounds: int,
     folder: Path,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, Row]:
-    """The networks alone and a method's step, one row each.
+) -> dict[str, StepTiming]:
+    """Time the networks alone and some `VARIANTS` of a method's step in interleaved rounds.
 
-    Args:
-        setting: what is measured.
-        method: name of a loss.
-        ways: some of `WAYS`.
-        rounds: each runs everything once.
-        folder: for caches; they may be deleted afterwards.
-        clock: gives seconds.
+    Caches are written to `folder`, and may be deleted afterwards.
     """
     torch.compiler.reset()  # else what was compiled for other methods counts against this one
-    runs = {STUDENT: student_step(setting), TEACHER: teacher_forward(setting)}
-    runs |= {way: WAYS[way].step(setting, method, folder / f"{method}-{way}") for way in ways}
-    first = time_interleaved(runs, 1, setting.device, warm_up=0, clock=clock)
-    seconds = time_interleaved(runs, rounds, setting.device, warm_up=2, clock=clock)
+    runs = {STUDENT: student_step(setup), TEACHER: teacher_forward(setup)}
+    for name in variants:
+        runs[name] = VARIANTS[name].build_step(setup, method, folder / f"{method}-{name}")
+    first = time_interleaved(runs, 1, setup.device, warm_up=0, clock=clock)
+    seconds = time_interleaved(runs, rounds, setup.device, warm_up=2, clock=clock)
     base = [s + t for s, t in zip(seconds[STUDENT], seconds[TEACHER], strict=True)]
-    return {name: _row(each, base, first[name][0]) for name, each in seconds.items()}
+    return {name: _timing(each, base, first[name][0]) for name, each in seconds.items()}
 
 
-def _row(seconds: Sequence[float], base: Sequence[float], first: float) -> Row:
+def _timing(seconds: Sequence[float], base: Sequence[float], first: float) -> StepTiming:
     ratios = [one / other for one, other in zip(seconds, base, strict=True)]
     median = statistics.median
-    return Row(1000 * median(seconds), median(ratios), min(ratios), max(ratios), first)
+    return StepTiming(1000 * median(seconds), median(ratios), min(ratios), max(ratios), first)

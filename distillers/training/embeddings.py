@@ -126,16 +126,7 @@ class FixedLoader(BatchLoader):
 
 
 class VectorLoader(ShardedLoader):
-    """Batches of vectors, in an order that depends on seed and epoch only.
-
-    Args:
-        vectors: (N, d).
-        labels: (N,) int64, on the same device.
-        batch_size: vectors per batch, in each process.
-        seed: any integer.
-        drop_last: whether to leave out a last batch that is smaller.
-        shard: the part of each epoch that this process loads.
-    """
+    """Batches of vectors (N, d), in an order that depends on seed and epoch only."""
 
     def __init__(
         self,

@@ -30,12 +30,6 @@ class RunLogger:
 
     These are `config.json` and `environment.json` at the start and, after every epoch, a line of
     `metrics.jsonl` and the TensorBoard scalars.
-
-    Args:
-        folder: the run folder, which is created with its parents.
-        config: every flag, as JSON types.
-        epoch: last epoch of an earlier process; what that process logged later is dropped.
-        wandb: project on Weights & Biases to log to, too.
     """
 
     def __init__(

@@ -107,13 +107,9 @@ def _network_groups(net: nn.Module, weight_decay: float, layer_decay: float | No
 
 
 def clip_gradient(task: Task, limit: float, mode: str) -> None:
-    """Clip the gradient of a task.
+    """Clip the gradient of a task: its "norm", each "value", or by "agc" the norm of each unit.
 
-    Args:
-        task: what is trained.
-        limit: maximum norm or value, or for "agc" the maximum ratio of norms.
-        mode: "norm" of the whole gradient, each "value", or "agc", the norm of each unit. As in
-            timm, the latter leaves out the last two parameters of a network, its classifier.
+    As in timm, "agc" leaves out the last two parameters of a network, its classifier.
     """
     if mode == "norm":
         nn.utils.clip_grad_norm_(task.parameters(), limit)

@@ -28,12 +28,7 @@ class Schedule:
             self._scheduler = self._build_scheduler(hparams.sched)
 
     def set(self, epoch: int, update: int = 0) -> None:
-        """Set the learning rates.
-
-        Args:
-            epoch: number of the epoch, from 1; smaller in a first stage.
-            update: number of updates that were done in this epoch.
-        """
+        """Set the rates after `update` updates of an epoch, from 1; smaller in a first stage."""
         if self._scheduler is None or epoch < 1:
             rate = self._hparams.rate(epoch)
             for group in self._optimizer.param_groups:

@@ -176,10 +176,6 @@ class Trainer:
 
         It is 0 for a task that does not read it: a compiled step would be compiled again for a
         changing number.
-
-        Args:
-            epoch: number of the epoch; see `TrainProgress`.
-            within: fraction of the epoch that is done.
         """
         if not self.task.reads_progress:
             return 0.0

@@ -1,4 +1,4 @@
-"""A trained backbone on another data set: a new classifier, and what of the rest may move."""
+"""Transfer a trained network to another data set: a new classifier, and optionally fine-tuning."""
 
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from distillers.features.infer import infer_taps
 from distillers.features.taps import Taps
 from distillers.features.trace import ForwardTrace
 
-SPREAD = 0.01  # standard deviation of a new classifier's weights, as published
+INIT_STD = 0.01  # standard deviation of a new classifier's weights, as published
 
 
 class Transfer(Task):
@@ -46,7 +46,7 @@ class Transfer(Task):
     ) -> None:
         super().__init__()
         if precompute_features and (finetune or update_bn_stats):
-            raise ValueError("embeddings that were computed before do not follow a backbone.")
+            raise ValueError("precomputed features do not follow a backbone that changes.")
         self.student, self.loss, self.head = net, loss, head
         self.finetune, self.update_bn_stats, self.precompute_features = (
             finetune,
@@ -57,16 +57,14 @@ class Transfer(Task):
         net.get_submodule(head).requires_grad_(True)
 
     def forward(self, batch: Batch, progress: float = 0.0) -> Step:  # noqa: ARG002
-        """One step's loss; `progress` is not used."""
-        entered = (
-            self.student.get_submodule(self.head) if self.precompute_features else self.student
-        )
-        logits = entered(batch.images)
+        """Compute the loss of one batch; `progress` is not used."""
+        net = self.student.get_submodule(self.head) if self.precompute_features else self.student
+        logits = net(batch.images)
         loss = self.loss(logits, batch.labels)
         return Step(loss, {"ce": loss.detach()}, logits)
 
     def deployed(self) -> nn.Module:
-        """The network that is scored and saved."""
+        """Return the network to evaluate and save."""
         return FromEmbeddings(self.student, self.head) if self.precompute_features else self.student
 
     def networks(self) -> list[nn.Module]:
@@ -75,7 +73,7 @@ class Transfer(Task):
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
-        """What the classifier takes in, (n, d), of images (n, c, h, w), in evaluation mode."""
+        """Return the input of the classifier (n, d) for images (n, c, h, w), in evaluation mode."""
         reader = FeatureExtractor(self.student, Taps(maps=(), head=self.head), ["pooled"])
         try:
             with eval_mode(self.student):
@@ -84,7 +82,7 @@ class Transfer(Task):
             reader.close()
 
     def train(self, mode: bool = True) -> "Transfer":
-        """Training mode for what may move; see `update_bn_stats`."""
+        """Set training mode where weights or statistics change; see `update_bn_stats`."""
         super().train(mode)
         if self.update_bn_stats:
             return self
@@ -97,7 +95,7 @@ class Transfer(Task):
 
 
 class FromEmbeddings(nn.Module):
-    """A network that may be entered at its classifier, too; it is saved as the network itself."""
+    """A network that also takes the input of its classifier; its state dict is the network's."""
 
     def __init__(self, net: nn.Module, head: str) -> None:
         super().__init__()
@@ -106,25 +104,25 @@ class FromEmbeddings(nn.Module):
         self.card: dict[str, Any] | None = card
         self._head = head
 
-    def forward(self, taken: Tensor) -> Tensor:
-        """Logits (n, k) of embeddings (n, d) or of images (n, c, h, w)."""
-        is_image = taken.ndim == 4
-        return self.net(taken) if is_image else self.net.get_submodule(self._head)(taken)
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return logits (n, k) of embeddings (n, d) or of images (n, c, h, w)."""
+        net = self.net if inputs.ndim == 4 else self.net.get_submodule(self._head)
+        return net(inputs)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The network's own."""
+        """Return the state dict of the network."""
         return self.net.state_dict(*args, **kwargs)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Likewise."""
+        """Load a state dict of the network."""
         return self.net.load_state_dict(*args, **kwargs)
 
 
 def classifier_of(net: nn.Module, images: Tensor) -> str:
-    """The path of the linear layer whose output is the logits.
+    """Return the path of the linear layer that maps embeddings to logits.
 
     Raises:
-        InputError: when the network ends in anything else.
+        InputError: if the network does not end in one linear layer.
     """
     trace = ForwardTrace(net, images)
     for call in reversed(trace.calls):
@@ -141,21 +139,15 @@ def classifier_of(net: nn.Module, images: Tensor) -> str:
 
 
 def replace_classifier(net: nn.Module, head: str, num_classes: int) -> None:
-    """Put a new linear layer in the place of a network's classifier.
+    """Replace the linear classifier of a network by a new one with `num_classes` logits.
 
-    Its weights are drawn from N(0, 0.01), as published, with the global generator; its bias, where
-    the old one had one, is zero.
-
-    Args:
-        net: the network; a deployed one that carries a card, SimKD's, has the number of classes in
-            it changed too.
-        head: path of the old one.
-        num_classes: number of logits.
+    Its weights are drawn from N(0, 0.01), as published, with the global generator; the bias, if the
+    old one had one, is zero. The number of classes in the card of a deployed network is updated.
     """
     old = net.get_submodule(head)
-    assert isinstance(old, nn.Linear)  # classifier_of gives no other
+    assert isinstance(old, nn.Linear)  # classifier_of returns only these
     new = nn.Linear(old.in_features, num_classes, bias=old.bias is not None)
-    nn.init.normal_(new.weight, std=SPREAD)
+    nn.init.normal_(new.weight, std=INIT_STD)
     if new.bias is not None:
         nn.init.zeros_(new.bias)
     net.set_submodule(head, new.to(old.weight.device, old.weight.dtype).train(old.training))

@@ -10,7 +10,7 @@ class Tracker:
     """Log every epoch of a run; a run that is resumed continues its page.
 
     Args:
-        name of the project. With WANDB_MODE=offline the logs stay in the run folder, for
+        project: name of the project. With WANDB_MODE=offline the logs stay in the run folder, for
             `wandb sync`.
         folder: the run folder, whose name becomes that of the page.
         config: every flag, as JSON types.

@@ -15,18 +15,18 @@ from distillers.training.benchmark import (
     PLAIN,
     STUDENT,
     TEACHER,
-    WAYS,
-    Row,
-    Setting,
-    ways_on,
+    VARIANTS,
+    BenchmarkSetup,
+    StepTiming,
+    variants_for,
 )
-from distillers.training.peak_memory import peak_of
+from distillers.training.peak_memory import step_peak_mib
 
 CPU = torch.device("cpu")
 
 
 def row(ms, first_s=0.0):
-    return Row(ms, ms / 100, ms / 100, ms / 100, first_s)
+    return StepTiming(ms, ms / 100, ms / 100, ms / 100, first_s)
 
 
 ROWS = {STUDENT: row(40), TEACHER: row(60), PLAIN: row(100), DEFAULT: row(90)}
@@ -35,7 +35,7 @@ ROWS |= {"compiled": row(80, 60), "cached": row(36), "cached compiled": row(30, 
 
 def test_hours_are_those_of_every_step():
     training = TrainingLength(steps=1000, epochs=10, views=4)
-    seconds = {name: 3600 * training.hours(ROWS, name) for name in ROWS if name in WAYS}
+    seconds = {name: 3600 * training.hours(ROWS, name) for name in ROWS if name in VARIANTS}
     assert seconds[PLAIN] == pytest.approx(1000)
     assert seconds[DEFAULT] == pytest.approx(900)
     assert seconds["compiled"] == pytest.approx(60 + 800)
@@ -59,7 +59,7 @@ def test_advice_is_the_fastest_that_can_be_asked_for():
     assert told.endswith("with a new view in each epoch --compile, 8.5 hours")
 
 
-def test_the_tables_have_every_method_and_way():
+def test_the_tables_have_every_method_and_variant():
     figures = Measurements({"kd": ROWS, "at": ROWS}, {}, {"kd": 10, "at": 20})
     text = "\n".join(lines(figures, TrainingLength(10, 2, 1)))
     assert text.count("0.360") == 2
@@ -67,11 +67,11 @@ def test_the_tables_have_every_method_and_way():
     assert "in MiB" not in text
 
 
-def test_ways_are_compiled_and_in_fewer_digits_where_the_device_can(monkeypatch):
-    assert ways_on(CPU, compiled=False) == ["plain", "default", "cached", "bf16"]
-    assert ways_on(CPU, compiled=True) == list(WAYS)
+def test_variants_are_those_that_the_device_supports(monkeypatch):
+    assert variants_for(CPU, compiled=False) == ["plain", "default", "cached", "bf16"]
+    assert variants_for(CPU, compiled=True) == list(VARIANTS)
     monkeypatch.setattr("distillers.training.benchmark.candidates", lambda _: ("fp32", "fp16"))
-    assert ways_on(CPU, compiled=False) == ["plain", "default", "cached"]
+    assert variants_for(CPU, compiled=False) == ["plain", "default", "cached"]
 
 
 def test_the_command_measures_the_pair_that_is_asked_for(tmp_path, capsys):
@@ -105,15 +105,15 @@ def test_the_command_measures_the_pair_that_is_asked_for(tmp_path, capsys):
 def test_a_peak_is_that_of_the_step_alone(tmp_path):
     ballast = torch.ones(2**27)  # half a GiB in this process, which is none of the step's
     build = partial(models.create, num_classes=10)
-    setting = Setting(
+    setup = BenchmarkSetup(
         partial(build, "resnet8"),
         partial(build, "resnet8"),
         batch_size=64,
         num_images=100,
         num_classes=10,
     )
-    small = peak_of(replace(setting, batch_size=8), "kd", DEFAULT, tmp_path)
-    large = peak_of(setting, "kd", DEFAULT, tmp_path)
+    small = step_peak_mib(replace(setup, batch_size=8), "kd", DEFAULT, tmp_path)
+    large = step_peak_mib(setup, "kd", DEFAULT, tmp_path)
     assert ballast.sum() > 0
     assert 0 < small < large < 400
 

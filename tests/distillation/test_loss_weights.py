@@ -11,10 +11,10 @@ from distillers import models
 from distillers.data.batch import Batch
 from distillers.distillation import recipes
 from distillers.training import benchmark as bench
-from distillers.training.benchmark import Setting
+from distillers.training.benchmark import BenchmarkSetup
 from distillers.training.trainer import Hyperparameters, Trainer
 
-SETTING = Setting(
+SETTING = BenchmarkSetup(
     student=partial(models.create, "resnet8", num_classes=10),
     teacher=partial(models.create, "resnet14", num_classes=10),
     image_size=16,
@@ -25,7 +25,7 @@ SETTING = Setting(
 )
 
 
-def setting(method: str) -> Setting:
+def setting(method: str) -> BenchmarkSetup:
     return replace(SETTING, options={k: v for k, v in SETTING.options.items() if k == method})
 
 
@@ -39,7 +39,7 @@ def trainers(method: str) -> tuple[Trainer, Trainer]:
     """Of the same student and teacher, whose normalisations are no identities: plain, default."""
     hparams = Hyperparameters(1, learning_rate=1e-3)
     plain, default = (
-        Trainer(bench.task_of(setting(method), method, as_given=given).train(), hparams)
+        Trainer(bench.build_task(setting(method), method, unoptimised=given).train(), hparams)
         for given in (True, False)
     )
     with torch.no_grad():

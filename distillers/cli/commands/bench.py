@@ -12,7 +12,7 @@ from distillers.config.student import canonical_method
 from distillers.distillation.recipes import ELEVEN
 
 if TYPE_CHECKING:
-    from distillers.training.benchmark import Setting
+    from distillers.training.benchmark import BenchmarkSetup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,19 +96,21 @@ def main(args: Sequence[str]) -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
     reuse_freed_memory()
-    setting = setting_of(config)
-    ways = bench.ways_on(setting.device, compiled=config.compile)
+    setup = build_setup(config)
+    variants = bench.variants_for(setup.device, compiled=config.compile)
     measurements, meter = bench_table.Measurements(), LoadMeter()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary)
         for method in config.methods:
-            print(f"measuring {method}: {', '.join(ways)}", flush=True)
-            measurements.cache_bytes[method] = bench.cache_bytes(setting, method)
+            print(f"measuring {method}: {', '.join(variants)}", flush=True)
+            measurements.cache_bytes[method] = bench.cache_bytes(setup, method)
             if config.memory:
                 measurements.peaks[method] = {
-                    w: peak.peak_of(setting, method, w, folder) for w in ways
+                    v: peak.step_peak_mib(setup, method, v, folder) for v in variants
                 }
-            measurements.rows[method] = bench.measure(setting, method, ways, config.rounds, folder)
+            measurements.rows[method] = bench.measure(
+                setup, method, variants, config.rounds, folder
+            )
             if config.out:  # after every method, in case the benchmark is stopped
                 about = {"settings": asdict(config), "environment": environment()}
                 content = json.dumps(about | {"results": measurements.plain()}, indent=1) + "\n"
@@ -120,7 +122,7 @@ def main(args: Sequence[str]) -> None:
         print(f"WARNING: {note}; the ratios are of interleaved rounds, the times too long")
 
 
-def setting_of(config: BenchConfig) -> "Setting":
+def build_setup(config: BenchConfig) -> "BenchmarkSetup":
     """Return the networks and data sizes to measure.
 
     Raises:
@@ -148,10 +150,10 @@ def setting_of(config: BenchConfig) -> "Setting":
     classes, side = classes or 100, side or 32
     build = partial(models.create, num_classes=classes, image_size=side)
     if path:
-        teacher = partial(bench.saved, path, config.model_t, side)
+        teacher = partial(bench.load_network, path, config.model_t, side)
     else:
         teacher = partial(build, config.model_t or "resnet32x4")
-    setting = bench.Setting(
+    setup = bench.BenchmarkSetup(
         student=partial(build, config.model_s),
         teacher=teacher,
         image_size=side,
@@ -161,6 +163,6 @@ def setting_of(config: BenchConfig) -> "Setting":
         device=device,
         protocol=config.protocol,
     )
-    for make in (setting.student, setting.teacher):  # so that errors come before measuring
-        make()
-    return setting
+    for create in (setup.student, setup.teacher):  # so that errors come before measuring
+        create()
+    return setup

@@ -51,12 +51,7 @@ class CacheFolder:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def part(self, name: str, identity: dict[str, Any], num_rows: int) -> Part:
-        """Open or create the part for one feature of the teacher.
-
-        Args:
-            name: of its files.
-            identity: where the teacher is read, and the "shape" of a row; written to the card.
-            num_rows: number of rows that this run may read or write.
+        """Open or create the part of a feature; its `identity`, module and shape, is in the card.
 
         Raises:
             InputError: if there is a part of this name with another identity.

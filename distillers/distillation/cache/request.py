@@ -66,15 +66,7 @@ def open_cache(
     num_fills: int,
     world: World,
 ) -> TeacherCache | None:
-    """Open the cache of a run and print its state; None if it would exceed the budget.
-
-    Args:
-        config: the flags.
-        request: the cache.
-        task: the task whose losses read the teacher.
-        sample: (n, c, h, w), a few images, normalised.
-        num_fills: maximal number of views of an image that the run computes.
-        world: the processes; all must call this.
+    """Open a run's cache and print its state; None if it exceeds the budget. A collective call.
 
     Raises:
         InputError: if the disk has not enough free space.
