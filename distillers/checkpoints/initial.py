@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from distillers import models
-from distillers.checkpoints.architecture import shapes_of
 from distillers.checkpoints.load import load
+from distillers.checkpoints.shapes import shapes_of
 from distillers.config.flags import PUBLISHED
 from distillers.errors import InputError
 from distillers.features.extractor import eval_mode

@@ -11,10 +11,9 @@ from distillers.checkpoints.architecture import (
     is_state_dict,
     load_weights,
     name_from_folder,
-    num_classes_of,
-    shapes,
 )
 from distillers.checkpoints.io import FORMAT
+from distillers.checkpoints.shapes import num_classes_of, weight_shapes
 from distillers.errors import MODEL_FLAGS, InputError
 from distillers.losses import wiring
 
@@ -64,7 +63,7 @@ def build_network(
     if not is_state_dict(state):
         raise InputError(f"{path} has no state dict: `model` does not hold one.")
     size = card.get("image_size", 32)
-    classes = card.get("num_classes") or num_classes_of(name, size, shapes(state))
+    classes = card.get("num_classes") or num_classes_of(name, size, weight_shapes(state))
     if classes is None:
         raise InputError(f"the number of classes cannot be inferred from {path}.")
     if name != model or ":" not in name:

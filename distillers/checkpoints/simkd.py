@@ -6,7 +6,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from distillers.checkpoints.architecture import SIZES, RecognizedNetwork, log
+from distillers.checkpoints.architecture import RecognizedNetwork, log
+from distillers.checkpoints.shapes import SIZES
 from distillers.errors import InputError
 from distillers.features.classifier import copy_classifier
 from distillers.features.infer import infer_taps

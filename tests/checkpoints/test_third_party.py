@@ -9,9 +9,10 @@ from safetensors.torch import save_file
 
 from distillers import models
 from distillers.checkpoints import io as checkpoint
-from distillers.checkpoints.architecture import name_from_folder, names_by_shapes
+from distillers.checkpoints.architecture import name_from_folder
 from distillers.checkpoints.load import load
 from distillers.checkpoints.network import model_name
+from distillers.checkpoints.shapes import names_by_shapes
 from distillers.errors import InputError
 from distillers.losses import SimKD
 from distillers.models import registry

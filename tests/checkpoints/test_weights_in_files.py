@@ -10,8 +10,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from distillers import models
-from distillers.checkpoints.architecture import find_fit
 from distillers.checkpoints.load import load
+from distillers.checkpoints.shapes import find_fit
 from distillers.cli import main as cli
 from distillers.errors import InputError
 

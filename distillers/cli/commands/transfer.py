@@ -84,7 +84,7 @@ def _image_size(config: TransferConfig, card: dict[str, Any]) -> int | None:
     Raises:
         InputError: if the network has weights of other shapes for images of that size.
     """
-    from distillers.checkpoints.architecture import shapes_of
+    from distillers.checkpoints.shapes import shapes_of
     from distillers.models.registry import SMALL_IMAGES
 
     name = card["model"]
