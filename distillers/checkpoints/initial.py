@@ -82,11 +82,29 @@ def build_initial(
         message += f"{card['num_classes']})"
         net = _replace_classifier(net, num_classes)
     if drop_path is not None:
-        weights = net.state_dict()
-        net = models.create(name, num_classes, image_size, drop_path=drop_path)
-        net.load_state_dict(weights)
+        net = with_drop_path(net, name, num_classes, image_size, drop_path)
     log(message)
     return InitialNetwork(net, card.get("mean"), card.get("std"))
+
+
+def with_drop_path(
+    net: nn.Module, name: str, num_classes: int, image_size: int, rate: float
+) -> nn.Module:
+    """Return a network with the weights of `net` and stochastic depth.
+
+    Args:
+        net: network `name` on the CPU, as it was built by its name.
+        name: as in `distillers.models.create`.
+        num_classes: number of its logits.
+        image_size: side of its images in pixels.
+        rate: of stochastic depth.
+
+    Raises:
+        InputError: if such a network has no stochastic depth.
+    """
+    deeper = models.create(name, num_classes, image_size, drop_path=rate)
+    deeper.load_state_dict(net.state_dict())
+    return deeper
 
 
 def _fits_size(name: str, card: dict[str, Any], own_size: int, image_size: int) -> bool:

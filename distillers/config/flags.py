@@ -145,6 +145,20 @@ def as_json_types(content: Any) -> Any:
     return json.loads(json.dumps(content, default=str))
 
 
+def flag_words(name: str, value: object) -> list[str]:
+    """Return a flag as words of a command line; no words if the value is None."""
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    if value is None:
+        return []
+    if isinstance(value, list):
+        if all(isinstance(part, list) for part in value):  # as a run's config.json has --option
+            value = [each for part in value for each in part]
+        separate = all(isinstance(each, str) for each in value)
+        return [f"--{name}", *value] if separate else [f"--{name}", ",".join(map(str, value))]
+    return [f"--{name}", str(value)]
+
+
 def _list_parser(
     metavar: str, parse: Callable[[list[str]], tuple[Any, ...]]
 ) -> PrimitiveConstructorSpec:

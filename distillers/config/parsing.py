@@ -1,8 +1,12 @@
-"""Conversion of command lines to dataclasses and back."""
+"""Conversion of command lines to dataclasses."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from distillers.config import recipes
+from distillers.config.flags import flag_words
+from distillers.config.train import TrainConfig
 from distillers.config.trust import check_trusted, own_code_of
 from distillers.errors import InputError
 
@@ -10,22 +14,39 @@ Config = TypeVar("Config")
 
 
 def parse(config: type[Config], args: Sequence[str], prog: str) -> Config:
-    """Parse flags into a dataclass; they override those of `--config FILE`.
+    """Parse flags into a dataclass.
+
+    Those of `args` override those of `--config FILE`, and both override those of `--recipe`.
 
     Raises:
         InputError: if the file of `--config` cannot be read, or names code outside of distillers
-            that is not trusted on the command line.
+            that is not trusted on the command line; or if the recipe cannot be used.
     """
     import tyro
 
     path = _config_file(args)
-    if path is None:
-        return tyro.cli(config, args=args, prog=prog)
-    parsed = tyro.cli(config, args=[*_from_file(path), *args], prog=prog)
-    if names := own_code_of(parsed):
+    from_file = {} if path is None else _read_file(path)
+    words = [word for name, value in from_file.items() for word in flag_words(name, value)]
+    words += args
+    parsed = tyro.cli(config, args=words, prog=prog)
+    if path is not None and (names := own_code_of(parsed)):
         by_user: Any = tyro.cli(config, args=args, prog=prog)
         check_trusted(names, {*own_code_of(by_user), *by_user.trust}, f"--config {path}")
-    return parsed
+    if not isinstance(parsed, TrainConfig):
+        return parsed
+    unset = {name for name, value in from_file.items() if value is None}
+    defaults = recipes.resolve(parsed, _names(words) | unset)
+    if defaults is None:
+        return parsed
+    nothing = dict.fromkeys(unset & vars(defaults).keys())
+    defaults = dataclasses.replace(defaults, **nothing)
+    return tyro.cli(config, args=words, prog=prog, default=defaults)
+
+
+def _names(words: Sequence[str]) -> set[str]:
+    """Return the names of the flags in a command line."""
+    flags = (word[2:].partition("=")[0] for word in words if word.startswith("--"))
+    return {flag.replace("-", "_").removeprefix("no_") for flag in flags}
 
 
 def _config_file(args: Sequence[str]) -> str | None:
@@ -39,8 +60,8 @@ def _config_file(args: Sequence[str]) -> str | None:
     return path
 
 
-def _from_file(path: str) -> list[str]:
-    """Return the flags in a file.
+def _read_file(path: str) -> dict[str, Any]:
+    """Return the flags in a file, by name.
 
     Raises:
         InputError: if the file cannot be read, or is not a mapping of flags to values.
@@ -52,18 +73,4 @@ def _from_file(path: str) -> list[str]:
     if not isinstance(content, dict):
         raise InputError(f"--config {path} must hold a mapping of flags to values.")
     content.pop(KEY, None)  # the checksum in a run's config.json, which people may edit
-    return [word for name, value in content.items() for word in flag_words(str(name), value)]
-
-
-def flag_words(name: str, value: object) -> list[str]:
-    """Return a flag as words of a command line; no words if the value is None."""
-    if isinstance(value, bool):
-        return [f"--{name}" if value else f"--no-{name}"]
-    if value is None:
-        return []
-    if isinstance(value, list):
-        if all(isinstance(part, list) for part in value):  # as a run's config.json has --option
-            value = [each for part in value for each in part]
-        separate = all(isinstance(each, str) for each in value)
-        return [f"--{name}", *value] if separate else [f"--{name}", ",".join(map(str, value))]
-    return [f"--{name}", str(value)]
+    return {str(name): value for name, value in content.items()}

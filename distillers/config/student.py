@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import UseAppendAction, arg
 
@@ -42,6 +42,8 @@ def canonical_method(method: str) -> str:
 @dataclass(frozen=True, kw_only=True)
 class StudentConfig(InitialNetworkConfig):
     """Distil a student from a trained teacher."""
+
+    COMMAND: ClassVar[str] = "student"
 
     path_t: Annotated[
         str | None, Fact.PATH, Fact.OWN_COLUMN, NotInGrid("`teachers` and `pairs` name it")
@@ -129,11 +131,21 @@ class StudentConfig(InitialNetworkConfig):
     """Maximum size of the cache on disk; if it would be larger, the teacher runs in every step."""
 
     def __post_init__(self) -> None:
-        """Expand paths, and write methods in lower case."""
+        """Expand paths, write methods in lower case, and drop an empty --option."""
         super().__post_init__()
+        object.__setattr__(self, "option", tuple(filter(None, self.option)))
         if self.distill is not None:
             names = "+".join(map(canonical_method, self.distill.split("+")))
             object.__setattr__(self, "distill", names)
+
+    @property
+    def network(self) -> str:
+        """Name of the student."""
+        return self.model_s
+
+    def default_recipe(self) -> str | None:
+        """Return the recipe without --recipe; see `TrainConfig.default_recipe`."""
+        return super().default_recipe() or ("distil" if self.dataset == "folder" else None)
 
     def methods(self) -> list[str]:
         """Return the library's names of the losses in --distill and --loss."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from tyro.conf import arg
 
@@ -15,6 +15,8 @@ from distillers.files import file_name
 class TeacherConfig(InitialNetworkConfig):
     """Train a network on labels alone."""
 
+    COMMAND: ClassVar[str] = "teacher"
+
     model: Annotated[str, Fact.OWN_COLUMN, NotInGrid("`teachers` and `pairs` name it")] = (
         "resnet32x4"
     )
@@ -25,6 +27,11 @@ class TeacherConfig(InitialNetworkConfig):
     """L2 penalty of SGD, or weight decay of --opt."""
     trial: Annotated[int, arg(aliases=["-t"])] = 0
     """Random seed; part of the run folder's name."""
+
+    @property
+    def network(self) -> str:
+        """Name of the network."""
+        return self.model
 
     def folder(self) -> Path:
         """Return the run folder."""

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from distillers.config.data import Dali, DecodeOptions, SoftLabels, check_dali
 from distillers.config.flags import (
@@ -39,6 +39,8 @@ ONE_DEVICE = NotInGrid("each run of a sweep has one device")
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(StepFlags):
     """Flags that teachers, students and transferred networks share."""
+
+    COMMAND: ClassVar[str] = ""
 
     trial: Annotated[
         int, SEED, Fact.SAME_COST, Fact.OWN_COLUMN, NotInGrid("`trials` sets the seeds")
@@ -97,6 +99,8 @@ class TrainConfig(StepFlags):
     ] = None
     """GPU index, a list such as 0,1,2,3 with one process each, or "cpu". Default: the first GPU if
     there is one."""
+    drop_path: Annotated[float | None, FRACTION, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = None
+    """Rate of stochastic depth, in networks of timm and torchvision. Default: the network's."""
     grad_checkpointing: Annotated[bool, Fact.PUBLISHED_SETTING] = False
     """Recompute the activations of a timm network in the backward pass, which saves memory."""
     deterministic: Annotated[bool, Fact.SAME_COST] = False
@@ -139,6 +143,10 @@ class TrainConfig(StepFlags):
     ] = ()
     """Modules of your own that --config may name for --model and --loss, as in my_package.losses.
     What the command line itself names is trusted."""
+    recipe: Annotated[str | None, Fact.NO_EFFECT] = None
+    """Training recipe, which sets flags that are not given: published, finetune, distil, patient,
+    a1, a2, a3 or deit (see docs/recipes.md). Default: for --dataset folder, finetune with
+    --pretrained, else distil for students; published in all other cases."""
 
     def __post_init__(self) -> None:
         """Expand ~ in paths."""
@@ -167,6 +175,15 @@ class TrainConfig(StepFlags):
         self.check_step(self.epochs)
         if self.patience is not None and not self.val_fraction:
             raise InputError("--patience needs held-out images; add --val_fraction, as in 0.1.")
+
+    @property
+    def network(self) -> str:
+        """Name of the network that is trained; "" if its checkpoint has it."""
+        return ""
+
+    def default_recipe(self) -> str | None:
+        """Return the recipe without --recipe; None for the defaults of all flags."""
+        return None
 
     def devices(self) -> tuple[str, ...]:
         """Return the devices of --gpu_id, one for each process; empty if it is not given."""
@@ -220,8 +237,10 @@ class InitialNetworkConfig(TrainConfig):
     pretrained: Pretrained = None
     """Initial weights: a file, or without a value those published by timm or torchvision. A
     classifier for another number of classes is replaced."""
-    drop_path: Annotated[float | None, FRACTION, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = None
-    """Rate of stochastic depth, in networks of timm and torchvision. Default: the network's."""
+
+    def default_recipe(self) -> str | None:
+        """Return the recipe without --recipe; see `TrainConfig.default_recipe`."""
+        return "finetune" if self.dataset == "folder" and self.pretrained else None
 
 
 def _is_utf8(path: str) -> bool:

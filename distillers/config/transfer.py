@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import arg
 
@@ -19,6 +19,8 @@ SIZE = 32  # image size of the published protocol
 @dataclass(frozen=True, kw_only=True)
 class TransferConfig(TrainConfig):
     """Train a new classifier on a trained backbone, or the whole network, for another data set."""
+
+    COMMAND: ClassVar[str] = "transfer"
 
     path_s: Annotated[str | None, Fact.PATH] = None
     """Checkpoint or run folder (its best checkpoint is used) of the network to transfer."""
@@ -69,6 +71,10 @@ class TransferConfig(TrainConfig):
             raise InputError(
                 f"--image_size is {self.image_size}; --protocol public uses images of {SIZE}."
             )
+
+    def default_recipe(self) -> str | None:
+        """Return the recipe without --recipe; see `TrainConfig.default_recipe`."""
+        return "finetune" if self.dataset == "folder" and self.finetune else None
 
     @property
     def update_bn_stats(self) -> bool:

@@ -78,7 +78,10 @@ def create(
 
 def without_drop_path(name: str) -> InputError:
     """Return the error for `drop_path` with a network that has no stochastic depth."""
-    return InputError(f"{name} has no stochastic depth; leave out --drop_path.")
+    return InputError(
+        f"{name} has no stochastic depth; leave out --drop_path, or add --drop_path None to a "
+        "--recipe that has it."
+    )
 
 
 def _build(table: dict[str, tuple[str, tuple[object, ...]]], name: str, classes: int) -> nn.Module:

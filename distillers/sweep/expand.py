@@ -12,7 +12,8 @@ from typing import Any
 
 from distillers import data, models
 from distillers.checkpoints.load import load
-from distillers.config.parsing import flag_words, parse
+from distillers.config.flags import flag_words
+from distillers.config.parsing import parse
 from distillers.config.student import StudentConfig
 from distillers.config.teacher import TeacherConfig
 from distillers.distillation import loss_weights as weights

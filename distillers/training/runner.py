@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from distillers import __version__, data
+from distillers.config import recipes as recipe_flags
 from distillers.config.data import DecodeOptions, NumViews, check_dali
 from distillers.config.hyperparameters import Precision, describe_hparams
 from distillers.config.train import TrainConfig
@@ -190,6 +191,8 @@ def train(
         hparams = dataclasses.replace(
             hparams, precision=_precision(task, loader, hparams, run_dir, world)
         )
+    if config.recipe:
+        world.say(recipe_flags.describe(config))
     world.say(describe_hparams(hparams, config.batch_size, len(loader)))
     with _explain_disk_errors():
         _fit_and_record(config, task, loader, hparams, splits, run_dir, card, world)

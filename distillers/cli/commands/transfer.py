@@ -12,6 +12,8 @@ from distillers.errors import InputError
 from distillers.files import sha256
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from distillers.data.source import DataSource
     from distillers.distributed.world import World
 
@@ -56,7 +58,7 @@ def work(config: TransferConfig, world: "World") -> None:
     check_same_source(run_dir, ("transferred", "sha256"), path)
     runner.seed_everything(config)
     order = torch.channels_last if config.channels_last else torch.contiguous_format
-    net = runner.to_device(loaded.net, config, world)
+    net = runner.to_device(_with_drop_path(loaded.net, loaded.card, config), config, world)
     net = net.to(memory_format=order)  # before features are computed
     head = classifier_of(net, source.sample(world.device))
     replace_classifier(net, head, source.num_classes)
@@ -97,6 +99,25 @@ def _image_size(config: TransferConfig, card: dict[str, Any]) -> int | None:
             + (", the only size of --protocol public." if config.update_bn_stats else ".")
         )
     return size
+
+
+def _with_drop_path(net: "nn.Module", card: dict[str, Any], config: TransferConfig) -> "nn.Module":
+    """Return the network with the stochastic depth of --drop_path, if that is given.
+
+    Raises:
+        InputError: if it can have none.
+    """
+    from distillers.checkpoints.initial import with_drop_path
+
+    if config.drop_path is None:
+        return net
+    if card.get("deploy"):
+        raise InputError(
+            f"{config.path_s} holds a {card['model']} with what {card['deploy']['name']} adds to "
+            "it, which has no stochastic depth; leave out --drop_path."
+        )
+    size = card.get("image_size") or SIZE
+    return with_drop_path(net, card["model"], card["num_classes"], size, config.drop_path)
 
 
 def _describe(config: TransferConfig, source: "DataSource") -> str:
