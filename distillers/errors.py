@@ -47,6 +47,10 @@ class NonFiniteLossError(RuntimeError):
     """The loss is NaN or infinite; the message lists its terms."""
 
 
+class LimitExceededError(RuntimeError):
+    """A network exceeds a limit that the user set; the message names the limit and the figure."""
+
+
 class PreemptedError(RuntimeError):
     """The run was stopped by a signal, after its state was saved."""
 
@@ -68,5 +72,10 @@ STOP_SIGNALS = tuple(
 )
 
 # Exit statuses of the commands.
-EXIT_STATUS: dict[type, int] = {InputError: 2, NonFiniteLossError: 3, PeerLostError: 4}
+EXIT_STATUS: dict[type, int] = {
+    LimitExceededError: 1,
+    InputError: 2,
+    NonFiniteLossError: 3,
+    PeerLostError: 4,
+}
 PREEMPTED_STATUS = 75  # EX_TEMPFAIL: the run was preempted and can be started again

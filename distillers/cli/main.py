@@ -13,6 +13,7 @@ from distillers.errors import (
     EXIT_STATUS,
     PREEMPTED_STATUS,
     InputError,
+    LimitExceededError,
     NonFiniteLossError,
     PeerLostError,
     PreemptedError,
@@ -26,6 +27,7 @@ COMMANDS = {
     "transfer": "train a network's classifier, or all of it, on other data (transfer_student.py)",
     "evaluate": "evaluate a saved network on test images",
     "predict": "predict the classes of pictures without labels",
+    "compare": "compare a network with the one that it would replace, within limits",
     "figures": "plot comparisons of saved networks",
     "export": "export a saved network as safetensors, ONNX or a torch.export program",
     "report": "compare finished runs with each other and with published results",
@@ -85,7 +87,7 @@ def _run(command: str, args: Sequence[str], stopping: list[int]) -> int:
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())  # --loss and --model_s may name a module of the user
         importlib.import_module(f"distillers.cli.commands.{command}").main(args)
-    except (InputError, NonFiniteLossError, PeerLostError) as error:
+    except (InputError, LimitExceededError, NonFiniteLossError, PeerLostError) as error:
         _print_error(error)
         return EXIT_STATUS.get(type(error), 2)
     except PreemptedError as error:

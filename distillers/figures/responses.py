@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from distillers.data.batch import Batch
 from distillers.features.extractor import FeatureExtractor, eval_mode
 from distillers.features.taps import Taps
+from distillers.training.evaluate import top_classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,7 @@ class Responses:
     @property
     def predictions(self) -> Tensor:
         """Predicted classes, (N,) int64."""
-        return self.logits.argmax(1)
+        return top_classes(self.logits.float())[:, 0]
 
     @property
     def correct(self) -> Tensor:

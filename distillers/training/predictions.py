@@ -1,11 +1,14 @@
 """Predictions of a network, recorded during an evaluation."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
 from distillers.data.batch import Batch
+from distillers.errors import InputError
+from distillers.features.extractor import eval_mode
 from distillers.training.evaluate import top_classes
 
 
@@ -28,15 +31,24 @@ class Predictions:
     def label(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Iterate over batches and record their labels and rows."""
         for batch in batches:
-            self._labels.append(batch.labels.cpu())
-            self._rows.append(batch.index.cpu())
+            self.record(batch)
             yield batch
+
+    def record(self, batch: Batch) -> None:
+        """Record the labels and rows of a batch."""
+        self._labels.append(batch.labels.cpu())
+        self._rows.append(batch.index.cpu())
 
     def add(self, logits: Tensor) -> None:
         """Record the logits (n, k) of a batch."""
         logits = logits.detach().float()
         self._logits.append(logits.cpu())
         self._classes.append(top_classes(logits)[:, 0].cpu())
+
+    @property
+    def has_images(self) -> bool:
+        """Whether there is an image."""
+        return any(len(labels) for labels in self._labels)
 
     def logits(self) -> Tensor:
         """Return the logits, (n, k) float32."""
@@ -61,6 +73,30 @@ class Predictions:
     def rows(self) -> Tensor:
         """Return the rows of the images in the test set, (n,) int64."""
         return torch.cat(self._rows)
+
+
+@torch.no_grad()
+def collect(nets: Sequence[nn.Module], batches: Iterable[Batch]) -> list[Predictions]:
+    """Run networks in evaluation mode on the same images and return the predictions of each.
+
+    Args:
+        nets: map images (n, c, h, w) to logits (n, k), on the device of the batches.
+        batches: an evaluation loader's epoch.
+
+    Raises:
+        InputError: if there is no image.
+    """
+    found = [Predictions() for _ in nets]
+    with ExitStack() as modes:
+        for net in nets:
+            modes.enter_context(eval_mode(net))
+        for batch in batches:
+            for net, seen in zip(nets, found, strict=True):
+                seen.record(batch)
+                seen.add(net(batch.images))
+    if not found[0].has_images:
+        raise InputError("there is nothing to score: no image could be read.")
+    return found
 
 
 def agreement(first: Predictions, second: Predictions) -> float:
