@@ -1,9 +1,11 @@
 """Local processes of --multiprocessing-distributed."""
 
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import connection
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -12,6 +14,7 @@ from distillers.errors import STOP_SIGNALS, InputError
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
+    from torch.multiprocessing.spawn import ProcessContext
 
 FORWARDED_SIGNALS = (*STOP_SIGNALS, signal.SIGUSR1)
 GRACE = 60  # seconds for saving after another process has ended
@@ -62,12 +65,27 @@ def _start(config: TrainConfig, command: str, args: Sequence[str]) -> int:
     for number in FORWARDED_SIGNALS:
         signal.signal(number, lambda heard, _: [os.kill(pid, heard) for pid in processes.pids()])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all processes
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     try:
-        while not processes.join(timeout=0.5, grace_period=min(GRACE, config.dist_timeout)):
+        while not _wait(processes, min(GRACE, config.dist_timeout)):
             pass
     except multiprocessing.ProcessExitedException as ended:
         return ended.exit_code if ended.exit_code >= 0 else 128 - ended.exit_code
     return 0
+
+
+def _wait(processes: "ProcessContext", grace: float) -> bool:
+    """Wait until a process ends, and end the others if it failed; return whether all have ended.
+
+    Raises:
+        ProcessExitedException: if one failed, after all have ended.
+    """
+    connection.wait(list(processes.sentinels))
+    if any(process.exitcode for process in processes.processes):
+        for process in processes.processes:
+            if process.is_alive():  # one that was stopped cannot end
+                os.kill(process.pid, signal.SIGCONT)
+    return processes.join(timeout=0, grace_period=grace)
 
 
 def _process(rank: int, command: str, args: list[str], environment: dict[str, str]) -> None:

@@ -125,7 +125,7 @@ def _print_error(error: Exception) -> None:
     if rank:
         time.sleep(PATIENCE)  # the launcher ends the others when the first has ended
     prefix = "" if isinstance(error, PreemptedError) else "error: "
-    process = f"process {rank}: " if rank else ""
+    process = f"process {rank}: " if rank and not isinstance(error, PeerLostError) else ""
     print(f"{prefix}{process}{error}", file=sys.stderr, flush=True)
 
 

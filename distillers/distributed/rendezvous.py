@@ -86,6 +86,7 @@ def join_world(devices: tuple[str, ...] = (), timeout: float = 600.0) -> Iterato
 
     Raises:
         InputError: if a GPU does not exist, or there are fewer devices than processes.
+        PeerLostError: instead of the errors of a connection, in the context, too.
     """
     found = read_environment(os.environ)
     device = device_of(devices, found.local_rank, found.size > 1)
@@ -94,23 +95,28 @@ def join_world(devices: tuple[str, ...] = (), timeout: float = 600.0) -> Iterato
     if found.size == 1:
         yield World(device=device)
         return
-    # tensors on the CPU are sent by gloo on a machine with GPUs, too
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    patience = timedelta(seconds=timeout)
-    store = _connect(found, patience)
-    # torchrun keeps the store when it starts the processes again, with addresses of dead ones
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"attempt {attempt}", store)
-    dist.init_process_group(
-        backend, store=store, rank=found.rank, world_size=found.size, timeout=patience
-    )
+    world = World(found.rank, found.size, found.local_rank, device)
+    with world.at("the rendezvous"):
+        _init_process_group(found, device, timedelta(seconds=timeout))
     try:
-        yield World(found.rank, found.size, found.local_rank, device)
+        with world.at("set-up or evaluation"):
+            yield world
     finally:
         dist.destroy_process_group()
         # DTensor's caches keep a group, and so its threads, beyond this. One that has yet to let go
         # of a tensor needs the interpreter's lock for it, and once that has ended, aborts.
         time.sleep(PARTING)
+
+
+def _init_process_group(found: Rendezvous, device: torch.device, timeout: timedelta) -> None:
+    # tensors on the CPU are sent by gloo on a machine with GPUs, too
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    # torchrun keeps the store when it starts the processes again, with addresses of dead ones
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = dist.PrefixStore(f"attempt {attempt}", _connect(found, timeout))
+    dist.init_process_group(
+        backend, store=store, rank=found.rank, world_size=found.size, timeout=timeout
+    )
 
 
 def listen(host: str, port: int) -> dist.TCPStore:

@@ -15,6 +15,7 @@ from distillers.distributed.shard import Shard
 from distillers.errors import InputError, PeerLostError
 
 Result = TypeVar("Result")
+OF_GLOO = ("gloo/", "Application timeout caused pair closure")  # in messages on lost connections
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class World:
 
 def _is_of_connection(error: RuntimeError) -> bool:
     """Return whether it is an error of the connection; those of gloo have no class."""
-    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
+    return isinstance(error, dist.DistError) or any(text in str(error) for text in OF_GLOO)
 
 
 def complain(text: str) -> None:

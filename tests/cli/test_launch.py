@@ -109,7 +109,25 @@ def test_a_process_that_dies_takes_the_others_down_in_seconds(tmp_path):
     _, err = process.communicate(timeout=100)
     assert time.monotonic() - began < 20
     assert process.returncode in (4, 128 + signal.SIGKILL), err
+    assert "Traceback" not in err
+    assert err.count("error: ") <= 1
     assert state(tmp_path)["epoch"] >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_stopped_is_lost_after_the_timeout(rank, tmp_path):
+    process = started(tmp_path, "--dist_timeout", "6")
+    wait_for_epoch(process, 1) if rank else time.sleep(8)  # rank 0 prints
+    began = time.monotonic()
+    os.kill(children_of(process)[rank], signal.SIGSTOP)
+    line = next(line for line in process.stderr if "error: " in line)
+    assert f"process {1 - rank} of 2 lost the others in " in line
+    assert time.monotonic() - began < 20
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 4
+    assert "Traceback" not in err
+    assert "error" not in err
 
 
 @pytest.mark.slow
