@@ -32,8 +32,8 @@ from distillers.errors import CorruptFileError
 from distillers.losses import CE
 from distillers.sweep.expand import Run
 from distillers.sweep.ledger import DONE
-from distillers.training import runner as running
 from distillers.training.evaluate import score
+from distillers.training.run_setup import build_hparams
 from distillers.training.trainer import Trainer, TrainProgress
 
 OpenSource = Callable[[TrainConfig], DataSource]
@@ -140,7 +140,7 @@ def measure_cost(run: Run, source: DataSource, device: torch.device) -> Cost:
     config = run.config
     train, _ = source.split(config.val_fraction, config.trial)
     task = _build_task(run, source, train.train_labels, device)
-    trainer = Trainer(task, running.build_hparams(config, run.network, source.image_size))
+    trainer = Trainer(task, build_hparams(config, run.network, source.image_size))
     loader = train.train_loader(config.batch_size, seed=0, drop_last=True, device=device)
     timer = LoaderTimer(loader)
     trainer.train_epoch(timer, TrainProgress(0))

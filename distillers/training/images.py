@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from distillers.config.train import TrainConfig
 from distillers.data.datasets.listing import first_few
 from distillers.data.source import DataSource
 from distillers.errors import InputError
@@ -27,6 +28,12 @@ class Splits(NamedTuple):
     def digest(self) -> str:
         """Return a hash of all images and labels; `test` is the whole data set."""
         return self.test.digest()
+
+
+def split_images(source: DataSource, config: TrainConfig) -> Splits:
+    """Hold out the share --val_fraction of the training images, the same ones for each --trial."""
+    train, val = source.split(config.val_fraction, config.trial)
+    return Splits(train, val, source)
 
 
 def describe(splits: Splits) -> list[str]:

@@ -3,125 +3,36 @@
 import contextlib
 import dataclasses
 import errno
-import os
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from distillers import __version__, data
+from distillers import __version__
 from distillers.config import recipes as recipe_flags
-from distillers.config.data import DecodeOptions, NumViews, check_dali
+from distillers.config.data import NumViews
 from distillers.config.hyperparameters import Precision, describe_hparams
 from distillers.config.train import TrainConfig
 from distillers.data.loaders.mixing import SoftLabelLoader
-from distillers.data.source import BatchLoader, DataSource
-from distillers.distillation import recipes
+from distillers.data.source import BatchLoader
 from distillers.distillation.task import Task
 from distillers.distributed.world import World
 from distillers.errors import InputError
 from distillers.files import DISK_FULL
 from distillers.training.autotune import choose
-from distillers.training.ddp import convert_sync_batchnorm
 from distillers.training.evaluate import score
 from distillers.training.images import Splits, check_same_images, describe
-from distillers.training.malloc import release_freed_memory, reuse_freed_memory
+from distillers.training.malloc import release_freed_memory
 from distillers.training.preemption import PreemptionHandler, ignore
 from distillers.training.recorder import open_recorder
 from distillers.training.run_dir import RunDir
+from distillers.training.run_setup import batch_size_per_process, build_hparams
 from distillers.training.trainer import Hyperparameters, fit
 
 if TYPE_CHECKING:
     from distillers.distillation.cache.teacher_cache import TeacherCache
-
-
-def split(source: DataSource, config: TrainConfig) -> Splits:
-    """Hold out the share --val_fraction of the training images, the same ones for each --trial."""
-    train, val = source.split(config.val_fraction, config.trial)
-    return Splits(train, val, source)
-
-
-def load_data(config: TrainConfig, world: World, options: DecodeOptions) -> DataSource:
-    """Load the dataset of a run; the first process of each machine downloads it.
-
-    Raises:
-        InputError: if it is not there, or --dali or --batch_size do not fit the processes.
-    """
-    check_dali(config.dali, world.device.type)
-    batch_size_per_process(config, world)
-    with world.local_rank0_first():
-        return data.source_of(config.dataset, config.data_dir, config.download, options)
-
-
-def seed_everything(config: TrainConfig) -> None:
-    """Seed the global generators with --trial, and set flags of the backends."""
-    reuse_freed_memory()
-    torch.manual_seed(config.trial)
-    torch.backends.cudnn.benchmark = not config.deterministic
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-
-
-def batch_size_per_process(config: TrainConfig, world: World) -> int:
-    """Return the number of images per step in each process.
-
-    Raises:
-        InputError: when --batch_size cannot be divided.
-    """
-    each, rest = divmod(config.batch_size, world.size)
-    if rest or not each:
-        sizes = sorted({max(each, 1) * world.size, (each + 1) * world.size})
-        raise InputError(
-            f"--batch_size {config.batch_size} cannot be divided among {world.size} processes; "
-            f"take {' or '.join(map(str, sizes))}."
-        )
-    return each
-
-
-def to_device(net: nn.Module, config: TrainConfig, world: World) -> nn.Module:
-    """Move a network to its device, with SyncBatchNorm and checkpointing where asked for.
-
-    Raises:
-        InputError: if it supports neither.
-    """
-    if config.grad_checkpointing:
-        enable_checkpointing(net)
-    net = convert_sync_batchnorm(net, world) if config.sync_bn else net
-    return net.to(world.device)
-
-
-def enable_checkpointing(net: nn.Module) -> None:
-    """Let a network recompute its activations in the backward pass.
-
-    Raises:
-        InputError: if it cannot.
-    """
-    try:
-        cast(Any, net).set_grad_checkpointing(True)
-    except (AttributeError, AssertionError) as error:
-        raise InputError(
-            f"{type(net).__name__} cannot do --grad_checkpointing; many networks of timm can."
-        ) from error
-
-
-def describe_devices(world: World) -> str:
-    """Return the device or the number of processes, for a message."""
-    several = f"{world.size} processes, the first on " if world.size > 1 else ""
-    return f"{several}{world.device}"
-
-
-def build_hparams(config: TrainConfig, network: str, image_size: int) -> Hyperparameters:
-    """Return the hyper-parameters; a --learning_rate that is left out is the published one."""
-    rate = config.learning_rate or recipes.learning_rate(network, image_size)
-    names = {field.name for field in dataclasses.fields(Hyperparameters)} - {
-        "learning_rate",
-        "milestones",
-    }
-    same = {name: getattr(config, name) for name in names}
-    return Hyperparameters(learning_rate=rate, milestones=config.lr_decay_epochs, **same)
 
 
 def train(

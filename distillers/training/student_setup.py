@@ -17,7 +17,8 @@ from distillers.distillation.build import distil
 from distillers.distillation.distillation import Distillation
 from distillers.distributed.world import World
 from distillers.files import sha256
-from distillers.training import ddp, runner
+from distillers.training import ddp, run_setup
+from distillers.training.images import Splits, split_images
 
 
 class LoadedTeacher(NamedTuple):
@@ -92,7 +93,7 @@ class StudentSetup(NamedTuple):
 
     task: Distillation
     teacher: nn.Module
-    splits: runner.Splits
+    splits: Splits
     sample: Tensor
 
 
@@ -137,8 +138,8 @@ def build_student(
     source = with_normalization(source, initial.mean, initial.std)
     net, card = teacher.classifier.net, teacher.classifier.card
     net = adapt_input(net, card, mean=source.mean, std=source.std, size=(size, size))
-    student = runner.to_device(initial.net, config, world)
-    splits = runner.split(source, config)
+    student = run_setup.to_device(initial.net, config, world)
+    splits = split_images(source, config)
     sample = source.sample(world.device)
     check_forward(student, config.model_s, sample, source.num_classes)
     task = distil(
@@ -147,7 +148,7 @@ def build_student(
         teacher.weights.terms(),
         images=sample,
         train_labels=splits.train.train_labels.to(world.device),
-        batch_size=runner.batch_size_per_process(config, world),
+        batch_size=run_setup.batch_size_per_process(config, world),
         options=teacher.options,
         student_taps=config.taps_s,
         teacher_taps=config.taps_t,

@@ -12,7 +12,7 @@ from distillers.config.student import StudentConfig
 from distillers.config.teacher import TeacherConfig
 from distillers.config.transfer import TransferConfig
 from distillers.errors import InputError
-from distillers.training.runner import build_hparams
+from distillers.training.run_setup import build_hparams
 
 CONFIGS = (TeacherConfig, StudentConfig, TransferConfig)
 

@@ -16,8 +16,10 @@ from distillers.data.datasets.images import ImageSet
 from distillers.distillation.task import Supervised
 from distillers.distributed.world import World
 from distillers.losses import CE
+from distillers.training import run_setup
 from distillers.training import runner as run
 from distillers.training.evaluate import score
+from distillers.training.images import split_images
 from distillers.training.run_dir import resolve_run_dir
 from tests.processes import together
 
@@ -38,10 +40,10 @@ def digits(size: int) -> ImageSet:
 def train(size: int, world: World) -> None:
     source, config = digits(size), replace(CONFIG, save_dir=f"{size}")
     place = resolve_run_dir(config.folder(), config.model, config, world)
-    run.seed_everything(config)
+    run_setup.seed_everything(config)
     net = models.create(config.model, num_classes=10, image_size=32)
     card = create_card(config.model, source, channels_last=config.channels_last)
-    run.train(config, Supervised(net, CE()), run.split(source, config), place, card, world)
+    run.train(config, Supervised(net, CE()), split_images(source, config), place, card, world)
 
 
 def train_all(folder: str) -> None:

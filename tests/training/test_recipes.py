@@ -12,7 +12,7 @@ from distillers.cli import main as cli
 from distillers.config.teacher import TeacherConfig
 from distillers.distillation.build import distil
 from distillers.errors import InputError
-from distillers.training.runner import enable_checkpointing
+from distillers.training.run_setup import enable_checkpointing
 from tests.nets import Small, make_batch
 
 DIGITS = ["--dataset", "digits", "--batch_size", "256", "--gpu_id", "cpu"]

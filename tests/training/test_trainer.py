@@ -19,7 +19,7 @@ from distillers.losses import CE
 from distillers.training.ema import ExponentialMovingAverage
 from distillers.training.optim import parameter_groups
 from distillers.training.preemption import PreemptionHandler
-from distillers.training.runner import build_hparams
+from distillers.training.run_setup import build_hparams
 from distillers.training.state import TrainState
 from distillers.training.trainer import Hyperparameters, Trainer, TrainProgress, fit
 from tests.nets import Declared, Small, make_batch

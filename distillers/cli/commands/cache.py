@@ -93,20 +93,22 @@ def work(config: StudentConfig, world: "World") -> None:
     """
     from distillers.data.loaders.views import resolve_views
     from distillers.distillation.cache import fill, request
-    from distillers.training import runner
+    from distillers.training import run_setup
     from distillers.training.student_setup import build_student, load_teacher
 
-    source = runner.load_data(config, world, config.decode_options())
+    source = run_setup.load_data(config, world, config.decode_options())
     views = resolve_views(config.views, True, source)
     assert views is not None  # as there is a cache
     teacher = load_teacher(config, source)
-    runner.seed_everything(config)
+    run_setup.seed_everything(config)
     task, net, splits, sample = build_student(config, teacher, source, world)
     asked = request.cache_request(config, net, teacher.name, splits.train, views)
     cache = request.open_cache(config, asked, task, sample, asked.num_views, world)
     if cache is None:
         raise InputError("these flags leave no teacher outputs to cache.")
-    fill.fill_cache(cache, splits.train, asked, runner.batch_size_per_process(config, world), world)
+    fill.fill_cache(
+        cache, splits.train, asked, run_setup.batch_size_per_process(config, world), world
+    )
     computed = f"computed {cache.total_computed(world):,} views"
     world.say(f"{computed}; the cache is full: {asked.path}")
 

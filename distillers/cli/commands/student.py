@@ -31,20 +31,22 @@ def work(config: StudentConfig, world: "World") -> None:
     """Distil the student in one process."""
     from distillers.checkpoints.card import create_card
     from distillers.data.loaders.views import resolve_views
-    from distillers.training import runner
+    from distillers.training import run_setup
+    from distillers.training.evaluate import score
     from distillers.training.run_dir import check_same_source, resolve_run_dir
+    from distillers.training.runner import train
     from distillers.training.student_setup import build_student, chance_warnings, load_teacher
 
-    source = runner.load_data(config, world, config.decode_options())
+    source = run_setup.load_data(config, world, config.decode_options())
     views = resolve_views(config.views, config.teacher_cache is not None, source)
     teacher = load_teacher(config, source)
     weights = teacher.weights
     folder = config.folder(weights.ce, weights.kd, weights.method, teacher.name)
     run_dir = resolve_run_dir(folder, config.model_s, config, world)
     check_same_source(run_dir, ("distilled", "teacher_sha256"), teacher.path)
-    runner.seed_everything(config)
+    run_setup.seed_everything(config)
     task, net, splits, sample = build_student(config, teacher, source, world)
-    devices = runner.describe_devices(world)
+    devices = run_setup.describe_devices(world)
     terms = " + ".join(f"{weight:g} {name}" for name, weight in weights.terms().items())
     networks = f"{config.model_s} from {teacher.name}"
     world.say(f"{networks} on {config.dataset}, {devices}, into {run_dir.folder}")
@@ -60,13 +62,13 @@ def work(config: StudentConfig, world: "World") -> None:
     accuracy = saved.get("accuracy") if saved.get("dataset") == source.name else None
     if not config.skip_validation:
         test = splits.test.test_loader(world.device, world.shard)
-        accuracy = runner.score(net, test.epoch(1), world).acc
+        accuracy = score(net, test.epoch(1), world).acc
         world.say(f"teacher: {accuracy:.2f} % on the test images")
         for warning in chance_warnings(accuracy, splits.test):
             world.say(warning)
     card = create_card(config.model_s, splits.test, channels_last=config.channels_last)
     card["distilled"] = teacher.card(config, accuracy)
-    runner.train(config, task, splits, run_dir, card, world, views=views, cache=cache)
+    train(config, task, splits, run_dir, card, world, views=views, cache=cache)
     if cache:
         world.say(f"teacher cache: the teacher ran for {cache.total_computed(world):,} images")
     world.say(f"saved {run_dir.best}")

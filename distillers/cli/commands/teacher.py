@@ -30,12 +30,14 @@ def work(config: TeacherConfig, world: "World") -> None:
     from distillers.checkpoints.input_adapter import with_normalization
     from distillers.distillation.task import Supervised
     from distillers.losses import wiring
-    from distillers.training import runner
+    from distillers.training import run_setup
+    from distillers.training.images import split_images
     from distillers.training.run_dir import resolve_run_dir
+    from distillers.training.runner import train
 
-    source = runner.load_data(config, world, config.decode_options())
+    source = run_setup.load_data(config, world, config.decode_options())
     run_dir = resolve_run_dir(config.folder(), config.model, config, world)
-    runner.seed_everything(config)
+    run_setup.seed_everything(config)
     initial = build_initial(
         config.model,
         config.pretrained,
@@ -45,14 +47,14 @@ def work(config: TeacherConfig, world: "World") -> None:
         log=world.say,
     )
     source = with_normalization(source, initial.mean, initial.std)
-    net = runner.to_device(initial.net, config, world)
+    net = run_setup.to_device(initial.net, config, world)
     check_forward(net, config.model, source.sample(world.device), source.num_classes)
-    devices = runner.describe_devices(world)
+    devices = run_setup.describe_devices(world)
     world.say(f"{config.model} on {config.dataset}, {devices}, into {run_dir.folder}")
     card = create_card(config.model, source, channels_last=config.channels_last)
-    splits = runner.split(source, config)
+    splits = split_images(source, config)
     loss = wiring.find(config.label_loss)()
-    runner.train(config, Supervised(net, loss), splits, run_dir, card, world)
+    train(config, Supervised(net, loss), splits, run_dir, card, world)
     if world.is_first:
         print(f"saved {_link(run_dir.folder, config) / run_dir.best.name}")
 

@@ -37,9 +37,11 @@ def work(config: TransferConfig, world: "World") -> None:
     from distillers.checkpoints.load import best_checkpoint, load
     from distillers.distillation import recipes
     from distillers.losses import CE
-    from distillers.training import runner
+    from distillers.training import run_setup
     from distillers.training.embeddings import EmbeddedSource
+    from distillers.training.images import split_images
     from distillers.training.run_dir import check_same_source, resolve_run_dir
+    from distillers.training.runner import train
     from distillers.training.transfer import Transfer, classifier_of, replace_classifier
 
     assert config.path_s is not None  # config.check refuses None
@@ -51,14 +53,14 @@ def work(config: TransferConfig, world: "World") -> None:
         world.say(describe_run_flags(taken))
     config = replace(config, **taken)
     options = replace(config.decode_options(), image_size=_image_size(config, loaded.card))
-    images = runner.load_data(config, world, options)
+    images = run_setup.load_data(config, world, options)
     source = with_normalization(images, loaded.card.get("mean"), loaded.card.get("std"))
     config = config.resolved(recipes.learning_rate(name, SIZE))
     run_dir = resolve_run_dir(config.folder(name), name, config, world)
     check_same_source(run_dir, ("transferred", "sha256"), path)
-    runner.seed_everything(config)
+    run_setup.seed_everything(config)
     order = torch.channels_last if config.channels_last else torch.contiguous_format
-    net = runner.to_device(_with_drop_path(loaded.net, loaded.card, config), config, world)
+    net = run_setup.to_device(_with_drop_path(loaded.net, loaded.card, config), config, world)
     net = net.to(memory_format=order)  # before features are computed
     head = classifier_of(net, source.sample(world.device))
     replace_classifier(net, head, source.num_classes)
@@ -71,12 +73,12 @@ def work(config: TransferConfig, world: "World") -> None:
         precompute_features=config.precompute_features,
     )
     used = EmbeddedSource(source, task.embed) if config.precompute_features else source
-    devices = runner.describe_devices(world)
+    devices = run_setup.describe_devices(world)
     world.say(f"{name} of {path} on {config.dataset}, {devices}, into {run_dir.folder}")
     world.say(_describe(config, source))
     card = create_card(name, source, channels_last=config.channels_last)
     card["transferred"] = {"path": str(path), "sha256": sha256(path)}
-    runner.train(config, task, runner.split(used, config), run_dir, card, world)
+    train(config, task, split_images(used, config), run_dir, card, world)
     world.say(f"saved {run_dir.best}")
 
 
