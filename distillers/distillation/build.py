@@ -1,14 +1,18 @@
 """Build a distillation from a student, its teachers and the names of losses."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from distillers.distillation.distillation import Distillation
+from distillers.distillation.ema_teacher import EMATeacher
 from distillers.distillation.heads.prepare import KEEP, Batches, Head, prepare_teacher
-from distillers.distillation.readable import check_logits
+from distillers.distillation.readable import check_logits, reads
+from distillers.distillation.several import Combine, normalize_weights
 from distillers.distillation.terms import Term
 from distillers.errors import InputError
 from distillers.features.backbone import HeadedNetwork, has_logits
@@ -21,7 +25,7 @@ from distillers.losses import wiring
 
 def distil(
     student: nn.Module,
-    teacher: nn.Module,
+    teacher: nn.Module | Sequence[nn.Module],
     weights: Mapping[str, float],
     *,
     images: Tensor,
@@ -34,17 +38,24 @@ def distil(
     class_map: str | Path | Sequence[int] | None = None,
     class_names: Sequence[str] = (),
     labelled: Batches | None = None,
+    teacher_weights: Sequence[float] | None = None,
+    combine: Combine = "probabilities",
 ) -> Distillation:
     """Build a distillation from the names of its losses.
 
     Each network is run once, on two images, to infer its taps and shapes and to check the losses;
     a fused copy of the teacher is run once to compare it.
 
+    With several teachers a loss that reads logits only compares the student with their average,
+    unless `combine` is "each". Every other loss that reads a teacher is built once for each, with
+    the same initial parameters where the shapes agree, named "fitnet_1", "fitnet_2", ..., and
+    weighted by its teacher.
+
     Args:
         student: maps images (n, c, h, w) to logits (n, k); or to embeddings (n, d), if its
             `num_classes` is 0 as in timm or it is a `HeadedNetwork` without head.
         teacher: maps the same images to logits (n, k), or to others with a `teacher_head` or
-            `class_map`; any architecture. It is frozen.
+            `class_map`; any architecture. It is frozen. Or several teachers, also an `EMATeacher`.
         weights: weight by loss name, e.g. `{"ce": 1.0, "crd": 0.8}`; a name may be
             "package.module:Class". Losses with weight zero are left out.
         images: (n, c, h, w), any content, with the shape and device of the training images.
@@ -53,12 +64,15 @@ def distil(
         options: options by loss name, e.g. `{"crd": {"negatives": 4096}}`.
         student_taps: where to read the student, or the paths of its stage maps only; inferred by
             default.
-        teacher_taps: the same for the teacher.
+        teacher_taps: the same for the teacher; for each, if there are several.
         teacher_head: "keep" the teacher's classifier, "fit" one to its embeddings, or another; see
             `distillers.prepare_teacher`.
         class_map: from the teacher's classes to the student's; see there.
         class_names: of the student, for files of class embeddings or of a class map.
         labelled: batches of images and labels that a head is fitted to.
+        teacher_weights: weight of each of several teachers, divided by their sum; equal by default.
+        combine: what is averaged over several teachers for losses that read logits only:
+            "probabilities" of the classes, or "logits"; or "each" for one term per teacher.
 
     Raises:
         InputError: if a loss or option is unknown, the networks have different numbers of classes,
@@ -72,37 +86,82 @@ def distil(
         if name not in short.values():
             raise InputError(f"options were given for {name!r}, which is not among the losses.")
     of_student = _trace(_as_headed(student), images, student_taps, with_grad=True)
-    classes_of_student = of_student.trace.logits.shape[1] if has_logits(student) else None
-    teacher = prepare_teacher(
-        teacher,
-        images,
+    prepare = functools.partial(
+        prepare_teacher,
+        images=images,
         head=teacher_head,
         class_map=class_map,
         class_names=class_names,
-        num_classes=classes_of_student,
+        num_classes=of_student.trace.logits.shape[1] if has_logits(student) else None,
         labelled=labelled,
     )
-    of_teacher = _trace(_as_headed(teacher), images, teacher_taps)
-    check_logits(classes, student=has_logits(student), teacher=has_logits(teacher))
-    for cls in classes.values():
-        wiring.check_readable(cls, of_student.taps, of_teacher.taps)
-    facts = _facts(of_student, of_teacher)
-    facts |= {"train_labels": train_labels, "batch_size": batch_size}
+    given = [teacher] if isinstance(teacher, nn.Module) else list(teacher)
+    if not given:
+        raise InputError("no teacher was given; a network without one is trained by Supervised.")
+    of_teachers = [_trace(_as_headed(prepare(net)), images, teacher_taps) for net in given]
+    shares = normalize_weights(teacher_weights, len(of_teachers))
+    for one in of_teachers:
+        logits = has_logits(one.trace.net)
+        check_logits(classes, student=has_logits(student), teacher=logits)
+        for cls in classes.values():
+            wiring.check_readable(cls, of_student.taps, one.taps)
+    own = {"train_labels": train_labels, "batch_size": batch_size}
+    facts = [_facts(of_student, one) | own for one in of_teachers]
     terms = [
-        Term(short[name], wiring.build(cls, facts, options.get(short[name])), weights[name])
+        term
         for name, cls in classes.items()
+        for term in _terms(
+            short[name], cls, weights[name], facts, options.get(short[name]), shares, combine
+        )
     ]
     task = Distillation(
         of_student.trace.net,
-        of_teacher.trace.net,
+        [one.trace.net for one in of_teachers],
         terms,
         student_taps=of_student.taps,
-        teacher_taps=of_teacher.taps,
-        teacher_trace=of_teacher.trace,
+        teacher_taps=[one.taps for one in of_teachers],
+        teacher_trace=[
+            None if isinstance(one.trace.net, EMATeacher) else one.trace for one in of_teachers
+        ],
+        teacher_weights=shares,
+        combine=combine,
     )
     task.to(images.device)
-    task.check_losses(of_student.trace, of_teacher.trace)
+    task.check_losses(of_student.trace, [one.trace for one in of_teachers])
     return task
+
+
+def _terms(
+    name: str,
+    cls: type[nn.Module],
+    weight: float,
+    facts: Sequence[Mapping[str, Any]],
+    options: Mapping[str, Any] | None,
+    shares: Sequence[float],
+    combine: Combine,
+) -> Iterator[Term]:
+    """Yield the terms of a loss: one, or one for each of several teachers.
+
+    Args:
+        name: of the loss.
+        cls: its class.
+        weight: its weight.
+        facts: about the student and each teacher.
+        options: of the loss.
+        shares: weights of the teachers, with a sum of 1.
+        combine: how logits are combined.
+    """
+    of_teacher = {each for each in reads(cls) if each.startswith("teacher_")}
+    together = not of_teacher or (of_teacher == {"teacher_logits"} and combine != "each")
+    if len(facts) == 1 or together:
+        yield Term(name, wiring.build(cls, facts[0], options), weight)
+        return
+    state = torch.get_rng_state()
+    for number, (about, share) in enumerate(zip(facts, shares, strict=True)):
+        with torch.random.fork_rng(devices=[], enabled=number > 0):
+            torch.set_rng_state(state)
+            loss = wiring.build(cls, about, options)
+        yield Term(f"{name}_{number + 1}", loss, weight * share, number)
 
 
 class _TracedNetwork(NamedTuple):

@@ -1,6 +1,6 @@
-"""Train a student by a weighted sum of losses against a frozen teacher."""
+"""Train a student by a weighted sum of losses against frozen teachers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -8,6 +8,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from distillers.data.batch import Batch
+from distillers.distillation.ema_teacher import EMATeacher
+from distillers.distillation.several import (
+    Combine,
+    cached_values,
+    combine_logits,
+    normalize_weights,
+)
 from distillers.distillation.task import Step, Task
 from distillers.distillation.teacher import FrozenTeacher
 from distillers.distillation.terms import (
@@ -28,20 +35,24 @@ from distillers.losses.hooks import HasWarmup, as_deploying, as_warming_up
 
 
 class Distillation(Task):
-    """A student that learns from a frozen teacher by a weighted sum of losses.
+    """A student that learns from frozen teachers by a weighted sum of losses.
 
-    The teacher is not a submodule: it is not in the state dict or the parameters, wrappers such as
+    A teacher is not a submodule: it is not in the state dict or the parameters, wrappers such as
     DistributedDataParallel do not see it, and it stays in evaluation mode. `.to(...)` moves it too.
+    An `EMATeacher` is one: it follows the student at the beginning of every training step.
 
     Args:
         student: maps images (n, c, h, w) to logits (n, k), or a `HeadedNetwork` without head, whose
             backbone is deployed.
-        teacher: maps the same images to logits (n, k); it is frozen.
-        terms: the losses and their weights.
+        teacher: maps the same images to logits (n, k); it is frozen. Or several teachers.
+        terms: the losses and their weights. A loss that reads several teachers together reads their
+            logits only.
         student_taps: where to read the student.
-        teacher_taps: where to read the teacher.
-        teacher_trace: of the teacher; if given, a faster copy of the teacher is run, see
-            `distillers.distillation.teacher`.
+        teacher_taps: where to read the teacher, or each of them.
+        teacher_trace: of the teacher, or of each; if given, a faster copy of the teacher is run,
+            see `distillers.distillation.teacher`.
+        teacher_weights: of several teachers where their logits are read together; equal by default.
+        combine: "probabilities" or "logits", what is averaged over several teachers.
 
     Raises:
         InputError: if the terms are not a valid loss, or the taps lack what the losses read.
@@ -50,12 +61,14 @@ class Distillation(Task):
     def __init__(
         self,
         student: nn.Module,
-        teacher: nn.Module,
+        teacher: nn.Module | Sequence[nn.Module],
         terms: list[Term],
         *,
         student_taps: Taps,
-        teacher_taps: Taps,
-        teacher_trace: ForwardTrace | None = None,
+        teacher_taps: Taps | Sequence[Taps],
+        teacher_trace: ForwardTrace | Sequence[ForwardTrace | None] | None = None,
+        teacher_weights: Sequence[float] | None = None,
+        combine: Combine = "probabilities",
     ) -> None:
         super().__init__()
         check_terms(terms)
@@ -80,17 +93,32 @@ class Distillation(Task):
             "batch_size" in wiring.constructor_facts(type(term.loss)) for term in terms
         )
         student_kinds = {kind for name, kind in wiring.FROM_STUDENT.items() if name in names}
-        teacher_kinds = {kind for name, kind in wiring.FROM_TEACHER.items() if name in names}
         self._student_extractor = FeatureExtractor(
             student, student_taps, student_kinds | {"logits"}
         )
-        self.frozen = FrozenTeacher(teacher, teacher_taps, teacher_kinds, teacher_trace)
+        nets = [teacher] if isinstance(teacher, nn.Module) else list(teacher)
+        all_taps = [teacher_taps] if isinstance(teacher_taps, Taps) else list(teacher_taps)
+        is_one = teacher_trace is None or isinstance(teacher_trace, ForwardTrace)
+        traces = [teacher_trace] * len(nets) if is_one else teacher_trace
+        self._teacher_of = {term.name: term.teacher for term in terms}
+        self.teachers = [
+            FrozenTeacher(net, taps, self._kinds_of(number), trace)
+            for number, (net, taps, trace) in enumerate(zip(nets, all_taps, traces, strict=True))
+        ]
+        self.followers = nn.ModuleList([net for net in nets if isinstance(net, EMATeacher)])
+        self.teacher_weights = normalize_weights(teacher_weights, len(nets))
+        self.combine: Combine = combine
         deploys = any(as_deploying(term.loss) for term in terms)
         self._returns_logits = has_logits(student) and not deploys
 
     @property
+    def frozen(self) -> FrozenTeacher:
+        """The first teacher, and the copy of it that is run."""
+        return self.teachers[0]
+
+    @property
     def teacher(self) -> nn.Module:
-        """The frozen teacher; the network that is run is `frozen.fused`."""
+        """The first teacher; the network that is run is `frozen.fused`."""
         return self.frozen.net
 
     @property
@@ -100,20 +128,24 @@ class Distillation(Task):
 
     @property
     def teacher_taps(self) -> Taps:
-        """Where the teacher is read."""
+        """Where the first teacher is read."""
         return self.frozen.extractor.taps
 
     @property
     def teacher_stages(self) -> frozenset[int]:
-        """Indices of the teacher's stage maps that the losses read.
+        """Indices of the first teacher's stage maps that the losses read; see `stages_of`."""
+        return self.stages_of(0)
+
+    def stages_of(self, number: int) -> frozenset[int]:
+        """Return the indices of a teacher's stage maps that the losses read.
 
         These are all stages, unless each loss that reads `teacher_maps` has `teacher_stages`.
         """
-        stages = range(len(self.teacher_taps.maps))
+        stages = range(len(self.teachers[number].extractor.taps.maps))
         found: set[int] = set()
-        for name, loss in self.losses.items():
+        for name in self._terms_of(number):
             if "teacher_maps" in (*self._inputs[name], *self._warmup_inputs.get(name, ())):
-                read: Any = getattr(loss, "teacher_stages", stages)
+                read: Any = getattr(self.losses[name], "teacher_stages", stages)
                 found |= {stages[stage] for stage in read}
         return frozenset(found)
 
@@ -123,21 +155,24 @@ class Distillation(Task):
         In the warm-up stage it is the unweighted sum of the `warmup` losses.
 
         Args:
-            batch: images, labels and index; and the teacher's features, if they were cached.
+            batch: images, labels and index; and the teachers' features, if they were cached.
             progress: fraction of the current stage that is done, in [0, 1).
         """
-        values = _loop_values(batch, progress)
-        values |= self.read_teacher(batch.images) if batch.teacher is None else batch.teacher
-        values |= _prefixed("student", self._student_extractor(batch.images))
+        for follower in self.followers if self.training else ():
+            cast(EMATeacher, follower).follow(self.student)
+        of_teachers = [self._read_cached(batch, number) for number in range(len(self.teachers))]
+        common = _loop_values(batch, progress)
+        common |= _prefixed("student", self._student_extractor(batch.images))
         if self._reads_targets:
-            values["targets"] = batch.soft_targets(values["student_logits"].shape[1])
+            common["targets"] = batch.soft_targets(common["student_logits"].shape[1])
+        values = self._for_terms(common, of_teachers)
         if self.stage == "warmup":
             parts = self._warmup_parts(values)
             weighted = list(parts.values())  # as published
         else:
             parts = self._parts(values)
             weighted = [self.weights[name] * part for name, part in parts.items()]
-        logits = values["student_logits"] if self._returns_logits else None
+        logits = common["student_logits"] if self._returns_logits else None
         return Step(
             torch.stack(weighted).sum(),
             {name: part.detach() for name, part in parts.items()},
@@ -145,24 +180,30 @@ class Distillation(Task):
         )
 
     @torch.no_grad()
-    def read_teacher(self, images: Tensor) -> Features:
-        """Run the teacher on images (n, c, h, w), and return what the losses read of it.
+    def read_teacher(self, images: Tensor, number: int = 0) -> Features:
+        """Run a teacher on images (n, c, h, w), and return what the losses read of it.
 
         The keys are the names of the losses' parameters, e.g. "teacher_logits". If no loss reads
         the teacher, it is not run and the result is empty.
         """
-        if not self.frozen.extractor.kinds:
+        frozen = self.teachers[number]
+        if not frozen.extractor.kinds:
             return {}
         if not torch.compiler.is_compiling():
-            self.frozen.sync_weights()
-        return _prefixed("teacher", self.frozen(images))
+            frozen.sync_weights()
+        return _prefixed("teacher", frozen(images))
 
     def train(self, mode: bool = True) -> "Distillation":
         """Set the mode of the student and the losses; the teacher stays in evaluation mode."""
-        self.frozen.sync_weights()  # a compiled step cannot do it
-        return super().train(mode)
+        for frozen in self.teachers:
+            frozen.sync_weights()  # a compiled step cannot do it
+        super().train(mode)
+        self.followers.eval()
+        return self
 
-    def check_losses(self, student: ForwardTrace, teacher: ForwardTrace) -> None:
+    def check_losses(
+        self, student: ForwardTrace, teacher: ForwardTrace | Sequence[ForwardTrace]
+    ) -> None:
         """Check before the training that each loss accepts the networks and trains the student.
 
         Losses without parameters and buffers are run on traced features. Of the others, which a
@@ -174,16 +215,20 @@ class Distillation(Task):
         """
         rows = torch.arange(len(student.images), device=student.images.device)
         batch = Batch(student.images, rows * 0, rows)
-        values = _loop_values(batch, 0.0)
-        for side, trace, extractor in (
-            ("student", student, self._student_extractor),
-            ("teacher", teacher, self.frozen.extractor),
-        ):
-            values |= _prefixed(side, trace.read(extractor.taps, extractor.kinds))
+        traces = [teacher] if isinstance(teacher, ForwardTrace) else teacher
+        extractor = self._student_extractor
+        common = _loop_values(batch, 0.0)
+        common |= _prefixed("student", student.read(extractor.taps, extractor.kinds))
+        common["targets"] = batch.soft_targets(common["student_logits"].shape[1])
+        of_teachers = [
+            _prefixed("teacher", frozen.read_trace(trace))
+            for frozen, trace in zip(self.teachers, traces, strict=True)
+        ]
+        values = self._for_terms(common, of_teachers)
         for name in self.losses:
             inputs = (*self._inputs[name], *self._warmup_inputs.get(name, ()))
-            _check_trainable(name, {key: values[key] for key in inputs if key in values}, student)
-        values["targets"] = batch.soft_targets(values["student_logits"].shape[1])
+            read = {key: values[name][key] for key in inputs if key != "targets"}
+            _check_trainable(name, read, student)
         stateless = [name for name, loss in self.losses.items() if not is_stateful(loss)]
         try:
             with torch.enable_grad():
@@ -208,29 +253,68 @@ class Distillation(Task):
         return self.student
 
     def networks(self) -> list[nn.Module]:
-        """Return the student, and the copy of the teacher that is run."""
-        return [self.student, self.frozen.fused]
+        """Return the student, and the copies of the teachers that are run."""
+        return [self.student, *(frozen.fused for frozen in self.teachers)]
+
+    def _terms_of(self, number: int) -> list[str]:
+        """Return the names of the terms that read a teacher, alone or with the others."""
+        return [name for name, one in self._teacher_of.items() if one in (number, None)]
+
+    def _kinds_of(self, number: int) -> set[str]:
+        """Return what the losses read of a teacher."""
+        terms = self._terms_of(number)
+        read = {name for term in terms for name in self._inputs[term]}
+        read |= {name for term in terms for name in self._warmup_inputs.get(term, ())}
+        return {kind for name, kind in wiring.FROM_TEACHER.items() if name in read}
+
+    def _read_cached(self, batch: Batch, number: int) -> Features:
+        """Return what the losses read of a teacher, from the batch if it holds it."""
+        kinds = self.teachers[number].extractor.kinds
+        cached = cached_values(batch.teacher, number, [f"teacher_{kind}" for kind in kinds])
+        if cached is not None:
+            return cached
+        return (
+            self.read_teacher(batch.images, number) if number else self.read_teacher(batch.images)
+        )
+
+    def _for_terms(
+        self, common: Mapping[str, Any], of_teachers: Sequence[Features]
+    ) -> dict[str, dict[str, Any]]:
+        """Return the values that the losses may read, by the name of the term."""
+        together = of_teachers[0]
+        if len(of_teachers) > 1:
+            logits = [each.get("teacher_logits") for each in of_teachers]
+            found = cast(list[Tensor], logits if all(x is not None for x in logits) else [])
+            together = {}
+            if found:
+                mean = combine_logits(found, self.teacher_weights, self.combine)
+                together["teacher_logits"] = mean
+        return {
+            name: {**common, **(together if number is None else of_teachers[number])}
+            for name, number in self._teacher_of.items()
+        }
 
     def _parts(
-        self, values: Mapping[str, Any], names: list[str] | None = None
+        self, values: Mapping[str, Mapping[str, Any]], names: list[str] | None = None
     ) -> dict[str, Tensor]:
         parts = {}
         for name, loss in self.losses.items():
             if active_after_warmup(loss) and (names is None or name in names):
-                parts[name] = loss(**{key: values[key] for key in self._inputs[name]})
+                parts[name] = loss(**{key: values[name][key] for key in self._inputs[name]})
                 check_scalar(name, parts[name])
         return parts
 
-    def _warmup_parts(self, values: Mapping[str, Any]) -> dict[str, Tensor]:
+    def _warmup_parts(self, values: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
         parts = {}
         for name, keys in self._warmup_inputs.items():
             loss = cast(HasWarmup, self.losses[name])
-            parts[name] = loss.warmup(**{key: values[key] for key in keys})
+            parts[name] = loss.warmup(**{key: values[name][key] for key in keys})
             check_scalar(name, parts[name])
         return parts
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Distillation":
-        self.frozen.apply(fn, recurse)
+        for frozen in self.teachers:
+            frozen.apply(fn, recurse)
         return super()._apply(fn, recurse)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from distillers.features.extractor import FeatureExtractor, Features
 from distillers.features.taps import Taps
@@ -20,6 +21,7 @@ log = logging.getLogger("distillers")
 # may round their inputs to 10 bits (TF32).
 TOLERANCE = {"cpu": 1e-4}
 DEFAULT_TOLERANCE = 2e-2
+REDUCED = (torch.bfloat16, torch.float16)  # of the weights; such a teacher is run as it is
 
 
 class FrozenTeacher:
@@ -53,14 +55,25 @@ class FrozenTeacher:
         self.net = self.fused = net.eval().requires_grad_(False)
         self.pairs: list[FusiblePair] = []
         kinds = frozenset(kinds)
-        if trace is not None and kinds:
+        self._is_reduced = any(p.dtype in REDUCED for p in net.parameters())
+        if trace is not None and kinds and not self._is_reduced:
             self._fuse(trace, taps, kinds)
         self.extractor = FeatureExtractor(self.fused, taps, kinds)
         self._versions = _versions(net)
 
     def __call__(self, images: Tensor) -> Features:
         """Return the features of images (n, c, h, w) by kind."""
-        return self.extractor(images)
+        return self._in_float32(self.extractor(images))
+
+    def read_trace(self, trace: ForwardTrace) -> Features:
+        """Return the same features of the images of a trace, without another forward pass."""
+        return self._in_float32(trace.read(self.extractor.taps, self.extractor.kinds))
+
+    def _in_float32(self, features: Features) -> Features:
+        """Return the features of a teacher of reduced precision in float32, as losses expect."""
+        if not self._is_reduced:
+            return features
+        return tree_map(lambda x: x.float() if isinstance(x, Tensor) else x, features)
 
     def sync_weights(self) -> None:
         """Update the copy if the weights of the teacher have changed, e.g. by `load_state_dict`."""

@@ -19,11 +19,13 @@ class Term:
         name: under which its value is logged.
         loss: the loss module.
         weight: its weight in the sum.
+        teacher: number of the teacher that it reads, from 0; None for all of them together.
     """
 
     name: str
     loss: nn.Module
     weight: float
+    teacher: int | None = None
 
 
 def warmup_epochs(loss: nn.Module) -> int:

@@ -1,0 +1,101 @@
+"""Combine what several teachers return."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from distillers.data.batch import Values
+from distillers.errors import InputError
+from distillers.features.extractor import Features
+from distillers.features.taps import Taps
+
+if TYPE_CHECKING:
+    from distillers.distillation.distillation import Distillation
+
+Combine = Literal["probabilities", "logits", "each"]
+COMBINE: tuple[Combine, ...] = ("probabilities", "logits", "each")
+
+
+def normalize_weights(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
+    """Return the weights of teachers with a sum of 1; equal ones if none are given.
+
+    Raises:
+        InputError: if there is not one for each teacher, or one is not positive.
+    """
+    given = [1.0] * count if weights is None or not len(weights) else list(weights)
+    if len(given) != count:
+        raise InputError(f"{len(given)} weights of teachers were given for {count} teachers.")
+    if not all(0 < weight < math.inf for weight in given):
+        raise InputError(f"the weights of the teachers are {given}; they must be positive.")
+    return tuple(weight / sum(given) for weight in given)
+
+
+def combine_logits(
+    logits: Sequence[Tensor], weights: Sequence[float], how: Combine = "probabilities"
+) -> Tensor:
+    """Return the logits (n, k) of several teachers together.
+
+    Args:
+        logits: (n, k) of each teacher.
+        weights: of the teachers, with a sum of 1.
+        how: "logits" for their weighted mean; "probabilities" for the logarithm of the weighted
+            mean of the teachers' class probabilities.
+    """
+    if len(logits) == 1:
+        return logits[0]
+    stacked = torch.stack(list(logits))
+    weight = torch.tensor(weights, dtype=stacked.dtype, device=stacked.device)[:, None, None]
+    if how == "logits":
+        return (weight * stacked).sum(0)
+    return (stacked.log_softmax(2) + weight.log()).logsumexp(0)
+
+
+def name_for(number: int, name: str) -> str:
+    """Return the key in `Batch.teacher` of a value of teacher `number`, counted from 0.
+
+    Those of the first teacher are the names of the losses' parameters, as "teacher_logits"; those
+    of the second begin with "teacher2_", and so on.
+    """
+    return name if number == 0 else f"teacher{number + 1}_{name.removeprefix('teacher_')}"
+
+
+def cached_values(cached: Values | None, number: int, names: Sequence[str]) -> Features | None:
+    """Return the values of teacher `number` in `Batch.teacher`; None if it holds none of them."""
+    keys = {name: name_for(number, name) for name in names}
+    if cached is None or (keys and not any(key in cached for key in keys.values())):
+        return None
+    return {name: cached[key] for name, key in keys.items()}
+
+
+class OneTeacher:
+    """One of the teachers of a distillation, as a cache of its values reads it.
+
+    Args:
+        task: the distillation.
+        number: of the teacher, from 0.
+    """
+
+    def __init__(self, task: "Distillation", number: int) -> None:
+        self._task, self.number = task, number
+
+    @property
+    def teacher_taps(self) -> Taps:
+        """Where the teacher is read."""
+        return self._task.teachers[self.number].extractor.taps
+
+    @property
+    def teacher_stages(self) -> frozenset[int]:
+        """Indices of its stage maps that the losses read."""
+        return self._task.stages_of(self.number)
+
+    def read_teacher(self, images: Tensor) -> Features:
+        """Run the teacher on images (n, c, h, w), and return what the losses read of it."""
+        return self._task.read_teacher(images, self.number)
+
+
+def renamed(values: Mapping[str, Tensor | list[Tensor]], number: int) -> Features:
+    """Return the values of teacher `number` under their keys in `Batch.teacher`."""
+    return {name_for(number, name): value for name, value in values.items()}

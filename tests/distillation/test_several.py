@@ -1,0 +1,136 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distillers import distil
+from distillers.distillation.ema_teacher import EMATeacher
+from distillers.distillation.several import combine_logits, normalize_weights, renamed
+from distillers.errors import InputError
+from tests.nets import Declared, Small, make_batch
+
+DETERMINISTIC = ["kd", "dkd", "dist", "fitnet", "at", "sp", "rkd", "vid", "srrl", "cc", "ttm",
+                 "reviewkd", "ofd", "semckd", "pkt", "rrd", "queuekl", "vkd"]  # fmt: skip
+
+
+def gradient(task: nn.Module, batch) -> tuple[float, dict[str, Tensor]]:
+    loss = task(batch).loss
+    loss.backward()
+    found = {n: p.grad for n, p in task.student.named_parameters() if p.grad is not None}
+    return float(loss.detach()), found
+
+
+@pytest.mark.parametrize("combine", ["probabilities", "logits", "each"])
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_two_equal_teachers_are_as_one(name, combine) -> None:
+    torch.manual_seed(0)
+    teacher, batch = Declared(6).double(), make_batch(8)
+    batch = type(batch)(batch.images.double(), batch.labels, batch.index)
+    values = []
+    for teachers in (teacher, [teacher, copy.deepcopy(teacher)]):
+        torch.manual_seed(1)
+        student = Declared(4).double()
+        task = distil(student, teachers, {"ce": 0.5, name: 2.0}, images=batch.images,
+                      batch_size=8, combine=combine).double()  # fmt: skip
+        values.append(gradient(task, batch))
+    (one, of_one), (two, of_two) = values
+    assert two == pytest.approx(one, rel=1e-9)
+    for key, value in of_one.items():
+        torch.testing.assert_close(of_two[key], value, rtol=1e-9, atol=1e-9)
+
+
+def test_averages_are_those_of_their_formulas() -> None:
+    generator = torch.Generator().manual_seed(0)
+    one, other = (3 * torch.randn(6, 5, generator=generator).double() for _ in range(2))
+    weights = normalize_weights([3, 1], 2)
+    probabilities = 0.75 * one.softmax(1) + 0.25 * other.softmax(1)
+    found = combine_logits([one, other], weights, "probabilities")
+    torch.testing.assert_close(found, probabilities.log())
+    torch.testing.assert_close(
+        combine_logits([one, other], weights, "logits"), 0.75 * one + 0.25 * other
+    )
+
+
+def test_each_teacher_of_another_kind_has_a_head_of_its_own() -> None:
+    torch.manual_seed(0)
+    batch = make_batch()
+    teachers = [Declared(6), Small(8, 5)]
+    weights = {"ce": 1.0, "kd": 1.0, "fitnet": 4.0}
+    task = distil(
+        Declared(4),
+        teachers,
+        weights,
+        images=batch.images,
+        teacher_weights=[1, 3],
+        options={"fitnet": {"hint_layer": 1}},
+    )
+    step = task(batch)
+    assert list(step.parts) == ["ce", "kd", "fitnet_1", "fitnet_2"]
+    assert task.weights == {"ce": 1.0, "kd": 1.0, "fitnet_1": 1.0, "fitnet_2": 3.0}
+    assert task.losses["fitnet_1"].conv.out_channels == 6
+    assert task.losses["fitnet_2"].conv.out_channels == 8
+    mean = 0.25 * teachers[0](batch.images).softmax(1) + 0.75 * teachers[1](batch.images).softmax(1)
+    student = (task.student(batch.images) / 4).log_softmax(1)
+    expected = 16 * F.kl_div(student, (mean.log() / 4).softmax(1), reduction="batchmean")
+    torch.testing.assert_close(step.parts["kd"], expected.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_cached_teacher_is_not_run() -> None:
+    batch = make_batch()
+    task = distil(Small(), [Small(6), Small(8)], {"kd": 1.0, "rkd": 1.0}, images=batch.images)
+    full = task(batch).loss
+    runs: list[int] = []
+    for number, frozen in enumerate(task.teachers):
+        frozen.fused.register_forward_hook(lambda *_, n=number: runs.append(n))
+    second = renamed(task.read_teacher(batch.images, 1), 1)
+    assert set(second) == {"teacher2_logits", "teacher2_pooled"}
+    runs.clear()
+    with_one = type(batch)(*batch, teacher=second)
+    torch.testing.assert_close(task(with_one).loss, full)
+    assert runs == [0]
+    runs.clear()
+    both = type(batch)(*batch, teacher=second | task.read_teacher(batch.images, 0))
+    runs.clear()
+    torch.testing.assert_close(task(both).loss, full)
+    assert runs == []
+
+
+def test_misfits_of_several_teachers_are_refused() -> None:
+    images = make_batch().images
+    with pytest.raises(InputError, match="3 weights of teachers were given for 2 teachers"):
+        distil(Small(), [Small(), Small()], {"kd": 1.0}, images=images, teacher_weights=[1, 1, 1])
+    with pytest.raises(InputError, match="must be positive"):
+        distil(Small(), [Small(), Small()], {"kd": 1.0}, images=images, teacher_weights=[1, 0])
+    with pytest.raises(InputError, match="7 classes and the student has 5"):
+        distil(Small(), [Small(), Small(4, 7)], {"kd": 1.0}, images=images)
+    with pytest.raises(InputError, match="no teacher was given"):
+        distil(Small(), [], {"kd": 1.0}, images=images)
+    with pytest.raises(InputError, match="only one loss may deploy"):
+        distil(Declared(), [Declared(), Declared()], {"simkd": 1.0}, images=images)
+
+
+def test_an_average_of_the_student_follows_it() -> None:
+    torch.manual_seed(0)
+    student, batch = Small(), make_batch()
+    task = distil(student, [Small(6), EMATeacher(student, 0.9)], {"ce": 1.0, "kd": 1.0},
+                  images=batch.images)  # fmt: skip
+    average = [p.detach().clone() for p in student.parameters()]
+    optimizer = torch.optim.SGD([p for p in task.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(3):
+        average = [
+            0.9 * a + 0.1 * p.detach() for a, p in zip(average, student.parameters(), strict=True)
+        ]
+        optimizer.zero_grad()
+        task.train()(batch).loss.backward()
+        optimizer.step()
+    teacher = task.teachers[1].net
+    for own, expected in zip(teacher.net.parameters(), average, strict=True):
+        torch.testing.assert_close(own, expected)
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert not any(m.training for m in teacher.modules())
+    assert any("followers" in name for name in task.state_dict())
+    before = [p.clone() for p in teacher.parameters()]
+    task.eval()(batch)
+    assert all(torch.equal(a, b) for a, b in zip(before, teacher.parameters(), strict=True))
