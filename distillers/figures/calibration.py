@@ -1,4 +1,4 @@
-"""Expected calibration error, and scores of unequal classes.
+"""Expected calibration error.
 
 Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017,
 https://arxiv.org/abs/1706.04599.
@@ -60,44 +60,3 @@ def bin_by_confidence(confidence: Tensor, is_correct: Tensor, num_bins: int = NU
     values = (torch.ones_like(confidence), confidence, correct)
     zeros = torch.zeros(num_bins, dtype=torch.float64, device=confidence.device)
     return Bins(*(zeros.index_add(0, bins, each) for each in values))
-
-
-def balanced_accuracy(predictions: Tensor, labels: Tensor) -> float:
-    """Compute the mean accuracy of the classes that have images, in percent.
-
-    Args:
-        predictions: (n,) int64 predicted classes.
-        labels: (n,) int64.
-    """
-    right, _, count = count_classes(predictions, labels)
-    return 100 * float((right / count)[count > 0].mean())
-
-
-def macro_f1(predictions: Tensor, labels: Tensor) -> float:
-    """Compute the mean F1 score of the classes that have images or predictions, in percent.
-
-        F1 = 2 * right / (predicted + labelled)
-
-    Args:
-        predictions: (n,) int64 predicted classes.
-        labels: (n,) int64.
-    """
-    right, predicted, count = count_classes(predictions, labels)
-    total = predicted + count
-    return 100 * float((2 * right / total)[total > 0].mean())
-
-
-def count_classes(
-    predictions: Tensor, labels: Tensor, num_classes: int | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the right predictions, all predictions and the images of each class, (k,) float64.
-
-    Args:
-        predictions: (n,) int64 predicted classes.
-        labels: (n,) int64.
-        num_classes: k; None counts the classes up to the last one that occurs.
-    """
-    k = num_classes or 1 + int(torch.cat([predictions, labels]).max())
-    counted = (labels[predictions == labels], predictions, labels)
-    right, predicted, count = (torch.bincount(each, minlength=k).double() for each in counted)
-    return right, predicted, count

@@ -11,14 +11,10 @@ from torch import Tensor, nn
 
 from distillers.data.source import DataSource
 from distillers.errors import InputError
-from distillers.figures.calibration import (
-    balanced_accuracy,
-    count_classes,
-    expected_calibration_error,
-    macro_f1,
-)
+from distillers.figures.calibration import expected_calibration_error
 from distillers.models.profile import forward_seconds
 from distillers.timing import LoadMeter
+from distillers.training.class_scores import count_classes
 from distillers.training.evaluate import Score
 from distillers.training.predictions import Predictions
 
@@ -100,8 +96,8 @@ def evaluation(
         "test_acc_top5": score.acc_top5,
         "test_loss": score.loss,
         "correct": score.correct,
-        "balanced_acc": balanced_accuracy(classes, labels),
-        "macro_f1": macro_f1(classes, labels),
+        "balanced_acc": score.balanced_acc,
+        "macro_f1": score.macro_f1,
         "ece": expected_calibration_error(seen.confidence(), classes == labels),
     }
     confusion = confusion_matrix(classes, labels, source.class_names)

@@ -12,6 +12,7 @@ from distillers.data.batch import Batch
 from distillers.distributed.world import World
 from distillers.errors import InputError
 from distillers.features.extractor import eval_mode
+from distillers.training.class_scores import ClassCounts, count_classes
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Score:
         loss: mean cross-entropy in nats.
         acc: top-1 accuracy in percent.
         acc_top5: top-5 accuracy in percent, or top-k with fewer than five classes.
+        balanced_acc: mean accuracy of the classes in percent.
+        macro_f1: mean F1 score of the classes in percent.
         correct: number of images whose top-1 class is right.
         total: number of images.
     """
@@ -29,6 +32,8 @@ class Score:
     loss: float
     acc: float
     acc_top5: float
+    balanced_acc: float
+    macro_f1: float
     correct: int
     total: int
 
@@ -46,26 +51,33 @@ def score(net: nn.Module, batches: Iterable[Batch], world: World | None = None) 
     Raises:
         InputError: if there is no image.
     """
-    counted, total = [], 0
+    counted, classes, total = [], [], 0
     with eval_mode(net):
         for batch in batches:
-            counted.append(_count(net(batch.images).float(), batch.labels))
+            logits = net(batch.images).float()
+            ranked = top_classes(logits)
+            counted.append(_count(logits, ranked, batch.labels))
+            classes.append(torch.stack(count_classes(ranked[:, 0], batch.labels, logits.shape[1])))
             total += len(batch.labels)
     rows = torch.stack(counted).tolist() if counted else []
-    parts = (world or World()).gather([total, rows])
-    total = sum(count for count, _ in parts)
+    table = torch.stack(classes).sum(0).cpu() if classes else None
+    parts = (world or World()).gather([total, rows, table])
+    total = sum(count for count, _, _ in parts)
     if not total:
         raise InputError("there is nothing to score: no image could be read.")
-    columns = zip(*(row for _, rows in parts for row in rows), strict=True)
+    columns = zip(*(row for _, rows, _ in parts for row in rows), strict=True)
     loss, first, top5 = map(math.fsum, columns)
-    return Score(loss / total, 100 * first / total, 100 * top5 / total, int(first), total)
+    tables = [each for _, _, each in parts if each is not None]
+    counts = ClassCounts(*torch.stack(tables).sum(0))
+    figures = (100 * first / total, 100 * top5 / total, counts.balanced_accuracy())
+    return Score(loss / total, *figures, counts.macro_f1(), int(first), total)
 
 
-def _count(logits: Tensor, labels: Tensor) -> Tensor:
+def _count(logits: Tensor, ranked: Tensor, labels: Tensor) -> Tensor:
     """Return (3,) float64: summed cross-entropy, number of right top-1 and of right top-5."""
     loss = F.cross_entropy(logits, labels, reduction="sum").double()
-    ranked = top_classes(logits) == labels[:, None]
-    return torch.stack([loss, ranked[:, 0].sum().double(), ranked.any(1).sum().double()])
+    right = ranked == labels[:, None]
+    return torch.stack([loss, right[:, 0].sum().double(), right.any(1).sum().double()])
 
 
 def top_classes(logits: Tensor) -> Tensor:

@@ -34,6 +34,9 @@ from distillers.training.trainer import Hyperparameters, fit
 if TYPE_CHECKING:
     from distillers.distillation.cache.teacher_cache import TeacherCache
 
+# Attributes of a `Score` that are recorded after each epoch.
+FIGURES = ("loss", "acc", "acc_top5", "balanced_acc", "macro_f1")
+
 
 def train(
     config: TrainConfig,
@@ -205,12 +208,12 @@ def evaluate_on_splits(
     world: World | None = None,
     preemption: PreemptionHandler | None = None,
 ) -> dict[str, float]:
-    """Return `test_loss`, `test_acc`, `test_acc_top5`, and the same of `val` where it is there."""
+    """Return `test_loss`, `test_acc` and the other `FIGURES`; of `val`, too, if it is there."""
     figures: dict[str, float] = {}
     release_freed_memory()
     for name, loader in tests.items():
         batches = loader.epoch(1)
         each = score(net, preemption.between(batches) if preemption else batches, world)
-        figures |= {f"{name}_{key}": getattr(each, key) for key in ("loss", "acc", "acc_top5")}
+        figures |= {f"{name}_{key}": getattr(each, key) for key in FIGURES}
     release_freed_memory()
     return figures

@@ -8,9 +8,7 @@ from torch import nn
 
 from distillers.data.batch import Batch
 from distillers.figures.calibration import (
-    balanced_accuracy,
     expected_calibration_error,
-    macro_f1,
 )
 from distillers.training.evaluate import score
 from distillers.training.predictions import Predictions, agreement
@@ -69,19 +67,3 @@ def test_predictions_are_recorded_during_an_evaluation():
     other.add(-logits[:1])
     other.add(logits[1:])
     assert agreement(seen, other) == 75
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_scores_of_unequal_classes_are_those_of_scikit_learn(seed):
-    """Including a class that is never predicted and one that has no image."""
-    metrics = pytest.importorskip("sklearn.metrics")
-    rng = torch.Generator().manual_seed(seed)
-    labels = torch.multinomial(torch.tensor([8.0, 4.0, 2.0, 1.0, 0.0]), 60, True, generator=rng)
-    right = torch.rand(60, generator=rng) < 0.6
-    predictions = torch.where(right, labels, torch.randint(5, (60,), generator=rng))
-    predictions[predictions == 3] = 0
-    expected = metrics.recall_score(labels, predictions, average="macro", labels=labels.unique())
-    assert balanced_accuracy(predictions, labels) == pytest.approx(100 * expected)
-    expected = metrics.f1_score(labels, predictions, average="macro", zero_division=0)
-    assert macro_f1(predictions, labels) == pytest.approx(100 * expected)
-    assert balanced_accuracy(labels, labels) == macro_f1(labels, labels) == 100
