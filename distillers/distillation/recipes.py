@@ -62,6 +62,7 @@ CRD = {
     "nst": Recipe(method=50, source=REPDISTILLER),
     "kdsvd": Recipe(method=1, source="default of RepDistiller; mdistiller too"),
     "crd": Recipe(method=0.8, source=REPDISTILLER),
+    "simkd": Recipe(ce=0, method=1, source=SIMKD_SCRIPTS),  # its loss replaces the cross-entropy
     "rrd": Recipe(method=1, source=DISTILLERS),
     "rrdmomentum": Recipe(method=1, source=DISTILLERS),
     "dcd": Recipe(method=1, source="README of giakoumoglou/distillers"),
@@ -157,7 +158,12 @@ PAIRS: dict[tuple[str | None, ...], dict[str, float]] = {
         )
     },
 }
-REVIEWKD_WEIGHTS = {"ShuffleV2": 8.0, "resnet20": 0.6, "resnet32": 1.0}  # scripts of ReviewKD
+# Weights published for single students: method, student.
+STUDENTS: dict[tuple[str, str | None], float] = {  # scripts of ReviewKD
+    ("reviewkd", "ShuffleV2"): 8.0,
+    ("reviewkd", "resnet20"): 0.6,
+    ("reviewkd", "resnet32"): 1.0,
+}
 SLOW_STUDENTS = ("MobileNetV2", "MobileNetV2_1_0", "ShuffleV1", "ShuffleV2", "ShuffleV2_1_5")
 
 
@@ -183,10 +189,14 @@ def recipe(
         student: name of the student, for the same.
     """
     found = _of_protocol(protocol, method, dataset)
-    if method == "reviewkd" and dataset != "imagenet" and student in REVIEWKD_WEIGHTS:
-        found = replace(found, method=REVIEWKD_WEIGHTS[student])
-    own = PAIRS.get((method, teacher, student)) if dataset != "imagenet" else None
-    return replace(found, options={**found.options, **own}) if own else found
+    if dataset == "imagenet":
+        return found
+    options = {**found.options, **PAIRS.get((method, teacher, student), {})}
+    return replace(
+        found,
+        method=STUDENTS.get((method, student), found.method),
+        options=options or found.options,
+    )
 
 
 def _of_protocol(protocol: str, method: str, dataset: str) -> Recipe:
@@ -194,14 +204,11 @@ def _of_protocol(protocol: str, method: str, dataset: str) -> Recipe:
         return IMAGENET[protocol][method]
     if method in PROTOCOLS[protocol]:
         return PROTOCOLS[protocol][method]
-    if method == "simkd":
-        return SIMKD[method]
-    base = replace(SIMKD["srrl"], method=1.0) if protocol == "simkd" else Recipe()
-    other = CRD if protocol == "simkd" else SIMKD
-    known = other.get(method, Recipe())
+    other = "crd" if protocol == "simkd" else "simkd"
+    known = PROTOCOLS[other].get(method, Recipe())
     if dataset == "imagenet":
-        known = IMAGENET["crd" if protocol == "simkd" else "simkd"].get(method, known)
-    return replace(known, ce=base.ce, kd=base.kd)
+        known = IMAGENET[other].get(method, known)
+    return replace(known, ce=1.0, kd=1 if protocol == "simkd" else 0.0)
 
 
 def learning_rate(network: str, image_size: int) -> float:
