@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from distillers.report.comparisons import PairTable
 from distillers.report.estimates import Difference, SampleStats
 from distillers.report.labels import format_value
-from distillers.report.runs import TRAINING_DEFAULTS
+from distillers.report.run_folder import TRAINING_DEFAULTS
 
 MISSING = "–"
 RULE_NAMES = {"last": "last epoch", "best": "best test epoch", "held_out": "held-out epoch"}

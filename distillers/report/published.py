@@ -10,7 +10,7 @@ from distillers.config.flags import Fact, flags_with
 from distillers.config.student import StudentConfig
 from distillers.distillation import recipes
 from distillers.report.records import printable
-from distillers.report.runs import STUDENT_DEFAULTS
+from distillers.report.run_folder import STUDENT_DEFAULTS
 
 # Flags that a run must share with the published ones to be comparable.
 COMPARED_FLAGS = flags_with(StudentConfig, Fact.PUBLISHED_SETTING)

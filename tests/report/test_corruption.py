@@ -11,8 +11,8 @@ import pytest
 
 from distillers.config.run_files import dump_json, dump_metrics, load_json, load_metrics
 from distillers.errors import CorruptFileError
-from distillers.report import runs
 from distillers.report.records import RunRecord, UnreadableRun
+from distillers.report.run_folder import read_run
 from tests.run_folders import corrupt, write_run
 
 FILES = ("config.json", "summary.json", "environment.json", "metrics.jsonl")
@@ -22,14 +22,14 @@ FILES = ("config.json", "summary.json", "environment.json", "metrics.jsonl")
 @pytest.mark.parametrize("count", [30, pytest.param(300, marks=pytest.mark.slow)])
 def test_no_random_damage_changes_a_report_in_silence(name, count, tmp_path):
     folder = write_run(tmp_path, "kd", held_out=(40.0, 50.0))
-    before, content = runs.read_run(folder), (folder / name).read_bytes()
+    before, content = read_run(folder), (folder / name).read_bytes()
     assert isinstance(before, RunRecord)
     assert before.is_verified
     rng = random.Random(f"{name} {count}")
     refused = 0
     for _ in range(count):
         (folder / name).write_bytes(corrupt(content, rng))
-        found = runs.read_run(folder)
+        found = read_run(folder)
         if isinstance(found, UnreadableRun):
             refused += 1
             assert name in found.reason or "epochs are done" in found.reason
@@ -66,7 +66,7 @@ def test_values_out_of_range_are_refused_by_name_even_with_a_right_checksum(name
     for entry, values in CRAFTED[name].items():
         for value in values:
             (folder / name).write_bytes(dump_json({**content, entry: value}))
-            found = runs.read_run(folder)
+            found = read_run(folder)
             assert isinstance(found, UnreadableRun), (entry, value)
             assert entry in found.reason
             assert len(found.reason) < 300
@@ -74,7 +74,7 @@ def test_values_out_of_range_are_refused_by_name_even_with_a_right_checksum(name
 
 def test_runs_of_earlier_versions_are_read_but_not_verified(tmp_path):
     folder = write_run(tmp_path, "kd")
-    verified = runs.read_run(folder)
+    verified = read_run(folder)
     for name in FILES[:3]:
         content, _ = load_json(folder / name)
         (folder / name).write_text(json.dumps(content))
@@ -82,7 +82,7 @@ def test_runs_of_earlier_versions_are_read_but_not_verified(tmp_path):
     rows, _ = load_metrics(folder / "metrics.jsonl")
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert load_metrics(folder / "metrics.jsonl") == (rows, False)
-    assert runs.read_run(folder) == dataclasses.replace(verified, is_verified=False)
+    assert read_run(folder) == dataclasses.replace(verified, is_verified=False)
 
 
 def test_files_may_be_formatted_anew_but_not_changed(tmp_path):

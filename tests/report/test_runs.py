@@ -13,7 +13,7 @@ import pytest
 from distillers.cli import main as cli
 from distillers.config.schema import Bounds, find_problem
 from distillers.errors import InputError
-from distillers.report import load_runs, runs
+from distillers.report import load_runs, run_folder, runs
 from distillers.report.records import RunRecord, UnreadableRun
 from tests.run_folders import write, write_run
 
@@ -98,7 +98,7 @@ def test_resuming_completes_a_run_without_summary(real, tmp_path):
     folder = next((tmp_path / "copy").rglob("*_vanilla_*"))
     before = json.loads((folder / "summary.json").read_text())
     (folder / "summary.json").unlink()
-    run = runs.read_run(folder)
+    run = run_folder.read_run(folder)
     assert (run.kind, "--resume" in run.reason) == ("unfinished", True)
     save_dir = str(tmp_path / "copy" / "save")
     assert cli.run("teacher", [*TEACHER, "--save_dir", save_dir, "--resume"]) == 0
@@ -118,35 +118,38 @@ def test_seeds_are_the_only_difference_within_a_row(tmp_path):
         "taps": write_run(tmp_path, "kd", taps_s=("layer1",)),
         "teacher": write_run(tmp_path / "b", "kd", summary={"teacher_sha256": "cd" * 32}),
     }
-    same = {name: runs.read_run(folder).group_key for name, folder in folders.items()}
+    same = {name: run_folder.read_run(folder).group_key for name, folder in folders.items()}
     assert same["plain"] == same["trial"] == same["elsewhere"]
     assert len(set(same.values())) == 6
 
 
 def test_student_flags_separate_rows_unless_at_their_default(tmp_path):
     """Also flags added later; at their default a network trained alone has equal flags."""
-    plain, alone = runs.read_run(write_run(tmp_path, "kd")), runs.read_run(write_run(tmp_path))
+    plain, alone = (
+        run_folder.read_run(write_run(tmp_path, "kd")),
+        run_folder.read_run(write_run(tmp_path)),
+    )
     assert plain.train_flags == alone.train_flags
     later = write_run(tmp_path / "later", "kd")
     change("config.json", views=8)(later)
-    assert runs.read_run(later).train_flags == {**plain.train_flags, "views": 8}
+    assert run_folder.read_run(later).train_flags == {**plain.train_flags, "views": 8}
     change("config.json", views=None)(later)
-    assert runs.read_run(later).train_flags == plain.train_flags
+    assert run_folder.read_run(later).train_flags == plain.train_flags
 
 
 def test_image_folders_are_distinguished_by_their_path(tmp_path):
     first = write_run(tmp_path, "kd", dataset="folder", data_dir="cats")
     other = write_run(tmp_path, "kd", dataset="folder", data_dir="dogs")
-    assert runs.read_run(first).train_flags["data_dir"] == "cats"
-    assert runs.read_run(first).group_key != runs.read_run(other).group_key
+    assert run_folder.read_run(first).train_flags["data_dir"] == "cats"
+    assert run_folder.read_run(first).group_key != run_folder.read_run(other).group_key
     without("config.json", "data_dir")(other)
-    assert isinstance(runs.read_run(other), RunRecord)
+    assert isinstance(run_folder.read_run(other), RunRecord)
 
 
 def test_a_transfer_is_not_counted(tmp_path):
     folder = write_run(tmp_path, "kd")
     change("config.json", path_s="student.pth")(folder)
-    assert runs.read_run(folder).kind == "transfer"
+    assert run_folder.read_run(folder).kind == "transfer"
 
 
 def test_folders_are_found_once_and_links_are_not_followed(tmp_path):
@@ -163,7 +166,7 @@ def test_folders_are_found_once_and_links_are_not_followed(tmp_path):
 
 
 def read_all(root):
-    return [runs.read_run(folder) for folder in runs.find_run_dirs([root])]
+    return [run_folder.read_run(folder) for folder in runs.find_run_dirs([root])]
 
 
 def truncated(folder, name="metrics.jsonl"):
@@ -255,7 +258,7 @@ def test_a_damaged_or_unfinished_folder_has_a_reason_and_stops_nothing(tmp_path,
     bad = write_run(tmp_path, "kd", trial=1)
     (UNFINISHED | DAMAGED)[kind](bad)
     found = runs.find_run_dirs([tmp_path])
-    read = dict(zip(found, map(runs.read_run, found), strict=True))
+    read = dict(zip(found, map(run_folder.read_run, found), strict=True))
     assert isinstance(read[good], RunRecord)
     assert isinstance(read[bad], UnreadableRun)
     assert read[bad].reason
@@ -283,7 +286,7 @@ def test_first_stages_do_not_count(tmp_path):
     lines(row(-1, test_acc=99), row(0, test_acc=98), row(1, test_acc=40), row(2, test_acc=30))(
         folder
     )
-    read = runs.read_run(folder)
+    read = run_folder.read_run(folder)
     assert read.curve == (40, 30)
     assert read.scores == {"last": 30, "best": 40}
 
@@ -296,15 +299,15 @@ def test_the_fast_check_of_numbers_agrees_with_the_slow_one():
         for second in ends:
             for values in ([first, second], [1, first, 2.5, second, 3]):
                 is_valid = not any(find_problem(value, hint) for value in values)
-                assert runs.all_within(values, bounds) is is_valid, values
-    assert runs.all_within([], bounds)
+                assert run_folder.all_within(values, bounds) is is_valid, values
+    assert run_folder.all_within([], bounds)
 
 
 def test_a_single_invalid_number_is_found(tmp_path):
     for number, bad in enumerate((1e300, float("nan"), "1")):
         folder = write_run(tmp_path, "kd", trial=number)
         lines(row(1), row(2, images_per_second=bad))(folder)
-        assert "images_per_second is" in runs.read_run(folder).reason
+        assert "images_per_second is" in run_folder.read_run(folder).reason
 
 
 def test_a_data_frame_has_one_row_for_each_finished_run(tmp_path):
