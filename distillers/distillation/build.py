@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distillers.distillation.distillation import Distillation
 from distillers.distillation.ema_teacher import EMATeacher
 from distillers.distillation.heads.prepare import KEEP, Batches, Head, prepare_teacher
-from distillers.distillation.readable import check_logits, reads
+from distillers.distillation.readable import check_kinds, check_logits, reads
 from distillers.distillation.several import Combine, normalize_weights
 from distillers.distillation.terms import Term
 from distillers.errors import InputError
@@ -104,6 +104,7 @@ def distil(
         logits = has_logits(one.trace.net)
         check_logits(classes, student=has_logits(student), teacher=logits)
         for cls in classes.values():
+            check_kinds(cls, student=of_student, teacher=one)
             wiring.check_readable(cls, of_student.taps, one.taps)
     own = {"train_labels": train_labels, "batch_size": batch_size}
     facts = [_facts(of_student, one) | own for one in of_teachers]

@@ -21,6 +21,7 @@ from distillers.distillation.terms import (
     Term,
     active_after_warmup,
     check_scalar,
+    check_sole_readers,
     check_terms,
     is_stateful,
     warmup_epochs,
@@ -31,7 +32,7 @@ from distillers.features.extractor import FeatureExtractor, Features
 from distillers.features.taps import Taps
 from distillers.features.trace import ForwardTrace
 from distillers.losses import wiring
-from distillers.losses.hooks import HasWarmup, as_deploying, as_warming_up
+from distillers.losses.hooks import HasWarmup, as_deploying, as_preparing, as_warming_up
 
 
 class Distillation(Task):
@@ -81,6 +82,7 @@ class Distillation(Task):
             for term in terms
             if (loss := as_warming_up(term.loss))
         }
+        check_sole_readers(terms, self._inputs)
         names = {
             name
             for inputs in (*self._inputs.values(), *self._warmup_inputs.values())
@@ -92,6 +94,8 @@ class Distillation(Task):
         self.full_batches = any(
             "batch_size" in wiring.constructor_facts(type(term.loss)) for term in terms
         )
+        for preparing in filter(None, map(as_preparing, self.losses.values())):
+            preparing.prepare(student, student_taps)
         student_kinds = {kind for name, kind in wiring.FROM_STUDENT.items() if name in names}
         self._student_extractor = FeatureExtractor(
             student, student_taps, student_kinds | {"logits"}
@@ -141,12 +145,23 @@ class Distillation(Task):
 
         These are all stages, unless each loss that reads `teacher_maps` has `teacher_stages`.
         """
-        stages = range(len(self.teachers[number].extractor.taps.maps))
+        count = len(self.teachers[number].extractor.taps.maps)
+        return self._read_of(number, "teacher_maps", "teacher_stages", count)
+
+    def blocks_of(self, number: int) -> frozenset[int]:
+        """Return the indices of a teacher's blocks whose tokens the losses read.
+
+        These are all blocks, unless each loss that reads `teacher_tokens` has `teacher_blocks`.
+        """
+        count = len(self.teachers[number].extractor.taps.tokens)
+        return self._read_of(number, "teacher_tokens", "teacher_blocks", count)
+
+    def _read_of(self, number: int, given: str, member: str, count: int) -> frozenset[int]:
         found: set[int] = set()
         for name in self._terms_of(number):
-            if "teacher_maps" in (*self._inputs[name], *self._warmup_inputs.get(name, ())):
-                read: Any = getattr(self.losses[name], "teacher_stages", stages)
-                found |= {stages[stage] for stage in read}
+            if given in (*self._inputs[name], *self._warmup_inputs.get(name, ())):
+                read: Any = getattr(self.losses[name], member, range(count))
+                found |= {range(count)[place] for place in read}
         return frozenset(found)
 
     def forward(self, batch: Batch, progress: float = 0.0) -> Step:
@@ -334,19 +349,18 @@ def _check_trainable(name: str, inputs: Mapping[str, Any], student: ForwardTrace
 
 
 def _loop_values(batch: Batch, progress: float) -> dict[str, Any]:
-    """Return the values of `wiring.FROM_LOOP`, without `targets`, and `wiring.OPTIONAL` by name."""
+    """Return the values of `wiring.FROM_LOOP` and `wiring.OPTIONAL` by name, without `targets`."""
     return {
         "labels": batch.labels,
         "index": batch.index,
         "progress": progress,
-        wiring.OPTIONAL: batch.rows_per_rank,
+        "rows_per_rank": batch.rows_per_rank,
     }
 
 
 def _bound_inputs(function: Callable) -> tuple[str, ...]:
     """Return the names of the parameters of a `forward` or `warmup` that get a value."""
-    names = wiring.forward_inputs(function)
-    return (*names, wiring.OPTIONAL) if wiring.reads_rows_per_rank(function) else names
+    return (*wiring.forward_inputs(function), *wiring.optional_inputs(function))
 
 
 def _prefixed(side: str, features: Features) -> Features:

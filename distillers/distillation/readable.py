@@ -1,14 +1,17 @@
-"""Check that losses read logits only of networks that have them, and find losses that do not."""
+"""Check that losses read only what the networks have, and find losses that do."""
 
 from collections.abc import Mapping
 
 from torch import nn
 
 from distillers.errors import InputError
+from distillers.features.classifier import has_class_maps
+from distillers.features.taps import Taps
+from distillers.features.trace import ForwardTrace
 from distillers.losses import wiring
 
-NEEDS_STUDENT = {"student_logits", "targets", "num_classes"}
-NEEDS_TEACHER = {"teacher_logits", "teacher_head"}
+NEEDS_STUDENT = {"student_logits", "student_class_maps", "targets", "num_classes"}
+NEEDS_TEACHER = {"teacher_logits", "teacher_class_maps", "teacher_head"}
 
 
 def check_logits(classes: Mapping[str, type[nn.Module]], *, student: bool, teacher: bool) -> None:
@@ -39,6 +42,30 @@ def check_logits(classes: Mapping[str, type[nn.Module]], *, student: bool, teach
 
 def reads(loss: type[nn.Module]) -> set[str]:
     """Return the names of all that a loss reads and of the facts that it requires."""
-    functions = [getattr(loss, each) for each in ("forward", "warmup") if hasattr(loss, each)]
-    inputs = {name for function in functions for name in wiring.forward_inputs(function)}
-    return inputs | set(wiring.constructor_facts(loss))
+    return {*wiring.inputs(loss), *wiring.constructor_facts(loss)}
+
+
+def check_kinds(loss: type[nn.Module], **networks: tuple[ForwardTrace, Taps]) -> None:
+    """Check that both networks show the class maps and tokens that a loss reads.
+
+    Args:
+        loss: the class.
+        networks: trace and taps of "student" and "teacher".
+
+    Raises:
+        InputError: naming the first network that does not.
+    """
+    read = wiring.inputs(loss)
+    for side, (trace, taps) in networks.items():
+        name = type(trace.inner[1]).__name__
+        if f"{side}_class_maps" in read and not has_class_maps(trace, taps):
+            raise InputError(
+                f"{loss.__name__} reads {side}_class_maps, which the {side} {name} does not have: "
+                "they need one linear classifier behind an average pooling of the last map."
+            )
+        if f"{side}_tokens" in read and not taps.tokens:
+            raise InputError(
+                f"{loss.__name__} reads {side}_tokens, which the {side} {name} does not have: they "
+                "need transformer blocks whose outputs are tokens (n, t, d). Name others, as in "
+                f"{side}_taps=Taps(maps=(...), head=..., tokens=(...))."
+            )

@@ -89,6 +89,13 @@ CRD = {
     "ickd": Recipe(method=2.5, source="README of ADLab-AutoDrive/ICKD"),
     "queuekl": Recipe(ce=0, source="distillation of lightly-train, without labels"),
     "wkdf": Recipe(method=0.08, source="configuration of JiamingLv/WKD, resnet32x4 to resnet8x4"),
+    "catkd": Recipe(
+        method=80, source="configurations of GzyAftermath/CAT-KD, wrn_40_2 to ShuffleV1"
+    ),
+    "sdd": Recipe(ce=0.1, method=0.9, source="scripts of shicaiwei123/SDD-CVPR2024, around KD"),
+    "skd": Recipe(ce=0.1, method=0.9, source="HyunJunSik/StreamLined, where each pair has its own"),
+    "ofa": Recipe(source="configuration of Hao840/OFAKD, CIFAR-100"),
+    "vitkd": Recipe(source="configuration of yzd-v/cls_KD, DeiT on ImageNet"),
     "mgd": Recipe(method=7e-5, source="configuration of yzd-v/MGD, ImageNet"),
     "distplus": Recipe(method=2, source="sample configuration of torchdistill, without a result"),
 }
@@ -109,6 +116,7 @@ SIMKD = {
     "simkd": Recipe(ce=0, method=1, source=SIMKD_SCRIPTS),
     "irg": Recipe(kd=1, method=0.005, source=SEMCKD_SCRIPTS),
     "hkd": Recipe(kd=1, source=SEMCKD_SCRIPTS),
+    "sdd": Recipe(source="no published run; SDD takes the place of KD"),
 }
 
 PROTOCOLS = {"crd": CRD, "simkd": SIMKD}

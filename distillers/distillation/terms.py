@@ -1,6 +1,7 @@
 """Terms of a weighted sum of losses, and the checks of it."""
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -65,6 +66,27 @@ def check_terms(terms: list[Term]) -> None:
     deploying = [term.name for term in terms if as_deploying(term.loss)]
     if len(deploying) > 1:
         raise InputError(f"only one loss may deploy a network; {' and '.join(deploying)} do.")
+
+
+def check_sole_readers(terms: list[Term], inputs: Mapping[str, Collection[str]]) -> None:
+    """Check that no loss reads what another one matches already; see `sole_reader_of` of a loss.
+
+    Args:
+        terms: the terms.
+        inputs: names of what each loss reads, by the names of the terms.
+
+    Raises:
+        InputError: if one does.
+    """
+    for term in terms:
+        names: Any = getattr(term.loss, "sole_reader_of", ())
+        for other in terms:
+            is_own = type(other.loss) is type(term.loss)  # the same loss for another teacher
+            if names and not is_own and set(names) <= set(inputs[other.name]):
+                raise InputError(
+                    f"{term.name} matches {' with '.join(names)} already, and {other.name} would "
+                    f"count them twice; leave {other.name} out (--div 0 for kd)."
+                )
 
 
 def check_scalar(name: str, value: object) -> None:

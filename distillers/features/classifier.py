@@ -1,4 +1,4 @@
-"""Copy the classifier of a teacher, for losses that apply it to other embeddings."""
+"""Copy the classifier of a network, or check that it can be applied at each position of a map."""
 
 import copy
 
@@ -38,6 +38,32 @@ def copy_classifier(trace: ForwardTrace, taps: Taps) -> nn.Module | None:
         output, logits, rtol=0, atol=tolerance
     )
     return head if is_same else None
+
+
+@torch.no_grad()
+def has_class_maps(trace: ForwardTrace, taps: Taps) -> bool:
+    """Return whether the logits are one linear classifier of the average of the final map.
+
+    Values are compared, because taps that were declared may name another map.
+
+    Args:
+        trace: of the network.
+        taps: where the network is read.
+    """
+    if not taps.places("class_maps"):
+        return False
+    head = module_at(trace.net, taps.head)
+    head = _as_linear(head) if isinstance(head, nn.Conv2d) else head
+    if not isinstance(head, nn.Linear):
+        return False
+    final = trace.read(taps, ("final",))["final"]
+    assert isinstance(final, Tensor)
+    if final.shape[1] != head.in_features:
+        return False
+    logits = head(final.mean((2, 3)))
+    tolerance = 1e-3 * float(trace.logits.abs().max())
+    is_same_shape = logits.shape == trace.logits.shape
+    return is_same_shape and torch.allclose(logits, trace.logits, rtol=0, atol=tolerance)
 
 
 def _as_linear(convolution: nn.Conv2d) -> nn.Linear | None:

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from distillers.errors import InputError
-from distillers.features.taps import Place, Taps, module_at
+from distillers.features.layout import PLAIN
+from distillers.features.taps import LISTS, Place, Taps, module_at
 
-Features = dict[str, Tensor | list[Tensor]]  # by kind; a list for "maps" and "preacts"
+Features = dict[str, Tensor | list[Tensor]]  # by kind; a list for `LISTS`
 
 
 class FeatureExtractor:
@@ -22,7 +23,7 @@ class FeatureExtractor:
     Args:
         net: maps images (n, c, h, w) to logits (n, k).
         taps: where to read it.
-        kinds: what to read, some of "logits", "pooled", "maps", "final", "preacts", "stem".
+        kinds: what to read, some of `ALL_KINDS`.
 
     Raises:
         InputError: if `taps` do not have one of the kinds, or name a module that does not exist.
@@ -53,6 +54,7 @@ class FeatureExtractor:
             if not torch.compiler.is_compiling():  # the trace is checked, and is never compiled
                 for place, version in self._versions.items():
                     check_intact(place, self._values[place], version)
+            self._is_running = False  # class maps run the classifier again
             return arrange(self.net, self.taps, self.kinds, self._values, logits)
         finally:
             self._values, self._is_running = {}, False
@@ -118,12 +120,33 @@ def arrange(
             features[kind] = embedding(head, found[0])
         elif kind == "final" and taps.final == taps.head:
             features[kind] = embedding(head, found[0])[:, :, None, None]
+        elif kind == "tokens":
+            pairs = zip(places, found, strict=True)
+            features[kind] = [layouts.get(place, PLAIN).tokens(value) for place, value in pairs]
         else:
             for i, place in enumerate(places):
                 if place in layouts:
                     found[i] = layouts[place].arrange(found[i])
-            features[kind] = found if kind in ("maps", "preacts") else found[0]
+            features[kind] = found if kind in LISTS else found[0]
+            if kind == "class_maps":
+                assert head is not None  # there are no places without it
+                features[kind] = class_maps(head, found[0])
     return features
+
+
+def class_maps(head: nn.Module, maps: Tensor) -> Tensor:
+    """Return the maps (n, k, h, w) of a linear classifier's weight, without bias, at each position.
+
+    The classifier is called, rather than its weight read, so that a sharded one is gathered.
+
+    Args:
+        head: maps (n, d) to (n, k); or a 1 x 1 convolution.
+        maps: (n, d, h, w).
+    """
+    if isinstance(head, nn.Conv2d):
+        return head(maps) - head(torch.zeros_like(maps[:1, :, :1, :1]))
+    rows = head(maps.permute(0, 2, 3, 1).flatten(0, 2)) - head(torch.zeros_like(maps[:1, :, 0, 0]))
+    return rows.unflatten(0, (len(maps), *maps.shape[2:])).permute(0, 3, 1, 2)
 
 
 def first_argument(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:

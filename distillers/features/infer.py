@@ -14,6 +14,7 @@ from distillers.features.extractor import embedding
 from distillers.features.layout import PLAIN, Layout
 from distillers.features.stages import as_map, layout_of, outermost, stages_of
 from distillers.features.taps import Place, Taps, module_at, with_maps
+from distillers.features.tokens import token_paths
 from distillers.features.trace import Call, ForwardTrace
 
 
@@ -52,6 +53,7 @@ def infer_taps(trace: ForwardTrace, taps: Taps | None = None, *, maps: Sequence[
     * The pre-activation of a stage is the input of the activation whose output is the stage map. A
       map with negative values that is not the output of an activation module is its own
       pre-activation. If one stage has none, there are none.
+    * The tokens are those of `distillers.features.tokens.token_paths`.
 
     Outputs that are later overwritten in place are skipped. Tokens and channels-last maps are maps
     if their number or size fits the image. What cannot be inferred is left empty.
@@ -70,6 +72,8 @@ def infer_taps(trace: ForwardTrace, taps: Taps | None = None, *, maps: Sequence[
     taps = with_maps(taps, maps) if maps else taps
     if not taps.preacts:
         taps = replace(taps, preacts=_preacts(trace, taps.maps))
+    if not taps.tokens:
+        taps = replace(taps, tokens=token_paths(trace))
     known = dict(taps.layouts)
     found = {place: known.get(place) or _layout(trace, place) for place in _map_places(taps)}
     layouts = tuple((place, layout) for place, layout in found.items() if layout != PLAIN)
@@ -184,8 +188,10 @@ def _final(trace: ForwardTrace, head: str, maps: tuple[str, ...]) -> str | None:
     tolerance = 1e-4 * float(pooled.abs().max())
     for call in reversed(trace.readable()):
         values = as_map(trace, call)
-        if values is None or values.shape[1] != pooled.shape[1] or values[0, 0].numel() == 1:
+        if values is None or values.shape[1] != pooled.shape[1]:
             continue
+        if values[0, 0].numel() == 1 and call.path not in maps:
+            continue  # pooled already
         if torch.allclose(values.mean((2, 3)), pooled, rtol=1e-3, atol=tolerance):
             return outermost(trace, call, holding_none_of=maps)
     return head
@@ -237,7 +243,8 @@ def _is_activation(call: Call) -> bool:
 
 def _map_places(taps: Taps) -> list[Place]:
     final = [] if taps.final == taps.head else taps.places("final")
-    return [*taps.places("maps"), *taps.places("preacts"), *final, *taps.places("stem")]
+    lists = (*taps.places("maps"), *taps.places("preacts"), *taps.places("tokens"))
+    return [*lists, *final, *taps.places("stem")]
 
 
 def _layout(trace: ForwardTrace, place: Place) -> Layout:

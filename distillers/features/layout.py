@@ -45,6 +45,10 @@ class Layout:
             )
         return value[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid)
 
+    def tokens(self, value: Tensor) -> Tensor:
+        """Return the tokens (n, t, d) that have a position in the image, a view of `value`."""
+        return value[:, self.prefix :]
+
 
 PLAIN = Layout()
 

@@ -100,7 +100,7 @@ def _named_by_timm(trace: ForwardTrace) -> list[Call]:
 def _by_size(trace: ForwardTrace, head: str) -> list[Call]:
     """Return the last block of each size, or a sequence of blocks if there is only one size."""
     maps = _maps(trace, head)
-    blocks = [each for each in maps if _is_block(each.call.module)]
+    blocks = [each for each in maps if is_block(each.call.module)]
     stages = [
         each
         for each in blocks
@@ -155,7 +155,7 @@ def _maps(trace: ForwardTrace, head: str) -> list[_Map]:
         if values is None:
             continue
         area = values.shape[2] * values.shape[3]
-        if area > 1 or (_is_block(call.module) and _has_map_input(call.input, found)):
+        if area > 1 or (is_block(call.module) and _has_map_input(call.input, found)):
             found.append(_Map(call, order, area, convolutions))
     return found
 
@@ -179,7 +179,7 @@ def _pooled(trace: ForwardTrace) -> list[Tensor]:
     ]
 
 
-def _is_block(module: nn.Module) -> bool:
+def is_block(module: nn.Module) -> bool:
     """Return whether a module contains two or more layers."""
     return sum(weight.ndim > 1 for weight in module.parameters()) > 1
 

@@ -14,6 +14,9 @@ Place = tuple[str, str]  # a module path, and "in" or "out"
 MAX_SUGGESTIONS = 12  # paths that an error lists
 
 KINDS = ("logits", "pooled", "maps", "final", "preacts", "stem")
+# Also what only some architectures show: a linear classifier behind average pooling, and tokens.
+ALL_KINDS = (*KINDS, "class_maps", "tokens")
+LISTS = ("maps", "preacts", "tokens")  # kinds with one tensor for each stage or block
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Taps:
             token or normalise after pooling.
         preacts: one activation module for each stage; its input, at its last call, is the map
             before the last activation. An empty path means the stage map, if it has no activation.
+        tokens: modules whose outputs are the tokens (n, t, d) of each transformer block, in order,
+            the last one after the normalisation of the last block's output, if there is one.
         layouts: layout of each place, a path and "in" or "out", whose value is not (n, c, h, w);
             set by `distillers.features.infer`.
     """
@@ -44,6 +49,7 @@ class Taps:
     stem: str | None = None
     final: str | None = None
     preacts: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
     layouts: tuple[tuple[Place, Layout], ...] = ()
 
     def places(self, kind: str) -> list[Place]:
@@ -59,6 +65,10 @@ class Taps:
         if kind == "final":
             path = self.final or (self.maps[-1] if self.maps else "")
             return [(path, "in" if path == self.head else "out")] if path else []
+        if kind == "class_maps":
+            return self.places("final") if self.head and self.final != self.head else []
+        if kind == "tokens":
+            return [(path, "out") for path in self.tokens]
         if kind == "stem":
             return [(self.stem, "out")] if self.stem else []
         return []
@@ -75,6 +85,7 @@ class Taps:
             stem=self.stem and prefixed(self.stem),
             final=self.final and prefixed(self.final),
             preacts=tuple(path and prefixed(path) for path in self.preacts),
+            tokens=tuple(map(prefixed, self.tokens)),
             layouts=tuple(((prefixed(path), side), each) for (path, side), each in self.layouts),
         )
 

@@ -3,6 +3,7 @@
 from distillers.losses.ab import AB as AB
 from distillers.losses.at import AT as AT
 from distillers.losses.bce import BCE as BCE
+from distillers.losses.catkd import CATKD as CATKD
 from distillers.losses.cc import CC as CC
 from distillers.losses.ce import CE as CE
 from distillers.losses.crd import CRD as CRD
@@ -26,6 +27,7 @@ from distillers.losses.mgd import MGD as MGD
 from distillers.losses.nkd import NKD as NKD
 from distillers.losses.normkd import NormKD as NormKD
 from distillers.losses.nst import NST as NST
+from distillers.losses.ofa import OFA as OFA
 from distillers.losses.ofd import OFD as OFD
 from distillers.losses.pkt import PKT as PKT
 from distillers.losses.queuekl import QueueKL as QueueKL
@@ -34,14 +36,17 @@ from distillers.losses.rkd import RKD as RKD
 from distillers.losses.rld import RLD as RLD
 from distillers.losses.rrd import RRD as RRD
 from distillers.losses.rrdmomentum import RRDMomentum as RRDMomentum
+from distillers.losses.sdd import SDD as SDD
 from distillers.losses.semckd import SemCKD as SemCKD
 from distillers.losses.simkd import SimKD as SimKD
+from distillers.losses.skd import SKD as SKD
 from distillers.losses.softce import SoftCE as SoftCE
 from distillers.losses.sp import SP as SP
 from distillers.losses.srd import SRD as SRD
 from distillers.losses.srrl import SRRL as SRRL
 from distillers.losses.ttm import TTM as TTM
 from distillers.losses.vid import VID as VID
+from distillers.losses.vitkd import ViTKD as ViTKD
 from distillers.losses.vkd import VkD as VkD
 from distillers.losses.wkdf import WKDF as WKDF
 from distillers.losses.wkdl import WKDL as WKDL

@@ -65,11 +65,15 @@ class DKD(nn.Module):
         self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, progress: float
     ) -> Tensor:
         """Compute the loss from two (n, k), labels (n,) and the fraction of training done."""
+        loss = self.temperature**2 * self.rows(student_logits, teacher_logits, labels).mean()
+        return loss * min(progress / self.ramp, 1.0) if self.ramp > 0 else loss
+
+    def rows(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the weighted sum of both divergences (n,), without the factor T^2."""
         prepare = z_score if self.standardise else at_least_fp32
         student = prepare(student_logits) / self.temperature
         teacher = prepare(teacher_logits.detach()) / self.temperature
         label = one_hot(labels, student)
         target = divergence(outcomes(teacher, label), outcomes(student, label))
         others = divergence(without(teacher, label), without(student, label))
-        loss = self.temperature**2 * (self.alpha * target + self.beta * others).mean()
-        return loss * min(progress / self.ramp, 1.0) if self.ramp > 0 else loss
+        return self.alpha * target + self.beta * others

@@ -43,6 +43,24 @@ class Deploys(Protocol):
         ...
 
 
+class Prepares(Protocol):
+    """A loss that changes the student before the training."""
+
+    def prepare(self, student: nn.Module, taps: Taps) -> None:
+        """Change the student in place.
+
+        Args:
+            student: the student.
+            taps: where it is read.
+        """
+        ...
+
+
+def as_preparing(loss: nn.Module) -> Prepares | None:
+    """Return the loss if it changes the student before the training, else None."""
+    return cast(Prepares, loss) if hasattr(loss, "prepare") else None
+
+
 def as_deploying(loss: nn.Module) -> Deploys | None:
     """Return the loss if it deploys another network than the student, else None."""
     return cast(Deploys, loss) if hasattr(loss, "deploy") else None

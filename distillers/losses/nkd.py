@@ -44,6 +44,10 @@ class NKD(nn.Module):
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
         """Compute the loss from two sets of logits (n, k) and labels (n,)."""
+        return self.rows(student_logits, teacher_logits, labels).mean()
+
+    def rows(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each image, (n,)."""
         student, teacher = at_least_fp32(student_logits), at_least_fp32(teacher_logits.detach())
         at_label = teacher.softmax(dim=1).gather(1, labels[:, None]).squeeze(1)
         target = at_label * F.cross_entropy(student, labels, reduction="none")
@@ -53,4 +57,4 @@ class NKD(nn.Module):
         student = (student / self.temperature).masked_fill(label, -torch.inf).log_softmax(dim=1)
         teacher = (teacher / self.temperature).masked_fill(label, -torch.inf).softmax(dim=1)
         others = -(teacher * student.masked_fill(label, 0.0)).sum(dim=1)
-        return (target + self.gamma * self.temperature**2 * others).mean()
+        return target + self.gamma * self.temperature**2 * others

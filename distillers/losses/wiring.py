@@ -14,14 +14,14 @@ import yaml
 from torch import nn
 
 from distillers.errors import InputError, unknown
-from distillers.features.taps import KINDS, Taps
+from distillers.features.taps import ALL_KINDS, Taps
 
 # Parameters of `forward` and `warmup`: read from a network, the batch or the loop.
-FROM_STUDENT = {f"student_{kind}": kind for kind in KINDS}
-FROM_TEACHER = {f"teacher_{kind}": kind for kind in KINDS}
+FROM_STUDENT = {f"student_{kind}": kind for kind in ALL_KINDS}
+FROM_TEACHER = {f"teacher_{kind}": kind for kind in ALL_KINDS}
 FROM_LOOP = ("labels", "targets", "index", "progress")
-# Bound where `forward` names it although it has a default, with which a loss works by itself.
-OPTIONAL = "rows_per_rank"
+# Bound where `forward` names them although they have a default, with which a loss works by itself.
+OPTIONAL = ("rows_per_rank", "progress")
 
 # Required parameters of `__init__`.
 FACTS = (
@@ -76,9 +76,22 @@ def forward_inputs(function: Callable) -> tuple[str, ...]:
     return tuple(_required(function, known))
 
 
+def inputs(loss: type[nn.Module]) -> list[str]:
+    """Return the parameters of the `forward` of a loss, and of its `warmup`, that are wired."""
+    functions = [getattr(loss, name) for name in ("forward", "warmup") if hasattr(loss, name)]
+    return [name for function in functions for name in forward_inputs(function)]
+
+
+def optional_inputs(function: Callable) -> tuple[str, ...]:
+    """Return the parameters of a `forward` or `warmup` that are wired although optional."""
+    parameters = inspect.signature(function).parameters
+    required = forward_inputs(function)
+    return tuple(name for name in OPTIONAL if name in parameters and name not in required)
+
+
 def reads_rows_per_rank(function: Callable) -> bool:
     """Return whether a `forward` or `warmup` gets the number of images of each process."""
-    return OPTIONAL in inspect.signature(function).parameters
+    return "rows_per_rank" in optional_inputs(function)
 
 
 def constructor_facts(loss: type[nn.Module]) -> tuple[str, ...]:
@@ -141,11 +154,10 @@ def check_readable(loss: type[nn.Module], student: Taps, teacher: Taps) -> None:
     Raises:
         InputError: if one is missing; the message explains how to name it.
     """
-    functions = [getattr(loss, name) for name in ("forward", "warmup") if hasattr(loss, name)]
-    for name in (name for function in functions for name in forward_inputs(function)):
+    for name in inputs(loss):
         side, _, kind = name.partition("_")
         taps = {"student": student, "teacher": teacher}.get(side)
-        if taps is None or kind not in KINDS or kind == "logits" or taps.places(kind):
+        if taps is None or kind not in ALL_KINDS or kind == "logits" or taps.places(kind):
             continue
         named = "maps=(...), head=..." + ("" if kind in ("maps", "pooled") else f", {kind}=...")
         flag = f", or --taps_{side[0]} PATH,PATH" if kind == "maps" else ""
@@ -166,8 +178,7 @@ def check_mixing(names: Iterable[str]) -> None:
     """
     for name in names:
         loss = find(name)
-        functions = [getattr(loss, each) for each in ("forward", "warmup") if hasattr(loss, each)]
-        if any("labels" in forward_inputs(function) for function in functions):
+        if "labels" in inputs(loss):
             raise InputError(
                 f"{loss.__name__} reads hard labels, which images mixed by --mixup or --cutmix do "
                 "not have; leave the mixing out, or use a loss that reads targets or no labels."

@@ -12,6 +12,7 @@ from distillers.losses import wiring
 
 CLASSES = 5
 NUM_TRAIN = 40
+BLOCKS = 3  # of a network that shows its tokens
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,11 @@ class Case:
                 f"{who}_stem": normal(*self.stem),
             }
         values["targets"] = normal(CLASSES).softmax(dim=1)
+        for who, stages in (("student", self.student), ("teacher", self.teacher)):
+            values |= {
+                f"{who}_class_maps": 2 * normal(CLASSES, *stages[-1][1:]),
+                f"{who}_tokens": [normal(4, stages[-1][0]) for _ in range(BLOCKS)],
+            }
         return {name: values[name] for name in wiring.forward_inputs(function or cls.forward)}
 
 
@@ -195,5 +201,10 @@ CASES: dict[str, Case] = {
     "wkdf": Case(unread=("student_maps[0]", "student_maps[1]")),
     "irg": Case(unread=("student_maps[0]", "student_maps[1]", "student_maps[2]")),
     "hkd": Case(unread=("student_pooled",)),
+    "sdd": Case(),
+    "skd": Case(),
+    "ofa": Case(largest=1e4),
+    "vitkd": Case(largest=1e3),
+    "catkd": Case(),
     "mgd": Case(unread=("student_maps[0]", "student_maps[1]"), largest=1e3),
 }

@@ -42,20 +42,47 @@ def inputs_of(case: str, entry: dict) -> dict[str, Any]:
         if case == "flat_rows":
             logits[:2] = 0.7
         values[f"{who}_logits"] = logits
+        strong = draw(f"{case}/{who}/logits_strong", batch, classes).double()
+        values[f"{who}_logits_strong"] = (
+            50 * strong.sign() if case == "large_logits" else (scale * strong.float()).double()
+        )
         if who in config:
             maps = [
                 draw(f"{case}/{who}/{i}", batch, c, side, side).double().relu()
                 for i, (c, side) in enumerate(config[who])
             ]
             values[f"{who}_maps"] = maps[1:]
+            values |= shown(case, entry, who, scale)
             values[f"{who}_pooled"] = (
                 draw(f"{case}/{who}/embedding", batch, config[who][-1][0]).double().abs()
             )
         if "mgd" in entry["class"].lower():
             channels = GOLDEN[case]["config"]["teacher"][-1][0]
             values["mask"] = (draw(f"{case}/mgd/mask", batch, channels) > -1.0)[:, :, None, None]
+    values.setdefault("student_maps", [])  # not read without exits
     if case == "student_is_teacher":
-        values["student_logits"] = values["teacher_logits"].clone()
+        for name in ("logits", "logits_strong"):
+            values[f"student_{name}"] = values[f"teacher_{name}"].clone()
+    return values
+
+
+def shown(case: str, entry: dict, who: str, scale: int) -> dict[str, Any]:
+    """Return the class maps and tokens, and logits that are those of the class maps."""
+    config = GOLDEN[case]["config"]
+    batch, classes, side = config["batch"], config["classes"], config[who][-1][1]
+    blocks, tokens, width = config["tokens"][who]
+    maps = (scale * draw(f"{case}/{who}/class_maps", batch, classes, side, side)).double()
+    values: dict[str, Any] = {
+        f"{who}_class_maps": maps.requires_grad_(who == "student"),
+        f"{who}_tokens": [
+            draw(f"{case}/{who}/tokens/{i}", batch, tokens, width).double() for i in range(blocks)
+        ],
+    }
+    if entry.get("logits_from_maps"):
+        bias = 0.1 * draw(f"{case}/{who}/class_bias", classes)
+        values[f"{who}_logits"] = maps.mean((2, 3)) + bias
+    if entry["class"] == "ViTKD":
+        values["noise"] = draw(f"{case}/vitkd/noise", batch, tokens).double()
     return values
 
 
@@ -100,7 +127,13 @@ def full(loss: nn.Module, case: str) -> nn.Module:
     return loss
 
 
-prepare: dict[str, Any] = {"VkD": orthogonal, "QueueKL": full}
+def with_token(loss: nn.Module, case: str) -> nn.Module:
+    with torch.no_grad():
+        loss.mask_token.copy_(draw(f"{case}/vitkd/mask_token", *loss.mask_token.shape))
+    return loss
+
+
+prepare: dict[str, Any] = {"VkD": orthogonal, "QueueKL": full, "ViTKD": with_token}
 
 
 def close(found: float, expected: float | None, tolerance: float) -> None:
@@ -111,9 +144,12 @@ def close(found: float, expected: float | None, tolerance: float) -> None:
 
 
 def ask(value: Any) -> Any:
-    return (
-        [x.requires_grad_() for x in value] if isinstance(value, list) else value.requires_grad_()
-    )
+    """Ask for gradients, which the logits of class maps pass on to these."""
+    if isinstance(value, list):
+        return [x.requires_grad_() for x in value]
+    if not value.is_leaf:
+        value.retain_grad()
+    return value.requires_grad_()
 
 
 @pytest.mark.parametrize(("case", "name"), ENTRIES)
@@ -124,7 +160,7 @@ def test_value_and_gradients_are_those_of_the_public_code(case, name):
     loss = build(case, entry)
     taken = {key: values[key] for key in wiring.forward_inputs(loss.forward)}
     taken = {k: ask(v) if k.startswith("student") else v for k, v in taken.items()}
-    taken |= {key: values[key] for key in ("mask",) if key in values}
+    taken |= {key: values[key] for key in ("mask", "noise") if key in values}
     value = loss(**taken)
     close(value.item(), entry["loss"], tolerance)
     value.backward()
@@ -135,10 +171,13 @@ def test_value_and_gradients_are_those_of_the_public_code(case, name):
 def compare_gradients(taken: dict[str, Any], entry: dict, tolerance: float) -> None:
     named: dict[str, Tensor] = {}
     for key, value in taken.items():
-        if key in ("student_logits", "student_pooled"):
-            named["logits" if key == "student_logits" else "embedding"] = value
-        elif key == "student_maps":
+        short = key.removeprefix("student_")
+        if key == "student_maps":
             named |= {f"feature{i}": x for i, x in enumerate(value, start=1)}
+        elif key == "student_tokens":
+            named |= {f"tokens{i}": x for i, x in enumerate(value)}
+        elif key.startswith("student"):
+            named["embedding" if short == "pooled" else short] = value
     for key, numbers in entry["grad"].items():
         gradient = named[key].grad
         norm = gradient.norm().item()

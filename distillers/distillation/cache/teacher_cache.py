@@ -16,9 +16,8 @@ from distillers.distillation.cache.folder import CacheFolder, explain_disk_error
 from distillers.distillation.cache.part import Part
 from distillers.distillation.distillation import Distillation
 from distillers.distributed.world import World
+from distillers.features.taps import LISTS
 from distillers.files import file_name
-
-LISTS = ("teacher_maps", "teacher_preacts")  # features with one tensor for each stage
 
 
 class CachedTensor(NamedTuple):
@@ -44,9 +43,10 @@ def cached_tensors(task: Distillation, images: Tensor) -> dict[str, list[CachedT
     The output of a module is one tensor, whether it is read as a stage map or as the final map.
 
     Returns:
-        a list for each feature, with None for a stage map that no loss reads.
+        a list for each feature, with None for a stage map or tokens that no loss reads.
     """
-    taps, stages = task.teacher_taps, task.teacher_stages
+    taps = task.teacher_taps
+    read = {"maps": task.stages_of(0), "tokens": task.blocks_of(0)}
     layouts = dict(taps.layouts)
     found: dict[str, list[CachedTensor | None]] = {}
     for name, value in task.read_teacher(images).items():
@@ -55,11 +55,12 @@ def cached_tensors(task: Distillation, images: Tensor) -> dict[str, list[CachedT
         places = taps.places(kind) or [("", "out")] * len(tensors)
         found[name] = []
         for number, ((path, side), tensor) in enumerate(zip(places, tensors, strict=True)):
-            if kind == "maps" and number not in stages:
+            if number not in read.get(kind, (number,)):
                 found[name].append(None)
                 continue
-            pooled = kind in ("logits", "pooled") or path == taps.head
-            part = kind if pooled else file_name(f"map-{path}-{side}")
+            single = kind in ("logits", "pooled", "class_maps") or path == taps.head
+            what = "tokens" if kind == "tokens" else "map"
+            part = kind if single else file_name(f"{what}-{path}-{side}")
             identity = {"module": path, "side": side, "shape": list(tensor.shape[1:])}
             identity["layout"] = str(layouts.get((path, side), "plain"))
             found[name].append(CachedTensor(part, identity))
@@ -158,7 +159,7 @@ class TeacherCache:
         values: dict[str, Tensor | list[Tensor]] = {}
         for name, parts in self._names.items():
             tensors = [images.new_empty(0) if part is None else read[part] for part in parts]
-            values[name] = tensors if name in LISTS else tensors[0]
+            values[name] = tensors if name.removeprefix("teacher_") in LISTS else tensors[0]
         return values
 
     def wrap(self, loader: BatchLoader) -> "CachedTeacherLoader":

@@ -1,0 +1,93 @@
+"""Exits: small networks that turn the map of a stage into logits."""
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HEADS = 4  # of attention; fewer if the width is no multiple
+
+
+def convolutional_exit(width: int, last: int, num_blocks: int, num_classes: int) -> nn.Sequential:
+    """Return blocks that halve the size and double the width, average pooling and a linear layer.
+
+    Args:
+        width: channels of the map.
+        last: channels after the last block.
+        num_blocks: number of blocks; without any, a 1 x 1 convolution changes the width.
+        num_classes: number of logits.
+    """
+    blocks: list[nn.Module] = [] if num_blocks else [nn.Conv2d(width, last, 1)]
+    for number in range(num_blocks):
+        following = last if number == num_blocks - 1 else 2 * width
+        blocks += [*_separable(width, width, 2), *_separable(width, following, 1)]
+        width = following
+    for module in blocks:
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), _head(last, num_classes))
+
+
+def token_exit(width: int, num_blocks: int, num_classes: int) -> nn.Sequential:
+    """Return a merging of 2 x 2 positions, transformer blocks, their mean and a linear layer.
+
+    Args:
+        width: channels of the map, and width of the blocks.
+        num_blocks: number of blocks.
+        num_classes: number of logits.
+    """
+    blocks = [
+        nn.TransformerEncoderLayer(
+            width,
+            math.gcd(HEADS, width),
+            4 * width,
+            dropout=0.0,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        for _ in range(num_blocks)
+    ]
+    return nn.Sequential(PatchMerging(width), *blocks, MeanToken(), _head(width, num_classes))
+
+
+class PatchMerging(nn.Module):
+    """Merge 2 x 2 positions of a map (n, c, h, w) into tokens (n, t, c)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * width)
+        self.project = nn.Linear(4 * width, width)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return the tokens; a row or column is added if the sides are odd."""
+        even = F.pad(maps, (0, maps.shape[3] % 2, 0, maps.shape[2] % 2))
+        merged = F.pixel_unshuffle(even, 2).flatten(2).transpose(1, 2)
+        return F.gelu(self.project(self.norm(merged)))
+
+
+class MeanToken(nn.Module):
+    """Average tokens (n, t, d) to (n, d)."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the mean."""
+        return tokens.mean(dim=1)
+
+
+def _separable(width: int, following: int, stride: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(width, width, 3, stride, 1, groups=width, bias=False),
+        nn.Conv2d(width, following, 1, bias=False),
+        nn.BatchNorm2d(following),
+        nn.ReLU(),
+    ]
+
+
+def _head(width: int, num_classes: int) -> nn.Linear:
+    """Return a linear layer with small weights and without bias at first."""
+    head = nn.Linear(width, num_classes)
+    nn.init.trunc_normal_(head.weight, std=0.02)
+    nn.init.zeros_(head.bias)
+    return head

@@ -1,0 +1,85 @@
+"""SKD: KD, and the Mahalanobis length of the difference of the similarities of logits."""
+
+import torch
+from torch import Tensor, nn
+
+from distillers.distributed.collectives import gathered
+from distillers.losses.ops.normalize import l2_normalize
+from distillers.losses.ops.outcomes import divergence
+from distillers.losses.ops.precision import at_least_fp32, no_autocast
+from distillers.losses.ops.shares import rare_share, uncertain_share
+from distillers.losses.ops.validation import require_positive
+
+
+class SKD(nn.Module):
+    """KL divergence of softened probabilities, and a distance of the similarities of the batch.
+
+    "Streamlined Knowledge Distillation", CVPR 2026, https://github.com/HyunJunSik/StreamLined; the
+    first term is that of KD, https://arxiv.org/abs/1503.02531.
+
+        a KL_T + c mean over images of sqrt(d_i' (cov(D) + r I)^-1 d_i),    D = S S' - T T'
+
+    where S and T are the logits with rows of unit length, and d_i is a row of D. cov is the
+    covariance of the columns of D; the gradient passes through it. r is `tikhonov`.
+
+    The public code (`released=True`) divides both products by the number of classes, has a = T^2
+    u and c = v, and is used with weight 0.9 and a cross-entropy of 0.1 (0.5 and 0.5 for resnet32x4
+    to resnet8x4). u and v are masks, of the images whose teacher is less confident than the median
+    and of the classes that are rarer than the median, which multiply averages, so that only the
+    shares of what they select matter, usually 1/2. As the paper is read by torchdistill
+    (`released=False`), nothing is divided, a = c = 1, and its sample configuration has no
+    cross-entropy. Divided by the number of classes, D is so small that cov(D) is negligible beside
+    r I for 100 classes: that term is then the mean length of d_i over sqrt(r).
+
+    Where student and teacher are equal the public code gives NaN; here the gradient is 0. In the
+    public code each process uses its own images.
+
+    Args:
+        temperature: T.
+        tikhonov: r.
+        released: whether to follow the public code instead of the paper.
+        gather: whether to compare the images of all processes of a distributed run, so that the
+            loss equals that of one process with the whole batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 4.0,
+        tikhonov: float = 0.1,
+        released: bool = True,
+        gather: bool = True,
+    ) -> None:
+        require_positive(temperature=temperature, tikhonov=tikhonov)
+        super().__init__()
+        self.temperature = temperature
+        self.tikhonov = tikhonov
+        self.released = released
+        self.gather = gather
+
+    def forward(
+        self, student_logits: Tensor, teacher_logits: Tensor, rows_per_rank: tuple[int, ...] = ()
+    ) -> Tensor:
+        """Compute the loss from two sets of logits (n, k)."""
+        student = gathered(at_least_fp32(student_logits), rows_per_rank, self.gather)
+        teacher = gathered(at_least_fp32(teacher_logits.detach()), rows_per_rank, self.gather)
+        own, target = ((x / self.temperature).log_softmax(dim=1) for x in (student, teacher))
+        instance = divergence(target, own).mean()
+        with no_autocast(student):
+            direction = self.direction(student, teacher)
+        if not self.released:
+            return instance + direction
+        scaled = uncertain_share(teacher) * self.temperature**2 * instance
+        return scaled + rare_share(teacher) * direction
+
+    def direction(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the mean Mahalanobis length of the rows of D, for two sets of logits (n, k)."""
+        similar, wanted = (x @ x.T for x in map(l2_normalize, (student, teacher)))
+        apart = (similar - wanted) / (student.shape[1] if self.released else 1)
+        centred = apart - apart.mean(dim=0)
+        covariance = centred.T @ centred / max(len(apart) - 1, 1)
+        ridge = self.tikhonov * torch.eye(len(apart), dtype=apart.dtype, device=apart.device)
+        factor = torch.linalg.cholesky_ex(covariance + ridge).L
+        lengths = torch.linalg.solve_triangular(factor, apart.T, upper=False).square().sum(dim=0)
+        there = lengths > 0
+        return (torch.where(there, lengths, 1.0).sqrt() * there).mean()
