@@ -203,7 +203,7 @@ def _no_fit(
 def _rename_by_order(name: str, state: dict[str, Tensor], path: str | Path) -> dict[str, Tensor]:
     """Give weights the names of the network's, in their order; no weights if that cannot be.
 
-    The order in a safetensors file is alphabetical and says nothing.
+    The order in a safetensors file is alphabetical, so it cannot be used.
     """
     size = native_size(name) or SIZES[0]
     keys = list(shapes_of(name, size, PROBES[0]))

@@ -51,7 +51,7 @@ def check_content(path: Path, kind: str) -> None:
         kind: what it should be, for the message, as in "a checkpoint".
 
     Raises:
-        CorruptFileError: if it is; says what it is and what to do.
+        CorruptFileError: if it is; the message has what it is and what to do.
     """
     with path.open("rb") as file:
         head = file.read(HEAD)

@@ -42,7 +42,7 @@ def export(
     if path.suffix != SUFFIXES[form]:
         raise InputError(f"--out is {path}; a {form} file must end in {SUFFIXES[form]}.")
     temporary = path.with_name(f"{path.stem}.part{path.suffix}")
-    example = images[:2].clone()  # of its own storage: torch.export saves the whole of it
+    example = images[:2].clone()  # not a view: torch.export saves the whole storage
     try:
         if form == "safetensors":
             write_safetensors(classifier.net, card, temporary)

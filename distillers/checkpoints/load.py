@@ -96,7 +96,7 @@ def load(
         programs: whether `.onnx` and `.pt2` files are accepted, which cannot be trained.
 
     Raises:
-        InputError: if it cannot be loaded; says what to do.
+        InputError: if it cannot be loaded; the message has what to do.
         CorruptFileError: if the file is damaged.
     """
     path = best_checkpoint(Path(path))

@@ -22,7 +22,7 @@ def require() -> None:
     """Check that the extra is installed.
 
     Raises:
-        InputError: if it is not; says how to install it.
+        InputError: if it is not; the message has the command that installs it.
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
@@ -77,7 +77,7 @@ class OnnxNetwork(nn.Module):
         path: a file that maps normalised images (n, 3, h, w) to logits.
 
     Attributes:
-        card: from the metadata, completed with what the graph says.
+        card: from the metadata, or else what the graph shows.
 
     Raises:
         InputError: if onnxruntime is missing or cannot read the file, or it takes other input.

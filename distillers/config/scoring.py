@@ -99,7 +99,7 @@ def describe_run_flags(flags: Mapping[str, Any]) -> str:
 
 
 def read_run_flags(path: Path | str) -> dict[str, Any]:
-    """Return the flags that tell which images a run used, from its `config.json`.
+    """Return the flags that decide which images a run used, from its `config.json`.
 
     A relative data folder that does not exist here is looked for where the run was started.
 

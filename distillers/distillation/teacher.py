@@ -21,7 +21,7 @@ log = logging.getLogger("distillers")
 # may round their inputs to 10 bits (TF32).
 TOLERANCE = {"cpu": 1e-4}
 DEFAULT_TOLERANCE = 2e-2
-REDUCED = (torch.bfloat16, torch.float16)  # of the weights; such a teacher is run as it is
+REDUCED = (torch.bfloat16, torch.float16)  # of the weights; such a teacher is not fused
 
 
 class FrozenTeacher:
@@ -95,7 +95,7 @@ class FrozenTeacher:
     def _fuse(self, trace: ForwardTrace, taps: Taps, kinds: frozenset[str]) -> None:
         name = type(self.net).__name__
         if not _has_copyable_hooks(self.net):
-            log.info("%s has hooks of its own; it is run without fused layers.", name)
+            log.info("%s has hooks that a copy would share; it is run without fused layers.", name)
             return
         pairs = find_pairs(trace, {place for kind in kinds for place in taps.places(kind)})
         if not pairs:

@@ -17,7 +17,7 @@ from distillers.distributed.world import World
 from distillers.errors import InputError
 
 LOOPBACK = ("127.0.0.1", "localhost")
-PARTING = 0.2  # seconds that gloo's threads have for letting go of what they still hold
+SHUTDOWN_SECONDS = 0.2  # for gloo's threads to release their tensors
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ def join_world(devices: tuple[str, ...] = (), timeout: float = 600.0) -> Iterato
             yield world
     finally:
         dist.destroy_process_group()
-        # DTensor's caches keep a group, and so its threads, beyond this. One that has yet to let go
-        # of a tensor needs the interpreter's lock for it, and once that has ended, aborts.
-        time.sleep(PARTING)
+        # DTensor's caches keep the group and its threads alive. A thread that releases a tensor
+        # after the interpreter has ended aborts the process.
+        time.sleep(SHUTDOWN_SECONDS)
 
 
 def _init_process_group(found: Rendezvous, device: torch.device, timeout: timedelta) -> None:
@@ -166,7 +166,7 @@ def device_of(devices: tuple[str, ...], local_rank: int = 0, shared: bool = Fals
         if int(name) >= count:
             there = f"there are {count}" if count else "there is no usable GPU on this machine"
             raise InputError(
-                f"--gpu_id {name} was asked for, but {there}; leave it out or say cpu."
+                f"--gpu_id {name} was asked for, but {there}; leave it out or use cpu."
             )
     if local_rank >= len(devices):
         raise InputError(

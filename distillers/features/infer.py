@@ -158,7 +158,7 @@ def _may_be_head(trace: ForwardTrace, call: Call) -> bool:
 
 
 def _is_own_linear(call: Call) -> bool:
-    """Return whether a module without children maps (n, d) to (n, k) by a matrix of its own."""
+    """Return whether a module without children maps (n, d) to (n, k) by one of its parameters."""
     if any(True for _ in call.module.children()) or call.input is None or call.input.ndim != 2:
         return False
     widths = {call.input.shape[1], call.output.shape[-1]}
@@ -200,7 +200,7 @@ def _final(trace: ForwardTrace, head: str, maps: tuple[str, ...]) -> str | None:
 def _is_transformed(trace: ForwardTrace, vector: Tensor) -> bool:
     """Return whether the embedding is the output of a layer with weights.
 
-    Values alone cannot tell: a new network's normalisation may be close to the identity.
+    Values alone do not show it: a new network's normalisation may be close to the identity.
     """
     while vector.ndim == 2:
         makers = [call for call in trace.calls if call.output is vector]

@@ -116,7 +116,7 @@ class PairTable:
         protocol: "crd" or "simkd".
         teacher: the teacher network; None in a table of networks trained alone.
         student: the student network, or None as above.
-        flags: training flags of the rows whose labels do not say otherwise.
+        flags: training flags of the rows whose labels name no others.
         rule: the rule that is reported: "last", "best" or "held_out".
         baseline: label of the row that the others are compared with, or None.
         rows: best first, by the rule.

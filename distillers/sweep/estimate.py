@@ -124,7 +124,7 @@ def costs_of_finished_runs(save_dir: str) -> dict[str, Cost]:
             check_fields(flags, RunTotals, path.name)
             seconds = flags["Total time"] * 3600 / flags["epochs"]
         except (OSError, CorruptFileError):
-            continue  # damaged, which a report says
+            continue  # damaged; `distillers report` lists it
         sizes = {p: p.stat().st_size for p in path.parent.rglob("*") if p.is_file()}
         kept = [size for p, size in sizes.items() if p.name.startswith("ckpt_epoch_")]
         best = max((s for p, s in sizes.items() if p.name.endswith("_best.pth")), default=0)

@@ -40,7 +40,7 @@ def choose(task: Task, batch: Batch, hparams: Hyperparameters) -> Choice:
     """
     device = batch.images.device
     tried = replace(hparams, learning_rate=0.0, compile=False, ema=None, on_nan="stop", shard=False)
-    with untouched(task, device):
+    with restored(task, device):
         task.train()
         steps: dict[str, Callable[[], None]] = {
             name: _step(task, batch, tried, name) for name in candidates(device)
@@ -68,7 +68,7 @@ def candidates(device: torch.device) -> tuple[Precision, ...]:
 
 
 @contextmanager
-def untouched(task: nn.Module, device: torch.device) -> Iterator[None]:
+def restored(task: nn.Module, device: torch.device) -> Iterator[None]:
     """Restore the tensors, gradients and modes of a task and all generators after the context."""
     before = {name: tensor.detach().clone() for name, tensor in _tensors(task)}
     gradients = {name: p.grad for name, p in task.named_parameters()}

@@ -1,4 +1,4 @@
-"""What a run says about its images before it trains, and whether they are those of before."""
+"""The images of a run: split, described, and compared with those of a run that is resumed."""
 
 from typing import NamedTuple
 

@@ -129,9 +129,9 @@ class EpochMetrics:
             return
         number, loss, *parts = culprits
         each = zip(self._names, parts, strict=True)
-        told = ", ".join(f"{name} {value:g}" for name, value in each)
+        terms = ", ".join(f"{name} {value:g}" for name, value in each)
         raise NonFiniteLossError(
-            f"the loss is {loss:g} at batch {number:g} ({told}); try a lower learning rate, or "
+            f"the loss is {loss:g} at batch {number:g} ({terms}); try a lower learning rate, or "
             "--on_nan skip where a few batches are to blame."
         )
 

@@ -16,8 +16,8 @@ from distillers.training.state import TrainState
 NOTHING, SAVE, STOP = range(3)
 SIGNALS = (*STOP_SIGNALS, signal.SIGUSR1, signal.SIGINT)
 SECONDS = 1.0  # between two synchronizations of several processes
-TWICE = 1.0  # seconds after which a second Ctrl-C counts; a launcher repeats the first
-LONG = 5.0  # seconds of evaluation from which the state is saved before it
+SECOND_SIGNAL = 1.0  # seconds after which another Ctrl-C counts; a launcher repeats the first
+LONG_EVALUATION = 5.0  # seconds from which the state is saved before an evaluation
 
 Snapshot = Callable[[], tuple[TrainState, nn.Module]]  # a collective call
 
@@ -43,17 +43,17 @@ class PreemptionHandler:
     ) -> None:
         self._world, self._save, self._minutes = world, save, minutes
         self._signal: int | None = None
-        self._heard = 0.0
+        self._received = 0.0
         self._saved = self._agreed = time.monotonic()
         self._steps, self._due = 0, 1
         self._scoring_took = 0.0
-        self._may_leave = False
+        self._may_stop = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Handle signals inside the context; a second Ctrl-C stops at once."""
         before = {
-            each: signal.signal(each, self._hear)
+            each: signal.signal(each, self._handle)
             for each in SIGNALS
             if each != getattr(signal, "SIGHUP", None) or signal.getsignal(each) != signal.SIG_IGN
         }  # under nohup SIGHUP stays ignored
@@ -84,14 +84,14 @@ class PreemptionHandler:
     @contextmanager
     def scoring(self, snapshot: Snapshot) -> Iterator[None]:
         """Save the state before an evaluation inside the context if the last one took long."""
-        self._may_leave = self._scoring_took > LONG
-        if self._may_leave:
+        self._may_stop = self._scoring_took > LONG_EVALUATION
+        if self._may_stop:
             self._keep(snapshot)
         began = time.monotonic()
         yield
         took = torch.tensor([time.monotonic() - began], dtype=torch.float64)
         self._scoring_took = float(self._world.sum(took)) / self._world.size
-        self._may_leave = False
+        self._may_stop = False
 
     def between(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches of an evaluation.
@@ -100,7 +100,7 @@ class PreemptionHandler:
             PreemptedError: after a signal, if the state was saved before.
         """
         for batch in batches:
-            if self._may_leave and self._signal is not None:
+            if self._may_stop and self._signal is not None:
                 raise PreemptedError(self._signal)
             yield batch
 
@@ -111,14 +111,14 @@ class PreemptionHandler:
         self._world.wait()
         self._saved = time.monotonic()
 
-    def _hear(self, number: int, _: object) -> None:
+    def _handle(self, number: int, _: object) -> None:
         now = time.monotonic()
         if self._signal is None:
-            self._signal, self._heard = number, now
+            self._signal, self._received = number, now
             if self._world.is_first:
                 name = signal.Signals(number).name
                 complain(f"{name}: the run stops as soon as this step is done and saved.")
-        elif number == signal.SIGINT and now - self._heard > TWICE:
+        elif number == signal.SIGINT and now - self._received > SECOND_SIGNAL:
             raise KeyboardInterrupt("stopped at once; --resume goes on from what was saved last.")
 
     def _wish(self) -> int:

@@ -101,8 +101,8 @@ class RunRecorder:
         size, hours = count_parameters(deployed) / 1e6, self._hours()
         costs = summary.costs(deployed, self.card["image_size"])
         costs |= {"hours": hours, "peak_memory_mib": self.peak_memory or None}
-        told = {**self.card.get("distilled", {}), "data": self.card["data"]}
-        self.logger.write_json("summary.json", {**told, **costs})
+        facts = {**self.card.get("distilled", {}), "data": self.card["data"]}
+        self.logger.write_json("summary.json", {**facts, **costs})
         totals = {"Total params": round(size, 6), "Total time": round(hours, 6)}
         self.logger.write_json("parameters.json", {**self.config.as_json_types(), **totals})
 

@@ -9,7 +9,7 @@ import torch
 
 def generator_state(device: torch.device) -> dict[str, Any]:
     """Return the RNG states of PyTorch (CPU and `device`), NumPy and Python, in plain types."""
-    kind, keys, *rest = cast(tuple, np.random.get_state())  # noqa: NPY002, users may
+    kind, keys, *rest = cast(tuple, np.random.get_state())  # noqa: NPY002, losses of users may draw from it
     version, words, spare = random.getstate()
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return {

@@ -104,8 +104,8 @@ def resolve_run_dir(folder: Path, network: str, config: TrainConfig, world: Worl
     if state and state.trainer.world_size != world.size:
         world.say(
             f"resumed by {world.size} processes instead of {state.trainer.world_size}: the "
-            "order of the images is the same; what a process draws and normalises by its own "
-            "images is not."
+            "order of the images is the same; random draws and batch statistics of each process "
+            "are not."
         )
     return dataclasses.replace(run_dir, state=state)
 
@@ -128,8 +128,8 @@ def check_same_source(run_dir: RunDir, where: tuple[str, str], path: Path) -> No
     if known != here:
         raise InputError(
             f"{run_dir.folder} began with another network than {path} holds now (sha256 "
-            f"{known[:12]} then, {here[:12]} now); name that one by its own run's folder, or begin "
-            "anew with --overwrite in the place of --resume."
+            f"{known[:12]} then, {here[:12]} now); name the folder of that network's run, or start "
+            "anew with --overwrite instead of --resume."
         )
 
 

@@ -104,7 +104,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def _can_plot(kind: str, config: FiguresConfig, comparison: "NetworkComparison") -> bool:
-    """Return whether a figure can be plotted; if not, say why, by an error if it was requested."""
+    """Return whether a figure can be plotted; if not, print why, or raise if it was requested."""
     reason = config.missing(kind) and f"it compares with {config.missing(kind)}"
     reason = reason or comparison.missing_output(kind)
     if reason and config.kinds:

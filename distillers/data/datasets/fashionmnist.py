@@ -130,7 +130,7 @@ def _read(folder: Path, name: str, num_dims: int) -> Tensor:
     sizes = [int.from_bytes(content[i : i + 4], "big") for i in range(4, start, 4)]
     if math.prod(sizes) != len(content) - start:
         raise _damaged(
-            path, f"its header says {math.prod(sizes)} bytes, it has {len(content) - start}"
+            path, f"its header announces {math.prod(sizes)} bytes, it has {len(content) - start}"
         )
     return torch.frombuffer(content, dtype=torch.uint8, offset=start).view(sizes)
 

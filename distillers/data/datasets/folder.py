@@ -48,7 +48,7 @@ def folder(data_dir: Path, reading: DecodeOptions) -> FolderSet:
         return _train_and_test(data_dir, "folder", reading, 224)
     if not reading.val_fraction:
         raise _wrong_layout(
-            data_dir, "train/ and val/ (or test/)", "--val_fraction 0.1, say, splits"
+            data_dir, "train/ and val/ (or test/)", "--val_fraction, as in 0.1, splits"
         )
     return _split(data_dir, reading)
 

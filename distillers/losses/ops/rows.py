@@ -16,7 +16,7 @@ def write_rows(memory: Tensor, index: Tensor, rows: Tensor) -> None:
 
 
 def write_fifo(queue: Tensor, written: Tensor, pointer: Tensor, rows: Tensor) -> None:
-    """Write rows (n, d) to a queue (N, d) in the place of the oldest; the last N if there are more.
+    """Write rows (n, d) to a queue (N, d) over the oldest ones; the last N if there are more.
 
     Args:
         queue: the memory.
