@@ -10,8 +10,9 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from distillers.data.source import DataSource
-from distillers.figures.calibration import balanced_accuracy, expected_calibration_error
+from distillers.figures.calibration import expected_calibration_error
 from distillers.figures.class_gain import Gain
+from distillers.training.class_scores import count_classes
 from distillers.training.predictions import Predictions
 
 
@@ -123,10 +124,11 @@ def metrics(seen: Predictions) -> dict[str, float]:
     """Return accuracy and balanced accuracy in percent, mean loss, and calibration error."""
     classes, labels = seen.classes(), seen.labels()
     is_right = classes == labels
-    loss = -seen.logits().double().log_softmax(1).gather(1, labels[:, None]).mean()
+    logits = seen.logits()
+    loss = -logits.double().log_softmax(1).gather(1, labels[:, None]).mean()
     return {
         "test_acc": 100 * int(is_right.sum()) / len(labels),
-        "balanced_acc": balanced_accuracy(classes, labels),
+        "balanced_acc": count_classes(classes, labels, logits.shape[1]).balanced_accuracy(),
         "test_loss": float(loss),
         "ece": expected_calibration_error(seen.confidence(), is_right),
         "mean_confidence": float(seen.confidence().mean()),
