@@ -1,8 +1,11 @@
-"""The packages of `distillers` import in one direction, so that no two of them form a cycle."""
+"""The packages of `distillers`: their order, their files, and what CONTRIBUTING says of them."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from distillers.cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[1] / "distillers"
 # Each may import itself and what stands before it.
@@ -41,3 +44,17 @@ def test_packages_import_in_one_direction() -> None:
 
 def test_the_top_folder_stays_small() -> None:
     assert len([path for path in ROOT.iterdir() if path.name != "__pycache__"]) <= 20
+
+
+def test_contributing_names_files_that_exist() -> None:
+    root = ROOT.parent
+    text = (root / "CONTRIBUTING.md").read_text()
+    names = {name.removeprefix("./") for name in re.findall(r"`([\w./]+/\w*|[\w./]+\.py)`", text)}
+    assert len(names) > 20
+    for name in names:
+        assert (root / name).exists() or any(ROOT.rglob(name)), name
+
+
+def test_every_command_is_a_file_and_a_line() -> None:
+    files = {path.stem for path in (ROOT / "cli/commands").glob("*.py")} - {"__init__"}
+    assert files == COMMANDS.keys()

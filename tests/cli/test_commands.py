@@ -380,6 +380,18 @@ def test_help_comes_without_torch():
         assert " torch\n" not in done.stderr, name
 
 
+def test_help_takes_less_than_half_a_second():
+    command = [sys.executable, "-m", "distillers", "student", "--help"]
+    times = []
+    for _ in range(3):  # CPU time, as other programs may be running
+        before = os.times()
+        subprocess.run(command, capture_output=True, check=True)
+        after = os.times()
+        times.append(after.children_user + after.children_system)
+        times[-1] -= before.children_user + before.children_system
+    assert min(times) < 0.5
+
+
 def test_the_package_runs_as_the_command():
     words = [sys.executable, "-m", "distillers", "--version"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
