@@ -33,6 +33,26 @@ class DecodeOptions:
     dali: Dali = None
 
 
+REST = "rest"  # unlabelled images: those that `per_class` leaves out
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """Which training images have labels.
+
+    Attributes:
+        per_class: number of labelled images of each class; None keeps all labels.
+        seed: which images these are.
+        unlabelled: folder of further images without labels; `REST`; or None.
+        share: of unlabelled images in each batch; None for that of the data.
+    """
+
+    per_class: int | None = None
+    seed: int = 0
+    unlabelled: str | None = None
+    share: float | None = None
+
+
 @dataclass(frozen=True)
 class SoftLabels:
     """Options of soft labels; names and meaning are those of timm.

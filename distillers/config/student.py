@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import UseAppendAction, arg
 
-from distillers.config.data import NumViews
+from distillers.config.data import REST, LabelOptions, NumViews
 from distillers.config.flags import (
     AT_LEAST_1,
     NOT_NEGATIVE,
@@ -15,6 +15,7 @@ from distillers.config.flags import (
     ModulePaths,
     NotInGrid,
     Protocol,
+    Range,
     require,
 )
 from distillers.config.sizes import num_bytes
@@ -22,6 +23,7 @@ from distillers.config.train import InitialNetworkConfig
 from distillers.errors import InputError
 from distillers.files import file_name
 
+INSIDE = Range("in (0, 1)", lambda value: 0 < value < 1)
 # Method names of the published code that differ from the names in this library.
 PUBLISHED_NAMES = {
     "hint": "fitnet",
@@ -119,6 +121,19 @@ class StudentConfig(InitialNetworkConfig):
     """Modules of the teacher whose outputs are its stage features. Default: found by rules."""
     taps_s: Annotated[ModulePaths, Fact.OWN_COLUMN] = ()
     """Modules of the student whose outputs are its stage features. Default: found by rules."""
+    unlabelled: Annotated[str | None, Fact.PATH, Fact.NEEDS_TEACHER, Fact.PUBLISHED_SETTING] = None
+    """Folder of further training images without labels, at any depth; or rest, for those that
+    --labels_per_class leaves out. Losses that need labels act on labelled images only."""
+    unlabelled_share: Annotated[
+        float | None, INSIDE, Fact.NEEDS_TEACHER, Fact.SAME_COST, Fact.PUBLISHED_SETTING
+    ] = None
+    """Share of unlabelled images in each batch; labelled images are then repeated or take turns.
+    Default: each image once in each epoch."""
+    probe: Annotated[
+        Literal["knn", "linear"] | None, Fact.NEEDS_TEACHER, Fact.PUBLISHED_SETTING
+    ] = None
+    """Score the student's embeddings by the labelled training images: their 20 nearest neighbors
+    or a linear classifier. Default: its own classifier, or knn if no loss trains that."""
     skip_validation: Annotated[bool, Fact.NO_EFFECT] = False
     """Do not evaluate the teacher before training."""
     teacher_cache: Annotated[str | None, Fact.NEEDS_TEACHER] = None
@@ -170,11 +185,34 @@ class StudentConfig(InitialNetworkConfig):
         super().check()
         if not self.path_t:
             raise InputError("--path_t is missing: the checkpoint of the teacher.")
+        self._check_unlabelled()
         num_bytes(self.cache_budget, "cache_budget")
         if self.teacher_cache is not None and self.soft_labels().mixes:
             raise InputError(
                 "--teacher_cache holds what the teacher computed for unmixed images, but with "
                 "--mixup or --cutmix it sees other images in every epoch; leave one of them out."
             )
-        for name in ("distill", "loss", "teacher_cache"):
+        for name in ("distill", "loss", "teacher_cache", "unlabelled"):
             require(name, '""', getattr(self, name) != "", "a name, or left out")
+
+    def label_options(self) -> LabelOptions:
+        """Return which training images have labels."""
+        return LabelOptions(
+            self.labels_per_class, self.trial, self.unlabelled, self.unlabelled_share
+        )
+
+    def _check_unlabelled(self) -> None:
+        """Check the flags about labels together."""
+        if self.unlabelled == REST and self.labels_per_class is None:
+            raise InputError(
+                "--unlabelled rest are the images that --labels_per_class leaves out; add that, or "
+                "name a folder (./rest if it is called so)."
+            )
+        if self.unlabelled_share is not None and self.unlabelled is None:
+            raise InputError(
+                "--unlabelled_share needs unlabelled images; add --unlabelled with their folder."
+            )
+        if self.labels_per_class == 0 and self.unlabelled is None:
+            raise InputError(
+                "--labels_per_class 0 leaves no training image; add --unlabelled rest, or a folder."
+            )

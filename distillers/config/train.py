@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from distillers.config.data import Dali, DecodeOptions, SoftLabels, check_dali
+from distillers.config.data import REST, Dali, DecodeOptions, LabelOptions, SoftLabels, check_dali
 from distillers.config.flags import (
     AT_LEAST_1,
     FRACTION,
@@ -199,6 +199,10 @@ class TrainConfig(StepFlags):
         names = {field.name for field in dataclasses.fields(DecodeOptions)} - {"class_names"}
         return DecodeOptions(**{name: getattr(self, name) for name in names})
 
+    def label_options(self) -> LabelOptions:
+        """Return which training images have labels: all, unless a command has flags for it."""
+        return LabelOptions()
+
     def soft_labels(self) -> SoftLabels:
         """Return the options of soft labels."""
         names = [field.name for field in dataclasses.fields(SoftLabels)]
@@ -226,21 +230,30 @@ class TrainConfig(StepFlags):
         flags = result_flags(type(self), self.as_json_types())
         if "data_dir" in flags:
             flags["data_dir"] = str(Path(self.data_dir).expanduser().resolve())
+        if flags.get("unlabelled") not in (None, REST):
+            flags["unlabelled"] = str(Path(flags["unlabelled"]).resolve())
         changed = {n: v for n, v in flags.items() if n not in defaults or v != defaults[n]}
         return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True, kw_only=True)
 class InitialNetworkConfig(TrainConfig):
-    """Flags of the network that teachers and students start from."""
+    """Flags of the network that teachers and students start from, and of its labels."""
 
     pretrained: Pretrained = None
     """Initial weights: a file, or without a value those published by timm or torchvision. A
     classifier for another number of classes is replaced."""
+    labels_per_class: Annotated[int | None, NOT_NEGATIVE, Fact.PUBLISHED_SETTING] = None
+    """Train on the labels of only so many images of each class, drawn by --trial; the other
+    training images are left out, or stay without labels with --unlabelled rest."""
 
     def default_recipe(self) -> str | None:
         """Return the recipe without --recipe; see `TrainConfig.default_recipe`."""
         return "finetune" if self.dataset == "folder" and self.pretrained else None
+
+    def label_options(self) -> LabelOptions:
+        """Return which training images have labels."""
+        return LabelOptions(self.labels_per_class, self.trial)
 
 
 def _is_utf8(path: str) -> bool:

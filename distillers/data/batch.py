@@ -16,7 +16,7 @@ class Batch:
 
     Attributes:
         images: (n, c, h, w), augmented and normalized, floating point.
-        labels: (n,) int64 class indices.
+        labels: (n,) int64 class indices; -1 for images without a label.
         index: (n,) int64 rows in the training set (in evaluation: the test set).
         view: (n,) int64 on the CPU, the fixed view of each image if the loader has fixed views,
             else None: view v of image i of N is number v N + i.
@@ -24,7 +24,12 @@ class Batch:
             empty for a single process.
         teacher: cached teacher outputs for these images; None if the teacher has to run.
         targets: (n, k) probabilities of the classes, smoothed or mixed; None for hard labels. The
-            labels of mixed images are those of the first of both.
+            labels of mixed images are those of the first of both. Rows of images without a label
+            mean nothing.
+        labelled: (m,) int64, the positions in the batch of the images that have a label; None if
+            all have one.
+        labelled_per_rank: the number of labelled images of this batch in each process of a
+            distributed run, by rank; empty for a single process, or if all have labels.
     """
 
     images: Tensor
@@ -34,16 +39,38 @@ class Batch:
     rows_per_rank: tuple[int, ...] = ()
     teacher: Values | None = None
     targets: Tensor | None = None
+    labelled: Tensor | None = None
+    labelled_per_rank: tuple[int, ...] = ()
 
     def __iter__(self) -> Iterator[Tensor]:
         """Iterate over images, labels, index."""
         return iter((self.images, self.labels, self.index))
 
     def soft_targets(self, num_classes: int) -> Tensor:
-        """Return the probabilities of the classes (n, k), for hard labels ones and zeros."""
+        """Return the probabilities of the classes (n, k), for hard labels ones and zeros.
+
+        Rows of images without a label mean nothing.
+        """
         if self.targets is not None:
             return self.targets
-        return one_hot(self.labels, num_classes).float()
+        return one_hot(self.labels.clamp(min=0), num_classes).float()
+
+    @property
+    def num_labelled(self) -> int:
+        """Number of images that have a label."""
+        return len(self.labels if self.labelled is None else self.labelled)
+
+    @property
+    def labelled_share(self) -> float:
+        """Weight of this process's mean over labelled images, relative to `share`.
+
+        With it, the mean over processes of the scaled losses is the mean over the labelled images
+        of all processes.
+        """
+        if not sum(self.labelled_per_rank):
+            return 1.0  # a single process, or no label
+        counts = self.labelled_per_rank
+        return self.num_labelled * len(counts) / sum(counts) / self.share
 
     @property
     def share(self) -> float:

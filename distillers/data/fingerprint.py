@@ -22,6 +22,15 @@ def hash_tensors(*tensors: Tensor) -> str:
     return digest.hexdigest()
 
 
+def hash_labels(labels: Tensor) -> str:
+    """Return a hash of labels (N,), or a fixed text if some images have none.
+
+    What a teacher computes does not depend on labels, so runs that differ in which few images have
+    one can share a cache.
+    """
+    return "some images have none" if bool((labels < 0).any()) else hash_tensors(labels)
+
+
 def hash_files(paths: PathList, rows: Tensor, *, times: bool = True) -> str:
     """Hash the names, sizes and modification times of files, without reading their content.
 

@@ -15,10 +15,10 @@ def held_out_rows(
 
     The total is `fraction` of the images, rounded. Each class gives its exact share, rounded down
     or up (ties are broken by `seed`), but always keeps one image for training; larger classes
-    give what it cannot.
+    give what it cannot. Images without a label are not held out.
 
     Args:
-        labels: (N,) int64.
+        labels: (N,) int64, -1 for images without a label.
         num_classes: number of classes.
         fraction: to hold out of every class, in [0, 1).
         seed: any integer.
@@ -29,6 +29,12 @@ def held_out_rows(
     """
     if not 0 <= fraction < 1:
         raise InputError(f"fraction to hold out is {fraction}; it must be in [0, 1).")
+    known = (labels >= 0).nonzero().flatten()
+    if len(known) < len(labels):
+        held_out, _ = held_out_rows(labels[known], num_classes, fraction, seed)
+        kept = torch.ones(len(labels), dtype=torch.bool)
+        kept[known[held_out]] = False
+        return known[held_out], kept.nonzero().flatten()
     total = round(fraction * len(labels))
     if fraction > 0 and not 0 < total < len(labels):
         raise InputError(

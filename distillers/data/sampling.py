@@ -8,7 +8,7 @@ from torch import Tensor
 from distillers.errors import InputError
 
 
-def generator(seed: int, epoch: int) -> torch.Generator:
+def generator(seed: int | str, epoch: int) -> torch.Generator:
     """Return the RNG of an epoch, on the CPU, where it gives the same numbers on every machine."""
     digest = hashlib.blake2b(f"{seed} {epoch}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))

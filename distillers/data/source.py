@@ -107,7 +107,10 @@ class DataSource(Protocol):
 
         @property
         def train_labels(self) -> Tensor:
-            """Class of each training image, (N,) int64; `Batch.index` is a row of it."""
+            """Class of each training image, (N,) int64, -1 for those without a label.
+
+            `Batch.index` is a row of it.
+            """
             ...
 
         @property
@@ -118,6 +121,11 @@ class DataSource(Protocol):
         @property
         def num_crops(self) -> int | None:
             """Number of different augmented views of an image; None if it is unlimited."""
+            ...
+
+        @property
+        def unlabelled_share(self) -> float | None:
+            """Share of unlabelled images in each batch; None for that of the data."""
             ...
 
     @property
@@ -176,7 +184,7 @@ class DataSource(Protocol):
         """
         ...
 
-    def train_eval_loader(self, device: torch.device) -> BatchLoader:
+    def train_eval_loader(self, device: torch.device, shard: Shard = Shard()) -> BatchLoader:
         """Return a loader of the training images, prepared and ordered as test images are."""
         ...
 
@@ -195,4 +203,24 @@ class DataSource(Protocol):
             This dataset with the remaining training images, whose rows count from 0 again; and
             the dataset whose test images are those held out, None if `fraction` is 0.
         """
+        ...
+
+    def keep(self, rows: Tensor) -> Self:
+        """Return this dataset with a subset of its training images, and all test images.
+
+        Args:
+            rows: (m,) int64 rows of the training set, in the new order.
+        """
+        ...
+
+    def relabelled(self, labels: Tensor) -> Self:
+        """Return this dataset with other labels of its training images.
+
+        Args:
+            labels: (N,) int64, -1 for an image without a label.
+        """
+        ...
+
+    def with_unlabelled_share(self, share: float) -> Self:
+        """Return this dataset with a share of unlabelled images in each batch; see `LabelMix`."""
         ...

@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from distillers.data.batch import Batch
 from distillers.distillation.ema_teacher import EMATeacher
+from distillers.distillation.labelled import call_for_labelled
 from distillers.distillation.several import (
     Combine,
     cached_values,
@@ -55,6 +56,10 @@ class Distillation(Task):
         teacher_weights: of several teachers where their logits are read together; equal by default.
         combine: "probabilities" or "logits", what is averaged over several teachers.
 
+    Attributes:
+        deploys: whether a loss deploys another network than the student.
+        trains_classifier: whether a loss reads the student's logits.
+
     Raises:
         InputError: if the terms are not a valid loss, or the taps lack what the losses read.
     """
@@ -91,6 +96,7 @@ class Distillation(Task):
         self.warmup_epochs = max(warmup_epochs(term.loss) for term in terms)
         self.reads_progress = "progress" in names
         self._reads_targets = "targets" in names
+        self._need_labels = {term.name for term in terms if wiring.needs_labels(term.loss)}
         self.full_batches = any(
             "batch_size" in wiring.constructor_facts(type(term.loss)) for term in terms
         )
@@ -112,8 +118,9 @@ class Distillation(Task):
         self.followers = nn.ModuleList([net for net in nets if isinstance(net, EMATeacher)])
         self.teacher_weights = normalize_weights(teacher_weights, len(nets))
         self.combine: Combine = combine
-        deploys = any(as_deploying(term.loss) for term in terms)
-        self._returns_logits = has_logits(student) and not deploys
+        self.deploys = any(as_deploying(term.loss) for term in terms)
+        self.trains_classifier = "student_logits" in names
+        self._returns_logits = has_logits(student) and not self.deploys
 
     @property
     def frozen(self) -> FrozenTeacher:
@@ -182,16 +189,20 @@ class Distillation(Task):
             common["targets"] = batch.soft_targets(common["student_logits"].shape[1])
         values = self._for_terms(common, of_teachers)
         if self.stage == "warmup":
-            parts = self._warmup_parts(values)
-            weighted = list(parts.values())  # as published
+            parts = self._warmup_parts(values, batch)
+            weights = dict.fromkeys(parts, 1.0)  # as published
         else:
-            parts = self._parts(values)
-            weighted = [self.weights[name] * part for name, part in parts.items()]
-        logits = common["student_logits"] if self._returns_logits else None
+            parts = self._parts(values, batch)
+            weights = self.weights
+        scales = dict.fromkeys(self._need_labels, batch.labelled_share)
+        weighted = [weights[name] * scales.get(name, 1.0) * part for name, part in parts.items()]
+        # Without gradient: DDP would take a classifier that no loss trains for one that is trained.
+        logits = common["student_logits"].detach() if self._returns_logits else None
         return Step(
             torch.stack(weighted).sum(),
             {name: part.detach() for name, part in parts.items()},
             logits,
+            tuple(name for name in parts if name in self._need_labels),
         )
 
     @torch.no_grad()
@@ -247,7 +258,7 @@ class Distillation(Task):
         stateless = [name for name, loss in self.losses.items() if not is_stateful(loss)]
         try:
             with torch.enable_grad():
-                parts = self._parts(values, stateless)
+                parts = self._parts(values, batch, stateless)
         except ValueError as error:
             raise InputError(str(error)) from error
         for name, part in parts.items():
@@ -310,22 +321,39 @@ class Distillation(Task):
         }
 
     def _parts(
-        self, values: Mapping[str, Mapping[str, Any]], names: list[str] | None = None
+        self,
+        values: Mapping[str, Mapping[str, Any]],
+        batch: Batch,
+        names: list[str] | None = None,
     ) -> dict[str, Tensor]:
         parts = {}
         for name, loss in self.losses.items():
             if active_after_warmup(loss) and (names is None or name in names):
-                parts[name] = loss(**{key: values[name][key] for key in self._inputs[name]})
-                check_scalar(name, parts[name])
+                inputs = {key: values[name][key] for key in self._inputs[name]}
+                parts[name] = self._call(name, loss, inputs, batch)
         return parts
 
-    def _warmup_parts(self, values: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+    def _warmup_parts(
+        self, values: Mapping[str, Mapping[str, Any]], batch: Batch
+    ) -> dict[str, Tensor]:
         parts = {}
         for name, keys in self._warmup_inputs.items():
-            loss = cast(HasWarmup, self.losses[name])
-            parts[name] = loss.warmup(**{key: values[name][key] for key in keys})
-            check_scalar(name, parts[name])
+            warmup = cast(HasWarmup, self.losses[name]).warmup
+            inputs = {key: values[name][key] for key in keys}
+            parts[name] = self._call(name, warmup, inputs, batch)
         return parts
+
+    def _call(
+        self, name: str, function: Callable[..., Tensor], inputs: dict[str, Any], batch: Batch
+    ) -> Tensor:
+        """Compute a loss of the images that it can use: all, or those with a label."""
+        if name in self._need_labels:
+            trained = self.losses[name].parameters()
+            part = call_for_labelled(function, inputs, batch, trained)
+        else:
+            part = function(**inputs)
+        check_scalar(name, part)
+        return part
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Distillation":
         for frozen in self.teachers:

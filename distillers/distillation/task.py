@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 
 from distillers.data.batch import Batch
+from distillers.distillation.labelled import call_for_labelled
 
 
 class Step(NamedTuple):
@@ -20,11 +21,13 @@ class Step(NamedTuple):
         parts: unweighted terms of the loss by name, scalars without gradient.
         logits: (n, k) logits of the student, for the training accuracy; None when the deployed
             network's logits are not computed in the step.
+        labelled: names of the parts that are means over the labelled images only.
     """
 
     loss: Tensor
     parts: dict[str, Tensor]
     logits: Tensor | None
+    labelled: tuple[str, ...] = ()
 
 
 class Task(nn.Module, ABC):
@@ -75,6 +78,8 @@ class Task(nn.Module, ABC):
 class Supervised(Task):
     """Train one network with one loss on its logits, without a teacher.
 
+    Images without a label are left out of the loss.
+
     Args:
         student: maps images (n, c, h, w) to logits (n, k).
         loss: maps logits (n, k) and labels (n,) to a scalar; or logits and probabilities (n, k) if
@@ -91,8 +96,12 @@ class Supervised(Task):
         """Compute the loss of one batch; `progress` is not used."""
         logits = self.student(batch.images)
         soft = self._reads_targets
-        loss = self.loss(logits, batch.soft_targets(logits.shape[1]) if soft else batch.labels)
-        return Step(loss, {"ce": loss.detach()}, logits)
+        second = batch.soft_targets(logits.shape[1]) if soft else batch.labels
+        inputs = {"logits": logits, "labels": second}
+        loss = call_for_labelled(
+            lambda logits, labels: self.loss(logits, labels), inputs, batch, self.loss.parameters()
+        )
+        return Step(loss * batch.labelled_share, {"ce": loss.detach()}, logits, ("ce",))
 
     def deployed(self) -> nn.Module:
         """Return the student."""

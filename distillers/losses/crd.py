@@ -161,8 +161,8 @@ class CRD(nn.Module):
             which: index of the bank's constant in `log_partition`.
             num_rows: anchors of all processes.
         """
-        n, num_negatives = len(rows), rows.shape[1] - 1
-        noise = num_negatives / len(bank)
+        n, num_negatives = max(len(rows), 1), rows.shape[1] - 1
+        noise = num_negatives / self.sampler.num_images
         with torch.no_grad(), no_autocast(bank):
             found = anchors.detach() / self.temperature
             logits = row_products(found, bank, rows)
@@ -185,7 +185,7 @@ class CRD(nn.Module):
         """
         old = self.log_partition[which]
         sums = all_gather_stack(scores.flatten().logsumexp(dim=0))
-        share = len(self.student_bank) / (num_rows * scores.shape[1])
+        share = self.sampler.num_images / (num_rows * scores.shape[1])
         seen = sums.logsumexp(dim=0) + math.log(share)
         later = old
         if self.partition_momentum is not None:

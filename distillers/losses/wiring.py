@@ -20,6 +20,7 @@ from distillers.features.taps import ALL_KINDS, Taps
 FROM_STUDENT = {f"student_{kind}": kind for kind in ALL_KINDS}
 FROM_TEACHER = {f"teacher_{kind}": kind for kind in ALL_KINDS}
 FROM_LOOP = ("labels", "targets", "index", "progress")
+FROM_LABELS = ("labels", "targets")
 # Bound where `forward` names them although they have a default, with which a loss works by itself.
 OPTIONAL = ("rows_per_rank", "progress")
 
@@ -164,6 +165,31 @@ def check_readable(loss: type[nn.Module], student: Taps, teacher: Taps) -> None:
         raise InputError(
             f"{loss.__name__} reads {name}, but the {side} has none; name the modules, as in "
             f"{side}_taps=Taps({named}){flag}."
+        )
+
+
+def needs_labels(loss: type[nn.Module] | nn.Module) -> bool:
+    """Return whether `forward` or `warmup` of a loss reads the labels of the images."""
+    functions = [getattr(loss, name) for name in ("forward", "warmup") if hasattr(loss, name)]
+    inputs = {name for function in functions for name in forward_inputs(function)}
+    return not inputs.isdisjoint(FROM_LABELS)
+
+
+def check_has_labels(names: Iterable[str]) -> None:
+    """Check that losses can be used without any label.
+
+    Args:
+        names: of the losses.
+
+    Raises:
+        InputError: naming a loss that reads labels.
+    """
+    needing = [name for name in names if needs_labels(find(name))]
+    if needing:
+        raise InputError(
+            f"no training image has a label, but {' and '.join(needing)} "
+            f"{'needs' if len(needing) == 1 else 'need'} labels; set the weight to 0 (--cls 0 for "
+            "the cross-entropy) and use losses that read only the teacher, as kd, dist or rrd."
         )
 
 

@@ -38,6 +38,7 @@ class EmbeddedSource(DataSource):
     train_labels: Tensor
     test_labels: Tensor
     num_crops: int
+    unlabelled_share: float | None
 
     def __init__(self, source: DataSource, embed: Callable[[Tensor], Tensor]) -> None:
         self.source, self.embed = source, embed
@@ -45,7 +46,7 @@ class EmbeddedSource(DataSource):
         self.image_size, self.shorter_side = source.image_size, source.shorter_side
         self.mean, self.std = source.mean, source.std
         self.train_labels, self.test_labels = source.train_labels, source.test_labels
-        self.num_crops = 1
+        self.num_crops, self.unlabelled_share = 1, source.unlabelled_share
 
     @override
     def fingerprint(self) -> dict[str, Any]:
@@ -79,8 +80,8 @@ class EmbeddedSource(DataSource):
         return FixedLoader(self._embedded(self.source.test_loader(device, shard)), device)
 
     @override
-    def train_eval_loader(self, device: torch.device) -> BatchLoader:
-        return FixedLoader(self._embedded(self.source.train_eval_loader(device)), device)
+    def train_eval_loader(self, device: torch.device, shard: Shard = Shard()) -> BatchLoader:
+        return FixedLoader(self._embedded(self.source.train_eval_loader(device, shard)), device)
 
     @override
     def shuffled_test(self, seed: int) -> "EmbeddedSource":
@@ -95,6 +96,18 @@ class EmbeddedSource(DataSource):
         kept, held_out = self.source.split(fraction, seed)
         rest = None if held_out is None else EmbeddedSource(held_out, self.embed)
         return EmbeddedSource(kept, self.embed), rest
+
+    @override
+    def keep(self, rows: Tensor) -> "EmbeddedSource":
+        return EmbeddedSource(self.source.keep(rows), self.embed)
+
+    @override
+    def relabelled(self, labels: Tensor) -> "EmbeddedSource":
+        return EmbeddedSource(self.source.relabelled(labels), self.embed)
+
+    @override
+    def with_unlabelled_share(self, share: float) -> "EmbeddedSource":
+        return EmbeddedSource(self.source.with_unlabelled_share(share), self.embed)
 
     def _embedded(self, loader: BatchLoader) -> list[Batch]:
         batches = counted(loader.epoch(1), "embedding", len(loader))

@@ -8,8 +8,11 @@ from torch import Tensor
 from distillers.config.train import TrainConfig
 from distillers.data.datasets.listing import first_few
 from distillers.data.source import DataSource
+from distillers.data.unlabelled import copies_of_test_images
 from distillers.errors import InputError
 from distillers.training.run_dir import RunDir
+
+FEW = 4  # labelled images in a batch
 
 
 class Splits(NamedTuple):
@@ -36,18 +39,51 @@ def split_images(source: DataSource, config: TrainConfig) -> Splits:
     return Splits(train, val, source)
 
 
-def describe(splits: Splits) -> list[str]:
-    """Return lines with the classes and the number of images, and classes without images."""
-    names = splits.test.class_names
-    parts = {"training": splits.train.train_labels, "test": splits.test.test_labels}
+def describe(splits: Splits, batch_size: int) -> list[str]:
+    """Return lines with the classes and numbers of images, and warnings about them.
+
+    Args:
+        splits: the images.
+        batch_size: of a step, over all processes.
+    """
+    names, labels = splits.test.class_names, splits.train.train_labels
+    parts = {"training": labels[labels >= 0], "test": splits.test.test_labels}
+    unlabelled = len(labels) - len(parts["training"])
     if splits.val:
         parts["validation"] = splits.val.test_labels
     counts = ", ".join(f"{len(labels):,} {part}" for part, labels in parts.items())
+    counts += f", {unlabelled:,} training without labels" if unlabelled else ""
     lines = [f"{len(names)} classes ({first_few(list(names), 10)}); images: {counts}"]
+    if unlabelled:
+        lines += _unlabelled_warnings(splits, batch_size)
+    if unlabelled == len(labels):
+        del parts["training"]
     for part, labels in parts.items():
         missing = _missing(labels, names)
         if missing:
             lines.append(f"WARNING: no {part} image of class {first_few(missing)}")
+    return lines
+
+
+def _unlabelled_warnings(splits: Splits, batch_size: int) -> list[str]:
+    """Return warnings about copies of test images, and about batches with few labels."""
+    train, lines = splits.train, []
+    for part, test in (("test", splits.test), ("validation", splits.val)):
+        copies = copies_of_test_images(train, test) if test else []
+        if copies:
+            lines.append(
+                f"WARNING: {len(copies):,} images without labels are {part} images, too (equal by "
+                f"their hash), so the {part} accuracy will be too good: {first_few(copies)}"
+            )
+    labels = train.train_labels
+    share = train.unlabelled_share or float((labels < 0).float().mean())
+    each = batch_size * (1 - share)
+    if share < 1 and each < FEW:
+        lines.append(
+            f"WARNING: only {each:.2g} images of each batch of {batch_size} have labels on "
+            "average, so the losses that need them are noisy; --unlabelled_share 0.5, say, "
+            "repeats the labelled images."
+        )
     return lines
 
 

@@ -23,8 +23,11 @@ class EpochMetrics:
 
     def __init__(self, sums: dict[str, Any] | None = None) -> None:
         nothing: dict[str, Any] = {"images": 0, "seconds": 0.0, "waited": 0.0, "skipped": 0}
+        nothing["labelled"] = (sums or {}).get("images", 0)  # of a state of an earlier version
         sums = nothing | {"sums": {}} | (sums or {})
         self.images: int = sums["images"]
+        self.labelled: int = sums["labelled"]
+        self._of_labelled: set[str] = set(sums.get("of_labelled", ()))
         self.skipped: int = sums["skipped"]
         self._began = time.monotonic() - sums["seconds"]
         self._waited: float = sums["waited"]
@@ -34,11 +37,13 @@ class EpochMetrics:
     @torch.no_grad()
     def add(self, step: Step, batch: Batch, number: int = 0) -> None:
         """Add one step, that of batch `number`."""
-        count = len(batch.labels)
+        count, labelled = len(batch.labels), batch.num_labelled
         self.images += count
+        self.labelled += labelled
+        self._of_labelled |= {"train_acc", *(f"train_{name}" for name in step.labelled)}
         self._plus("train_loss", step.loss.detach() * count)
         for name, part in step.parts.items():
-            self._plus(f"train_{name}", part * count)
+            self._plus(f"train_{name}", part * (labelled if name in step.labelled else count))
         self._watch(step, number)
         if step.logits is not None:
             self._plus("train_acc", 100 * (step.logits.argmax(1) == batch.labels).sum())
@@ -69,7 +74,8 @@ class EpochMetrics:
 
         Called after the next step was started, the function waits for the copy only.
         """
-        images, sums = (float(self.images), self._sums) if world is None else self._over(world)
+        here = float(self.images), float(self.labelled), self._sums
+        images, labelled, sums = here if world is None else self._over(world)
         culprits = [] if self._culprits is None else [*self._culprits.double()]
         totals = [value.double() for value in sums.values()]
         copied = _to_host(torch.stack([*culprits, *totals])) if culprits or totals else list
@@ -82,7 +88,8 @@ class EpochMetrics:
             if not images:
                 raise NonFiniteLossError("no batch had a finite loss; try a lower learning rate.")
             each = zip(sums, values[len(culprits) :], strict=True)
-            means = {name: value / images for name, value in each}
+            counts = dict.fromkeys(self._of_labelled, labelled)
+            means = {name: value / n for name, value in each if (n := counts.get(name, images))}
             if not math.isfinite(means["train_loss"]):  # of another process
                 raise NonFiniteLossError(
                     "the loss is not finite any more; try a lower learning rate."
@@ -95,23 +102,26 @@ class EpochMetrics:
 
     def state(self, world: World) -> dict[str, Any]:
         """Return the sums over all processes, to continue from; a collective call."""
-        images, sums = self._over(world)
+        images, labelled, sums = self._over(world)
         return {
             "images": int(images),
+            "labelled": int(labelled),
+            "of_labelled": sorted(self._of_labelled),
             "seconds": time.monotonic() - self._began,
             "waited": self._waited,
             "skipped": self.skipped,
             "sums": {name: value.cpu() for name, value in sums.items()},
         }
 
-    def _over(self, world: World) -> tuple[float, dict[str, Tensor]]:
+    def _over(self, world: World) -> tuple[float, float, dict[str, Tensor]]:
+        """Return the numbers of images and of labelled ones, and the sums, of all processes."""
         names = sorted(self._sums)
         if not names:
-            return 0.0, {}
+            return 0.0, 0.0, {}
         each = [self._sums[name].double() for name in names]
-        count = torch.full_like(each[0], self.images)
-        images, *totals = world.sum(torch.stack([count, *each])).unbind()
-        return float(images), dict(zip(names, totals, strict=True))
+        counts = (torch.full_like(each[0], count) for count in (self.images, self.labelled))
+        images, labelled, *totals = world.sum(torch.stack([*counts, *each])).unbind()
+        return float(images), float(labelled), dict(zip(names, totals, strict=True))
 
     def _watch(self, step: Step, number: int) -> None:
         """Keep the parts of the loss of the first step at which it is not finite."""

@@ -12,6 +12,7 @@ from distillers.config.data import DecodeOptions, check_dali
 from distillers.config.hyperparameters import Hyperparameters
 from distillers.config.train import TrainConfig
 from distillers.data.source import DataSource
+from distillers.data.unlabelled import apply_label_options
 from distillers.distillation import recipes
 from distillers.distributed.world import World
 from distillers.errors import InputError
@@ -28,7 +29,8 @@ def load_data(config: TrainConfig, world: World, options: DecodeOptions) -> Data
     check_dali(config.dali, world.device.type)
     batch_size_per_process(config, world)
     with world.local_rank0_first():
-        return data.source_of(config.dataset, config.data_dir, config.download, options)
+        source = data.source_of(config.dataset, config.data_dir, config.download, options)
+        return apply_label_options(source, config.label_options(), config.on_bad_image)
 
 
 def seed_everything(config: TrainConfig) -> None:

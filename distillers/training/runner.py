@@ -33,6 +33,7 @@ from distillers.training.trainer import Hyperparameters, fit
 
 if TYPE_CHECKING:
     from distillers.distillation.cache.teacher_cache import TeacherCache
+    from distillers.training.probe import Probe
 
 # Attributes of a `Score` that are recorded after each epoch.
 FIGURES = ("loss", "acc", "acc_top5", "balanced_acc", "macro_f1")
@@ -48,6 +49,7 @@ def train(
     *,
     views: NumViews | None = None,
     cache: "TeacherCache | None" = None,
+    probe: "Probe | None" = None,
 ) -> None:
     """Train a task, from the first epoch or from the state in `run_dir`, and write the run's files.
 
@@ -61,6 +63,7 @@ def train(
         views: number of fixed augmented views of each training image; None for new ones in every
             epoch.
         cache: teacher outputs of these views.
+        probe: scores the embeddings instead of the classifier.
 
     Raises:
         InputError: if the disk is full or the folder cannot be written.
@@ -68,7 +71,7 @@ def train(
         PreemptedError: if a signal stopped the run; its state was saved.
         PeerLostError: if other processes do not respond.
     """
-    for line in describe(splits):
+    for line in describe(splits, config.batch_size):
         world.say(line)
     digest = splits.digest()
     versions = f"distillers {__version__}, PyTorch {torch.__version__}"
@@ -109,7 +112,7 @@ def train(
         world.say(recipe_flags.describe(config))
     world.say(describe_hparams(hparams, config.batch_size, len(loader)))
     with _explain_disk_errors():
-        _fit_and_record(config, task, loader, hparams, splits, run_dir, card, world)
+        _fit_and_record(config, task, loader, hparams, splits, run_dir, card, world, probe)
 
 
 def _fit_and_record(
@@ -121,6 +124,7 @@ def _fit_and_record(
     run_dir: RunDir,
     card: dict[str, Any],
     world: World,
+    probe: "Probe | None",
 ) -> None:
     """Run the training loop; the first process records every epoch."""
     tests = {"test": splits.test.test_loader(world.device, world.shard)}
@@ -140,7 +144,7 @@ def _fit_and_record(
                 task,
                 loader,
                 hparams,
-                evaluate=lambda net: evaluate_on_splits(net, tests, world, preemption),
+                evaluate=lambda net: evaluate_on_splits(net, tests, world, preemption, probe),
                 on_epoch_end=recorder.on_epoch_end if recorder else ignore,
                 on_log=recorder.progress.batch if recorder else ignore,
                 resumed=run_dir.state.trainer if run_dir.state else None,
@@ -207,10 +211,13 @@ def evaluate_on_splits(
     tests: Mapping[str, BatchLoader],
     world: World | None = None,
     preemption: PreemptionHandler | None = None,
+    probe: "Probe | None" = None,
 ) -> dict[str, float]:
     """Return `test_loss`, `test_acc` and the other `FIGURES`; of `val`, too, if it is there."""
     figures: dict[str, float] = {}
     release_freed_memory()
+    if probe:
+        net = probe.classifier(net, world or World())
     for name, loader in tests.items():
         batches = loader.epoch(1)
         each = score(net, preemption.between(batches) if preemption else batches, world)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from distillers import data
 from distillers.checkpoints.initial import build_initial, check_forward
 from distillers.checkpoints.input_adapter import adapt_input, check_classes, with_normalization
 from distillers.checkpoints.load import Classifier, best_checkpoint, load
@@ -16,9 +17,12 @@ from distillers.distillation import loss_weights
 from distillers.distillation.build import distil
 from distillers.distillation.distillation import Distillation
 from distillers.distributed.world import World
+from distillers.errors import InputError
 from distillers.files import sha256
+from distillers.losses import wiring
 from distillers.training import ddp, run_setup
 from distillers.training.images import Splits, split_images
+from distillers.training.probe import Probe
 
 
 class LoadedTeacher(NamedTuple):
@@ -115,7 +119,40 @@ def load_teacher(config: StudentConfig, source: DataSource) -> LoadedTeacher:
     check_classes(classifier.card, source, path)
     name = classifier.card["model"]
     weights = loss_weights.choose(config, name)
+    if not bool((source.train_labels >= 0).any()):
+        wiring.check_has_labels(weights.terms())
     return LoadedTeacher(path, classifier, weights, loss_weights.options(config, weights, name))
+
+
+def choose_probe(
+    config: StudentConfig, task: Distillation, splits: Splits, world: World
+) -> Probe | None:
+    """Return how the student is scored by its embeddings; None for its own classifier.
+
+    Without --probe it is its own classifier, unless no loss trains that.
+
+    Raises:
+        InputError: if a loss deploys another network than the student.
+    """
+    kind = config.probe
+    if kind is None and not (task.trains_classifier or task.deploys):
+        kind = "knn"
+        world.say("no loss trains the student's classifier, so --probe knn scores its embeddings")
+    if kind is None:
+        return None
+    if task.deploys:
+        raise InputError(
+            "--probe scores the student's embeddings, but a loss deploys another network; leave it "
+            "out."
+        )
+    bank = splits.train
+    if not bool((bank.train_labels >= 0).any()):
+        options = config.decode_options()
+        bank = data.source_of(config.dataset, config.data_dir, config.download, options)
+        bank = with_normalization(bank, splits.test.mean, splits.test.std)
+    known = int((bank.train_labels >= 0).sum())
+    world.say(f"scores are those of --probe {kind} with {known:,} labelled training images")
+    return Probe(kind, bank, task.student_taps)
 
 
 def build_student(

@@ -35,7 +35,12 @@ def work(config: StudentConfig, world: "World") -> None:
     from distillers.training.evaluate import score
     from distillers.training.run_dir import check_same_source, resolve_run_dir
     from distillers.training.runner import train
-    from distillers.training.student_setup import build_student, chance_warnings, load_teacher
+    from distillers.training.student_setup import (
+        build_student,
+        chance_warnings,
+        choose_probe,
+        load_teacher,
+    )
 
     source = run_setup.load_data(config, world, config.decode_options())
     views = resolve_views(config.views, config.teacher_cache is not None, source)
@@ -68,7 +73,10 @@ def work(config: StudentConfig, world: "World") -> None:
             world.say(warning)
     card = create_card(config.model_s, splits.test, channels_last=config.channels_last)
     card["distilled"] = teacher.card(config, accuracy)
-    train(config, task, splits, run_dir, card, world, views=views, cache=cache)
+    probe = choose_probe(config, task, splits, world)
+    if probe:
+        card["distilled"]["probe"] = probe.kind
+    train(config, task, splits, run_dir, card, world, views=views, cache=cache, probe=probe)
     if cache:
         world.say(f"teacher cache: the teacher ran for {cache.total_computed(world):,} images")
     world.say(f"saved {run_dir.best}")

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from distillers.config.data import Dali, NumViews
 from distillers.data.datasets.listing import Listing
-from distillers.data.fingerprint import hash_files, hash_tensors
+from distillers.data.fingerprint import hash_files, hash_labels, hash_tensors
 from distillers.data.held_out import held_out_rows
 from distillers.data.loaders.decode import AREA, RATIO, ImageFiles, OnBad, shorter_side
 from distillers.data.loaders.folder import FolderLoader
@@ -41,6 +41,7 @@ class FolderSet(DataSource):
             --val_fraction; then `split` does not do it again.
         mean: per channel, for normalization.
         std: per channel, for normalization.
+        unlabelled_share: see `LabelMix`.
     """
 
     name: str
@@ -55,6 +56,7 @@ class FolderSet(DataSource):
     is_split: bool = False
     mean: tuple[float, ...] = IMAGENET_MEAN  # those of nearly all pretrained networks
     std: tuple[float, ...] = IMAGENET_STD
+    unlabelled_share: float | None = None
 
     @property
     @override
@@ -91,7 +93,7 @@ class FolderSet(DataSource):
             "name": self.name,
             "images": len(self.train_rows),
             "files": hash_files(self.train.paths, self.train_rows),
-            "labels": hash_tensors(self.train_labels),
+            "labels": hash_labels(self.train_labels),
             "image_size": self.image_size,
             "decoder": f"dali {self.dali}" if self.dali else "torchvision",
             "mean": list(self.mean),
@@ -132,6 +134,7 @@ class FolderSet(DataSource):
             num_workers=self.num_workers,
             dali=self.dali,
             views=views,
+            unlabelled_share=self.unlabelled_share,
         )
 
     @override
@@ -139,8 +142,8 @@ class FolderSet(DataSource):
         return self._eval_loader(self.test_rows, device, self.num_workers, shard=shard)
 
     @override
-    def train_eval_loader(self, device: torch.device) -> FolderLoader:
-        return replace(self, test=self.train, test_rows=self.train_rows).test_loader(device)
+    def train_eval_loader(self, device: torch.device, shard: Shard = Shard()) -> FolderLoader:
+        return replace(self, test=self.train, test_rows=self.train_rows).test_loader(device, shard)
 
     @override
     def shuffled_test(self, seed: int) -> "FolderSet":
@@ -160,6 +163,20 @@ class FolderSet(DataSource):
         held_out, kept = held_out_rows(self.train_labels, self.num_classes, fraction, seed)
         rest = replace(self, test=self.train, test_rows=self.train_rows[held_out])
         return replace(self, train_rows=self.train_rows[kept]), rest
+
+    @override
+    def keep(self, rows: Tensor) -> "FolderSet":
+        return replace(self, train_rows=self.train_rows[rows])
+
+    @override
+    def with_unlabelled_share(self, share: float) -> "FolderSet":
+        return replace(self, unlabelled_share=share)
+
+    @override
+    def relabelled(self, labels: Tensor) -> "FolderSet":
+        every = self.train.labels.clone()
+        every[self.train_rows] = labels
+        return replace(self, train=replace(self.train, labels=every))
 
     def _eval_loader(
         self,

@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from distillers.config.data import NumViews
-from distillers.data.fingerprint import hash_tensors
+from distillers.data.fingerprint import hash_labels, hash_tensors
 from distillers.data.held_out import held_out_rows
+from distillers.data.label_mix import UNLABELLED
 from distillers.data.loaders.memory import PAD, Loader
 from distillers.data.loaders.pairs import check_images_and_labels
 from distillers.data.loaders.views import view_crops
@@ -27,13 +28,14 @@ class ImageSet(DataSource):
     Attributes:
         name: as in `distillers.data.load`.
         train_images: (N, c, h, w) uint8; c is 1 (grey) or 3 (red, green, blue).
-        train_labels: (N,) int64, 0 to `num_classes` - 1.
+        train_labels: (N,) int64, 0 to `num_classes` - 1; -1 for images without a label.
         test_images: (M, c, h, w) uint8.
         test_labels: (M,) int64.
         mean: c numbers, the mean of the training pixels, where 0 is black and 1 is white.
         std: c numbers, their standard deviation.
         class_names: one per class, in the order of the labels.
         flip: whether a mirrored image still belongs to its class.
+        unlabelled_share: see `LabelMix`.
 
     Raises:
         InputError: if shapes, types, lengths or labels are inconsistent.
@@ -48,10 +50,12 @@ class ImageSet(DataSource):
     std: tuple[float, ...]
     class_names: tuple[str, ...]
     flip: bool
+    unlabelled_share: float | None = None
 
     def __post_init__(self) -> None:
-        _check(f"{self.name}, training", self.train_images, self.train_labels, self.num_classes)
-        _check(f"{self.name}, test", self.test_images, self.test_labels, self.num_classes)
+        num = self.num_classes
+        _check(f"{self.name}, training", self.train_images, self.train_labels, num, UNLABELLED)
+        _check(f"{self.name}, test", self.test_images, self.test_labels, num)
         if self.train_images.shape[1:] != self.test_images.shape[1:]:
             raise InputError(
                 f"{self.name}: training images are {tuple(self.train_images.shape[1:])} and test "
@@ -86,7 +90,7 @@ class ImageSet(DataSource):
             "name": self.name,
             "images": len(self.train_images),
             "pixels": hash_tensors(self.train_images),
-            "labels": hash_tensors(self.train_labels),
+            "labels": hash_labels(self.train_labels),
             "mean": list(self.mean),
             "std": list(self.std),
             "augmentation": f"{PAD} black pixels around, cropped"
@@ -126,6 +130,7 @@ class ImageSet(DataSource):
             rank=shard.rank,
             world_size=shard.world_size,
             views=views,
+            unlabelled_share=self.unlabelled_share,
         )
 
     @override
@@ -133,9 +138,9 @@ class ImageSet(DataSource):
         return self._eval_loader(len(self.test_images), device, shard)
 
     @override
-    def train_eval_loader(self, device: torch.device) -> Loader:
+    def train_eval_loader(self, device: torch.device, shard: Shard = Shard()) -> Loader:
         whole = replace(self, test_images=self.train_images, test_labels=self.train_labels)
-        return whole.test_loader(device)
+        return whole.test_loader(device, shard)
 
     def resized(self, side: int) -> "ImageSet":
         """Return this dataset with images resized to `side` pixels (bilinear, antialiased)."""
@@ -187,8 +192,16 @@ class ImageSet(DataSource):
             whole_batches=True,
         )
 
+    @override
+    def with_unlabelled_share(self, share: float) -> "ImageSet":
+        return replace(self, unlabelled_share=share)
+
+    @override
+    def relabelled(self, labels: Tensor) -> "ImageSet":
+        return replace(self, train_labels=labels)
+
+    @override
     def keep(self, rows: Tensor) -> "ImageSet":
-        """Return this dataset with the training images of rows (m,) int64, in that order."""
         return replace(
             self, train_images=self.train_images[rows], train_labels=self.train_labels[rows]
         )
@@ -242,10 +255,10 @@ def _resized(images: Tensor, side: int) -> Tensor:
     return torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts])
 
 
-def _check(what: str, images: Tensor, labels: Tensor, num_classes: int) -> None:
+def _check(what: str, images: Tensor, labels: Tensor, num_classes: int, lowest: int = 0) -> None:
     check_images_and_labels(what, images, labels)
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= num_classes:
+    if low < lowest or high >= num_classes:
         raise InputError(
             f"{what}: labels range from {low} to {high}; with {num_classes} classes they must be "
             f"in 0 to {num_classes - 1}."

@@ -197,6 +197,27 @@ def list_annotated(root: Path, annotations: Path, class_names: tuple[str, ...]) 
     return Listing(PathList(root, found), order, class_names)
 
 
+def list_images(root: Path) -> PathList:
+    """List the images of a folder at any depth, in alphabetical order; print what is skipped.
+
+    Raises:
+        InputError: if there is no folder or no image, or as `list_classes` for links and formats.
+    """
+    if not root.is_dir():
+        raise InputError(f"there is no folder {root}; --unlabelled names a folder of images.")
+    skipped: list[str] = []
+    names = list(_walk(os.fspath(root), "", skipped, ()))
+    if not names:
+        raise InputError(f"{root} has no image at any depth; images end in {', '.join(READABLE)}.")
+    if skipped:
+        print(
+            f"{len(skipped)} entries of {root} are not images and were skipped: "
+            f"{first_few(skipped)}",
+            file=sys.stderr,
+        )
+    return PathList(root, names)
+
+
 def first_few(names: list[str], shown: int = 5) -> str:
     """Join the first few of many names."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""

@@ -84,8 +84,12 @@ class ImageFiles(Dataset):
     seed: int
     on_bad: OnBad
     verified: Tensor = field(init=False, repr=False)
+    _kinds: tuple[Tensor, Tensor] | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        known = self.labels[self.rows] >= 0
+        kinds = known.nonzero().flatten(), (~known).nonzero().flatten()
+        object.__setattr__(self, "_kinds", None if known.all() else kinds)
         object.__setattr__(self, "verified", torch.zeros(len(self.rows), dtype=torch.uint8))
 
     def __len__(self) -> int:
@@ -120,12 +124,19 @@ class ImageFiles(Dataset):
                 bad.append(str(error))
                 if self.on_bad == "error" or not self.augment:
                     return None
-                row = chooser.randrange(len(self.rows))
+                row = self._other(row, chooser)
                 rng = image_rng(self.seed, turn, row)  # the other image's own crop
                 continue
             self.verified[row] = 1
             return self._shaped(image, rng), row
         return None
+
+    def _other(self, row: int, chooser: random.Random) -> int:
+        """Draw a row to take in place of a bad one; labelled if and only if that one is."""
+        if self._kinds is None:
+            return chooser.randrange(len(self.rows))
+        kind = self._kinds[int(self.labels[self.rows[row]] < 0)]
+        return int(kind[chooser.randrange(len(kind))])
 
     def _shaped(self, image: Tensor, rng: random.Random) -> Tensor:
         if not self.augment:

@@ -42,6 +42,7 @@ class FolderLoader(ShardedLoader):
         dali: decode with NVIDIA DALI in `num_workers` threads instead of processes, on "cpu" or
             "gpu": the same crops of the same images, up to rounding. For augmented `images` only.
         views: use only this many fixed crops of each image, the same in every run, in turn.
+        unlabelled_share: see `LabelMix`; for images of which some have the label -1.
         warn: called at the end of an epoch with a message on images that could not be read.
 
     Attributes:
@@ -68,6 +69,7 @@ class FolderLoader(ShardedLoader):
         whole_batches: bool = False,
         dali: Dali = None,
         views: NumViews | None = None,
+        unlabelled_share: float | None = None,
         warn: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
     ) -> None:
         super().__init__(
@@ -80,6 +82,8 @@ class FolderLoader(ShardedLoader):
             rank=rank,
             world_size=world_size,
             whole_batches=whole_batches,
+            labels=images.labels[images.rows],
+            unlabelled_share=unlabelled_share,
         )
         check_views(views, None)
         self.num_bad = 0
@@ -96,10 +100,11 @@ class FolderLoader(ShardedLoader):
     @override
     def _batches(self, number: int, start_batch: int) -> Iterator[Batch]:
         """Yield the batches of an epoch; ends an earlier epoch that was not finished."""
-        rows = self._order(number)[0][self._indices][start_batch * self.batch_size :]
+        order, mine = self._order(number), self._indices[start_batch * self.batch_size :]
+        rows = order.rows[mine]
         if not len(rows):
             return
-        turns = self._turns(number)[rows].split(self.batch_size)
+        turns = self._turns(rows, order.turns[mine]).split(self.batch_size)
         self._sampler.batches = [
             list(zip(turn.tolist(), batch.tolist(), strict=True))
             for turn, batch in zip(turns, rows.split(self.batch_size), strict=True)
@@ -114,7 +119,7 @@ class FolderLoader(ShardedLoader):
             if decoded.bad and self._images.on_bad == "error":
                 raise InputError(f"{decoded.bad[0]} --on_bad_image skip continues without it.")
             if len(decoded.labels):
-                yield self._to_batch(decoded, turn, place)
+                yield self._with_labelled(self._to_batch(decoded, turn, place), place, order)
             elif self._images.augment:
                 raise InputError(f"no image of a batch can be read: {first_few(bad)}")
         self.num_bad = len(bad)
@@ -154,12 +159,12 @@ class FolderLoader(ShardedLoader):
                 raise
             raise worker_death(self._images, self._sampler.batches[done:], batches) from error
 
-    def _turns(self, number: int) -> Tensor:
-        """Return which crop of each image an epoch shows, (N,) int64: its own, or a fixed view."""
+    def _turns(self, rows: Tensor, turns: Tensor) -> Tensor:
+        """Return which crop of each image is shown, (m,) int64: a new one, or a fixed view."""
         if not isinstance(self._views, int):
-            return torch.full((len(self._images),), number)
+            return turns
         seed = self._seed if self._shuffle else None
-        return epoch_views(len(self._images), self._views, number, seed)
+        return epoch_views(len(self._images), self._views, rows, turns, seed)
 
     def _to_batch(self, decoded: DecodedBatch, turn: Tensor, place: int) -> Batch:
         view = turn * len(self._images) + decoded.index if self._views else None

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from distillers.config.data import NumViews
 from distillers.data.batch import Batch
+from distillers.data.label_mix import EpochOrder
 from distillers.data.loaders.pairs import check_images_and_labels
 from distillers.data.loaders.sharded import ShardedLoader
 from distillers.data.loaders.views import CropViews
@@ -62,6 +63,7 @@ class Loader(ShardedLoader):
         whole_batches: whether to deal out whole batches to the processes.
         views: use only this many fixed crops of each image, the same in every run, in turn; "all"
             draws crops at random and sets `Batch.view` to their numbers.
+        unlabelled_share: see `LabelMix`; for images of which some have the label -1.
 
     Raises:
         InputError: if the data are empty or inconsistent, a number is out of range, or `drop_last`
@@ -89,6 +91,7 @@ class Loader(ShardedLoader):
         world_size: int = 1,
         whole_batches: bool = False,
         views: NumViews | None = None,
+        unlabelled_share: float | None = None,
     ) -> None:
         check_images_and_labels("loader", images, labels)
         check_statistics(images.shape[1], mean, std, dtype)
@@ -103,6 +106,8 @@ class Loader(ShardedLoader):
             rank=rank,
             world_size=world_size,
             whole_batches=whole_batches,
+            labels=labels.cpu()[self._rows],
+            unlabelled_share=unlabelled_share,
         )
         self._augment, self._flip = augment, flip
         self._views = None
@@ -118,7 +123,8 @@ class Loader(ShardedLoader):
 
     @override
     def _batches(self, number: int, start_batch: int) -> Iterator[Batch]:
-        plan, size = self._plan(number), self.batch_size
+        order, size = self._order(number), self.batch_size
+        plan = self._plan(number, order)
         step = max(1, CHUNK // size) * size
         for start in range(start_batch * size, self.num_images, step):
             part = _Plan(*(x[start : start + step] for x in plan))
@@ -127,21 +133,22 @@ class Loader(ShardedLoader):
             parts = zip(*(x.split(size) for x in chunk), strict=True)
             for place, (images, labels, index, view) in enumerate(parts, start // size):
                 view = view if self._views else None
-                yield Batch(images, labels, index, view, self._rows_per_rank(place))
+                batch = Batch(images, labels, index, view, self._rows_per_rank(place))
+                yield self._with_labelled(batch, place, order)
 
-    def _plan(self, number: int) -> _Plan:
+    def _plan(self, number: int, order: EpochOrder | None = None) -> _Plan:
         """Draw a whole epoch at once, on the CPU, whose RNG is the same on every machine.
 
         All processes draw the same numbers; each takes its own part of them.
         """
-        order, rng = self._order(number)
-        size = order.shape
+        places, rng, turns = self._order(number) if order is None else order
+        size = places.shape
         top = torch.randint(2 * PAD + 1, size, generator=rng)
         left = torch.randint(2 * PAD + 1, size, generator=rng)
         mirrored = torch.randint(2, size, generator=rng)
-        rows, drawn, view = self._rows[order], torch.stack([top, left, mirrored]), order
+        rows, drawn, view = self._rows[places], torch.stack([top, left, mirrored]), places
         if self._views:
-            view, drawn = self._views.of_epoch(number, rows, drawn)
+            view, drawn = self._views.of_epoch(turns, rows, drawn)
         rows, top, left, mirrored = (x[self._indices].to(self.device) for x in (rows, *drawn))
         return _Plan(rows, top, left, mirrored, view[self._indices])
 

@@ -38,8 +38,9 @@ class SoftLabelLoader(WrappedLoader):
     Each image is mixed with its neighbor in the batch of all processes together: the first with the
     second, the third with the fourth; the last of an odd number stays as it is. timm mixes the
     first with the last instead, which in a random order comes to the same, but takes partners from
-    other processes. What is drawn is a pure function of the seed, the epoch and the number of the
-    batch, so that it depends neither on the number of processes nor on where a run was resumed.
+    other processes. Of two neighbors of which one has no label neither is mixed. What is drawn is
+    a pure function of the seed, the epoch and the number of the batch, so that it depends neither
+    on the number of processes nor on where a run was resumed.
 
     Args:
         loader: loads images and labels.
@@ -74,6 +75,9 @@ class SoftLabelLoader(WrappedLoader):
                 yield replace(batch, targets=targets)
                 continue
             images, labels = _partners(batch)
+            if batch.labelled is not None:  # `LabelMix` leaves few neighbors of different kinds
+                own = (batch.labels < 0) != (labels < 0)
+                images[own], labels[own] = batch.images[own], batch.labels[own]
             others = smooth(labels, self._num_classes, self._options.smoothing)
             yield replace(
                 batch,
@@ -122,9 +126,12 @@ def smooth(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
     """Return labels (n,) as probabilities (n, k), of which `smoothing` is spread over all classes.
 
     As in "Rethinking the Inception Architecture for Computer Vision", Szegedy et al., 2015,
-    https://arxiv.org/abs/1512.00567, equation 7.
+    https://arxiv.org/abs/1512.00567, equation 7. Rows without a label (-1) mean nothing.
     """
-    return F.one_hot(labels, num_classes).float() * (1 - smoothing) + smoothing / num_classes
+    return (
+        F.one_hot(labels.clamp(min=0), num_classes).float() * (1 - smoothing)
+        + smoothing / num_classes
+    )
 
 
 def _partners(batch: Batch) -> tuple[Tensor, Tensor]:

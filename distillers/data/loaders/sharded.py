@@ -2,12 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from distillers.data.batch import Batch
+from distillers.data.label_mix import EpochOrder, LabelMix, has_unlabelled
 from distillers.data.sampling import (
     batch_counts,
     check_epoch,
@@ -34,6 +36,9 @@ class ShardedLoader(BatchLoader):
             concatenated, are the batch of a single process with `world_size` times the batch size.
         whole_batches: instead, deal out the batches of a single process in turn; some processes
             may get none. For evaluation, which then computes each batch as a single process does.
+        labels: (num_rows,) int64, if some may be -1, for images without a label; with `shuffle`
+            the order of an epoch is then that of `LabelMix`.
+        unlabelled_share: see `LabelMix`.
 
     Raises:
         InputError: if a number is out of range, or `drop_last` would leave no batch.
@@ -51,6 +56,8 @@ class ShardedLoader(BatchLoader):
         rank: int = 0,
         world_size: int = 1,
         whole_batches: bool = False,
+        labels: Tensor | None = None,
+        unlabelled_share: float | None = None,
     ) -> None:
         check_shard(batch_size, rank, world_size)
         check_epoch_size(num_rows, batch_size, world_size, shuffle, drop_last)
@@ -61,6 +68,10 @@ class ShardedLoader(BatchLoader):
             num_rows, batch_size, rank, world_size, drop_last, whole_batches
         )
         self.num_images = len(self._indices)
+        self._mix: LabelMix | None = None
+        if shuffle and labels is not None and (unlabelled_share or has_unlabelled(labels)):
+            self._mix = LabelMix(labels, unlabelled_share, seed)
+            self._is_labelled = labels.cpu() >= 0
 
     @property
     @override
@@ -80,12 +91,32 @@ class ShardedLoader(BatchLoader):
     def _batches(self, number: int, start_batch: int) -> Iterator[Batch]:
         """Yield the batches of a valid epoch, without the first `start_batch`."""
 
-    def _order(self, number: int) -> tuple[Tensor, torch.Generator]:
-        """Return the rows of an epoch in all processes' order, and the RNG that drew it."""
-        rng = generator(self._seed, number)
-        if self._shuffle:
-            return torch.randperm(self._num_rows, generator=rng), rng
-        return torch.arange(self._num_rows), rng
+    def _order(self, number: int) -> EpochOrder:
+        """Return the rows of an epoch in all processes' order."""
+        if self._mix:
+            return self._mix.order(number)
+        rng, count = generator(self._seed, number), self._num_rows
+        rows = torch.randperm(count, generator=rng) if self._shuffle else torch.arange(count)
+        return EpochOrder(rows, rng, torch.full((count,), number))
+
+    def _with_labelled(self, batch: Batch, place: int, order: EpochOrder) -> Batch:
+        """Return a batch with `labelled` and `labelled_per_rank`, if some images have no label.
+
+        Args:
+            batch: the batch of this process.
+            place: its number, from 0.
+            order: of the epoch.
+        """
+        if not self._mix:
+            return batch
+        labelled = (batch.labels >= 0).nonzero().flatten()
+        counts = batch.rows_per_rank
+        if not counts:
+            return replace(batch, labelled=labelled)
+        start = place * self.batch_size * len(counts)
+        parts = self._is_labelled[order.rows[start : start + sum(counts)]].split(list(counts))
+        per_rank = tuple(int(part.sum()) for part in parts)
+        return replace(batch, labelled=labelled, labelled_per_rank=per_rank)
 
     def _rows_per_rank(self, batch: int) -> tuple[int, ...]:
         """Return `Batch.rows_per_rank` of the batch of that number."""

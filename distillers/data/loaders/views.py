@@ -61,8 +61,10 @@ def num_views_of(views: NumViews, source: DataSource) -> int:
     return (source.num_crops or 0) if views == "all" else views
 
 
-def epoch_views(num_images: int, num_views: int, number: int, seed: int | None) -> Tensor:
-    """Return the view of each image that an epoch shows, (N,) int64.
+def epoch_views(
+    num_images: int, num_views: int, rows: Tensor, turns: Tensor, seed: int | None
+) -> Tensor:
+    """Return the view that is shown of images `rows` in their `turns`, each (m,) int64.
 
     An image goes through its views in turn, so each is seen equally often and `num_views` epochs
     show all of them. Where each image begins is drawn from the seed of the run.
@@ -70,13 +72,15 @@ def epoch_views(num_images: int, num_views: int, number: int, seed: int | None) 
     Args:
         num_images: N.
         num_views: of each image.
-        number: of the epoch, from 1.
+        rows: the images.
+        turns: how often each was seen up to here, from 1: the number of the epoch, unless images
+            are repeated within one.
         seed: of the run; None lets every image begin with its first view.
     """
     first = torch.zeros(num_images, dtype=torch.int64)
     if seed is not None:
         first = torch.randint(num_views, (num_images,), generator=generator(seed, 0))
-    return (first + number - 1) % num_views
+    return (first[rows] + turns - 1) % num_views
 
 
 def view_crops(num_images: int, num_crops: int) -> Tensor:
@@ -115,11 +119,11 @@ class CropViews:
         orders = view_crops(num_images, self.num_crops)
         self._table = _inverse(orders) if views == "all" else orders[:, :views].clone()
 
-    def of_epoch(self, number: int, rows: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+    def of_epoch(self, turns: Tensor, rows: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """Which views an epoch shows, and which crops these are.
 
         Args:
-            number: of the epoch, from 1.
+            turns: (m,) int64, see `epoch_views`.
             rows: (m,) int64, the images.
             drawn: (3, m) int64, top, left and whether mirrored, as drawn at random.
 
@@ -130,7 +134,7 @@ class CropViews:
         if self._views == "all":
             view = self._table[rows, self._number_of(drawn)].long()
             return view * self._num_images + rows, drawn
-        view = epoch_views(self._num_images, self._views, number, self._seed)[rows]
+        view = epoch_views(self._num_images, self._views, rows, turns, self._seed)
         return view * self._num_images + rows, self._crop_of(self._table[rows, view].long())
 
     def _number_of(self, drawn: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class NegativeSampler(nn.Module):
     one image.
 
     Args:
-        train_labels: (N,) labels of the training set.
+        train_labels: (N,) labels of the training set; images without a label (-1) are not drawn.
 
     Raises:
         ValueError: if there is only one class.
@@ -37,16 +37,25 @@ class NegativeSampler(nn.Module):
     def __init__(self, train_labels: Tensor) -> None:
         super().__init__()
         labels = train_labels.long()
-        count = labels.bincount()
-        if count.count_nonzero() < 2:
-            raise ValueError("train_labels has only 1 class; negatives must be of other classes.")
+        count = labels[labels >= 0].bincount()
+        classes = int(count.count_nonzero())
+        if classes < 2:
+            raise ValueError(
+                f"train_labels has only {classes} class; negatives must be of other classes."
+            )
         # not in the state dict: all three follow from train_labels
-        ring = labels.argsort(stable=True).repeat(2)  # two rounds avoid a modulo
+        by_class = labels.argsort(stable=True)[(labels < 0).sum() :]
+        ring = by_class.repeat(2)  # two rounds avoid a modulo
         self.register_buffer("order", ring, persistent=False)
         self.register_buffer("start", count.cumsum(0) - count, persistent=False)
         self.register_buffer("count", count, persistent=False)
         self.register_buffer("seed", torch.randint(MASK, ()))
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
+
+    @property
+    def num_images(self) -> int:
+        """Number of images that can be drawn: those with a label."""
+        return len(self.order) // 2
 
     def advance(self) -> None:
         """Advance to the draws of the next step."""
@@ -56,7 +65,7 @@ class NegativeSampler(nn.Module):
         """Sample (n, num_draws) images of other classes than `labels` (n,), for images `index`."""
         start, count = self.start[labels, None], self.count[labels, None]
         draws = self._draws(index, num_draws)
-        positions = _scaled(draws, len(self.order) // 2 - count).add_(start + count)
+        positions = _scaled(draws, self.num_images - count).add_(start + count)
         return self.order.index_select(0, positions.flatten()).view_as(positions)
 
     def sample_same_class(self, labels: Tensor, index: Tensor) -> Tensor:

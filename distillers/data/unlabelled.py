@@ -1,0 +1,189 @@
+"""Training images without labels: a folder of them, or images of a data set without theirs."""
+
+import hashlib
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from distillers.config.data import REST, LabelOptions
+from distillers.data.datasets.folder_set import FolderSet
+from distillers.data.datasets.images import ImageSet
+from distillers.data.datasets.listing import Listing, PathList, first_few, list_images
+from distillers.data.label_mix import UNLABELLED
+from distillers.data.loaders.decode import OnBad, read, resize_center_crop
+from distillers.data.sampling import generator
+from distillers.data.source import DataSource
+from distillers.errors import InputError
+
+
+def rows_of_few_labels(labels: Tensor, num_classes: int, per_class: int, seed: int) -> Tensor:
+    """Return `per_class` random rows of each class, ascending; they are nested in `per_class`.
+
+    Args:
+        labels: (N,) int64.
+        num_classes: k; a class without any image is left out.
+        per_class: of each class; 0 for no row.
+        seed: which images are chosen; the same seed with more per class keeps these.
+
+    Raises:
+        InputError: if a class has some images, but fewer.
+    """
+    counts = labels[labels >= 0].bincount(minlength=num_classes)
+    least = int(counts[counts > 0].min())
+    if per_class > least:
+        raise InputError(
+            f"--labels_per_class is {per_class}, but class {int((counts == least).nonzero()[0])} "
+            f"has only {least} training images."
+        )
+    order = torch.randperm(len(labels), generator=generator(f"labels {seed}", 0))
+    by_class = order[labels[order].argsort(stable=True)]
+    by_class = by_class[labels[by_class] >= 0]
+    number = torch.arange(len(by_class)) - (counts.cumsum(0) - counts)[labels[by_class]]
+    return by_class[number < per_class].sort().values
+
+
+def apply_label_options(source: DataSource, options: LabelOptions, on_bad: OnBad) -> DataSource:
+    """Return a data set whose training images have the labels that a run asks for.
+
+    Args:
+        source: the data set, with all its labels.
+        options: which training images have labels.
+        on_bad: see `with_unlabelled`.
+
+    Raises:
+        InputError: if they do not fit the data set.
+    """
+    if options.per_class is not None:
+        is_rest = options.unlabelled == REST
+        source = with_few_labels(source, options.per_class, options.seed, is_rest)
+    if options.unlabelled not in (None, REST):
+        source = with_unlabelled(source, Path(options.unlabelled), on_bad)
+    if options.share is not None:
+        source = source.with_unlabelled_share(options.share)
+    return source
+
+
+def with_few_labels(source: DataSource, per_class: int, seed: int, keep_rest: bool) -> DataSource:
+    """Return a data set of which `per_class` training images of each class have labels.
+
+    Args:
+        source: the data set.
+        per_class: number of labelled images of each class.
+        seed: see `rows_of_few_labels`.
+        keep_rest: whether the other training images stay, without labels.
+
+    Raises:
+        InputError: if a class has fewer images, or no training image is left.
+    """
+    labels = source.train_labels
+    rows = rows_of_few_labels(labels, source.num_classes, per_class, seed)
+    if not keep_rest:
+        return source.keep(rows)
+    few = torch.full_like(labels, UNLABELLED)
+    few[rows] = labels[rows]
+    return source.relabelled(few)
+
+
+def with_unlabelled(source: DataSource, folder: Path, on_bad: OnBad) -> DataSource:
+    """Return a data set with the images of a folder as further training images without labels.
+
+    Args:
+        source: a data set in memory or in files.
+        folder: images at any depth.
+        on_bad: for a data set in memory, "error" stops at an image that cannot be read, "skip"
+            prints how many there are.
+
+    Raises:
+        InputError: if the folder has no image, or for one that cannot be read.
+    """
+    paths = list_images(folder)
+    if isinstance(source, ImageSet):
+        return _in_memory(source, paths, on_bad)
+    assert isinstance(source, FolderSet)  # there is no other kind
+    root = os.path.realpath(source.train.paths.root)
+    below = os.path.relpath(os.path.realpath(folder), root)
+    names = [
+        os.fsdecode(name) for name in source.train.paths.below(range(len(source.train.labels)))
+    ]
+    more = [os.path.join(below, os.fsdecode(name)) for name in paths.below(range(len(paths)))]
+    none = torch.full((len(more),), UNLABELLED)
+    listing = Listing(
+        PathList(Path(root), [*names, *more]),
+        torch.cat([source.train.labels, none]),
+        source.class_names,
+    )
+    rows = torch.cat([source.train_rows, len(names) + torch.arange(len(more))])
+    return replace(source, train=listing, train_rows=rows)
+
+
+def copies_of_test_images(source: DataSource, test: DataSource) -> list[str]:
+    """Return unlabelled training images that are test images, too, found by a hash of the content.
+
+    In files the bytes are compared, in memory the pixels.
+
+    Args:
+        source: the training images.
+        test: the test or validation images.
+
+    Returns:
+        paths, or the numbers of the training images.
+    """
+    rows = (source.train_labels < 0).nonzero().flatten()
+    if isinstance(source, FolderSet) and isinstance(test, FolderSet):
+        ours = [source.train.paths[row] for row in source.train_rows[rows].tolist()]
+        theirs = [test.test.paths[row] for row in test.test_rows.tolist()]
+        sizes = {os.path.getsize(path) for path in theirs}
+        known = set()
+        if sizes.intersection(map(os.path.getsize, ours)):
+            known = {_file_hash(path) for path in theirs}
+        return [p for p in ours if os.path.getsize(p) in sizes and _file_hash(p) in known]
+    assert isinstance(source, ImageSet)
+    assert isinstance(test, ImageSet)
+    known = {image.numpy().tobytes() for image in test.test_images.contiguous()}
+    images = source.train_images
+    return [f"image {row}" for row in rows.tolist() if images[row].numpy().tobytes() in known]
+
+
+def _in_memory(source: ImageSet, paths: PathList, on_bad: OnBad) -> ImageSet:
+    """Decode all images at the size of a data set in memory."""
+    side, channels = source.image_size, source.train_images.shape[1]
+    images, bad = [], []
+    for number in range(len(paths)):
+        try:
+            image = _square(read(paths[number]), side)
+        except InputError as error:
+            if on_bad == "error":
+                raise InputError(f"{error} --on_bad_image skip continues without it.") from error
+            bad.append(str(error))
+            continue
+        images.append(image if channels == 3 else _grey(image))
+    if bad:
+        print(f"{len(bad)} bad images were left out: {first_few(bad)}", file=sys.stderr)
+    if not images:
+        raise InputError(f"no image of {paths.root} can be read.")
+    none = torch.full((len(images),), UNLABELLED)
+    return replace(
+        source,
+        train_images=torch.cat([source.train_images, torch.stack(images)]),
+        train_labels=torch.cat([source.train_labels, none]),
+    )
+
+
+def _square(image: Tensor, side: int) -> Tensor:
+    """Return the center of an image (3, h, w), resized to `side` pixels; exact at that size."""
+    return image if image.shape[-2:] == (side, side) else resize_center_crop(image, side, side)
+
+
+def _grey(image: Tensor) -> Tensor:
+    """Return (1, h, w) uint8, the luma of (3, h, w) by ITU-R 601."""
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    return (image.float() * weights).sum(0, keepdim=True).round().to(torch.uint8)
+
+
+def _file_hash(path: str) -> bytes:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "blake2b").digest()

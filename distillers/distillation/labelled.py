@@ -1,0 +1,67 @@
+"""Losses that need labels, computed for the labelled images of a batch."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from distillers.data.batch import Batch
+from distillers.losses import wiring
+
+
+def take_rows(values: Mapping[str, Any], rows: Tensor, num_rows: int) -> dict[str, Any]:
+    """Return values with only some rows of each tensor that has one row for each image.
+
+    Args:
+        values: tensors (n, ...), lists of such, and anything else, which is kept.
+        rows: (m,) int64, the rows to take.
+        num_rows: n. Tensors of another length, as of stage maps that no loss reads, are kept.
+    """
+
+    def take(value: Any) -> Any:
+        is_per_image = isinstance(value, Tensor) and value.ndim > 0 and len(value) == num_rows
+        return value.index_select(0, rows) if is_per_image else value
+
+    return tree_map(take, dict(values))
+
+
+def call_for_labelled(
+    function: Callable[..., Tensor],
+    inputs: Mapping[str, Any],
+    batch: Batch,
+    trained: Iterable[Tensor] = (),
+) -> Tensor:
+    """Compute a loss that needs labels, for the labelled images of a batch only.
+
+    If this process has none, the value is zero and the gradient zeros. A loss that compares the
+    images of all processes is called all the same where other processes have some, because all must
+    take part in what it gathers.
+
+    Args:
+        function: `forward` or `warmup` of the loss.
+        inputs: what it receives for the whole batch.
+        batch: the batch.
+        trained: parameters of the loss.
+    """
+    if batch.labelled is None:
+        return function(**inputs)
+    inputs = dict(inputs)
+    others = wiring.OPTIONAL in inputs and sum(batch.labelled_per_rank) > 0
+    if not batch.num_labelled and not others:
+        return _zero([*tree_leaves(inputs), *trained])
+    part = take_rows(inputs, batch.labelled, len(batch.labels))
+    if wiring.OPTIONAL in inputs:
+        part[wiring.OPTIONAL] = batch.labelled_per_rank
+    return function(**part)
+
+
+def _zero(leaves: list[Any]) -> Tensor:
+    """Return zero, connected to all that the loss would train, as DDP's static graph requires."""
+    tensors = [x for x in leaves if isinstance(x, Tensor)]
+    zero = torch.zeros((), device=tensors[0].device)
+    for x in tensors:
+        if x.requires_grad:
+            zero = zero + (x * 0).sum()
+    return zero

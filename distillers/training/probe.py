@@ -1,0 +1,136 @@
+"""Score embeddings by a labelled data set: its nearest images, or a linear classifier of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distillers.data.source import DataSource
+from distillers.distillation.heads.linear import fit_ridge
+from distillers.distributed.world import World
+from distillers.errors import InputError
+from distillers.features.extractor import FeatureExtractor, eval_mode
+from distillers.features.taps import Taps
+
+NEIGHBORS, TEMPERATURE = 20, 0.07
+LEAST = 1e-6  # share of the votes of a class without any, for the cross-entropy
+
+Kind = Literal["knn", "linear"]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How to score a network by its embeddings.
+
+    Attributes:
+        kind: "knn" or "linear".
+        bank: its training images with labels are what the network's embeddings are compared with.
+        taps: where the network is read.
+    """
+
+    kind: Kind
+    bank: DataSource
+    taps: Taps
+
+    def classifier(self, net: nn.Module, world: World) -> nn.Module:
+        """Return a classifier that a network's present embeddings of the bank define.
+
+        Args:
+            net: the network.
+            world: processes that embed a part of the images each; a collective call.
+
+        Raises:
+            InputError: if the embeddings are not finite, or the bank has too few labels.
+        """
+        labelled = self.bank.keep((self.bank.train_labels >= 0).nonzero().flatten())
+        extractor = FeatureExtractor(net, self.taps, ["pooled"])
+        try:
+            embeddings = embed(extractor, labelled, world)
+        finally:
+            extractor.close()
+        if not bool(embeddings.isfinite().all()):
+            raise InputError("the student's embeddings are not finite; lower the learning rate.")
+        labels, classes = labelled.train_labels.to(embeddings.device), self.bank.num_classes
+        if self.kind == "knn":
+            decide: nn.Module = NearestNeighbors(embeddings, labels, classes)
+        else:
+            decide = fit_ridge(embeddings, labels, classes).module().to(embeddings.device)
+        return _OnEmbeddings(net, self.taps, decide)
+
+
+class NearestNeighbors(nn.Module):
+    """Classify embeddings by a weighted vote of the nearest ones of known class.
+
+    The vote of a neighbor with cosine similarity s has the weight exp(s / 0.07), of 20 neighbors,
+    as in Caron et al., "Emerging Properties in Self-Supervised Vision Transformers" (DINO), 2021,
+    https://arxiv.org/abs/2104.14294, which follows Wu et al., 2018.
+
+    Args:
+        embeddings: (N, d).
+        labels: (N,) int64.
+        num_classes: k.
+        neighbors: number of neighbors; all if there are fewer embeddings.
+        temperature: see above.
+    """
+
+    def __init__(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        num_classes: int,
+        *,
+        neighbors: int = NEIGHBORS,
+        temperature: float = TEMPERATURE,
+    ) -> None:
+        super().__init__()
+        self.bank, self.labels = F.normalize(embeddings.float()), labels
+        self.num_classes, self.temperature = num_classes, temperature
+        self.neighbors = min(neighbors, len(labels))
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Return the logarithm of each class's share of the votes (n, k), at least log 1e-6."""
+        similarity = F.normalize(embeddings.float()) @ self.bank.T
+        nearest, rows = similarity.topk(self.neighbors)
+        weights = (nearest / self.temperature).softmax(1)
+        votes = weights.new_zeros(len(weights), self.num_classes)
+        votes.scatter_add_(1, self.labels[rows], weights)
+        return votes.clamp(min=LEAST).log()
+
+
+@torch.no_grad()
+def embed(read: Callable, source: DataSource, world: World) -> Tensor:
+    """Return the embeddings of all training images without augmentation, (N, d) in their order.
+
+    Args:
+        read: a `FeatureExtractor` of "pooled".
+        source: the images.
+        world: the processes, each of which embeds some; all get the same result.
+    """
+    loader = source.train_eval_loader(world.device, world.shard)
+    rows, found = [], []
+    with eval_mode(read.net):
+        for batch in loader.epoch(1):
+            found.append(read(batch.images)["pooled"].float().flatten(1).cpu())
+            rows.append(batch.index.cpu())
+    parts = world.gather((rows, found))
+    order = torch.cat([row for rows, _ in parts for row in rows]).argsort()
+    return torch.cat([each for _, found in parts for each in found])[order].to(world.device)
+
+
+class _OnEmbeddings(nn.Module):
+    """Apply a classifier to the embeddings of a network."""
+
+    def __init__(self, net: nn.Module, taps: Taps, decide: nn.Module) -> None:
+        super().__init__()
+        self.net, self.decide, self.taps = net, decide, taps
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return scores (n, k) of images (n, c, h, w)."""
+        extractor = FeatureExtractor(self.net, self.taps, ["pooled"])
+        try:
+            return self.decide(extractor(images)["pooled"].flatten(1))
+        finally:
+            extractor.close()
