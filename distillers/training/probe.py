@@ -1,8 +1,7 @@
 """Score embeddings by a labelled data set: its nearest images, or a linear classifier of them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -101,7 +100,7 @@ class NearestNeighbors(nn.Module):
 
 
 @torch.no_grad()
-def embed(read: Callable, source: DataSource, world: World) -> Tensor:
+def embed(read: FeatureExtractor, source: DataSource, world: World) -> Tensor:
     """Return the embeddings of all training images without augmentation, (N, d) in their order.
 
     Args:
@@ -113,11 +112,16 @@ def embed(read: Callable, source: DataSource, world: World) -> Tensor:
     rows, found = [], []
     with eval_mode(read.net):
         for batch in loader.epoch(1):
-            found.append(read(batch.images)["pooled"].float().flatten(1).cpu())
+            found.append(_pooled(read, batch.images).cpu())
             rows.append(batch.index.cpu())
     parts = world.gather((rows, found))
     order = torch.cat([row for rows, _ in parts for row in rows]).argsort()
     return torch.cat([each for _, found in parts for each in found])[order].to(world.device)
+
+
+def _pooled(read: FeatureExtractor, images: Tensor) -> Tensor:
+    """Return the embeddings (n, d) of images, in float32."""
+    return cast(Tensor, read(images)["pooled"]).float().flatten(1)
 
 
 class _OnEmbeddings(nn.Module):
@@ -131,6 +135,6 @@ class _OnEmbeddings(nn.Module):
         """Return scores (n, k) of images (n, c, h, w)."""
         extractor = FeatureExtractor(self.net, self.taps, ["pooled"])
         try:
-            return self.decide(extractor(images)["pooled"].flatten(1))
+            return self.decide(_pooled(extractor, images))
         finally:
             extractor.close()

@@ -23,7 +23,7 @@ def test_classes_and_numbers_of_images_are_printed(tmp_path):
     names = tuple(f"class{number:02d}" for number in range(12))
     made = source(tree(tmp_path / "photos", names, train=5, val=1))
     train, val = made.split(0.2, 0)
-    (line,) = describe(Splits(train, val, made))
+    (line,) = describe(Splits(train, val, made), 4)
     assert line.startswith("12 classes (class00, class01, ")
     assert "class09 and 2 more); images: 48 training, 12 test, 12 validation" in line
 
@@ -33,7 +33,7 @@ def test_classes_without_a_scored_image_are_named(tmp_path):
     for path in sorted((root / "cow").iterdir())[1:]:
         path.unlink()
     made = source(root, val_fraction=0.2)
-    _, *more = describe(Splits(made, None, made))
+    _, *more = describe(Splits(made, None, made), 4)
     assert more == ["WARNING: no test image of class cow"]
 
 
