@@ -117,11 +117,7 @@ def _fits_size(name: str, card: dict[str, Any], own_size: int, image_size: int) 
 
 
 def check_forward(net: nn.Module, name: str, images: Tensor, num_classes: int) -> None:
-    """Check that a network takes images (n, c, h, w) and returns logits (n, num_classes).
-
-    Raises:
-        InputError: if it does not.
-    """
+    """Check that a network takes images (n, c, h, w) and returns logits (n, num_classes)."""
     side = "{2} x {3}".format(*images.shape)
     try:
         with torch.no_grad(), eval_mode(net):

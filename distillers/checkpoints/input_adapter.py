@@ -122,11 +122,7 @@ def with_normalization(
 
 
 def check_classes(card: dict[str, Any], source: DataSource, path: Path | str) -> None:
-    """Check that the class names in a network's card, if any, are those of the data set.
-
-    Raises:
-        InputError: if they are not; names the first class that differs.
-    """
+    """Check that the class names in a network's card, if any, are those of the data set."""
     mismatch = class_mismatch(card, source, path)
     if mismatch:
         raise InputError(mismatch)

@@ -112,11 +112,7 @@ def _address(url: str) -> tuple[str, int]:
 
 
 def _open_store(url: str, host: str, port: int) -> "TCPStore":
-    """Return the store of the rendezvous, which listens at this address only.
-
-    Raises:
-        InputError: if that is not possible.
-    """
+    """Return the store of the rendezvous, which listens at this address only."""
     from distillers.distributed.rendezvous import listen
 
     try:

@@ -119,11 +119,7 @@ def default_flags(config: type) -> dict[str, Any]:
 
 
 def check_ranges(config: object) -> None:
-    """Check every flag that is annotated with a `Range`.
-
-    Raises:
-        InputError: naming the flag, its value, and what is allowed.
-    """
+    """Check every flag that is annotated with a `Range`."""
     for name, numbers in marked(type(config), Range):
         value = getattr(config, name)
         if isinstance(value, int | float):
@@ -131,11 +127,7 @@ def check_ranges(config: object) -> None:
 
 
 def require(flag: str, value: object, valid: bool, allowed: str) -> None:
-    """Check a flag's value.
-
-    Raises:
-        InputError: when it is not `valid`, naming the flag, its value, and what is `allowed`.
-    """
+    """Raise an `InputError` that names a flag, its value and what is allowed, unless it is `valid`."""
     if not valid:
         raise InputError(f"--{flag} is {value}; it must be {allowed}.")
 

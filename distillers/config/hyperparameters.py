@@ -88,11 +88,7 @@ class StepFlags:
     """Shard weights, gradients and optimizer state across processes (FSDP2)."""
 
     def check_step(self, epochs: int) -> None:
-        """Check the flags of the step together.
-
-        Raises:
-            InputError: naming the flag, its value, and what is allowed.
-        """
+        """Check the flags of the step together."""
         if self.opt is not None:
             _check_optimizer(self.opt)
         if self.sched is not None and self.sched not in SCHEDULES:
@@ -129,11 +125,7 @@ class StepFlags:
 
 
 def _check_optimizer(name: str) -> None:
-    """Check the name of an optimizer of timm.
-
-    Raises:
-        InputError: if it is unknown, or cannot be used here; the message has the nearest name.
-    """
+    """Check the name of an optimizer of timm."""
     from timm.optim import list_optimizers  # imports torch
 
     # second derivatives; further packages

@@ -165,11 +165,7 @@ def load_metrics(path: Path) -> tuple[list[dict[str, Any]], bool]:
 
 
 def check_epochs(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Check that the epochs of rows are whole numbers in order, from 1 or before.
-
-    Raises:
-        CorruptFileError: if they are not.
-    """
+    """Check that the epochs of rows are whole numbers in order, from 1 or before."""
     hint = field_hints(MetricsRow)["epoch"]
     epochs: list[Any] = [row.get("epoch") for row in rows]
     problem = next(filter(None, (find_problem(epoch, hint) for epoch in epochs)), "")

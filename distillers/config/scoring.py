@@ -51,11 +51,7 @@ class EvalDataConfig:
     else 0."""
 
     def check(self) -> None:
-        """Check the flags.
-
-        Raises:
-            InputError: naming the flag, its value, and what is allowed.
-        """
+        """Check the flags."""
         check_ranges(self)
 
     def decode_options(
@@ -126,11 +122,7 @@ def read_run_flags(path: Path | str) -> dict[str, Any]:
 
 
 def method_of_run(path: Path | str) -> str:
-    """Return the losses of a run such as "crd+kd", else its network; "" if it is in no run folder.
-
-    Raises:
-        InputError: if the run's `config.json` is damaged.
-    """
+    """Return the losses of a run such as "crd+kd", else its network; "" if it is in no run folder."""
     flags = _read_config(path)[1]
     if "distill" in flags:
         return "+".join(str(flags[n]) for n in ("distill", "loss") if flags.get(n)) or "kd"

@@ -10,20 +10,12 @@ DAYS = {"": 1.0, "D": 1.0, "W": 7.0, "H": 1 / 24}
 
 
 def num_bytes(text: str, flag: str) -> int:
-    """Parse a size such as "20GB", "1.5TB" or "500MB" into bytes; units are powers of 1,000.
-
-    Raises:
-        InputError: naming `flag`, if `text` has another form.
-    """
+    """Parse a size such as "20GB", "1.5TB" or "500MB" into bytes; units are powers of 1,000."""
     return int(_parse(text, r"([KMGT]?)B?", UNITS, flag, "a size such as 20GB or 500MB"))
 
 
 def num_days(text: str, flag: str) -> float:
-    """Parse an age such as "30d", "2w" or "12h" into days.
-
-    Raises:
-        InputError: naming `flag`, if `text` has another form.
-    """
+    """Parse an age such as "30d", "2w" or "12h" into days."""
     return _parse(text, r"([DWH]?)", DAYS, flag, "an age such as 30d, 2w or 12h")
 
 

@@ -95,9 +95,6 @@ def check_scalar(name: str, value: object) -> None:
     Args:
         name: of the loss.
         value: what it returned.
-
-    Raises:
-        InputError: if it is not.
     """
     if not isinstance(value, Tensor):
         raise InputError(

@@ -31,11 +31,7 @@ class Rendezvous:
 
 
 def read_environment(environment: Mapping[str, str]) -> Rendezvous:
-    """Read the variables of torchrun or else of a SLURM job step.
-
-    Raises:
-        InputError: if variables are missing.
-    """
+    """Read the variables of torchrun or else of a SLURM job step."""
     if "RANK" in environment and "WORLD_SIZE" in environment:
         return _of_torchrun(environment)
     if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:

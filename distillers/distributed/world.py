@@ -73,11 +73,7 @@ class World:
         return everyone
 
     def check_same(self, facts: dict[str, str]) -> None:
-        """Check that facts, by name, have the same values in every process.
-
-        Raises:
-            InputError: in every process, if one differs.
-        """
+        """Check that facts, by name, have the same values in every process."""
         everyone = self.gather(facts)
         for rank, other in enumerate(everyone):
             for name, value in everyone[0].items():

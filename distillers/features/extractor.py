@@ -169,11 +169,7 @@ def embedding(head: nn.Module | None, inputs: Tensor) -> Tensor:
 
 
 def check_kinds(net: nn.Module, taps: Taps, kinds: Iterable[str]) -> None:
-    """Check that `taps` have a place for each kind.
-
-    Raises:
-        InputError: for the first kind without one.
-    """
+    """Check that `taps` have a place for each kind."""
     for kind in kinds:
         if kind != "logits" and not taps.places(kind):
             raise InputError(
@@ -198,11 +194,7 @@ def runs_repeatedly(path: str) -> InputError:
 
 
 def check_intact(place: Place, value: Tensor, version: int) -> None:
-    """Check that a value was not overwritten in place since its version counter was `version`.
-
-    Raises:
-        InputError: if it was.
-    """
+    """Check that a value was not overwritten in place since its version counter was `version`."""
     if value._version != version:
         path, side = place
         raise InputError(

@@ -91,11 +91,7 @@ def _declared(trace: ForwardTrace) -> Taps | None:
 
 
 def _check_head(trace: ForwardTrace, taps: Taps) -> None:
-    """Check that the input of the head is computed by the network, and not the images.
-
-    Raises:
-        InputError: if it is not.
-    """
+    """Check that the input of the head is computed by the network, and not the images."""
     inputs = next((call.input for call in trace.calls if call.path == taps.head), None)
     if inputs is not None and not trace.is_computed(inputs):
         name = type(trace.net).__name__

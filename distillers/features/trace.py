@@ -142,11 +142,7 @@ class ForwardTrace:
         ]
 
     def read(self, taps: Taps, kinds: Iterable[str]) -> Features:
-        """Return what a `FeatureExtractor` returns for the images, without another forward pass.
-
-        Raises:
-            InputError: as `FeatureExtractor` does.
-        """
+        """Return what a `FeatureExtractor` returns for the images, without another forward pass."""
         kinds = sorted(set(kinds))
         check_kinds(self.net, taps, kinds)
         values = {}

@@ -29,12 +29,7 @@ def create(
     pretrained: bool,
     drop_path: float | None = None,
 ) -> nn.Module:
-    """Build `timm:NAME`, `torchvision:NAME` or `package.module:callable`; see `models.create`.
-
-    Raises:
-        InputError: if there is no such network or weights, or they cannot be downloaded, or the
-            network has no stochastic depth.
-    """
+    """Build `timm:NAME`, `torchvision:NAME` or `package.module:callable`; see `models.create`."""
     library, _, network = name.partition(":")
     build, option = LIBRARIES.get(library, (None, "drop_path"))
     options = {} if drop_path is None else {option: drop_path}

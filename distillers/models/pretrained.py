@@ -91,11 +91,7 @@ def statistics(net: nn.Module, name: str) -> dict[str, list[float]]:
 
 
 def check_available(name: str, url: str) -> None:
-    """Check that torch's cache has the file of `url`, or that its host answers.
-
-    Raises:
-        InputError: if neither holds.
-    """
+    """Check that torch's cache has the file of `url`, or that its host answers."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file = Path(urlparse(url).path).name
     if not (folder / file).exists():
@@ -130,11 +126,7 @@ def timm_overrides(name: str, config: Any) -> dict[str, object]:
 
 
 def check_reachable(url: str, problem: str, advice: str) -> None:
-    """Check that a server answers, as the clients of the hubs retry for a long time.
-
-    Raises:
-        InputError: if it does not answer.
-    """
+    """Check that a server answers, as the clients of the hubs retry for a long time."""
     try:
         urlopen(Request(url, method="HEAD"), timeout=TIMEOUT_SECONDS).close()
     except HTTPError:

@@ -50,11 +50,7 @@ def project(in_channels: int, out_channels: int, stride: int) -> nn.Sequential |
 
 
 class ResNet(nn.Module):
-    """A residual network for 32 x 32 images, or any other size.
-
-    Raises:
-        ValueError: if there is no network of that depth or widening.
-    """
+    """A residual network for 32 x 32 images, or any other size."""
 
     def __init__(self, depth: int, widening: int = 1, num_classes: int = 100) -> None:
         super().__init__()

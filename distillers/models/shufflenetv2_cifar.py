@@ -78,11 +78,7 @@ class HalvingBlock(nn.Module):
 
 
 class ShuffleNetV2(nn.Module):
-    """A ShuffleNetV2 for 32 x 32 images, or any other size.
-
-    Raises:
-        ValueError: if there is no network of that width.
-    """
+    """A ShuffleNetV2 for 32 x 32 images, or any other size."""
 
     def __init__(self, width: float = 1.0, num_classes: int = 100) -> None:
         super().__init__()

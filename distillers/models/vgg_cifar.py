@@ -24,11 +24,7 @@ CONVOLUTIONS = {
 
 
 class VGG(nn.Module):
-    """A VGG network for 32 x 32 or 64 x 64 images.
-
-    Raises:
-        ValueError: if there is no network of that depth.
-    """
+    """A VGG network for 32 x 32 or 64 x 64 images."""
 
     def __init__(self, depth: int, num_classes: int = 100) -> None:
         super().__init__()

@@ -53,11 +53,7 @@ class WideGroup(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """A wide residual network for 32 x 32 images, or any other size.
-
-    Raises:
-        ValueError: if there is no network of that depth.
-    """
+    """A wide residual network for 32 x 32 images, or any other size."""
 
     def __init__(self, depth: int, widening: int = 1, num_classes: int = 100) -> None:
         super().__init__()

@@ -134,11 +134,7 @@ def _make_printable(content: Any) -> Any:
 
 
 def _get(content: dict[str, Any], name: str) -> Any:
-    """Return an entry that only some kinds of runs have.
-
-    Raises:
-        CorruptFileError: if it is missing.
-    """
+    """Return an entry that only some kinds of runs have; it must not be missing."""
     if content.get(name) is None:
         raise CorruptFileError(f"there is no {name}.")
     return content[name]

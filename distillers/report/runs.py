@@ -45,9 +45,6 @@ def find_run_dirs(roots: Iterable[Path]) -> list[Path]:
     """Find every run folder below some folders, each once.
 
     Symbolic links are followed only where they are given as a root.
-
-    Raises:
-        InputError: if a root does not exist.
     """
     found: dict[tuple[int, int], Path] = {}
     for root in roots:

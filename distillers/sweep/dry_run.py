@@ -27,11 +27,7 @@ def source_opener(download: bool = True) -> OpenSource:
 
 
 def check_networks(runs: Sequence[Run], open_source: OpenSource) -> None:
-    """Build every network for every data set once, on the meta device.
-
-    Raises:
-        InputError: if one does not exist, with the first run that has it.
-    """
+    """Build every network for every data set once, on the meta device."""
     checked = set()
     for run in runs:
         source = open_source(run.config)

@@ -36,11 +36,7 @@ def parse_grid(text: str, source: str) -> Grid:
 
 
 def build_grid(content: object, source: str) -> Grid:
-    """Build a grid from the content of a file; `source` is its name in messages.
-
-    Raises:
-        InputError: naming the entry that is wrong.
-    """
+    """Build a grid from the content of a file; `source` is its name in messages."""
     if not isinstance(content, dict):
         raise InputError(f"the grid {source} must be a mapping with pairs, methods, trials, ...")
     allowed = {"set" if f.name == "sets" else f.name for f in fields(Grid)} - {"trusted"}

@@ -32,11 +32,7 @@ class Ledger:
         self.folder = self.save_dir / "sweep"
 
     def create(self) -> None:
-        """Create the folders.
-
-        Raises:
-            InputError: if that is not possible.
-        """
+        """Create the folders."""
         try:
             for name in ("logs", "locks", "failed"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -65,11 +61,7 @@ class Ledger:
         return self._failure(run_dir).is_file()
 
     def record_failure(self, run_dir: Path, status: int) -> None:
-        """Record that a run failed, with its exit status (negative: the signal that ended it).
-
-        Raises:
-            InputError: if the record cannot be written.
-        """
+        """Record that a run failed, with its exit status (negative: the signal that ended it)."""
         path, content = self._failure(run_dir), json.dumps({"status": status, "time": _now()})
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

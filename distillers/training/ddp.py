@@ -123,11 +123,7 @@ class Statistics:
 
 
 def convert_sync_batchnorm(net: nn.Module, world: World) -> nn.Module:
-    """Convert batch normalisation to SyncBatchNorm.
-
-    Raises:
-        InputError: on a CPU, where PyTorch does not support it.
-    """
+    """Convert batch normalisation to SyncBatchNorm, which PyTorch supports on GPUs only."""
     if world.device.type != "cuda":
         raise InputError("--sync_bn needs GPUs: PyTorch's SyncBatchNorm has no version for CPUs.")
     return nn.SyncBatchNorm.convert_sync_batchnorm(net)

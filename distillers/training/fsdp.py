@@ -92,11 +92,7 @@ def full_state(state: Any) -> Any:
 
 @torch.no_grad()
 def load_full_state(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load a state without sharded tensors into a module that may be sharded.
-
-    Raises:
-        InputError: if it is the state of another module.
-    """
+    """Load a state without sharded tensors into a module that may be sharded."""
     own = module.state_dict()
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     other = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]

@@ -88,11 +88,7 @@ def _unlabelled_warnings(splits: Splits, batch_size: int) -> list[str]:
 
 
 def check_same_images(run_dir: RunDir, digest: str) -> None:
-    """Refuse to resume a run on other images.
-
-    Raises:
-        InputError: if the run began with others.
-    """
+    """Refuse to resume a run on other images."""
     known = run_dir.state.card.get("images") if run_dir.state else None
     if known is not None and known != digest:
         raise InputError(

@@ -94,11 +94,7 @@ class PreemptionHandler:
         self._may_stop = False
 
     def between(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield the batches of an evaluation.
-
-        Raises:
-            PreemptedError: after a signal, if the state was saved before.
-        """
+        """Yield the batches of an evaluation; stop after a signal if the state was saved before."""
         for batch in batches:
             if self._may_stop and self._signal is not None:
                 raise PreemptedError(self._signal)

@@ -115,11 +115,7 @@ def _plain(state: RunState | None) -> dict[str, Any] | None:
 
 
 def check_same_source(run_dir: RunDir, where: tuple[str, str], path: Path) -> None:
-    """Refuse to resume a run if the network that it started from has changed.
-
-    Raises:
-        InputError: naming both checksums.
-    """
+    """Refuse to resume a run if the network that it started from has changed."""
     section, key = where
     known = run_dir.state.card.get(section, {}).get(key) if run_dir.state else None
     if known is None:

@@ -60,11 +60,7 @@ def batch_size_per_process(config: TrainConfig, world: World) -> int:
 
 
 def to_device(net: nn.Module, config: TrainConfig, world: World) -> nn.Module:
-    """Move a network to its device, with SyncBatchNorm and checkpointing where asked for.
-
-    Raises:
-        InputError: if it supports neither.
-    """
+    """Move a network to its device, with SyncBatchNorm and checkpointing where asked for."""
     if config.grad_checkpointing:
         enable_checkpointing(net)
     net = convert_sync_batchnorm(net, world) if config.sync_bn else net
@@ -72,11 +68,7 @@ def to_device(net: nn.Module, config: TrainConfig, world: World) -> nn.Module:
 
 
 def enable_checkpointing(net: nn.Module) -> None:
-    """Let a network recompute its activations in the backward pass.
-
-    Raises:
-        InputError: if it cannot.
-    """
+    """Let a network recompute its activations in the backward pass."""
     try:
         cast(Any, net).set_grad_checkpointing(True)
     except (AttributeError, AssertionError) as error:

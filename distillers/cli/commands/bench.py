@@ -61,11 +61,7 @@ class BenchConfig:
     """JSON file for all measurements."""
 
     def check(self) -> None:
-        """Check the flags.
-
-        Raises:
-            InputError: naming the flag, its value, and what is allowed.
-        """
+        """Check the flags."""
         check_ranges(self)
         require("methods", self.methods, bool(self.methods), "at least one")
         folder = Path(self.out).parent if self.out else Path()
@@ -123,11 +119,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def build_setup(config: BenchConfig) -> "BenchmarkSetup":
-    """Return the networks and data sizes to measure.
-
-    Raises:
-        InputError: if a network cannot be created or loaded.
-    """
+    """Return the networks and data sizes to measure."""
     from functools import partial
 
     from distillers import models

@@ -86,11 +86,7 @@ def build(args: Sequence[str]) -> None:
 
 
 def work(config: StudentConfig, world: "World") -> None:
-    """Fill one process's part of the cache.
-
-    Raises:
-        InputError: if the run can use no cache.
-    """
+    """Fill one process's part of the cache."""
     from distillers.data.loaders.views import resolve_views
     from distillers.distillation.cache import fill, request
     from distillers.training import run_setup

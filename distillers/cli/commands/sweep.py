@@ -72,11 +72,7 @@ class SweepConfig:
     """Start runs again that have failed before."""
 
     def check(self) -> None:
-        """Check the flags.
-
-        Raises:
-            InputError: naming the flag, its value, and what is allowed.
-        """
+        """Check the flags."""
         check_ranges(self)
         if self.grid is None and not self.pairs:
             raise InputError(

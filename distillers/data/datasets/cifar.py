@@ -82,20 +82,12 @@ _CIFAR100 = _Edition(
 
 
 def cifar10(data_dir: Path, download: bool) -> ImageSet:
-    """Load CIFAR-10, the Python version, from `data_dir/cifar-10-batches-py` or its archive.
-
-    Raises:
-        InputError: if files are missing and cannot be downloaded, or are damaged.
-    """
+    """Load CIFAR-10, the Python version, from `data_dir/cifar-10-batches-py` or its archive."""
     return _load(_CIFAR10, data_dir, download)
 
 
 def cifar100(data_dir: Path, download: bool) -> ImageSet:
-    """Load CIFAR-100 with its fine labels from `data_dir/cifar-100-python` or its archive.
-
-    Raises:
-        InputError: if files are missing and cannot be downloaded, or are damaged.
-    """
+    """Load CIFAR-100 with its fine labels from `data_dir/cifar-100-python` or its archive."""
     return _load(_CIFAR100, data_dir, download)
 
 

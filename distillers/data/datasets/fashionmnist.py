@@ -50,9 +50,6 @@ def fashionmnist(data_dir: Path, download: bool) -> ImageSet:
 
     The four files, compressed (.gz) or not, are looked for in `data_dir/FashionMNIST/raw`, in
     `data_dir`, and where Debian's package `dataset-fashion-mnist` installs them.
-
-    Raises:
-        InputError: if files are missing and cannot be downloaded, or are damaged.
     """
     folder = _folder(data_dir, download)
     unpacked = [name for name in MD5 if (folder / name).is_file()]

@@ -236,9 +236,6 @@ def hold_out(image_set: ImageSet, fraction: float, seed: int) -> HeldOut:
         image_set: the dataset to split; it is not changed.
         fraction: of the training images, in [0, 1).
         seed: any integer.
-
-    Raises:
-        InputError: if `fraction` is outside [0, 1), or leaves one part empty.
     """
     labels = image_set.train_labels
     rows, train_rows = held_out_rows(labels, image_set.num_classes, fraction, seed)

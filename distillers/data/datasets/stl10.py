@@ -28,11 +28,7 @@ SIDE = 96
 
 
 def stl10(data_dir: Path, download: bool) -> ImageSet:
-    """Load STL-10's labelled images from `data_dir/stl10_binary` or its archive.
-
-    Raises:
-        InputError: if files are missing and cannot be downloaded, or are damaged.
-    """
+    """Load STL-10's labelled images from `data_dir/stl10_binary` or its archive."""
     folder = unpacked_folder("stl10", data_dir / "stl10_binary", URL, MD5, FILES, download)
     report_unverified("stl10", folder, SUMS)
     class_names = tuple((folder / "class_names.txt").read_text().split())

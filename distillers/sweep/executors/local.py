@@ -73,9 +73,6 @@ def divide_machine(
         jobs: number of concurrent runs; by default as many as the GPUs or cores allow.
         threads: CPU threads of each run; by default the cores divided by the runs, and 1 on a CPU
             if `jobs` is not given either.
-
-    Raises:
-        InputError: if there are more jobs than places on the GPUs.
     """
     if not gpus:
         count = jobs or max(1, cores // (threads or 1))
@@ -91,11 +88,7 @@ def divide_machine(
 
 
 def selected_gpus(gpu_id: str | None) -> tuple[str, ...]:
-    """Return the GPUs of --gpu_id: "0,2", "cpu" for none, or by default all.
-
-    Raises:
-        InputError: if one does not exist.
-    """
+    """Return the GPUs of --gpu_id: "0,2", "cpu" for none, or by default all."""
     if gpu_id is None:
         return tuple(map(str, range(torch.cuda.device_count())))
     gpus = () if gpu_id == "cpu" else tuple(part.strip() for part in gpu_id.split(","))
