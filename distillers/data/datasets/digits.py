@@ -1,7 +1,9 @@
 """The handwritten digits that come with scikit-learn: real images, nothing to download."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -25,9 +27,7 @@ def digits(data_dir: Path, download: bool) -> ImageSet:  # noqa: ARG001 (nothing
     size of networks for CIFAR. All intermediate values are exact in float32, so every machine gets
     the same bytes.
     """
-    from sklearn.datasets import load_digits  # slow to import
-
-    counts, classes = load_digits(return_X_y=True)
+    counts, classes = _read()
     small = torch.as_tensor(counts, dtype=torch.float32).view(-1, 1, 8, 8) * (255 / 16)
     images = F.interpolate(small, size=(32, 32), mode="bilinear").round().to(torch.uint8)
     labels = torch.as_tensor(classes, dtype=torch.int64)
@@ -42,3 +42,16 @@ def digits(data_dir: Path, download: bool) -> ImageSet:  # noqa: ARG001 (nothing
         class_names=tuple("0123456789"),
         flip=False,
     )
+
+
+def _read() -> tuple[np.ndarray, np.ndarray]:
+    """Return the counts (n, 64) and the classes (n,), without a second for importing sklearn."""
+    spec = find_spec("sklearn")
+    folders = spec.submodule_search_locations if spec else None
+    for path in (Path(folder) / "datasets" / "data" / "digits.csv.gz" for folder in folders or ()):
+        if path.is_file():
+            table = np.loadtxt(path, delimiter=",")
+            return table[:, :-1], table[:, -1]
+    from sklearn.datasets import load_digits  # a version that has the file elsewhere
+
+    return load_digits(return_X_y=True)
