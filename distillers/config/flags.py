@@ -127,7 +127,7 @@ def check_ranges(config: object) -> None:
 
 
 def require(flag: str, value: object, valid: bool, allowed: str) -> None:
-    """Raise an `InputError` that names a flag, its value and what is allowed, unless it is `valid`."""
+    """Raise an `InputError` with a flag, its value and what is allowed, unless it is `valid`."""
     if not valid:
         raise InputError(f"--{flag} is {value}; it must be {allowed}.")
 

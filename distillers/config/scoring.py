@@ -122,7 +122,7 @@ def read_run_flags(path: Path | str) -> dict[str, Any]:
 
 
 def method_of_run(path: Path | str) -> str:
-    """Return the losses of a run such as "crd+kd", else its network; "" if it is in no run folder."""
+    """Return the losses of a run such as "crd+kd", else its network; "" outside of run folders."""
     flags = _read_config(path)[1]
     if "distill" in flags:
         return "+".join(str(flags[n]) for n in ("distill", "loss") if flags.get(n)) or "kd"
