@@ -28,9 +28,16 @@ def blocks(language):
             yield pytest.param(block, id=f"{page.name}-{number}")
 
 
-@pytest.mark.parametrize("name", ["own_loop", "own_loss", "own_model"])
-def test_examples_run(name, capsys, monkeypatch):
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("own_loop", "own_photographs")]
+OTHERS = ("huggingface_trainer", "lightning_module")
+
+
+@pytest.mark.parametrize("name", [*SLOW, *OTHERS, "own_loss", "own_model", "timm_task"])
+def test_examples_run(name, capsys, monkeypatch, tmp_path):
+    if name in OTHERS:
+        pytest.importorskip({"huggingface_trainer": "transformers"}.get(name, "lightning"))
     monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.chdir(tmp_path)
     runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
     assert capsys.readouterr().out
 
