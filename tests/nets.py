@@ -54,6 +54,15 @@ def tiny(num_classes: int) -> nn.Module:
     return nn.Sequential(layers, nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(72, num_classes))
 
 
+def tiny_vit(num_classes: int) -> nn.Module:
+    """A vision transformer for the digits."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    return VisionTransformer(
+        img_size=16, patch_size=4, embed_dim=12, depth=3, num_heads=2, num_classes=num_classes
+    )
+
+
 def seven(num_classes: int) -> nn.Module:
     """A network that does not care how many classes are asked for."""
     del num_classes

@@ -10,6 +10,7 @@ _RESNETS = {
     **{f"resnet{depth}": (depth, 1) for depth in (8, 14, 20, 32, 38, 44, 56, 110, 116, 200)},
     **{f"resnet{depth}x2": (depth, 2) for depth in (14, 38, 110)},
     **{f"resnet{depth}x4": (depth, 4) for depth in (8, 14, 20, 26, 32, 38, 44, 56, 110)},
+    "resnet8x4_double": (8, 8),
 }
 _WIDE_RESNETS = [(16, 1), (16, 2), (16, 4), (40, 1), (40, 2), (40, 4)]
 

@@ -56,12 +56,18 @@ def teacher(digits):
     return net
 
 
+def student_of(name):
+    return "tests.nets:tiny_vit" if name == "vitkd" else "resnet8"
+
+
 def build(name, digits, teacher, seed=0):
     torch.manual_seed(seed)
+    if name == "vitkd":  # reads tokens
+        teacher = models.create(student_of(name), num_classes=10)
     row = recipes.recipe("crd", name)
     options = {"warmup_epochs": 1} if name in ("ab", "ft", "fsp") else {}
     return distil(
-        models.create("resnet8", num_classes=10),
+        models.create(student_of(name), num_classes=10),
         teacher,
         row.weights(name) | WEIGHTS.get(name, {}),
         images=digits.sample(torch.device("cpu")),
@@ -99,7 +105,7 @@ def test_a_method_lowers_its_loss_and_what_is_saved_scores_the_same(
     else:  # AB and FSP act in their first stage alone
         assert name in ("ab", "fsp")
     deployed = task.deployed()
-    card = {"model": "resnet8", "num_classes": 10, "deploy": getattr(deployed, "card", None)}
+    card = {"model": student_of(name), "num_classes": 10, "deploy": getattr(deployed, "card", None)}
     path = tmp_path / "resnet8_best.pth"
     checkpoint.save(path, {"model": deployed.state_dict(), "card": json.loads(json.dumps(card))})
     loaded = load_network(path).net
