@@ -74,3 +74,17 @@ class PerImage(nn.Module):
 
     def forward(self, student_logits: Tensor, labels: Tensor) -> Tensor:
         return nn.functional.cross_entropy(student_logits, labels, reduction="none")
+
+
+class TwoViews(nn.Module):
+    """A loss that compares both networks on both views."""
+
+    def forward(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        student_logits_strong: Tensor,
+        teacher_logits_strong: Tensor,
+    ) -> Tensor:
+        first = (student_logits - teacher_logits).square().mean()
+        return first + 2 * (student_logits_strong - teacher_logits_strong).square().mean()

@@ -1,11 +1,12 @@
 """The flags of train_student.py; nothing here imports torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import UseAppendAction, arg
 
+from distillers.config.augmentation import Augmentation, parse_policy
 from distillers.config.data import REST, LabelOptions, NumViews
 from distillers.config.flags import (
     AT_LEAST_1,
@@ -142,6 +143,10 @@ class StudentConfig(InitialNetworkConfig):
     views: Annotated[NumViews | None, AT_LEAST_1, Fact.PUBLISHED_SETTING] = None
     """Number of augmented views of each training image, or all (every crop and flip). Default: a
     new random view in every epoch."""
+    strong_aa: Annotated[str, Fact.PUBLISHED_SETTING] = "fixmatch"
+    """Augmentation of the second view of each image that some methods read (MLKD, CRLD), as in
+    --aa. Default: that of their public code, RandAugment with random magnitudes and a square cut
+    out."""
     cache_budget: Annotated[str, Fact.NO_EFFECT] = "20GB"
     """Maximum size of the cache on disk; if it would be larger, the teacher runs in every step."""
 
@@ -161,6 +166,10 @@ class StudentConfig(InitialNetworkConfig):
     def default_recipe(self) -> str | None:
         """Return the recipe without --recipe; see `TrainConfig.default_recipe`."""
         return super().default_recipe() or ("distil" if self.dataset == "folder" else None)
+
+    def augmentation(self) -> Augmentation:
+        """Return how training images are augmented, with the second view."""
+        return replace(super().augmentation(), strong_aa=self.strong_aa)
 
     def methods(self) -> list[str]:
         """Return the library's names of the losses in --distill and --loss."""
@@ -187,6 +196,7 @@ class StudentConfig(InitialNetworkConfig):
             raise InputError("--path_t is missing: the checkpoint of the teacher.")
         self._check_unlabelled()
         num_bytes(self.cache_budget, "cache_budget")
+        parse_policy(self.strong_aa, "strong_aa")
         if self.teacher_cache is not None and self.soft_labels().mixes:
             raise InputError(
                 "--teacher_cache holds what the teacher computed for unmixed images, but with "

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+from distillers.config.augmentation import Augmentation
 from distillers.config.data import REST, Dali, DecodeOptions, LabelOptions, SoftLabels, check_dali
 from distillers.config.flags import (
     AT_LEAST_1,
@@ -202,6 +203,10 @@ class TrainConfig(StepFlags):
     def label_options(self) -> LabelOptions:
         """Return which training images have labels: all, unless a command has flags for it."""
         return LabelOptions()
+
+    def augmentation(self) -> Augmentation:
+        """Return how training images are augmented."""
+        return Augmentation()
 
     def soft_labels(self) -> SoftLabels:
         """Return the options of soft labels."""

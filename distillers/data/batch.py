@@ -1,7 +1,7 @@
 """What loaders yield and tasks read."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -30,6 +30,8 @@ class Batch:
             all have one.
         labelled_per_rank: the number of labelled images of this batch in each process of a
             distributed run, by rank; empty for a single process, or if all have labels.
+        strong: (n, c, h, w), a second, strongly augmented view of the same images for losses that
+            read it; None if there is none.
     """
 
     images: Tensor
@@ -41,6 +43,7 @@ class Batch:
     targets: Tensor | None = None
     labelled: Tensor | None = None
     labelled_per_rank: tuple[int, ...] = ()
+    strong: Tensor | None = None
 
     def __iter__(self) -> Iterator[Tensor]:
         """Iterate over images, labels, index."""
@@ -71,6 +74,11 @@ class Batch:
             return 1.0  # a single process, or no label
         counts = self.labelled_per_rank
         return self.num_labelled * len(counts) / sum(counts) / self.share
+
+    def map_views(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """Return the batch with each of its views (n, c, h, w) changed."""
+        strong = None if self.strong is None else change(self.strong)
+        return replace(self, images=change(self.images), strong=strong)
 
     @property
     def share(self) -> float:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from distillers.config.augmentation import Augmentation
 from distillers.config.data import NumViews
 from distillers.data.batch import Batch
 from distillers.distributed.shard import Shard
@@ -162,6 +163,7 @@ class DataSource(Protocol):
         shard: Shard = Shard(),
         views: NumViews | None = None,
         shuffle: bool = True,
+        augmentation: Augmentation = Augmentation(),
     ) -> BatchLoader:
         """Return a loader of augmented training images, in a new order in every epoch.
 
@@ -174,6 +176,7 @@ class DataSource(Protocol):
             views: number of fixed augmentations per image, the same in every run; `Batch.view`
                 is then set. None augments anew in each epoch.
             shuffle: False keeps the order of the rows; with `views`, epoch e shows view e of each.
+            augmentation: what is done to the images besides crop and flip.
         """
         ...
 

@@ -35,6 +35,8 @@ from distillers.features.trace import ForwardTrace
 from distillers.losses import wiring
 from distillers.losses.hooks import HasWarmup, as_deploying, as_preparing, as_warming_up
 
+FEATURES = wiring.FROM_STUDENT.keys() | wiring.FROM_TEACHER.keys()
+
 
 class Distillation(Task):
     """A student that learns from frozen teachers by a weighted sum of losses.
@@ -102,7 +104,10 @@ class Distillation(Task):
         )
         for preparing in filter(None, map(as_preparing, self.losses.values())):
             preparing.prepare(student, student_taps)
-        student_kinds = {kind for name, kind in wiring.FROM_STUDENT.items() if name in names}
+        self.reads_strong = any(name.endswith(wiring.STRONG) for name in names)
+        self._reads_teacher_strong = any(name in names for name in wiring.FROM_TEACHER_STRONG)
+        tables = (wiring.FROM_STUDENT, wiring.FROM_STUDENT_STRONG)
+        student_kinds = {table[name] for table in tables for name in names & table.keys()}
         self._student_extractor = FeatureExtractor(
             student, student_taps, student_kinds | {"logits"}
         )
@@ -112,7 +117,7 @@ class Distillation(Task):
         traces = [teacher_trace] * len(nets) if is_one else teacher_trace
         self._teacher_of = {term.name: term.teacher for term in terms}
         self.teachers = [
-            FrozenTeacher(net, taps, self._kinds_of(number), trace)
+            FrozenTeacher(net, taps, self._kinds_of(number, "", wiring.STRONG), trace)
             for number, (net, taps, trace) in enumerate(zip(nets, all_taps, traces, strict=True))
         ]
         self.followers = nn.ModuleList([net for net in nets if isinstance(net, EMATeacher)])
@@ -188,6 +193,8 @@ class Distillation(Task):
         if self._reads_targets:
             common["targets"] = batch.soft_targets(common["student_logits"].shape[1])
         values = self._for_terms(common, of_teachers)
+        if self.reads_strong:
+            self._add_strong(values, self._read_strong(batch))
         if self.stage == "warmup":
             parts = self._warmup_parts(values, batch)
             weights = dict.fromkeys(parts, 1.0)  # as published
@@ -251,6 +258,7 @@ class Distillation(Task):
             for frozen, trace in zip(self.teachers, traces, strict=True)
         ]
         values = self._for_terms(common, of_teachers)
+        self._add_strong(values, values)
         for name in self.losses:
             inputs = (*self._inputs[name], *self._warmup_inputs.get(name, ()))
             read = {key: values[name][key] for key in inputs if key != "targets"}
@@ -286,22 +294,55 @@ class Distillation(Task):
         """Return the names of the terms that read a teacher, alone or with the others."""
         return [name for name, one in self._teacher_of.items() if one in (number, None)]
 
-    def _kinds_of(self, number: int) -> set[str]:
-        """Return what the losses read of a teacher."""
+    def _kinds_of(self, number: int, *suffixes: str) -> set[str]:
+        """Return what the losses read of a teacher, on the first view or those of the suffixes."""
         terms = self._terms_of(number)
         read = {name for term in terms for name in self._inputs[term]}
         read |= {name for term in terms for name in self._warmup_inputs.get(term, ())}
-        return {kind for name, kind in wiring.FROM_TEACHER.items() if name in read}
+        return {
+            kind
+            for suffix in suffixes or ("",)
+            for name, kind in wiring.FROM_TEACHER.items()
+            if f"{name}{suffix}" in read
+        }
 
     def _read_cached(self, batch: Batch, number: int) -> Features:
         """Return what the losses read of a teacher, from the batch if it holds it."""
-        kinds = self.teachers[number].extractor.kinds
+        kinds = sorted(self._kinds_of(number))
+        if not kinds:
+            return {}
         cached = cached_values(batch.teacher, number, [f"teacher_{kind}" for kind in kinds])
         if cached is not None:
             return cached
         return (
             self.read_teacher(batch.images, number) if number else self.read_teacher(batch.images)
         )
+
+    def _read_strong(self, batch: Batch) -> dict[str, dict[str, Any]]:
+        """Return what the losses may read of the second view, by the name of the term.
+
+        Each view is a forward of its own, so that batch normalization does not mix them.
+        """
+        if batch.strong is None:
+            raise InputError(
+                "a loss reads a second, strongly augmented view of the images, which this batch "
+                "does not have; give Batch(strong=...)."
+            )
+        student = _prefixed("student", self._student_extractor(batch.strong))
+        numbers = range(len(self.teachers))
+        read = self._reads_teacher_strong
+        return self._for_terms(
+            student, [self.read_teacher(batch.strong, n) if read else {} for n in numbers]
+        )
+
+    def _add_strong(
+        self, values: dict[str, dict[str, Any]], strong: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """Add the features of the second view to the values of each term."""
+        for name, features in strong.items():
+            values[name] |= {
+                f"{key}{wiring.STRONG}": features[key] for key in features.keys() & FEATURES
+            }
 
     def _for_terms(
         self, common: Mapping[str, Any], of_teachers: Sequence[Features]
@@ -331,6 +372,9 @@ class Distillation(Task):
             if active_after_warmup(loss) and (names is None or name in names):
                 inputs = {key: values[name][key] for key in self._inputs[name]}
                 parts[name] = self._call(name, loss, inputs, batch)
+                if self.reads_strong and set(inputs) <= {*wiring.ON_EVERY_VIEW, *wiring.OPTIONAL}:
+                    inputs["student_logits"] = values[name][f"student_logits{wiring.STRONG}"]
+                    parts[name] = parts[name] + self._call(name, loss, inputs, batch)
         return parts
 
     def _warmup_parts(

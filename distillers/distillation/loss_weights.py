@@ -79,7 +79,29 @@ def choose(config: StudentConfig, teacher: str | None = None) -> Weights:
         raise InputError("every weight is zero; there is no loss.")
     if config.soft_labels().mixes:
         wiring.check_mixing(weights.terms())
+    _check_second_view(config, weights)
     return weights
+
+
+def _check_second_view(config: StudentConfig, weights: Weights) -> None:
+    """Check that a second view can be made for the losses that read it.
+
+    Raises:
+        InputError: naming the flag and the loss.
+    """
+    losses = [wiring.find(name) for name in weights.terms()]
+    for loss in losses:
+        if config.dali is not None and wiring.reads_strong(loss):
+            raise InputError(
+                f"--dali {config.dali} makes one view of each image, but {loss.__name__} reads a "
+                "second, strongly augmented one; leave --dali out."
+            )
+        if config.teacher_cache is not None and wiring.reads_strong(loss, "teacher"):
+            raise InputError(
+                f"--teacher_cache holds what the teacher computed for one view of each image, but "
+                f"{loss.__name__} also reads the teacher on a second, strongly augmented one; "
+                "leave --teacher_cache out."
+            )
 
 
 def options(

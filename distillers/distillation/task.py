@@ -42,6 +42,7 @@ class Task(nn.Module, ABC):
         stage: set by the loop: "warmup" during the warm-up epochs, else "train".
         reads_progress: whether the loss depends on `progress`. If False, the loop passes 0,
             so that a compiled step is not compiled again for each new value.
+        reads_strong: whether the loss reads `Batch.strong`, a second view of each image.
         full_batches: whether the loss needs batches of exactly `batch_size` images. If True, the
             last, smaller batch of an epoch is dropped.
     """
@@ -49,6 +50,7 @@ class Task(nn.Module, ABC):
     warmup_epochs: int = 0
     stage: Literal["warmup", "train"] = "train"
     reads_progress: bool = False
+    reads_strong: bool = False
     full_batches: bool = False
 
     @abstractmethod

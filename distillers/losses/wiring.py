@@ -19,8 +19,14 @@ from distillers.features.taps import ALL_KINDS, Taps
 # Parameters of `forward` and `warmup`: read from a network, the batch or the loop.
 FROM_STUDENT = {f"student_{kind}": kind for kind in ALL_KINDS}
 FROM_TEACHER = {f"teacher_{kind}": kind for kind in ALL_KINDS}
+# The same of a second, strongly augmented view of the images, as in "student_logits_strong".
+STRONG = "_strong"
+FROM_STUDENT_STRONG = {f"{name}{STRONG}": kind for name, kind in FROM_STUDENT.items()}
+FROM_TEACHER_STRONG = {f"{name}{STRONG}": kind for name, kind in FROM_TEACHER.items()}
 FROM_LOOP = ("labels", "targets", "index", "progress")
 FROM_LABELS = ("labels", "targets")
+# A loss that reads nothing else is also taken on the second view, where there is one.
+ON_EVERY_VIEW = ("student_logits", "labels", "targets")
 # Bound where `forward` names them although they have a default, with which a loss works by itself.
 OPTIONAL = ("rows_per_rank", "progress")
 
@@ -73,7 +79,7 @@ def forward_inputs(function: Callable) -> tuple[str, ...]:
     Raises:
         InputError: if a name is unknown; the message suggests the nearest.
     """
-    known = (*FROM_STUDENT, *FROM_TEACHER, *FROM_LOOP)
+    known = (*FROM_STUDENT, *FROM_TEACHER, *FROM_LOOP, *FROM_STUDENT_STRONG, *FROM_TEACHER_STRONG)
     return tuple(_required(function, known))
 
 
@@ -156,7 +162,7 @@ def check_readable(loss: type[nn.Module], student: Taps, teacher: Taps) -> None:
         InputError: if one is missing; the message explains how to name it.
     """
     for name in inputs(loss):
-        side, _, kind = name.partition("_")
+        side, _, kind = name.removesuffix(STRONG).partition("_")
         taps = {"student": student, "teacher": teacher}.get(side)
         if taps is None or kind not in ALL_KINDS or kind == "logits" or taps.places(kind):
             continue
@@ -191,6 +197,16 @@ def check_has_labels(names: Iterable[str]) -> None:
             f"{'needs' if len(needing) == 1 else 'need'} labels; set the weight to 0 (--cls 0 for "
             "the cross-entropy) and use losses that read only the teacher, as kd, dist or rrd."
         )
+
+
+def reads_strong(loss: type[nn.Module], side: str = "") -> bool:
+    """Return whether a loss reads a second, strongly augmented view of the images.
+
+    Args:
+        loss: the class.
+        side: "teacher" for what it reads of the teacher alone.
+    """
+    return any(name.startswith(side) and name.endswith(STRONG) for name in inputs(loss))
 
 
 def check_mixing(names: Iterable[str]) -> None:

@@ -33,6 +33,7 @@ from distillers.losses import CE
 from distillers.sweep.expand import Run
 from distillers.sweep.ledger import DONE
 from distillers.training.evaluate import score
+from distillers.training.images import augmentation_for
 from distillers.training.run_setup import build_hparams
 from distillers.training.trainer import Trainer, TrainProgress
 
@@ -141,7 +142,13 @@ def measure_cost(run: Run, source: DataSource, device: torch.device) -> Cost:
     train, _ = source.split(config.val_fraction, config.trial)
     task = _build_task(run, source, train.train_labels, device)
     trainer = Trainer(task, build_hparams(config, run.network, source.image_size))
-    loader = train.train_loader(config.batch_size, seed=0, drop_last=True, device=device)
+    loader = train.train_loader(
+        config.batch_size,
+        seed=0,
+        drop_last=True,
+        device=device,
+        augmentation=augmentation_for(task, config),
+    )
     timer = LoaderTimer(loader)
     trainer.train_epoch(timer, TrainProgress(0))
     deployed, test_loader = task.deployed(), source.test_loader(device)

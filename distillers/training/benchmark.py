@@ -66,7 +66,9 @@ class BenchmarkSetup:
         images = torch.randn(shape, generator=generator)
         index = torch.randint(self.num_images, (self.batch_size,), generator=generator)
         labels = index % self.num_classes
-        return Batch(images.to(self.device), labels.to(self.device), index.to(self.device))
+        images = images.to(self.device)
+        labels, index = labels.to(self.device), index.to(self.device)
+        return Batch(images, labels, index, strong=images)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from distillers.config.augmentation import Augmentation
 from distillers.config.data import NumViews
 from distillers.data.batch import Batch
 from distillers.data.loaders.sharded import ShardedLoader
@@ -67,7 +68,9 @@ class EmbeddedSource(DataSource):
         shard: Shard = Shard(),
         views: NumViews | None = None,
         shuffle: bool = True,
+        augmentation: Augmentation = Augmentation(),
     ) -> BatchLoader:
+        del augmentation  # the images are read without any
         if views is not None or not shuffle:
             raise InputError("embeddings have no views, and come in a new order in each epoch.")
         batches = self._embedded(self.source.train_eval_loader(device))

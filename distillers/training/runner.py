@@ -23,7 +23,7 @@ from distillers.errors import InputError
 from distillers.files import DISK_FULL
 from distillers.training.autotune import choose
 from distillers.training.evaluate import score
-from distillers.training.images import Splits, check_same_images, describe
+from distillers.training.images import Splits, augmentation_for, check_same_images, describe
 from distillers.training.malloc import release_freed_memory
 from distillers.training.preemption import PreemptionHandler, ignore
 from distillers.training.recorder import open_recorder
@@ -87,6 +87,7 @@ def train(
         device=world.device,
         shard=world.shard,
         views=views,
+        augmentation=augmentation_for(task, config),
     )
     if cache:
         loader = cache.wrap(loader)

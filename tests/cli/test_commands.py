@@ -218,6 +218,8 @@ WRONG = {
     "student --path_t PATH_T --cutmix 1 --teacher_cache auto": "sees other images in every epoch",
     "student --path_t PATH_T --mixup 1 --distill dkd": "DKD reads hard labels",
     "student --path_t PATH_T --mixup 1 --distill crd+kd": "CRD reads hard labels",
+    "student --path_t PATH_T --loss tests.nets:TwoViews --teacher_cache auto": "TwoViews also",
+    "student --path_t PATH_T --strong_aa rnd-m9": "no policy in --strong_aa 'rnd', did you mean",
     "teacher --resume --overwrite": "exclude each other",
     "teacher --config none.yml": "cannot read --config none.yml",
     "student": "--path_t is missing",

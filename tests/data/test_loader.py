@@ -53,7 +53,7 @@ def test_every_augmented_image_is_one_of_its_crops(flip):
     place = 0
     for batch in batches:
         for image, row in zip(batch.images, batch.index, strict=True):
-            top, left, mirrored = (int(x[place]) for x in (plan.top, plan.left, plan.mirrored))
+            top, left, mirrored = plan.drawn[place].tolist()
             crop = expected_crop(images[row], top, left, mirrored and flip)
             torch.testing.assert_close(image, (crop / 255 - mean) / std, rtol=0, atol=2e-6)
             place += 1
@@ -62,7 +62,7 @@ def test_every_augmented_image_is_one_of_its_crops(flip):
 
 def test_all_81_crops_and_both_mirrorings_are_drawn_evenly():
     plan = loader(num=20000, augment=True)._plan(1)
-    cells = torch.bincount(plan.top * 18 + plan.left * 2 + plan.mirrored, minlength=162)
+    cells = torch.bincount(plan.drawn @ torch.tensor([18, 2, 1]), minlength=162)
     assert len(cells) == 162
     assert float((cells - 20000 / 162).square().sum() / (20000 / 162)) < 230  # chi2, p = 0.0003
 

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,13 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers import models
+from distillers.data.batch import Batch
 from distillers.distillation.build import distil
 from distillers.distillation.distillation import Distillation
 from distillers.distillation.task import Supervised
 from distillers.distillation.terms import Term
 from distillers.errors import InputError
 from distillers.losses import CE, KD
-from tests.nets import Declared, Small, make_batch
+from tests.nets import Declared, Small, TwoViews, make_batch
 
 
 class Everything(nn.Module):
@@ -246,3 +248,67 @@ def test_networks_of_other_depths_are_told_before_training(name):
         distil(student, teacher, {name: 1.0}, images=images)
     distil(student, copy.deepcopy(student), {name: 1.0}, images=images)
     assert all(torch.equal(value, before[key]) for key, value in student.state_dict().items())
+
+
+# ---- two views ----------------------------------------------------------------------------------
+
+
+def two_views(**weights: float) -> tuple[Distillation, Batch]:
+    batch = make_batch()
+    return make(weights), replace(batch, strong=make_batch(seed=1).images)
+
+
+def test_a_loss_reads_both_networks_on_both_views():
+    task, batch = two_views(**{"tests.nets:TwoViews": 1.0})
+    reference = copy.deepcopy(task)
+    student, teacher = reference.student.train(), reference.teacher
+    expected = TwoViews()(  # each view has batch statistics of its own
+        student(batch.images), teacher(batch.images), student(batch.strong), teacher(batch.strong)
+    )
+    step = task.train()(batch)
+    torch.testing.assert_close(step.loss, expected)
+    for name, buffer in task.student.named_buffers():
+        torch.testing.assert_close(buffer, student.get_buffer(name))
+
+
+@pytest.mark.parametrize("label_loss", ["ce", "softce", "bce"])
+def test_the_loss_with_the_labels_is_taken_on_both_views(label_loss):
+    task, batch = two_views(**{label_loss: 1.0, "kd": 1.0, "tests.nets:TwoViews": 0.1})
+    alone, _ = two_views(**{label_loss: 1.0, "kd": 1.0})
+    both = [alone.eval()(replace(batch, images=x)) for x in (batch.images, batch.strong)]
+    step = task.eval()(batch)
+    total = both[0].parts[label_loss] + both[1].parts[label_loss]
+    torch.testing.assert_close(step.parts[label_loss], total)
+    torch.testing.assert_close(step.parts["kd"], both[0].parts["kd"])
+    torch.testing.assert_close(step.logits, both[0].logits)
+
+
+def test_no_second_view_is_read_if_no_loss_asks():
+    task, batch = two_views(ce=1.0, kd=1.0)
+    assert not task.reads_strong
+    assert torch.equal(task(batch).loss, copy.deepcopy(task)(make_batch()).loss)
+
+
+class StrongTeacher(nn.Module):
+    """Reads the teacher's second view alone."""
+
+    def forward(self, student_maps: list[Tensor], teacher_maps_strong: list[Tensor]) -> Tensor:
+        return student_maps[0].mean() + teacher_maps_strong[0].mean()
+
+
+def test_features_of_the_second_view_are_read_too():
+    task, batch = two_views(**{f"{__name__}:StrongTeacher": 1.0})
+    assert task._read_cached(batch, 0) == {}  # not run on the first view
+    found = make_features(task.teacher, batch.strong)
+    expected = task._student_extractor(batch.images)["maps"][0].mean() + found.mean()
+    torch.testing.assert_close(task(batch).loss, expected)
+
+
+def make_features(net: nn.Module, images: Tensor) -> Tensor:
+    return net.stage1(net.stem(images))
+
+
+def test_a_batch_without_the_second_view_is_refused():
+    task, batch = two_views(**{"tests.nets:TwoViews": 1.0})
+    with pytest.raises(InputError, match="reads a second, strongly augmented view"):
+        task(replace(batch, strong=None))

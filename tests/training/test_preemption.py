@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from distillers.cli import main as cli
 from distillers.distributed.world import World
 from distillers.training import evaluate, preemption
 from distillers.training import metrics as tally
 from distillers.training.preemption import PreemptionHandler
-from tests.training.test_kills import EPOCHS, checkpoint_of, results, train
+from tests.training.test_kills import EPOCHS, FLAGS, checkpoint_of, results, train
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +50,28 @@ def test_a_signal_in_a_step_saves_it_and_stops(whole, tmp_path, monkeypatch, cap
     same(results(tmp_path), results(whole))
 
 
-def test_a_run_with_mixed_images_resumes_to_the_same_bits(tmp_path, monkeypatch):
-    flags = ["--mixup", "0.4", "--cutmix", "1", "--mixup_prob", "0.8", "--smoothing", "0.1"]
-    assert train(tmp_path / "whole", *flags) == 0
+MIXED = "--mixup 0.4 --cutmix 1 --mixup_prob 0.8 --smoothing 0.1"
+TWO_VIEWS = "--loss tests.nets:TwoViews --mixup 0.4"
+
+
+@pytest.mark.parametrize(("name", "words"), [("teacher", MIXED), ("student", TWO_VIEWS)])
+def test_a_run_with_changed_images_resumes_to_the_same_bits(
+    name, words, whole, tmp_path, monkeypatch
+):
+    flags = [*FLAGS, *words.split()]
+    if name == "student":
+        flags[flags.index("--model")] = "--model_s"
+        flags += ["--path_t", str(checkpoint_of(whole, "tests.nets-tiny_best.pth"))]
+        flags += ["--model_t", "tests.nets:tiny"]
+
+    def run(folder: str, *more: str) -> int:
+        return cli.run(name, [*flags, "--save_dir", str(tmp_path / folder), *more])
+
+    assert run("whole") == 0
     with monkeypatch.context() as patch:
         at_call(patch, tally.EpochMetrics, "add", 7, signal.SIGTERM)
-        assert train(tmp_path / "cut", *flags, "--save_minutes", "0") == 75
-    assert train(tmp_path / "cut", *flags, "--resume", "--save_minutes", "0") == 0
+        assert run("cut", "--save_minutes", "0") == 75
+    assert run("cut", "--resume", "--save_minutes", "0") == 0
     same(results(tmp_path / "cut"), results(tmp_path / "whole"))
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from distillers.config.augmentation import Augmentation
 from distillers.config.data import Dali, NumViews
 from distillers.data.datasets.listing import Listing
 from distillers.data.fingerprint import hash_files, hash_labels, hash_tensors
@@ -120,6 +121,7 @@ class FolderSet(DataSource):
         shard: Shard = Shard(),
         views: NumViews | None = None,
         shuffle: bool = True,
+        augmentation: Augmentation = Augmentation(),
     ) -> FolderLoader:
         return FolderLoader(
             self._images(self.train, self.train_rows, seed, augment=True),
@@ -135,6 +137,7 @@ class FolderSet(DataSource):
             dali=self.dali,
             views=views,
             unlabelled_share=self.unlabelled_share,
+            augmentation=augmentation,
         )
 
     @override

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
+from distillers.config.augmentation import Augmentation
 from distillers.config.data import NumViews
 from distillers.data.fingerprint import hash_labels, hash_tensors
 from distillers.data.held_out import held_out_rows
@@ -114,6 +115,7 @@ class ImageSet(DataSource):
         shard: Shard = Shard(),
         views: NumViews | None = None,
         shuffle: bool = True,
+        augmentation: Augmentation = Augmentation(),
     ) -> Loader:
         return Loader(
             self.train_images,
@@ -131,6 +133,7 @@ class ImageSet(DataSource):
             world_size=shard.world_size,
             views=views,
             unlabelled_share=self.unlabelled_share,
+            augmentation=augmentation,
         )
 
     @override

@@ -25,6 +25,7 @@ AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of the random crop, as in Inception
 MAX_PIXELS = 178_956_970  # PIL's limit, against files that decompress to all memory
 MAX_RATIO = 16  # of the sides of an image
 TRIES = 100  # other images to try instead of a bad one
+NO_IMAGES = torch.empty(0, 3, 1, 1, dtype=torch.uint8)
 OnBad = Literal["error", "skip"]
 
 
@@ -37,6 +38,7 @@ class DecodedBatch(NamedTuple):
         index: (m,) int64.
         bad: error messages, one per file.
         notes: messages on files with damage that the decoder repaired.
+        second: (m, 3, h, w) uint8, another crop of each image, or None.
     """
 
     images: Tensor
@@ -44,6 +46,7 @@ class DecodedBatch(NamedTuple):
     index: Tensor
     bad: list[str]
     notes: Sequence[str] = ()
+    second: Tensor | None = None
 
 
 class CropFlip(NamedTuple):
@@ -73,6 +76,7 @@ class ImageFiles(Dataset):
         seed: see above.
         on_bad: "error" stops at the first image that cannot be read, with its text alone in `bad`;
             "skip" puts another image of the set in its place, or none where `augment` is False.
+        crops: how many crops of each image are made, 1 or 2.
         verified: (m,) uint8, 1 for files that were read once; shared with worker processes.
     """
 
@@ -83,6 +87,7 @@ class ImageFiles(Dataset):
     augment: bool
     seed: int
     on_bad: OnBad
+    crops: int = 1
     verified: Tensor = field(init=False, repr=False)
     _kinds: tuple[Tensor, Tensor] | None = field(init=False, repr=False)
 
@@ -105,9 +110,10 @@ class ImageFiles(Dataset):
                 index.append(found[1])
             elif self.on_bad == "error":
                 break
-        stacked = torch.stack(images) if images else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
         numbers = torch.tensor(index, dtype=torch.int64)
-        return DecodedBatch(stacked, self.labels[self.rows[numbers]], numbers, bad, notes)
+        labels = self.labels[self.rows[numbers]]
+        first, *second = [torch.stack(each) for each in zip(*images, strict=True)] or [NO_IMAGES]
+        return DecodedBatch(first, labels, numbers, bad, notes, next(iter(second), None))
 
     def path(self, row: int) -> str:
         """Return the path of the file of a row."""
@@ -115,7 +121,7 @@ class ImageFiles(Dataset):
 
     def _one(
         self, turn: int, row: int, bad: list[str], notes: list[str]
-    ) -> tuple[Tensor, int] | None:
+    ) -> tuple[list[Tensor], int] | None:
         chooser = rng = image_rng(self.seed, turn, row)
         for _ in range(TRIES):
             try:
@@ -128,7 +134,7 @@ class ImageFiles(Dataset):
                 rng = image_rng(self.seed, turn, row)  # the other image's own crop
                 continue
             self.verified[row] = 1
-            return self._shaped(image, rng), row
+            return [self._shaped(image, rng) for _ in range(self.crops)], row
         return None
 
     def _other(self, row: int, chooser: random.Random) -> int:

@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from distillers.config.augmentation import Augmentation
 from distillers.config.cpus import usable_cpus
 from distillers.config.data import Dali, NumViews, check_dali
+from distillers.data.augment.views import Views
 from distillers.data.batch import Batch
 from distillers.data.datasets.listing import first_few
 from distillers.data.loaders.decode import DecodedBatch, ImageFiles, same
@@ -43,6 +45,7 @@ class FolderLoader(ShardedLoader):
             "gpu": the same crops of the same images, up to rounding. For augmented `images` only.
         views: use only this many fixed crops of each image, the same in every run, in turn.
         unlabelled_share: see `LabelMix`; for images of which some have the label -1.
+        augmentation: what is done to the crops of augmented `images`.
         warn: called at the end of an epoch with a message on images that could not be read.
 
     Attributes:
@@ -70,6 +73,7 @@ class FolderLoader(ShardedLoader):
         dali: Dali = None,
         views: NumViews | None = None,
         unlabelled_share: float | None = None,
+        augmentation: Augmentation = Augmentation(),
         warn: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
     ) -> None:
         super().__init__(
@@ -90,6 +94,9 @@ class FolderLoader(ShardedLoader):
         self._warn = warn
         self._images = images if views is None else replace(images, seed=VIEW_SEED)
         self._views = views
+        self._augmentation = Views(augmentation, mean, self._images.seed, self.device)
+        if self._augmentation.has_strong:
+            self._images = replace(self._images, crops=2)
         self._noted: set[str] = set()
         self._normalize = Normalize(mean, std, self.device)
         self._sampler = _BatchSampler()
@@ -172,7 +179,12 @@ class FolderLoader(ShardedLoader):
             part.to(self.device, non_blocking=True)
             for part in (decoded.images, decoded.labels, decoded.index)
         )
-        return Batch(self._normalize(pixels), labels, index, view, self._rows_per_rank(place))
+        strong = None
+        if decoded.second is not None:
+            second = decoded.second.to(self.device, non_blocking=True)
+            strong = self._normalize(self._augmentation.strong(second, decoded.index, turn))
+        counts = self._rows_per_rank(place)
+        return Batch(self._normalize(pixels), labels, index, view, counts, strong=strong)
 
     def _dali_loader(self, where: str, num_threads: int) -> Iterable[DecodedBatch]:
         from distillers.data.loaders.dali import DaliBatches  # imports an extra

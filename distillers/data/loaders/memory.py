@@ -8,12 +8,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
+from distillers.config.augmentation import Augmentation
 from distillers.config.data import NumViews
+from distillers.data.augment.views import Views
 from distillers.data.batch import Batch
 from distillers.data.label_mix import EpochOrder
 from distillers.data.loaders.pairs import check_images_and_labels
 from distillers.data.loaders.sharded import ShardedLoader
-from distillers.data.loaders.views import CropViews
+from distillers.data.loaders.views import VIEW_SEED, CropViews
 from distillers.data.normalization import Normalize, check_statistics
 from distillers.errors import InputError
 
@@ -24,14 +26,16 @@ CHUNK = 512  # images augmented at once, then split into batches: few large kern
 class _Plan(NamedTuple):
     """Rows and crops of an epoch, in order, drawn before it begins; each (m,) int64.
 
-    `view` is as in `Batch`, on the CPU, and meaningless if the loader has no fixed views.
+    `drawn`, (m, 3), is top, left and whether mirrored. `host_rows` are the rows on the CPU, and
+    `turns` the epoch or the fixed view of each. `view` is as in `Batch`, on the CPU too, and
+    meaningless if the loader has no fixed views.
     """
 
     rows: Tensor
-    top: Tensor
-    left: Tensor
-    mirrored: Tensor
+    drawn: Tensor
     view: Tensor
+    host_rows: Tensor
+    turns: Tensor
 
 
 class Loader(ShardedLoader):
@@ -64,6 +68,7 @@ class Loader(ShardedLoader):
         views: use only this many fixed crops of each image, the same in every run, in turn; "all"
             draws crops at random and sets `Batch.view` to their numbers.
         unlabelled_share: see `LabelMix`; for images of which some have the label -1.
+        augmentation: what is done to the images besides, if `augment` is set.
 
     Raises:
         InputError: if the data are empty or inconsistent, a number is out of range, or `drop_last`
@@ -92,6 +97,7 @@ class Loader(ShardedLoader):
         whole_batches: bool = False,
         views: NumViews | None = None,
         unlabelled_share: float | None = None,
+        augmentation: Augmentation = Augmentation(),
     ) -> None:
         check_images_and_labels("loader", images, labels)
         check_statistics(images.shape[1], mean, std, dtype)
@@ -114,6 +120,8 @@ class Loader(ShardedLoader):
         if views is not None:
             start = seed if shuffle else None
             self._views = CropViews(len(images), 2 * PAD + 1, flip, views, start)
+        view_seed = seed if views is None else VIEW_SEED
+        self._augmentation = Views(augmentation, mean, view_seed, self.device)
 
         images = images.to(self.device)
         # Padded once: crops are windows into these images, and a batch is a single gather.
@@ -128,12 +136,21 @@ class Loader(ShardedLoader):
         step = max(1, CHUNK // size) * size
         for start in range(start_batch * size, self.num_images, step):
             part = _Plan(*(x[start : start + step] for x in plan))
-            pixels = self._crops(part) if self._augment else self._images[part.rows]
-            chunk = (self._normalize(pixels), self._labels[part.rows], part.rows, part.view)
+            crops = self._crops(part.rows, part.drawn) if self._augment else None
+            pixels = self._images[part.rows] if crops is None else crops
+            chunk = [self._normalize(pixels), self._labels[part.rows], part.rows, part.view]
+            if self._augment and self._augmentation.has_strong:
+                chunk.append(self._normalize(self._strong(part)))
             parts = zip(*(x.split(size) for x in chunk), strict=True)
-            for place, (images, labels, index, view) in enumerate(parts, start // size):
-                view = view if self._views else None
-                batch = Batch(images, labels, index, view, self._rows_per_rank(place))
+            for place, (images, labels, index, view, *strong) in enumerate(parts, start // size):
+                batch = Batch(
+                    images,
+                    labels,
+                    index,
+                    view if self._views else None,
+                    self._rows_per_rank(place),
+                    strong=next(iter(strong), None),
+                )
                 yield self._with_labelled(batch, place, order)
 
     def _plan(self, number: int, order: EpochOrder | None = None) -> _Plan:
@@ -149,22 +166,30 @@ class Loader(ShardedLoader):
         rows, drawn, view = self._rows[places], torch.stack([top, left, mirrored]), places
         if self._views:
             view, drawn = self._views.of_epoch(turns, rows, drawn)
-        rows, top, left, mirrored = (x[self._indices].to(self.device) for x in (rows, *drawn))
-        return _Plan(rows, top, left, mirrored, view[self._indices])
+            turns = view // len(self._labels)
+        rows, drawn, view, turns = (x[self._indices] for x in (rows, drawn.T, view, turns))
+        return _Plan(rows.to(self.device), drawn.to(self.device), view, rows, turns)
 
-    def _crops(self, part: _Plan) -> Tensor:
-        """Return the drawn crop of each image, flipped or not: (n, c, h, w) uint8."""
+    def _strong(self, part: _Plan) -> Tensor:
+        """Return a second, strongly augmented crop of each image: (n, c, h, w) uint8."""
+        views, rows, turns = self._augmentation, part.host_rows, part.turns
+        drawn = views.strong_crops(rows, turns, 2 * PAD + 1).T.to(self.device)
+        return views.strong(self._crops(part.rows, drawn), rows, turns)
+
+    def _crops(self, rows: Tensor, drawn: Tensor) -> Tensor:
+        """Return the crops of rows (n,), cut and flipped as drawn (n, 3): (n, c, h, w) uint8."""
+        top, left, mirrored = drawn.unbind(1)
         num, channels, height, width = self._images.shape
         n, c, y, x = self._images.stride()
         windows = self._images.as_strided(
             (num, 2 * PAD + 1, 2 * PAD + 1, channels, height - 2 * PAD, width - 2 * PAD),
             (n, y, x, c, y, x),
         )
-        crops = windows[part.rows, part.top, part.left]
+        crops = windows[rows, top, left]
         if not self._flip:
             return crops
         count = len(crops)
-        choice = torch.arange(count, device=self.device) + count * part.mirrored
+        choice = torch.arange(count, device=self.device) + count * mirrored
         return torch.cat([crops, crops.flip(-1)]).index_select(0, choice)
 
 

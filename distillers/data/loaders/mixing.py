@@ -40,7 +40,8 @@ class SoftLabelLoader(WrappedLoader):
     first with the last instead, which in a random order comes to the same, but takes partners from
     other processes. Of two neighbors of which one has no label neither is mixed. What is drawn is
     a pure function of the seed, the epoch and the number of the batch, so that it depends neither
-    on the number of processes nor on where a run was resumed.
+    on the number of processes nor on where a run was resumed. A second view of the images is mixed
+    in the same way as the first.
 
     Args:
         loader: loads images and labels.
@@ -74,16 +75,9 @@ class SoftLabelLoader(WrappedLoader):
             if mix is None:
                 yield replace(batch, targets=targets)
                 continue
-            images, labels = _partners(batch)
-            if batch.labelled is not None:  # `LabelMix` leaves few neighbors of different kinds
-                own = (batch.labels < 0) != (labels < 0)
-                images[own], labels[own] = batch.images[own], batch.labels[own]
+            labels, mixed = _mixed(batch, mix)
             others = smooth(labels, self._num_classes, self._options.smoothing)
-            yield replace(
-                batch,
-                images=mix_images(batch.images, images, mix),
-                targets=targets.lerp(others, 1 - mix.weight),
-            )
+            yield replace(mixed, targets=targets.lerp(others, 1 - mix.weight))
 
 
 def draw_mix(options: SoftLabels, height: int, width: int, rng: np.random.Generator) -> Mix | None:
@@ -134,14 +128,32 @@ def smooth(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
     )
 
 
-def _partners(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return images and labels of the neighbor of each image, from other processes if need be."""
-    images, labels, counts = batch.images, batch.labels, batch.rows_per_rank
-    first, last = 0, len(labels)
-    if any(count % 2 for count in counts[:-1]):  # some neighbors are in different processes
-        first, last = first_row(labels, counts), total_rows(labels, counts)
-        images, labels = all_gather_rows(images, counts), all_gather_rows(labels, counts)
-    rows = torch.arange(first, first + len(batch.labels), device=labels.device)
-    neighbors = rows ^ 1
-    rows = torch.where(neighbors < last, neighbors, rows)
-    return images[rows], labels[rows]
+def _mixed(batch: Batch, mix: Mix) -> tuple[Tensor, Batch]:
+    """Return the labels of the partners, and the batch with mixed images."""
+    partners = _Partners(batch)
+    mixed = batch.map_views(lambda view: mix_images(view, partners.of(view), mix))
+    return partners.of(batch.labels), mixed
+
+
+class _Partners:
+    """The neighbor of each image of a batch, in another process if need be."""
+
+    def __init__(self, batch: Batch) -> None:
+        labels, counts = batch.labels, batch.rows_per_rank
+        self._counts = counts
+        self._are_elsewhere = any(count % 2 for count in counts[:-1])  # some of them
+        first, last = 0, len(labels)
+        if self._are_elsewhere:
+            first, last = first_row(labels, counts), total_rows(labels, counts)
+        rows = torch.arange(first, first + len(labels), device=labels.device)
+        neighbors = rows ^ 1
+        self._rows = torch.where(neighbors < last, neighbors, rows)
+        if batch.labelled is not None:  # `LabelMix` leaves few neighbors of different kinds
+            are_alike = (labels < 0) == (self.of(labels) < 0)
+            self._rows = torch.where(are_alike, self._rows, rows)
+
+    def of(self, values: Tensor) -> Tensor:
+        """Return the partners' rows of values (n, ...), one row for each image."""
+        if self._are_elsewhere:
+            values = all_gather_rows(values, self._counts)
+        return values[self._rows]

@@ -1,0 +1,128 @@
+"""The policies that have a name.
+
+RandAugment: "RandAugment: Practical automated data augmentation with a reduced search space",
+Cubuk, Zoph, Shlens and Le, 2020, https://arxiv.org/abs/1909.13719.
+AutoAugment: "AutoAugment: Learning Augmentation Policies from Data", Cubuk et al., 2019, https://arxiv.org/abs/1805.09501.
+TrivialAugment: "TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation", Müller and
+Hutter, 2021, https://arxiv.org/abs/2103.10158; its wide space.
+AugMix: "AugMix: A Simple Data Processing Method to Improve Robustness and Uncertainty", Hendrycks,
+Mu, Cubuk, Zoph, Gilmer and Lakshminarayanan, 2020, https://arxiv.org/abs/1912.02781.
+"fixmatch" is the RandAugment of "FixMatch: Simplifying Semi-Supervised Learning with Consistency
+and Confidence", Sohn et al., 2020, https://arxiv.org/abs/2001.07685, with random magnitudes and a
+square cut out, as the public code of MLKD and CRLD has it.
+
+The first, second and fourth are read from timm's tables.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from distillers.config.augmentation import LEVELS, Policy
+from distillers.data.augment.operations import OPERATIONS, Operation, sign_of
+from distillers.data.augment.policies import Choice, Drawing, FixMatch, Listed, Mixed, Random
+
+UNIFORM_ABOVE = 100  # of timm's mstd: magnitudes are then uniform from 0
+BINS = 31  # magnitudes of an operation of TrivialAugment
+
+Rounding = Callable[[np.ndarray], np.ndarray]
+
+
+def build_policy(policy: Policy) -> Drawing:
+    """Return the policy that a text describes."""
+    return _BUILDERS.get(policy.name, _autoaugment)(policy)
+
+
+def _choices(
+    names: Sequence[str], policy: Policy, magnitude: float, prob: float, std: float
+) -> list[Choice]:
+    std = np.inf if std > UNIFORM_ABOVE else std
+    return [Choice(OPERATIONS[name], magnitude, prob, std, policy.highest) for name in names]
+
+
+def _randaugment(policy: Policy) -> Drawing:
+    from timm.data.auto_augment import rand_augment_choices  # is slow to import
+
+    given = policy.settings
+    found = rand_augment_choices(policy.operations, increasing=bool(given.get("inc")))
+    weights = list(found.values()) if isinstance(found, dict) else None
+    magnitude, std = given.get("m", LEVELS), given.get("mstd", 0)
+    choices = _choices(list(found), policy, magnitude, given.get("p", 0.5), std)
+    return Random(choices, int(given.get("n", 2)), weights)
+
+
+def _autoaugment(policy: Policy) -> Drawing:
+    from timm.data.auto_augment import auto_augment_policy
+
+    std = policy.settings.get("mstd", 0.0)
+    return Listed(
+        [
+            [Choice(OPERATIONS[op.name], op.magnitude, op.prob, std) for op in sequence]
+            for sequence in auto_augment_policy(policy.name)
+        ]
+    )
+
+
+def _augmix(policy: Policy) -> Drawing:
+    from timm.data.auto_augment import augmix_ops
+
+    given = policy.settings
+    names = [op.name for op in augmix_ops()]
+    choices = _choices(names, policy, given.get("m", 3), 1.0, given.get("mstd", np.inf))
+    width, depth = int(given.get("w", 3)), int(given.get("d", 0))
+    return Mixed(choices, width, depth, given.get("a", 1.0))
+
+
+def _uniform(kernel: str, low: float, high: float, round_: Rounding = np.asarray) -> Choice:
+    """Return an operation whose argument is uniform between two numbers."""
+    return Choice(Operation(kernel, lambda _, draw: round_(low + (high - low) * draw)), LEVELS)
+
+
+def _fixmatch(_: Policy) -> Drawing:
+    enhanced = ("brightness", "color", "contrast", "sharpness")
+    return FixMatch(
+        [
+            *(_uniform(kernel, 0.05, 0.95) for kernel in enhanced),
+            *(_uniform(kernel, -0.3, 0.3) for kernel in ("shear_x", "shear_y")),
+            *(_uniform(kernel, -0.3, 0.3) for kernel in ("translate_x", "translate_y")),
+            _uniform("rotate", -30, 30),
+            _uniform("posterize", 4, 8, np.floor),
+            _uniform("solarize", 0, 256),
+            *(_uniform(kernel, 0, 1) for kernel in ("autocontrast", "equalize", "")),
+        ]
+    )
+
+
+def _of_31(kernel: str, start: float, most: float, signed: bool = True) -> Choice:
+    """Return an operation of TrivialAugment: one of 31 magnitudes, from `start` to +-`most`."""
+
+    def argument(level: np.ndarray, draw: np.ndarray) -> np.ndarray:
+        share = np.minimum(np.floor(level), BINS - 1) / (BINS - 1)
+        found = start + (sign_of(draw) if signed else 1) * share * most
+        return np.round(found) if kernel == "posterize" else found
+
+    return Choice(Operation(kernel, argument), BINS, std=np.inf, highest=BINS)
+
+
+def _trivial(_: Policy) -> Drawing:
+    enhanced = ("brightness", "color", "contrast", "sharpness")
+    return Random(
+        [
+            *(_of_31(kernel, 1, 0.99) for kernel in enhanced),
+            *(_of_31(kernel, 0, 0.99) for kernel in ("shear_x", "shear_y")),
+            *(_of_31(kernel, 0, 32) for kernel in ("move_x", "move_y")),
+            _of_31("rotate", 0, 135),
+            _of_31("posterize", 8, -6, signed=False),
+            _of_31("solarize", 255, -255, signed=False),
+            *(_of_31(kernel, 0, 0) for kernel in ("autocontrast", "equalize", "")),
+        ],
+        1,
+    )
+
+
+_BUILDERS: dict[str, Callable[[Policy], Drawing]] = {
+    "rand": _randaugment,
+    "augmix": _augmix,
+    "trivial": _trivial,
+    "fixmatch": _fixmatch,
+}
