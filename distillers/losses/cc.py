@@ -46,9 +46,7 @@ class CC(nn.Module):
         normalise: whether to scale embeddings to unit length (`"matrix"` always does).
         gamma: gamma of the Gaussian kernel (`"matrix"` only).
         order: order of the Taylor series (`"matrix"` only).
-        gather: whether to compare the images of all processes of a distributed run, so that the
-            loss equals that of one process with the whole batch. If False, each process compares
-            its own images only.
+        gather: whether to compare the images of all processes, not only those of each process.
 
     Raises:
         ValueError: if `form` is unknown or an option is out of range.

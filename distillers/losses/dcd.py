@@ -41,9 +41,7 @@ class DCD(nn.Module):
         initial_log_scale: initial logarithm of the scale.
         max_scale: maximum of the scale.
         consistency: weight of the second term.
-        gather: whether to compare the images of all processes of a distributed run, so that the
-            loss equals that of one process with the whole batch. If False, each process compares
-            its own images only.
+        gather: whether to compare the images of all processes, not only those of each process.
 
     Attributes:
         no_weight_decay: names of the parameters that are exempt from weight decay.

@@ -31,9 +31,7 @@ class DIST(nn.Module):
         temperature: T.
         eps: constant added to the denominator of the correlation.
         standardise: whether to z-score the logits first (`distillers.losses.ops.standardize`).
-        gather: whether to compare the images of all processes of a distributed run, so that the
-            loss equals that of one process with the whole batch. If False, each process compares
-            its own images only.
+        gather: whether to compare the images of all processes, not only those of each process.
     """
 
     def __init__(

@@ -33,8 +33,7 @@ class DISTPlus(nn.Module):
         channel: weight of the correlations across channels.
         spatial: weight of the correlations of positions across the batch.
         temperature: temperature of DIST.
-        gather: whether to compare the images of all processes of a distributed run, so that the
-            loss equals that of one process with the whole batch.
+        gather: whether to compare the images of all processes, not only those of each process.
     """
 
     teacher_stages = (-1,)

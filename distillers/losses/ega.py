@@ -33,9 +33,7 @@ class EGA(nn.Module):
         teacher_dim: width of the teacher's embedding.
         node: weight of the node term.
         edge: weight of the edge term.
-        gather: whether to compare the images of all processes of a distributed run, so that the
-            loss equals that of one process with the whole batch. If False, each process compares
-            its own images only.
+        gather: whether to compare the images of all processes, not only those of each process.
     """
 
     def __init__(

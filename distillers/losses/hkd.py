@@ -48,9 +48,7 @@ class HKD(nn.Module):
         decay: factor of the maps' weight for each of the steps, if not released.
         steps: number of steps in the training, if not released.
         released: whether the form of the released or of the authors' code is used.
-        gather: whether to compare the images of all processes of a distributed run, so that the
-            loss equals that of one process with the whole batch. If False, each process compares
-            its own images only.
+        gather: whether to compare the images of all processes, not only those of each process.
     """
 
     def __init__(

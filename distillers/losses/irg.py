@@ -40,9 +40,7 @@ class IRG(nn.Module):
         graph_weight: weight of the embeddings' part.
         transform_weight: weight of the changes.
         transform_edges: whether the changes of D are compared, too.
-        gather: whether to compare the images of all processes of a distributed run, so that the
-            loss equals that of one process with the whole batch. If False, each process compares
-            its own images only.
+        gather: whether to compare the images of all processes, not only those of each process.
 
     Raises:
         ValueError: if the numbers of layers differ, or a network does not have a layer.

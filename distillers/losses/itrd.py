@@ -35,9 +35,7 @@ class ITRD(nn.Module):
         correlation: weight of the correlation loss.
         mutual: weight of the mutual-information loss.
         alpha: order of the entropy in the correlation loss.
-        gather: whether to compare the images of all processes of a distributed run, so that the
-            loss equals that of one process with the whole batch. If False, each process compares
-            its own images only.
+        gather: whether to compare the images of all processes, not only those of each process.
     """
 
     def __init__(

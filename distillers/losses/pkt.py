@@ -24,9 +24,7 @@ class PKT(nn.Module):
 
     Args:
         eps: constant added to the probabilities.
-        gather: whether to compare the images of all processes of a distributed run, so that the
-            loss equals that of one process with the whole batch. If False, each process compares
-            its own images only.
+        gather: whether to compare the images of all processes, not only those of each process.
     """
 
     def __init__(self, *, eps: float = 1e-7, gather: bool = True) -> None:

@@ -29,9 +29,7 @@ class RKD(nn.Module):
     Args:
         distance: weight of the distances.
         angle: weight of the angles.
-        gather: whether to compare the images of all processes of a distributed run, so that the
-            loss equals that of one process with the whole batch. If False, each process compares
-            its own images only.
+        gather: whether to compare the images of all processes, not only those of each process.
     """
 
     def __init__(self, *, distance: float = 25.0, angle: float = 50.0, gather: bool = True) -> None:

@@ -42,9 +42,7 @@ class SemCKD(nn.Module):
         batch_size: images per step and process.
         softness: temperature of the attention.
         reduction: length of the query networks' input divided by their output width.
-        gather: whether to compare the images of all processes of a distributed run, so that the
-            loss equals that of one process with the whole batch. If False, each process compares
-            its own images only.
+        gather: whether to compare the images of all processes, not only those of each process.
 
     Raises:
         ValueError: if a batch has another size, the batch is smaller than `reduction`, or an option

@@ -38,8 +38,7 @@ class SKD(nn.Module):
         temperature: T.
         tikhonov: r.
         released: whether to follow the public code instead of the paper.
-        gather: whether to compare the images of all processes of a distributed run, so that the
-            loss equals that of one process with the whole batch.
+        gather: whether to compare the images of all processes, not only those of each process.
     """
 
     def __init__(

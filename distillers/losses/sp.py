@@ -25,9 +25,7 @@ class SP(nn.Module):
     class.
 
     Args:
-        gather: whether to compare the images of all processes of a distributed run, so that the
-            loss equals that of one process with the whole batch. If False, each process compares
-            its own images only.
+        gather: whether to compare the images of all processes, not only those of each process.
     """
 
     teacher_stages = (-1,)
