@@ -16,14 +16,7 @@ Item = TypeVar("Item")
 def counted(
     items: Iterable[Item], what: str, total: int, stream: TextIO | None = None
 ) -> Iterator[Item]:
-    """Yield the items and show how many are done.
-
-    Args:
-        items: the items, such as the batches of a loader.
-        what: what is done with them, as in "embedding".
-        total: number of items.
-        stream: output stream; stderr by default.
-    """
+    """Yield the items and show how many are done."""
     stream = stream or sys.stderr
     if stream.isatty():
         yield from tqdm(items, what, total, file=stream, leave=False, dynamic_ncols=True)

@@ -65,12 +65,7 @@ def _print_usage(args: Sequence[str]) -> int:
 
 
 def run(command: str, args: Sequence[str], *, until_exit: bool = False) -> int:
-    """Run one subcommand; errors in its input are printed in one line, without a traceback.
-
-    Args:
-        command: name of the subcommand.
-        args: its command line.
-        until_exit: whether the process ends with it; see `terminating_signals`.
+    """Run one subcommand and return its exit status; errors in its input are printed in one line.
 
     Returns:
         The exit status, see `docs/scale.md`.

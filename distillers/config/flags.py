@@ -98,12 +98,7 @@ def flags_with(config: type, fact: Fact) -> tuple[str, ...]:
 
 
 def result_flags(config: type, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the flags of a run that can change its results.
-
-    Args:
-        config: the dataclass that declares the flags.
-        flags: values by name, as JSON types; names that `config` does not declare are kept.
-    """
+    """Return the flags, by name as JSON types, that can change the results of a run."""
     without = flags_with(config, Fact.NO_EFFECT)
     kept = {name: value for name, value in flags.items() if name not in without}
     if flags["dataset"] == "folder":  # the name does not identify the images

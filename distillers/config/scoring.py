@@ -61,10 +61,6 @@ class EvalDataConfig:
 
         A flag that is not given has the value of the run, else its default. Prints the values of
         the run that differ from the defaults.
-
-        Args:
-            run: flags of the run that the network is of, from `read_run_flags`; {} if unknown.
-            image_size: height and width of the images without --image_size.
         """
         given = {name: getattr(self, name) for name in self.DEFAULTS}
         given = {name: value for name, value in given.items() if value is not None}

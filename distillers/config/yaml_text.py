@@ -13,11 +13,7 @@ MAX_VALUE = 4096  # characters of one value or name, as of a path
 
 
 def read_yaml(path: str | Path, what: str) -> object:
-    """Read a YAML or JSON file.
-
-    Args:
-        path: the file.
-        what: name of the file in messages, as in "the grid sweep.yml".
+    """Read a YAML or JSON file; `what` is its name in messages, as in "the grid sweep.yml".
 
     Raises:
         InputError: if it cannot be read, see also `parse_yaml`.

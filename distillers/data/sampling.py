@@ -46,13 +46,7 @@ def rank_indices(
 
 
 def batch_counts(num: int, batch_size: int, world_size: int, number: int) -> tuple[int, ...]:
-    """Return the number of images of a batch in each process, as `rank_indices` splits it.
-
-    Args:
-        num: number of images.
-        batch_size: in each process.
-        world_size: number of processes.
-        number: of the batch, from 0.
+    """Return the size of batch `number`, from 0, in each process, as `rank_indices` splits it.
 
     Returns:
         One count per process; empty for a single process.

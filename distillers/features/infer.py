@@ -23,12 +23,6 @@ def find_taps(
 ) -> Taps:
     """Run a network once and return its taps; see `infer_taps`.
 
-    Args:
-        net: maps images (n, c, h, w) to logits (n, k).
-        images: (n, c, h, w), any content, of the size that the network will get.
-        taps: taps to complete instead of inferring them.
-        maps: paths of the stage maps, instead of those given, declared or inferred.
-
     Raises:
         InputError: as `infer_taps` does, and if the network does not return logits.
     """

@@ -48,13 +48,7 @@ class Bins(NamedTuple):
 
 
 def bin_by_confidence(confidence: Tensor, is_correct: Tensor, num_bins: int = NUM_BINS) -> Bins:
-    """Sum images by confidence bin, with the bins of `expected_calibration_error`.
-
-    Args:
-        confidence: (n,) largest class probability of each image.
-        is_correct: (n,) bool, whether the prediction is the label.
-        num_bins: m.
-    """
+    """Sum images by confidence bin, with the bins of `expected_calibration_error`."""
     confidence, correct = confidence.double(), is_correct.double()
     bins = (confidence * num_bins).ceil().long().clamp(1, num_bins) - 1
     values = (torch.ones_like(confidence), confidence, correct)

@@ -31,14 +31,7 @@ def changed_images(network: Responses, baseline: Responses) -> tuple[Tensor, Ten
 
 
 def images_at(places: Tensor, batches: Iterable[Batch], mean: Tensor, std: Tensor) -> Tensor:
-    """Return images of a pass without their normalisation, (m, 3, h, w) in [0, 1].
-
-    Args:
-        places: (m,) int64, unique indices in the pass.
-        batches: a pass in the same order as that of the responses.
-        mean: (c,) of the normalisation.
-        std: (c,) of the normalisation.
-    """
+    """Return images (m, 3, h, w) in [0, 1] at places (m,) of a pass, not normalised."""
     order = places.argsort()
     parts, start = [], 0
     for batch in batches:

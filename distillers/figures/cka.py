@@ -96,11 +96,7 @@ class Stages(NamedTuple):
 
 @torch.no_grad()
 def compare(networks: Sequence[Network], batches: Iterable[Batch]) -> tuple[CKA, list[Stages]]:
-    """Compare the stage maps, pooled features and logits of networks with one another.
-
-    Args:
-        networks: with stage maps, on the device of the batches.
-        batches: one pass over the images, shuffled.
+    """Compare stage maps, pooled features and logits of networks on one shuffled pass of batches.
 
     Returns:
         the similarities; and the stages of each network in the order of the matrix.

@@ -89,15 +89,7 @@ def plot_matrices(
     signed: bool,
     label: str,
 ) -> Figure:
-    """Plot (k, k) matrices in panels with a common colour scale up to the largest entry.
-
-    Args:
-        matrices: one for each panel.
-        titles: one for each panel.
-        class_names: shown on the left if there are at most `MAX_CLASS_NAMES`.
-        signed: whether the scale is symmetric around zero or starts at zero.
-        label: label of the colour bar.
-    """
+    """Plot (k, k) matrices in panels with a common colour scale up to the largest entry."""
     columns = num_columns(len(matrices))
     height = {1: 2.6, 2: 1.6, 3: 1.15}[columns]
     figure, axes = make_panels(len(matrices), panel_height=height, extra=0.45)

@@ -87,13 +87,7 @@ def num_columns(count: int) -> int:
 def make_panels(
     count: int, *, panel_height: float, extra: float = 0.0
 ) -> tuple[Figure, list[Axes]]:
-    """Make a figure with panels in rows of `num_columns(count)`.
-
-    Args:
-        count: number of panels.
-        panel_height: height of a panel in inches.
-        extra: additional height for legends and colour bars in inches.
-    """
+    """Make a figure of panels, `panel_height` inches high, in rows of `num_columns(count)`."""
     columns = num_columns(count)
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(WIDTH, rows * panel_height + extra), layout="constrained")

@@ -54,14 +54,7 @@ def embed(features: Tensor, *, seed: int = 0, perplexity: float = PERPLEXITY) ->
 
 
 def select_images(labels: Tensor, num_classes: int, count: int, seed: int) -> Tensor:
-    """Select equally many images of evenly spaced classes and return their indices, (m,) int64.
-
-    Args:
-        labels: (n,) int64.
-        num_classes: the largest number of classes.
-        count: the largest number of images.
-        seed: of the random choice.
-    """
+    """Select equally many of `count` images of evenly spaced classes; return indices (m,) int64."""
     present = labels.unique()
     picks = torch.linspace(0, len(present) - 1, min(num_classes, len(present))).round().long()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
@@ -78,14 +71,7 @@ def plot(
     num_images: int = NUM_IMAGES,
     perplexity: float = PERPLEXITY,
 ) -> FigureData:
-    """Plot the embedding of the same images for each network.
-
-    Args:
-        responses: of each network to the same images, with pooled features.
-        class_names: name of each class.
-        seed: of the choice of images and of t-SNE.
-        num_images: the largest number of images, from at most ten classes.
-        perplexity: see `embed`; capped at a third of the images.
+    """Plot the embedding of the same images, of at most ten classes, for each network.
 
     Raises:
         ValueError: if a network has no pooled features.

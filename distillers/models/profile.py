@@ -27,13 +27,7 @@ def count_parameters(net: nn.Module) -> int:
 
 
 def count_macs(net: nn.Module, image_size: int, channels: int = 3) -> int:
-    """Count multiply-accumulates for one image in convolutions, matrix products and attention.
-
-    Args:
-        net: maps images (n, c, h, w) to logits; runs once in evaluation mode.
-        image_size: side of the image in pixels.
-        channels: number of channels of the image.
-    """
+    """Count multiply-accumulates for one image in convolutions, matrix products and attention."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), eval_mode(net), counter:
         net(_image(net, 1, channels, image_size))

@@ -45,14 +45,7 @@ def style_of(number: int | None) -> Style:
 
 
 class Chart:
-    """Frame of a chart: size of the SVG view box, plot area and axes.
-
-    Args:
-        size: width and height of the view box.
-        margin: space to the right of the plot area.
-        x_range: values at the left and right edge.
-        y_range: accuracies at the bottom and top edge, in percent.
-    """
+    """Frame of a chart: size of the SVG view box, plot area and axes."""
 
     def __init__(
         self,

@@ -98,10 +98,6 @@ class Overview:
 def build_report(roots: Iterable[Path], baseline: str | None = None) -> Report:
     """Read every run folder below some folders and compare the runs.
 
-    Args:
-        roots: run folders, or folders that contain run folders at any depth.
-        baseline: see `distillers.report.comparisons.build_tables`.
-
     Raises:
         InputError: if a folder does not exist, there is no run folder, or no table has the
             baseline.

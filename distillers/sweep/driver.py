@@ -97,11 +97,7 @@ class Sweep:
             self._read_ledger(status)
 
     def run(self, on_update: Callable[["Sweep", RunStatus | None], None]) -> None:
-        """Execute all runs that are not done and did not fail before.
-
-        Args:
-            on_update: called at every poll with None, and with each run whose state has changed.
-        """
+        """Execute all runs that are not done and did not fail before."""
         try:
             while self.in_state(*PENDING):
                 for status in self._poll():

@@ -24,10 +24,7 @@ WITHOUT_BUFFERS: dict[str, Any] = {_OPTION if _OPTION in _KNOWN else "broadcast_
 class SingleProcess:
     """Run a task in a single process.
 
-    Args:
-        task: see `distillers.distillation.task.Task`.
-        compiled: whether to compile the step. On a GPU it then uses CUDA graphs, and the next step
-            overwrites its results.
+    Compiled on a GPU it uses CUDA graphs, so that the next step overwrites its results.
     """
 
     def __init__(self, task: Task, compiled: bool = False) -> None:
@@ -60,11 +57,6 @@ class DDPRunner:
     The running statistics of batch normalisation are averaged after every step, too, so that all
     copies are equal and any of them can be saved. Losses keep their memories equal themselves, see
     `distillers.distributed.collectives`.
-
-    Args:
-        task: see `distillers.distillation.task.Task`; that of process 0 is given to all.
-        world: the processes.
-        compiled: whether to compile the step.
     """
 
     def __init__(self, task: Task, world: World, compiled: bool = False) -> None:

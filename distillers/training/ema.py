@@ -15,10 +15,6 @@ class ExponentialMovingAverage:
     Update t = 1, 2, ... computes d * average + (1 - d) * value with
     d = min(decay, (1 + t) / (10 + t)), so that a short run forgets its random start; with a decay
     of 0.999 the warm-up ends after 8,990 updates.
-
-    Args:
-        module: whose state is averaged; it is trained with its own weights.
-        decay: in (0, 1).
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:

@@ -24,10 +24,6 @@ class EmbeddedSource(DataSource):
 
     Training images are embedded without augmentation. Test images are embedded in their batches,
     so that a classifier gives the same bits as the whole network.
-
-    Args:
-        source: the images.
-        embed: maps images (n, c, h, w) to embeddings (n, d) on their device.
     """
 
     name: str

@@ -30,12 +30,8 @@ class PreemptionHandler:
     """Save a run between two steps after a signal or an interval, and stop it after a signal.
 
     A signal may reach the processes at different steps, or only some of them. They synchronize
-    about once a second, at steps that all know, so that all save the same step.
-
-    Args:
-        world: the processes.
-        save: called in the first process with the state to save and the deployed network.
-        minutes: interval between two saved states; 0 for none.
+    about once a second, at steps that all know, so that all save the same step. The first process
+    calls `save` with the state and the deployed network, also every so many `minutes` unless 0.
     """
 
     def __init__(

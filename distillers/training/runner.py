@@ -53,18 +53,6 @@ def train(
 ) -> None:
     """Train a task, from the first epoch or from the state in `run_dir`, and write the run's files.
 
-    Args:
-        config: the flags.
-        task: what is trained, on the device of `world`.
-        splits: training, validation and test images.
-        run_dir: folder of the run.
-        card: description of the deployed network, for its checkpoints.
-        world: processes that train together.
-        views: number of fixed augmented views of each training image; None for new ones in every
-            epoch.
-        cache: teacher outputs of these views.
-        probe: scores the embeddings instead of the classifier.
-
     Raises:
         InputError: if the disk is full or the folder cannot be written.
         NonFiniteLossError: if the loss is not finite.

@@ -151,15 +151,7 @@ class Trainer:
         accumulation: int = 1,
         is_last: bool = True,
     ) -> None:
-        """Train on one batch.
-
-        Args:
-            batch: images and labels.
-            progress: see `Task.forward`.
-            number: number of the batch in its epoch, from 1.
-            accumulation: number of batches that share an optimiser step.
-            is_last: whether this is the last of them.
-        """
+        """Train on batch `number`, from 1, one of `accumulation` that share an optimizer step."""
         if self.nan_guard:
             self.nan_guard.snapshot()
         step = self.backward(batch, progress, accumulation)

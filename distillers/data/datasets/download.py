@@ -66,12 +66,7 @@ def fetch(url: str, target: Path, md5: str) -> None:
 
 
 def unpack(archive: Path, folder: Path, names: Collection[str]) -> None:
-    """Extract the named files of one folder of a tar archive, atomically; nothing else is written.
-
-    Args:
-        archive: a .tar.gz file with a folder that is named like `folder`.
-        folder: to extract into; missing or empty.
-        names: of the files.
+    """Extract the named files of the folder called like `folder` from a .tar.gz, atomically.
 
     Raises:
         InputError: if the archive is damaged or lacks one of them.
@@ -101,15 +96,7 @@ def unpack(archive: Path, folder: Path, names: Collection[str]) -> None:
 def unpacked_folder(
     name: str, folder: Path, url: str, md5: str, files: Collection[str], download: bool
 ) -> Path:
-    """Return the folder of a dataset, downloaded and unpacked if it is missing or empty.
-
-    Args:
-        name: of the dataset, for messages.
-        folder: named like the folder in the archive; the archive itself is stored beside it.
-        url: of the .tar.gz archive.
-        md5: checksum of the archive.
-        files: names of all files that `folder` must hold.
-        download: whether a missing archive may be downloaded.
+    """Return the folder of a dataset, downloaded and unpacked beside its archive if it is missing.
 
     Raises:
         InputError: if files are missing and cannot be downloaded.
@@ -136,11 +123,7 @@ def unpacked_folder(
 
 @contextmanager
 def download_lock(folder: Path) -> Generator[None, None, None]:
-    """Let only one process at a time download into a folder; others wait.
-
-    Args:
-        folder: created if missing, and removed again if an error leaves it empty; otherwise an
-            empty file `.lock` stays in it.
+    """Let only one process at a time download into a folder; remove it if an error leaves it empty.
 
     Raises:
         InputError: if the folder is not writable.

@@ -15,11 +15,7 @@ from distillers.errors import InputError
 
 
 def read(path: Path, advice: str) -> dict[str, object]:
-    """Read a pickled dictionary of numbers, strings, lists and uint8 arrays.
-
-    Args:
-        path: of a file that Python 2 or 3 wrote, with any version of numpy.
-        advice: sentence for the error message, on what to do about an invalid file.
+    """Read a pickled dictionary of numbers, strings, lists and uint8 arrays, of any Python.
 
     Returns:
         The dictionary, with keys as `str` and arrays as `numpy.ndarray` of uint8.

@@ -16,10 +16,6 @@ MAX_SIZE = 1 << 26  # bytes; the official files have less than 1 MB
 def val_synsets(source: Path, images: list[str]) -> dict[str, str]:
     """Return the synset, such as n01440764, of each image by file name.
 
-    Args:
-        source: folder of `ILSVRC2012_devkit_t12.tar.gz` or `LOC_val_solution.csv`.
-        images: file names, in alphabetical order.
-
     Raises:
         InputError: if both are missing, or the file does not match the images.
     """

@@ -31,12 +31,7 @@ class RowFile:
         return os.fstat(self._file).st_blocks * 512
 
     def read(self, rows: Sequence[int], into: memoryview) -> None:
-        """Read rows into a buffer.
-
-        Args:
-            rows: indices.
-            into: buffer of `len(rows) * row_bytes` bytes; filled with zeros beyond the end of file.
-        """
+        """Read rows into a buffer of their size; zeros beyond the end of the file."""
         size = self.row_bytes
         for place, row in enumerate(rows):
             part = into[place * size : (place + 1) * size]

@@ -125,10 +125,6 @@ class TeacherCache:
     def fill(self, images: Tensor, view: Tensor) -> None:
         """Run the teacher for missing views, and store its features.
 
-        Args:
-            images: (n, c, h, w).
-            view: (n,) int64, as in `Batch`.
-
         Raises:
             InputError: if the disk is full, or a feature is not finite.
         """

@@ -19,11 +19,7 @@ SHUTDOWN_SECONDS = 60
 
 
 class RayExecutor(Executor[Any]):
-    """Runs as Ray tasks.
-
-    Args:
-        address: address of a running cluster, or None to start one here.
-        resources: what each run gets; no GPU if the cluster has none.
+    """Runs as Ray tasks on the cluster at `address`, or on one that is started here.
 
     Raises:
         InputError: if Ray is not installed, or the cluster cannot be reached or is too small.
