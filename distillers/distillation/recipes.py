@@ -93,6 +93,10 @@ CRD = {
         method=80, source="configurations of GzyAftermath/CAT-KD, wrn_40_2 to ShuffleV1"
     ),
     "sdd": Recipe(ce=0.1, method=0.9, source="scripts of shicaiwei123/SDD-CVPR2024, around KD"),
+    "mlkd": Recipe(
+        ce=0.1, method=0.9, source="configurations of Jin-Ying/Multi-Level-Logit-Distillation"
+    ),
+    "crld": Recipe(source="configurations of haiduo/DeepKD, resnet32x4 to resnet8x4"),
     "skd": Recipe(ce=0.1, method=0.9, source="HyunJunSik/StreamLined, where each pair has its own"),
     "ofa": Recipe(source="configuration of Hao840/OFAKD, CIFAR-100"),
     "vitkd": Recipe(source="configuration of yzd-v/cls_KD, DeiT on ImageNet"),

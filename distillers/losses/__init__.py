@@ -7,6 +7,7 @@ from distillers.losses.catkd import CATKD as CATKD
 from distillers.losses.cc import CC as CC
 from distillers.losses.ce import CE as CE
 from distillers.losses.crd import CRD as CRD
+from distillers.losses.crld import CRLD as CRLD
 from distillers.losses.ctkd import CTKD as CTKD
 from distillers.losses.dcd import DCD as DCD
 from distillers.losses.dist import DIST as DIST
@@ -24,6 +25,7 @@ from distillers.losses.kd import KD as KD
 from distillers.losses.kdsvd import KDSVD as KDSVD
 from distillers.losses.luminet import LumiNet as LumiNet
 from distillers.losses.mgd import MGD as MGD
+from distillers.losses.mlkd import MLKD as MLKD
 from distillers.losses.nkd import NKD as NKD
 from distillers.losses.normkd import NormKD as NormKD
 from distillers.losses.nst import NST as NST

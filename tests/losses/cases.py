@@ -106,6 +106,7 @@ class Case:
         values["targets"] = normal(CLASSES).softmax(dim=1)
         for who, stages in (("student", self.student), ("teacher", self.teacher)):
             values |= {
+                f"{who}_logits_strong": 2 * normal(CLASSES),
                 f"{who}_class_maps": 2 * normal(CLASSES, *stages[-1][1:]),
                 f"{who}_tokens": [normal(4, stages[-1][0]) for _ in range(BLOCKS)],
             }
@@ -201,6 +202,8 @@ CASES: dict[str, Case] = {
     "wkdf": Case(unread=("student_maps[0]", "student_maps[1]")),
     "irg": Case(unread=("student_maps[0]", "student_maps[1]", "student_maps[2]")),
     "hkd": Case(unread=("student_pooled",)),
+    "mlkd": Case(),
+    "crld": Case(),
     "sdd": Case(),
     "skd": Case(),
     "ofa": Case(largest=1e4),
