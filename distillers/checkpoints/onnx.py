@@ -55,7 +55,7 @@ def write(net: nn.Module, card: dict[str, Any], path: Path, images: Tensor) -> N
                 dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
             )
         except torch.onnx.OnnxExporterError as error:
-            reason = _first_line(
+            reason = first_line(
                 error.__cause__ if isinstance(error.__cause__, Exception) else error
             )
             raise InputError(f"this network cannot be written as ONNX: {reason}") from error
@@ -66,6 +66,16 @@ def write(net: nn.Module, card: dict[str, Any], path: Path, images: Tensor) -> N
     entry = model.metadata_props.add()
     entry.key, entry.value = "card", json.dumps(card)
     path.write_bytes(add_to_onnx(model.SerializeToString()))
+
+
+def open_session(path: Path) -> Any:
+    """Open an ONNX file in onnxruntime on the CPU, with as many threads as PyTorch."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 class OnnxNetwork(nn.Module):
@@ -86,21 +96,14 @@ class OnnxNetwork(nn.Module):
     def __init__(self, path: Path) -> None:
         super().__init__()
         require()
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
         self.path = path
         try:
-            self.session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            self.session = open_session(path)
             metadata = self.session.get_modelmeta().custom_metadata_map
             self.card: dict[str, Any] = json.loads(metadata.get("card", "{}"))
         except Exception as error:  # onnxruntime's own classes are private
             raise CorruptFileError(
-                f"{path} is damaged or not an ONNX file: {_first_line(error)}"
+                f"{path} is damaged or not an ONNX file: {first_line(error)}"
             ) from error
         self._input, self.dtype, self.batch_size, size = self._find_input()
         outputs = self.session.get_outputs()
@@ -123,7 +126,7 @@ class OnnxNetwork(nn.Module):
         except Exception as error:  # onnxruntime's own classes are private
             shape = tuple(images.shape)
             raise InputError(
-                f"{self.path} cannot run on images {shape}: {_first_line(error)}"
+                f"{self.path} cannot run on images {shape}: {first_line(error)}"
             ) from error
         return (
             torch.cat([torch.from_numpy(part) for part in logits])[: len(images)]
@@ -147,5 +150,6 @@ class OnnxNetwork(nn.Module):
         return inputs[0].name, TYPES[inputs[0].type], batch, side
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, else its type."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -37,6 +37,8 @@ class Card(TypedDict, total=False):
         deploy: structure of a network that a loss deployed, with the "name" of the loss.
         distilled: teacher and losses of a student.
         transferred: origin of a network that was transferred.
+        int8: how an ONNX file was quantised: layers kept in float, number of calibration images,
+            agreement with the float file and its accuracy in percent.
     """
 
     format: Annotated[int, Bounds(1, 10**6)]
@@ -57,6 +59,7 @@ class Card(TypedDict, total=False):
     deploy: dict[str, Any]
     distilled: dict[str, Any]
     transferred: dict[str, Any]
+    int8: dict[str, Any]
 
 
 def check_card(card: object, path: str | Path) -> dict[str, Any]:

@@ -66,6 +66,11 @@ class Predictions:
         """Return the predicted classes as `score` counts them, (n,) int64."""
         return torch.cat(self._classes)
 
+    def accuracy(self) -> float:
+        """Return the accuracy in percent."""
+        is_right = self.classes() == self.labels()
+        return 100 * int(is_right.sum()) / len(is_right)
+
     def labels(self) -> Tensor:
         """Return the labels, (n,) int64."""
         return torch.cat(self._labels)

@@ -1,0 +1,143 @@
+"""Export a network as an int8 ONNX file, and measure that file."""
+
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distillers.checkpoints.calibration import calibration_images
+from distillers.checkpoints.export import SUFFIXES, export
+from distillers.checkpoints.for_dataset import for_dataset
+from distillers.checkpoints.int8 import AUTO, Quantizer, write_card
+from distillers.checkpoints.load import Classifier
+from distillers.checkpoints.onnx import OnnxNetwork
+from distillers.data.source import DataSource
+from distillers.errors import InputError
+from distillers.files import write_atomically
+from distillers.models.profile import forward_seconds
+from distillers.training.predictions import agreement, collect
+
+
+@dataclass(frozen=True)
+class Int8Report:
+    """What onnxruntime measures on a float file and on the int8 file.
+
+    Attributes:
+        accuracy: of the int8 file on the test images in percent.
+        float_accuracy: of the float file.
+        agreement: how often both predict the same class, in percent.
+        file_bytes: size of the int8 file.
+        size_ratio: to that of the float ONNX file.
+        latency_ms: median milliseconds of a forward of one image.
+        latency_ratio: to that of the float file, both interleaved.
+        kept: layers that were left in float.
+        num_layers: number of layers that could be quantised.
+        calibration_images: number of training images that the ranges are of.
+    """
+
+    accuracy: float
+    float_accuracy: float
+    agreement: float
+    file_bytes: int
+    size_ratio: float
+    latency_ms: float
+    latency_ratio: float
+    kept: tuple[str, ...]
+    num_layers: int
+    calibration_images: int
+
+
+def export_int8(
+    classifier: Classifier,
+    card: dict[str, Any],
+    path: Path,
+    source: DataSource,
+    *,
+    keep: Sequence[str] = (),
+    num_images: int = 256,
+    log: Callable[[str], None] = print,
+) -> Int8Report:
+    """Write a network as an int8 ONNX file, and evaluate it and its float file with onnxruntime.
+
+    Args:
+        classifier: the network.
+        card: from `complete_card`.
+        path: the file, which is replaced.
+        source: its data set: training images to calibrate with, test images to evaluate on.
+        keep: layers to leave in float, by module path; ("auto",) finds them.
+        num_images: number of training images to calibrate with.
+        log: receives lines about the layers that were left in float.
+
+    Raises:
+        InputError: if the network cannot be exported or quantised; nothing is written then.
+    """
+    if path.suffix != SUFFIXES["onnx"]:
+        raise InputError(f"--out is {path}; an onnx file must end in {SUFFIXES['onnx']}.")
+    images = calibration_images(source, card, num_images)
+    with tempfile.TemporaryDirectory(prefix="distillers-int8-") as name:
+        full, small = Path(name) / "float.onnx", Path(name) / "int8.onnx"
+        export(classifier, card, full, "onnx", images[:32])
+        quantizer = Quantizer(full, images, Path(name))
+        kept = _choose_kept(quantizer, keep, log)
+        quantizer.write(small, kept)
+        write_card(small, card)
+        report = _measure(full, small, card, source, kept, len(quantizer.layers), len(images))
+        facts = {"kept": list(kept), "calibration_images": len(images)}
+        facts |= {"agreement": report.agreement, "float_accuracy": report.float_accuracy}
+        write_card(small, {**card, "accuracy": report.accuracy, "int8": facts})
+        content = small.read_bytes()
+    write_atomically(path, content)
+    ratio = report.size_ratio * len(content) / report.file_bytes  # the card has grown
+    return replace(report, file_bytes=len(content), size_ratio=ratio)
+
+
+def _choose_kept(
+    quantizer: Quantizer, keep: Sequence[str], log: Callable[[str], None]
+) -> tuple[str, ...]:
+    """Return the layers to leave in float, and log the most sensitive ones if they are searched."""
+    if tuple(keep) != (AUTO,):
+        return tuple(keep)
+    ranked = quantizer.sensitivities()
+    kept = quantizer.choose_kept(ranked)
+    log("layers by what quantising each alone changes (mean KL divergence, nats):")
+    for each in ranked[: max(5, len(kept))]:
+        what = "float" if each.layer in kept else "int8"
+        log(f"  {each.layer:<40}{each.divergence:10.3g}  {what}")
+    return tuple(kept)
+
+
+def _measure(
+    full: Path,
+    small: Path,
+    card: dict[str, Any],
+    source: DataSource,
+    kept: tuple[str, ...],
+    num_layers: int,
+    num_images: int,
+) -> Int8Report:
+    """Evaluate and time both files."""
+    device = torch.device("cpu")
+    networks = [OnnxNetwork(path) for path in (full, small)]
+    classifiers = [Classifier(network, card) for network in networks]
+    nets = [for_dataset(each, source, full, device) for each in classifiers]
+    before, after = collect(nets, source.test_loader(device).epoch(1))
+    side = int(card["image_size"])
+    work = {name: (net, side, 1) for name, net in zip("fi", networks, strict=True)}
+    latency = {n: 1000 * statistics.median(s) for n, s in forward_seconds(work).items()}
+    sizes = [path.stat().st_size for path in (full, small)]
+    return Int8Report(
+        accuracy=after.accuracy(),
+        float_accuracy=before.accuracy(),
+        agreement=agreement(before, after),
+        file_bytes=sizes[1],
+        size_ratio=sizes[1] / sizes[0],
+        latency_ms=latency["i"],
+        latency_ratio=latency["i"] / latency["f"],
+        kept=kept,
+        num_layers=num_layers,
+        calibration_images=num_images,
+    )
