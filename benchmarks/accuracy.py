@@ -2,7 +2,7 @@
 
     python benchmarks/accuracy.py --data_dir data --epochs 10 --seeds 0 1
 
-Runs the documented commands, each in a process of its own; what is there already goes on with
+Runs the documented commands, each in a separate process; earlier runs are continued with
 `--resume`. Writes every run's last-epoch accuracy, mean and standard deviation to
 `benchmarks/results/cifar10.json`.
 """
@@ -33,10 +33,10 @@ def main() -> None:
     shared = ["--dataset", "cifar10", "--data_dir", args.data_dir, "--save_dir", args.save_dir]
     shared += ["--epochs", str(args.epochs), "--lr_decay_epochs", args.decay]
     shared += ["--protocol", "crd", "--resume", "--save_freq", "0"]
-    teacher = run("teacher", [*shared, "--model", args.teacher, "--trial", "0"])
+    teacher = train("teacher", [*shared, "--model", args.teacher, "--trial", "0"])
     rows = {f"teacher {args.teacher}": [teacher]}
     for seed in args.seeds:
-        alone = run("teacher", [*shared, "--model", args.student, "--trial", str(seed)])
+        alone = train("teacher", [*shared, "--model", args.student, "--trial", str(seed)])
         rows.setdefault(f"{args.student} alone", []).append(alone)
         for method in args.methods:
             flags = [
@@ -47,13 +47,13 @@ def main() -> None:
                 "--distill",
                 method,
             ]
-            result = run("student", [*shared, *flags, "--trial", str(seed)])
+            result = train("student", [*shared, *flags, "--trial", str(seed)])
             rows.setdefault(f"{args.student} {method}", []).append(result)
     write(rows, args)
 
 
-def run(kind: str, flags: list[str]) -> dict:
-    """Train by the documented command; the last row of its metrics and where its weights lie."""
+def train(kind: str, flags: list[str]) -> dict:
+    """Train by the documented command; return its metrics and the path of its weights."""
     command = [sys.executable, str(ROOT / f"train_{kind}.py"), *flags]
     print(" ".join(command[1:]), flush=True)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

@@ -37,7 +37,7 @@ def main() -> None:
         ]
         try:
             for number in range(args.rounds):
-                times = {name: seconds(args.model, wait) for name, wait in SETTINGS.items()}
+                times = {name: time_training(args.model, wait) for name, wait in SETTINGS.items()}
                 shown = ", ".join(f"{name} {took:.1f} s" for name, took in times.items())
                 print(f"beside {number_busy} busy processes, round {number}: {shown}", flush=True)
         finally:
@@ -45,7 +45,7 @@ def main() -> None:
                 process.kill()
 
 
-def seconds(model: str, wait: dict[str, str]) -> float:
+def time_training(model: str, wait: dict[str, str]) -> float:
     """Return the duration of a training of two epochs."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "KMP_"))}
     words = [sys.executable, str(ROOT / "train_teacher.py"), "--dataset", "digits"]

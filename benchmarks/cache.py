@@ -22,29 +22,29 @@ SHAPE = (256, 8, 8)  # the last map of resnet32x4
 
 def main() -> None:
     """Measure, print and write."""
-    rows = [grown(num_rows) for num_rows in (1_000, 16_000)]
+    rows = [measure_growth(num_rows) for num_rows in (1_000, 16_000)]
     for row in rows:
         print(f"{row['file_mb']:.0f} MB read; resident memory grew by {row['grown_mb']:.1f} MB")
     content = {"environment": environment(), "memory": rows}
     RESULT.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def grown(num_rows: int) -> dict[str, float]:
-    """The size of a file of so many rows, and what reading all of it in random order adds."""
+def measure_growth(num_rows: int) -> dict[str, float]:
+    """Return the size of a cache of so many rows, and the memory that reading all of it adds."""
     with tempfile.TemporaryDirectory() as folder:
         part = CacheFolder(Path(folder), KEY).part("map", {"shape": list(SHAPE)}, num_rows)
         values = torch.randn(100, *SHAPE)
         for rows in torch.arange(num_rows).split(100):
             part.write(rows.numpy(), values)
-        before = resident()
+        before = resident_mb()
         for rows in torch.randperm(num_rows).split(100):
             part.present(rows.numpy())
             part.read(rows.numpy(), torch.device("cpu"))
-        return {"file_mb": part.disk_bytes / 1e6, "grown_mb": resident() - before}
+        return {"file_mb": part.disk_bytes / 1e6, "grown_mb": resident_mb() - before}
 
 
-def resident() -> float:
-    """Resident memory of this process in MB, that of mapped files included."""
+def resident_mb() -> float:
+    """Return the resident memory of this process in MB, including mapped files."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) * 1024 / 1e6
 

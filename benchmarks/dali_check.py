@@ -1,4 +1,4 @@
-"""Whether `--dali cpu|gpu` gives the images that training without it gets, and how fast.
+"""Check that `--dali cpu|gpu` gives the same images as training without it, and time both.
 
     python benchmarks/dali_check.py gpu [--data_dir PHOTOS] [--num_workers 8] [--image_size 224]
 
@@ -27,7 +27,7 @@ BATCH_SIZE = 64
 
 
 def main() -> int:
-    """Compare, print, and say whether all agreed."""
+    """Compare, print, and return 1 if they differ."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("where", choices=["cpu", "gpu"])
     parser.add_argument("--data_dir")
@@ -37,7 +37,9 @@ def main() -> int:
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as scratch:
         if args.data_dir is None:
-            importlib.import_module("folder").make(Path(scratch), 800)  # which lies beside
+            importlib.import_module("folder").write_images(
+                Path(scratch), 800
+            )  # the script beside this one
         root = args.data_dir or scratch
         loaders = [
             source_of(
@@ -53,7 +55,7 @@ def main() -> int:
                 if not torch.equal(ours.index, theirs.index):
                     print(f"FAILED: rows {ours.index.tolist()} and {theirs.index.tolist()}")
                     return 1
-                different = grey_levels(ours.images, theirs.images)
+                different = difference_in_levels(ours.images, theirs.images)
                 means.append(float(different.mean()))
                 largest = max(largest, float(different.max()))
         speeds = [speed(loader, 3) for loader in loaders]
@@ -65,13 +67,13 @@ def main() -> int:
     return 0 if good else 1
 
 
-def grey_levels(one: Tensor, other: Tensor) -> Tensor:
-    """Differences of normalised images, in steps of 1 / 255."""
+def difference_in_levels(one: Tensor, other: Tensor) -> Tensor:
+    """Return the differences of normalised images in grey levels of 1 / 255."""
     return (one - other).abs() * 255 * torch.tensor(STD, device=one.device).view(3, 1, 1)
 
 
 def speed(loader: BatchLoader, number: int) -> float:
-    """Images a second of one epoch, to the last of them on the device."""
+    """Return the images per second of one epoch, with their transfer to the device."""
     start = time.perf_counter()
     count = sum(len(batch.labels) for batch in loader.epoch(number))
     if torch.cuda.is_available():

@@ -1,14 +1,14 @@
-"""Images a second: our in-memory loader against the usual torchvision pipeline.
+"""Images per second: our in-memory loader against the usual torchvision pipeline.
 
     python benchmarks/data.py [--data_dir ./data] [--rounds 7] [--folder]
 
 Both crop from four black pixels around, flip, and normalise 32x32 images in float32 at batch 64.
 The usual one is a `Dataset` of PIL images with `RandomCrop(32, padding=4)`,
 `RandomHorizontalFlip`, `ToTensor`, `Normalize`, in a `DataLoader` with persistent workers that are
-running before the clock starts. They take turns, so that what else the machine does hits both.
+running before the clock starts. Epochs are interleaved, so that other load affects both.
 
-Where other programs use the same cores, the second column tells more than the first: images for
-each second of one core's work, which only makes sense for what runs in one thread of one process.
+If other programs use the same cores, compare the second column: images per second of CPU time,
+which is given for pipelines in one thread of one process.
 """
 
 import argparse
@@ -36,14 +36,14 @@ RESULT = Path(__file__).parent / "results" / "data.json"
 
 
 class Speed(NamedTuple):
-    """Images a second by the clock, and by this process's own work."""
+    """Images per second of wall-clock time and of CPU time."""
 
     wall: float
     core: float
 
 
 class PilImages(Dataset[tuple[Tensor, int, int]]):
-    """What most repositories of the field do, an image at a time."""
+    """A data set of PIL images with transforms, as in most repositories."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images = images.permute(0, 2, 3, 1).contiguous().numpy()
@@ -75,7 +75,7 @@ def main() -> None:
     if given.folder:
         importlib.import_module("folder").compare(given.rounds, given.workers)
         return
-    images, labels = _data(given.data_dir)
+    images, labels = _load_images(given.data_dir)
     threads, load_before = torch.get_num_threads(), os.getloadavg()[0]
     ours = {
         "distillers, batch 64": _loader(images, labels),
@@ -85,24 +85,30 @@ def main() -> None:
         "distillers, batch 64, evaluation": _loader(images, labels, train=False),
     }
     usual = {
-        "torchvision, PIL, 2 workers, batch 64": _usual(images, labels, given.images, workers=2),
-        "torchvision, PIL, one thread, batch 64": _usual(images, labels, given.images, workers=0),
+        "torchvision, PIL, 2 workers, batch 64": _torchvision_loader(
+            images, labels, given.images, workers=2
+        ),
+        "torchvision, PIL, one thread, batch 64": _torchvision_loader(
+            images, labels, given.images, workers=0
+        ),
     }
     found: dict[str, list[Speed]] = {key: [] for key in (*usual, *ours)}
     for number in range(1, given.rounds + 2):
         for key, speeds in found.items():
             torch.set_num_threads(1 if "one thread" in key else threads)
             if key in usual:
-                speeds.append(_speed(lambda key=key: usual[key], lambda batch: len(batch[1])))
+                speeds.append(
+                    _measure_speed(lambda key=key: usual[key], lambda batch: len(batch[1]))
+                )
             else:
                 epoch = _epoch(ours[key], number)
-                speeds.append(_speed(epoch, lambda batch: len(batch.labels)))
+                speeds.append(_measure_speed(epoch, lambda batch: len(batch.labels)))
     counted = {key: speeds[1:] for key, speeds in found.items()}  # the first warms up
     what = "CIFAR-10" if given.data_dir else "random bytes, 50,000 x 3 x 32 x 32"
-    _report(counted, what, load_before)
+    _write_results(counted, what, load_before)
 
 
-def _data(data_dir: str | None) -> tuple[Tensor, Tensor]:
+def _load_images(data_dir: str | None) -> tuple[Tensor, Tensor]:
     if data_dir:
         real = load("cifar10", data_dir, download=False)
         return real.train_images, real.train_labels
@@ -111,7 +117,7 @@ def _data(data_dir: str | None) -> tuple[Tensor, Tensor]:
     return images, torch.arange(50000) % 10
 
 
-def _usual(images: Tensor, labels: Tensor, num: int, workers: int) -> DataLoader:
+def _torchvision_loader(images: Tensor, labels: Tensor, num: int, workers: int) -> DataLoader:
     return DataLoader(
         PilImages(images[:num], labels[:num]),
         batch_size=BATCH_SIZE,
@@ -146,14 +152,14 @@ def _epoch(loader: Loader, number: int) -> Callable[[], Iterable]:
     return lambda: loader.epoch(number)
 
 
-def _speed(batches: Callable[[], Iterable], size: Callable) -> Speed:
-    """Images a second of one epoch, from asking for it to its last batch."""
+def _measure_speed(batches: Callable[[], Iterable], size: Callable) -> Speed:
+    """Return the images per second of one epoch, from its start to its last batch."""
     start, work = time.perf_counter(), time.process_time()
     num = sum(size(batch) for batch in batches())
     return Speed(num / (time.perf_counter() - start), num / (time.process_time() - work))
 
 
-def _report(found: dict[str, list[Speed]], what: str, load_before: float) -> None:
+def _write_results(found: dict[str, list[Speed]], what: str, load_before: float) -> None:
     rows = {}
     print(f"{'':40} {'images/s':>10} {'lowest':>10} {'highest':>10} {'images/core s':>14}")
     for key, speeds in found.items():

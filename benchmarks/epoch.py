@@ -1,12 +1,12 @@
-"""What a whole training epoch costs beyond its bare steps, and against the usual loop.
+"""Time a training epoch against its bare steps and against a plain training loop.
 
     python benchmarks/epoch.py                          # resnet32x4 -> resnet8x4, KD, batch 64
     python benchmarks/epoch.py --gpu_id 0 --batches 200 --compile --precision bf16 --rounds 10
 
-Three things take turns, an epoch each: ours, as the command runs it (the loader, the figures, the
-progress bar, the record, the checkpoints of the epoch; without scoring); its bare steps, on one
-batch that is there already; and a plain loop, whose teacher runs as it is, eagerly and in single
-precision, on what torchvision's PIL pipeline gives from worker processes. Images are random bytes.
+Epochs of three kinds are interleaved: ours, as the command runs it (loader, metrics, progress bar,
+records and checkpoints, without evaluation); its bare steps, on one batch on the device; and a
+plain loop with an unmodified teacher, in eager mode and fp32, on batches of torchvision's PIL
+pipeline from worker processes. Images are random bytes.
 Writes `benchmarks/results/epoch.json`.
 """
 
@@ -80,8 +80,8 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of every epoch of each; the first of ours is not counted."""
-    images = image_set(args.batch * args.batches)
+    """Return the seconds of every epoch of each kind, without the first."""
+    images = random_images(args.batch * args.batches)
     setup = BenchmarkSetup(
         partial(models.create, args.student, num_classes=100),
         partial(models.create, args.teacher, num_classes=100),
@@ -106,16 +106,16 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, list[fl
         pin_memory=device.type == "cuda",
     )
     others = {
-        BARE: lambda: bare_epoch(bare, setup.batch(), args.batches),
-        USUAL: lambda: usual_epoch(usual, pil, device),
+        BARE: lambda: run_bare_epoch(bare, setup.batch(), args.batches),
+        USUAL: lambda: run_usual_epoch(usual, pil, device),
     }
     found: dict[str, list[float]] = {name: [] for name in (OURS, *others)}
 
-    def between(row: dict[str, float]) -> None:
-        """After an epoch of ours: what it took, then an epoch of each of the others."""
+    def after_epoch(row: dict[str, float]) -> None:
+        """Record the time of our epoch, then run an epoch of each other kind."""
         synchronize(device)
         took = {OURS: time.perf_counter() - began[0]}
-        took |= {name: seconds(run, device) for name, run in others.items()}
+        took |= {name: time_call(run, device) for name, run in others.items()}
         if row["epoch"] > 1:
             for name, value in took.items():
                 found[name].append(value)
@@ -135,7 +135,7 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, list[fl
 
             def keep(row: dict[str, float], state: TrainState, net: nn.Module) -> None:
                 recorder.on_epoch_end(row, state, net)
-                between(row)
+                after_epoch(row)
 
             began[0] = time.perf_counter()
             fit(
@@ -149,8 +149,8 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, list[fl
     return found
 
 
-def image_set(count: int) -> ImageSet:
-    """Random bytes in the shape of CIFAR-100."""
+def random_images(count: int) -> ImageSet:
+    """Return random bytes in the shape of CIFAR-100."""
     rng = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, 3, 32, 32), generator=rng, dtype=torch.uint8)
     labels = torch.arange(count) % 100
@@ -167,20 +167,20 @@ def image_set(count: int) -> ImageSet:
     )
 
 
-def bare_epoch(trainer: Trainer, batch: Batch, batches: int) -> None:
+def run_bare_epoch(trainer: Trainer, batch: Batch, batches: int) -> None:
     for _ in range(batches):
         trainer.backward(batch, 0.0)
         trainer.optimizer_step()
 
 
-def usual_epoch(trainer: Trainer, loader: DataLoader, device: torch.device) -> None:
+def run_usual_epoch(trainer: Trainer, loader: DataLoader, device: torch.device) -> None:
     for images, labels, index in loader:
         there = (each.to(device, non_blocking=True) for each in (images, labels, index))
         trainer.backward(Batch(*there), 0.0)
         trainer.optimizer_step()
 
 
-def seconds(run: Callable[[], None], device: torch.device) -> float:
+def time_call(run: Callable[[], None], device: torch.device) -> float:
     synchronize(device)
     began = time.perf_counter()
     run()

@@ -1,4 +1,4 @@
-"""Images a second from folders: our two pipelines against torchvision's usual one.
+"""Images per second from folders: our two pipelines against torchvision's usual one.
 
     python benchmarks/data.py --folder [--rounds 5] [--workers 2]
 
@@ -39,16 +39,16 @@ def compare(rounds: int, workers: int) -> None:
     """Measure all, print and write the result."""
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as scratch:
-        make(Path(scratch))
+        write_images(Path(scratch))
         usual = pil_loader(Path(scratch), workers)
         epochs: dict[str, Callable[[int], Iterable]] = {USUAL: lambda _: usual}
-        epochs["distillers"] = ours(scratch, workers, None)
-        if is_there("nvidia.dali"):
-            epochs["distillers, DALI"] = ours(scratch, workers, "cpu")
+        epochs["distillers"] = our_epochs(scratch, workers, None)
+        if is_installed("nvidia.dali"):
+            epochs["distillers, DALI"] = our_epochs(scratch, workers, "cpu")
         found: dict[str, list[float]] = {name: [] for name in epochs}
         for number in range(1, rounds + 2):
             for name, epoch in epochs.items():
-                found[name].append(speed(epoch(number)))
+                found[name].append(measure_speed(epoch(number)))
     kept = {name: speeds[1:] for name, speeds in found.items()}
     medians = {name: statistics.median(speeds) for name, speeds in kept.items()}
     ratios = {name: round(median / medians[USUAL], 2) for name, median in medians.items()}
@@ -70,21 +70,21 @@ def compare(rounds: int, workers: int) -> None:
     RESULT.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def ours(root: str, workers: int, dali: Dali) -> Callable[[int], Iterable]:
-    """Epochs by number."""
+def our_epochs(root: str, workers: int, dali: Dali) -> Callable[[int], Iterable]:
+    """Return a function from the number of an epoch to its batches."""
     source = source_of("folder", root, reading=DecodeOptions(num_workers=workers, dali=dali))
     loader = source.train_loader(BATCH_SIZE, seed=0, drop_last=False, device=torch.device("cpu"))
     return loader.epoch
 
 
-def is_there(module: str) -> bool:
-    """Whether an extra is installed."""
+def is_installed(module: str) -> bool:
+    """Return whether an extra is installed."""
     parent = module.partition(".")[0]
     return find_spec(parent) is not None and find_spec(module) is not None
 
 
-def make(root: Path, count: int = NUM_IMAGES) -> None:
-    """JPEGs of some 60 kilobytes, about as hard to decode as photographs."""
+def write_images(root: Path, count: int = NUM_IMAGES) -> None:
+    """Write JPEGs of about 60 kilobytes, which take as long to decode as photographs."""
     rng = np.random.default_rng(0)
     for number in range(count):
         small = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
@@ -99,7 +99,7 @@ def make(root: Path, count: int = NUM_IMAGES) -> None:
 
 
 def pil_loader(root: Path, workers: int) -> DataLoader:
-    """What most scripts do."""
+    """Return torchvision's usual loader of images in folders."""
     transform = transforms.Compose(
         [
             transforms.RandomResizedCrop(224),
@@ -117,8 +117,8 @@ def pil_loader(root: Path, workers: int) -> DataLoader:
     )
 
 
-def speed(batches: Iterable) -> float:
-    """Images a second of one epoch."""
+def measure_speed(batches: Iterable) -> float:
+    """Return the images per second of one epoch."""
     start = time.perf_counter()
     count = sum(len(labels) for _, labels, *_ in batches)
     return count / (time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""The rate of matrix products and of copies of a device: what a step can at most reach.
+"""Measure the rates of matrix products and copies on a device, upper bounds for a step.
 
 python benchmarks/matrix.py --device cuda
 """

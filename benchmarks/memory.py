@@ -32,7 +32,7 @@ def compare(size: int, images: int, workers: int) -> None:
     """Run both, one after the other, and print their peaks."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        photographs.make(folder / "photographs", images)
+        photographs.write_images(folder / "photographs", images)
         test = folder / "photographs" / "val"
         for path in sorted((folder / "photographs" / "train").glob("*/*.jpg"))[:NUM_TEST]:
             (test / path.parent.name / f"copy{path.name}").write_bytes(path.read_bytes())
@@ -48,8 +48,8 @@ def compare(size: int, images: int, workers: int) -> None:
         )
         ours = [sys.executable, str(ROOT / "train_student.py"), *flags.split()]
         peaks = {
-            "plain loop": peaks_of([*plain, "--workers", str(workers)]),
-            "distillers": peaks_of(ours),
+            "plain loop": measure_peaks([*plain, "--workers", str(workers)]),
+            "distillers": measure_peaks(ours),
         }
     for name, (main, total) in peaks.items():
         print(f"{name:12} main process {main:6,.0f} MiB, all processes {total:6,.0f} MiB")
@@ -57,20 +57,22 @@ def compare(size: int, images: int, workers: int) -> None:
     print(f"ratio: main process {ratios[0]:.2f}, all processes {ratios[1]:.2f}")
 
 
-def peaks_of(command: list[str]) -> tuple[float, float]:
+def measure_peaks(command: list[str]) -> tuple[float, float]:
     """Return the peaks of a command: its process, and all of its processes, in MiB."""
     process = subprocess.Popen(command)
     main = total = 0.0
     while process.poll() is None:
         main = max(main, read_mib(process.pid, "status", "VmHWM"))
-        total = max(total, sum(read_mib(pid, "smaps_rollup", "Pss") for pid in tree(process.pid)))
+        total = max(
+            total, sum(read_mib(pid, "smaps_rollup", "Pss") for pid in process_tree(process.pid))
+        )
         time.sleep(0.1)
     if process.returncode:
         raise SystemExit(process.returncode)
     return main, total
 
 
-def tree(pid: int) -> list[int]:
+def process_tree(pid: int) -> list[int]:
     """Return a process and all that it started."""
     found = [pid]
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
@@ -78,7 +80,7 @@ def tree(pid: int) -> list[int]:
             children = path.read_text().split()
         except OSError:  # it has ended
             continue
-        found += [each for child in children for each in tree(int(child))]
+        found += [each for child in children for each in process_tree(int(child))]
     return found
 
 
@@ -92,14 +94,14 @@ def read_mib(pid: int, file: str, name: str) -> float:
 
 
 def train_plainly(folder: Path, size: int, workers: int) -> None:
-    """Train as a short script does."""
+    """Train with a plain loop, as a short script would."""
     teacher = timm.create_model(TEACHER, num_classes=NUM_CLASSES)
     teacher.load_state_dict(torch.load(folder / "t.pth"))
     teacher.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     student = timm.create_model(STUDENT, num_classes=NUM_CLASSES)
     student.to(memory_format=torch.channels_last)
     loaders = {
-        part: loader(folder / "photographs", part, size, workers) for part in ("train", "val")
+        part: build_loader(folder / "photographs", part, size, workers) for part in ("train", "val")
     }
     optimizer = torch.optim.SGD(student.parameters(), 0.05, momentum=0.9, weight_decay=5e-4)
     for _ in range(EPOCHS):
@@ -118,7 +120,7 @@ def train_plainly(folder: Path, size: int, workers: int) -> None:
                 student(images)
 
 
-def loader(root: Path, part: str, size: int, workers: int) -> DataLoader:
+def build_loader(root: Path, part: str, size: int, workers: int) -> DataLoader:
     """Return torchvision's usual loader of training or test images."""
     if part == "train":
         crop = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]

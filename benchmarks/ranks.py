@@ -1,10 +1,10 @@
-"""What keeping processes in step costs beyond DistributedDataParallel of the same networks.
+"""Cost of a distributed step beyond DistributedDataParallel of the same networks.
 
     python benchmarks/ranks.py --processes 2 --out benchmarks/results/ranks.json
 
 Each process takes its part of a batch of resnet32x4 to resnet8x4. Our step (gathers, memories that
-are equal, averaged running statistics) and a plain one, whose losses take themselves to be alone,
-run in turn; the figure is the median of the ratio of the two, round by round.
+are equal, averaged running statistics) and a plain one, whose losses use the images of one process,
+are interleaved; the result is the median over rounds of the ratio of the two.
 """
 
 import argparse
@@ -45,11 +45,11 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=recipes.ELEVEN)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    mp.spawn(work, args=(args,), nprocs=args.processes)
+    mp.spawn(run_rank, args=(args,), nprocs=args.processes)
 
 
-def work(rank: int, args: argparse.Namespace) -> None:
-    """One process."""
+def run_rank(rank: int, args: argparse.Namespace) -> None:
+    """Measure all methods in one process of the group."""
     torch.set_num_threads(1)
     store = dist.TCPStore("127.0.0.1", 29_871, args.processes, is_master=rank == 0)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=args.processes)
@@ -62,23 +62,23 @@ def work(rank: int, args: argparse.Namespace) -> None:
 
 
 def measure(method: str, args: argparse.Namespace) -> float:
-    """The median ratio of our step and a plain one."""
+    """Return the median ratio of our step to the plain one."""
     world = World(dist.get_rank(), args.processes, dist.get_rank())
-    ours = Trainer(task_of(method, args), HPARAMS, world)
+    ours = Trainer(build_task(method, args), HPARAMS, world)
     with mock.patch.object(ranks, "num_ranks", return_value=1):
         with mock.patch("distillers.losses.semckd.num_ranks", return_value=1):
-            plain = Trainer(task_of(method, args), HPARAMS)
+            plain = Trainer(build_task(method, args), HPARAMS)
         plain.runner._run = DistributedDataParallel(
             plain.task, static_graph=True, gradient_as_bucket_view=True, **WITHOUT_BUFFERS
         )
-    batch = batch_of(args, world)
+    batch = build_batch(args, world)
 
-    def alone() -> None:
+    def plain_step() -> None:
         with mock.patch.object(ranks, "num_ranks", return_value=1):
-            step(plain, batch)
+            train_step(plain, batch)
 
     pairs = [
-        (seconds(lambda: step(ours, batch), world), seconds(alone, world))
+        (time_call(lambda: train_step(ours, batch), world), time_call(plain_step, world))
         for _ in range(args.rounds + 2)
     ][2:]  # the first ones warm up
     found = [mine / its for mine, its in pairs]
@@ -88,8 +88,8 @@ def measure(method: str, args: argparse.Namespace) -> float:
     return round(ratio, 4)
 
 
-def task_of(method: str, args: argparse.Namespace) -> Distillation:
-    """A method on the pair, at its published weight beside cross-entropy and KL divergence."""
+def build_task(method: str, args: argparse.Namespace) -> Distillation:
+    """Return the task of a method with its published weights, cross-entropy and KL divergence."""
     torch.manual_seed(0)
     student, teacher = (
         models.create(name, num_classes=CLASSES, image_size=32)
@@ -108,22 +108,22 @@ def task_of(method: str, args: argparse.Namespace) -> Distillation:
     return task
 
 
-def batch_of(args: argparse.Namespace, world: World) -> Batch:
-    """This process's part of a batch."""
+def build_batch(args: argparse.Namespace, world: World) -> Batch:
+    """Return this process's part of a batch."""
     each = args.batch // args.processes
     index = torch.arange(each * world.rank, each * (world.rank + 1))
     images = torch.randn(each, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     return Batch(images, index % CLASSES, index, rows_per_rank=(each,) * args.processes)
 
 
-def step(trainer: Trainer, batch: Batch) -> None:
-    """One step of the optimiser."""
+def train_step(trainer: Trainer, batch: Batch) -> None:
+    """Train for one step."""
     trainer.backward(batch, 0.5)
     trainer.optimizer_step()
 
 
-def seconds(function: Callable[[], None], world: World) -> float:
-    """Of a call that all processes make at once."""
+def time_call(function: Callable[[], None], world: World) -> float:
+    """Return the seconds of a call that all processes make at once."""
     world.wait()
     began = time.perf_counter()
     function()

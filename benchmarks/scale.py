@@ -1,4 +1,4 @@
-"""How a step's cost grows with batch, image size, classes, images and memory.
+"""Time steps for several batch sizes, image sizes, numbers of classes and sizes of memory.
 
     python benchmarks/scale.py                    # resnet32x4 -> resnet8x4 on what device there is
     python benchmarks/scale.py --teacher resnet20 --student resnet8 --rounds 3
@@ -39,7 +39,7 @@ def main() -> None:
     args = parser.parse_args()
     reuse_freed_memory()
     device = device_of((args.gpu_id,) if args.gpu_id else ())
-    student, teacher = nets(args, 100)
+    student, teacher = network_builders(args, 100)
     base = BenchmarkSetup(student=student, teacher=teacher, device=device)
     results: dict[str, dict[str, float]] = {}
     for what, setup, methods in variations(base, args):
@@ -55,8 +55,8 @@ def main() -> None:
         args.out.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def nets(args: argparse.Namespace, classes: int) -> tuple[partial, partial]:
-    """What makes the student, and the teacher."""
+def network_builders(args: argparse.Namespace, classes: int) -> tuple[partial, partial]:
+    """Return functions that build the student and the teacher."""
     build = partial(models.create, num_classes=classes)
     return partial(build, args.student), partial(build, args.teacher)
 
@@ -64,7 +64,7 @@ def nets(args: argparse.Namespace, classes: int) -> tuple[partial, partial]:
 def variations(
     base: BenchmarkSetup, args: argparse.Namespace
 ) -> Iterator[tuple[str, BenchmarkSetup, list[str]]]:
-    """What is changed, the setup, and the methods that it says something of."""
+    """Yield each variation: its description, the setup, and the methods that it affects."""
     memories = [name for name in args.methods if name in ("crd", "rrd")]
     for size in (16, 64, 256):
         yield f"batch {size}", replace(base, batch_size=size), args.methods
@@ -75,7 +75,7 @@ def variations(
             args.methods,
         )
     for classes in (10, 1000):
-        student, teacher = nets(args, classes)
+        student, teacher = network_builders(args, classes)
         setup = replace(base, student=student, teacher=teacher, num_classes=classes)
         yield f"{classes} classes", setup, args.methods
     for images in (500_000, 1_281_167) if memories else ():

@@ -1,4 +1,4 @@
-"""What each method's step costs beyond the two networks it runs.
+"""Time the step of each method against the two networks that it runs.
 
     python benchmarks/speed.py                      # resnet32x4 -> resnet8x4, batch 64, 2 threads
     python benchmarks/speed.py --methods kd crd --rounds 9
@@ -35,7 +35,7 @@ def main(words: list[str]) -> int:
 
 
 def draw(content: dict, path: Path) -> None:
-    """The ratios as bars, whiskers from the lowest to the highest round."""
+    """Plot the ratios as bars, with whiskers from the lowest to the highest round."""
     rows = content["results"]["rows"]
     variants = [name for name in next(iter(rows.values())) if name not in (STUDENT, TEACHER)]
     figure, axes = plt.subplots(

@@ -1,4 +1,4 @@
-"""What it costs in accuracy that each image has only V augmented views, on real CIFAR-10.
+"""Accuracy of a student if each image has only V augmented views, on CIFAR-10.
 
     python benchmarks/views.py --data_dir data --images 10000 --epochs 10
     python benchmarks/views.py --data_dir data --images 2500 --epochs 40 --views none 16 4 1
@@ -56,7 +56,7 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     images = load("cifar10", args.data_dir, download=False)
     content = json.loads(out.read_text()) if out.exists() else {"runs": []}
-    teacher = trained_teacher(images.keep(torch.arange(TEACHER_IMAGES)), work / "teacher.pt")
+    teacher = load_or_train_teacher(images.keep(torch.arange(TEACHER_IMAGES)), work / "teacher.pt")
     content["teacher"] = accuracy(teacher, images)
     few = images.keep(torch.arange(args.images))
     for seed in args.seeds:
@@ -64,25 +64,25 @@ def main() -> None:
             asked = {"images": args.images, "epochs": args.epochs, "views": views, "seed": seed}
             if any(asked.items() <= run.items() for run in content["runs"]):
                 continue
-            run = asked | student(few, teacher, args.epochs, views, seed, work / "cache")
+            run = asked | train_student(few, teacher, args.epochs, views, seed, work / "cache")
             print(run, flush=True)
             content["runs"].append(run)
             out.write_text(json.dumps(content, indent=1) + "\n")
-    show(content["runs"])
+    print_table(content["runs"])
 
 
-def hparams_of(epochs: int) -> Hyperparameters:
+def build_hparams(epochs: int) -> Hyperparameters:
     milestones = (epochs // 2, epochs * 4 // 5)
     return Hyperparameters(epochs=epochs, learning_rate=RATE, milestones=milestones)
 
 
-def trained_teacher(images: ImageSet, path: Path) -> nn.Module:
-    """A resnet20, read from `path` where an earlier process trained it."""
+def load_or_train_teacher(images: ImageSet, path: Path) -> nn.Module:
+    """Return a resnet20, read from `path` if an earlier process has trained it."""
     torch.manual_seed(0)
     net = models.create("resnet20", num_classes=10).to(memory_format=torch.channels_last)
     if not path.exists():
         loader = images.train_loader(BATCH, seed=0, drop_last=False, device=CPU)
-        hparams = hparams_of(TEACHER_EPOCHS)
+        hparams = build_hparams(TEACHER_EPOCHS)
         fit(
             Supervised(net, CE()),
             loader,
@@ -95,10 +95,10 @@ def trained_teacher(images: ImageSet, path: Path) -> nn.Module:
     return net.eval()
 
 
-def student(
+def train_student(
     images: ImageSet, teacher: nn.Module, epochs: int, views: str, seed: int, where: Path
 ) -> dict[str, Any]:
-    """The accuracy of one student, and how often the teacher ran."""
+    """Train a student and return its accuracy and the number of teacher forwards."""
     torch.manual_seed(seed)
     net, sample = models.create("resnet8", num_classes=10), images.sample(CPU)
     task = distil(net, teacher, {"ce": 0.1, "kd": 0.9}, images=sample)
@@ -116,7 +116,7 @@ def student(
     fit(
         task,
         loader,
-        hparams_of(epochs),
+        build_hparams(epochs),
         evaluate=lambda _: {},
         on_epoch_end=lambda row, *_: last.update(row),
     )
@@ -129,7 +129,7 @@ def accuracy(net: nn.Module, images: ImageSet) -> float:
     return score(net, images.test_loader(CPU).epoch(1)).acc
 
 
-def show(runs: list[dict[str, Any]]) -> None:
+def print_table(runs: list[dict[str, Any]]) -> None:
     groups: dict[tuple, list[float]] = {}
     for run in runs:
         groups.setdefault((run["images"], run["epochs"], run["views"]), []).append(run["test_acc"])
