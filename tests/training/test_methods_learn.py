@@ -14,6 +14,7 @@ from distillers.checkpoints import io as checkpoint
 from distillers.checkpoints.load import load as load_network
 from distillers.cli import main as cli
 from distillers.cli.demo import halved
+from distillers.config.augmentation import Augmentation
 from distillers.data import Loader, load
 from distillers.distillation import recipes
 from distillers.distillation.build import distil
@@ -83,9 +84,10 @@ def scores(net, digits):
 
 def train(name, digits, teacher):
     task, rows = build(name, digits, teacher), []
+    second_view = Augmentation(strong_aa="fixmatch" if task.reads_strong else None)
     fit(
         task,
-        make_loader(digits, shuffle=True),
+        make_loader(digits, shuffle=True, augment=task.reads_strong, augmentation=second_view),
         Hyperparameters(epochs=EPOCHS.get(name, 4), learning_rate=0.02),
         evaluate=lambda net: scores(net, digits),
         on_epoch_end=lambda row, *_: rows.append(row),
