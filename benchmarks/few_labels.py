@@ -25,6 +25,7 @@ import json
 import statistics
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,9 @@ def embeddings_of(source: ImageSet, weights: Path, work: Path) -> tuple[Tensor, 
                 parts.append(embed(batch.images))
                 if place % 20 == 0:
                     print(f"view {number}: {place} of {len(views)} batches", flush=True)
-        tested = [embed(b.images) for b, _ in zip(source.test_loader(CPU).epoch(1), range(8))]
-        torch.save({"train": torch.cat(parts), "test": torch.cat(tested)[:2000]}, path)
+        tests = islice(source.test_loader(CPU).epoch(1), 8)
+        tested = torch.cat([embed(batch.images) for batch in tests])[:2000]
+        torch.save({"train": torch.cat(parts), "test": tested}, path)
     found = torch.load(path, weights_only=True)
     return found["train"], found["test"]
 
@@ -154,7 +156,8 @@ def run(
     labels = few.train_labels[known]
     rows = torch.cat([known + view * IMAGES for view in range(VIEWS)])
     head = fit_ridge(train[rows], labels.repeat(VIEWS), 10).module()
-    taught = 100 * float((head(test.float()).argmax(1) == source.test_labels[:2000]).double().mean())
+    right = head(test.float()).argmax(1) == source.test_labels[:2000]
+    taught = 100 * float(right.double().mean())
     if setting == "label-free":
         few = few.relabelled(few.train_labels * 0 - 1)
     elif is_all:

@@ -27,6 +27,7 @@ COMMANDS = {
     "transfer": "train a network's classifier, or all of it, on other data (transfer_student.py)",
     "evaluate": "evaluate a saved network on test images",
     "predict": "predict the classes of pictures without labels",
+    "audit": "examine teachers: accuracy, calibration, labels that they doubt, agreement",
     "compare": "compare a network with the one that it would replace, within limits",
     "figures": "plot comparisons of saved networks",
     "export": "export a saved network as safetensors, ONNX or a torch.export program",

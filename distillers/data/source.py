@@ -189,6 +189,10 @@ class DataSource(Protocol):
 
     def train_eval_loader(self, device: torch.device, shard: Shard = Shard()) -> BatchLoader:
         """Return a loader of the training images, prepared and ordered as test images are."""
+        return self.train_as_test().test_loader(device, shard)
+
+    def train_as_test(self) -> Self:
+        """Return this dataset with its training images as its test images."""
         ...
 
     def shuffled_test(self, seed: int) -> Self:

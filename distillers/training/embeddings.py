@@ -97,6 +97,10 @@ class EmbeddedSource(DataSource):
         return EmbeddedSource(kept, self.embed), rest
 
     @override
+    def train_as_test(self) -> "EmbeddedSource":
+        return EmbeddedSource(self.source.train_as_test(), self.embed)
+
+    @override
     def keep(self, rows: Tensor) -> "EmbeddedSource":
         return EmbeddedSource(self.source.keep(rows), self.embed)
 

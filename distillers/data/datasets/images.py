@@ -141,9 +141,8 @@ class ImageSet(DataSource):
         return self._eval_loader(len(self.test_images), device, shard)
 
     @override
-    def train_eval_loader(self, device: torch.device, shard: Shard = Shard()) -> Loader:
-        whole = replace(self, test_images=self.train_images, test_labels=self.train_labels)
-        return whole.test_loader(device, shard)
+    def train_as_test(self) -> "ImageSet":
+        return replace(self, test_images=self.train_images, test_labels=self.train_labels)
 
     def resized(self, side: int) -> "ImageSet":
         """Return this dataset with images resized to `side` pixels (bilinear, antialiased)."""

@@ -1,0 +1,167 @@
+"""Audit teachers before they teach: accuracy, calibration, probable label errors, agreement."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+from torch.nn import functional as F
+
+from distillers.data.source import DataSource
+from distillers.figures.calibration import expected_calibration_error
+from distillers.report.evaluation import check_finite, per_class
+from distillers.training.predictions import Predictions, agreement
+
+TEMPERATURES = (0.05, 20.0)  # ends of the range that is searched
+SHOWN = 48  # suspects
+
+
+def audit(names: Sequence[str], seen: Sequence[Predictions], source: DataSource) -> dict[str, Any]:
+    """Return all figures of an audit, as JSON types.
+
+    Args:
+        names: of the teachers.
+        seen: the predictions of each teacher for the same images, in the same order.
+        source: their data set; the images are its test images.
+
+    Returns:
+        "teachers": for each `teacher_figures`; "suspects": see `suspects`; "agreement": percent of
+        the images of which two teachers predict the same class, for each pair; "together": accuracy
+        of the mean of the teachers' probabilities, and of how many percent of the images all
+        teachers agree, with the accuracy there.
+
+    Raises:
+        InputError: if an output is not finite.
+    """
+    for each in seen:
+        check_finite(each, source)
+    figures = [teacher_figures(name, each, source) for name, each in zip(names, seen, strict=True)]
+    found: dict[str, Any] = {
+        "dataset": source.name,
+        "images": len(seen[0].labels()),
+        "class_names": list(source.class_names),
+        "teachers": figures,
+        "suspects": suspects(seen, source),
+    }
+    if len(seen) > 1:
+        found["agreement"] = [[agreement(one, other) for other in seen] for one in seen]
+        found["together"] = _together(seen)
+    return found
+
+
+def teacher_figures(name: str, seen: Predictions, source: DataSource) -> dict[str, Any]:
+    """Return accuracy and calibration of one teacher, altogether and for each class.
+
+    Percentages are in 0 to 100, the calibration error `ece` in 0 to 1. `temperature` is what the
+    logits must be divided by for the lowest cross-entropy (Guo et al., 2017,
+    https://arxiv.org/abs/1706.04599, section 4.2); `ece_at_temperature` and `loss_at_temperature`
+    are those of the divided logits.
+    """
+    labels, classes, logits = seen.labels(), seen.classes(), seen.logits().double()
+    confidence, correct = seen.confidence(), classes == labels
+    temperature = calibrating_temperature(logits, labels)
+    cooled = (logits / temperature).softmax(1).gather(1, classes[:, None])[:, 0]
+    rows = per_class(classes, labels, source.class_names).to_dict("records")
+    for number, row in enumerate(rows):
+        mine = labels == number
+        row |= {"confidence": None, "ece": None}
+        if bool(mine.any()):
+            row["confidence"] = 100 * float(confidence[mine].mean())
+            row["ece"] = expected_calibration_error(confidence[mine], correct[mine])
+    return {
+        "name": name,
+        "accuracy": 100 * float(correct.double().mean()),
+        "confidence": 100 * float(confidence.mean()),
+        "loss": float(F.cross_entropy(logits, labels)),
+        "ece": expected_calibration_error(confidence, correct),
+        "temperature": temperature,
+        "loss_at_temperature": float(F.cross_entropy(logits / temperature, labels)),
+        "ece_at_temperature": expected_calibration_error(cooled, correct),
+        "classes": [{key: _or_none(value) for key, value in row.items()} for row in rows],
+    }
+
+
+def calibrating_temperature(logits: Tensor, labels: Tensor) -> float:
+    """Return the temperature at which logits / T have the lowest cross-entropy.
+
+    It is searched between 0.05 and 20; for a teacher that is always right it is far below 1.
+
+    Args:
+        logits: (n, k).
+        labels: (n,) int64.
+    """
+    low, high = (math.log(each) for each in TEMPERATURES)
+    found = minimize_scalar(
+        lambda log_t: float(F.cross_entropy(logits.double() / math.exp(log_t), labels)),
+        bounds=(low, high),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    return math.exp(float(found.x))
+
+
+def suspects(
+    seen: Sequence[Predictions], source: DataSource, shown: int = SHOWN
+) -> list[dict[str, Any]]:
+    """Return the images whose labels are the least probable, according to the teachers' mean.
+
+    An image is a suspect if the class with the highest mean probability is not its label. They are
+    ordered by the probability of that class minus that of the label, as is usual for finding label
+    errors (Northcutt, Jiang and Chuang, 2021, https://arxiv.org/abs/1911.00068, section 3.2).
+
+    Args:
+        seen: the predictions of each teacher.
+        source: the data set.
+        shown: largest number of images.
+    """
+    chances = torch.stack([each.probabilities() for each in seen]).mean(0)
+    labels, rows = seen[0].labels(), seen[0].rows()
+    confidence, classes = chances.max(1)
+    of_label = chances.gather(1, labels[:, None])[:, 0]
+    margin = torch.where(classes == labels, -1.0, confidence - of_label)
+    order = margin.argsort(descending=True, stable=True)[:shown]
+    return [
+        {
+            "row": int(rows[i]),
+            "image": source.test_image_name(int(rows[i])),
+            "label": source.class_names[int(labels[i])],
+            "prediction": source.class_names[int(classes[i])],
+            "confidence": 100 * float(confidence[i]),
+            "label_probability": 100 * float(of_label[i]),
+            "teachers": sum(int(each.classes()[i] == classes[i]) for each in seen),
+        }
+        for i in order.tolist()
+        if margin[i] >= 0
+    ]
+
+
+def pictures(source: DataSource, rows: Iterable[int], device: torch.device) -> dict[int, Tensor]:
+    """Return test images by row, as they are shown to a network: (3, h, w) uint8."""
+    wanted, found = set(rows), {}
+    mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (source.mean, source.std))
+    for batch in source.test_loader(device).epoch(1) if wanted else ():
+        for image, row in zip(batch.images, batch.index.tolist(), strict=True):
+            if row in wanted:
+                pixels = 255 * (image.cpu() * std + mean)
+                found[row] = pixels.round().clamp(0, 255).to(torch.uint8)
+    return found
+
+
+def _together(seen: Sequence[Predictions]) -> dict[str, float | None]:
+    labels = seen[0].labels()
+    mean = torch.stack([each.probabilities() for each in seen]).mean(0)
+    first = seen[0].classes()
+    same = torch.stack([each.classes() == first for each in seen]).all(0)
+    right = first == labels
+    return {
+        "accuracy": 100 * float((mean.argmax(1) == labels).double().mean()),
+        "unanimous": 100 * float(same.double().mean()),
+        "unanimous_accuracy": _or_none(100 * float(right[same].double().mean())),
+    }
+
+
+def _or_none(value: Any) -> Any:
+    """Return a value, or None for NaN, which JSON does not have."""
+    return None if isinstance(value, float) and math.isnan(value) else value
