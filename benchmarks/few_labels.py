@@ -118,7 +118,7 @@ def embeddings_of(source: ImageSet, weights: Path, work: Path) -> tuple[Tensor, 
     path = work / "embeddings.pt"
     if not path.exists():
         (file,) = weights.rglob("*.pth")
-        teacher = load_network(file, model=NETWORK, num_classes=1000, image_size=224).net
+        teacher: Any = load_network(file, model=NETWORK, num_classes=1000, image_size=224).net
         teacher.reset_classifier(0)
         teacher.eval()
         mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (source.mean, source.std))

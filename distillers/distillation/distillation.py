@@ -124,7 +124,7 @@ class Distillation(Task):
         self.teacher_weights = normalize_weights(teacher_weights, len(nets))
         self.combine: Combine = combine
         self.deploys = any(as_deploying(term.loss) for term in terms)
-        self.trains_classifier = "student_logits" in names
+        self.trains_classifier = any(name.startswith("student_logits") for name in names)
         self._returns_logits = has_logits(student) and not self.deploys
 
     @property

@@ -53,7 +53,7 @@ def main(args: Sequence[str]) -> None:
     device = device_of(config.devices())
     seen, source = _predictions(config, device)
     found = {"split": config.split, **audit(config.teachers, seen, source)}
-    images = pictures(source, (each["row"] for each in found["suspects"]), device)
+    images = pictures(source, [int(each["row"]) for each in found["suspects"]], device)
     out.mkdir(parents=True, exist_ok=True)
     content = json.dumps(found, indent=2, allow_nan=False) + "\n"
     write_atomically(out / "audit.json", content.encode())
