@@ -39,6 +39,7 @@ class Card(TypedDict, total=False):
         transferred: origin of a network that was transferred.
         int8: how an ONNX file was quantised: layers kept in float, number of calibration images,
             agreement with the float file and its accuracy in percent.
+        class_weight: weights of the classes in its loss.
     """
 
     format: Annotated[int, Bounds(1, 10**6)]
@@ -60,6 +61,7 @@ class Card(TypedDict, total=False):
     distilled: dict[str, Any]
     transferred: dict[str, Any]
     int8: dict[str, Any]
+    class_weight: Annotated[list[Annotated[float, Bounds(0, 1e12)]], Length(1, 10**6)]
 
 
 def check_card(card: object, path: str | Path) -> dict[str, Any]:

@@ -26,6 +26,9 @@ Percent = Annotated[float, Bounds(0, 100)]
 Amount = Annotated[float, Bounds(0, 1e15)]
 LARGEST = 1e18  # keeps sums of squares finite
 
+# Figures in a row of the metrics by --select.
+SELECTED = {None: "acc", "test_acc": "acc", "balanced_acc": "balanced_acc", "loss": "loss"}
+
 
 class NotAnObjectError(CorruptFileError):
     """A file is intact JSON of another kind, as of another program."""
@@ -69,16 +72,23 @@ class MetricsRow(TypedDict):
     """Entries of a row of `metrics.jsonl` that are read; the others are numbers."""
 
     epoch: Annotated[int, Bounds(-(10**6), 10**6)]
-    test_acc: Percent
+    test_acc: NotRequired[Percent]
     lr: NotRequired[Annotated[float, Bounds(-LARGEST, LARGEST)]]
     images_per_second: NotRequired[Amount]
     val_acc: NotRequired[Percent]
+    val_balanced_acc: NotRequired[Percent]
+    val_loss: NotRequired[Amount]
 
 
 # Content of `parameters.json` besides the flags.
 RunTotals = TypedDict(
     "RunTotals", {"Total time": Amount, "epochs": Annotated[int, Bounds(1, 10**6)]}
 )
+
+
+def reported_part(row: Mapping[str, Any]) -> str:
+    """Return the images on which an epoch is reported: "test", or "val" without test images."""
+    return "test" if "test_acc" in row else "val"
 
 
 def dump_json(content: Mapping[str, Any]) -> bytes:

@@ -57,7 +57,7 @@ class TrainConfig(StepFlags):
     """Download the data set if it is missing."""
     val_fraction: Annotated[float, FRACTION, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = 0.0
     """Fraction of the training set held out for choosing the best epoch. If --dataset folder has
-    no val/, the held-out images are its test set."""
+    no val/, these images take the place of its test set, in every run the same."""
     image_size: Annotated[int | None, at_least(8), Fact.PUBLISHED_SETTING] = None
     """Height and width of the images in pixels. Default: 64 for tinyimagenet, 224 for other
     folders of images, else the data set's own."""
@@ -70,8 +70,8 @@ class TrainConfig(StepFlags):
     epochs: Annotated[int, AT_LEAST_1, Fact.SAME_COST] = 240
     """Number of passes over the training set."""
     patience: Annotated[int | None, AT_LEAST_1, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = None
-    """Stop if the accuracy on the held-out images of --val_fraction has not risen for so many
-    epochs. Default: train for all --epochs."""
+    """Stop if the figure of --select on the held-out images of --val_fraction has not been better
+    for so many epochs. Default: train for all --epochs."""
     learning_rate: Annotated[
         float | None, POSITIVE, Fact.SAME_COST, Fact.PUBLISHED_SETTING, Fact.OWN_COLUMN
     ] = None
@@ -91,6 +91,19 @@ class TrainConfig(StepFlags):
     """Last epoch in which batches are mixed; 0 for all epochs."""
     bce_loss: Annotated[bool, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = False
     """Binary cross-entropy for each class in place of the cross-entropy with the labels."""
+    class_weight: Annotated[str | None, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = None
+    """Weights of the classes in the loss with the labels: balanced, for weights in inverse
+    proportion to the numbers of training images, or a YAML or JSON file of weights by class name.
+    Default: equal weights."""
+    balanced_sampling: Annotated[bool, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = False
+    """Draw images of every class equally often; those of small classes come several times in an
+    epoch, which has as many images as before."""
+    select: Annotated[
+        Literal["test_acc", "balanced_acc", "loss"] | None, Fact.SAME_COST, Fact.PUBLISHED_SETTING
+    ] = None
+    """Figure that chooses the best epoch: accuracy, balanced accuracy, or the cross-entropy, on the
+    held-out images if there are any, else on the test images. Default: the accuracy on held-out
+    images; without any, what --protocol reports."""
     channels_last: bool = True
     """Use the channels-last memory format, which is faster."""
     gpu_id: Annotated[

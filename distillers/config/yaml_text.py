@@ -1,7 +1,7 @@
 """Read YAML that people write, with bounds, so that no file takes all memory."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from typing_extensions import override
@@ -12,8 +12,13 @@ MAX_CHARACTERS = 200_000
 MAX_VALUE = 4096  # characters of one value or name, as of a path
 
 
-def read_yaml(path: str | Path, what: str) -> object:
-    """Read a YAML or JSON file; `what` is its name in messages, as in "the grid sweep.yml".
+def read_yaml(path: str | Path, what: str, loader: "type[BoundedLoader] | None" = None) -> object:
+    """Read a YAML or JSON file.
+
+    Args:
+        path: the file.
+        what: name of the file in messages, as in "the grid sweep.yml".
+        loader: what makes values of it; `BoundedLoader` by default.
 
     Raises:
         InputError: if it cannot be read, see also `parse_yaml`.
@@ -23,10 +28,28 @@ def read_yaml(path: str | Path, what: str) -> object:
             text = file.read(4 * MAX_CHARACTERS + 1).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {what}: {error}") from error
-    return parse_yaml(text, what)
+    return parse_yaml(text, what, loader)
 
 
-def parse_yaml(text: str, what: str) -> object:
+def read_text_mapping(path: str | Path, what: str) -> dict[str, str]:
+    """Read a YAML or JSON mapping, whose names and values stay as they are written.
+
+    Args:
+        path: the file.
+        what: name of the file in messages.
+
+    Raises:
+        InputError: as `read_yaml`, or if it is not a mapping of names to single values.
+    """
+    content = read_yaml(path, what, TextLoader)
+    if not isinstance(content, dict) or not all(
+        isinstance(each, str) for pair in content.items() for each in pair
+    ):
+        raise InputError(f"{what} must be a mapping of names to values.")
+    return content
+
+
+def parse_yaml(text: str, what: str, loader: "type[BoundedLoader] | None" = None) -> object:
     """Parse YAML or JSON into plain types; `what` is its name in messages.
 
     Raises:
@@ -36,7 +59,7 @@ def parse_yaml(text: str, what: str) -> object:
     try:
         if len(text) > MAX_CHARACTERS:
             raise yaml.YAMLError(f"it has more than {MAX_CHARACTERS:,} characters")
-        return yaml.load(text, BoundedLoader)
+        return yaml.load(text, loader or BoundedLoader)
     except RecursionError as error:
         raise InputError(f"cannot read {what}: it is nested too deeply.") from error
     except Exception as error:  # a value that does not fit its tag can raise anything
@@ -84,6 +107,12 @@ class BoundedLoader(yaml.SafeLoader):
                 raise _error(f"{name} is given twice", node)
             names.add(name)
         return node
+
+
+class TextLoader(BoundedLoader):
+    """A `BoundedLoader` that leaves every name and value as it is written."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
 
 def _error(problem: str, node: yaml.Node) -> yaml.YAMLError:

@@ -14,6 +14,42 @@ def generator(seed: int | str, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
 
 
+def balanced_order(labels: Tensor, rng: torch.Generator) -> Tensor:
+    """Return the rows of an epoch in random order, equally many of each class, (N,) int64.
+
+    The rows of a class follow one another in random permutations, so that in an epoch each comes
+    equally often, or once more. Where the classes do not divide the images, random ones give one
+    more.
+
+    Args:
+        labels: (N,) int64 class of each row.
+        rng: draws the order.
+    """
+    classes = labels.unique()
+    share, rest = divmod(len(labels), len(classes))
+    counts = torch.full((len(classes),), share)
+    counts[torch.randperm(len(classes), generator=rng)[:rest]] += 1
+    drawn = []
+    for label, count in zip(classes.tolist(), counts.tolist(), strict=True):
+        rows = (labels == label).nonzero().flatten()
+        times = -(-count // len(rows))
+        orders = [rows[torch.randperm(len(rows), generator=rng)] for _ in range(times)]
+        drawn.append(torch.cat([rows[:0], *orders])[:count])
+    chosen = torch.cat(drawn)
+    return chosen[torch.randperm(len(chosen), generator=rng)]
+
+
+def occurrences(order: Tensor) -> Tensor:
+    """Return how often each entry of an order came before in it, (n,) int64."""
+    by_row = order.argsort(stable=True)
+    rows = order[by_row]
+    positions = torch.arange(len(order))
+    starts = torch.ones(len(order), dtype=torch.bool)
+    starts[1:] = rows[1:] != rows[:-1]
+    first = torch.where(starts, positions, 0).cummax(0).values
+    return torch.empty_like(order).index_copy_(0, by_row, positions - first)
+
+
 def rank_indices(
     num: int,
     batch_size: int,

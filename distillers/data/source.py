@@ -72,7 +72,13 @@ class WrappedLoader(BatchLoader):
 
 
 class DataSource(Protocol):
-    """Training and test images of one dataset; see `ImageSet` and `FolderSet`."""
+    """Training and test images of one dataset; see `ImageSet` and `FolderSet`.
+
+    Attributes:
+        is_split: whether the test images were held out from the training images.
+    """
+
+    is_split: bool = False
 
     if TYPE_CHECKING:  # a property at run time would be the default value of a dataclass field
 
@@ -130,6 +136,11 @@ class DataSource(Protocol):
             ...
 
     @property
+    def test_part(self) -> str:
+        """What the test images are called: "val" if they were held out, else "test"."""
+        return "val" if self.is_split else "test"
+
+    @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
@@ -164,6 +175,7 @@ class DataSource(Protocol):
         views: NumViews | None = None,
         shuffle: bool = True,
         augmentation: Augmentation = Augmentation(),
+        balanced: bool = False,
     ) -> BatchLoader:
         """Return a loader of augmented training images, in a new order in every epoch.
 
@@ -177,6 +189,8 @@ class DataSource(Protocol):
                 is then set. None augments anew in each epoch.
             shuffle: False keeps the order of the rows; with `views`, epoch e shows view e of each.
             augmentation: what is done to the images besides crop and flip.
+            balanced: whether to draw images of every class equally often, in `shuffle`d epochs of
+                the same length.
         """
         ...
 

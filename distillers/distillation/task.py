@@ -2,7 +2,7 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -85,23 +85,30 @@ class Supervised(Task):
     Args:
         student: maps images (n, c, h, w) to logits (n, k).
         loss: maps logits (n, k) and labels (n,) to a scalar; or logits and probabilities (n, k) if
-            its second parameter is named `targets`.
+            its second parameter is named `targets`. It may read `rows_per_rank`.
     """
 
     def __init__(self, student: nn.Module, loss: nn.Module) -> None:
         super().__init__()
         self.student = student
         self.loss = loss
-        self._reads_targets = "targets" in inspect.signature(loss.forward).parameters
+        parameters = inspect.signature(loss.forward).parameters
+        self._reads_targets = "targets" in parameters
+        self._reads_rows = "rows_per_rank" in parameters
 
     def forward(self, batch: Batch, progress: float = 0.0) -> Step:  # noqa: ARG002
         """Compute the loss of one batch; `progress` is not used."""
         logits = self.student(batch.images)
         soft = self._reads_targets
         second = batch.soft_targets(logits.shape[1]) if soft else batch.labels
-        inputs = {"logits": logits, "labels": second}
+        inputs: dict[str, Any] = {"logits": logits, "labels": second}
+        if self._reads_rows:
+            inputs["rows_per_rank"] = batch.rows_per_rank
         loss = call_for_labelled(
-            lambda logits, labels: self.loss(logits, labels), inputs, batch, self.loss.parameters()
+            lambda logits, labels, **rows: self.loss(logits, labels, **rows),
+            inputs,
+            batch,
+            self.loss.parameters(),
         )
         return Step(loss * batch.labelled_share, {"ce": loss.detach()}, logits, ("ce",))
 

@@ -1,8 +1,11 @@
 """BCE: binary cross-entropy for each class."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers.losses.ops.class_weight import check_class_weight, weight_row, weighted_mean
 from distillers.losses.ops.precision import at_least_fp32
 
 
@@ -18,9 +21,25 @@ class BCE(nn.Module):
     timm's `BinaryCrossEntropy` without a threshold on the targets is the same. The mean over k
     classes makes it about k times smaller than a sum over them, so that published learning rates
     and weights of distillation losses for the cross-entropy do not carry over.
+
+    Args:
+        class_weight: weight of each class; the mean over the images is weighted by that of their
+            targets. Empty for equal weights.
     """
 
-    def forward(self, student_logits: Tensor, targets: Tensor) -> Tensor:
+    def __init__(self, *, class_weight: Sequence[float] = ()) -> None:
+        super().__init__()
+        self.class_weight = check_class_weight(class_weight)
+
+    def forward(
+        self, student_logits: Tensor, targets: Tensor, rows_per_rank: tuple[int, ...] = ()
+    ) -> Tensor:
         """Compute the loss from logits (n, k) and probabilities (n, k)."""
         logits = at_least_fp32(student_logits)
-        return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
+        targets = targets.to(logits.dtype)
+        if not self.class_weight:
+            return F.binary_cross_entropy_with_logits(logits, targets)
+        weight = weight_row(self.class_weight, logits)
+        each = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
+        each = each * (targets @ weight)
+        return weighted_mean(each, targets @ weight, rows_per_rank)

@@ -91,10 +91,11 @@ def evaluation(
     """
     check_finite(seen, source)
     labels, classes = seen.labels(), seen.classes()
+    part = source.test_part
     metrics = {
-        "test_acc": score.acc,
-        "test_acc_top5": score.acc_top5,
-        "test_loss": score.loss,
+        f"{part}_acc": score.acc,
+        f"{part}_acc_top5": score.acc_top5,
+        f"{part}_loss": score.loss,
         "correct": score.correct,
         "balanced_acc": score.balanced_acc,
         "macro_f1": score.macro_f1,
@@ -102,6 +103,7 @@ def evaluation(
     }
     confusion = confusion_matrix(classes, labels, source.class_names)
     intervals = bootstrap(confusion.to_numpy())
+    intervals[f"{part}_acc"] = intervals.pop("test_acc")
     if source.num_classes == 2 and len(labels.unique()) == 2:
         positive = seen.probabilities()[:, 1].numpy()
         metrics["auroc"] = auroc(positive, labels.numpy())

@@ -18,6 +18,7 @@ from distillers.config.flags import (
 )
 from distillers.config.run_files import (
     METRICS,
+    SELECTED,
     MetricsRow,
     RunConfig,
     RunSummary,
@@ -26,6 +27,7 @@ from distillers.config.run_files import (
     field_hints,
     load_json,
     load_metrics,
+    reported_part,
 )
 from distillers.config.schema import Bounds, find_problem
 from distillers.config.student import StudentConfig
@@ -71,7 +73,9 @@ def _read(folder: Path) -> RunRecord:
     if "path_s" in config:
         raise SkippedRunError("transfer", "trains a linear classifier on another data set.")
     check_fields(config, RunConfig, "config.json")
-    curves, curves_verified = _curves(folder, config["epochs"])
+    rows, curves_verified = _epochs(folder, config)
+    selected = f"val_{SELECTED.get(config.get('select'), 'acc')}"
+    curves, part = _curves(rows, selected), reported_part(rows[0])
     summary, summary_verified = _load(folder, "summary.json")
     check_fields(summary, RunSummary, "summary.json")
     environment, environment_verified = _load(folder, "environment.json")
@@ -79,7 +83,7 @@ def _read(folder: Path) -> RunRecord:
     departures = _get(summary, "departures") if is_student else {}
     departures |= {name: taps for name in TAPS if (taps := config.get(name))}
     identity = {
-        "dataset": config["dataset"],
+        "dataset": config["dataset"] + (" (val)" if part == "val" else ""),
         "protocol": _get(config, "protocol"),
         "teacher": _get(summary, "teacher") if is_student else None,
         "teacher_file": _get(summary, "teacher_sha256") if is_student else None,
@@ -97,8 +101,8 @@ def _read(folder: Path) -> RunRecord:
         method=_method(config) if is_student else ALONE,
         data=summary.get("data"),
         group_key=json.dumps(identity, sort_keys=True),
-        curve=tuple(curves["test_acc"]),
-        scores=_scores(curves),
+        curve=tuple(curves[f"{part}_acc"]),
+        scores=_scores(curves, part, selected),
         hours=summary["hours"],
         images_per_second=statistics.median(curves["images_per_second"]),
         peak_memory_mib=summary.get("peak_memory_mib"),
@@ -147,27 +151,33 @@ def _device(summary: dict[str, Any]) -> str:
     return f"cpu, {threads} thread{'s' * (threads != 1)}"
 
 
-def _curves(folder: Path, epochs: int) -> tuple[dict[str, list[float]], bool]:
-    """Load columns of `metrics.jsonl` from epoch 1 to the last, and whether it has checksums.
+def _epochs(folder: Path, config: dict[str, Any]) -> tuple[list[dict[str, Any]], bool]:
+    """Load the rows of `metrics.jsonl` from epoch 1 to the last, and whether it has checksums.
 
     Raises:
         InputError: if a row is not as training writes it.
-        SkippedRunError: if the last epochs are missing.
+        SkippedRunError: if the last epochs are missing, unless --patience ended the run.
     """
     try:
         rows, is_verified = load_metrics(folder / METRICS)
     except FileNotFoundError as error:
         raise SkippedRunError("unfinished", f"{METRICS} is missing.") from error
     check_epochs(rows)
-    done = max(rows[-1]["epoch"], 0) if rows else 0
+    epochs, done = config["epochs"], max(rows[-1]["epoch"], 0) if rows else 0
     if done > epochs:
         raise CorruptFileError(f"{METRICS} has {done} epochs, the run only {epochs}.")
-    if done < max(epochs, 1):
+    is_stopped = done and config.get("patience") and (folder / "summary.json").exists()
+    if done < max(epochs, 1) and not is_stopped:
         raise SkippedRunError("unfinished", f"{done} of {epochs} epochs are done.")
-    rows = rows[-epochs:]  # without those of a first stage
+    return rows[-done:], is_verified  # without those of a first stage
+
+
+def _curves(rows: list[dict[str, Any]], selected: str) -> dict[str, list[float]]:
+    """Return the columns that a report reads by name, with that which chooses the best epoch."""
     hints = field_hints(MetricsRow)
-    names = ["test_acc", "lr", "images_per_second", *(["val_acc"] if "val_acc" in rows[0] else [])]
-    return {name: column_of(rows, name, hints[name]) for name in names}, is_verified
+    figures = {name for name in ("test_acc", "val_acc", selected) if name in rows[0]}
+    names = [*(figures or {"test_acc"}), "lr", "images_per_second"]
+    return {name: column_of(rows, name, hints[name]) for name in names}
 
 
 def column_of(rows: list[dict[str, Any]], name: str, hint: Any) -> list[float]:
@@ -192,11 +202,13 @@ def all_within(values: Sequence[Any], bounds: Bounds) -> bool:
     return bounds.low <= ends[0] and ends[1] <= bounds.high and not math.isnan(sum(values))
 
 
-def _scores(curves: dict[str, list[float]]) -> dict[str, float]:
-    accuracies = curves["test_acc"]
+def _scores(curves: dict[str, list[float]], part: str, selected: str) -> dict[str, float]:
+    accuracies = curves[f"{part}_acc"]
     scores = {"last": accuracies[-1], "best": max(accuracies)}
-    if "val_acc" in curves:
-        scores["held_out"] = accuracies[curves["val_acc"].index(max(curves["val_acc"]))]
+    if part == "test" and selected in curves:
+        figures = curves[selected]
+        best = min(figures) if selected == "val_loss" else max(figures)
+        scores["held_out"] = accuracies[figures.index(best)]
     return {rule: float(accuracy) for rule, accuracy in scores.items()}
 
 

@@ -134,7 +134,7 @@ def accuracy_table(table: PairTable) -> TextTable:
     if table.teacher_accuracy is not None:
         note += f"; teacher {format_percent(table.teacher_accuracy)}"
     frame = DataFrame(rows, columns=[*heads, "Published"])
-    return TextTable(f"{table.pair}: test accuracy, %", f"{note}.", frame, frozenset(bold))
+    return TextTable(f"{table.pair}: accuracy, %", f"{note}.", frame, frozenset(bold))
 
 
 def describe_published(row: MethodRow, rule: str) -> str:

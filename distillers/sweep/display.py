@@ -7,6 +7,7 @@ from collections import defaultdict
 from statistics import mean
 from typing import TextIO
 
+from distillers.config.run_files import reported_part
 from distillers.sweep.driver import PENDING, RunState, RunStatus, Sweep
 
 PLAIN_SECONDS = 60.0  # between two plain lines
@@ -57,7 +58,8 @@ def format_run(status: RunStatus) -> str:
     parts = [f"{status.state:<9}", status.run.label]
     if status.metrics and status.state in (*ACTIVE, RunState.DONE, RunState.STOPPED):
         parts.append(f"epoch {status.epoch}/{status.run.config.epochs}")
-        parts.append(f"test {status.metrics['test_acc']:.2f} %")
+        part = reported_part(status.metrics)
+        parts.append(f"{part} {status.metrics[f'{part}_acc']:.2f} %")
     if status.started:
         parts.append(_format_duration(status.elapsed()))
     return "  ".join(parts)

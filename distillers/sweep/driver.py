@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from distillers.config.run_files import METRICS, MetricsRow, check_fields, load_metrics
+from distillers.config.run_files import (
+    METRICS,
+    MetricsRow,
+    check_fields,
+    load_metrics,
+    reported_part,
+)
 from distillers.errors import PREEMPTED_STATUS, CorruptFileError
 from distillers.sweep.estimate import cost_key
 from distillers.sweep.executors import Executor
@@ -75,7 +81,7 @@ class RunStatus:
         self.modified = modified
         try:
             last = load_metrics(path)[0][-1]
-            if "test_acc" in last:
+            if f"{reported_part(last)}_acc" in last:
                 check_fields(last, MetricsRow, METRICS)
                 self.epoch, self.metrics = max(0, last["epoch"]), last
         except (IndexError, OSError, CorruptFileError):

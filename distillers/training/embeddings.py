@@ -44,6 +44,7 @@ class EmbeddedSource(DataSource):
         self.mean, self.std = source.mean, source.std
         self.train_labels, self.test_labels = source.train_labels, source.test_labels
         self.num_crops, self.unlabelled_share = 1, source.unlabelled_share
+        self.is_split = source.is_split
 
     @override
     def fingerprint(self) -> dict[str, Any]:
@@ -65,6 +66,7 @@ class EmbeddedSource(DataSource):
         views: NumViews | None = None,
         shuffle: bool = True,
         augmentation: Augmentation = Augmentation(),
+        balanced: bool = False,
     ) -> BatchLoader:
         del augmentation  # the images are read without any
         if views is not None or not shuffle:
@@ -72,7 +74,7 @@ class EmbeddedSource(DataSource):
         batches = self._embedded(self.source.train_eval_loader(device))
         vectors = torch.cat([batch.images for batch in batches])
         labels = torch.cat([batch.labels for batch in batches])
-        return VectorLoader(vectors, labels, batch_size, seed, drop_last, shard)
+        return VectorLoader(vectors, labels, batch_size, seed, drop_last, shard, balanced)
 
     @override
     def test_loader(self, device: torch.device, shard: Shard = Shard()) -> BatchLoader:
@@ -152,6 +154,7 @@ class VectorLoader(ShardedLoader):
         seed: int,
         drop_last: bool,
         shard: Shard = Shard(),
+        balanced: bool = False,
     ) -> None:
         super().__init__(
             len(vectors),
@@ -162,6 +165,8 @@ class VectorLoader(ShardedLoader):
             device=vectors.device,
             rank=shard.rank,
             world_size=shard.world_size,
+            labels=labels,
+            balanced=balanced,
         )
         self._vectors, self._labels = vectors, labels
 

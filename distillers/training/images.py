@@ -58,7 +58,7 @@ def describe(splits: Splits, batch_size: int) -> list[str]:
         batch_size: of a step, over all processes.
     """
     names, labels = splits.test.class_names, splits.train.train_labels
-    parts = {"training": labels[labels >= 0], "test": splits.test.test_labels}
+    parts = {"training": labels[labels >= 0], splits.test.test_part: splits.test.test_labels}
     unlabelled = len(labels) - len(parts["training"])
     if splits.val:
         parts["validation"] = splits.val.test_labels

@@ -10,6 +10,7 @@ from torch import nn
 
 from distillers.checkpoints import io as checkpoint
 from distillers.config.hyperparameters import Hyperparameters
+from distillers.config.run_files import SELECTED, reported_part
 from distillers.config.train import TrainConfig
 from distillers.models.profile import count_parameters, peak_memory_mib
 from distillers.progress import Progress
@@ -46,8 +47,9 @@ def open_recorder(
 class RunRecorder:
     """Log every epoch of a run, and save the last network and the reported one.
 
-    The reported epoch is the best on the held-out images if there are any, else the best on the
-    test images under the simkd protocol, as published, else the last.
+    The reported epoch is the best by --select. Without that flag it is the most accurate on the
+    held-out images if there are any, else the most accurate on the test images under the simkd
+    protocol, as published, else the last.
     """
 
     def __init__(
@@ -75,9 +77,10 @@ class RunRecorder:
         if better:
             self.best = row
         self._note_memory(deployed)
-        payload = {**self._payload(epoch, deployed), "accuracy": row["test_acc"]}
+        accuracy = row[f"{reported_part(row)}_acc"]
+        payload = {**self._payload(epoch, deployed), "accuracy": accuracy}
         if better:
-            checkpoint.save(self.run_dir.best, {**payload, "best_acc": row["test_acc"]})
+            checkpoint.save(self.run_dir.best, {**payload, "best_acc": accuracy})
         if self.config.save_freq and epoch % self.config.save_freq == 0:
             checkpoint.save(self.run_dir.folder / f"ckpt_epoch_{epoch}.pth", payload)
         self.logger.epoch(row)
@@ -125,12 +128,15 @@ class RunRecorder:
     def _is_better(self, row: dict[str, float]) -> bool:
         if self.best is None:
             return True
-        if "val_acc" in row:
-            return row["val_acc"] > self.best["val_acc"]
-        by_test = self.config.as_published_by_simkd
-        return not by_test or row["test_acc"] > self.best["test_acc"]
+        part, figure = "val" if "val_acc" in row else "test", self.config.select
+        if part == "test" and figure is None and not self.config.as_published_by_simkd:
+            return True
+        name = f"{part}_{SELECTED[figure]}"
+        rises = row[name] > self.best[name]
+        return row[name] < self.best[name] if figure == "loss" else rises
 
 
 def _reported(row: dict[str, float]) -> dict[str, float]:
-    names = ("test_loss", "test_acc", "test_acc_top5", "epoch")
+    part = reported_part(row)
+    names = (f"{part}_loss", f"{part}_acc", f"{part}_acc_top5", "epoch")
     return {name: row[name] for name in names}

@@ -22,6 +22,7 @@ from distillers.distributed.world import World
 from distillers.errors import InputError
 from distillers.files import DISK_FULL
 from distillers.training.autotune import choose
+from distillers.training.class_weight import check_same_weights, class_weight_options
 from distillers.training.evaluate import score
 from distillers.training.images import Splits, augmentation_for, check_same_images, describe
 from distillers.training.malloc import release_freed_memory
@@ -67,7 +68,9 @@ def train(
         {"images or labels": digest, "flags": run_dir.folder.name, "versions": versions}
     )
     check_same_images(run_dir, digest)
-    card = {**card, "images": digest}
+    weights = class_weight_options(config, splits).get("class_weight")
+    check_same_weights(run_dir, weights)
+    card = {**card, "images": digest, "class_weight": weights and list(weights)}
     loader = splits.train.train_loader(
         batch_size_per_process(config, world),
         seed=config.trial,
@@ -76,6 +79,7 @@ def train(
         shard=world.shard,
         views=views,
         augmentation=augmentation_for(task, config),
+        balanced=config.balanced_sampling,
     )
     if cache:
         loader = cache.wrap(loader)
@@ -116,7 +120,7 @@ def _fit_and_record(
     probe: "Probe | None",
 ) -> None:
     """Run the training loop; the first process records every epoch."""
-    tests = {"test": splits.test.test_loader(world.device, world.shard)}
+    tests = {splits.test.test_part: splits.test.test_loader(world.device, world.shard)}
     if splits.val:
         tests["val"] = splits.val.test_loader(world.device, world.shard)
     done = -task.warmup_epochs if run_dir.done is None else run_dir.done

@@ -21,6 +21,7 @@ from distillers.errors import InputError
 from distillers.files import sha256
 from distillers.losses import wiring
 from distillers.training import ddp, run_setup
+from distillers.training.class_weight import class_weight_options
 from distillers.training.images import Splits, split_images
 from distillers.training.probe import Probe
 
@@ -179,6 +180,11 @@ def build_student(
     splits = split_images(source, config)
     sample = source.sample(world.device)
     check_forward(student, config.model_s, sample, source.num_classes)
+    options = {**teacher.options}
+    if weighting := class_weight_options(config, splits):
+        if not teacher.weights.ce:
+            raise InputError("--class_weight weights the loss with the labels, but --cls is 0.")
+        options[config.label_loss] = {**options.get(config.label_loss, {}), **weighting}
     task = distil(
         student,
         net.to(world.device),
@@ -186,7 +192,7 @@ def build_student(
         images=sample,
         train_labels=splits.train.train_labels.to(world.device),
         batch_size=run_setup.batch_size_per_process(config, world),
-        options=teacher.options,
+        options=options,
         student_taps=config.taps_s,
         teacher_taps=config.taps_t,
     )

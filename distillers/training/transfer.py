@@ -12,6 +12,7 @@ from distillers.features.extractor import FeatureExtractor, eval_mode
 from distillers.features.infer import infer_taps
 from distillers.features.taps import Taps
 from distillers.features.trace import ForwardTrace
+from distillers.losses import CE
 
 INIT_STD = 0.01  # standard deviation of a new classifier's weights, as published
 
@@ -22,7 +23,7 @@ class Transfer(Task):
     Args:
         net: maps images (n, c, h, w) to logits (n, k).
         head: path of its classifier, a linear layer, which is always trained.
-        loss: maps logits (n, k) and labels (n,) to a scalar.
+        loss: of logits (n, k) and labels (n,).
         finetune: whether to train the backbone, too.
         update_bn_stats: whether BatchNorm layers of a frozen backbone normalise by the batch while
             training and update their running statistics, as in the public code. Otherwise a frozen
@@ -38,7 +39,7 @@ class Transfer(Task):
         self,
         net: nn.Module,
         head: str,
-        loss: nn.Module,
+        loss: CE,
         *,
         finetune: bool = False,
         update_bn_stats: bool = False,
@@ -60,7 +61,7 @@ class Transfer(Task):
         """Compute the loss of one batch; `progress` is not used."""
         net = self.student.get_submodule(self.head) if self.precompute_features else self.student
         logits = net(batch.images)
-        loss = self.loss(logits, batch.labels)
+        loss = self.loss(logits, batch.labels, batch.rows_per_rank)
         return Step(loss, {"ce": loss.detach()}, logits)
 
     def deployed(self) -> nn.Module:

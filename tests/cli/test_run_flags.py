@@ -36,10 +36,10 @@ def folder(tmp_path_factory):
 def test_evaluate_and_export_use_the_runs_own_images(folder, here, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(folder if here else tmp_path)
     run = folder / "save/teachers/models/resnet8_vanilla"
-    reported = json.loads((run / "test_best_metrics.json").read_text())["test_acc"]
+    reported = json.loads((run / "test_best_metrics.json").read_text())["val_acc"]
     assert cli.run("evaluate", [str(run), "--gpu_id", "cpu"]) == 0
     out = capsys.readouterr().out
-    assert f"test_acc       {reported!r}" in out
+    assert f"val_acc        {reported!r}" in out
     where = "photos" if here else str(folder / "photos")
     assert f"with the flags of the run: --data_dir {where} --num_workers 1" in out
     assert "--val_fraction 0.34" in out

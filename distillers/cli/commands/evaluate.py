@@ -95,7 +95,8 @@ def _check_outputs(config: EvaluateConfig) -> None:
 
 def _print(found: "Evaluation", facts: dict[str, Any], device: str) -> None:
     """Print a line for each figure, then the tables of classes and latencies."""
-    print(f"{facts['file']} on the {facts['images']} test images of {facts['dataset']}")
+    part = "val" if "val_acc" in found.metrics else "test"
+    print(f"{facts['file']} on the {facts['images']} {part} images of {facts['dataset']}")
     for name, value in found.metrics.items():
         interval = found.intervals.get(name)
         ends = f"  [{interval[0]!r}, {interval[1]!r}]" if interval else ""

@@ -68,7 +68,7 @@ def work(config: StudentConfig, world: "World") -> None:
     if not config.skip_validation:
         test = splits.test.test_loader(world.device, world.shard)
         accuracy = score(net, test.epoch(1), world).acc
-        world.say(f"teacher: {accuracy:.2f} % on the test images")
+        world.say(f"teacher: {accuracy:.2f} % on the {splits.test.test_part} images")
         for warning in chance_warnings(accuracy, splits.test):
             world.say(warning)
     card = create_card(config.model_s, splits.test, channels_last=config.channels_last)

@@ -31,6 +31,7 @@ def work(config: TeacherConfig, world: "World") -> None:
     from distillers.distillation.task import Supervised
     from distillers.losses import wiring
     from distillers.training import run_setup
+    from distillers.training.class_weight import class_weight_options
     from distillers.training.images import split_images
     from distillers.training.run_dir import resolve_run_dir
     from distillers.training.runner import train
@@ -53,7 +54,7 @@ def work(config: TeacherConfig, world: "World") -> None:
     world.say(f"{config.model} on {config.dataset}, {devices}, into {run_dir.folder}")
     card = create_card(config.model, source, channels_last=config.channels_last)
     splits = split_images(source, config)
-    loss = wiring.find(config.label_loss)()
+    loss = wiring.find(config.label_loss)(**class_weight_options(config, splits))
     train(config, Supervised(net, loss), splits, run_dir, card, world)
     if world.is_first:
         print(f"saved {_link(run_dir.folder, config) / run_dir.best.name}")

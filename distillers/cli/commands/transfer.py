@@ -38,6 +38,7 @@ def work(config: TransferConfig, world: "World") -> None:
     from distillers.distillation import recipes
     from distillers.losses import CE
     from distillers.training import run_setup
+    from distillers.training.class_weight import class_weight_options
     from distillers.training.embeddings import EmbeddedSource
     from distillers.training.images import split_images
     from distillers.training.run_dir import check_same_source, resolve_run_dir
@@ -64,21 +65,23 @@ def work(config: TransferConfig, world: "World") -> None:
     net = net.to(memory_format=order)  # before features are computed
     head = classifier_of(net, source.sample(world.device))
     replace_classifier(net, head, source.num_classes)
+    splits = split_images(source, config)
     task = Transfer(
         net,
         head,
-        CE(),
+        CE(**class_weight_options(config, splits)),
         finetune=config.finetune,
         update_bn_stats=config.update_bn_stats,
         precompute_features=config.precompute_features,
     )
-    used = EmbeddedSource(source, task.embed) if config.precompute_features else source
+    if config.precompute_features:
+        splits = split_images(EmbeddedSource(source, task.embed), config)
     devices = run_setup.describe_devices(world)
     world.say(f"{name} of {path} on {config.dataset}, {devices}, into {run_dir.folder}")
     world.say(_describe(config, source))
     card = create_card(name, source, channels_last=config.channels_last)
     card["transferred"] = {"path": str(path), "sha256": sha256(path)}
-    train(config, task, split_images(used, config), run_dir, card, world)
+    train(config, task, splits, run_dir, card, world)
     world.say(f"saved {run_dir.best}")
 
 

@@ -122,6 +122,7 @@ class FolderSet(DataSource):
         views: NumViews | None = None,
         shuffle: bool = True,
         augmentation: Augmentation = Augmentation(),
+        balanced: bool = False,
     ) -> FolderLoader:
         return FolderLoader(
             self._images(self.train, self.train_rows, seed, augment=True),
@@ -138,6 +139,7 @@ class FolderSet(DataSource):
             views=views,
             unlabelled_share=self.unlabelled_share,
             augmentation=augmentation,
+            balanced=balanced,
         )
 
     @override

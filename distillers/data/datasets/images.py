@@ -116,6 +116,7 @@ class ImageSet(DataSource):
         views: NumViews | None = None,
         shuffle: bool = True,
         augmentation: Augmentation = Augmentation(),
+        balanced: bool = False,
     ) -> Loader:
         return Loader(
             self.train_images,
@@ -134,6 +135,7 @@ class ImageSet(DataSource):
             views=views,
             unlabelled_share=self.unlabelled_share,
             augmentation=augmentation,
+            balanced=balanced,
         )
 
     @override

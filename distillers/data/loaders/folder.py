@@ -46,6 +46,7 @@ class FolderLoader(ShardedLoader):
         views: use only this many fixed crops of each image, the same in every run, in turn.
         unlabelled_share: see `LabelMix`; for images of which some have the label -1.
         augmentation: what is done to the crops of augmented `images`.
+        balanced: whether to draw images of every class equally often, with `shuffle`.
         warn: called at the end of an epoch with a message on images that could not be read.
 
     Attributes:
@@ -74,6 +75,7 @@ class FolderLoader(ShardedLoader):
         views: NumViews | None = None,
         unlabelled_share: float | None = None,
         augmentation: Augmentation = Augmentation(),
+        balanced: bool = False,
         warn: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
     ) -> None:
         super().__init__(
@@ -88,6 +90,7 @@ class FolderLoader(ShardedLoader):
             whole_batches=whole_batches,
             labels=images.labels[images.rows],
             unlabelled_share=unlabelled_share,
+            balanced=balanced,
         )
         check_views(views, None)
         self.num_bad = 0

@@ -69,6 +69,7 @@ class Loader(ShardedLoader):
             draws crops at random and sets `Batch.view` to their numbers.
         unlabelled_share: see `LabelMix`; for images of which some have the label -1.
         augmentation: what is done to the images besides, if `augment` is set.
+        balanced: whether to draw images of every class equally often, with `shuffle`.
 
     Raises:
         InputError: if the data are empty or inconsistent, a number is out of range, or `drop_last`
@@ -98,6 +99,7 @@ class Loader(ShardedLoader):
         views: NumViews | None = None,
         unlabelled_share: float | None = None,
         augmentation: Augmentation = Augmentation(),
+        balanced: bool = False,
     ) -> None:
         check_images_and_labels("loader", images, labels)
         check_statistics(images.shape[1], mean, std, dtype)
@@ -114,6 +116,7 @@ class Loader(ShardedLoader):
             whole_batches=whole_batches,
             labels=labels.cpu()[self._rows],
             unlabelled_share=unlabelled_share,
+            balanced=balanced,
         )
         self._augment, self._flip = augment, flip
         self._views = None

@@ -11,14 +11,21 @@ from typing_extensions import override
 from distillers.data.batch import Batch
 from distillers.data.label_mix import EpochOrder, LabelMix, has_unlabelled
 from distillers.data.sampling import (
+    balanced_order,
     batch_counts,
     check_epoch,
     check_epoch_size,
     check_shard,
     generator,
+    occurrences,
     rank_indices,
 )
 from distillers.data.source import BatchLoader
+from distillers.errors import InputError
+
+# Added to the turn of an image for each time that it came before in the same epoch. A prime, so that
+# it gets another of its fixed views, too.
+REPEAT = 1_000_003
 
 
 class ShardedLoader(BatchLoader):
@@ -36,9 +43,10 @@ class ShardedLoader(BatchLoader):
             concatenated, are the batch of a single process with `world_size` times the batch size.
         whole_batches: instead, deal out the batches of a single process in turn; some processes
             may get none. For evaluation, which then computes each batch as a single process does.
-        labels: (num_rows,) int64, if some may be -1, for images without a label; with `shuffle`
-            the order of an epoch is then that of `LabelMix`.
+        labels: (num_rows,) int64, for `balanced`, or if some may be -1, for images without a
+            label; with `shuffle` the order of an epoch is then that of `LabelMix`.
         unlabelled_share: see `LabelMix`.
+        balanced: whether to draw images of every class equally often, with `shuffle`.
 
     Raises:
         InputError: if a number is out of range, or `drop_last` would leave no batch.
@@ -58,11 +66,13 @@ class ShardedLoader(BatchLoader):
         whole_batches: bool = False,
         labels: Tensor | None = None,
         unlabelled_share: float | None = None,
+        balanced: bool = False,
     ) -> None:
         check_shard(batch_size, rank, world_size)
         check_epoch_size(num_rows, batch_size, world_size, shuffle, drop_last)
         self.batch_size, self._device = batch_size, torch.device(device)
         self._num_rows, self._seed, self._shuffle = num_rows, seed, shuffle
+        self._balanced = _checked_labels(labels) if balanced and shuffle else None
         self._shared_by = 1 if whole_batches else world_size
         self._indices = rank_indices(
             num_rows, batch_size, rank, world_size, drop_last, whole_batches
@@ -96,6 +106,9 @@ class ShardedLoader(BatchLoader):
         if self._mix:
             return self._mix.order(number)
         rng, count = generator(self._seed, number), self._num_rows
+        if self._balanced is not None:
+            rows = balanced_order(self._balanced, rng)
+            return EpochOrder(rows, rng, number + occurrences(rows) * REPEAT)
         rows = torch.randperm(count, generator=rng) if self._shuffle else torch.arange(count)
         return EpochOrder(rows, rng, torch.full((count,), number))
 
@@ -121,3 +134,14 @@ class ShardedLoader(BatchLoader):
     def _rows_per_rank(self, batch: int) -> tuple[int, ...]:
         """Return `Batch.rows_per_rank` of the batch of that number."""
         return batch_counts(self._num_rows, self.batch_size, self._shared_by, batch)
+
+
+def _checked_labels(labels: Tensor | None) -> Tensor:
+    """Return the labels to balance.
+
+    Raises:
+        InputError: if an image has none.
+    """
+    if labels is None or has_unlabelled(labels):
+        raise InputError("--balanced_sampling needs a label for every image.")
+    return labels.cpu()
