@@ -154,7 +154,8 @@ def settings(weights: Weights, chosen: Mapping[str, Mapping[str, Any]]) -> dict[
     for cls in map(wiring.find, weights.terms()):
         short = cls.__name__.lower()
         every = {**wiring.options(cls), **chosen.get(short, {})}
-        flat |= {f"{short}.{name}": value for name, value in every.items()}
+        # An empty list is an option that is off; runs from before there was one count as equal.
+        flat |= {f"{short}.{name}": value for name, value in every.items() if value != ()}
     return flat
 
 

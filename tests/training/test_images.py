@@ -34,7 +34,7 @@ def test_classes_without_a_scored_image_are_named(tmp_path):
         path.unlink()
     made = source(root, val_fraction=0.2)
     _, *more = describe(Splits(made, None, made), 4)
-    assert more == ["WARNING: no test image of class cow"]
+    assert more == ["WARNING: no val image of class cow"]
 
 
 def flags(root, save):

@@ -23,8 +23,8 @@ from distillers.data.sampling import (
 from distillers.data.source import BatchLoader
 from distillers.errors import InputError
 
-# Added to the turn of an image for each time that it came before in the same epoch. A prime, so that
-# it gets another of its fixed views, too.
+# Added to the turn of an image for each time that it came before in the same epoch. It is a prime,
+# so that fixed views change, too.
 REPEAT = 1_000_003
 
 
