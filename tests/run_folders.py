@@ -102,7 +102,7 @@ def corrupt(content: bytes, rng: random.Random) -> bytes:
         del data[place:]
     elif kind == 5:
         digits = [i for i, byte in enumerate(data) if chr(byte).isdigit()]
-        data[rng.choice(digits)] = ord(str(rng.randrange(10)))
+        data[rng.choice(digits or [place])] = ord(str(rng.randrange(10)))
     else:
         lines = data.split(b"\n")
         a, b = rng.randrange(len(lines)), rng.randrange(len(lines))

@@ -122,7 +122,18 @@ def _print_error(error: Exception) -> None:
         time.sleep(PATIENCE)  # the launcher ends the others when the first has ended
     prefix = "" if isinstance(error, PreemptedError) else "error: "
     process = f"process {rank}: " if rank and not isinstance(error, PeerLostError) else ""
-    print(f"{prefix}{process}{error}", file=sys.stderr, flush=True)
+    print(f"{prefix}{process}{_escape(str(error))}", file=sys.stderr, flush=True)
+
+
+def _escape(text: str) -> str:
+    """Escape control characters, which names in a file could send to the terminal.
+
+    Line breaks remain, and bytes of file names that are not UTF-8.
+    """
+    return "".join(
+        c if c.isprintable() or c == "\n" or "\udc80" <= c <= "\udcff" else repr(c)[1:-1]
+        for c in text
+    )
 
 
 if __name__ == "__main__":

@@ -241,3 +241,11 @@ def test_files_that_are_not_the_published_ones_are_said_to_be_unverified(
     assert printed.startswith(f"{name} is not verified: ")
     assert all(file.name in printed for file in folder.iterdir())
     assert len(printed.splitlines()) == 1
+
+
+def test_a_number_of_a_stored_value_takes_no_memory(tmp_path):
+    folder = write_cifar100(tmp_path)
+    for bomb in (b"\x80\x02Nr\xff\xff\xff\x7f.", b"\x80\x05\x96" + bytes(5) + b"\x01\0\0."):
+        (folder / "train").write_bytes(bomb)
+        with pytest.raises(InputError, match="train is damaged"):
+            load("cifar100", tmp_path, download=False)

@@ -77,9 +77,9 @@ def test_a_file_cut_short_is_named(tmp_path, packed, keep):
     [
         (idx(np.zeros((2, 2), np.uint8)), "does not begin"),
         (b"\0\0\x0d\x01" + idx(np.zeros(6, np.uint8))[4:], "does not begin"),
-        (idx(np.zeros(6, np.uint8)) + b"\0", "header says 6 bytes, it has 7"),
-        (idx(np.zeros(5, np.uint8)), "6 images but 5 labels"),
-        (idx(np.full(6, 10, np.uint8)), "range from 10 to 10"),
+        (idx(np.zeros(6, np.uint8)) + b"\0", "header announces 6 bytes, it has 7"),
+        (idx(np.zeros(5, np.uint8)), "5 labels up to 0 for 6 images"),
+        (idx(np.full(6, 10, np.uint8)), "6 labels up to 10 for 6 images of 10 classes"),
     ],
 )
 def test_files_that_do_not_fit_are_refused(tmp_path, content, message):

@@ -4,14 +4,16 @@ A pickle can run arbitrary code. Here the few globals that CIFAR's files use are
 functions, and any other global is an error, so not even numpy's code runs on untrusted input.
 """
 
+import io
 import math
 import pickle
+import pickletools
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from distillers.errors import InputError
+from distillers.errors import InputError, shorten
 
 
 def read(path: Path, advice: str) -> dict[str, object]:
@@ -24,15 +26,24 @@ def read(path: Path, advice: str) -> dict[str, object]:
         InputError: if the file cannot be read or holds anything else.
     """
     try:
-        with path.open("rb") as stream:
-            content = _Reader(stream, encoding="bytes").load()
-            if not isinstance(content, dict):
-                raise InputError(f"holds a {type(content).__name__} instead of a dictionary.")
-            return {as_text(key): _plain(value) for key, value in content.items()}
+        raw = path.read_bytes()
+        _check_memo(raw)
+        content = _Reader(io.BytesIO(raw), encoding="bytes").load()
+        if not isinstance(content, dict):
+            raise InputError(f"holds a {type(content).__name__} instead of a dictionary.")
+        return {as_text(key): _plain(value) for key, value in content.items()}
     except InputError as error:
         raise InputError(f"{path} {error} {advice}") from None
     except Exception as error:  # a damaged pickle can raise any exception
-        raise InputError(f"{path} is damaged or cut short ({error!r}). {advice}") from error
+        why = shorten(repr(error))
+        raise InputError(f"{path} is damaged or cut short ({why}). {advice}") from error
+
+
+def _check_memo(raw: bytes) -> None:
+    """Check that no value is stored under a number for which the reader would take all memory."""
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(raw)):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
+            raise InputError(f"is damaged: it stores value {argument}, of {count}.")
 
 
 def as_text(value: object) -> str:
@@ -133,10 +144,8 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str) -> _Maker:
         make = _KNOWN.get((module_name, global_name))
         if make is None:
-            raise InputError(
-                f"asks for {module_name}.{global_name}, which no dataset needs; "
-                "nothing was executed."
-            )
+            name = shorten(repr(f"{module_name}.{global_name}")[1:-1])
+            raise InputError(f"asks for {name}, which no dataset needs; nothing was executed.")
         return _Maker(make)
 
 

@@ -3,6 +3,7 @@
 https://cs.stanford.edu/~acoates/stl10/
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,17 @@ SUMS = {
 # The usual values for the 5,000 training images.
 MEAN, STD = (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)
 SIDE = 96
+CLASSES = (
+    *("airplane", "bird", "car", "cat", "deer"),
+    *("dog", "horse", "monkey", "ship", "truck"),
+)
 
 
 def stl10(data_dir: Path, download: bool) -> ImageSet:
     """Load STL-10's labelled images from `data_dir/stl10_binary` or its archive."""
     folder = unpacked_folder("stl10", data_dir / "stl10_binary", URL, MD5, FILES, download)
     report_unverified("stl10", folder, SUMS)
-    class_names = tuple((folder / "class_names.txt").read_text().split())
+    class_names = _class_names(folder / "class_names.txt")
     train_images, train_labels = _pair(folder, "train")
     test_images, test_labels = _pair(folder, "test")
     return ImageSet(
@@ -47,6 +52,23 @@ def stl10(data_dir: Path, download: bool) -> ImageSet:
     )
 
 
+def _class_names(path: Path) -> tuple[str, ...]:
+    """Return the names in a file, which has no published checksum but known content."""
+    names = tuple(path.read_text(encoding="utf-8", errors="replace").split())
+    if len(names) != len(CLASSES):
+        raise InputError(
+            f"{path} is damaged: it holds {len(names)} names of classes instead of {len(CLASSES)}. "
+            "Delete the folder to download it again."
+        )
+    if names != CLASSES:
+        print(
+            f"stl10 is not verified: {path} does not hold the published names of the classes, "
+            f"{', '.join(CLASSES)}.",
+            file=sys.stderr,
+        )
+    return names
+
+
 def _pair(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     """Read images (n, 3, 96, 96), stored in column-major order, and labels (n,), stored from 1."""
     pixels = np.fromfile(folder / f"{part}_X.bin", dtype=np.uint8)
@@ -55,6 +77,14 @@ def _pair(folder: Path, part: str) -> tuple[Tensor, Tensor]:
         raise InputError(
             f"{folder / f'{part}_X.bin'} is damaged: {len(pixels)} bytes are not whole images of "
             f"{3 * SIDE * SIDE:,}. Delete the folder to download it again."
+        )
+    if (
+        len(labels) != len(pixels) // (3 * SIDE * SIDE)
+        or not 1 <= labels.min() <= labels.max() <= 10
+    ):
+        raise InputError(
+            f"{folder / f'{part}_y.bin'} is damaged: its {len(labels)} labels are not one of 1 to "
+            f"10 for each image of {part}_X.bin. Delete the folder to download it again."
         )
     images = torch.from_numpy(pixels).view(-1, 3, SIDE, SIDE).transpose(2, 3).contiguous()
     return images, torch.from_numpy(labels).to(torch.int64) - 1

@@ -1,6 +1,5 @@
 """Folder of a cache: a card with its identity, its parts, and a lock for those that fill it."""
 
-import json
 import os
 import weakref
 from collections.abc import Iterator
@@ -9,17 +8,18 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from distillers.distillation.cache.card import CARD, read_card, write_card
 from distillers.distillation.cache.key import FORMAT, Key, differences, digest
 from distillers.distillation.cache.part import Part
 from distillers.errors import InputError
-from distillers.files import DISK_FULL, file_name, write_atomically
+from distillers.files import DISK_FULL, file_name
 
 try:
     import fcntl
 except ImportError as error:  # Windows
     raise InputError("a teacher cache needs Linux or macOS; omit --teacher_cache.") from error
 
-CARD, LOCK, USED = "cache.json", "lock", "used"
+LOCK, USED = "lock", "used"
 
 
 class CacheFolder:
@@ -38,7 +38,7 @@ class CacheFolder:
             with self.locked():
                 if not (path / CARD).exists():
                     made = date.today().isoformat()
-                    self._write({"format": FORMAT, "made": made, "key": key, "parts": {}})
+                    write_card(self.path, {"format": FORMAT, "made": made, "key": key, "parts": {}})
         check_same_key(path, key)
 
     @contextmanager
@@ -65,11 +65,8 @@ class CacheFolder:
                         f"{self.path} has {name} with {there}, but this run needs {identity}; "
                         "delete the folder, or choose another with --teacher_cache."
                     )
-                self._write(card)
+                write_card(self.path, card)
             return Part(self.path, name, tuple(identity["shape"]), num_rows)
-
-    def _write(self, card: dict[str, Any]) -> None:
-        write_atomically(self.path / CARD, (json.dumps(card, indent=2) + "\n").encode())
 
 
 def resolve_cache_dir(where: Path, key: Key) -> Path:
@@ -99,23 +96,6 @@ def check_same_key(path: Path, key: Key) -> None:
             f"{path} is the cache of something else: {', '.join(found)} differ. Set "
             "--teacher_cache to the folder above it, in which each cache has its own, or to auto."
         )
-
-
-def read_card(path: Path) -> dict[str, Any]:
-    """Read the card of a cache: its key and its parts.
-
-    Raises:
-        InputError: if it cannot be read, or was written by a newer version.
-    """
-    try:
-        card = json.loads((path / CARD).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path / CARD} cannot be read: {error}. Delete {path}.") from error
-    if not isinstance(card, dict) or not {"format", "key", "parts"} <= set(card):
-        raise InputError(f"{path / CARD} is not the card of a teacher cache.")
-    if card["format"] > FORMAT:
-        raise InputError(f"{path} was written by a newer version of distillers; update to read it.")
-    return card
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from distillers.config.sizes import show_bytes
-from distillers.distillation.cache.folder import CARD, LOCK, USED, fcntl, read_card
+from distillers.distillation.cache.card import CARD, read_card
+from distillers.distillation.cache.folder import LOCK, USED, fcntl
 from distillers.distillation.cache.part import RECORD, Part
 from distillers.errors import InputError
 

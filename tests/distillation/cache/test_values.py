@@ -1,5 +1,6 @@
 import json
 import os
+import random
 import re
 from dataclasses import replace
 
@@ -8,8 +9,11 @@ import pytest
 import torch
 
 from distillers.checkpoints.input_adapter import InputAdapter
-from distillers.distillation.cache.folder import CARD, CacheFolder, resolve_cache_dir
+from distillers.config.run_files import dump_json, load_json
+from distillers.distillation.cache.card import CARD
+from distillers.distillation.cache.folder import CacheFolder, resolve_cache_dir
 from distillers.distillation.cache.key import cache_key
+from distillers.distillation.cache.maintenance import find_caches, info
 from distillers.distillation.cache.teacher_cache import CachedTeacherLoader
 from distillers.errors import InputError
 from tests.distillation.cache.fakes import (
@@ -22,6 +26,7 @@ from tests.distillation.cache.fakes import (
     teacher_of,
     wanted,
 )
+from tests.run_folders import corrupt
 
 
 def flat(values):
@@ -214,3 +219,50 @@ def test_a_card_that_cannot_be_read_is_refused(tmp_path, content):
     (asked.path / CARD).write_text(content)
     with pytest.raises(InputError, match=r"cannot be read|is not the card|newer version"):
         CacheFolder(asked.path, asked.key)
+
+
+def test_no_damage_to_a_card_is_a_traceback_or_another_cache(tmp_path):
+    asked = wanted(tmp_path, image_set())
+    open_at(asked, task_of(teacher_of()))
+    content, rng = (asked.path / CARD).read_bytes(), random.Random(0)
+    whole = info(find_caches(asked.path)[0])
+    for _ in range(300):
+        (asked.path / CARD).write_bytes(corrupt(content, rng))
+        message = ""
+        try:
+            found = find_caches(asked.path)[0]
+            assert info(found)[0] == whole[0]
+        except InputError as error:
+            message = str(error)
+        assert message.isprintable()
+        assert not message or str(asked.path) in message
+
+
+CRAFTED = {
+    "name": {"parts": {"../../x": {"shape": [3]}}},
+    "absolute name": {"parts": {"/x": {"shape": [3]}}},
+    "size": {"parts": {"logits": {"shape": [10**9, 10**9]}}},
+    "negative size": {"parts": {"logits": {"shape": [-3]}}},
+    "no shape": {"parts": {"logits": 3}},
+    "format": {"format": "1"},
+    "date": {"made": "soon"},
+    "no teacher": {"key": {"data": {"name": "digits"}}},
+    "no images": {"key": {"teacher": {"model": "x"}, "data": {"name": "x", "images": "3"}}},
+}
+
+
+@pytest.mark.parametrize("case", CRAFTED)
+def test_crafted_cards_are_refused(case, tmp_path):
+    asked = wanted(tmp_path / "caches", image_set())
+    open_at(asked, task_of(teacher_of()))
+    card, _ = load_json(asked.path / CARD)
+    (asked.path / CARD).write_bytes(dump_json({**card, **CRAFTED[case]}))
+    with pytest.raises(InputError, match=r"cache\.json cannot be read"):
+        find_caches(asked.path)
+    assert [path.name for path in tmp_path.iterdir()] == ["caches"]
+
+
+def test_a_card_that_is_nested_without_end_is_refused(tmp_path):
+    (tmp_path / CARD).write_text("[" * 100_000)
+    with pytest.raises(InputError, match="not valid JSON"):
+        find_caches(tmp_path)
