@@ -11,6 +11,7 @@ from distillers.config.data import REST, LabelOptions, NumViews
 from distillers.config.flags import (
     AT_LEAST_1,
     NOT_NEGATIVE,
+    PUBLISHED,
     Fact,
     LossOption,
     ModulePaths,
@@ -122,6 +123,9 @@ class StudentConfig(InitialNetworkConfig):
     """Modules of the teacher whose outputs are its stage features. Default: found by rules."""
     taps_s: Annotated[ModulePaths, Fact.OWN_COLUMN] = ()
     """Modules of the student whose outputs are its stage features. Default: found by rules."""
+    qat: Annotated[bool, Fact.PUBLISHED_SETTING] = False
+    """Train with int8 weights and activations simulated, starting from a trained student
+    (--pretrained FILE); then `distillers export RUN --format onnx --int8 static`."""
     unlabelled: Annotated[str | None, Fact.PATH, Fact.NEEDS_TEACHER, Fact.PUBLISHED_SETTING] = None
     """Folder of further training images without labels, at any depth; or rest, for those that
     --labels_per_class leaves out. Losses that need labels act on labelled images only."""
@@ -195,6 +199,7 @@ class StudentConfig(InitialNetworkConfig):
         if not self.path_t:
             raise InputError("--path_t is missing: the checkpoint of the teacher.")
         self._check_unlabelled()
+        self._check_qat()
         num_bytes(self.cache_budget, "cache_budget")
         parse_policy(self.strong_aa, "strong_aa")
         if self.teacher_cache is not None and self.soft_labels().mixes:
@@ -210,6 +215,13 @@ class StudentConfig(InitialNetworkConfig):
         return LabelOptions(
             self.labels_per_class, self.trial, self.unlabelled, self.unlabelled_share
         )
+
+    def _check_qat(self) -> None:
+        """Check that --qat has a trained student and is not compiled."""
+        if self.qat and self.pretrained in (None, PUBLISHED):
+            raise InputError("--qat starts from a trained student; name it with --pretrained.")
+        if self.qat and self.compile:
+            raise InputError("--qat does not work with --compile; leave one out.")
 
     def _check_unlabelled(self) -> None:
         """Check the flags about labels together."""

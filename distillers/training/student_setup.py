@@ -20,6 +20,7 @@ from distillers.distributed.world import World
 from distillers.errors import InputError
 from distillers.files import sha256
 from distillers.losses import wiring
+from distillers.models.fake_quantize import fake_quantize_layers
 from distillers.training import ddp, run_setup
 from distillers.training.class_weight import class_weight_options
 from distillers.training.images import Splits, split_images
@@ -198,4 +199,7 @@ def build_student(
     )
     if config.sync_bn:
         ddp.sync_losses(task.losses, world)
+    if config.qat:  # last, because taps are found by the classes of layers
+        num_layers = fake_quantize_layers(student)
+        world.say(f"{num_layers} layers of the student simulate int8 in training (--qat)")
     return StudentSetup(task, net, splits, sample)
