@@ -80,7 +80,10 @@ def build_initial(
     if card["num_classes"] != num_classes:
         message += f", with a new classifier ({num_classes} classes instead of "
         message += f"{card['num_classes']})"
-        net = _replace_classifier(net, num_classes)
+        if card["num_classes"]:
+            net = _replace_classifier(net, num_classes)
+        else:
+            net = _add_classifier(net, name, num_classes, own_size)
     if drop_path is not None:
         net = with_drop_path(net, name, num_classes, image_size, drop_path)
     log(message)
@@ -130,11 +133,34 @@ def check_forward(net: nn.Module, name: str, images: Tensor, num_classes: int) -
             f"{name} cannot take images of {side} ({reason}); another --image_size may do."
         ) from error
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if shape != (len(images), num_classes):
+    if not num_classes:
+        check_backbone(name, images, logits)
+    elif shape != (len(images), num_classes):
         raise InputError(
             f"{name} gives {shape} for {len(images)} images of {side}; logits of {num_classes} "
             "classes are needed."
         )
+
+
+def check_backbone(name: str, images: Tensor, found: object) -> None:
+    """Check that a network without classifier returns embeddings (n, d), or maps (n, d, h, w).
+
+    Raises:
+        InputError: if it does not.
+    """
+    shape = tuple(found.shape) if isinstance(found, Tensor) else ()
+    if len(shape) not in (2, 4) or shape[0] != len(images) or 0 in shape:
+        raise InputError(
+            f"{name} has no network without classifier (--student_head none): it gives "
+            f"{shape or type(found).__name__} for {len(images)} images."
+        )
+
+
+def _add_classifier(net: nn.Module, name: str, num_classes: int, image_size: int) -> nn.Module:
+    """Return the network of a backbone with a new classifier."""
+    whole = models.create(name, num_classes, image_size)
+    whole.load_state_dict(net.state_dict(), strict=False)
+    return whole
 
 
 def _replace_classifier(net: nn.Module, num_classes: int) -> nn.Module:

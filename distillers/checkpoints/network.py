@@ -63,7 +63,9 @@ def build_network(
     if not is_state_dict(state):
         raise InputError(f"{path} has no state dict: `model` does not hold one.")
     size = card.get("image_size", 32)
-    classes = card.get("num_classes") or num_classes_of(name, size, weight_shapes(state))
+    classes = card.get("num_classes")
+    if classes is None:
+        classes = num_classes_of(name, size, weight_shapes(state))
     if classes is None:
         raise InputError(f"the number of classes cannot be inferred from {path}.")
     if name != model or ":" not in name:

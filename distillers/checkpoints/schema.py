@@ -7,7 +7,6 @@ from distillers.config.schema import Bounds, Length, find_problem, shorten
 from distillers.errors import InputError
 
 MAX_VALUES = 2 * 10**6
-Classes = Annotated[int, Bounds(1, 10**6)]
 Pixels = Annotated[int, Bounds(1, 4096)]
 Count = Annotated[int, Bounds(0, 10**15)]
 Percent = Annotated[float, Bounds(0, 100)]
@@ -21,7 +20,7 @@ class Card(TypedDict, total=False):
     Attributes:
         format: version of the layout of the file.
         model: architecture, as in `distillers.models.create`.
-        num_classes: number of logits.
+        num_classes: number of logits; 0 of a network without classifier.
         class_names: names of the classes.
         image_size: side of the images in pixels.
         shorter_side: pixels to which the shorter side is resized before the crop.
@@ -44,7 +43,7 @@ class Card(TypedDict, total=False):
 
     format: Annotated[int, Bounds(1, 10**6)]
     model: str
-    num_classes: Classes
+    num_classes: Annotated[int, Bounds(0, 10**6)]
     class_names: Annotated[list[str], Length(1, 10**6)]
     image_size: Pixels
     shorter_side: Pixels

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from distillers.config import recipes
 from distillers.config.flags import flag_words
+from distillers.config.teachers import collect_repeated
 from distillers.config.train import TrainConfig
 from distillers.config.trust import check_trusted, own_code_of
 from distillers.errors import InputError
@@ -24,8 +25,11 @@ def parse(config: type[Config], args: Sequence[str], prog: str) -> Config:
     """
     import tyro
 
+    args = collect_repeated(args) if hasattr(config, "also_t") else args
     path = _config_file(args)
     from_file = {} if path is None else _read_file(path)
+    if "path_t" in _names(args):  # overrides all teachers of the file
+        from_file.pop("also_t", None)
     words = [word for name, value in from_file.items() for word in flag_words(name, value)]
     words += args
     parsed = tyro.cli(config, args=words, prog=prog)

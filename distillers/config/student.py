@@ -21,7 +21,7 @@ from distillers.config.flags import (
     require,
 )
 from distillers.config.sizes import num_bytes
-from distillers.config.train import InitialNetworkConfig
+from distillers.config.teachers import TeachersConfig
 from distillers.errors import InputError
 from distillers.files import file_name
 
@@ -44,18 +44,11 @@ def canonical_method(method: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudentConfig(InitialNetworkConfig):
+class StudentConfig(TeachersConfig):
     """Distil a student from a trained teacher."""
 
     COMMAND: ClassVar[str] = "student"
 
-    path_t: Annotated[
-        str | None, Fact.PATH, Fact.OWN_COLUMN, NotInGrid("`teachers` and `pairs` name it")
-    ] = None
-    """Checkpoint or run folder of the teacher:
-    ./save/teachers/models/resnet32x4_vanilla/resnet32x4_best.pth."""
-    model_t: Annotated[str | None, Fact.OWN_COLUMN] = None
-    """Architecture of the teacher, if its checkpoint does not name it."""
     model_s: Annotated[str, Fact.OWN_COLUMN, NotInGrid("`pairs` names it")] = "resnet8x4"
     """Architecture of the student (see `distillers list`)."""
     distill: Annotated[str | None, Fact.OWN_COLUMN, NotInGrid("`methods` names it")] = None
@@ -196,8 +189,7 @@ class StudentConfig(InitialNetworkConfig):
     def check(self) -> None:
         """Check the flags, alone and together; see `TrainConfig.check`."""
         super().check()
-        if not self.path_t:
-            raise InputError("--path_t is missing: the checkpoint of the teacher.")
+        self.check_teachers()
         self._check_unlabelled()
         self._check_qat()
         num_bytes(self.cache_budget, "cache_budget")

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 
+from distillers.config.teachers import TeachersConfig
 from distillers.errors import InputError, shorten
 
 NAME_FLAGS = ("model", "model_s", "model_t", "loss", "distill")  # flags that may import their value
-LIBRARIES = ("timm:", "torchvision:")
+LIBRARIES = ("timm:", "torchvision:", "transformers:")
 
 
 def own_code(*values: object) -> Iterator[str]:
@@ -17,7 +18,10 @@ def own_code(*values: object) -> Iterator[str]:
 
 def own_code_of(config: object) -> set[str]:
     """Return the names of code outside of distillers in the flags of a command."""
-    return set(own_code(*(getattr(config, flag, None) for flag in NAME_FLAGS)))
+    found = set(own_code(*(getattr(config, flag, None) for flag in NAME_FLAGS)))
+    if isinstance(config, TeachersConfig):
+        found |= set(own_code(*(one.path for one in config.teachers() if one.is_named)))
+    return found
 
 
 def check_trusted(names: Iterable[str], trusted: Iterable[str], source: str) -> None:

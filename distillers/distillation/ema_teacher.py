@@ -36,7 +36,7 @@ class EMATeacher(nn.Module):
     @torch.no_grad()
     def follow(self, student: nn.Module) -> None:
         """Move the weights towards those of the student."""
-        own = list(self.net.parameters())
+        own: list[Tensor] = list(self.net.parameters())
         theirs = [p.detach() for p in student.parameters()]
         torch._foreach_lerp_(own, theirs, 1 - self.decay)
         for buffer, other in zip(self.net.buffers(), student.buffers(), strict=True):

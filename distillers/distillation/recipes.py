@@ -87,6 +87,8 @@ CRD = {
     "srd": Recipe(source="code of roymiles/Simple-Recipe-Distillation, ImageNet"),
     "vkd": Recipe(kd=1, source="roymiles/vkd, DeiT on ImageNet, where KD has temperature 1"),
     "ickd": Recipe(method=2.5, source="README of ADLab-AutoDrive/ICKD"),
+    "embedmatch": Recipe(ce=0, source="UNIC, without labels"),
+    "mapmatch": Recipe(ce=0, source="UNIC, without labels"),
     "queuekl": Recipe(ce=0, source="distillation of lightly-train, without labels"),
     "wkdf": Recipe(method=0.08, source="configuration of JiamingLv/WKD, resnet32x4 to resnet8x4"),
     "catkd": Recipe(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distillers.data.batch import Values
 from distillers.errors import InputError
@@ -51,6 +51,27 @@ def combine_logits(
     if how == "logits":
         return (weight * stacked).sum(0)
     return (stacked.log_softmax(2) + weight.log()).logsumexp(0)
+
+
+class AverageNetwork(nn.Module):
+    """Several networks whose logits are combined, as one.
+
+    Args:
+        nets: map images (n, c, h, w) to logits (n, k).
+        weights: of the networks, with a sum of 1.
+        how: see `combine_logits`.
+    """
+
+    def __init__(
+        self, nets: Sequence[nn.Module], weights: Sequence[float], how: Combine = "probabilities"
+    ) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(nets)
+        self.weights, self.how = tuple(weights), how
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (n, k) of images (n, c, h, w)."""
+        return combine_logits([net(images) for net in self.nets], self.weights, self.how)
 
 
 def name_for(number: int, name: str) -> str:

@@ -14,6 +14,7 @@ from distillers.losses.dist import DIST as DIST
 from distillers.losses.distplus import DISTPlus as DISTPlus
 from distillers.losses.dkd import DKD as DKD
 from distillers.losses.ega import EGA as EGA
+from distillers.losses.embedmatch import EmbedMatch as EmbedMatch
 from distillers.losses.fitnet import FitNet as FitNet
 from distillers.losses.fsp import FSP as FSP
 from distillers.losses.ft import FT as FT
@@ -24,6 +25,7 @@ from distillers.losses.itrd import ITRD as ITRD
 from distillers.losses.kd import KD as KD
 from distillers.losses.kdsvd import KDSVD as KDSVD
 from distillers.losses.luminet import LumiNet as LumiNet
+from distillers.losses.mapmatch import MapMatch as MapMatch
 from distillers.losses.mgd import MGD as MGD
 from distillers.losses.mlkd import MLKD as MLKD
 from distillers.losses.nkd import NKD as NKD

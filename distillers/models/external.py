@@ -135,7 +135,7 @@ def _from_torchvision(
 def _from_user(
     path: str, num_classes: int, image_size: int, pretrained: bool, options: dict[str, Any]
 ) -> nn.Module:
-    build = _find_callable(path)
+    build = find_callable(path)
     facts = {
         "num_classes": num_classes,
         "image_size": image_size,
@@ -172,7 +172,12 @@ LIBRARIES = {
 }
 
 
-def _find_callable(path: str) -> Callable[..., object]:
+def find_callable(path: str) -> Callable[..., object]:
+    """Return the class or function at `package.module:callable`.
+
+    Raises:
+        InputError: if there is none; the message suggests the nearest name.
+    """
     module_path, _, attribute = path.partition(":")
     if not all(part.isidentifier() for part in [*module_path.split("."), attribute]):
         raise InputError(

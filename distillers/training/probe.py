@@ -11,6 +11,7 @@ from distillers.data.source import DataSource
 from distillers.distillation.heads.linear import fit_ridge
 from distillers.distributed.world import World
 from distillers.errors import InputError
+from distillers.features.backbone import HeadedNetwork
 from distillers.features.extractor import FeatureExtractor, eval_mode
 from distillers.features.taps import Taps
 
@@ -28,11 +29,13 @@ class Probe:
         kind: "knn" or "linear".
         bank: its training images with labels are what the network's embeddings are compared with.
         taps: where the network is read.
+        is_backbone: whether the network has no classifier; `taps` are of a `HeadedNetwork` of it.
     """
 
     kind: Kind
     bank: DataSource
     taps: Taps
+    is_backbone: bool = False
 
     def classifier(self, net: nn.Module, world: World) -> nn.Module:
         """Return a classifier that a network's present embeddings of the bank define.
@@ -44,6 +47,7 @@ class Probe:
         Raises:
             InputError: if the embeddings are not finite, or the bank has too few labels.
         """
+        net = HeadedNetwork(net) if self.is_backbone else net
         labelled = self.bank.keep((self.bank.train_labels >= 0).nonzero().flatten())
         extractor = FeatureExtractor(net, self.taps, ["pooled"])
         try:

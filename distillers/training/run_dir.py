@@ -114,13 +114,22 @@ def _plain(state: RunState | None) -> dict[str, Any] | None:
     return state.as_dict() if state else None
 
 
-def check_same_source(run_dir: RunDir, where: tuple[str, str], path: Path) -> None:
-    """Refuse to resume a run if the network that it started from has changed."""
+def check_same_source(
+    run_dir: RunDir, where: tuple[str, str], path: Path | str, here: str | None = None
+) -> None:
+    """Refuse to resume a run if the network that it started from has changed.
+
+    Args:
+        run_dir: folder of the run.
+        where: keys of the checksum in the card of the run.
+        path: the network, for the message; its file, if its checksum is not given.
+        here: its checksum.
+    """
     section, key = where
     known = run_dir.state.card.get(section, {}).get(key) if run_dir.state else None
     if known is None:
         return
-    here = sha256(path)
+    here = here or sha256(path)
     if known != here:
         raise InputError(
             f"{run_dir.folder} began with another network than {path} holds now (sha256 "

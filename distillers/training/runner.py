@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,7 +49,7 @@ def train(
     world: World,
     *,
     views: NumViews | None = None,
-    cache: "TeacherCache | None" = None,
+    caches: "Sequence[TeacherCache]" = (),
     probe: "Probe | None" = None,
 ) -> None:
     """Train a task, from the first epoch or from the state in `run_dir`, and write the run's files.
@@ -81,7 +81,7 @@ def train(
         augmentation=augmentation_for(task, config),
         balanced=config.balanced_sampling,
     )
-    if cache:
+    for cache in caches:
         loader = cache.wrap(loader)
     if config.label_loss != "ce":
         loader = SoftLabelLoader(

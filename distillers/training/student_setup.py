@@ -1,63 +1,31 @@
-"""Build a student's run from its flags: the teacher, then the student and its losses."""
+"""Build a student's run: the student, its losses, and the caches of its teachers."""
 
 import re
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from distillers import data
 from distillers.checkpoints.initial import build_initial, check_forward
-from distillers.checkpoints.input_adapter import adapt_input, check_classes, with_normalization
-from distillers.checkpoints.load import Classifier, best_checkpoint, load
-from distillers.config.flags import as_json_types
+from distillers.checkpoints.input_adapter import with_normalization
+from distillers.config.data import NumViews
 from distillers.config.student import StudentConfig
 from distillers.data.source import DataSource
-from distillers.distillation import loss_weights
 from distillers.distillation.build import distil
+from distillers.distillation.cache.request import cache_request, open_cache
+from distillers.distillation.cache.teacher_cache import TeacherCache
 from distillers.distillation.distillation import Distillation
+from distillers.distillation.several import AverageNetwork, OneTeacher
 from distillers.distributed.world import World
 from distillers.errors import InputError
-from distillers.files import sha256
-from distillers.losses import wiring
+from distillers.features.backbone import has_logits
 from distillers.models.fake_quantize import fake_quantize_layers
 from distillers.training import ddp, run_setup
 from distillers.training.class_weight import class_weight_options
+from distillers.training.evaluate import score
 from distillers.training.images import Splits, split_images
 from distillers.training.probe import Probe
-
-
-class LoadedTeacher(NamedTuple):
-    """A teacher, and the weights and options of the losses.
-
-    Attributes:
-        path: its checkpoint.
-        classifier: the network as it was saved, and its card.
-        weights: weights of the losses.
-        options: options of the losses.
-    """
-
-    path: Path
-    classifier: Classifier
-    weights: loss_weights.Weights
-    options: dict[str, dict[str, Any]]
-
-    @property
-    def name(self) -> str:
-        """Its architecture."""
-        return self.classifier.card["model"]
-
-    def card(self, config: StudentConfig, accuracy: float | None) -> dict[str, Any]:
-        """Return the description of a distillation in the student's card, as JSON types."""
-        settings = loss_weights.settings(self.weights, self.options)
-        departures = loss_weights.departures(config, self.weights, settings, self.name)
-        return {
-            "teacher": self.name,
-            "teacher_sha256": sha256(self.path),
-            "teacher_accuracy": accuracy,
-            "settings": as_json_types(settings),
-            "departures": as_json_types(departures),
-        }
+from distillers.training.teachers import LoadedTeachers, prepare
 
 
 def chance_warnings(accuracy: float, test: DataSource) -> list[str]:
@@ -92,38 +60,15 @@ class StudentSetup(NamedTuple):
 
     Attributes:
         task: the student and its losses, on the device.
-        teacher: the teacher, which takes the same images as the student.
+        teachers: the teachers, which take the same images as the student.
         splits: the images, normalised for the student.
         sample: (n, c, h, w), a few of these images on the device.
     """
 
     task: Distillation
-    teacher: nn.Module
+    teachers: list[nn.Module]
     splits: Splits
     sample: Tensor
-
-
-def load_teacher(config: StudentConfig, source: DataSource) -> LoadedTeacher:
-    """Load the teacher of --path_t, and choose the weights and options of the losses.
-
-    Raises:
-        InputError: if it cannot be loaded, or does not fit the data set or the losses.
-    """
-    assert config.path_t is not None  # config.check refuses None
-    path = best_checkpoint(Path(config.path_t))
-    classifier = load(
-        path,
-        model=config.model_t,
-        num_classes=source.num_classes,
-        image_size=source.image_size,
-        programs=False,
-    )
-    check_classes(classifier.card, source, path)
-    name = classifier.card["model"]
-    weights = loss_weights.choose(config, name)
-    if not bool((source.train_labels >= 0).any()):
-        wiring.check_has_labels(weights.terms())
-    return LoadedTeacher(path, classifier, weights, loss_weights.options(config, weights, name))
 
 
 def choose_probe(
@@ -154,52 +99,103 @@ def choose_probe(
         bank = with_normalization(bank, splits.test.mean, splits.test.std)
     known = int((bank.train_labels >= 0).sum())
     world.say(f"scores are those of --probe {kind} with {known:,} labelled training images")
-    return Probe(kind, bank, task.student_taps)
+    return Probe(kind, bank, task.student_taps, not has_logits(task.student))
 
 
 def build_student(
-    config: StudentConfig, teacher: LoadedTeacher, source: DataSource, world: World
+    config: StudentConfig, teachers: LoadedTeachers, source: DataSource, world: World
 ) -> StudentSetup:
     """Build the student and its losses.
 
     Raises:
         InputError: if the networks do not fit the data or the losses.
     """
-    size = source.image_size
+    classes = source.num_classes if config.student_head == "classes" else 0
     initial = build_initial(
         config.model_s,
         config.pretrained,
-        num_classes=source.num_classes,
-        image_size=size,
+        num_classes=classes,
+        image_size=source.image_size,
         drop_path=config.drop_path,
         log=world.say,
     )
     source = with_normalization(source, initial.mean, initial.std)
-    net, card = teacher.classifier.net, teacher.classifier.card
-    net = adapt_input(net, card, mean=source.mean, std=source.std, size=(size, size))
     student = run_setup.to_device(initial.net, config, world)
     splits = split_images(source, config)
     sample = source.sample(world.device)
-    check_forward(student, config.model_s, sample, source.num_classes)
-    options = {**teacher.options}
+    check_forward(student, config.model_s, sample, classes)
+    nets = [prepare(one, config, splits.train, sample, world) for one in teachers.teachers]
+    options = {**teachers.options}
     if weighting := class_weight_options(config, splits):
-        if not teacher.weights.ce:
+        if not teachers.weights.ce:
             raise InputError("--class_weight weights the loss with the labels, but --cls is 0.")
         options[config.label_loss] = {**options.get(config.label_loss, {}), **weighting}
     task = distil(
         student,
-        net.to(world.device),
-        teacher.weights.terms(),
+        nets,
+        teachers.weights.terms(),
         images=sample,
         train_labels=splits.train.train_labels.to(world.device),
         batch_size=run_setup.batch_size_per_process(config, world),
         options=options,
         student_taps=config.taps_s,
         teacher_taps=config.taps_t,
+        teacher_weights=config.teacher_weights,
+        combine=config.combine_teachers,
     )
     if config.sync_bn:
         ddp.sync_losses(task.losses, world)
     if config.qat:  # last, because taps are found by the classes of layers
         num_layers = fake_quantize_layers(student)
         world.say(f"{num_layers} layers of the student simulate int8 in training (--qat)")
-    return StudentSetup(task, net, splits, sample)
+    return StudentSetup(task, nets, splits, sample)
+
+
+def open_caches(
+    config: StudentConfig,
+    teachers: LoadedTeachers,
+    setup: StudentSetup,
+    views: NumViews,
+    num_fills: int,
+    world: World,
+) -> list[TeacherCache]:
+    """Open a cache for each teacher; those that would exceed the budget are left out."""
+    found = []
+    for number, (teacher, net) in enumerate(zip(teachers.teachers, setup.teachers, strict=True)):
+        asked = cache_request(config, net, teacher.name, setup.splits.train, views)
+        reader = setup.task if len(setup.teachers) == 1 else OneTeacher(setup.task, number)
+        cache = open_cache(config, asked, reader, setup.sample, num_fills, world)
+        found += [cache] if cache else []
+    return found
+
+
+def score_teachers(
+    setup: StudentSetup, teachers: LoadedTeachers, config: StudentConfig, world: World
+) -> float | None:
+    """Print the accuracies of the teachers on the test images, and warnings near chance.
+
+    Returns:
+        The accuracy in percent; of several teachers that of their average, None without one.
+    """
+    pairs = zip(teachers.teachers, setup.teachers, strict=True)
+    nets = {
+        f"{number} ({one.name})": net
+        for number, (one, net) in enumerate(pairs, start=1)
+        if has_logits(net)
+    }
+    if not nets:
+        return None
+    if len(nets) == len(setup.teachers) > 1 and config.combine_teachers != "each":
+        task = setup.task
+        average = AverageNetwork([*nets.values()], task.teacher_weights, task.combine)
+        nets = {**nets, "average": average}
+    accuracy = None
+    test = setup.splits.test
+    for name, net in nets.items():
+        loader = test.test_loader(world.device, world.shard)
+        accuracy = score(net, loader.epoch(1), world).acc
+        who = "teacher" if len(setup.teachers) == 1 else f"teacher {name}"
+        world.say(f"{who}: {accuracy:.2f} % on the {test.test_part} images")
+        for warning in chance_warnings(accuracy, test):
+            world.say(warning)
+    return accuracy if len(setup.teachers) == 1 or "average" in nets else None

@@ -198,6 +198,8 @@ CASES: dict[str, Case] = {
         teacher=EQUAL_CHANNELS,
         unread=("student_maps[0]", "student_maps[1]"),
     ),
+    "embedmatch": Case(),
+    "mapmatch": Case(unread=("student_maps[0]", "student_maps[1]")),
     "queuekl": Case(options={"queue_size": 16}),
     "wkdf": Case(unread=("student_maps[0]", "student_maps[1]")),
     "irg": Case(unread=("student_maps[0]", "student_maps[1]", "student_maps[2]")),

@@ -87,26 +87,30 @@ def build(args: Sequence[str]) -> None:
 
 def work(config: StudentConfig, world: "World") -> None:
     """Fill one process's part of the cache."""
-    from distillers.data.loaders.views import resolve_views
-    from distillers.distillation.cache import fill, request
+    from distillers.data.loaders.views import num_views_of, resolve_views
+    from distillers.distillation.cache import fill
+    from distillers.distillation.cache.request import CacheRequest
     from distillers.training import run_setup
-    from distillers.training.student_setup import build_student, load_teacher
+    from distillers.training.student_setup import build_student, open_caches
+    from distillers.training.teachers import load_teachers
 
     source = run_setup.load_data(config, world, config.decode_options())
     views = resolve_views(config.views, True, source)
     assert views is not None  # as there is a cache
-    teacher = load_teacher(config, source)
+    teachers = load_teachers(config, source, world)
     run_setup.seed_everything(config)
-    task, net, splits, sample = build_student(config, teacher, source, world)
-    asked = request.cache_request(config, net, teacher.name, splits.train, views)
-    cache = request.open_cache(config, asked, task, sample, asked.num_views, world)
-    if cache is None:
+    setup = build_student(config, teachers, source, world)
+    train = setup.splits.train
+    num_views = num_views_of(views, train)
+    caches = open_caches(config, teachers, setup, views, num_views, world)
+    if len(caches) < len(setup.teachers):
         raise InputError("these flags leave no teacher outputs to cache.")
-    fill.fill_cache(
-        cache, splits.train, asked, run_setup.batch_size_per_process(config, world), world
-    )
-    computed = f"computed {cache.total_computed(world):,} views"
-    world.say(f"{computed}; the cache is full: {asked.path}")
+    batch_size = run_setup.batch_size_per_process(config, world)
+    for cache in caches:
+        asked = CacheRequest(cache.folder.path, {}, len(train.train_labels), num_views)
+        fill.fill_cache(cache, train, asked, batch_size, world)
+        computed = f"computed {cache.total_computed(world):,} views"
+        world.say(f"{computed}; the cache is full: {cache.folder.path}")
 
 
 def info(args: Sequence[str]) -> None:

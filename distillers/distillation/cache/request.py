@@ -20,6 +20,7 @@ from distillers.distillation.cache.teacher_cache import (
     unique_tensors,
 )
 from distillers.distillation.distillation import Distillation
+from distillers.distillation.several import OneTeacher
 from distillers.distributed.world import World
 from distillers.errors import InputError
 
@@ -34,6 +35,14 @@ class CacheRequest(NamedTuple):
     key: Key
     num_images: int
     num_views: int
+
+
+def cache_folder(config: StudentConfig) -> Path:
+    """Return the folder of --teacher_cache, in which each cache has its own; that of auto, if it is
+    not given.
+    """
+    given = config.teacher_cache or AUTO
+    return Path(config.save_dir) / FOLDER if given == AUTO else Path(given).expanduser()
 
 
 def cache_request(
@@ -51,8 +60,7 @@ def cache_request(
     Raises:
         InputError: if the folder holds another cache.
     """
-    given = config.teacher_cache or AUTO
-    above = Path(config.save_dir) / FOLDER if given == AUTO else Path(given).expanduser()
+    above = cache_folder(config)
     key = cache_key(teacher, name, source)
     num_images = len(source.train_labels)
     return CacheRequest(resolve_cache_dir(above, key), key, num_images, num_views_of(views, source))
@@ -61,7 +69,7 @@ def cache_request(
 def open_cache(
     config: StudentConfig,
     request: CacheRequest,
-    task: Distillation,
+    task: Distillation | OneTeacher,
     sample: Tensor,
     num_fills: int,
     world: World,

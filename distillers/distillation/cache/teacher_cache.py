@@ -15,6 +15,7 @@ from distillers.data.source import BatchLoader, WrappedLoader
 from distillers.distillation.cache.folder import CacheFolder, explain_disk_errors
 from distillers.distillation.cache.part import Part
 from distillers.distillation.distillation import Distillation
+from distillers.distillation.several import OneTeacher, renamed
 from distillers.distributed.world import World
 from distillers.features.taps import LISTS
 from distillers.files import file_name
@@ -37,7 +38,9 @@ class CachedTensor(NamedTuple):
         return 2 * int(np.prod(self.identity["shape"])) + 8
 
 
-def cached_tensors(task: Distillation, images: Tensor) -> dict[str, list[CachedTensor | None]]:
+def cached_tensors(
+    task: Distillation | OneTeacher, images: Tensor
+) -> dict[str, list[CachedTensor | None]]:
     """Return the tensors of each feature that the losses read of the teacher, by its name.
 
     The output of a module is one tensor, whether it is read as a stage map or as the final map.
@@ -88,11 +91,12 @@ class TeacherCache:
     def __init__(
         self,
         folder: CacheFolder,
-        task: Distillation,
+        task: Distillation | OneTeacher,
         tensors: dict[str, list[CachedTensor | None]],
         num_rows: int,
     ) -> None:
         self.folder = folder
+        self.number = task.number if isinstance(task, OneTeacher) else 0
         self.num_computed = 0
         self._num_reported = 0
         self._task = task
@@ -191,5 +195,6 @@ class CachedTeacherLoader(WrappedLoader):
         for batch in self._loader.epoch(number, start_batch):
             if batch.view is None:
                 raise TypeError("a teacher cache needs a loader whose batches have `view`")
-            yield replace(batch, teacher=self._cache.values(batch.images, batch.view))
+            values = renamed(self._cache.values(batch.images, batch.view), self._cache.number)
+            yield replace(batch, teacher={**(batch.teacher or {}), **values})
         self._cache.report_damage()

@@ -40,11 +40,13 @@ class LinearHead:
     def module(self) -> nn.Linear:
         """Return the layer that maps embeddings (n, d) to logits (n, k), in float32."""
         classes, width = self.weight.shape
-        layer = nn.utils.skip_init(nn.Linear, width, classes)
-        with torch.no_grad():
-            layer.weight.copy_(self.weight * self.scale)
-            layer.bias.copy_(self.bias * self.scale)
-        return layer.requires_grad_(False)
+        with torch.device("meta"):  # without drawing random weights
+            layer = nn.Linear(width, classes)
+        layer.weight = nn.Parameter(
+            (self.weight * self.scale).float().contiguous(), requires_grad=False
+        )
+        layer.bias = nn.Parameter((self.bias * self.scale).float(), requires_grad=False)
+        return layer
 
 
 def fit_ridge(

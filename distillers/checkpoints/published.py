@@ -1,0 +1,117 @@
+"""Load a network by its name, with published weights and what they say about their images."""
+
+import inspect
+from typing import Any
+
+from torch import nn
+
+from distillers import models
+from distillers.checkpoints.load import Classifier
+from distillers.errors import InputError
+from distillers.models.external import find_callable
+from distillers.models.pretrained import statistics
+
+
+def load_published(name: str, *, num_classes: int, image_size: int) -> Classifier:
+    """Load a network with the weights that were published for it, in evaluation mode on the CPU.
+
+    Its card has "model", "num_classes" (0 without a classifier), and where they are known "mean",
+    "std", "image_size", "interpolation" and "class_names".
+
+    Args:
+        name: `timm:NAME`, `torchvision:NAME`, `transformers:NAME` for a vision encoder, or
+            `package.module:callable`, which must take `num_classes` and `pretrained`.
+        num_classes: of the data set, for a callable whose `num_classes` has no default.
+        image_size: of the data set, for networks of any size.
+
+    Raises:
+        InputError: if there is no such network or weights, or they are neither in the local cache
+            nor can be downloaded.
+    """
+    try:
+        net, facts = _load(name, num_classes, image_size)
+    except InputError as error:
+        raise InputError(
+            f"{error} A file of its weights will do: --model_t {name} --path_t FILE."
+        ) from error
+    return Classifier(net, {"model": name, **facts})
+
+
+def _load(name: str, num_classes: int, image_size: int) -> tuple[nn.Module, dict[str, Any]]:
+    library, _, network = name.partition(":")
+    if library == "transformers":
+        from distillers.models.hugging_face import load_encoder
+
+        net, facts = load_encoder(network)
+    elif library == "timm":
+        facts = _timm_facts(network)
+        net = _create(name, facts)
+        facts.update(statistics(net, name))
+    elif library == "torchvision":
+        facts = _torchvision_facts(network)
+        net = _create(name, facts)
+    else:
+        classes = inspect.signature(find_callable(name)).parameters.get("num_classes")
+        own = num_classes if classes is None or not isinstance(classes.default, int) else None
+        facts = {"num_classes": classes.default if own is None and classes else num_classes}
+        net = models.create(name, facts["num_classes"], image_size, pretrained=True)
+        facts.update(_declared_facts(net))
+    return net, facts
+
+
+def _create(name: str, facts: dict[str, Any]) -> nn.Module:
+    return models.create(name, facts["num_classes"], facts["image_size"], pretrained=True)
+
+
+def _timm_facts(network: str) -> dict[str, Any]:
+    """Return the classes and images of timm's published weights."""
+    import timm
+
+    try:
+        config = timm.get_pretrained_cfg(network) if timm.is_model(network) else None
+    except RuntimeError:  # an unknown tag
+        config = None
+    if config is None:  # `create` says what is wrong
+        models.create(f"timm:{network}", pretrained=True)
+        raise InputError(f"timm publishes no weights for {network}.")
+    return {
+        "num_classes": config.num_classes,
+        "image_size": config.input_size[-1],
+        "interpolation": _known(config.interpolation),
+    }
+
+
+def _torchvision_facts(network: str) -> dict[str, Any]:
+    """Return the classes and images of torchvision's default weights."""
+    from torchvision import models as library
+
+    if network not in library.list_models(module=library):
+        models.create(f"torchvision:{network}", pretrained=True)
+    weights: Any = library.get_model_weights(network)["DEFAULT"]
+    prepare = weights.transforms()
+    return {
+        "num_classes": len(weights.meta["categories"]),
+        "class_names": list(weights.meta["categories"]),
+        "image_size": prepare.crop_size[0],
+        "interpolation": _known(prepare.interpolation.value),
+        "mean": list(prepare.mean),
+        "std": list(prepare.std),
+    }
+
+
+def _declared_facts(net: nn.Module) -> dict[str, Any]:
+    """Return what a network says about its images in a `pretrained_cfg`, as timm's do."""
+    config = getattr(net, "pretrained_cfg", None)
+    if not isinstance(config, dict):
+        return {}
+    facts: dict[str, Any] = statistics(net, "")
+    if config.get("input_size"):
+        facts["image_size"] = config["input_size"][-1]
+    if config.get("interpolation"):
+        facts["interpolation"] = _known(config["interpolation"])
+    return facts
+
+
+def _known(interpolation: str) -> str:
+    """Return the interpolation if images are resized so here, else "bilinear"."""
+    return interpolation if interpolation in ("bilinear", "bicubic") else "bilinear"

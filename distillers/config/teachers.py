@@ -1,0 +1,145 @@
+"""The flags of a student's teachers; nothing here imports torch."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+from tyro.conf import UseAppendAction
+
+from distillers.config.flags import POSITIVE, Fact, NotInGrid, Numbers
+from distillers.config.train import InitialNetworkConfig
+from distillers.errors import InputError
+
+KEEP = "keep"
+BY_NAME = re.compile(r"[A-Za-z_]\w*(\.\w+)*:.+")  # timm:NAME, package.module:callable
+REPEATED = {"--path_t": "--also_t", "--path-t": "--also_t"}
+
+
+class TeacherFlags(NamedTuple):
+    """The flags of one teacher.
+
+    Attributes:
+        path: its file or run folder, or its name.
+        model: its architecture, if the file does not name it.
+        head: what maps its embeddings to the data set's classes; see `--teacher_head`.
+        class_map: file that maps its classes to the data set's, or None.
+    """
+
+    path: str
+    model: str | None
+    head: str
+    class_map: str | None
+
+    @property
+    def is_named(self) -> bool:
+        """Whether it is a network by name with published weights, not a file."""
+        return bool(BY_NAME.fullmatch(self.path)) and not Path(self.path).exists()
+
+    @property
+    def keeps_classes(self) -> bool:
+        """Whether its own classes must be those of the data set."""
+        return self.head == KEEP and self.class_map is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeachersConfig(InitialNetworkConfig):
+    """Flags of the teachers of a student."""
+
+    path_t: Annotated[
+        str | None, Fact.PATH, Fact.OWN_COLUMN, NotInGrid("`teachers` and `pairs` name it")
+    ] = None
+    """Checkpoint or run folder of the teacher:
+    ./save/teachers/models/resnet32x4_vanilla/resnet32x4_best.pth; or a network with published
+    weights: timm:NAME, torchvision:NAME, transformers:NAME, package.module:callable. Repeat it for
+    several teachers."""
+    also_t: Annotated[tuple[str, ...], UseAppendAction, Fact.OWN_COLUMN] = ()
+    """A further teacher; a repeated --path_t is the same."""
+    model_t: Annotated[str | None, Fact.OWN_COLUMN] = None
+    """Architecture of the teacher, if its checkpoint does not name it."""
+    teacher_head: Annotated[tuple[str, ...], UseAppendAction] = ()
+    """Classifier of a teacher that has other classes or none: fit (ridge regression on its
+    embeddings of the labelled training images) or logistic; none (only losses that read no logits);
+    a safetensors file of class embeddings; keep, its own. Repeat it for several teachers, in their
+    order; one value is for all."""
+    class_map: Annotated[tuple[str, ...], UseAppendAction] = ()
+    """File (YAML, JSON, CSV) that maps the teacher's classes to those of the data set, whose
+    probabilities are summed. Repeat it for several teachers; none is a teacher without a map."""
+    teacher_temperature: Annotated[float | None, POSITIVE] = None
+    """Temperature of the cosines to class embeddings. Default: that of their file, else 0.01."""
+    teacher_weights: Numbers = ()
+    """Weights of several teachers. Default: equal ones."""
+    combine_teachers: Literal["probabilities", "logits", "each"] = "probabilities"
+    """What is averaged over several teachers for losses that read logits only; each: one term for
+    each teacher."""
+    teacher_precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the teachers' weights; bfloat16 takes half the memory."""
+    student_head: Literal["classes", "none"] = "classes"
+    """none: the student is a backbone without classifier, and is saved and exported as one."""
+
+    def teachers(self) -> list[TeacherFlags]:
+        """Return the flags of each teacher.
+
+        Raises:
+            InputError: if a flag that is repeated has not one value for each teacher.
+        """
+        paths = [*([self.path_t] if self.path_t else []), *self.also_t]
+        count = len(paths)
+        heads = _for_each("teacher_head", self.teacher_head, KEEP, count)
+        maps = _for_each("class_map", self.class_map, "none", count)
+        found = []
+        for number, (path, head, class_map) in enumerate(zip(paths, heads, maps, strict=True)):
+            if class_map != "none" and head != KEEP:
+                raise InputError(
+                    f"--class_map {class_map} is for the teacher's own classes; with "
+                    f"--teacher_head {head} leave it out."
+                )
+            model = self.model_t if number == 0 else None
+            own_map = None if class_map == "none" else class_map
+            found.append(TeacherFlags(path, model, head, own_map))
+        return found
+
+    def check_teachers(self) -> None:
+        """Check the flags of the teachers together.
+
+        Raises:
+            InputError: naming the flag.
+        """
+        if not self.path_t:
+            raise InputError("--path_t is missing: the checkpoint of the teacher, or its name.")
+        count = len(self.teachers())
+        if self.teacher_weights and len(self.teacher_weights) != count:
+            given = ",".join(f"{weight:g}" for weight in self.teacher_weights)
+            raise InputError(f"--teacher_weights {given} must have one number for each of {count}.")
+        if any(weight <= 0 for weight in self.teacher_weights):
+            raise InputError("--teacher_weights must be greater than 0.")
+        if count > 1 and self.taps_of_one_teacher():
+            raise InputError("--taps_t is for a single teacher; leave it out.")
+
+    def taps_of_one_teacher(self) -> bool:
+        """Return whether a flag names modules of the teacher."""
+        return bool(getattr(self, "taps_t", ()))
+
+
+def collect_repeated(args: Sequence[str]) -> list[str]:
+    """Return a command line in which every --path_t but the first is --also_t."""
+    found: list[str] = []
+    seen = False
+    for word in args:
+        flag, equals, value = word.partition("=")
+        if flag in REPEATED:
+            found.append(f"{REPEATED[flag] if seen else flag}{equals}{value}")
+            seen = True
+        else:
+            found.append(word)
+    return found
+
+
+def _for_each(flag: str, given: Sequence[str], default: str, count: int) -> list[str]:
+    """Return one value for each teacher; one value is for all."""
+    if len(given) <= 1:
+        return [given[0] if given else default] * count
+    if len(given) != count:
+        raise InputError(f"--{flag} is given {len(given)} times; there are {count} teachers.")
+    return list(given)
