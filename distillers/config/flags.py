@@ -175,6 +175,17 @@ Milestones = Annotated[tuple[int, ...], _list_parser("EPOCH,EPOCH,...", _parse_e
 Numbers = Annotated[tuple[float, ...], _list_parser("NUMBER,NUMBER,...", _parse_numbers)]
 ModulePaths = Annotated[tuple[str, ...], _list_parser("PATH,PATH,...", _parse_names)]
 
+Words = Annotated[
+    tuple[str, ...],
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[VALUE ...]",
+        instance_from_str=lambda args: tuple(args),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: list(value),
+    ),
+]
+
 PUBLISHED = "published"  # the value of --pretrained without a file
 
 

@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from tyro.conf import UseAppendAction
-
-from distillers.config.flags import POSITIVE, Fact, NotInGrid, Numbers
+from distillers.config.flags import POSITIVE, Fact, NotInGrid, Numbers, Words
 from distillers.config.train import InitialNetworkConfig
 from distillers.errors import InputError
 
 KEEP = "keep"
 BY_NAME = re.compile(r"[A-Za-z_]\w*(\.\w+)*:.+")  # timm:NAME, package.module:callable
-REPEATED = {"--path_t": "--also_t", "--path-t": "--also_t"}
+REPEATED = ("--path_t", "--also_t", "--teacher_head", "--class_map")
 
 
 class TeacherFlags(NamedTuple):
@@ -54,16 +52,16 @@ class TeachersConfig(InitialNetworkConfig):
     ./save/teachers/models/resnet32x4_vanilla/resnet32x4_best.pth; or a network with published
     weights: timm:NAME, torchvision:NAME, transformers:NAME, package.module:callable. Repeat it for
     several teachers."""
-    also_t: Annotated[tuple[str, ...], UseAppendAction, Fact.OWN_COLUMN] = ()
+    also_t: Annotated[Words, Fact.OWN_COLUMN] = ()
     """A further teacher; a repeated --path_t is the same."""
     model_t: Annotated[str | None, Fact.OWN_COLUMN] = None
     """Architecture of the teacher, if its checkpoint does not name it."""
-    teacher_head: Annotated[tuple[str, ...], UseAppendAction] = ()
+    teacher_head: Words = ()
     """Classifier of a teacher that has other classes or none: fit (ridge regression on its
     embeddings of the labelled training images) or logistic; none (only losses that read no logits);
     a safetensors file of class embeddings; keep, its own. Repeat it for several teachers, in their
     order; one value is for all."""
-    class_map: Annotated[tuple[str, ...], UseAppendAction] = ()
+    class_map: Words = ()
     """File (YAML, JSON, CSV) that maps the teacher's classes to those of the data set, whose
     probabilities are summed. Repeat it for several teachers; none is a teacher without a map."""
     teacher_temperature: Annotated[float | None, POSITIVE] = None
@@ -123,17 +121,25 @@ class TeachersConfig(InitialNetworkConfig):
 
 
 def collect_repeated(args: Sequence[str]) -> list[str]:
-    """Return a command line in which every --path_t but the first is --also_t."""
-    found: list[str] = []
-    seen = False
+    """Return a command line in which flags of several teachers stand once, with all their values.
+
+    Every --path_t but the first becomes --also_t.
+    """
+    rest: list[str] = []
+    values: dict[str, list[str]] = {}
+    current = rest
     for word in args:
-        flag, equals, value = word.partition("=")
-        if flag in REPEATED:
-            found.append(f"{REPEATED[flag] if seen else flag}{equals}{value}")
-            seen = True
-        else:
-            found.append(word)
-    return found
+        if word.startswith("-"):
+            flag, equals, value = word.partition("=")
+            flag = flag.replace("-", "_").replace("__", "--", 1) if flag[:2] == "--" else flag
+            if flag == "--path_t" and "--path_t" in values:
+                flag = "--also_t"
+            current = values.setdefault(flag, []) if flag in REPEATED else rest
+            if flag in REPEATED:
+                current += [value] if equals else []
+                continue
+        current.append(word)
+    return [*rest, *(each for flag, given in values.items() for each in (flag, *given))]
 
 
 def _for_each(flag: str, given: Sequence[str], default: str, count: int) -> list[str]:

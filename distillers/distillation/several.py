@@ -107,10 +107,13 @@ class OneTeacher:
         """Where the teacher is read."""
         return self._task.teachers[self.number].extractor.taps
 
-    @property
-    def teacher_stages(self) -> frozenset[int]:
-        """Indices of its stage maps that the losses read."""
-        return self._task.stages_of(self.number)
+    def stages_of(self, number: int) -> frozenset[int]:
+        """Return the indices of its stage maps that the losses read; `number` is 0."""
+        return self._task.stages_of(self.number + number)
+
+    def blocks_of(self, number: int) -> frozenset[int]:
+        """Return the indices of its blocks whose tokens the losses read; `number` is 0."""
+        return self._task.blocks_of(self.number + number)
 
     def read_teacher(self, images: Tensor) -> Features:
         """Run the teacher on images (n, c, h, w), and return what the losses read of it."""
