@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import nn
+
 from distillers.config.flags import LossOption, marked
 from distillers.config.student import StudentConfig
 from distillers.distillation import recipes
@@ -118,10 +120,18 @@ def options(
     """
     classes = {name: wiring.find(name) for name in weights.terms()}
     short = {cls.__name__.lower(): cls for cls in classes.values()}
-    chosen = {
-        cls.__name__.lower(): dict(_recipe(config, name, teacher).options)
-        for name, cls in classes.items()
-    }
+    published = {name: _recipe(config, name, teacher) for name in classes}
+    chosen = {cls.__name__.lower(): dict(published[name].options) for name, cls in classes.items()}
+    for name in weights.methods if "kd" in chosen else ():
+        chosen["kd"].update(published[name].kd_options)
+    _apply_flags(config, short, chosen)
+    return chosen
+
+
+def _apply_flags(
+    config: StudentConfig, short: Mapping[str, type[nn.Module]], chosen: dict[str, dict[str, Any]]
+) -> None:
+    """Set the options that the flags name, for the losses `short` by name."""
     if not config.gather:
         for name, cls in short.items():
             if "gather" in wiring.options(cls):
@@ -145,7 +155,6 @@ def options(
                 f"--option {entry}: this run does not use {loss}; it uses {', '.join(short)}."
             )
         chosen[loss][option] = wiring.parse_option(short[loss], option, text)
-    return chosen
 
 
 def settings(weights: Weights, chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
+from distillers.distillation import pair_recipes
+
 REPDISTILLER = "run scripts of HobbitLong/RepDistiller"
 DISTILLERS = "run scripts of giakoumoglou/distillers"
 SIMKD_SCRIPTS = "run scripts of DefangChen/SimKD"
@@ -29,8 +31,8 @@ class Recipe:
         ce: weight of the cross-entropy.
         kd: weight of the KL divergence to the teacher's logits.
         method: weight of the method's own loss.
-        options: options that differ from the defaults: of the method, or of another loss if
-            prefixed by its name and a dot.
+        options: options of the method that differ from the defaults.
+        kd_options: the same of the KL divergence beside it.
         source: where the numbers are published.
     """
 
@@ -38,6 +40,7 @@ class Recipe:
     kd: float = 0.0
     method: float = 1.0
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    kd_options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     source: str = "no published run; the protocol's weights beside 1"
 
     def weights(self, method: str) -> dict[str, float]:
@@ -85,14 +88,14 @@ CRD = {
     "ctkd": Recipe(ce=0.1, method=0.9, source="scripts of zhengli97/CTKD"),
     "wkdl": Recipe(source="configuration of JiamingLv/WKD, resnet32x4 to resnet8x4"),
     "srd": Recipe(source="code of roymiles/Simple-Recipe-Distillation, ImageNet"),
-    "vkd": Recipe(kd=1, source="roymiles/vkd, DeiT on ImageNet, where KD has temperature 1"),
+    "vkd": Recipe(kd=1, kd_options={"temperature": 1.0}, source="roymiles/vkd, DeiT on ImageNet"),
     "ickd": Recipe(method=2.5, source="README of ADLab-AutoDrive/ICKD"),
     "embedmatch": Recipe(ce=0, source="UNIC, without labels"),
     "mapmatch": Recipe(ce=0, source="UNIC, without labels"),
     "queuekl": Recipe(ce=0, source="distillation of lightly-train, without labels"),
     "wkdf": Recipe(method=0.08, source="configuration of JiamingLv/WKD, resnet32x4 to resnet8x4"),
     "catkd": Recipe(
-        method=80, source="configurations of GzyAftermath/CAT-KD, wrn_40_2 to ShuffleV1"
+        method=15, source="configurations of GzyAftermath/CAT-KD, vgg13 to MobileNetV2"
     ),
     "sdd": Recipe(ce=0.1, method=0.9, source="scripts of shicaiwei123/SDD-CVPR2024, around KD"),
     "mlkd": Recipe(
@@ -152,26 +155,38 @@ IMAGENET = {
             source="configurations of LumiNet",
         ),
         "ctkd": Recipe(options={"rise": 5 / 120}, source="ImageNet script of zhengli97/CTKD"),
+        "mlkd": Recipe(
+            ce=0.5,
+            method=0.5,
+            options={"temperatures": (1.0, 3.0, 5.0, 2.0, 6.0)},
+            source="configurations of Jin-Ying/Multi-Level-Logit-Distillation",
+        ),
+        "crld": Recipe(
+            ce=2, options={"temperature": 1.0}, source="configurations of haiduo/DeepKD"
+        ),
+        "catkd": Recipe(
+            method=10, source="configurations of GzyAftermath/CAT-KD, ResNet50 to MBV1"
+        ),
+        "wkdl": Recipe(
+            options={"gamma": 30.0, "temperature": 2.0, "decay_from": 0.0},
+            source="configurations of JiamingLv/WKD, ResNet34 to ResNet18",
+        ),
+        "wkdf": Recipe(
+            method=0.02,
+            options={"mean_weight": 2.0, "grid": 4, "projector": "bottleneck", "decay_from": 0.0},
+            source="configurations of JiamingLv/WKD, ResNet34 to ResNet18",
+        ),
+        "ickd": Recipe(
+            ce=0.5,
+            kd=0.5,
+            method=1.95,
+            kd_options={"temperature": 1.0},
+            source="ImageNet code of ADLab-AutoDrive/ICKD: 500 / 256, with 3 x 3 convolutions",
+        ),
     },
     "simkd": {"semckd": Recipe(kd=1, method=50, source=SEMCKD_SCRIPTS)},
 }
 
-# Options of DKD published for single pairs of teacher and student.
-PAIRS: dict[tuple[str | None, ...], dict[str, float]] = {
-    **{
-        ("dkd", *pair): {"beta": 2.0}
-        for pair in (("resnet56", "resnet20"), ("resnet110", "resnet32"))
-    },
-    **{
-        ("dkd", *pair): {"beta": 6.0}
-        for pair in (
-            ("wrn_40_2", "wrn_16_2"),
-            ("wrn_40_2", "wrn_40_1"),
-            ("vgg13", "vgg8"),
-            ("vgg13", "MobileNetV2"),
-        )
-    },
-}
 # Weights published for single students: method, student.
 STUDENTS: dict[tuple[str, str | None], float] = {  # scripts of ReviewKD
     ("reviewkd", "ShuffleV2"): 8.0,
@@ -203,13 +218,18 @@ def recipe(
         student: name of the student, for the same.
     """
     found = _of_protocol(protocol, method, dataset)
-    if dataset == "imagenet":
+    if dataset != "imagenet":
+        found = replace(found, method=STUDENTS.get((method, student), found.method))
+    pairs = pair_recipes.IMAGENET if dataset == "imagenet" else pair_recipes.CIFAR
+    own = pairs.get((method, teacher or "", student or ""))
+    if own is None:
         return found
-    options = {**found.options, **PAIRS.get((method, teacher, student), {})}
     return replace(
         found,
-        method=STUDENTS.get((method, student), found.method),
-        options=options or found.options,
+        ce=found.ce if own.ce is None or protocol == "simkd" else own.ce,
+        method=found.method if own.method is None else own.method,
+        options={**found.options, **own.options},
+        source=own.source or found.source,
     )
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from distillers.config.student import StudentConfig
 from distillers.distillation import loss_weights as weights
-from distillers.distillation import recipes
+from distillers.distillation import pair_recipes, recipes
 from distillers.errors import InputError
 from distillers.losses import wiring
 
@@ -109,6 +109,48 @@ def test_pairs_and_imagenet_have_numbers_of_their_own():
     assert weights.choose(config(distill="reviewkd", model_s="resnet20")).method == 0.6
     assert weights.choose(config(distill="semckd", dataset="imagenet")).method == 50
     assert weights.choose(config(distill="kd", dataset="imagenet", protocol="crd")).ce == 0.5
+
+
+def test_single_pairs_have_the_options_of_their_loss_and_a_source():
+    known = wiring.losses()
+    for pairs in (pair_recipes.CIFAR, pair_recipes.IMAGENET):
+        for (method, *_), row in pairs.items():
+            assert set(row.options) <= set(wiring.options(known[method]))
+            assert row.source or method == "dkd"
+
+
+NUMBERS = [  # protocol crd: CE, method, options
+    ("catkd", "resnet32x4", "resnet8x4", 1, 15, {"resolution": 2, "normalise": False}),
+    ("catkd", "resnet32x4", "ShuffleV1", 1, 600, {"resolution": 4, "normalise": True}),
+    ("luminet", "vgg13", "vgg8", 1, 1, {"alpha": 70.0, "temperature": 8.0}),
+    ("wkdf", "wrn_40_2", "ShuffleV1", 1, 0.3, {"mean_weight": 3.0, "grid": 4}),
+    ("sdd", "vgg13", "MobileNetV2", 0.1, 0.9, {"scales": (1, 2, 4)}),
+    ("sdd", "vgg13", "vgg8", 0.1, 0.9, {}),
+    ("skd", "resnet32x4", "resnet8x4", 0.5, 0.5, {}),
+]
+
+
+@pytest.mark.parametrize(("method", "teacher", "student", "ce", "weight", "wanted"), NUMBERS)
+def test_pairs_of_the_second_set_have_their_numbers(method, teacher, student, ce, weight, wanted):
+    flags = config(protocol="crd", distill=method, model_s=student)
+    chosen = weights.choose(flags, teacher)
+    assert (chosen.ce, chosen.kd, chosen.method) == (ce, 0, weight)
+    found = weights.options(flags, chosen, teacher)[method]
+    assert {name: found.get(name) for name in wanted} == wanted
+    beside = weights.choose(config(distill=method, model_s=student), teacher)
+    assert (beside.ce, beside.kd) == (1, 0 if method == "sdd" else 1)
+
+
+def test_the_kl_divergence_beside_vkd_has_temperature_1_unless_a_flag_says_otherwise():
+    for given, expected in ((None, 1.0), (2.0, 2.0)):
+        flags = config(protocol="crd", distill="vkd", kd_T=given)
+        chosen = weights.choose(flags)
+        assert weights.options(flags, chosen)["kd"] == {"temperature": expected}
+        assert bool(
+            weights.departures(
+                flags, chosen, weights.settings(chosen, weights.options(flags, chosen))
+            )
+        ) is (given is not None)
 
 
 def test_options_of_absent_losses_are_refused():

@@ -28,18 +28,19 @@ def main(args: Sequence[str]) -> None:
 
 
 def methods() -> list[str]:
-    """Return a line for each loss: name, published weights, title."""
+    """Return a line for each loss: name, published weights, what it needs, title."""
     from distillers.distillation import recipes
     from distillers.losses import wiring
+    from distillers.losses.needs import needs
 
-    lines = [f"{'name':<16}{'crd: CE KL method':<22}{'simkd: CE KL method':<22}title"]
+    lines = [f"{'name':<16}{'crd: CE KL method':<22}{'simkd: CE KL method':<22}{'needs':<34}title"]
     for name, loss in sorted(wiring.losses().items()):
         weights = ""
         for protocol in ("crd", "simkd"):
             each = recipes.recipe(protocol, name)
             weights += f"{f'{each.ce:g} {each.kd:g} {each.method:g}':<22}"
         title = (loss.__doc__ or "").strip().splitlines()[0]
-        lines.append(f"{name:<16}{weights}{title}")
+        lines.append(f"{name:<16}{weights}{', '.join(needs(loss)):<34}{title}")
     return lines
 
 
