@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from distillers.config.flags import POSITIVE, Fact, NotInGrid, Numbers, Words
+from distillers.config.flags import POSITIVE, Fact, NotInGrid, Numbers, Words, at_least
 from distillers.config.train import InitialNetworkConfig
 from distillers.errors import InputError
 
@@ -71,6 +71,12 @@ class TeachersConfig(InitialNetworkConfig):
     combine_teachers: Literal["probabilities", "logits", "each"] = "probabilities"
     """What is averaged over several teachers for losses that read logits only; each: one term for
     each teacher."""
+    drop_teachers: bool = False
+    """For each image the teacher with the largest loss counts always, every other with probability
+    1/2; for losses that can be computed per image (kd, embedmatch, mapmatch)."""
+    teacher_size: Annotated[int | None, at_least(8)] = None
+    """Height and width in pixels that images are resized to for the teachers. Default: the size
+    that each was trained with, if it is known, else the student's."""
     teacher_precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the teachers' weights; bfloat16 takes half the memory."""
     student_head: Literal["classes", "none"] = "classes"

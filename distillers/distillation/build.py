@@ -40,6 +40,7 @@ def distil(
     labelled: Batches | None = None,
     teacher_weights: Sequence[float] | None = None,
     combine: Combine = "probabilities",
+    drop_teachers: bool = False,
 ) -> Distillation:
     """Build a distillation from the names of its losses.
 
@@ -73,6 +74,8 @@ def distil(
         teacher_weights: weight of each of several teachers, divided by their sum; equal by default.
         combine: what is averaged over several teachers for losses that read logits only:
             "probabilities" of the classes, or "logits"; or "each" for one term per teacher.
+        drop_teachers: whether, for each image, the teacher with the largest loss counts always and
+            every other with probability 1/2; for losses that have `per_image`.
 
     Raises:
         InputError: if a loss or option is unknown, the networks have different numbers of classes,
@@ -126,6 +129,7 @@ def distil(
         ],
         teacher_weights=shares,
         combine=combine,
+        drop_teachers=drop_teachers,
     )
     task.to(images.device)
     task.check_losses(of_student.trace, [one.trace for one in of_teachers])

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from distillers.data.batch import Batch
+from distillers.distillation.dropping import TeacherDropping, groups_of
 from distillers.distillation.ema_teacher import EMATeacher
 from distillers.distillation.labelled import call_for_labelled
 from distillers.distillation.several import (
@@ -57,6 +58,7 @@ class Distillation(Task):
             see `distillers.distillation.teacher`.
         teacher_weights: of several teachers where their logits are read together; equal by default.
         combine: "probabilities" or "logits", what is averaged over several teachers.
+        drop_teachers: whether to drop teachers image by image, see `TeacherDropping`.
 
     Attributes:
         deploys: whether a loss deploys another network than the student.
@@ -77,6 +79,7 @@ class Distillation(Task):
         teacher_trace: ForwardTrace | Sequence[ForwardTrace | None] | None = None,
         teacher_weights: Sequence[float] | None = None,
         combine: Combine = "probabilities",
+        drop_teachers: bool = False,
     ) -> None:
         super().__init__()
         check_terms(terms)
@@ -123,6 +126,8 @@ class Distillation(Task):
         self.followers = nn.ModuleList([net for net in nets if isinstance(net, EMATeacher)])
         self.teacher_weights = normalize_weights(teacher_weights, len(nets))
         self.combine: Combine = combine
+        self._groups = groups_of(terms) if drop_teachers else {}
+        self.dropping = nn.ModuleDict({name: TeacherDropping() for name in self._groups})
         self.deploys = any(as_deploying(term.loss) for term in terms)
         self.trains_classifier = any(name.startswith("student_logits") for name in names)
         self._returns_logits = has_logits(student) and not self.deploys
@@ -367,14 +372,32 @@ class Distillation(Task):
         batch: Batch,
         names: list[str] | None = None,
     ) -> dict[str, Tensor]:
-        parts = {}
+        parts = {} if names is not None else self._dropped_parts(values, batch)
         for name, loss in self.losses.items():
+            if name in parts:
+                continue
             if active_after_warmup(loss) and (names is None or name in names):
                 inputs = {key: values[name][key] for key in self._inputs[name]}
                 parts[name] = self._call(name, loss, inputs, batch)
                 if self.reads_strong and set(inputs) <= {*wiring.ON_EVERY_VIEW, *wiring.OPTIONAL}:
                     inputs["student_logits"] = values[name][f"student_logits{wiring.STRONG}"]
                     parts[name] = parts[name] + self._call(name, loss, inputs, batch)
+        return parts
+
+    def _dropped_parts(
+        self, values: Mapping[str, Mapping[str, Any]], batch: Batch
+    ) -> dict[str, Tensor]:
+        """Return the terms of which teachers are dropped."""
+        parts = {}
+        for group, names in self._groups.items():
+            losses = [
+                cast(Any, self.losses[name]).per_image(
+                    **{key: values[name][key] for key in self._inputs[name]}
+                )
+                for name in names
+            ]
+            found = self.dropping[group](losses, batch.index, batch.rows_per_rank)
+            parts |= dict(zip(names, found, strict=True))
         return parts
 
     def _warmup_parts(

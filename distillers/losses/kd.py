@@ -43,3 +43,11 @@ class KD(nn.Module):
         teacher = (prepare(teacher_logits.detach()) / self.temperature).log_softmax(dim=1)
         divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
         return self.temperature**2 * divergence
+
+    def per_image(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        """Return the loss of each image, (n,); its mean is that of `forward`."""
+        prepare = z_score if self.standardise else at_least_fp32
+        student = (prepare(student_logits) / self.temperature).log_softmax(dim=1)
+        teacher = (prepare(teacher_logits.detach()) / self.temperature).log_softmax(dim=1)
+        divergence = F.kl_div(student, teacher, reduction="none", log_target=True)
+        return self.temperature**2 * divergence.sum(1)

@@ -142,6 +142,7 @@ def build_student(
         teacher_taps=config.taps_t,
         teacher_weights=config.teacher_weights,
         combine=config.combine_teachers,
+        drop_teachers=config.drop_teachers,
     )
     if config.sync_bn:
         ddp.sync_losses(task.losses, world)

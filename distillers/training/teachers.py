@@ -148,6 +148,8 @@ def prepare(
     flags, (net, card) = teacher.flags, (teacher.classifier.net, teacher.classifier.card)
     if config.teacher_precision == "bfloat16":
         net = ReducedPrecision(net, torch.bfloat16)
+    if config.teacher_size is not None:
+        card = {**card, "image_size": config.teacher_size}
     size = (source.image_size, source.image_size)
     net = adapt_input(net, card, mean=source.mean, std=source.std, size=size).to(world.device)
     if flags.is_named and not card.get("mean"):

@@ -6,9 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers import distil
+from distillers.distillation.dropping import TeacherDropping
 from distillers.distillation.ema_teacher import EMATeacher
 from distillers.distillation.several import combine_logits, normalize_weights, renamed
 from distillers.errors import InputError
+from distillers.losses import KD
 from tests.nets import Declared, Small, make_batch
 
 DETERMINISTIC = ["kd", "dkd", "dist", "fitnet", "at", "sp", "rkd", "vid", "srrl", "cc", "ttm",
@@ -134,3 +136,61 @@ def test_an_average_of_the_student_follows_it() -> None:
     before = [p.clone() for p in teacher.parameters()]
     task.eval()(batch)
     assert all(torch.equal(a, b) for a, b in zip(before, teacher.parameters(), strict=True))
+
+
+def test_the_worst_teacher_of_each_image_counts_and_the_others_every_other_time() -> None:
+    dropping = TeacherDropping()
+    losses = torch.rand(3, 4000, generator=torch.Generator().manual_seed(0))
+    index = torch.arange(4000) * 3
+    kept = dropping.counts(losses, index)
+    worst = losses.argmax(0)
+    assert bool(kept.gather(0, worst[None]).all())
+    others = kept.sum(0) - 1
+    assert abs(float(others.float().mean()) - 1.0) < 0.05  # of two others, half
+    parts = dropping(list(losses), index)
+    for part, loss, used in zip(parts, losses, kept, strict=True):
+        torch.testing.assert_close(part, loss[used].mean())
+    assert not torch.equal(dropping.counts(losses, index), kept)  # the next step draws anew
+    order = torch.randperm(4000, generator=torch.Generator().manual_seed(1))
+    again = dropping.counts(losses[:, order], index[order])
+    assert torch.equal(again, dropping.counts(losses, index)[:, order])
+
+
+def test_dropping_goes_on_after_a_resume() -> None:
+    torch.manual_seed(0)
+    batch = make_batch(32)
+    student, teachers = Small(), [Small(6), Small(8)]
+
+    def make() -> nn.Module:
+        torch.manual_seed(1)
+        weights = {"kd": 1.0, "embedmatch": 1.0, "mapmatch": 1.0}
+        return distil(copy.deepcopy(student), teachers, weights, images=batch.images,
+                      combine="each", drop_teachers=True)  # fmt: skip
+
+    whole, first = make(), make()
+    steps = [whole(batch).loss for _ in range(4)]
+    for _ in range(2):
+        first(batch)
+    second = make()
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(second(batch).loss, steps[2])
+    assert torch.equal(second(batch).loss, steps[3])
+    assert len({float(step.detach()) for step in steps}) == 4
+    assert set(first(batch).parts) == {
+        f"{name}_{number}" for name in ("kd", "embedmatch", "mapmatch") for number in (1, 2)
+    }
+
+
+def test_dropping_needs_losses_of_each_image() -> None:
+    images = make_batch().images
+    with pytest.raises(InputError, match=r"dropped for RKD, .*these have: "):
+        distil(Small(), [Small(), Small()], {"rkd": 1.0}, images=images, drop_teachers=True)
+    with pytest.raises(InputError, match="where each has a term of its own"):
+        distil(Small(), [Small(), Small()], {"kd": 1.0}, images=images, drop_teachers=True)
+
+
+@pytest.mark.parametrize("standardise", [False, True])
+def test_kd_of_each_image_has_the_mean_of_kd(standardise) -> None:
+    student, teacher = (3 * torch.randn(7, 5).double() for _ in range(2))
+    loss = KD(temperature=3.0, standardise=standardise)
+    torch.testing.assert_close(loss.per_image(student, teacher).mean(), loss(student, teacher))

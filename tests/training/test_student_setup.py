@@ -9,7 +9,8 @@ from distillers.checkpoints.io import save
 from distillers.config.student import StudentConfig
 from distillers.distributed.world import World
 from distillers.models.resnet_cifar import ResNet
-from distillers.training.student_setup import build_student, load_teacher
+from distillers.training.student_setup import build_student
+from distillers.training.teachers import load_teachers
 
 
 def test_each_network_runs_at_most_twice(tmp_path, monkeypatch):
@@ -26,6 +27,6 @@ def test_each_network_runs_at_most_twice(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ResNet, "forward", counted)
     source = data.load("digits")
-    setup = build_student(config, load_teacher(config, source), source, World())
+    setup = build_student(config, load_teachers(config, source, World()), source, World())
     assert setup.task.frozen.pairs  # a copy was fused
     assert counts == {1: 2, 2: 2}
