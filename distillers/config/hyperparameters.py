@@ -16,6 +16,7 @@ from distillers.errors import InputError, unknown
 
 SCHEDULES = ("constant", "cosine", "multistep", "poly", "rsqrt", "step", "tanh", "wsd")
 LOOKAHEAD = "lookahead_"  # prefix of an optimizer's name
+DOT = "dot"  # the optimizer of training/dot.py
 NEEDS_OPT = ("opt_eps", "opt_betas", "layer_decay")
 NEEDS_SCHED = ("decay_epochs", "warmup_epochs", "warmup_lr", "min_lr", "sched_on_updates")
 # These update each weight by itself, so that a process can update its part of a parameter.
@@ -30,8 +31,9 @@ class StepFlags:
 
     opt: Annotated[str | None, Fact.PUBLISHED_SETTING] = None
     """Optimizer of timm.optim, as in adamw, lamb or nesterov; biases and normalization layers then
-    have no weight decay. timm's sgd has Nesterov momentum. Default: SGD without Nesterov momentum
-    and with weight decay of all parameters, as published."""
+    have no weight decay. timm's sgd has Nesterov momentum. Or dot, for students: SGD with a
+    momentum for the teacher and one for the labels. Default: SGD without Nesterov momentum and with
+    weight decay of all parameters, as published."""
     opt_eps: Annotated[float | None, POSITIVE, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = None
     """Epsilon of --opt. Default: the optimizer's."""
     opt_betas: Annotated[Numbers, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = ()
@@ -44,6 +46,9 @@ class StepFlags:
     ] = None
     """Factor of the learning rate from each layer of a timm network to the one below, with --opt.
     Default: all layers have the same learning rate."""
+    dot_delta: Annotated[float, NOT_NEGATIVE, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = 0.075
+    """Delta of --opt dot: what it adds to the momentum of the losses that read the teacher, and
+    takes from that of the others. Published are 0.075, and 0.09 for ImageNet."""
     momentum: Annotated[float, NOT_NEGATIVE, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = 0.9
     """Momentum of SGD, and of those optimizers of --opt that have one."""
     sched: Annotated[str | None, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = None
@@ -89,8 +94,9 @@ class StepFlags:
 
     def check_step(self, epochs: int) -> None:
         """Check the flags of the step together."""
-        if self.opt is not None:
+        if self.opt not in (None, DOT):
             _check_optimizer(self.opt)
+        self._check_dot()
         if self.sched is not None and self.sched not in SCHEDULES:
             raise unknown("schedule", self.sched, SCHEDULES)
         self._check_needs("opt", NEEDS_OPT)
@@ -115,6 +121,18 @@ class StepFlags:
                 if getattr(self, name) != getattr(StepFlags, name):
                     raise InputError(f"--{name} needs --{flag}.")
 
+    def _check_dot(self) -> None:
+        if self.opt != DOT:
+            if self.dot_delta != StepFlags.dot_delta:
+                raise InputError("--dot_delta needs --opt dot.")
+            return
+        low, high = self.momentum - self.dot_delta, self.momentum + self.dot_delta
+        is_valid = low >= 0 and high < 1
+        require("dot_delta", self.dot_delta, is_valid, "so that --momentum ± it is in [0, 1)")
+        for name in ("opt_eps", "opt_betas", "layer_decay", "clip_grad"):
+            if getattr(self, name) not in (None, ()):
+                raise InputError(f"--opt dot has no --{name}.")
+
     def _check_shard(self) -> None:
         if self.precision == "fp16":
             raise InputError("--shard supports --precision fp32 and bf16, not fp16.")
@@ -131,7 +149,7 @@ def _check_optimizer(name: str) -> None:
     # second derivatives; further packages
     known = list_optimizers(exclude_filters=["adahessian", "bnb*", "fused*"])
     if name.lower().removeprefix(LOOKAHEAD) not in known:
-        raise unknown("optimizer", name, map(str, known))
+        raise unknown("optimizer", name, [DOT, *map(str, known)])
 
 
 @dataclass(frozen=True)
@@ -164,6 +182,8 @@ def describe_hparams(hparams: Hyperparameters, batch_size: int, num_batches: int
         steps += f", {hparams.accumulate} batches a step"
     optimizer = "SGD" if hparams.opt is None else hparams.opt
     momentum = f"momentum {hparams.momentum:g}, " if hparams.opt is None else ""
+    if hparams.opt == DOT:
+        momentum = f"momentum {hparams.momentum:g} ± {hparams.dot_delta:g}, "
     return (
         f"{optimizer}: learning rate {hparams.learning_rate:g}{_describe_schedule(hparams)}; "
         f"{momentum}weight decay {hparams.weight_decay:g}; {hparams.epochs} epochs, {steps}"

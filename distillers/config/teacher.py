@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from tyro.conf import arg
 
 from distillers.config.flags import Fact, NotInGrid, Protocol
-from distillers.config.train import InitialNetworkConfig
+from distillers.config.train import InitialNetworkConfig, refuse_dot
 from distillers.files import file_name
 
 
@@ -32,6 +32,11 @@ class TeacherConfig(InitialNetworkConfig):
     def network(self) -> str:
         """Name of the network."""
         return self.model
+
+    def check(self) -> None:
+        """Check the flags, alone and together; see `TrainConfig.check`."""
+        super().check()
+        refuse_dot(self)
 
     def folder(self) -> Path:
         """Return the run folder."""

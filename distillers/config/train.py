@@ -29,7 +29,7 @@ from distillers.config.flags import (
     require,
     result_flags,
 )
-from distillers.config.hyperparameters import StepFlags
+from distillers.config.hyperparameters import DOT, StepFlags
 from distillers.errors import InputError
 
 SEED = Range("0 to 9223372036854775807", lambda value: 0 <= value < 2**63)
@@ -280,3 +280,13 @@ def _is_utf8(path: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def refuse_dot(config: TrainConfig) -> None:
+    """Refuse the optimizer DOT for a training without a teacher.
+
+    Raises:
+        InputError: if the flags ask for it.
+    """
+    if config.opt == DOT:
+        raise InputError("--opt dot keeps teacher and labels apart; it is for train_student.py.")

@@ -9,7 +9,7 @@ from tyro.conf import arg
 
 from distillers.config.flags import Fact, Milestones, default_flags
 from distillers.config.scoring import EvalDataConfig
-from distillers.config.train import TrainConfig
+from distillers.config.train import TrainConfig, refuse_dot
 from distillers.errors import InputError
 from distillers.files import file_name
 
@@ -60,6 +60,7 @@ class TransferConfig(TrainConfig):
     def check(self) -> None:
         """Check the flags, alone and together; see `TrainConfig.check`."""
         super().check()
+        refuse_dot(self)
         if not self.path_s:
             raise InputError("--path_s is missing: the checkpoint of the network to transfer.")
         if self.label_loss != "ce":

@@ -207,15 +207,26 @@ class Distillation(Task):
             parts = self._parts(values, batch)
             weights = self.weights
         scales = dict.fromkeys(self._need_labels, batch.labelled_share)
-        weighted = [weights[name] * scales.get(name, 1.0) * part for name, part in parts.items()]
+        weighted = {n: weights[n] * scales.get(n, 1.0) * part for n, part in parts.items()}
         # Without gradient: DDP would take a classifier that no loss trains for one that is trained.
         logits = common["student_logits"].detach() if self._returns_logits else None
         return Step(
-            torch.stack(weighted).sum(),
+            torch.stack([*weighted.values()]).sum(),
             {name: part.detach() for name, part in parts.items()},
             logits,
             tuple(name for name in parts if name in self._need_labels),
+            *(self._split(weighted) if self.splits_loss else ()),
         )
+
+    def _split(self, weighted: Mapping[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+        """Return the sums of the losses that read no teacher, and of the others."""
+        inputs = self._warmup_inputs if self.stage == "warmup" else self._inputs
+        halves: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for name, value in weighted.items():
+            reads_teacher = any(each.startswith("teacher_") for each in inputs[name])
+            halves[reads_teacher].append(value)
+        first, second = (torch.stack(half).sum() if half else None for half in halves)
+        return first, second
 
     @torch.no_grad()
     def read_teacher(self, images: Tensor, number: int = 0) -> Features:

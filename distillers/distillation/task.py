@@ -22,12 +22,17 @@ class Step(NamedTuple):
         logits: (n, k) logits of the student, for the training accuracy; None when the deployed
             network's logits are not computed in the step.
         labelled: names of the parts that are means over the labelled images only.
+        label_loss: where the task `splits_loss`, the part of `loss` that reads no teacher; None if
+            there is none.
+        teacher_loss: the same for the other part.
     """
 
     loss: Tensor
     parts: dict[str, Tensor]
     logits: Tensor | None
     labelled: tuple[str, ...] = ()
+    label_loss: Tensor | None = None
+    teacher_loss: Tensor | None = None
 
 
 class Task(nn.Module, ABC):
@@ -43,6 +48,8 @@ class Task(nn.Module, ABC):
         reads_progress: whether the loss depends on `progress`. If False, the loop passes 0,
             so that a compiled step is not compiled again for each new value.
         reads_strong: whether the loss reads `Batch.strong`, a second view of each image.
+        splits_loss: set by the loop, for `--opt dot`: whether a `Step` has the two parts of the
+            loss, too. Tasks without a teacher need not read it.
         full_batches: whether the loss needs batches of exactly `batch_size` images. If True, the
             last, smaller batch of an epoch is dropped.
     """
@@ -50,6 +57,7 @@ class Task(nn.Module, ABC):
     warmup_epochs: int = 0
     stage: Literal["warmup", "train"] = "train"
     reads_progress: bool = False
+    splits_loss: bool = False
     reads_strong: bool = False
     full_batches: bool = False
 

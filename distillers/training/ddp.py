@@ -63,12 +63,17 @@ class DDPRunner:
         self.task = task
         for buffer in task.buffers():
             dist.broadcast(buffer, 0)
+        self._statistics = Statistics(task, world)
+        if task.splits_loss:  # DDP averages one gradient; `DOT` averages its two itself
+            for parameter in task.parameters():
+                dist.broadcast(parameter.data, 0)
+            self._run = torch.compile(task) if compiled else task
+            return
         # a static graph: the first step finds parameters without gradient, as a dropped classifier
         replica = DistributedDataParallel(
             task, static_graph=True, gradient_as_bucket_view=True, **WITHOUT_BUFFERS
         )
         self._run = torch.compile(replica) if compiled else replica
-        self._statistics = Statistics(task, world)
 
     def __call__(self, batch: Batch, progress: float) -> Step:
         """Compute the loss of this process's part of a batch."""

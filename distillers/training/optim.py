@@ -6,20 +6,25 @@ from typing import Any
 import torch
 from torch import nn
 
+from distillers.config.hyperparameters import DOT as DOT_NAME
 from distillers.config.hyperparameters import LOOKAHEAD, Hyperparameters
 from distillers.distillation.task import Task
 from distillers.errors import InputError
+from distillers.training.dot import DOT
 
 Group = dict[str, Any]
 
 
 def build_optimizer(task: Task, hparams: Hyperparameters) -> torch.optim.Optimizer:
-    """Return SGD as published or, if `hparams.opt` is given, an optimizer of timm.
+    """Return SGD as published or, if `hparams.opt` is given, DOT or an optimizer of timm.
 
     Raises:
         InputError: if timm's optimizer cannot be created with these hyperparameters.
     """
     rate, momentum = hparams.learning_rate, hparams.momentum
+    if hparams.opt == DOT_NAME:
+        groups = parameter_groups(task, hparams.weight_decay)
+        return DOT(groups, rate, momentum, hparams.dot_delta)
     if hparams.opt is not None:
         return _build_timm_optimizer(task, hparams, hparams.opt)
     # one kernel for all parameters, which reads the scale of fp16 on the GPU

@@ -8,12 +8,14 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from distillers.config.hyperparameters import DOT as DOT_NAME
 from distillers.config.hyperparameters import Hyperparameters as Hyperparameters
 from distillers.data.batch import Batch
 from distillers.data.source import BatchLoader
 from distillers.distillation.task import Step, Task
 from distillers.distributed.world import World
 from distillers.training.ddp import DDPRunner, SingleProcess
+from distillers.training.dot import DOT
 from distillers.training.ema import ExponentialMovingAverage
 from distillers.training.fsdp import FSDPRunner, full_state, load_full_state, load_optimizer
 from distillers.training.metrics import EpochMetrics
@@ -98,6 +100,7 @@ class Trainer:
         self.hparams = hparams
         self.device = next(task.parameters()).device
         self.world = world or World(device=self.device)
+        task.splits_loss = hparams.opt == DOT_NAME
         self.runner = build_runner(task, hparams, self.world)
         self.reset_optimizer()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=hparams.precision == "fp16")
@@ -157,6 +160,7 @@ class Trainer:
         step = self.backward(batch, progress, accumulation)
         if self.nan_guard and self.nan_guard.is_non_finite(step.loss, not self.scaler.is_enabled()):
             self.nan_guard.rollback()
+            self.optimizer.zero_grad()
             self.metrics.skipped += 1
             return
         self.metrics.add(step, batch, number)
@@ -179,11 +183,28 @@ class Trainer:
         """Add the gradient of one of `accumulation` batches that share an optimiser step."""
         with self._autocast():
             step = self.runner(batch, progress)
-        self.scaler.scale(step.loss * (batch.share / accumulation)).backward()
+        factor = batch.share / accumulation
+        if isinstance(self.optimizer, DOT):
+            self._backward_split(step, factor)
+        else:
+            self.scaler.scale(step.loss * factor).backward()
         return step
+
+    def _backward_split(self, step: Step, factor: float) -> None:
+        """Add the gradients of both parts of the loss, for DOT."""
+        assert isinstance(self.optimizer, DOT)
+        if step.label_loss is None or step.teacher_loss is None:  # one momentum for all
+            self.scaler.scale(step.loss * factor).backward()
+            return
+        self.optimizer.add_teacher_gradient(self.scaler.scale(step.teacher_loss * factor))
+        self.scaler.scale(step.label_loss * factor).backward()
+        if self.scaler.is_enabled() or self.nan_guard:  # which look at `grad`
+            self.optimizer.spread_non_finite()
 
     def optimizer_step(self) -> None:
         """Update the weights by the accumulated gradient."""
+        if isinstance(self.optimizer, DOT) and self.world.size > 1:
+            self.optimizer.average(self.world)
         if self.hparams.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             self.runner.clip_grad(self.hparams.clip_grad, self.hparams.clip_mode)
