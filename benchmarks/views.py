@@ -108,7 +108,7 @@ def train_student(
     cache = None
     if asked is not None:
         key = cache_key(teacher, "resnet20", images)
-        num_rows = len(images.train_labels) * (images.num_crops if asked == "all" else asked)
+        num_rows = len(images.train_labels) * ((images.num_crops or 0) if asked == "all" else asked)
         reads = cached_tensors(task, sample)
         cache = TeacherCache(CacheFolder(resolve_cache_dir(where, key), key), task, reads, num_rows)
         loader = CachedTeacherLoader(loader, cache)

@@ -140,6 +140,9 @@ class StudentConfig(TeachersConfig):
     views: Annotated[NumViews | None, AT_LEAST_1, Fact.PUBLISHED_SETTING] = None
     """Number of augmented views of each training image, or all (every crop and flip). Default: a
     new random view in every epoch."""
+    teacher_view: Annotated[Literal["same", "weak"], Fact.PUBLISHED_SETTING] = "same"
+    """Images that the teacher gets: those of the student, or weak, the same crops without --aa,
+    --color_jitter and --reprob."""
     strong_aa: Annotated[str, Fact.PUBLISHED_SETTING] = "fixmatch"
     """Augmentation of the second view of each image that some methods read (MLKD, CRLD), as in
     --aa. Default: that of their public code, RandAugment with random magnitudes and a square cut
@@ -166,7 +169,8 @@ class StudentConfig(TeachersConfig):
 
     def augmentation(self) -> Augmentation:
         """Return how training images are augmented, with the second view."""
-        return replace(super().augmentation(), strong_aa=self.strong_aa)
+        is_weak = self.teacher_view == "weak"
+        return replace(super().augmentation(), weak_teacher=is_weak, strong_aa=self.strong_aa)
 
     def methods(self) -> list[str]:
         """Return the library's names of the losses in --distill and --loss."""
@@ -194,6 +198,12 @@ class StudentConfig(TeachersConfig):
         self._check_qat()
         num_bytes(self.cache_budget, "cache_budget")
         parse_policy(self.strong_aa, "strong_aa")
+        if self.aug_repeats > 1 and (self.views is not None or self.teacher_cache is not None):
+            raise InputError(
+                f"--aug_repeats {self.aug_repeats} shows several augmentations of an image in an "
+                "epoch, but --views and --teacher_cache show one of its fixed views; leave one of "
+                "them out."
+            )
         if self.teacher_cache is not None and self.soft_labels().mixes:
             raise InputError(
                 "--teacher_cache holds what the teacher computed for unmixed images, but with "

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from distillers.config.augmentation import Augmentation
+from distillers.config.augmentation import AugmentationFlags
 from distillers.config.data import REST, Dali, DecodeOptions, LabelOptions, SoftLabels, check_dali
 from distillers.config.flags import (
     AT_LEAST_1,
@@ -38,7 +38,7 @@ ONE_DEVICE = NotInGrid("each run of a sweep has one device")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(StepFlags):
+class TrainConfig(StepFlags, AugmentationFlags):
     """Flags that teachers, students and transferred networks share."""
 
     COMMAND: ClassVar[str] = ""
@@ -187,6 +187,7 @@ class TrainConfig(StepFlags):
         if self.wandb is not None and find_spec("wandb") is None:
             raise InputError('--wandb needs the package wandb: pip install "distillers[wandb]".')
         self.check_step(self.epochs)
+        self.check_augmentation()
         if self.patience is not None and not self.val_fraction:
             raise InputError("--patience needs held-out images; add --val_fraction, as in 0.1.")
 
@@ -216,10 +217,6 @@ class TrainConfig(StepFlags):
     def label_options(self) -> LabelOptions:
         """Return which training images have labels: all, unless a command has flags for it."""
         return LabelOptions()
-
-    def augmentation(self) -> Augmentation:
-        """Return how training images are augmented."""
-        return Augmentation()
 
     def soft_labels(self) -> SoftLabels:
         """Return the options of soft labels."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import arg
 
+from distillers.config.augmentation import Augmentation
 from distillers.config.flags import Fact, Milestones, default_flags
 from distillers.config.scoring import EvalDataConfig
 from distillers.config.train import TrainConfig, refuse_dot
@@ -63,6 +64,11 @@ class TransferConfig(TrainConfig):
         refuse_dot(self)
         if not self.path_s:
             raise InputError("--path_s is missing: the checkpoint of the network to transfer.")
+        if self.precompute_features and self.augmentation() != Augmentation():
+            raise InputError(
+                f"the features of each image are computed only once, without augmentation, so that "
+                f"it cannot have {self.augmentation()}; add --augment, or leave these flags out."
+            )
         if self.label_loss != "ce":
             raise InputError(
                 "--smoothing, --mixup, --cutmix and --bce_loss are not supported for a transfer; "

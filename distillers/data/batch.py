@@ -32,6 +32,7 @@ class Batch:
             distributed run, by rank; empty for a single process, or if all have labels.
         strong: (n, c, h, w), a second, strongly augmented view of the same images for losses that
             read it; None if there is none.
+        weak: (n, c, h, w), what the teacher gets instead of `images`; None for these.
     """
 
     images: Tensor
@@ -44,6 +45,7 @@ class Batch:
     labelled: Tensor | None = None
     labelled_per_rank: tuple[int, ...] = ()
     strong: Tensor | None = None
+    weak: Tensor | None = None
 
     def __iter__(self) -> Iterator[Tensor]:
         """Iterate over images, labels, index."""
@@ -77,8 +79,14 @@ class Batch:
 
     def map_views(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """Return the batch with each of its views (n, c, h, w) changed."""
-        strong = None if self.strong is None else change(self.strong)
-        return replace(self, images=change(self.images), strong=strong)
+        others = (None if view is None else change(view) for view in (self.strong, self.weak))
+        strong, weak = others
+        return replace(self, images=change(self.images), strong=strong, weak=weak)
+
+    @property
+    def teacher_images(self) -> Tensor:
+        """What the teacher gets, (n, c, h, w)."""
+        return self.images if self.weak is None else self.weak
 
     @property
     def share(self) -> float:

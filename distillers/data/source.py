@@ -174,8 +174,8 @@ class DataSource(Protocol):
         shard: Shard = Shard(),
         views: NumViews | None = None,
         shuffle: bool = True,
-        augmentation: Augmentation = Augmentation(),
         balanced: bool = False,
+        second_view: bool = False,
     ) -> BatchLoader:
         """Return a loader of augmented training images, in a new order in every epoch.
 
@@ -188,9 +188,9 @@ class DataSource(Protocol):
             views: number of fixed augmentations per image, the same in every run; `Batch.view`
                 is then set. None augments anew in each epoch.
             shuffle: False keeps the order of the rows; with `views`, epoch e shows view e of each.
-            augmentation: what is done to the images besides crop and flip.
             balanced: whether to draw images of every class equally often, in `shuffle`d epochs of
                 the same length.
+            second_view: whether to make the second view of each image.
         """
         ...
 
@@ -207,6 +207,14 @@ class DataSource(Protocol):
 
     def train_as_test(self) -> Self:
         """Return this dataset with its training images as its test images."""
+        ...
+
+    def augmented(self, augmentation: Augmentation) -> Self:
+        """Return this dataset with another augmentation of its training images.
+
+        Raises:
+            InputError: if it cannot have it.
+        """
         ...
 
     def shuffled_test(self, seed: int) -> Self:

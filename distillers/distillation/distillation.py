@@ -330,9 +330,8 @@ class Distillation(Task):
         cached = cached_values(batch.teacher, number, [f"teacher_{kind}" for kind in kinds])
         if cached is not None:
             return cached
-        return (
-            self.read_teacher(batch.images, number) if number else self.read_teacher(batch.images)
-        )
+        images = batch.teacher_images
+        return self.read_teacher(images, number) if number else self.read_teacher(images)
 
     def _read_strong(self, batch: Batch) -> dict[str, dict[str, Any]]:
         """Return what the losses may read of the second view, by the name of the term.

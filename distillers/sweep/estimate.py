@@ -33,7 +33,6 @@ from distillers.losses import CE
 from distillers.sweep.expand import Run
 from distillers.sweep.ledger import DONE
 from distillers.training.evaluate import score
-from distillers.training.images import augmentation_for
 from distillers.training.run_setup import build_hparams
 from distillers.training.trainer import Trainer, TrainProgress
 
@@ -139,7 +138,7 @@ def costs_of_finished_runs(save_dir: str) -> dict[str, Cost]:
 def measure_cost(run: Run, source: DataSource, device: torch.device) -> Cost:
     """Train the networks of a run for about a second, with random weights."""
     config = run.config
-    train, _ = source.split(config.val_fraction, config.trial)
+    train, _ = source.augmented(config.augmentation()).split(config.val_fraction, config.trial)
     task = _build_task(run, source, train.train_labels, device)
     trainer = Trainer(task, build_hparams(config, run.network, source.image_size))
     loader = train.train_loader(
@@ -147,7 +146,7 @@ def measure_cost(run: Run, source: DataSource, device: torch.device) -> Cost:
         seed=0,
         drop_last=True,
         device=device,
-        augmentation=augmentation_for(task, config),
+        second_view=task.reads_strong,
     )
     timer = LoaderTimer(loader)
     trainer.train_epoch(timer, TrainProgress(0))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -51,6 +51,10 @@ class EmbeddedSource(DataSource):
         raise InputError("a teacher cache is for images, not for embeddings.")
 
     @override
+    def augmented(self, augmentation: Augmentation) -> Self:
+        raise InputError(f"embeddings of images are not augmented ({augmentation}).")
+
+    @override
     def digest(self) -> str:
         return self.source.digest()
 
@@ -65,10 +69,11 @@ class EmbeddedSource(DataSource):
         shard: Shard = Shard(),
         views: NumViews | None = None,
         shuffle: bool = True,
-        augmentation: Augmentation = Augmentation(),
         balanced: bool = False,
+        second_view: bool = False,
     ) -> BatchLoader:
-        del augmentation  # the images are read without any
+        if second_view:
+            raise InputError("embeddings have no second view.")
         if views is not None or not shuffle:
             raise InputError("embeddings have no views, and come in a new order in each epoch.")
         batches = self._embedded(self.source.train_eval_loader(device))

@@ -1,17 +1,14 @@
 """The images of a run: split, described, and compared with those of a run that is resumed."""
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from distillers.config.augmentation import Augmentation
 from distillers.config.train import TrainConfig
 from distillers.data.datasets.listing import first_few
 from distillers.data.source import DataSource
 from distillers.data.unlabelled import copies_of_test_images
-from distillers.distillation.task import Task
 from distillers.errors import InputError
 from distillers.training.run_dir import RunDir
 
@@ -40,14 +37,6 @@ def split_images(source: DataSource, config: TrainConfig) -> Splits:
     """Hold out the share --val_fraction of the training images, the same ones for each --trial."""
     train, val = source.split(config.val_fraction, config.trial)
     return Splits(train, val, source)
-
-
-def augmentation_for(task: Task, config: TrainConfig) -> Augmentation:
-    """Return the augmentation of a run, with a second view only if a loss reads it."""
-    augmentation = config.augmentation()
-    if task.reads_strong:
-        return augmentation
-    return replace(augmentation, strong_aa=None)
 
 
 def describe(splits: Splits, batch_size: int) -> list[str]:

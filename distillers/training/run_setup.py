@@ -30,7 +30,8 @@ def load_data(config: TrainConfig, world: World, options: DecodeOptions) -> Data
     batch_size_per_process(config, world)
     with world.local_rank0_first():
         source = data.source_of(config.dataset, config.data_dir, config.download, options)
-        return apply_label_options(source, config.label_options(), config.on_bad_image)
+        source = apply_label_options(source, config.label_options(), config.on_bad_image)
+    return source.augmented(config.augmentation())
 
 
 def seed_everything(config: TrainConfig) -> None:

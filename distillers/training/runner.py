@@ -24,7 +24,7 @@ from distillers.files import DISK_FULL
 from distillers.training.autotune import choose
 from distillers.training.class_weight import check_same_weights, class_weight_options
 from distillers.training.evaluate import score
-from distillers.training.images import Splits, augmentation_for, check_same_images, describe
+from distillers.training.images import Splits, check_same_images, describe
 from distillers.training.malloc import release_freed_memory
 from distillers.training.preemption import PreemptionHandler, ignore
 from distillers.training.recorder import open_recorder
@@ -62,6 +62,8 @@ def train(
     """
     for line in describe(splits, config.batch_size):
         world.say(line)
+    for line in config.augmentation().describe(task.reads_strong):
+        world.say(line)
     digest = splits.digest()
     versions = f"distillers {__version__}, PyTorch {torch.__version__}"
     world.check_same(
@@ -78,8 +80,8 @@ def train(
         device=world.device,
         shard=world.shard,
         views=views,
-        augmentation=augmentation_for(task, config),
         balanced=config.balanced_sampling,
+        second_view=task.reads_strong,
     )
     for cache in caches:
         loader = cache.wrap(loader)

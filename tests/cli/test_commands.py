@@ -114,6 +114,22 @@ def test_a_student_learns_from_mixed_images(name, there, capsys):
     assert {f"train_{name}", "train_kd"} <= set(row)
 
 
+def test_a_cache_serves_plain_crops_and_fixed_views_of_augmented_images(there, capsys):
+    flags = [*STUDENT, "--path_t", PATH_T, "--model_s", "tests.nets:tiny", "--epochs", "2"]
+    flags += ["--views", "2", "--teacher_cache", "auto", "--skip_validation", "--reprob", "0.2"]
+
+    def run(folder: str, *more: str) -> str:
+        assert cli.run("student", [*flags, "--save_dir", folder, *more]) == 0
+        return capsys.readouterr().out
+
+    weak = ("--aa", "rand-m9", "--teacher_view", "weak")
+    assert "augmentation: rand-m9, reprob 0.2, the teacher gets the" in run("cached", *weak)
+    again = run("cached", "--aa", "trivial", "--teacher_view", "weak")
+    assert "the teacher ran for 0 images" in again  # the crops are the same
+    assert "the teacher ran for 0 images" not in run("cached", "--aa", "rand-m9")
+    assert len(list((there / "cached" / "teacher_cache").iterdir())) == 2
+
+
 def test_a_killed_run_resumes_to_the_same_bits(there):
     flags = [*STUDENT, "--path_t", PATH_T, "--distill", "kd", "--epochs", "4"]
     whole = command(there, "train_student.py", *flags, "--save_dir", "whole")
@@ -219,6 +235,16 @@ WRONG = {
     "student --path_t PATH_T --mixup 1 --distill dkd": "DKD reads hard labels",
     "student --path_t PATH_T --mixup 1 --distill crd+kd": "CRD reads hard labels",
     "student --path_t PATH_T --loss tests.nets:TwoViews --teacher_cache auto": "TwoViews also",
+    "teacher --aa rand-m11": "the magnitude m is 11; it must be from 0 to 10; rand-m11-mmax11",
+    "teacher --aa randaug": "no policy in --aa 'randaug', did you mean 'rand'",
+    "teacher --scale 0.9,0.2": "--scale is 0.9,0.2; it must be two numbers up to 1, above 0",
+    "teacher --ratio 2 1": "--ratio is 2,1; it must be two numbers, above 0, the smaller one first",
+    "teacher --reprob 1.5": "--reprob is 1.5; it must be in [0, 1]",
+    "teacher --hflip=-0.1": "--hflip is -0.1; it must be in [0, 1]",
+    "teacher --color_jitter=-1": "--color_jitter is -1.0; it must be 0 or more",
+    "student --path_t PATH_T --aug_repeats 3 --views 2": "--aug_repeats 3 shows several",
+    "student --path_t PATH_T --scale 0.5,1 --teacher_cache auto": "or with --scale or --ratio",
+    "transfer --path_s x --aa trivial": "it cannot have trivial; add --augment",
     "student --path_t PATH_T --strong_aa rnd-m9": "no policy in --strong_aa 'rnd', did you mean",
     "teacher --resume --overwrite": "exclude each other",
     "teacher --config none.yml": "cannot read --config none.yml",

@@ -1,6 +1,7 @@
 """A second, strongly augmented view of each image, in memory and in folders."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import torch
 from torch import Tensor
 
 from distillers import data
-from distillers.config.augmentation import Augmentation
+from distillers.config.augmentation import Augmentation, parse_policy
 from distillers.config.data import DecodeOptions, SoftLabels
 from distillers.data.augment.augmenter import Augmenter
-from distillers.data.augment.views import STRONG_POLICY
+from distillers.data.augment.named import build_policy
+from distillers.data.augment.views import POLICY, SECOND
 from distillers.data.batch import Batch
-from distillers.data.loaders.decode import image_rng, random_crop_flip, read
+from distillers.data.loaders.decode import image_rng, read
 from distillers.data.loaders.memory import PAD, Loader
 from distillers.data.loaders.mixing import MIX_SEED, SoftLabelLoader, draw_mix, mix_images
 from distillers.data.normalization import IMAGENET_MEAN
@@ -56,7 +58,12 @@ def in_files(
     reading = DecodeOptions(image_size=32, num_workers=workers)
     options: dict[str, Any] = {"batch_size": 5, "seed": 3, "drop_last": False, "device": CPU}
     source = data.source_of("folder", root, reading=reading)
-    return source.train_loader(augmentation=augmentation, **(options | changes))
+    return source.augmented(augmentation).train_loader(second_view=True, **(options | changes))
+
+
+def strong_augmenter(mean: tuple[float, ...]) -> Augmenter:
+    policy = build_policy(parse_policy("fixmatch"))
+    return Augmenter(policy, mean, seed=3, stream=SECOND + POLICY, device=CPU)
 
 
 def views(batches: Iterable[Batch]) -> dict[int, tuple[Tensor, Tensor]]:
@@ -78,7 +85,7 @@ def assert_same(found: dict[int, tuple[Tensor, ...]], expected: dict[int, tuple]
 
 def test_the_second_view_in_memory_is_a_crop_of_its_own_augmented_image_by_image():
     loader, plain = in_memory(), in_memory(Augmentation())
-    augmenter = Augmenter("fixmatch", MEAN, seed=3, stream=STRONG_POLICY, device=CPU)
+    augmenter = strong_augmenter(MEAN)
     padded = torch.nn.functional.pad(pixels(23), (PAD,) * 4)
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (MEAN, STD))
     differ = 0
@@ -87,8 +94,8 @@ def test_the_second_view_in_memory_is_a_crop_of_its_own_augmented_image_by_image
         assert without.strong is None
         for row, strong in zip(batch.index.tolist(), batch.strong, strict=True):
             place = torch.tensor([row]), torch.tensor([2])
-            drawn = loader._augmentation.strong_crops(*place, 2 * PAD + 1)
-            top, left, mirrored = drawn[:, 0].tolist()
+            drawn = loader._maker.offsets(*place, 2 * PAD + 1, second=True)
+            top, left, mirrored = drawn[0].tolist()
             crop = padded[row, :, top : top + 8, left : left + 8]
             crop = crop.flip(-1) if mirrored else crop
             made = augmenter(crop[None], *place)[0]
@@ -101,18 +108,18 @@ def test_the_second_view_in_files_is_a_crop_of_its_own_augmented_image_by_image(
     from torchvision.transforms.v2 import functional as F
 
     loader, plain = in_files(root), in_files(root, Augmentation())
-    augmenter = Augmenter("fixmatch", IMAGENET_MEAN, seed=3, stream=STRONG_POLICY, device=CPU)
+    augmenter = strong_augmenter(IMAGENET_MEAN)
     for batch, without in zip(loader.epoch(2), plain.epoch(2), strict=True):
         assert torch.equal(batch.images, without.images)
         assert without.strong is None
         for row, strong in zip(batch.index.tolist(), batch.strong, strict=True):
             image, rng = read(loader._images.path(row)), image_rng(3, 2, row)
-            random_crop_flip(*image.shape[-2:], rng)  # the first view
-            cut = random_crop_flip(*image.shape[-2:], rng)
+            loader._images.cut(*image.shape[-2:], rng)  # the first view
+            cut = loader._images.cut(*image.shape[-2:], rng)
             crop = F.resized_crop(image, *cut.window, [32, 32], antialias=True)
             crop = crop.flip(-1) if cut.mirrored else crop
             made = augmenter(crop[None], torch.tensor([row]), torch.tensor([2]))
-            torch.testing.assert_close(strong, loader._normalize(made)[0])
+            torch.testing.assert_close(strong, loader._maker._normalize(made)[0])
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -127,7 +134,9 @@ def test_views_are_the_same_for_any_batch_size_process_and_start(world):
 
 
 def test_views_are_the_same_for_any_number_of_workers(root):
-    assert_same(views(in_files(root, workers=2).epoch(1)), views(in_files(root).epoch(1)))
+    options = replace(STRONG, aa="trivial", reprob=0.5, scale=(0.3, 0.8))
+    expected = views(in_files(root, options).epoch(1))
+    assert_same(views(in_files(root, options, workers=2).epoch(1)), expected)
 
 
 @pytest.mark.parametrize("num_views", [2, "all"])

@@ -51,10 +51,13 @@ def test_a_signal_in_a_step_saves_it_and_stops(whole, tmp_path, monkeypatch, cap
 
 
 MIXED = "--mixup 0.4 --cutmix 1 --mixup_prob 0.8 --smoothing 0.1"
-TWO_VIEWS = "--loss tests.nets:TwoViews --mixup 0.4"
+TWO_VIEWS = "--loss tests.nets:TwoViews --mixup 0.4 --aa rand-m9 --teacher_view weak"
+CHANGED = "--aa augmix --reprob 0.3 --aug_repeats 2 --scale 0.5,1 --hflip 0.2 --vflip 0.1"
 
 
-@pytest.mark.parametrize(("name", "words"), [("teacher", MIXED), ("student", TWO_VIEWS)])
+@pytest.mark.parametrize(
+    ("name", "words"), [("teacher", MIXED), ("teacher", CHANGED), ("student", TWO_VIEWS)]
+)
 def test_a_run_with_changed_images_resumes_to_the_same_bits(
     name, words, whole, tmp_path, monkeypatch
 ):

@@ -6,12 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillers.config.augmentation import parse_policy
 from distillers.data.augment.draws import uniforms
 from distillers.data.augment.kernels import kernels
-from distillers.data.augment.named import build_policy
 from distillers.data.augment.operations import GEOMETRIC, matrices
-from distillers.data.augment.policies import Chain, Draw, Group
+from distillers.data.augment.policies import Chain, Draw, Drawing, Group
 
 
 class Augmenter:
@@ -22,7 +20,7 @@ class Augmenter:
     nothing waits for the device.
 
     Args:
-        policy: as `parse_policy` reads it.
+        policy: decides on the operations.
         mean: c numbers, the color of pixels from outside of the image, where 0 is black and 1 is
             white.
         seed: any integer.
@@ -31,9 +29,15 @@ class Augmenter:
     """
 
     def __init__(
-        self, policy: str, mean: Sequence[float], *, seed: int, stream: int, device: torch.device
+        self,
+        policy: Drawing,
+        mean: Sequence[float],
+        *,
+        seed: int,
+        stream: int,
+        device: torch.device,
     ) -> None:
-        self._policy = build_policy(parse_policy(policy))
+        self._policy = policy
         fill = torch.tensor([round(255 * value) for value in mean], dtype=torch.uint8)
         self._kernels = kernels(fill.to(device))
         self._seed, self._stream = seed, stream

@@ -27,8 +27,7 @@ def solarize(images: Tensor, argument: Tensor) -> Tensor:
 
 def solarize_add(images: Tensor, argument: Tensor) -> Tensor:
     """Add a number to all values below 128; the argument is the number."""
-    raised = (images + _per_image(argument)).clamp_(max=255).to(torch.uint8)
-    return torch.where(images < 128, raised, images)
+    return images + (images < 128) * _per_image(argument).to(torch.uint8)  # at most 127 + 128
 
 
 def posterize(images: Tensor, argument: Tensor) -> Tensor:
@@ -86,8 +85,8 @@ def gaussian_blur(images: Tensor, argument: Tensor) -> Tensor:
     offsets = torch.arange(-BLUR_REACH, BLUR_REACH + 1, device=images.device)
     weights = torch.exp(-0.5 * (offsets / argument[:, :1]).square())
     weights = weights / weights.sum(1, keepdim=True)
-    across = _weighted_sum(images.float(), weights, offsets)
-    down = _weighted_sum(across.transpose(2, 3), weights, offsets).transpose(2, 3)
+    across = _weighted_sum(images.float(), weights)
+    down = _weighted_sum(across.transpose(2, 3), weights).transpose(2, 3)
     return (down + 0.5).to(torch.uint8)
 
 
@@ -107,16 +106,18 @@ class Affine:
     def __call__(self, images: Tensor, argument: Tensor) -> Tensor:
         """Return images (n, c, h, w) that are moved as the arguments (n, 6) say."""
         height, width = images.shape[-2:]
-        y = torch.arange(height, device=images.device)[:, None] + 0.5
-        x = torch.arange(width, device=images.device) + 0.5
-        a, b, c, d, e, f = argument[..., None, None].unbind(1)
-        across, down = a * x + b * y + c, d * x + e * y + f
-        grid = torch.stack([across * (2 / width) - 1, down * (2 / height) - 1], dim=-1)
+        y = torch.arange(height, device=images.device)[:, None, None] + 0.5
+        x = torch.arange(width, device=images.device)[:, None] + 0.5
+        scale = argument.new_tensor([[2 / width], [2 / height]])
+        by_x, by_y, start = (argument.view(-1, 2, 3) * scale)[:, None, None].unbind(-1)
+        grid = by_x * x + (by_y * y + (start - 1))  # -1 and 1 are the edges of the image
         found = F.grid_sample(
             images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
         )
-        inside = (across >= 0) & (across < width) & (down >= 0) & (down < height)
-        return torch.where(inside[:, None], (found + 0.5).to(torch.uint8), self._fill)
+        across, down = grid.unbind(-1)
+        inside = (across >= -1) & (across < 1) & (down >= -1) & (down < 1)
+        kept = torch.lerp(self._fill.float(), found, inside[:, None].float())
+        return kept.add_(0.5).to(torch.uint8)
 
 
 class Cutout:
@@ -174,20 +175,16 @@ def kernels(fill: Tensor) -> dict[str, Kernel]:
     }
 
 
-def _weighted_sum(images: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
-    """Return sums of shifted images, (n, c, h, w); what is outside repeats the last column.
+def _weighted_sum(images: Tensor, weights: Tensor) -> Tensor:
+    """Return sums of images (n, c, h, w) shifted by -k to k pixels, with weights (n, 2 k + 1).
 
-    Args:
-        images: (n, c, h, w).
-        weights: (n, k).
-        offsets: (k,) int64, pixels to the right.
+    What is outside repeats the first and the last column.
     """
-    width = images.shape[-1]
-    columns = torch.arange(width, device=images.device)
+    reach, width = weights.shape[1] // 2, images.shape[-1]
+    padded = F.pad(images, (reach, reach, 0, 0), mode="replicate")
     total = torch.zeros_like(images)
-    for offset, weight in zip(offsets, weights.unbind(1), strict=True):
-        shifted = images[..., (columns + offset).clamp(0, width - 1)]
-        total += shifted * weight[:, None, None, None]
+    for start, weight in enumerate(weights.unbind(1)):
+        total.addcmul_(padded[..., start : start + width], weight[:, None, None, None])
     return total
 
 

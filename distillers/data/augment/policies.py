@@ -181,6 +181,53 @@ class Mixed:
         return Draw(chains, shares * (1 - kept)[:, None], kept)
 
 
+class Flips:
+    """Mirror images.
+
+    Args:
+        horizontal: probability to mirror left and right.
+        vertical: probability to mirror top and bottom.
+    """
+
+    num_draws = 2
+
+    def __init__(self, horizontal: float, vertical: float) -> None:
+        self._probs = {"hflip": horizontal, "vflip": vertical}
+
+    def draw(self, draws: np.ndarray) -> Draw:
+        """Return what to do, a function of draws (n, 2) in (0, 1)."""
+        chain = []
+        for (kernel, prob), drawn in zip(self._probs.items(), draws.T, strict=True):
+            rows = np.flatnonzero(drawn < prob)
+            chain.append([Group(kernel, rows, np.zeros((len(rows), 1)))] if len(rows) else [])
+        return Draw([chain])
+
+
+class Jitter:
+    """Change brightness, contrast and saturation, in random order.
+
+    Args:
+        strength: each factor is uniform from 1 - strength, at least 0, to 1 + strength.
+    """
+
+    KERNELS = ("brightness", "contrast", "color")
+    num_draws = 6
+
+    def __init__(self, strength: float) -> None:
+        low, high = max(0.0, 1 - strength), 1 + strength
+        self._choices = [
+            Choice(Operation(kernel, lambda _, draw: low + (high - low) * draw), LEVELS)
+            for kernel in self.KERNELS
+        ]
+
+    def draw(self, draws: np.ndarray) -> Draw:
+        """Return what to do, a function of draws (n, 6) in (0, 1)."""
+        order, factors = draws[:, :3].argsort(1), draws[:, 3:]
+        own = np.broadcast_to(factors[..., None], (*factors.shape, 3))  # draw 0 is below prob 1
+        rows = np.arange(len(draws))
+        return Draw([[choose(self._choices, each, own[rows, each]) for each in order.T]])
+
+
 class FixMatch(Random):
     """Two operations of random magnitude, then a square of up to half of the side cut out."""
 

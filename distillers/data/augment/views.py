@@ -1,55 +1,141 @@
-"""The views of training images: what is done to them between the crop and the normalization."""
+"""The views of training images: what is done to them after the crop."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from distillers.config.augmentation import Augmentation
+from distillers.config.augmentation import Augmentation, parse_policy
 from distillers.data.augment.augmenter import Augmenter
+from distillers.data.augment.boxes import NUM_DRAWS, central_box, draw_boxes
 from distillers.data.augment.draws import uniforms
+from distillers.data.augment.erase import RandomErasing
+from distillers.data.augment.named import build_policy
+from distillers.data.augment.policies import Drawing, Flips, Jitter
 
-# Keep the random numbers of one image apart.
-STRONG_POLICY, STRONG_CROP = 1, 2
+# Streams of random numbers; those of the second view have other numbers than those of the first.
+FLIPS, POLICY, ERASING, CROPS, SECOND = 0, 1, 2, 3, 10
+AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of random crops, as in Inception
 
 
-class Views:
-    """The augmentation of the views of each image.
+class Views(NamedTuple):
+    """The views of the images of a batch, normalized, each (n, c, h, w).
+
+    Attributes:
+        images: what the student gets.
+        strong: the second view, None if there is none.
+        weak: what the teacher gets, None for `images`.
+    """
+
+    images: Tensor
+    strong: Tensor | None
+    weak: Tensor | None
+
+
+class ViewMaker:
+    """Make the views of images from their crops.
+
+    Everything is a function of the seed, the image and the turn, so that it depends on neither the
+    batch nor the process.
 
     Args:
         options: what is done.
         mean: c numbers, on the scale where 0 is black and 1 is white.
         seed: any integer.
         device: of the images.
+        normalize: maps images (n, c, h, w) uint8 to what a network takes.
     """
 
     def __init__(
-        self, options: Augmentation, mean: Sequence[float], seed: int, device: torch.device
+        self,
+        options: Augmentation,
+        mean: Sequence[float],
+        seed: int,
+        device: torch.device,
+        normalize: Callable[[Tensor], Tensor],
     ) -> None:
-        self._seed = seed
-        self._strong = None
+        self._options, self._seed, self._normalize = options, seed, normalize
+
+        def augmenter(drawing: Drawing, stream: int) -> Augmenter:
+            return Augmenter(drawing, mean, seed=seed, stream=stream, device=device)
+
+        flips = Flips(options.hflip or 0.0, options.vflip)
+        has_flips = bool(options.hflip or options.vflip)
+        self._flips = [augmenter(flips, FLIPS)] if has_flips else []
+        self._policy = [augmenter(each, POLICY) for each in _policies(options)]
+        self._erase = RandomErasing(options.reprob, seed=seed, stream=ERASING)
+        self._second: list[Augmenter] = []
         if options.strong_aa is not None:
-            self._strong = Augmenter(
-                options.strong_aa, mean, seed=seed, stream=STRONG_POLICY, device=device
-            )
+            self._second = [augmenter(flips, SECOND + FLIPS)] if has_flips else []
+            strong = build_policy(parse_policy(options.strong_aa))
+            self._second.append(augmenter(strong, SECOND + POLICY))
 
     @property
-    def has_strong(self) -> bool:
+    def has_second(self) -> bool:
         """Whether there is a second view."""
-        return self._strong is not None
+        return bool(self._second)
 
-    def strong(self, images: Tensor, rows: Tensor, turns: Tensor) -> Tensor:
-        """Return the second view; see `Augmenter`."""
-        return self._strong(images, rows, turns) if self._strong else images
+    def make(self, crops: Tensor, second: Tensor | None, rows: Tensor, turns: Tensor) -> Views:
+        """Return the views.
 
-    def strong_crops(self, rows: Tensor, turns: Tensor, offsets: int) -> Tensor:
-        """Return top, left and whether mirrored of the crops of the second view, (3, n) int64.
+        Args:
+            crops: (n, c, h, w) uint8.
+            second: other crops of the same images, if there is a second view.
+            rows: (n,) int64 on the CPU, which images they are.
+            turns: (n,) int64 on the CPU, the epoch, or the fixed view of each.
+        """
+        for flips in self._flips:
+            crops = flips(crops, rows, turns)
+        weak = self._normalize(crops) if self._options.splits else None
+        for augmenter in self._policy:
+            crops = augmenter(crops, rows, turns)
+        images = self._normalize(crops)
+        if self._options.reprob:
+            images = self._erase(images, rows, turns)
+        if second is None or not self._second:
+            return Views(images, None, weak)
+        for augmenter in self._second:
+            second = augmenter(second, rows, turns)
+        return Views(images, self._normalize(second), weak)
+
+    def crop_boxes(
+        self, rows: Tensor, turns: Tensor, size: tuple[int, int], second: bool
+    ) -> Tensor:
+        """Return the boxes of --scale and --ratio of images of one size, (n, 4) int64.
 
         Args:
             rows: (n,) int64 on the CPU, which images they are.
             turns: (n,) int64 on the CPU, the epoch, or the fixed view of each.
-            offsets: how many places a crop may have, along each side.
+            size: height and width of the images.
+            second: whether they are for the second view.
         """
-        drawn = uniforms(self._seed, STRONG_CROP, turns.numpy(), rows.numpy(), 3)
-        scale = torch.tensor([offsets, offsets, 2], dtype=torch.float64)
-        return (torch.from_numpy(drawn) * scale).long().T
+        options, drawn = self._options, self._draws(rows, turns, NUM_DRAWS, second)
+        ratio = options.ratio or RATIO
+        values, fits = draw_boxes(drawn, *size, options.scale or AREA, ratio)
+        values[~fits] = central_box(*size, ratio)
+        return torch.from_numpy(values)
+
+    def offsets(self, rows: Tensor, turns: Tensor, count: int, second: bool) -> Tensor:
+        """Return top, left and whether mirrored of crops, (n, 3) int64.
+
+        Args:
+            rows: (n,) int64 on the CPU, which images they are.
+            turns: (n,) int64 on the CPU, the epoch, or the fixed view of each.
+            count: how many places a crop may have, along each side.
+            second: whether they are for the second view.
+        """
+        drawn = self._draws(rows, turns, NUM_DRAWS + 3, second)[:, NUM_DRAWS:]
+        return torch.from_numpy((drawn * [count, count, 2]).astype(np.int64))
+
+    def _draws(self, rows: Tensor, turns: Tensor, count: int, second: bool) -> np.ndarray:
+        stream = CROPS + SECOND * second
+        return uniforms(self._seed, stream, turns.numpy(), rows.numpy(), count)
+
+
+def _policies(options: Augmentation) -> list[Drawing]:
+    """Return the policies of the first view; as in timm there is no color jitter beside another."""
+    if options.aa is not None:
+        return [build_policy(parse_policy(options.aa))]
+    return [Jitter(options.color_jitter)] if options.color_jitter else []

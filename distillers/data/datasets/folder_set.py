@@ -43,6 +43,7 @@ class FolderSet(DataSource):
         mean: per channel, for normalization.
         std: per channel, for normalization.
         unlabelled_share: see `LabelMix`.
+        augmentation: of the training images.
     """
 
     name: str
@@ -58,6 +59,7 @@ class FolderSet(DataSource):
     mean: tuple[float, ...] = IMAGENET_MEAN  # those of nearly all pretrained networks
     std: tuple[float, ...] = IMAGENET_STD
     unlabelled_share: float | None = None
+    augmentation: Augmentation = Augmentation()
 
     @property
     @override
@@ -90,6 +92,7 @@ class FolderSet(DataSource):
 
     @override
     def fingerprint(self) -> dict[str, Any]:
+        options = self.augmentation.of_teacher()
         return {
             "name": self.name,
             "images": len(self.train_rows),
@@ -102,6 +105,7 @@ class FolderSet(DataSource):
             "augmentation": f"a random part of area {AREA} and ratio {RATIO}, resized, "
             "mirrored one in two",
             "views": f"seed {VIEW_SEED}",
+            **({"options": options} if options else {}),
         }
 
     @override
@@ -121,8 +125,8 @@ class FolderSet(DataSource):
         shard: Shard = Shard(),
         views: NumViews | None = None,
         shuffle: bool = True,
-        augmentation: Augmentation = Augmentation(),
         balanced: bool = False,
+        second_view: bool = False,
     ) -> FolderLoader:
         return FolderLoader(
             self._images(self.train, self.train_rows, seed, augment=True),
@@ -138,8 +142,8 @@ class FolderSet(DataSource):
             dali=self.dali,
             views=views,
             unlabelled_share=self.unlabelled_share,
-            augmentation=augmentation,
             balanced=balanced,
+            augmentation=self.augmentation.with_second_view(second_view),
         )
 
     @override
@@ -149,6 +153,10 @@ class FolderSet(DataSource):
     @override
     def train_as_test(self) -> "FolderSet":
         return replace(self, test=self.train, test_rows=self.train_rows)
+
+    @override
+    def augmented(self, augmentation: Augmentation) -> "FolderSet":
+        return replace(self, augmentation=augmentation)
 
     @override
     def shuffled_test(self, seed: int) -> "FolderSet":
@@ -212,4 +220,7 @@ class FolderSet(DataSource):
             augment=augment,
             seed=seed,
             on_bad=self.on_bad_image,
+            area=self.augmentation.scale or AREA,
+            ratio=self.augmentation.ratio or RATIO,
+            flip=self.augmentation.hflip is None,
         )

@@ -15,7 +15,7 @@ from distillers.data.held_out import held_out_rows
 from distillers.data.label_mix import UNLABELLED
 from distillers.data.loaders.memory import PAD, Loader
 from distillers.data.loaders.pairs import check_images_and_labels
-from distillers.data.loaders.views import view_crops
+from distillers.data.loaders.views import VIEW_SEED, view_crops
 from distillers.data.sampling import generator
 from distillers.data.source import EVALUATION_BATCH, DataSource, evaluation_batch_size
 from distillers.distributed.shard import Shard
@@ -37,6 +37,7 @@ class ImageSet(DataSource):
         class_names: one per class, in the order of the labels.
         flip: whether a mirrored image still belongs to its class.
         unlabelled_share: see `LabelMix`.
+        augmentation: of the training images.
 
     Raises:
         InputError: if shapes, types, lengths or labels are inconsistent.
@@ -52,6 +53,7 @@ class ImageSet(DataSource):
     class_names: tuple[str, ...]
     flip: bool
     unlabelled_share: float | None = None
+    augmentation: Augmentation = Augmentation()
 
     def __post_init__(self) -> None:
         num = self.num_classes
@@ -81,12 +83,15 @@ class ImageSet(DataSource):
 
     @property
     @override
-    def num_crops(self) -> int:
-        return (2 * PAD + 1) ** 2 * (2 if self.flip else 1)
+    def num_crops(self) -> int | None:
+        if self.augmentation.resizes:
+            return None
+        return (2 * PAD + 1) ** 2 * (2 if self.flip and self.augmentation.hflip is None else 1)
 
     @override
     def fingerprint(self) -> dict[str, Any]:
         first = min(64, len(self.train_images))  # their views show how all are drawn
+        crops, options = self.num_crops, self.augmentation.of_teacher()
         return {
             "name": self.name,
             "images": len(self.train_images),
@@ -96,7 +101,8 @@ class ImageSet(DataSource):
             "std": list(self.std),
             "augmentation": f"{PAD} black pixels around, cropped"
             + (", mirrored one in two" if self.flip else ""),
-            "views": hash_tensors(view_crops(first, self.num_crops)),
+            "views": hash_tensors(view_crops(first, crops)) if crops else f"seed {VIEW_SEED}",
+            **({"options": options} if options else {}),
         }
 
     @override
@@ -115,8 +121,8 @@ class ImageSet(DataSource):
         shard: Shard = Shard(),
         views: NumViews | None = None,
         shuffle: bool = True,
-        augmentation: Augmentation = Augmentation(),
         balanced: bool = False,
+        second_view: bool = False,
     ) -> Loader:
         return Loader(
             self.train_images,
@@ -126,7 +132,7 @@ class ImageSet(DataSource):
             std=self.std,
             seed=seed,
             augment=True,
-            flip=self.flip,
+            flip=self.flip and self.augmentation.hflip is None,
             shuffle=shuffle,
             drop_last=drop_last,
             device=device,
@@ -134,8 +140,8 @@ class ImageSet(DataSource):
             world_size=shard.world_size,
             views=views,
             unlabelled_share=self.unlabelled_share,
-            augmentation=augmentation,
             balanced=balanced,
+            augmentation=self.augmentation.with_second_view(second_view),
         )
 
     @override
@@ -164,6 +170,10 @@ class ImageSet(DataSource):
             mean=self.mean * 3,
             std=self.std * 3,
         )
+
+    @override
+    def augmented(self, augmentation: Augmentation) -> "ImageSet":
+        return replace(self, augmentation=augmentation)
 
     @override
     def shuffled_test(self, seed: int) -> "ImageSet":

@@ -17,7 +17,6 @@ from distillers.data.loaders.decode import (
     DecodedBatch,
     ImageFiles,
     image_rng,
-    random_crop_flip,
 )
 from distillers.data.loaders.jpeg import upright_size
 from distillers.errors import InputError
@@ -87,7 +86,7 @@ class DaliBatches:
         size = upright_size(content.tobytes())
         if size is None:
             return images.__getitems__([(epoch, row)])
-        return _ForDali(row, content, random_crop_flip(*size, image_rng(images.seed, epoch, row)))
+        return _ForDali(row, content, images.cut(*size, image_rng(images.seed, epoch, row)))
 
     def _decoded(
         self, wanted: list[tuple[int, int]], looked: list[Future[_ForDali | DecodedBatch]]

@@ -26,6 +26,7 @@ MAX_PIXELS = 178_956_970  # PIL's limit, against files that decompress to all me
 MAX_RATIO = 16  # of the sides of an image
 TRIES = 100  # other images to try instead of a bad one
 NO_IMAGES = torch.empty(0, 3, 1, 1, dtype=torch.uint8)
+Span = Sequence[float]  # two numbers
 OnBad = Literal["error", "skip"]
 
 
@@ -77,6 +78,9 @@ class ImageFiles(Dataset):
         on_bad: "error" stops at the first image that cannot be read, with its text alone in `bad`;
             "skip" puts another image of the set in its place, or none where `augment` is False.
         crops: how many crops of each image are made, 1 or 2.
+        area: range of the part of the image in a random crop.
+        ratio: range of the width of a random crop divided by its height.
+        flip: whether random crops are mirrored.
         verified: (m,) uint8, 1 for files that were read once; shared with worker processes.
     """
 
@@ -88,6 +92,9 @@ class ImageFiles(Dataset):
     seed: int
     on_bad: OnBad
     crops: int = 1
+    area: Span = AREA
+    ratio: Span = RATIO
+    flip: bool = True
     verified: Tensor = field(init=False, repr=False)
     _kinds: tuple[Tensor, Tensor] | None = field(init=False, repr=False)
 
@@ -144,10 +151,15 @@ class ImageFiles(Dataset):
         kind = self._kinds[int(self.labels[self.rows[row]] < 0)]
         return int(kind[chooser.randrange(len(kind))])
 
+    def cut(self, height: int, width: int, rng: random.Random) -> CropFlip:
+        """Draw the crop of an image of the given size."""
+        window = random_crop_box(height, width, rng, self.area, self.ratio)
+        return CropFlip(window, rng.random() < 0.5 and self.flip)
+
     def _shaped(self, image: Tensor, rng: random.Random) -> Tensor:
         if not self.augment:
             return resize_center_crop(image, self.size, shorter_side(self.size))
-        cut = random_crop_flip(image.shape[-2], image.shape[-1], rng)
+        cut = self.cut(image.shape[-2], image.shape[-1], rng)
         image = F.resized_crop(image, *cut.window, [self.size, self.size], antialias=True)
         return image.flip(-1) if cut.mirrored else image
 
@@ -272,19 +284,16 @@ def image_rng(seed: int, turn: int, row: int) -> random.Random:
     return random.Random(f"{seed} {turn} {row}")
 
 
-def random_crop_flip(height: int, width: int, rng: random.Random) -> CropFlip:
-    """Draw the augmentation of an image of the given size."""
-    return CropFlip(random_crop_box(height, width, rng), rng.random() < 0.5)
-
-
-def random_crop_box(height: int, width: int, rng: random.Random) -> tuple[int, int, int, int]:
+def random_crop_box(
+    height: int, width: int, rng: random.Random, areas: Span = AREA, ratios: Span = RATIO
+) -> tuple[int, int, int, int]:
     """Draw top, left, height and width of a crop; the center if none fits in ten tries."""
     for _ in range(10):
-        area = height * width * rng.uniform(*AREA)
-        ratio = math.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
+        area = height * width * rng.uniform(areas[0], areas[1])
+        ratio = math.exp(rng.uniform(math.log(ratios[0]), math.log(ratios[1])))
         wide, high = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < wide <= width and 0 < high <= height:
             return rng.randint(0, height - high), rng.randint(0, width - wide), high, wide
-    ratio = min(max(width / height, RATIO[0]), RATIO[1])
+    ratio = min(max(width / height, ratios[0]), ratios[1])
     high, wide = min(height, round(width / ratio)), min(width, round(height * ratio))
     return (height - high) // 2, (width - wide) // 2, high, wide

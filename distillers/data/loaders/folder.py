@@ -12,7 +12,7 @@ from typing_extensions import override
 from distillers.config.augmentation import Augmentation
 from distillers.config.cpus import usable_cpus
 from distillers.config.data import Dali, NumViews, check_dali
-from distillers.data.augment.views import Views
+from distillers.data.augment.views import ViewMaker
 from distillers.data.batch import Batch
 from distillers.data.datasets.listing import first_few
 from distillers.data.loaders.decode import DecodedBatch, ImageFiles, same
@@ -91,17 +91,18 @@ class FolderLoader(ShardedLoader):
             labels=images.labels[images.rows],
             unlabelled_share=unlabelled_share,
             balanced=balanced,
+            repeats=augmentation.aug_repeats,
         )
         check_views(views, None)
         self.num_bad = 0
         self._warn = warn
         self._images = images if views is None else replace(images, seed=VIEW_SEED)
         self._views = views
-        self._augmentation = Views(augmentation, mean, self._images.seed, self.device)
-        if self._augmentation.has_strong:
+        normalize = Normalize(mean, std, self.device)
+        self._maker = ViewMaker(augmentation, mean, self._images.seed, self.device, normalize)
+        if self._maker.has_second:
             self._images = replace(self._images, crops=2)
         self._noted: set[str] = set()
-        self._normalize = Normalize(mean, std, self.device)
         self._sampler = _BatchSampler()
         check_dali(dali, self.device.type)
         workers = min(num_workers, usable_cpus(), len(self))
@@ -182,12 +183,13 @@ class FolderLoader(ShardedLoader):
             part.to(self.device, non_blocking=True)
             for part in (decoded.images, decoded.labels, decoded.index)
         )
-        strong = None
-        if decoded.second is not None:
-            second = decoded.second.to(self.device, non_blocking=True)
-            strong = self._normalize(self._augmentation.strong(second, decoded.index, turn))
+        second = decoded.second
+        if second is not None:
+            second = second.to(self.device, non_blocking=True)
+        made = self._maker.make(pixels, second, decoded.index, turn)
         counts = self._rows_per_rank(place)
-        return Batch(self._normalize(pixels), labels, index, view, counts, strong=strong)
+        images, strong, weak = made
+        return Batch(images, labels, index, view, counts, strong=strong, weak=weak)
 
     def _dali_loader(self, where: str, num_threads: int) -> Iterable[DecodedBatch]:
         from distillers.data.loaders.dali import DaliBatches  # imports an extra

@@ -1,6 +1,7 @@
 """Batches of small images in memory: cropped, flipped and normalized on the device."""
 
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 import torch
@@ -10,12 +11,13 @@ from typing_extensions import override
 
 from distillers.config.augmentation import Augmentation
 from distillers.config.data import NumViews
-from distillers.data.augment.views import Views
+from distillers.data.augment.boxes import resized_crops
+from distillers.data.augment.views import ViewMaker
 from distillers.data.batch import Batch
 from distillers.data.label_mix import EpochOrder
 from distillers.data.loaders.pairs import check_images_and_labels
 from distillers.data.loaders.sharded import ShardedLoader
-from distillers.data.loaders.views import VIEW_SEED, CropViews
+from distillers.data.loaders.views import VIEW_SEED, CropViews, check_views, epoch_views
 from distillers.data.normalization import Normalize, check_statistics
 from distillers.errors import InputError
 
@@ -68,8 +70,9 @@ class Loader(ShardedLoader):
         views: use only this many fixed crops of each image, the same in every run, in turn; "all"
             draws crops at random and sets `Batch.view` to their numbers.
         unlabelled_share: see `LabelMix`; for images of which some have the label -1.
-        augmentation: what is done to the images besides, if `augment` is set.
         balanced: whether to draw images of every class equally often, with `shuffle`.
+        augmentation: what is done to the images besides, if `augment` is set; its `scale` and
+            `ratio` replace the padding.
 
     Raises:
         InputError: if the data are empty or inconsistent, a number is out of range, or `drop_last`
@@ -117,20 +120,26 @@ class Loader(ShardedLoader):
             labels=labels.cpu()[self._rows],
             unlabelled_share=unlabelled_share,
             balanced=balanced,
+            repeats=augmentation.aug_repeats,
         )
         self._augment, self._flip = augment, flip
+        augmentation = augmentation if augment else Augmentation()
+        self._resizes, self._num_views = augmentation.resizes, views
         self._views = None
-        if views is not None:
+        if self._resizes:
+            check_views(views, None)
+        elif views is not None:
             start = seed if shuffle else None
             self._views = CropViews(len(images), 2 * PAD + 1, flip, views, start)
+        normalize = Normalize(mean, std, self.device, dtype, channels_last)
         view_seed = seed if views is None else VIEW_SEED
-        self._augmentation = Views(augmentation, mean, view_seed, self.device)
+        self._maker = ViewMaker(augmentation, mean, view_seed, self.device, normalize)
 
         images = images.to(self.device)
         # Padded once: crops are windows into these images, and a batch is a single gather.
-        self._images = F.pad(images, (PAD, PAD, PAD, PAD)) if augment else images
+        pads = augment and not self._resizes
+        self._images = F.pad(images, (PAD, PAD, PAD, PAD)) if pads else images
         self._labels = labels.to(self.device)
-        self._normalize = Normalize(mean, std, self.device, dtype, channels_last)
 
     @override
     def _batches(self, number: int, start_batch: int) -> Iterator[Batch]:
@@ -139,21 +148,16 @@ class Loader(ShardedLoader):
         step = max(1, CHUNK // size) * size
         for start in range(start_batch * size, self.num_images, step):
             part = _Plan(*(x[start : start + step] for x in plan))
-            crops = self._crops(part.rows, part.drawn) if self._augment else None
-            pixels = self._images[part.rows] if crops is None else crops
-            chunk = [self._normalize(pixels), self._labels[part.rows], part.rows, part.view]
-            if self._augment and self._augmentation.has_strong:
-                chunk.append(self._normalize(self._strong(part)))
-            parts = zip(*(x.split(size) for x in chunk), strict=True)
-            for place, (images, labels, index, view, *strong) in enumerate(parts, start // size):
-                batch = Batch(
-                    images,
-                    labels,
-                    index,
-                    view if self._views else None,
-                    self._rows_per_rank(place),
-                    strong=next(iter(strong), None),
-                )
+            made = self._maker.make(*self._crops(part), part.host_rows, part.turns)
+            view = None if self._num_views is None else part.view
+            chunk = (made.images, self._labels[part.rows], part.rows, view, made.strong, made.weak)
+            split = (repeat(None) if x is None else x.split(size) for x in chunk)
+            parts = zip(*split, strict=False)
+            for place, (images, labels, index, view, strong, weak) in enumerate(
+                parts, start // size
+            ):
+                counts = self._rows_per_rank(place)
+                batch = Batch(images, labels, index, view, counts, strong=strong, weak=weak)
                 yield self._with_labelled(batch, place, order)
 
     def _plan(self, number: int, order: EpochOrder | None = None) -> _Plan:
@@ -170,30 +174,50 @@ class Loader(ShardedLoader):
         if self._views:
             view, drawn = self._views.of_epoch(turns, rows, drawn)
             turns = view // len(self._labels)
+        elif isinstance(self._num_views, int):
+            start = self._seed if self._shuffle else None
+            turns = epoch_views(len(self._labels), self._num_views, rows, turns, start)
+            view = turns * len(self._labels) + rows
         rows, drawn, view, turns = (x[self._indices] for x in (rows, drawn.T, view, turns))
         return _Plan(rows.to(self.device), drawn.to(self.device), view, rows, turns)
 
-    def _strong(self, part: _Plan) -> Tensor:
-        """Return a second, strongly augmented crop of each image: (n, c, h, w) uint8."""
-        views, rows, turns = self._augmentation, part.host_rows, part.turns
-        drawn = views.strong_crops(rows, turns, 2 * PAD + 1).T.to(self.device)
-        return views.strong(self._crops(part.rows, drawn), rows, turns)
+    def _crops(self, part: _Plan) -> tuple[Tensor, Tensor | None]:
+        """Return the crops of images, and others if there is a second view: (n, c, h, w) uint8."""
+        if not self._augment:
+            return self._images[part.rows], None
+        drawn = part.drawn
+        if self._resizes:
+            drawn = self._maker.offsets(part.host_rows, part.turns, 1, second=False)
+        first = self._cut(part, drawn, second=False)
+        if not self._maker.has_second:
+            return first, None
+        drawn = self._maker.offsets(part.host_rows, part.turns, 2 * PAD + 1, second=True)
+        return first, self._cut(part, drawn, second=True)
 
-    def _crops(self, rows: Tensor, drawn: Tensor) -> Tensor:
-        """Return the crops of rows (n,), cut and flipped as drawn (n, 3): (n, c, h, w) uint8."""
-        top, left, mirrored = drawn.unbind(1)
-        num, channels, height, width = self._images.shape
-        n, c, y, x = self._images.stride()
-        windows = self._images.as_strided(
-            (num, 2 * PAD + 1, 2 * PAD + 1, channels, height - 2 * PAD, width - 2 * PAD),
-            (n, y, x, c, y, x),
-        )
-        crops = windows[rows, top, left]
+    def _cut(self, part: _Plan, drawn: Tensor, second: bool) -> Tensor:
+        """Return crops for one view, cut and flipped as drawn (n, 3): (n, c, h, w) uint8."""
+        top, left, mirrored = drawn.to(self.device, non_blocking=True).unbind(1)
+        if self._resizes:
+            size = (self._images.shape[2], self._images.shape[3])
+            boxes = self._maker.crop_boxes(part.host_rows, part.turns, size, second)
+            boxes = boxes.to(self.device, non_blocking=True)
+            crops = resized_crops(self._images[part.rows], boxes)
+        else:
+            crops = self._windows()[part.rows, top, left]
         if not self._flip:
             return crops
         count = len(crops)
         choice = torch.arange(count, device=self.device) + count * mirrored
         return torch.cat([crops, crops.flip(-1)]).index_select(0, choice)
+
+    def _windows(self) -> Tensor:
+        """Return all crops of all images by row, top and left, without copying."""
+        num, channels, height, width = self._images.shape
+        n, c, y, x = self._images.stride()
+        return self._images.as_strided(
+            (num, 2 * PAD + 1, 2 * PAD + 1, channels, height - 2 * PAD, width - 2 * PAD),
+            (n, y, x, c, y, x),
+        )
 
 
 def _checked(index: Tensor, num: int) -> Tensor:

@@ -47,6 +47,8 @@ class ShardedLoader(BatchLoader):
             label; with `shuffle` the order of an epoch is then that of `LabelMix`.
         unlabelled_share: see `LabelMix`.
         balanced: whether to draw images of every class equally often, with `shuffle`.
+        repeats: how often each image follows itself; an epoch then has fewer images, and as many
+            places.
 
     Raises:
         InputError: if a number is out of range, or `drop_last` would leave no batch.
@@ -67,6 +69,7 @@ class ShardedLoader(BatchLoader):
         labels: Tensor | None = None,
         unlabelled_share: float | None = None,
         balanced: bool = False,
+        repeats: int = 1,
     ) -> None:
         check_shard(batch_size, rank, world_size)
         check_epoch_size(num_rows, batch_size, world_size, shuffle, drop_last)
@@ -82,6 +85,12 @@ class ShardedLoader(BatchLoader):
         if shuffle and labels is not None and (unlabelled_share or has_unlabelled(labels)):
             self._mix = LabelMix(labels, unlabelled_share, seed)
             self._is_labelled = labels.cpu() >= 0
+        self._repeats = max(repeats, 1)
+        if self._repeats > 1 and (self._mix or self._balanced is not None):
+            raise InputError(
+                f"--aug_repeats {repeats} cannot be used with unlabelled images or "
+                "--balanced_sampling, which decide on the images of each batch; leave it out."
+            )
 
     @property
     @override
@@ -110,7 +119,11 @@ class ShardedLoader(BatchLoader):
             rows = balanced_order(self._balanced, rng)
             return EpochOrder(rows, rng, number + occurrences(rows) * REPEAT)
         rows = torch.randperm(count, generator=rng) if self._shuffle else torch.arange(count)
-        return EpochOrder(rows, rng, torch.full((count,), number))
+        if self._repeats == 1:
+            return EpochOrder(rows, rng, torch.full((count,), number))
+        rows = rows.repeat_interleave(self._repeats)[:count]
+        copies = torch.arange(count) % self._repeats
+        return EpochOrder(rows, rng, (number - 1) * self._repeats + copies + 1)
 
     def _with_labelled(self, batch: Batch, place: int, order: EpochOrder) -> Batch:
         """Return a batch with `labelled` and `labelled_per_rank`, if some images have no label.

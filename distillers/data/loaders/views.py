@@ -26,8 +26,9 @@ def check_views(views: NumViews | None, num_crops: int | None) -> None:
         return
     if views == "all":
         raise InputError(
-            "--views all needs images in memory, whose crops can be counted; an image in a file "
-            "has endlessly many. Say how many each shall have, as in --views 4."
+            "--views all needs images in memory, whose crops can be counted; an image in a file, "
+            "or with --scale or --ratio, has endlessly many. Say how many each shall have, as in "
+            "--views 4."
         )
     most = f"1 to {num_crops}, or all" if num_crops else "at least 1"
     if not 1 <= views <= (num_crops or views):
@@ -50,8 +51,9 @@ def resolve_views(views: NumViews | None, cached: bool, source: DataSource) -> N
         return views
     if source.num_crops is None:
         raise InputError(
-            f"--teacher_cache needs --views for {source.name}, whose images in files have "
-            "endlessly many crops; say how many of them each shall have, as in --views 4."
+            f"--teacher_cache needs --views for {source.name}, whose images in files, or with "
+            "--scale or --ratio, have endlessly many crops; say how many of them each shall have, "
+            "as in --views 4."
         )
     return "all"
 

@@ -36,7 +36,7 @@ def fill_cache(
             figures = {"images_per_second": 0.0}
             for place, batch in enumerate(loader.epoch(number, first), start=first + 1):
                 assert batch.view is not None
-                cache.fill(batch.images, batch.view)
+                cache.fill(batch.teacher_images, batch.view)
                 seen += len(batch.labels)
                 figures["images_per_second"] = seen / (time.monotonic() - start)
                 if place % SHOW_EVERY == 0 and world.is_first:

@@ -195,6 +195,8 @@ class CachedTeacherLoader(WrappedLoader):
         for batch in self._loader.epoch(number, start_batch):
             if batch.view is None:
                 raise TypeError("a teacher cache needs a loader whose batches have `view`")
-            values = renamed(self._cache.values(batch.images, batch.view), self._cache.number)
+            values = renamed(
+                self._cache.values(batch.teacher_images, batch.view), self._cache.number
+            )
             yield replace(batch, teacher={**(batch.teacher or {}), **values})
         self._cache.report_damage()

@@ -1,0 +1,81 @@
+"""Boxes of random area and ratio: what is cut out of images, or erased in them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+TRIES = 10
+NUM_DRAWS = 2 * TRIES + 2  # random numbers that each image needs
+
+
+class Boxes(NamedTuple):
+    """A box for each image.
+
+    Attributes:
+        values: (n, 4) int64, top, left, height and width in pixels.
+        fits: (n,) bool, whether one of the drawn boxes fits; if not, all numbers are 0.
+    """
+
+    values: np.ndarray
+    fits: np.ndarray
+
+
+def draw_boxes(
+    draws: np.ndarray,
+    height: int,
+    width: int,
+    scale: Sequence[float],
+    ratio: Sequence[float],
+) -> Boxes:
+    """Draw boxes as RandomResizedCrop does: the first of ten that fits, at a random place.
+
+    Args:
+        draws: (n, NUM_DRAWS) in (0, 1).
+        height: of the images, in pixels.
+        width: of the images, in pixels.
+        scale: smallest and largest area, where 1 is that of the image.
+        ratio: smallest and largest width divided by height.
+    """
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[:, :TRIES])
+    low, high = np.log(ratio)
+    shape = np.exp(low + (high - low) * draws[:, TRIES : 2 * TRIES])
+    wide, tall = np.rint(np.sqrt(area * shape)), np.rint(np.sqrt(area / shape))
+    fit = (wide > 0) & (wide <= width) & (tall > 0) & (tall <= height)
+    rows, first = np.arange(len(draws)), fit.argmax(1)
+    wide, tall = wide[rows, first], tall[rows, first]
+    top = np.floor(draws[:, -2] * (height - tall + 1))
+    left = np.floor(draws[:, -1] * (width - wide + 1))
+    fits = fit.any(1)
+    values = np.stack([top, left, tall, wide], axis=1) * fits[:, None]
+    return Boxes(values.astype(np.int64), fits)
+
+
+def central_box(height: int, width: int, ratio: Sequence[float]) -> np.ndarray:
+    """Return the largest box in the middle of an image whose ratio is in a range, (4,) int64."""
+    shape = min(max(width / height, ratio[0]), ratio[1])
+    tall, wide = min(height, round(width / shape)), min(width, round(height * shape))
+    return np.array([(height - tall) // 2, (width - wide) // 2, tall, wide])
+
+
+def resized_crops(images: Tensor, boxes: Tensor) -> Tensor:
+    """Return the boxes of images, enlarged bilinearly to the size of the images.
+
+    Args:
+        images: (n, c, h, w) uint8.
+        boxes: (n, 4) int64 on the same device.
+    """
+    height, width = images.shape[-2:]
+    top, left, tall, wide = boxes.float()[..., None, None].unbind(1)
+    y = torch.arange(height, device=images.device)[:, None] + 0.5
+    x = torch.arange(width, device=images.device) + 0.5
+    down = top + (y * (tall / height)).clamp(min=0.5).minimum(tall - 0.5)
+    across = left + (x * (wide / width)).clamp(min=0.5).minimum(wide - 0.5)
+    grid = torch.stack(torch.broadcast_tensors(across * (2 / width), down * (2 / height)), -1) - 1
+    found = F.grid_sample(
+        images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return (found + 0.5).to(torch.uint8)
