@@ -33,6 +33,7 @@ from distillers.training.run_setup import batch_size_per_process, build_hparams
 from distillers.training.trainer import Hyperparameters, fit
 
 if TYPE_CHECKING:
+    from distillers.distillation.cache.pack import Pack
     from distillers.distillation.cache.teacher_cache import TeacherCache
     from distillers.training.probe import Probe
 
@@ -49,7 +50,7 @@ def train(
     world: World,
     *,
     views: NumViews | None = None,
-    caches: "Sequence[TeacherCache]" = (),
+    caches: "Sequence[TeacherCache | Pack]" = (),
     probe: "Probe | None" = None,
 ) -> None:
     """Train a task, from the first epoch or from the state in `run_dir`, and write the run's files.

@@ -12,6 +12,7 @@ from distillers.config.data import NumViews
 from distillers.config.student import StudentConfig
 from distillers.data.source import DataSource
 from distillers.distillation.build import distil
+from distillers.distillation.cache.pack import Pack
 from distillers.distillation.cache.request import cache_request, open_cache
 from distillers.distillation.cache.teacher_cache import TeacherCache
 from distillers.distillation.distillation import Distillation
@@ -103,9 +104,20 @@ def choose_probe(
 
 
 def build_student(
-    config: StudentConfig, teachers: LoadedTeachers, source: DataSource, world: World
+    config: StudentConfig,
+    teachers: LoadedTeachers,
+    source: DataSource,
+    world: World,
+    pack: Pack | None = None,
 ) -> StudentSetup:
     """Build the student and its losses.
+
+    Args:
+        config: the flags.
+        teachers: the teachers.
+        source: the images.
+        world: the processes.
+        pack: what the teacher computed; the training images get its order.
 
     Raises:
         InputError: if the networks do not fit the data or the losses.
@@ -122,6 +134,8 @@ def build_student(
     source = with_normalization(source, initial.mean, initial.std)
     student = run_setup.to_device(initial.net, config, world)
     splits = split_images(source, config)
+    if pack:
+        splits = splits._replace(train=pack.align(splits.train))
     sample = source.sample(world.device)
     check_forward(student, config.model_s, sample, classes)
     nets = [prepare(one, config, splits.train, sample, world) for one in teachers.teachers]
@@ -159,9 +173,22 @@ def open_caches(
     views: NumViews,
     num_fills: int,
     world: World,
-) -> list[TeacherCache]:
-    """Open a cache for each teacher; those that would exceed the budget are left out."""
-    found = []
+    pack: Pack | None = None,
+) -> "list[TeacherCache | Pack]":
+    """Open a cache for each teacher; those that would exceed the budget are left out.
+
+    With a pack, that is all that is needed.
+
+    Raises:
+        InputError: if the losses read what the pack does not have.
+    """
+    if pack:
+        if len(setup.teachers) > 1:
+            raise InputError("a pack holds the outputs of one teacher; give --path_t once.")
+        pack.check_reads([f"teacher_{kind}" for kind in setup.task.frozen.extractor.kinds])
+        world.say(f"teacher outputs: those of the pack {pack.folder}")
+        return [pack]
+    found: list[TeacherCache | Pack] = []
     for number, (teacher, net) in enumerate(zip(teachers.teachers, setup.teachers, strict=True)):
         asked = cache_request(config, net, teacher.name, setup.splits.train, views)
         reader = setup.task if len(setup.teachers) == 1 else OneTeacher(setup.task, number)

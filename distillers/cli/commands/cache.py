@@ -1,18 +1,21 @@
 """`distillers cache`: build, inspect, verify and prune caches of teacher outputs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional
 
+from distillers.config.flags import AT_LEAST_1
 from distillers.config.parsing import parse
-from distillers.config.sizes import num_bytes, num_days
+from distillers.config.sizes import num_bytes, num_days, show_bytes
 from distillers.config.student import StudentConfig
 from distillers.errors import InputError, unknown
 
 if TYPE_CHECKING:
+    from distillers.data.source import DataSource
+    from distillers.distillation.cache.teacher_cache import TeacherCache
     from distillers.distributed.world import World
 
 WHERE = "./save/teacher_cache"
@@ -24,6 +27,10 @@ Caches of teacher outputs for every augmented view of every image (--teacher_cac
   info      list the caches in a folder
   verify    compare every row with its checksum
   prune     delete caches by age and size
+  export    write a portable pack of soft labels, filling the cache first; takes the flags of
+            `distillers student`, too
+  import    check a pack against images and copy it to the folder of the caches; takes the flags of
+            `distillers student`, too
 
 `distillers cache ACTION --help` lists the flags of an action."""
 
@@ -62,9 +69,36 @@ class PruneConfig:
     """Print what would be deleted; delete nothing."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(StudentConfig):
+    """Write a portable pack of what the teacher computed, which needs no teacher to be read."""
+
+    pack: Positional[str]
+    """New folder for the pack."""
+    top_k: Annotated[int | None, AT_LEAST_1] = None
+    """Store only so many largest logits of each view, the others by their mass. Default: all."""
+    embeddings: Literal["half", "int8", "none"] = "half"
+    """Precision of the embeddings, if the losses read them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportConfig(StudentConfig):
+    """Check that a pack fits the images, the classes and the augmentation of a run."""
+
+    pack: Positional[str]
+    """Folder of the pack."""
+
+
 def main(args: Sequence[str]) -> None:
     """Run one action."""
-    actions = {"build": build, "info": info, "verify": verify, "prune": prune}
+    actions = {
+        "build": build,
+        "info": info,
+        "verify": verify,
+        "prune": prune,
+        "export": export_pack,
+        "import": import_pack,
+    }
     if not args or args[0] in ("-h", "--help"):
         print(USAGE)
         return
@@ -82,11 +116,70 @@ def build(args: Sequence[str]) -> None:
     from distillers.distillation import loss_weights
 
     loss_weights.options(config, loss_weights.choose(config))  # before files are read
-    launch.run(config, "cache", ["build", *args], lambda world: work(config, world))
+
+    def fill_cache(world: "World") -> None:
+        work(config, world)
+
+    launch.run(config, "cache", ["build", *args], fill_cache)
 
 
-def work(config: StudentConfig, world: "World") -> None:
-    """Fill one process's part of the cache."""
+def export_pack(args: Sequence[str]) -> None:
+    """Fill the cache and write it as a pack."""
+    config = parse(ExportConfig, args, "distillers cache export")
+    config.check()
+
+    from distillers.cli import launch
+    from distillers.distillation.cache.folder import read_card
+    from distillers.distillation.cache.pack_write import PackOptions, read_cache, write_pack
+
+    def export(world: "World") -> None:
+        caches, train, num_views = work(config, world)
+        if len(caches) > 1:
+            raise InputError("a pack holds the outputs of one teacher; give --path_t once.")
+        if not world.is_first:
+            return
+        values = read_cache(caches[0], len(train.train_labels) * num_views)
+        options = PackOptions(config.top_k, config.embeddings)
+        folder = Path(config.pack).expanduser()
+        teacher = read_card(caches[0].folder.path)["key"]["teacher"]
+        manifest = write_pack(folder, values, train, num_views, options, teacher)
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        world.say(
+            f"wrote {folder}: {', '.join(manifest['tensors'])} of {len(train.train_labels):,} "
+            f"images x {num_views} views, {show_bytes(size)}"
+        )
+
+    launch.run(config, "cache", ["export", *args], export)
+
+
+def import_pack(args: Sequence[str]) -> None:
+    """Check a pack against the images of a run, and copy it to the folder of the caches."""
+    config = parse(ImportConfig, args, "distillers cache import")
+    replace(config, path_t="of the pack", teacher_cache=None).check()
+
+    from distillers.distillation.cache.pack import Pack
+    from distillers.distillation.cache.request import FOLDER
+    from distillers.distributed.world import World
+    from distillers.training import run_setup
+    from distillers.training.images import split_images
+
+    pack = Pack(config.pack)
+    source = run_setup.load_data(config, World(), config.decode_options())
+    train = pack.align(split_images(source, config).train)
+    there = pack.copy(Path(config.save_dir) / FOLDER)
+    print(
+        f"{config.pack} by {pack.manifest['teacher']['model']} fits the "
+        f"{len(train.train_labels):,} training images, {pack.num_views} views each; use it with "
+        f"--teacher_cache {there}"
+    )
+
+
+def work(config: StudentConfig, world: "World") -> "tuple[list[TeacherCache], DataSource, int]":
+    """Fill one process's part of the caches.
+
+    Returns:
+        the caches of the teachers, the training images, and the number of views of each.
+    """
     from distillers.data.loaders.views import num_views_of, resolve_views
     from distillers.distillation.cache import fill
     from distillers.distillation.cache.request import CacheRequest
@@ -111,6 +204,7 @@ def work(config: StudentConfig, world: "World") -> None:
         fill.fill_cache(cache, train, asked, batch_size, world)
         computed = f"computed {cache.total_computed(world):,} views"
         world.say(f"{computed}; the cache is full: {cache.folder.path}")
+    return caches, train, num_views
 
 
 def info(args: Sequence[str]) -> None:

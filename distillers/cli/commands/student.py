@@ -28,6 +28,7 @@ def work(config: StudentConfig, world: "World") -> None:
     """Distil the student in one process."""
     from distillers.checkpoints.card import create_card
     from distillers.data.loaders.views import resolve_views
+    from distillers.distillation.cache.pack import open_pack, views_of_pack
     from distillers.training import run_setup
     from distillers.training.run_dir import check_same_source, resolve_run_dir
     from distillers.training.runner import train
@@ -40,23 +41,29 @@ def work(config: StudentConfig, world: "World") -> None:
     from distillers.training.teachers import load_teachers
 
     source = run_setup.load_data(config, world, config.decode_options())
-    views = resolve_views(config.views, config.teacher_cache is not None, source)
+    pack = open_pack(config.teacher_cache)
+    cached = config.teacher_cache is not None
+    views = (
+        views_of_pack(config.views, pack, source)
+        if pack
+        else resolve_views(config.views, cached, source)
+    )
     teachers = load_teachers(config, source, world)
     weights = teachers.weights
     folder = config.folder(weights.ce, weights.kd, weights.method, teachers.name)
     run_dir = resolve_run_dir(folder, config.model_s, config, world)
     check_same_source(run_dir, ("distilled", "teacher_sha256"), teachers.names, teachers.digest)
     run_setup.seed_everything(config)
-    setup = build_student(config, teachers, source, world)
+    setup = build_student(config, teachers, source, world, pack)
     devices = run_setup.describe_devices(world)
     terms = " + ".join(f"{weight:g} {name}" for name, weight in weights.terms().items())
     networks = f"{config.model_s} from {teachers.name}"
     world.say(f"{networks} on {config.dataset}, {devices}, into {run_dir.folder}")
     world.say(f"loss: {terms} (protocol {config.protocol})")
     caches = []
-    if config.teacher_cache is not None and views is not None:
+    if cached and views is not None:
         num_fills = config.epochs + setup.task.warmup_epochs
-        caches = open_caches(config, teachers, setup, views, num_fills, world)
+        caches = open_caches(config, teachers, setup, views, num_fills, world, pack)
     accuracy = teachers.known_accuracy(source.name)
     if not config.skip_validation:
         accuracy = score_teachers(setup, teachers, config, world)

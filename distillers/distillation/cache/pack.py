@@ -1,0 +1,239 @@
+"""Portable packs of soft labels: what a teacher computed of views of images, without the teacher.
+
+A pack is a folder of safetensors shards and `pack.json`, which holds their SHA-256 and its own. An
+image is known by a hash of its file (of its pixels if it is in memory), so that a pack fits the
+same images in any order and under any name.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from typing_extensions import override
+
+from distillers.config.data import NumViews
+from distillers.data.batch import Batch
+from distillers.data.datasets.listing import first_few
+from distillers.data.image_hash import image_hashes, image_name
+from distillers.data.loaders.views import num_views_of
+from distillers.data.source import BatchLoader, DataSource, WrappedLoader
+from distillers.distillation.cache.pack_format import decode_embeddings, decode_logits
+from distillers.distributed.world import World
+from distillers.errors import CorruptFileError, InputError
+from distillers.files import sha256
+
+FORMAT, MANIFEST = 1, "pack.json"
+# Entries of a data set's fingerprint that say which images there are, not how they are augmented.
+OF_IMAGES = ("name", "images", "pixels", "files", "labels", "mean", "std")
+
+
+def is_pack(path: str | Path | None) -> bool:
+    """Return whether there is a pack in a folder."""
+    return path is not None and (Path(path).expanduser() / MANIFEST).is_file()
+
+
+def open_pack(path: str | None) -> "Pack | None":
+    """Open the pack in the folder of --teacher_cache; None if that is no pack."""
+    return Pack(path) if path is not None and is_pack(path) else None
+
+
+def views_of_pack(views: NumViews | None, pack: "Pack", source: DataSource) -> NumViews:
+    """Return the number of views of a run that reads a pack: as given, or those of the pack.
+
+    Raises:
+        InputError: if the pack has fewer.
+    """
+    if views is None:
+        return "all" if pack.num_views == source.num_crops else pack.num_views
+    wanted = num_views_of(views, source)
+    if wanted > pack.num_views:
+        raise InputError(f"--views is {views}, but the pack {pack.folder} has {pack.num_views}.")
+    return views
+
+
+def augmentation_of(source: DataSource) -> dict[str, Any]:
+    """Return how the views of a data set's images are made."""
+    return {name: each for name, each in source.fingerprint().items() if name not in OF_IMAGES}
+
+
+class Pack:
+    """A pack that was read: it replaces the teacher where losses read logits and embeddings.
+
+    Args:
+        folder: of the pack.
+
+    Attributes:
+        folder: as given.
+        manifest: the content of `pack.json`.
+
+    Raises:
+        CorruptFileError: if a byte of a file is not as it was written.
+        InputError: if there is no pack, or it was written by a newer version.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).expanduser()
+        self.manifest = _read_manifest(self.folder)
+        parts = []
+        for shard in self.manifest["shards"]:
+            path = self.folder / shard["file"]
+            if not path.is_file():
+                raise InputError(f"{path} is missing; the pack is incomplete.")
+            if sha256(path) != shard["sha256"]:
+                raise CorruptFileError(
+                    f"{path} is damaged: its SHA-256 is not the one of {MANIFEST}. Copy it again."
+                )
+            parts.append(load_file(path))
+        names = parts[0].keys()
+        self._stored = {name: torch.cat([part[name] for part in parts]) for name in names}
+        self._hashes = self._stored.pop("image")
+
+    @property
+    def num_views(self) -> int:
+        """Number of views of each image."""
+        return self.manifest["views"]
+
+    def align(self, source: DataSource) -> DataSource:
+        """Return a data set whose training images are those of the pack, in the pack's order.
+
+        Views are numbered by the order of the images, so this gives each image the views that the
+        teacher saw, whatever the order or the names of the files.
+
+        Raises:
+            InputError: if images, classes or augmentation are not those of the pack.
+        """
+        self._check_classes(source)
+        rows: dict[bytes, list[int]] = {}
+        for row, image in enumerate(image_hashes(source)):
+            rows.setdefault(image.numpy().tobytes(), []).append(row)
+        mine = [image.numpy().tobytes() for image in self._hashes]
+        order = [rows[image].pop(0) if rows.get(image) else -1 for image in mine]
+        missing = order.count(-1)
+        extra = [image_name(source, row) for left in rows.values() for row in left]
+        if missing or extra:
+            raise InputError(
+                f"{self.folder} is a pack of other images: {missing:,} of its {len(mine):,} images "
+                f"are not among the training images, and {len(extra):,} training images are not in "
+                f"it ({first_few(extra)})."
+            )
+        self._check_augmentation(source)
+        return source.keep(torch.tensor(order, dtype=torch.int64))
+
+    def check_reads(self, names: Iterable[str]) -> None:
+        """Check that the pack has what losses read, by the names of their parameters.
+
+        Raises:
+            InputError: naming what is missing.
+        """
+        lacking = sorted(set(names) - set(self._names()))
+        if lacking:
+            raise InputError(
+                f"the losses read {', '.join(lacking)}, but the pack {self.folder} has only "
+                f"{', '.join(self._names())}."
+            )
+
+    def values(self, view: Tensor, device: torch.device) -> dict[str, Tensor]:
+        """Return what the teacher computed, by the names of the losses' parameters, in float32.
+
+        Args:
+            view: (n,) int64 numbers of views, as in `Batch.view`: v N + i is view v of image i.
+            device: where to put it.
+        """
+        number, row = view // len(self._hashes), view % len(self._hashes)
+        part = {name: value[row, number] for name, value in self._stored.items()}
+        found = {}
+        for name in self._names():
+            if name == "teacher_logits":
+                found[name] = decode_logits(part, self.manifest["num_classes"])
+            else:
+                found[name] = decode_embeddings(part)
+        return {name: value.to(device) for name, value in found.items()}
+
+    def wrap(self, loader: BatchLoader) -> "PackLoader":
+        """Return a loader of the same batches with what the teacher computed."""
+        return PackLoader(loader, self)
+
+    def total_computed(self, world: World) -> int:  # noqa: ARG002
+        """Return 0: the teacher is not run."""
+        return 0
+
+    def copy(self, above: Path) -> Path:
+        """Copy the pack into a folder of caches, and return where it is."""
+        there = above / f"pack-{self.manifest['sha256'][:12]}"
+        if not is_pack(there):
+            above.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(self.folder, there, dirs_exist_ok=True)
+        return there
+
+    def _names(self) -> tuple[str, ...]:
+        has_logits = self.manifest["num_classes"] is not None
+        logits = ("teacher_logits",) if has_logits else ()
+        return (*logits, *(("teacher_pooled",) if "pooled" in self._stored else ()))
+
+    def _check_classes(self, source: DataSource) -> None:
+        mine, others = self.manifest["class_names"], list(source.class_names)
+        if mine == others:
+            return
+        pairs = zip_longest(mine, others, fillvalue="none")
+        place, pair = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+        raise InputError(
+            f"{self.folder} is a pack for other classes, {len(mine)} there and {len(others)} here: "
+            f"class {place} is {pair[0]} there and {pair[1]} here."
+        )
+
+    def _check_augmentation(self, source: DataSource) -> None:
+        mine, others = self.manifest["augmentation"], augmentation_of(source)
+        others = json.loads(json.dumps(others))
+        names = sorted(n for n in {*mine, *others} if mine.get(n) != others.get(n))
+        if names:
+            shown = ", ".join(f"{n} {mine.get(n)} there, {others.get(n)} here" for n in names)
+            raise InputError(f"{self.folder} is a pack of another augmentation: {shown}.")
+
+
+class PackLoader(WrappedLoader):
+    """A loader that adds what a pack holds to the batches of another.
+
+    Args:
+        loader: a loader of fixed views of the pack's images, in the pack's order.
+        pack: the pack.
+    """
+
+    def __init__(self, loader: BatchLoader, pack: Pack) -> None:
+        super().__init__(loader)
+        self._pack = pack
+
+    @override
+    def epoch(self, number: int, start_batch: int = 0) -> Iterator[Batch]:
+        for batch in self._loader.epoch(number, start_batch):
+            if batch.view is None:
+                raise TypeError("a pack needs a loader whose batches have `view`")
+            yield replace(batch, teacher=self._pack.values(batch.view, batch.images.device))
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InputError(f"{folder} is no pack: it has no {MANIFEST}.")
+    try:
+        manifest = json.loads(path.read_text())
+        is_whole = manifest.pop("sha256") == manifest_digest(manifest)
+    except (ValueError, KeyError, AttributeError, TypeError):
+        is_whole = False
+    if not is_whole:
+        raise CorruptFileError(f"{path} is damaged: its content does not match its SHA-256.")
+    if manifest["format"] > FORMAT:
+        raise InputError(f"{folder} was written by a newer version of distillers; update it.")
+    return {**manifest, "sha256": manifest_digest(manifest)}
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a manifest without its own."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

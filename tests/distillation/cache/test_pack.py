@@ -1,0 +1,214 @@
+"""Packs of soft labels: read without the teacher, in any order, refused where they do not fit."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from distillers.cli import main as cli
+from distillers.config.data import DecodeOptions
+from distillers.data import source_of
+from distillers.data.image_hash import image_hashes
+from distillers.distillation.cache.fill import fill_cache
+from distillers.distillation.cache.pack import Pack, is_pack
+from distillers.distillation.cache.pack_format import (
+    decode_embeddings,
+    decode_logits,
+    encode_embeddings,
+    encode_logits,
+)
+from distillers.distillation.cache.pack_write import PackOptions, read_cache, write_pack
+from distillers.distributed.world import World
+from distillers.errors import CorruptFileError, InputError
+from tests.data.trees import tree
+from tests.distillation.cache.fakes import (
+    CPU,
+    image_set,
+    open_at,
+    task_of,
+    teacher_of,
+    wanted,
+)
+from tests.distillation.cache.test_commands import DIGITS, student, teacher, there  # noqa: F401
+
+VIEWS, BATCH = 3, 7
+WEIGHTS = {"kd": 1.0, "dist": 0.5, "rrd": 0.1}
+
+
+def shuffled(source, seed=1):
+    order = torch.randperm(len(source.train_labels), generator=torch.Generator().manual_seed(seed))
+    return source.keep(order)
+
+
+def filled(where, source):
+    """What a teacher computed of all views, and its facts."""
+    asked = wanted(where, source, VIEWS)
+    cache = open_at(asked, task_of(teacher_of(), WEIGHTS))
+    fill_cache(cache, source, asked, BATCH, World())
+    return cache, read_cache(cache, asked.num_images * VIEWS), asked.key["teacher"]
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """A source in another order, its cache, and a pack of it."""
+    where = tmp_path_factory.mktemp("packed")
+    source = shuffled(image_set())
+    cache, values, facts = filled(where, source)
+    write_pack(where / "pack", values, source, VIEWS, PackOptions(), facts)
+    return source, cache, where / "pack"
+
+
+def losses(source, wrapped, seed=4):
+    """The losses of two epochs of a student, whose teacher must not run."""
+    task = task_of(teacher_of(), WEIGHTS)
+    kept = {"drop_last": False, "device": CPU, "views": VIEWS}
+    loader = wrapped.wrap(source.train_loader(BATCH, seed=seed, **kept))
+    task.frozen.forward = None
+    torch.manual_seed(0)
+    return [task(batch).loss.detach() for epoch in (1, 2) for batch in loader.epoch(epoch)]
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_a_pack_gives_the_same_loss_in_any_order_of_the_images(seed, packed):
+    source, cache, folder = packed
+    other = shuffled(image_set(), seed)
+    assert not torch.equal(other.train_images, source.train_images)
+    pack = Pack(folder)
+    expected = losses(source, cache)
+    found = losses(pack.align(other), pack)
+    assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+
+
+def test_images_are_recognised_in_files_of_other_names(tmp_path):
+    reading = DecodeOptions(image_size=16)
+    source = source_of("folder", tree(tmp_path / "one"), reading=reading)
+    other = tmp_path / "other"
+    shutil.copytree(tmp_path / "one", other)
+    for number, path in enumerate(sorted(other.rglob("train/*/*.JPEG"), reverse=True)):
+        path.rename(path.parent / f"{number:03d}.jpg")
+    renamed = source_of("folder", other, reading=reading)
+    count = len(source.train_labels)
+    values = {"teacher_logits": torch.randn(2 * count, 3)}
+    write_pack(tmp_path / "pack", values, source, 2, PackOptions(), {"model": "none"})
+    aligned = Pack(tmp_path / "pack").align(renamed)
+    assert not torch.equal(image_hashes(renamed), image_hashes(source))
+    assert torch.equal(image_hashes(aligned), image_hashes(source))
+    kept = {"seed": 0, "drop_last": False, "device": CPU, "views": 2}
+    for mine, its in zip(
+        aligned.train_loader(4, **kept).epoch(1),
+        source.train_loader(4, **kept).epoch(1),
+        strict=True,
+    ):
+        assert torch.equal(mine.images, its.images)
+    (other / "train" / aligned.class_names[0] / "new.jpg").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"pack of other images: 0 of .* 1 training .*new\.jpg"):
+        Pack(tmp_path / "pack").align(source_of("folder", other, reading=reading))
+
+
+# ---- what is stored -----------------------------------------------------------------------------
+
+
+def test_the_rest_keeps_its_mass():
+    torch.manual_seed(0)
+    logits = 5 * torch.randn(20, 50)
+    found = decode_logits(encode_logits(logits, 4), 50)
+    mine, its = found.double().softmax(1), logits.double().softmax(1)
+    top = logits.topk(4).indices
+    torch.testing.assert_close(mine.gather(1, top), its.gather(1, top), rtol=5e-3, atol=1e-4)
+    others = mine.scatter(1, top, 0)
+    expected = its.scatter(1, top, 0).sum(1)
+    torch.testing.assert_close(others.sum(1), expected, rtol=5e-3, atol=1e-4)
+    shares = others[others > 0].view(20, 46)
+    torch.testing.assert_close(shares, shares[:, :1].expand(-1, 46))
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_all_logits_are_kept_as_a_cache_keeps_them(scale):
+    logits = (scale * torch.randn(9, 6)).half().float() if scale == 1 else scale * torch.randn(9, 6)
+    for top_k in (None, 6, 9):
+        found = decode_logits(encode_logits(logits, top_k), 6)
+        torch.testing.assert_close(found, logits, rtol=1e-3, atol=0)
+        assert scale != 1 or torch.equal(found, logits)
+
+
+def test_embeddings_in_eight_bits_are_off_by_half_a_step():
+    torch.manual_seed(0)
+    pooled = torch.randn(30, 64) * torch.logspace(-3, 3, 30)[:, None]
+    pooled[4] = 0
+    found = decode_embeddings(encode_embeddings(pooled, "int8"))
+    assert bool(((found - pooled).abs() <= pooled.abs().amax(1, keepdim=True) / 253).all())
+    half = decode_embeddings(encode_embeddings(pooled, "half"))
+    torch.testing.assert_close(half, pooled, rtol=1e-3, atol=1e-6)
+    assert encode_embeddings(pooled, "none") == {}
+
+
+def test_shards_are_one_pack(packed, tmp_path, monkeypatch):
+    source, cache, folder = packed
+    monkeypatch.setattr("distillers.distillation.cache.pack_write.SHARD_BYTES", 500)
+    values = read_cache(cache, len(source.train_labels) * VIEWS)
+    write_pack(tmp_path / "pack", values, source, VIEWS, PackOptions(), {})
+    assert len(list((tmp_path / "pack").glob("*.safetensors"))) > 3
+    view = torch.tensor([0, 89, 31, 60])
+    one, other = (Pack(each).values(view, CPU) for each in (folder, tmp_path / "pack"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+# ---- what is refused ----------------------------------------------------------------------------
+
+
+def test_every_flipped_byte_is_found(packed, tmp_path):
+    files = sorted(packed[2].iterdir())
+    for path in files:
+        size = path.stat().st_size
+        for at in {0, 9, size // 3, size // 2, size - 2}:
+            shutil.rmtree(tmp_path / "pack", ignore_errors=True)
+            shutil.copytree(packed[2], tmp_path / "pack")
+            content = bytearray(path.read_bytes())
+            content[at] ^= 1
+            (tmp_path / "pack" / path.name).write_bytes(content)
+            with pytest.raises(CorruptFileError, match="is damaged"):
+                Pack(tmp_path / "pack")
+
+
+def test_a_pack_that_does_not_fit_is_refused(packed):
+    source, _, folder = packed
+    pack = Pack(folder)
+    with pytest.raises(InputError, match=r"other images: 1 of its 30 .* and 0 training images"):
+        pack.align(source.keep(torch.arange(29)))
+    with pytest.raises(InputError, match=r"other classes.*class 1 is b there and B here"):
+        pack.align(replace(source, class_names=tuple("aBcde")))
+    with pytest.raises(InputError, match=r"another augmentation: augmentation .* there"):
+        pack.align(replace(source, flip=False))
+    with pytest.raises(InputError, match=r"read teacher_maps, but the pack"):
+        pack.check_reads(["teacher_maps", "teacher_logits"])
+    assert len(pack.align(replace(source, mean=(0.1,) * 3)).train_labels) == 30  # no matter
+
+
+def test_a_folder_in_use_is_not_written_to(packed):
+    with pytest.raises(InputError, match="is not an empty folder"):
+        write_pack(packed[2], {}, packed[0], VIEWS, PackOptions(), {})
+    assert is_pack(packed[2])
+
+
+# ---- the commands -------------------------------------------------------------------------------
+
+
+def test_the_commands_export_import_and_train(there, capsys):  # noqa: F811
+    flags = [*DIGITS, "--path_t", "teacher.pth", "--views", "2", "--teacher_cache", "auto"]
+    assert cli.run("cache", ["export", "out", *flags, "--top_k", "3"]) == 0
+    assert "rest, top_classes, top_logits of 96 images x 2 views" in capsys.readouterr().out
+    assert cli.run("cache", ["import", "out", "--dataset", "digits"]) == 0
+    printed = capsys.readouterr().out
+    assert "fits the 96 training images, 2 views each" in printed
+    where = printed.split("--teacher_cache ")[1].strip()
+    student("--teacher_cache", where, "--epochs", "1")
+    printed = capsys.readouterr().out
+    assert "the teacher ran for 0 images" in printed
+    student("--teacher_cache", where, "--views", "3", "--epochs", "2", status=2)
+    assert "--views is 3, but the pack" in capsys.readouterr().err
+    manifest = json.loads((there / "out" / "pack.json").read_text())
+    assert manifest["teacher"]["model"] == "resnet8"
+    assert math.isclose(manifest["top_k"], 3)
