@@ -166,6 +166,18 @@ def build_student(
     return StudentSetup(task, nets, splits, sample)
 
 
+def check_pack(pack: Pack, setup: StudentSetup, world: World) -> None:
+    """Check that a pack has all that the losses read.
+
+    Raises:
+        InputError: if it has not, or there are several teachers.
+    """
+    if len(setup.teachers) > 1:
+        raise InputError("a pack holds the outputs of one teacher; give --path_t once.")
+    pack.check_reads([f"teacher_{kind}" for kind in setup.task.frozen.extractor.kinds])
+    world.say(f"teacher outputs: those of the pack {pack.folder}")
+
+
 def open_caches(
     config: StudentConfig,
     teachers: LoadedTeachers,
@@ -173,22 +185,9 @@ def open_caches(
     views: NumViews,
     num_fills: int,
     world: World,
-    pack: Pack | None = None,
-) -> "list[TeacherCache | Pack]":
-    """Open a cache for each teacher; those that would exceed the budget are left out.
-
-    With a pack, that is all that is needed.
-
-    Raises:
-        InputError: if the losses read what the pack does not have.
-    """
-    if pack:
-        if len(setup.teachers) > 1:
-            raise InputError("a pack holds the outputs of one teacher; give --path_t once.")
-        pack.check_reads([f"teacher_{kind}" for kind in setup.task.frozen.extractor.kinds])
-        world.say(f"teacher outputs: those of the pack {pack.folder}")
-        return [pack]
-    found: list[TeacherCache | Pack] = []
+) -> list[TeacherCache]:
+    """Open a cache for each teacher; those that would exceed the budget are left out."""
+    found = []
     for number, (teacher, net) in enumerate(zip(teachers.teachers, setup.teachers, strict=True)):
         asked = cache_request(config, net, teacher.name, setup.splits.train, views)
         reader = setup.task if len(setup.teachers) == 1 else OneTeacher(setup.task, number)

@@ -7,6 +7,8 @@ from distillers.config.parsing import parse
 from distillers.config.student import StudentConfig
 
 if TYPE_CHECKING:
+    from distillers.distillation.cache.pack import Pack
+    from distillers.distillation.cache.teacher_cache import TeacherCache
     from distillers.distributed.world import World
 
 
@@ -34,6 +36,7 @@ def work(config: StudentConfig, world: "World") -> None:
     from distillers.training.runner import train
     from distillers.training.student_setup import (
         build_student,
+        check_pack,
         choose_probe,
         open_caches,
         score_teachers,
@@ -60,10 +63,13 @@ def work(config: StudentConfig, world: "World") -> None:
     networks = f"{config.model_s} from {teachers.name}"
     world.say(f"{networks} on {config.dataset}, {devices}, into {run_dir.folder}")
     world.say(f"loss: {terms} (protocol {config.protocol})")
-    caches = []
-    if cached and views is not None:
+    caches: list[TeacherCache | Pack] = []
+    if pack:
+        check_pack(pack, setup, world)
+        caches = [pack]
+    elif cached and views is not None:
         num_fills = config.epochs + setup.task.warmup_epochs
-        caches = open_caches(config, teachers, setup, views, num_fills, world, pack)
+        caches += open_caches(config, teachers, setup, views, num_fills, world)
     accuracy = teachers.known_accuracy(source.name)
     if not config.skip_validation:
         accuracy = score_teachers(setup, teachers, config, world)

@@ -223,7 +223,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{folder} is no pack: it has no {MANIFEST}.")
     try:
-        manifest = json.loads(path.read_text())
+        manifest: dict[str, Any] = json.loads(path.read_text())
         is_whole = manifest.pop("sha256") == manifest_digest(manifest)
     except (ValueError, KeyError, AttributeError, TypeError):
         is_whole = False

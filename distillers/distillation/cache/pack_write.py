@@ -105,7 +105,7 @@ def write_pack(
             {"file": name, "images": len(rows), "sha256": hashlib.sha256(data).hexdigest()}
         )
     logits = values.get("teacher_logits")
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         "images": len(hashes),
         "views": num_views,
