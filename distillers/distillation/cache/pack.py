@@ -222,8 +222,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise InputError(f"{folder} is no pack: it has no {MANIFEST}.")
+    manifest: dict[str, Any] = {}
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
+        manifest = json.loads(path.read_text())
         is_whole = manifest.pop("sha256") == manifest_digest(manifest)
     except (ValueError, KeyError, AttributeError, TypeError):
         is_whole = False
