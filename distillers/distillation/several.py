@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,18 @@ def combine_logits(
     if how == "logits":
         return (weight * stacked).sum(0)
     return (stacked.log_softmax(2) + weight.log()).logsumexp(0)
+
+
+def read_together(
+    of_teachers: Sequence[Features], weights: Sequence[float], how: Combine
+) -> Features:
+    """Return what losses that read all teachers get: all that is read of one, else the logits."""
+    if len(of_teachers) == 1:
+        return of_teachers[0]
+    logits = [each["teacher_logits"] for each in of_teachers if "teacher_logits" in each]
+    if len(logits) < len(of_teachers):
+        return {}
+    return {"teacher_logits": combine_logits(cast(list[Tensor], logits), weights, how)}
 
 
 class AverageNetwork(nn.Module):

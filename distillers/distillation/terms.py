@@ -7,8 +7,10 @@ from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from distillers.errors import InputError
+from distillers.features.trace import ForwardTrace
 from distillers.losses.hooks import as_deploying
 
 
@@ -87,6 +89,21 @@ def check_sole_readers(terms: list[Term], inputs: Mapping[str, Collection[str]])
                     f"{term.name} matches {' with '.join(names)} already, and {other.name} would "
                     f"count them twice; leave {other.name} out (--div 0 for kd)."
                 )
+
+
+def check_trainable(name: str, inputs: Mapping[str, Any], student: ForwardTrace) -> None:
+    """Check that a trainable parameter of the student affects some of what a loss reads.
+
+    Raises:
+        InputError: if none does.
+    """
+    read = {key: value for key, value in inputs.items() if key.startswith("student_")}
+    if not any(x.requires_grad for x in tree_leaves(read)):
+        raise InputError(
+            f"the loss {name} gives {type(student.net).__name__} no gradient: it reads "
+            f"{', '.join(read) or 'nothing of the student'}, which no trainable parameter affects; "
+            "name other modules, as in student_taps=Taps(maps=(...), head=...)."
+        )
 
 
 def check_scalar(name: str, value: object) -> None:

@@ -37,6 +37,8 @@ class CE(nn.Module):
         """Compute the loss from logits (n, k) and labels (n,)."""
         logits, smoothing = at_least_fp32(student_logits), self.label_smoothing
         if not self.class_weight:
+            if not len(labels):  # no labelled image in this process
+                return logits.sum() * 0
             return F.cross_entropy(logits, labels, label_smoothing=smoothing)
         weight = weight_row(self.class_weight, logits)
         each = F.cross_entropy(logits, labels, weight, reduction="none", label_smoothing=smoothing)
