@@ -140,7 +140,7 @@ def resolve(config: Config, given: Collection[str]) -> Config | None:
 
     They are those of the recipe, adapted to flags that the user has given: the learning rate
     follows the batch size, a warm-up takes at most a fifth of the epochs, milestones get a schedule
-    that has them, and networks of this library have no stochastic depth.
+    that has them, and only networks of timm and torchvision get stochastic depth.
 
     Args:
         config: the flags without a recipe.
@@ -168,7 +168,7 @@ def resolve(config: Config, given: Collection[str]) -> Config | None:
         flags["warmup_epochs"] = min(flags["warmup_epochs"], config.epochs // 5)
     if "lr_decay_epochs" in given and "sched" in flags:
         flags["sched"] = "multistep"
-    if ":" not in config.network:
+    if not config.network.startswith(("timm:", "torchvision:")):
         flags.pop("drop_path", None)
     return dataclasses.replace(type(config)(), recipe=name, **flags)
 

@@ -1,0 +1,130 @@
+"""What the recipes bring on real CIFAR-10: published, distil and patient, with KD and RRD.
+
+    python benchmarks/recipes.py --data_dir data --images 10000 --epochs 30 --seeds 0 1 2
+
+Runs the documented commands, each in a separate process, on the first images of CIFAR-10; earlier
+runs are continued with `--resume`. All recipes have the same number of epochs, and `patient` also
+has `--longer` times as many. Writes the accuracies of the last epoch and the hours of every run
+to `benchmarks/results/recipes.json`.
+"""
+
+import argparse
+import json
+import os
+import pickle
+import platform
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FOLDER = "cifar-10-batches-py"
+FILES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data_dir", default="data")
+    parser.add_argument("--save_dir", default="save/recipes")
+    parser.add_argument(
+        "--images", type=int, default=10_000, help="for training, 1/5 of a file each"
+    )
+    parser.add_argument("--tests", type=int, default=10_000)
+    parser.add_argument("--teacher", default="resnet20")
+    parser.add_argument("--student", default="resnet8")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--longer", type=int, default=4)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", default=str(ROOT / "benchmarks/results/recipes.json"))
+    args = parser.parse_args()
+    part = cut(Path(args.data_dir), Path(args.save_dir), args.images, args.tests)
+    shared = ["--dataset", "cifar10", "--data_dir", str(part), "--save_dir", args.save_dir]
+    shared += ["--protocol", "crd", "--resume", "--save_freq", "0"]
+    epochs = ["--epochs", str(args.epochs), "--lr_decay_epochs", milestones(args.epochs)]
+    teacher = train("teacher", [*shared, *epochs, "--model", args.teacher, "--trial", "0"])
+    rows: dict[str, list[dict]] = {}
+    for seed in args.seeds:  # outermost, so that a stopped benchmark has whole comparisons
+        for method in ("kd", "rrd"):
+            for recipe, times in (
+                ("published", 1),
+                ("distil", 1),
+                ("patient", 1),
+                ("patient", args.longer),
+            ):
+                flags = [
+                    "--path_t",
+                    teacher["best"],
+                    "--model_s",
+                    args.student,
+                    "--distill",
+                    method,
+                ]
+                flags += ["--recipe", recipe, "--batch_size", "64", "--trial", str(seed)]
+                flags += ["--epochs", str(args.epochs * times)]
+                if recipe == "published":
+                    flags += ["--lr_decay_epochs", milestones(args.epochs)]
+                name = f"{method} {recipe}" + (f" x {times}" if times > 1 else "")
+                rows.setdefault(name, []).append(train("student", [*shared, *flags]))
+                write(args, teacher, rows)
+
+
+def milestones(epochs: int) -> str:
+    """Return the published milestones 150, 180, 210 of 240, scaled."""
+    return ",".join(str(max(1, round(epochs * each / 8))) for each in (5, 6, 7))
+
+
+def cut(data_dir: Path, save_dir: Path, images: int, tests: int) -> Path:
+    """Write the first images of CIFAR-10 in its own layout, and return that folder."""
+    to = save_dir / f"first_{images}_{tests}"
+    (to / FOLDER).mkdir(parents=True, exist_ok=True)
+    for name in (*FILES, "batches.meta"):
+        content = pickle.loads((data_dir / FOLDER / name).read_bytes(), encoding="bytes")
+        count = tests if name == "test_batch" else images // 5
+        if name in FILES:
+            content = {
+                key: value[:count] if key in (b"data", b"labels", b"filenames") else value
+                for key, value in content.items()
+            }
+        (to / FOLDER / name).write_bytes(pickle.dumps(content, protocol=2))
+    return to
+
+
+def train(kind: str, flags: list[str]) -> dict:
+    """Train by the documented command; return accuracy and hours, and the path of the weights."""
+    command = [sys.executable, str(ROOT / f"train_{kind}.py"), *flags]
+    print(" ".join(command[1:]), flush=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    best = Path(done.stdout.splitlines()[-1].removeprefix("saved "))
+    last = json.loads((best.parent / "metrics.jsonl").read_text().splitlines()[-1])
+    hours = json.loads((best.parent / "parameters.json").read_text())["Total time"]
+    print(f"{last['test_acc']:.2f} %, {60 * hours:.1f} minutes", flush=True)
+    return {"best": str(best), "test_acc": last["test_acc"], "hours": hours}
+
+
+def write(args: argparse.Namespace, teacher: dict, rows: dict[str, list[dict]]) -> None:
+    """Write all results so far."""
+    results = {}
+    for name, runs in rows.items():
+        accuracies = [run["test_acc"] for run in runs]
+        results[name] = {
+            "test_acc": accuracies,
+            "mean": round(statistics.mean(accuracies), 2),
+            "sd": round(statistics.stdev(accuracies), 2) if len(accuracies) > 1 else None,
+            "hours": [round(run["hours"], 4) for run in runs],
+        }
+    content = {
+        "what": "test accuracy in percent after the last epoch, a number for each seed",
+        "settings": {
+            k: v for k, v in vars(args).items() if k not in ("out", "data_dir", "save_dir")
+        },
+        "environment": {"machine": platform.machine(), "processors": os.cpu_count()},
+        "teacher": round(teacher["test_acc"], 2),
+        "results": results,
+    }
+    Path(args.out).write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
