@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from distillers.config.hyperparameters import Hyperparameters as Hyperparameters
     from distillers.distillation.build import distil as distil
     from distillers.distillation.distillation import Distillation as Distillation
+    from distillers.distillation.ema_teacher import EMATeacher as EMATeacher
+    from distillers.distillation.heads.prepare import prepare_teacher as prepare_teacher
     from distillers.distillation.task import Step as Step
     from distillers.distillation.task import Supervised as Supervised
     from distillers.distillation.task import Task as Task
@@ -23,6 +25,7 @@ __version__ = "0.1.0"
 # What needs torch is imported when it is first asked for, so that `--help` answers at once.
 _LAZY = {
     "Distillation": "distillers.distillation.distillation",
+    "EMATeacher": "distillers.distillation.ema_teacher",
     "Hyperparameters": "distillers.config.hyperparameters",
     "Step": "distillers.distillation.task",
     "Supervised": "distillers.distillation.task",
@@ -33,6 +36,7 @@ _LAZY = {
     "fit": "distillers.training.trainer",
     "from_pretrained": "distillers.checkpoints.hub",
     "load": "distillers.checkpoints.load",
+    "prepare_teacher": "distillers.distillation.heads.prepare",
     "push_to_hub": "distillers.checkpoints.hub",
     "score": "distillers.training.evaluate",
 }

@@ -11,6 +11,7 @@ from distillers.losses.ops.validation import require_fraction, require_positive
 
 PRESETS: dict[str, dict[str, float | str]] = {
     "recent": {"student_temperature": 0.1, "teacher_temperature": 0.02, "enqueue": "before"},
+    "equal": {"student_temperature": 0.07, "teacher_temperature": 0.07, "enqueue": "before"},
     "tables": {"student_temperature": 0.04, "teacher_temperature": 0.1, "enqueue": "after"},
 }
 CHOICES = {
@@ -37,6 +38,8 @@ class RRD(nn.Module):
     before the loss, so that the memory holds each image's own key; no table is known for it. (The
     documentation of that code swaps the two temperatures.) `preset="tables"` belongs to the
     published tables: temperatures 0.04 and 0.10, and the batch is stored after the loss.
+    `preset="equal"` has the temperature 0.07 on both sides, as QueueKL, for training without labels
+    (weights 0 of cross-entropy and KL divergence); it is no published variant of RRD.
 
     The teacher's side gets no gradient, so `embed_teacher` remains a random projection. In the
     public code it is nevertheless passed to the optimizer; here it is frozen.
@@ -67,8 +70,8 @@ class RRD(nn.Module):
         momentum: weight of the old row in an update, for `memory="momentum"`.
         empty: what to do with rows that have not been written yet: `"keep"` their random
             directions, as published, or `"mask"` them. The loss is zero if all rows are masked.
-        preset: `"recent"`, `"tables"` or None. The options that it sets must have their default
-            value or agree with it.
+        preset: `"recent"`, `"tables"`, `"equal"` or None. The options that it sets must have their
+            default value or agree with it.
 
     Raises:
         ValueError: if an option is unknown, conflicts with the preset, or `index` is missing.

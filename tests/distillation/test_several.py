@@ -11,6 +11,7 @@ from distillers.distillation.ema_teacher import EMATeacher
 from distillers.distillation.several import combine_logits, normalize_weights, renamed
 from distillers.errors import InputError
 from distillers.losses import KD
+from distillers.models.precision import ReducedPrecision
 from tests.nets import Declared, Small, make_batch
 
 DETERMINISTIC = ["kd", "dkd", "dist", "fitnet", "at", "sp", "rkd", "vid", "srrl", "cc", "ttm",
@@ -194,3 +195,21 @@ def test_kd_of_each_image_has_the_mean_of_kd(standardise) -> None:
     student, teacher = (3 * torch.randn(7, 5).double() for _ in range(2))
     loss = KD(temperature=3.0, standardise=standardise)
     torch.testing.assert_close(loss.per_image(student, teacher).mean(), loss(student, teacher))
+
+
+def test_a_teacher_in_bfloat16_is_read_in_float32() -> None:
+    batch, teacher = make_batch(), Declared(6)
+    weights = {"kd": 1.0, "fitnet": 1.0, "srrl": 1.0, "at": 1.0}
+    exact = distil(Declared(), copy.deepcopy(teacher), weights, images=batch.images)
+    reduced = ReducedPrecision(teacher, torch.bfloat16)
+    task = distil(Declared(), reduced, weights, images=batch.images)
+    found, expected = task.read_teacher(batch.images), exact.read_teacher(batch.images)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        pairs = zip(found[name], value, strict=True) if isinstance(value, list) else [
+            (found[name], value)
+        ]  # fmt: skip
+        for low, high in pairs:
+            assert low.dtype == torch.float32
+            assert float((low - high).abs().max()) < 0.05 * float(high.abs().max())
+    task(batch).loss.backward()

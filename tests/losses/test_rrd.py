@@ -38,7 +38,7 @@ def slowly(loss: RRD, student: Tensor, teacher: Tensor, rows: Tensor) -> float:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("preset", ["recent", "tables"])
+@pytest.mark.parametrize("preset", ["recent", "tables", "equal"])
 @pytest.mark.parametrize("empty", ["keep", "mask"])
 def test_value_follows_from_the_formula(preset, empty):
     loss = make(preset=preset, empty=empty)

