@@ -29,12 +29,8 @@ def held_out_rows(
     """
     if not 0 <= fraction < 1:
         raise InputError(f"fraction to hold out is {fraction}; it must be in [0, 1).")
-    known = (labels >= 0).nonzero().flatten()
-    if len(known) < len(labels):
-        held_out, _ = held_out_rows(labels[known], num_classes, fraction, seed)
-        kept = torch.ones(len(labels), dtype=torch.bool)
-        kept[known[held_out]] = False
-        return known[held_out], kept.nonzero().flatten()
+    if bool((labels < 0).any()):
+        return _of_labelled(labels, num_classes, fraction, seed)
     total = round(fraction * len(labels))
     if fraction > 0 and not 0 < total < len(labels):
         raise InputError(
@@ -59,6 +55,24 @@ def held_out_rows(
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     chosen[by_class[number < torch.tensor(counts)[labels[by_class]]]] = True
     return chosen.nonzero().flatten(), (~chosen).nonzero().flatten()
+
+
+def _of_labelled(
+    labels: Tensor, num_classes: int, fraction: float, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Return the rows to hold out, of those with a label, and all remaining rows."""
+    known = (labels >= 0).nonzero().flatten()
+    if fraction > 0 and not len(known):
+        raise InputError(
+            f"--val_fraction {fraction:g} is held out of the images with labels, and no training "
+            "image has one; leave it out."
+        )
+    held_out = known[:0]
+    if fraction > 0:
+        held_out = known[held_out_rows(labels[known], num_classes, fraction, seed)[0]]
+    kept = torch.ones(len(labels), dtype=torch.bool)
+    kept[held_out] = False
+    return held_out, kept.nonzero().flatten()
 
 
 def _shares(
