@@ -22,7 +22,6 @@ POLICIES: dict[str, Mapping[str, Range]] = {
         "w": COUNT,
         "d": COUNT,
         "a": Range("greater than 0", lambda value: 0 < value < math.inf),
-        "b": SWITCH,
         **NOISE,
     },
     **dict.fromkeys(("original", "originalr", "v0", "v0r", "3a"), NOISE),

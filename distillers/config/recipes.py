@@ -45,6 +45,8 @@ _STRIKES_BACK: dict[str, Any] = {
     "bce_loss": True,
     "mixup": 0.1,
     "cutmix": 1.0,
+    "aa": "rand-m7-mstd0.5-inc1",
+    "aug_repeats": 3,
 }
 _WIGHTMAN = "Wightman, Touvron and Jegou, 2021, https://arxiv.org/abs/2110.00476, table 2"
 
@@ -112,7 +114,15 @@ RECIPES = {
         {**_STRIKES_BACK, "epochs": 300, "drop_path": 0.05}, _WIGHTMAN, scaling="sqrt"
     ),
     "a3": TrainingRecipe(
-        {**_STRIKES_BACK, "learning_rate": 8e-3, "epochs": 100}, _WIGHTMAN, scaling="sqrt"
+        {
+            **_STRIKES_BACK,
+            "learning_rate": 8e-3,
+            "epochs": 100,
+            "aa": "rand-m6-mstd0.5-inc1",
+            "aug_repeats": 0,
+        },
+        _WIGHTMAN,
+        scaling="sqrt",
     ),
     "deit": TrainingRecipe(
         {
@@ -129,6 +139,9 @@ RECIPES = {
             "mixup": 0.8,
             "cutmix": 1.0,
             "drop_path": 0.1,
+            "aa": "rand-m9-mstd0.5-inc1",
+            "reprob": 0.25,
+            "aug_repeats": 3,
         },
         "Touvron et al., 2021, https://arxiv.org/abs/2012.12877, table 9",
     ),
