@@ -17,7 +17,7 @@ from distillers.distillation.several import (
 )
 from distillers.distillation.task import Step, Task
 from distillers.distillation.teacher import FrozenTeacher
-from distillers.distillation.terms import Term, check_trainable, is_stateful, warmup_epochs
+from distillers.distillation.terms import Term, warmup_epochs
 from distillers.distillation.weighted_sum import (
     ValuesByTerm,
     WeightedSum,
@@ -212,12 +212,8 @@ class Distillation(Task):
     ) -> None:
         """Check before the training that each loss accepts the networks and trains the student.
 
-        Losses without parameters and buffers are run on traced features. Of the others, which a
-        call may change, only the gradient of what they read is checked.
-
         Raises:
-            InputError: with the message of the ValueError of a loss, or if its value is not a
-                scalar or gives the student no gradient.
+            InputError: see `WeightedSum.check`.
         """
         rows = torch.arange(len(student.images), device=student.images.device)
         batch = Batch(student.images, rows * 0, rows)
@@ -233,18 +229,7 @@ class Distillation(Task):
         values = self._by_term(common, of_teachers)
         if self.reads_strong:
             add_strong(values, values)
-        for name in self.losses:
-            read = {key: values[name][key] for key in self._sum.reads(name) if key != "targets"}
-            check_trainable(name, read, student)
-        stateless = [name for name, loss in self.losses.items() if not is_stateful(loss)]
-        try:
-            with torch.enable_grad():
-                parts = self._sum.parts(values, batch, stateless)
-        except ValueError as error:
-            raise InputError(str(error)) from error
-        for name, part in parts.items():
-            if not part.requires_grad:
-                raise InputError(f"the loss {name} has no gradient with respect to the student.")
+        self._sum.check(values, batch, student)
 
     def deployed(self) -> nn.Module:
         """Return the network to evaluate, save and export.

@@ -14,8 +14,12 @@ from distillers.distillation.terms import (
     check_scalar,
     check_sole_readers,
     check_terms,
+    check_trainable,
+    is_stateful,
 )
+from distillers.errors import InputError
 from distillers.features.extractor import Features
+from distillers.features.trace import ForwardTrace
 from distillers.losses import wiring
 from distillers.losses.hooks import HasWarmup, as_warming_up
 
@@ -159,6 +163,29 @@ class WeightedSum:
             halves[reads_teacher].append(value)
         first, second = (torch.stack(half).sum() if half else None for half in halves)
         return first, second
+
+    def check(self, values: ValuesByTerm, batch: Batch, student: ForwardTrace) -> None:
+        """Check that each loss accepts traced features and trains the student.
+
+        Losses without parameters and buffers are run. Of the others, which a call may change, only
+        the gradient of what they read is checked.
+
+        Raises:
+            InputError: with the message of the ValueError of a loss, or if its value is not a
+                scalar or gives the student no gradient.
+        """
+        for name in self.losses:
+            read = {key: values[name][key] for key in self.reads(name) if key != "targets"}
+            check_trainable(name, read, student)
+        stateless = [name for name, loss in self.losses.items() if not is_stateful(loss)]
+        try:
+            with torch.enable_grad():
+                parts = self.parts(values, batch, stateless)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        for name, part in parts.items():
+            if not part.requires_grad:
+                raise InputError(f"the loss {name} has no gradient with respect to the student.")
 
     def _terms_of(self, number: int) -> list[str]:
         """Return the names of the terms that read a teacher, alone or with the others."""
