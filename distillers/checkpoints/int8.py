@@ -208,7 +208,7 @@ def _reader(name: str, images: Tensor) -> Any:
         def __init__(self) -> None:
             self._parts = iter(images.split(BATCH))
 
-        def get_next(self) -> dict[str, np.ndarray] | None:
+        def get_next(self) -> Any:  # None at the end
             part = next(self._parts, None)
             return None if part is None else {name: part.numpy()}
 

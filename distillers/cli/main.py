@@ -37,6 +37,7 @@ COMMANDS = {
     "bench": "time a training step of each method for two networks on this device",
     "data": "extract the archives of ImageNet or Tiny ImageNet",
     "sweep": "train every run of a grid of pairs, methods, trials and flags",
+    "compress": "find, train and export the best student within the limits of a device",
     "demo": "distil real handwritten digits in a few minutes, without a network or a GPU",
 }
 
