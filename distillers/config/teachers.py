@@ -71,6 +71,10 @@ class TeachersConfig(InitialNetworkConfig):
     combine_teachers: Literal["probabilities", "logits", "each"] = "probabilities"
     """What is averaged over several teachers for losses that read logits only; each: one term for
     each teacher."""
+    standardize_teachers: bool = False
+    """Standardize the embeddings of teachers with --teacher_head fit, logistic or none by PHI-S, a
+    rotation and a scale after which every dimension has mean 0 and variance 1 on the training
+    images."""
     drop_teachers: bool = False
     """For each image the teacher with the largest loss counts always, every other with probability
     1/2; for losses that can be computed per image (kd, embedmatch, mapmatch)."""
@@ -118,6 +122,12 @@ class TeachersConfig(InitialNetworkConfig):
             raise InputError(f"--teacher_weights {given} must have one number for each of {count}.")
         if any(weight <= 0 for weight in self.teacher_weights):
             raise InputError("--teacher_weights must be greater than 0.")
+        if self.standardize_teachers and any(
+            one.head not in ("fit", "logistic", "none") for one in self.teachers()
+        ):
+            raise InputError(
+                "--standardize_teachers is for teachers with --teacher_head fit, logistic or none."
+            )
         if count > 1 and self.taps_of_one_teacher():
             raise InputError("--taps_t is for a single teacher; leave it out.")
 

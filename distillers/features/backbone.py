@@ -21,11 +21,18 @@ class HeadedNetwork(nn.Module):
             averaged over their positions. If it declares `taps`, this module declares the same
             places.
         head: maps embeddings (n, d) to logits (n, k). Without one the embeddings are returned.
+        transform: changes the embeddings (n, d) of the backbone first, as a standardization does.
     """
 
-    def __init__(self, net: nn.Module, head: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        head: nn.Module | None = None,
+        transform: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.net = net
+        self.transform = transform
         self.head = head or nn.Identity()
         declared = getattr(net, "taps", None)
         if isinstance(declared, Taps):
@@ -57,7 +64,7 @@ class HeadedNetwork(nn.Module):
                 f"{type(self.net).__name__} returns {what} for {len(images)} images; a backbone "
                 "must return embeddings (n, d) or maps (n, d, h, w)."
             )
-        return found
+        return found if self.transform is None else self.transform(found)
 
 
 def headed(net: nn.Module) -> tuple[str, HeadedNetwork] | None:

@@ -22,7 +22,7 @@ from distillers.distillation import loss_weights
 from distillers.distillation.cache.key import cache_key, digest
 from distillers.distillation.cache.request import cache_folder
 from distillers.distillation.heads.attach import as_backbone, describe, embed, fit
-from distillers.distillation.heads.prepare import FITTED, prepare_teacher
+from distillers.distillation.heads.prepare import FITTED, prepare_teacher, standardized
 from distillers.distributed.world import World
 from distillers.errors import InputError
 from distillers.files import file_name, sha256, write_atomically
@@ -155,6 +155,11 @@ def prepare(
     if flags.is_named and not card.get("mean"):
         world.say(f"{teacher.name} does not say how images are normalised: as for the student")
     head: Any = flags.head
+    if config.standardize_teachers:
+        batches = source.train_eval_loader(world.device)
+        net = standardized(
+            as_backbone(net, sample), counted(batches.epoch(1), "PHI-S", len(batches))
+        )
     if head in FITTED:
         head = _fitted(as_backbone(net, sample), teacher, config, source, world)
     try:

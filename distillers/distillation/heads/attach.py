@@ -43,7 +43,7 @@ def as_backbone(net: nn.Module, images: Tensor, taps: Taps | None = None) -> Hea
     """
     found = headed(net)
     if found and not found[0]:
-        return HeadedNetwork(found[1].net)
+        return HeadedNetwork(found[1].net, transform=found[1].transform)
     if not has_logits(net) or not _is_classifier(net, images, taps):
         return HeadedNetwork(net)
     if not isinstance(getattr(unwrap(net)[1], "head_dist", None), nn.Linear):

@@ -18,7 +18,9 @@ from distillers.distillation.heads.attach import (
 from distillers.distillation.heads.class_embeddings import TEMPERATURE, read_class_embeddings
 from distillers.distillation.heads.class_map_file import class_names_of, read_class_map
 from distillers.distillation.heads.class_map_file import describe as describe_map
+from distillers.distillation.heads.phi_s import fit_phi_s
 from distillers.errors import InputError
+from distillers.features.backbone import HeadedNetwork
 from distillers.features.extractor import eval_mode
 
 log = logging.getLogger("distillers")
@@ -39,6 +41,7 @@ def prepare_teacher(
     num_classes: int | None = None,
     labelled: Batches | None = None,
     temperature: float | None = None,
+    standardize: bool = False,
     say: Callable[[str], None] = log.info,
 ) -> nn.Module:
     """Return a teacher whose logits are those of the data set's classes.
@@ -61,12 +64,18 @@ def prepare_teacher(
         labelled: batches of images (n, c, h, w) and labels (n,) to fit a head to, prepared as
             `images` are; a label of -1 is none.
         temperature: what cosines are divided by; by default what a file says, else 0.01.
+        standardize: whether to standardize the embeddings by PHI-S, computed of those of the images
+            in `labelled`; for the heads "fit", "logistic" and "none".
         say: receives what was assumed and measured.
 
     Raises:
         InputError: if the teacher, the head and the classes do not fit each other.
     """
     num_classes = num_classes or len(class_names)
+    if standardize:
+        if labelled is None or not (isinstance(head, str) and head in (NONE, *FITTED)):
+            raise InputError("standardize is for the heads fit, logistic and none, and `labelled`.")
+        teacher = standardized(as_backbone(teacher, images), labelled)
     if class_map is not None:
         if not (isinstance(head, str) and head == KEEP):
             raise InputError("a class map is for the teacher's own classifier; give no other head.")
@@ -86,6 +95,18 @@ def prepare_teacher(
         say(found.note)
     temperature = temperature or found.temperature
     return with_class_embeddings(teacher, images, found.embeddings, temperature)
+
+
+def standardized(backbone: HeadedNetwork, batches: Batches) -> HeadedNetwork:
+    """Return a network without head whose embeddings are standardized by PHI-S.
+
+    Args:
+        backbone: a network without head.
+        batches: of images (n, c, h, w) and labels, whose embeddings it is computed of.
+    """
+    embeddings, _ = embed(backbone, batches)
+    transform = fit_phi_s(embeddings).to(embeddings.device)
+    return HeadedNetwork(backbone.net, transform=transform)
 
 
 def range_names(count: int) -> list[str]:

@@ -271,3 +271,24 @@ def test_what_declares_classes_has_logits() -> None:
     assert not has_logits(backbone)
     assert has_logits(nn.Sequential(backbone, nn.Linear(1024, 3)))
     assert not has_logits(nn.Sequential(nn.Identity(), backbone))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["classifier", "declared", "backbone"])
+def test_embeddings_are_standardized_before_the_head(name) -> None:
+    batch, teacher = make_batch(40), teachers()[name]
+    given = {"labelled": [(batch.images, batch.labels)], "num_classes": 5, "standardize": True}
+    ready = prepare_teacher(teacher, batch.images, head="none", **given).eval()
+    plain, found = embeddings(teacher, batch.images), ready(batch.images)
+    torch.testing.assert_close(found.var(0, correction=0), torch.ones(8), rtol=1e-3, atol=1e-3)
+    size = plain.var(0, correction=0).mean()
+    expected = torch.cdist(plain, plain).square() / size
+    torch.testing.assert_close(torch.cdist(found, found).square(), expected, rtol=1e-2, atol=1e-2)
+    fitted = prepare_teacher(teacher, batch.images, head="fit", **given)
+    with torch.enable_grad():
+        task = distil(Small(), fitted, {"kd": 1.0, "rkd": 1.0}, images=batch.images)
+    torch.testing.assert_close(
+        task.read_teacher(batch.images)["teacher_pooled"], found, rtol=1e-3, atol=1e-3
+    )
+    with pytest.raises(InputError, match="standardize is for the heads fit"):
+        prepare_teacher(teacher, batch.images, head="keep", **given)
