@@ -131,7 +131,7 @@ def epoch_of(made: Trainer, loader: BatchLoader) -> Callable[[], object]:
 
 def steps(args: argparse.Namespace) -> dict:
     """Return the time of an epoch with mixup and CutMix, and with more, over that without."""
-    images, labels = photographs(256, 32), torch.arange(256) % 10
+    images, labels = photographs(128, 32), torch.arange(128) % 10
     names = tuple(map(str, range(10)))
     source = ImageSet("random", images, labels, images, labels, MEAN, MEAN, names, True)
     runs: dict[str, Callable[[], object]] = {}

@@ -65,7 +65,8 @@ def batch_of(
     first = sum(counts[: world.rank])
     rows = slice(first, first + counts[world.rank])
     counts = counts if world.size > 1 else ()
-    return Batch(images[rows], LABELS[index[rows]], index[rows], rows_per_rank=counts)
+    labels, strong = LABELS[index[rows]], images[rows].flip(-1) / 2
+    return Batch(images[rows], labels, index[rows], rows_per_rank=counts, strong=strong)
 
 
 def trained(
@@ -115,6 +116,12 @@ def test_all_methods_learn_the_same_in_one_process_and_in_several(size, tmp_path
     for method in recipes.ELEVEN:
         expected = trained(method, World())
         close(torch.load(f"{method}.pt"), expected, 1e-9, method)
+
+
+def test_two_views_learn_the_same_in_one_process_and_in_several(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    together(2, compare, HPARAMS, torch.float64, ("crld",), True)
+    close(torch.load("crld.pt"), trained("crld", World()), 1e-9, "crld")
 
 
 def test_processes_with_more_images_than_others_learn_what_one_does(tmp_path, monkeypatch):
