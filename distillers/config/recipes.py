@@ -63,6 +63,7 @@ RECIPES = {
             **_COSINE,
             "warmup_epochs": 1,
             "epochs": 20,
+            "scale": (0.64, 1.0),
         },
         "usual practice, as in Kolesnikov et al., 2020, https://arxiv.org/abs/1912.11370, and "
         "Steiner et al., 2021, https://arxiv.org/abs/2106.10270",

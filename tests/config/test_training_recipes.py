@@ -31,12 +31,12 @@ def test_every_recipe_sets_its_flags_and_passes_every_check(name, command):
         with pytest.raises(InputError, match=f"--recipe {name} is not for {command}; take one of"):
             parsed(f"--recipe {name}", command)
         return
-    net = {"teacher": "--model timm:test_vit", "student": "--model_s timm:test_vit"}
-    config = parsed(f"--recipe {name} {net.get(command, '')}", command)
+    more = {"teacher": "--model timm:test_vit", "student": "--model_s timm:test_vit"}
+    config = parsed(f"--recipe {name} {more.get(command, '--mode finetune')}", command)
     assert config.recipe == name
     assert {flag: getattr(config, flag) for flag in recipe.flags} == dict(recipe.flags)
     defaults = {field.name: field.default for field in fields(config)}
-    set_here = {"recipe", "path_t", "path_s", "model", "model_s", *recipe.flags}
+    set_here = {"recipe", "path_t", "path_s", "model", "model_s", "mode", *recipe.flags}
     others = {flag: value for flag, value in vars(config).items() if flag not in set_here}
     assert others == {flag: defaults[flag] for flag in others}
 
@@ -110,7 +110,7 @@ def test_the_flags_that_a_run_has_written_down_give_the_same_run(words, tmp_path
 
 def test_the_same_flags_are_the_same_run_however_they_were_given():
     flags = "--opt nesterov --learning_rate 0.01 --weight_decay 1e-4 --clip_grad 1 --sched cosine"
-    flags += " --sched_on_updates --warmup_epochs 1 --epochs 20"
+    flags += " --sched_on_updates --warmup_epochs 1 --epochs 20 --scale 0.64,1"
     assert parsed(flags).digest() == parsed("--recipe finetune").digest() != parsed("").digest()
 
 
