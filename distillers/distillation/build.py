@@ -83,11 +83,7 @@ def distil(
             that has none, or gives the student no gradient.
     """
     classes = {name: wiring.find(name) for name, weight in weights.items() if weight != 0}
-    short = {name: cls.__name__.lower() for name, cls in classes.items()}
-    options = options or {}
-    for name in options:
-        if name not in short.values():
-            raise InputError(f"options were given for {name!r}, which is not among the losses.")
+    options = _check_options(options or {}, classes)
     of_student = _trace(_as_headed(student), images, student_taps, with_grad=True)
     prepare = functools.partial(
         prepare_teacher,
@@ -103,20 +99,13 @@ def distil(
         raise InputError("no teacher was given; a network without one is trained by Supervised.")
     of_teachers = [_trace(_as_headed(prepare(net)), images, teacher_taps) for net in given]
     shares = normalize_weights(teacher_weights, len(of_teachers))
-    for one in of_teachers:
-        logits = has_logits(one.trace.net)
-        check_logits(classes, student=has_logits(student), teacher=logits)
-        for cls in classes.values():
-            check_kinds(cls, student=of_student, teacher=one)
-            wiring.check_readable(cls, of_student.taps, one.taps)
+    _check_readable(classes, of_student, of_teachers)
     own = {"train_labels": train_labels, "batch_size": batch_size}
     facts = [_facts(of_student, one) | own for one in of_teachers]
     terms = [
         term
         for name, cls in classes.items()
-        for term in _terms(
-            short[name], cls, weights[name], facts, options.get(short[name]), shares, combine
-        )
+        for term in _terms(cls, weights[name], facts, options, shares, combine)
     ]
     task = Distillation(
         of_student.trace.net,
@@ -136,36 +125,64 @@ def distil(
     return task
 
 
+def _check_options(
+    options: Mapping[str, Mapping[str, Any]], classes: Mapping[str, type[nn.Module]]
+) -> Mapping[str, Mapping[str, Any]]:
+    """Check that options are those of given losses, and return them."""
+    known = {cls.__name__.lower() for cls in classes.values()}
+    for name in options:
+        if name not in known:
+            raise InputError(f"options were given for {name!r}, which is not among the losses.")
+    return options
+
+
+def _check_readable(
+    classes: Mapping[str, type[nn.Module]],
+    student: "_TracedNetwork",
+    teachers: Sequence["_TracedNetwork"],
+) -> None:
+    """Check that the networks have all that the losses read.
+
+    Raises:
+        InputError: if one does not.
+    """
+    of_student = has_logits(student.trace.net)
+    for one in teachers:
+        check_logits(classes, student=of_student, teacher=has_logits(one.trace.net))
+        for cls in classes.values():
+            check_kinds(cls, student=student, teacher=one)
+            wiring.check_readable(cls, student.taps, one.taps)
+
+
 def _terms(
-    name: str,
     cls: type[nn.Module],
     weight: float,
     facts: Sequence[Mapping[str, Any]],
-    options: Mapping[str, Any] | None,
+    options: Mapping[str, Mapping[str, Any]],
     shares: Sequence[float],
     combine: Combine,
 ) -> Iterator[Term]:
     """Yield the terms of a loss: one, or one for each of several teachers.
 
     Args:
-        name: of the loss.
-        cls: its class.
+        cls: class of the loss.
         weight: its weight.
         facts: about the student and each teacher.
-        options: of the loss.
+        options: of all losses by their names.
         shares: weights of the teachers, with a sum of 1.
         combine: how logits are combined.
     """
+    name = cls.__name__.lower()
     of_teacher = {each for each in reads(cls) if each.startswith("teacher_")}
     together = not of_teacher or (of_teacher == {"teacher_logits"} and combine != "each")
     if len(facts) == 1 or together:
-        yield Term(name, wiring.build(cls, facts[0], options), weight)
+        yield Term(name, wiring.build(cls, facts[0], options.get(name)), weight)
         return
     state = torch.get_rng_state()
     for number, (about, share) in enumerate(zip(facts, shares, strict=True)):
         with torch.random.fork_rng(devices=[], enabled=number > 0):
             torch.set_rng_state(state)
-            loss = wiring.build(cls, about, options)
+            loss = wiring.build(cls, about, options.get(name))
         yield Term(f"{name}_{number + 1}", loss, weight * share, number)
 
 

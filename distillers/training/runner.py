@@ -65,35 +65,11 @@ def train(
         world.say(line)
     for line in config.augmentation().describe(task.reads_strong):
         world.say(line)
-    digest = splits.digest()
-    versions = f"distillers {__version__}, PyTorch {torch.__version__}"
-    world.check_same(
-        {"images or labels": digest, "flags": run_dir.folder.name, "versions": versions}
-    )
-    check_same_images(run_dir, digest)
-    weights = class_weight_options(config, splits).get("class_weight")
-    check_same_weights(run_dir, weights)
-    card = {**card, "images": digest, "class_weight": weights and list(weights)}
-    loader = splits.train.train_loader(
-        batch_size_per_process(config, world),
-        seed=config.trial,
-        drop_last=drops_last(config, task, len(splits.train.train_labels), world),
-        device=world.device,
-        shard=world.shard,
-        views=views,
-        balanced=config.balanced_sampling,
-        second_view=task.reads_strong,
-    )
+    card = {**card, **_check_same_run(config, splits, run_dir, world)}
+    loader = _training_loader(config, task, splits, world, views)
     for cache in caches:
         loader = cache.wrap(loader)
-    if config.label_loss != "ce":
-        loader = SoftLabelLoader(
-            loader,
-            config.soft_labels(),
-            num_classes=splits.train.num_classes,
-            seed=config.trial,
-            num_epochs=config.epochs,
-        )
+    loader = _with_soft_labels(loader, config, splits)
     order = torch.channels_last if config.channels_last else torch.contiguous_format
     task.to(memory_format=order)  # the fused copy of the teacher, too
     if world.rank:  # rank 0 draws what a single process would draw
@@ -109,6 +85,53 @@ def train(
     world.say(describe_hparams(hparams, config.batch_size, len(loader)))
     with _explain_disk_errors():
         _fit_and_record(config, task, loader, hparams, splits, run_dir, card, world, probe)
+
+
+def _check_same_run(
+    config: TrainConfig, splits: Splits, run_dir: RunDir, world: World
+) -> dict[str, Any]:
+    """Check that all processes, and an interrupted run, have the same images, weights and flags.
+
+    Returns:
+        the digest of the images and the weights of the classes, for the card.
+    """
+    digest = splits.digest()
+    versions = f"distillers {__version__}, PyTorch {torch.__version__}"
+    world.check_same(
+        {"images or labels": digest, "flags": run_dir.folder.name, "versions": versions}
+    )
+    check_same_images(run_dir, digest)
+    weights = class_weight_options(config, splits).get("class_weight")
+    check_same_weights(run_dir, weights)
+    return {"images": digest, "class_weight": weights and list(weights)}
+
+
+def _training_loader(
+    config: TrainConfig, task: Task, splits: Splits, world: World, views: NumViews | None
+) -> BatchLoader:
+    return splits.train.train_loader(
+        batch_size_per_process(config, world),
+        seed=config.trial,
+        drop_last=drops_last(config, task, len(splits.train.train_labels), world),
+        device=world.device,
+        shard=world.shard,
+        views=views,
+        balanced=config.balanced_sampling,
+        second_view=task.reads_strong,
+    )
+
+
+def _with_soft_labels(loader: BatchLoader, config: TrainConfig, splits: Splits) -> BatchLoader:
+    """Return a loader that mixes images or smooths labels if --label_loss is not cross-entropy."""
+    if config.label_loss == "ce":
+        return loader
+    return SoftLabelLoader(
+        loader,
+        config.soft_labels(),
+        num_classes=splits.train.num_classes,
+        seed=config.trial,
+        num_epochs=config.epochs,
+    )
 
 
 def _fit_and_record(
