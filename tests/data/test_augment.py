@@ -465,6 +465,15 @@ def test_nothing_waits_for_the_device(text):
     assert (found.device.type, found.dtype) == ("cuda", torch.uint8)
 
 
+def test_no_crop_waits_for_the_device():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        images = torch.empty(9, 3, 16, 16, dtype=torch.uint8, device="cuda")
+        found = resized_crops(images, torch.zeros(9, 4, dtype=torch.int64, device="cuda"))
+    assert (found.shape, found.device.type, found.dtype) == (images.shape, "cuda", torch.uint8)
+
+
 def test_every_geometric_operation_has_a_matrix():
     for kernel in GEOMETRIC:
         assert matrices(kernel, np.zeros(2), 8, 8).tolist() == [[1, 0, 0, 0, 1, 0]] * 2
