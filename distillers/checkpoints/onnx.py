@@ -74,7 +74,7 @@ def open_session(path: Path) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, too
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

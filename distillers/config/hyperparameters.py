@@ -84,7 +84,8 @@ class StepFlags:
     """Decay of an exponential moving average of the weights, as in 0.999. If given, the averaged
     weights are evaluated and saved."""
     compile: bool = False
-    """Compile the training step with torch.compile."""
+    """Compile the training step with torch.compile. The run prints what that cost, and after how
+    many epochs it pays."""
     on_nan: Annotated[Literal["stop", "skip"], Fact.PUBLISHED_SETTING] = "stop"
     """What to do if the loss is not finite: stop the run, or undo the step and count it."""
     print_freq: Annotated[int, AT_LEAST_1, Fact.NO_EFFECT] = 100

@@ -118,7 +118,10 @@ class Supervised(Task):
             batch,
             self.loss.parameters(),
         )
-        return Step(loss * batch.labelled_share, {"ce": loss.detach()}, logits, ("ce",))
+        share = batch.labelled_share
+        # torch.compile takes `loss * 1.0` for the detached loss, and loses the gradient (2.15)
+        scaled = loss if share == 1 else loss * share
+        return Step(scaled, {"ce": loss.detach()}, logits, ("ce",))
 
     def deployed(self) -> nn.Module:
         """Return the student."""

@@ -1,6 +1,8 @@
-"""Choose the precision of the fastest training step on a device, by timing steps in each."""
+"""Time a run's own training step: in each precision, and compiled."""
 
+import math
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,7 +13,7 @@ from torch import nn
 from distillers.config.hyperparameters import Hyperparameters, Precision
 from distillers.data.batch import Batch
 from distillers.distillation.task import Task
-from distillers.timing import time_interleaved
+from distillers.timing import synchronize, time_interleaved
 from distillers.training.rng_state import generator_state, set_generators
 from distillers.training.trainer import Trainer
 
@@ -53,8 +55,8 @@ def choose(task: Task, batch: Batch, hparams: Hyperparameters) -> Choice:
 def best_of(took: dict[str, float]) -> str:
     """Return the name of the shortest time; a later name must save 5 % over an earlier one."""
     best = next(iter(took))
-    for name, time in took.items():
-        if time < MAX_SHARE * took[best]:
+    for name, taken in took.items():
+        if taken < MAX_SHARE * took[best]:
             best = name
     return best
 
@@ -65,6 +67,73 @@ def candidates(device: torch.device) -> tuple[Precision, ...]:
         return ("fp32", "bf16")
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     return ("fp32", "bf16", "fp16") if has_bf16 else ("fp32", "fp16")
+
+
+@dataclass(frozen=True)
+class CompileCost:
+    """What compiling the step of a run costs and saves.
+
+    Attributes:
+        seconds: what the first, compiling step took longer than a later one.
+        eager_ms: median milliseconds of a step that is not compiled.
+        compiled_ms: median milliseconds of a compiled step.
+        num_steps: steps of an epoch.
+        num_epochs: epochs of the run.
+    """
+
+    seconds: float
+    eager_ms: float
+    compiled_ms: float
+    num_steps: int
+    num_epochs: int
+
+    @property
+    def epochs_to_pay(self) -> float:
+        """Epochs after which compiling has saved as much as it cost; infinite if it saves none."""
+        saved = self.num_steps * (self.eager_ms - self.compiled_ms) / 1000
+        return math.ceil(self.seconds / saved) if saved > 0 else math.inf
+
+    def __str__(self) -> str:
+        steps = f"{self.compiled_ms:,.1f} instead of {self.eager_ms:,.1f} ms a step"
+        text = f"--compile took {self.seconds:,.1f} s, for {steps}: "
+        if self.epochs_to_pay == math.inf:
+            return text + "it saves nothing here; leave it out"
+        text += f"it pays after {self.epochs_to_pay:,} epochs of {self.num_steps:,} steps"
+        if self.epochs_to_pay <= self.num_epochs:
+            return text
+        return f"{text}, and this run has {self.num_epochs:,}; leave it out"
+
+
+def compile_cost(task: Task, batch: Batch, hparams: Hyperparameters, num_steps: int) -> CompileCost:
+    """Return what compiling the step of a run of one process costs and saves, on this batch.
+
+    Afterwards the task, its gradients and all random number generators have their earlier state;
+    what was compiled serves the run.
+
+    Args:
+        task: what will be trained.
+        batch: one of its batches.
+        hparams: how it will be trained.
+        num_steps: steps of an epoch.
+    """
+    device, precision = batch.images.device, hparams.precision
+    assert precision != "auto"  # it has been chosen
+    tried = replace(hparams, learning_rate=0.0, ema=None, on_nan="stop")
+    with restored(task, device):
+        task.train()
+        steps = {
+            compiled: _step(task, batch, replace(tried, compile=compiled), precision)
+            for compiled in (False, True)
+        }
+        start = time.perf_counter()
+        steps[True]()
+        synchronize(device)
+        first = time.perf_counter() - start
+        taken = time_interleaved(steps, ROUNDS, device)
+    eager, compiled = (statistics.median(taken[each]) for each in (False, True))
+    return CompileCost(
+        max(0.0, first - compiled), 1000 * eager, 1000 * compiled, num_steps, hparams.epochs
+    )
 
 
 @contextmanager

@@ -19,9 +19,9 @@ from distillers.data.loaders.mixing import SoftLabelLoader
 from distillers.data.source import BatchLoader
 from distillers.distillation.task import Task
 from distillers.distributed.world import World
-from distillers.errors import InputError
+from distillers.errors import InputError, shorten
 from distillers.files import DISK_FULL
-from distillers.training.autotune import choose
+from distillers.training.autotune import choose, compile_cost
 from distillers.training.class_weight import check_same_weights, class_weight_options
 from distillers.training.evaluate import score
 from distillers.training.images import Splits, check_same_images, describe
@@ -83,7 +83,10 @@ def train(
     if config.recipe:
         world.say(recipe_flags.describe(config))
     world.say(describe_hparams(hparams, config.batch_size, len(loader)))
-    with _explain_disk_errors():
+    with _explain_errors():
+        if hparams.compile and world.size == 1 and run_dir.state is None:
+            batch = next(iter(loader.epoch(1)))
+            world.say(str(compile_cost(task, batch, hparams, len(loader))))
         _fit_and_record(config, task, loader, hparams, splits, run_dir, card, world, probe)
 
 
@@ -210,10 +213,18 @@ def _precision(
 
 
 @contextlib.contextmanager
-def _explain_disk_errors() -> Iterator[None]:
-    """Turn errors of writing the run's files into an `InputError` that says what to do."""
+def _explain_errors() -> Iterator[None]:
+    """Turn errors of writing files and of compiling into an `InputError` that says what to do."""
     try:
         yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        why = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"--compile failed: {shorten(why)}. Leave it out, or, if the disk is full, set TMPDIR "
+            "to a folder with room."
+        ) from error
     except OSError as error:
         if error.errno in DISK_FULL:
             raise InputError(

@@ -1,6 +1,7 @@
 """--precision auto: what it takes, that it leaves no trace, and that a run keeps its choice."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,14 @@ from distillers.cli import main as cli
 from distillers.config.hyperparameters import Hyperparameters
 from distillers.distillation.build import distil
 from distillers.training import runner as run
-from distillers.training.autotune import Choice, best_of, choose
+from distillers.training.autotune import (
+    ROUNDS,
+    Choice,
+    CompileCost,
+    best_of,
+    choose,
+    compile_cost,
+)
 from tests.nets import Declared, make_batch
 
 
@@ -51,6 +59,34 @@ def test_trying_leaves_no_trace():
     ]
     assert task.training
     assert not task.losses["crd"].training
+
+
+def test_when_compiling_pays_is_said():
+    cost = CompileCost(30.0, 10.0, 8.0, num_steps=1000, num_epochs=20)
+    assert cost.epochs_to_pay == 15
+    assert str(cost).endswith("instead of 10.0 ms a step: it pays after 15 epochs of 1,000 steps")
+    assert "and this run has 10; leave it out" in str(replace(cost, num_epochs=10))
+    assert "it saves nothing here; leave it out" in str(replace(cost, eager_ms=8.0))
+    assert "it saves nothing here; leave it out" in str(replace(cost, eager_ms=7.0))
+
+
+def test_timing_a_compiled_step_leaves_no_trace(monkeypatch):
+    """An eager step stands for the compiled one, which takes long to compile."""
+    used = []
+    monkeypatch.setattr(
+        "torch.compile", lambda task, **_: lambda *args: (used.append(1), task(*args))[1]
+    )
+    torch.manual_seed(0)
+    task = distil(Declared(3), Declared(6), {"kd": 1.0}, images=make_batch().images)
+    before, drawn = copy.deepcopy(task.state_dict()), torch.random.get_rng_state()
+    hparams = Hyperparameters(7, learning_rate=0.1, ema=0.9, compile=True)
+    cost = compile_cost(task, make_batch(), hparams, 5)
+    assert len(used) == 1 + 1 + ROUNDS
+    assert (cost.num_steps, cost.num_epochs) == (5, 7)
+    assert min(cost.eager_ms, cost.compiled_ms) > 0
+    assert torch.equal(torch.random.get_rng_state(), drawn)
+    for name, value in task.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 def test_every_part_of_a_step_is_tried(monkeypatch):

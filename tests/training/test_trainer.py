@@ -436,3 +436,20 @@ def test_a_task_that_reads_progress_sees_it_grow():
     task.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
     run(task, Hyperparameters(epochs=2, learning_rate=1e-6))
     assert seen == pytest.approx([i / 8 for i in range(8)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", ["alone", "ce", "kd", "ce kd"])
+def test_a_compiled_step_has_the_gradient_of_an_eager_one(names):
+    """With the default backend, whose simplifications other backends do not have."""
+    torch.manual_seed(0)
+    batch, student = make_batch(), Declared(3)
+    if names == "alone":
+        task = Supervised(student, CE())
+    else:
+        weights = dict.fromkeys(names.split(), 1.0)
+        task = distil(student, Declared(6), weights, images=batch.images)
+    expected = torch.autograd.grad(task(batch).loss, list(student.parameters()))
+    found = torch.autograd.grad(torch.compile(task)(batch, 0.0).loss, list(student.parameters()))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

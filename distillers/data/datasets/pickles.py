@@ -42,7 +42,7 @@ def read(path: Path, advice: str) -> dict[str, object]:
 def _check_memo(raw: bytes) -> None:
     """Check that no value is stored under a number for which the reader would take all memory."""
     for count, (opcode, argument, _) in enumerate(pickletools.genops(raw)):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > count:
             raise InputError(f"is damaged: it stores value {argument}, of {count}.")
 
 
