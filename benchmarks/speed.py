@@ -2,7 +2,7 @@
 
     python benchmarks/speed.py                      # resnet32x4 -> resnet8x4, batch 64, 2 threads
     python benchmarks/speed.py --methods kd crd --rounds 9
-    python benchmarks/speed.py --second --no-compile --rounds 3 --out benchmarks/results/second.json
+    python benchmarks/speed.py --second --no-compile --out benchmarks/results/second.json
 
 `--second` measures the second set of methods instead of the documented eleven; it leaves out ViTKD,
 which needs tokens.

@@ -1,32 +1,40 @@
 """Write docs/methods.md from the docstrings of the losses: python docs/make_methods.py."""
 
 import inspect
+import json
 import re
 from pathlib import Path
 
 from distillers.distillation import recipes
 from distillers.losses import wiring
+from distillers.losses.needs import needs
 
+RESULTS = Path(__file__).parents[1] / "benchmarks/results"
 PAGE = Path(__file__).with_name("methods.md")
-HEAD = """# Methods
-
-Generated from the docstrings by `python docs/make_methods.py`; edit those, not this page.
-
-Weights are those of cross-entropy / KL divergence / the method, with `--protocol crd` and
-`--protocol simkd`. Every loss is a plain `torch.nn.Module` in `distillers.losses`. *Reads* are the
-inputs of its `forward`, *needs* the facts that its constructor requires, *options* what
-`--option NAME.OPTION=VALUE` sets.
-
-Throughout, n is the number of images, k of classes, c of channels, (h, w) the size of a map, d the
-width of an embedding, N the number of training images or of the images of all processes. A *stage*
-is a group of layers whose output has one size; a *map* is the output of a stage; the *embedding* is
-the input of the classifier.
-"""
+HEAD = Path(__file__).with_name("methods_head.txt").read_text()
 
 
 def page() -> str:
     """Return the whole page."""
-    return HEAD + "".join(section(name, cls) for name, cls in sorted(wiring.losses().items()))
+    return (
+        HEAD
+        + table()
+        + "".join(section(name, cls) for name, cls in sorted(wiring.losses().items()))
+    )
+
+
+def table() -> str:
+    """Return a table of what each method needs, and the measured time of its step."""
+    files = [RESULTS / name for name in ("speed.json", "second.json")]
+    rows: dict[str, dict] = {}
+    for file in filter(Path.exists, files):
+        rows |= json.loads(file.read_text())["results"]["rows"]
+    lines = ["| method | needs | cost |", "|---|---|---|"]
+    for name, cls in sorted(wiring.losses().items()):
+        cost = f"{rows[name]['default']['ratio']:.2f}" if name in rows else ""
+        title = cls.__name__
+        lines.append(f"| [{title}](#{title.lower()}) | {', '.join(needs(cls))} | {cost} |")
+    return "\n".join(lines) + "\n"
 
 
 def section(name: str, cls: type) -> str:

@@ -140,7 +140,7 @@ def _cached_batches(task: Distillation, setup: BenchmarkSetup, folder: Path) -> 
     """Yield a batch with the teacher's features of random rows of a full cache, without end."""
     batch = setup.batch()
     num_rows = CACHED_BATCHES * setup.batch_size
-    key = {"format": 1, "teacher": {"model": "any"}, "data": {"name": "random", "images": 0}}
+    key = {"format": 1, "teacher": {"model": "any"}, "data": {"name": "random", "images": num_rows}}
     cache = TeacherCache(
         CacheFolder(folder, key), task, cached_tensors(task, batch.images[:2]), num_rows
     )

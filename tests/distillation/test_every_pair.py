@@ -57,7 +57,8 @@ def attempt(
     """A step of all losses that take the pair, and the reasons of those that do not."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(BATCH, 3, SIZE, SIZE, generator=generator)
-    batch = Batch(images, torch.arange(BATCH) % CLASSES, torch.arange(BATCH))
+    labels, index = torch.arange(BATCH) % CLASSES, torch.arange(BATCH)
+    batch = Batch(images, labels, index, strong=images.flip(3))
     names, reasons = dict.fromkeys(sorted(chosen), 1.0), {}
     while names:
         try:

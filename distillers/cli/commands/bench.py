@@ -10,6 +10,7 @@ from distillers.config.flags import AT_LEAST_1, at_least, check_ranges, require
 from distillers.config.parsing import parse
 from distillers.config.student import canonical_method
 from distillers.distillation.recipes import ELEVEN
+from distillers.errors import unknown
 
 if TYPE_CHECKING:
     from distillers.training.benchmark import BenchmarkSetup
@@ -47,6 +48,8 @@ class BenchConfig:
     """Epochs of the training whose duration is estimated."""
     views: Annotated[int, AT_LEAST_1] = 4
     """Augmented views of each image in a cache."""
+    variants: tuple[str, ...] = ()
+    """Kinds of steps to measure, as in plain default cached. Default: all."""
     compile: bool = False
     """Also measure compiled steps; compiling one takes a minute or more."""
     memory: bool = False
@@ -93,7 +96,11 @@ def main(args: Sequence[str]) -> None:
         torch.set_num_threads(config.threads)
     reuse_freed_memory()
     setup = build_setup(config)
-    variants = bench.variants_for(setup.device, compiled=config.compile)
+    known = bench.variants_for(setup.device, compiled=config.compile)
+    for variant in config.variants:
+        if variant not in known:
+            raise unknown("kind of step", variant, known)
+    variants = list(config.variants) or known
     measurements, meter = bench_table.Measurements(), LoadMeter()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary)
