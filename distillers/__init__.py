@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from distillers.distillation.distillation import Distillation as Distillation
     from distillers.distillation.ema_teacher import EMATeacher as EMATeacher
     from distillers.distillation.heads.prepare import prepare_teacher as prepare_teacher
+    from distillers.distillation.joint import JointTask as JointTask
     from distillers.distillation.task import Step as Step
     from distillers.distillation.task import Supervised as Supervised
     from distillers.distillation.task import Task as Task
@@ -27,6 +28,7 @@ _LAZY = {
     "Distillation": "distillers.distillation.distillation",
     "EMATeacher": "distillers.distillation.ema_teacher",
     "Hyperparameters": "distillers.config.hyperparameters",
+    "JointTask": "distillers.distillation.joint",
     "Step": "distillers.distillation.task",
     "Supervised": "distillers.distillation.task",
     "Taps": "distillers.features.taps",

@@ -50,8 +50,8 @@ class TeachersConfig(InitialNetworkConfig):
     ] = None
     """Checkpoint or run folder of the teacher:
     ./save/teachers/models/resnet32x4_vanilla/resnet32x4_best.pth; or a network with published
-    weights: timm:NAME, torchvision:NAME, transformers:NAME, package.module:callable. Repeat it for
-    several teachers."""
+    weights: timm:NAME, torchvision:NAME, transformers:NAME, package.module:callable; NAME=FILE is
+    that network with weights from a file. Repeat it for several teachers."""
     also_t: Annotated[Words, Fact.OWN_COLUMN] = ()
     """A further teacher; a repeated --path_t is the same."""
     model_t: Annotated[str | None, Fact.OWN_COLUMN] = None
@@ -103,7 +103,10 @@ class TeachersConfig(InitialNetworkConfig):
                     f"--class_map {class_map} is for the teacher's own classes; with "
                     f"--teacher_head {head} leave it out."
                 )
-            model = self.model_t if number == 0 else None
+            name, equals, file = path.partition("=")
+            is_pair = equals and BY_NAME.fullmatch(name) and not Path(path).exists()
+            model = name if is_pair else self.model_t if number == 0 else None
+            path = file if is_pair else path
             own_map = None if class_map == "none" else class_map
             found.append(TeacherFlags(path, model, head, own_map))
         return found

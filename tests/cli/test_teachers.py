@@ -189,11 +189,11 @@ def test_the_walks_run_as_printed(title, commands, tmp_path, monkeypatch, capsys
 
     monkeypatch.chdir(tmp_path)
     for name, pixels in zip(("china", "flower"), load_sample_images().images, strict=True):
-        Image.fromarray(pixels).resize((320, 213)).save(f"{name}.png")
+        Image.fromarray(pixels).save(f"{name}.png")
     import runpy
     import sys
 
-    words = ["photographs.py", "china.png", "flower.png", "--to", "photos", "--side", "64"]
+    words = ["photographs.py", "china.png", "flower.png", "--to", "photos", "--side", "128"]
     monkeypatch.setattr(sys, "argv", words)
     runpy.run_path(str(ROOT / "examples/photographs.py"), run_name="__main__")
     folder = Path(WEIGHTS.origin).parent

@@ -34,6 +34,14 @@ def test_one_value_is_for_all_teachers() -> None:
     ]
 
 
+def test_a_network_and_its_file_in_one_word() -> None:
+    config = parsed("--path_t timm:resnet18=a.pth --path_t mine.nets:Net=b/c.pth")
+    assert config.teachers() == [
+        TeacherFlags("a.pth", "timm:resnet18", "keep", None),
+        TeacherFlags("b/c.pth", "mine.nets:Net", "keep", None),
+    ]
+
+
 def test_what_a_run_has_written_down_names_the_same_teachers(tmp_path) -> None:
     config = parsed("--path_t a --path_t b --teacher_head fit --teacher_head none")
     file = tmp_path / "config.json"

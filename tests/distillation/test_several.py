@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers import distil
+from distillers import JointTask, distil
 from distillers.distillation.dropping import TeacherDropping
 from distillers.distillation.ema_teacher import EMATeacher
 from distillers.distillation.several import combine_logits, normalize_weights, renamed
@@ -213,3 +213,33 @@ def test_a_teacher_in_bfloat16_is_read_in_float32() -> None:
             assert low.dtype == torch.float32
             assert float((low - high).abs().max()) < 0.05 * float(high.abs().max())
     task(batch).loss.backward()
+
+
+def test_two_students_teach_each_other() -> None:
+    torch.manual_seed(0)
+    batch, students = make_batch(), [Small(4), Small(6)]
+    tasks = []
+    for student, other in (students, students[::-1]):
+        peer = EMATeacher(other, 0, follows_other=True)
+        tasks.append(distil(student, peer, {"ce": 1.0, "kd": 0.5}, images=batch.images))
+    task = JointTask(tasks)
+    optimizer = torch.optim.SGD([p for p in task.parameters() if p.requires_grad], lr=0.2)
+    for _ in range(3):
+        outputs = [net.train()(batch.images) for net in copy.deepcopy(students)]
+        peers = [net.eval()(batch.images).detach() for net in copy.deepcopy(students)]
+        expected = sum(
+            F.cross_entropy(outputs[i], batch.labels) + 0.5 * KD()(outputs[i], peers[1 - i])
+            for i in range(2)
+        )
+        step = task.train()(batch)
+        # The second peer has the running statistics that the first student has just updated.
+        torch.testing.assert_close(step.loss, expected, rtol=1e-4, atol=1e-4)
+        optimizer.zero_grad()
+        step.loss.backward()
+        optimizer.step()
+    assert set(step.parts) == {"ce", "kd", "ce_2", "kd_2"}
+    assert task.deployed() is students[0]
+    trained = sum(p.numel() for p in task.parameters() if p.requires_grad)
+    assert trained == sum(p.numel() for net in students for p in net.parameters())
+    with pytest.raises(InputError, match="needs tasks"):
+        JointTask([])
