@@ -11,7 +11,7 @@ MAX_NAMES = 200  # known names that a message lists
 
 
 class InputError(ValueError):
-    """Invalid user input; the message says what was given and what is allowed.
+    """Invalid user input; the message names what was given and what is allowed.
 
     The command line shows it without a traceback.
     """

@@ -56,7 +56,7 @@ class Quantizer:
         layers: name of the node of each layer that can be quantised, by module path.
 
     Raises:
-        InputError: if onnxruntime cannot quantise the file; says which operation.
+        InputError: if onnxruntime cannot quantise the file; names the operation.
     """
 
     def __init__(self, path: Path, images: Tensor, folder: Path) -> None:

@@ -71,7 +71,7 @@ def _timm_facts(network: str) -> dict[str, Any]:
         config = timm.get_pretrained_cfg(network) if timm.is_model(network) else None
     except RuntimeError:  # an unknown tag
         config = None
-    if config is None:  # `create` says what is wrong
+    if config is None:  # `create` raises the error
         models.create(f"timm:{network}", pretrained=True)
         raise InputError(f"timm publishes no weights for {network}.")
     return {
@@ -100,7 +100,7 @@ def _torchvision_facts(network: str) -> dict[str, Any]:
 
 
 def _declared_facts(net: nn.Module) -> dict[str, Any]:
-    """Return what a network says about its images in a `pretrained_cfg`, as timm's do."""
+    """Return the facts on images in the `pretrained_cfg` of a network, as timm's have it."""
     config = getattr(net, "pretrained_cfg", None)
     if not isinstance(config, dict):
         return {}

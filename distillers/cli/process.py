@@ -27,7 +27,7 @@ class TerminatedError(KeyboardInterrupt):
 
 
 class GuardedStream:
-    """An output stream that drops what cannot be written, so that work goes on.
+    """An output stream that drops what cannot be written, so that work continues.
 
     Attributes:
         error: the first error of writing, or None.

@@ -34,7 +34,7 @@ LEVELS = 10  # magnitudes are from 0 to this, unless mmax is another limit
 
 @dataclass(frozen=True)
 class Policy:
-    """What a text such as "rand-m9-mstd0.5-inc1" says.
+    """A parsed policy, as of "rand-m9-mstd0.5-inc1".
 
     Attributes:
         name: one of `POLICIES`.

@@ -56,7 +56,7 @@ def load(name: str, data_dir: str | Path = "./data", download: bool = True) -> "
 
     Raises:
         InputError: if there is no such dataset, or its files are missing and cannot be downloaded,
-            or are damaged; the message says what to do.
+            or are damaged; the message has what to do.
     """
     if name in _FOLDERS:
         raise InputError(

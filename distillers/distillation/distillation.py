@@ -262,7 +262,7 @@ class Distillation(Task):
     def _read_strong(self, batch: Batch) -> ValuesByTerm:
         """Return what the losses may read of the second view, by the name of the term.
 
-        Each view is a forward of its own, so that batch normalization does not mix them.
+        Each view is a separate forward, so that batch normalization does not mix them.
         """
         if batch.strong is None:
             raise InputError(

@@ -80,7 +80,7 @@ def groups_of(terms: Sequence[Term]) -> dict[str, list[str]]:
                 )
     if not groups:
         raise InputError(
-            "teachers can be dropped where each has a term of its own: give several, and a loss on "
+            "teachers can be dropped where each has a separate term: give several, and a loss on "
             'embeddings or maps, or combine="each" (--combine_teachers each).'
         )
     return groups

@@ -15,7 +15,7 @@ class EMATeacher(nn.Module):
     https://arxiv.org/abs/1703.01780. It starts as a copy of the student. At the beginning of every
     training step its weights w become decay w + (1 - decay) s, with s those of the student; its
     buffers, such as running statistics, become the student's. It is in the state dict of its task,
-    so that a resumed run goes on with the same bits.
+    so that a resumed run continues with the same bits.
 
     With `follows_other` it follows the network that was given, another student in training, instead
     of the student of its task. With a decay of 0 it is then that student as it is at the beginning

@@ -74,7 +74,7 @@ def headed(net: nn.Module) -> tuple[str, HeadedNetwork] | None:
 
 
 def has_logits(net: nn.Module) -> bool:
-    """Return whether a network has a classifier, as far as it says so.
+    """Return whether a network has a classifier, as far as it declares it.
 
     It has none if it is a `HeadedNetwork` without head, or its `num_classes` is 0 as in timm.
     """
@@ -135,7 +135,7 @@ def check_same_embedding(net: HeadedNetwork, images: Tensor, expected: Tensor) -
 
 
 def _shallow_copy(module: nn.Module) -> nn.Module:
-    """Return a module of its own dicts, for hooks and children, with the same values in them."""
+    """Return a module with copies of the dicts of hooks and children."""
     found = copy.copy(module)
     for name, value in vars(module).items():
         if isinstance(value, dict):

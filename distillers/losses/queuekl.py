@@ -13,7 +13,7 @@ from distillers.losses.ops.validation import require_positive
 class QueueKL(nn.Module):
     """KL divergence of the similarities of both embeddings with the teacher's past embeddings.
 
-    Distillation of lightly-train, version 1, which has no paper of its own; the loss is that of
+    Distillation of lightly-train, version 1, which has no paper; the loss is that of
     "Relational Representation Distillation", Giakoumoglou and Stathaki, 2024,
     https://arxiv.org/abs/2407.12073, with one temperature and without a projection of the teacher.
 

@@ -20,7 +20,7 @@ class RLD(nn.Module):
         alpha S^2 KL(b_t || b_s) + beta T^2 KL(q_t || q_s)
 
     averaged over the images. b_s are the student's probabilities of the label and of all other
-    classes, b_t the teacher's of its own most likely class and of all others, at temperature S: the
+    classes, b_t the teacher's of its most likely class and of all others, at temperature S: the
     teacher's confidence is passed on even where it is wrong. q are the softmax outputs at
     temperature T among the classes whose teacher logit is below that of the label; if there is
     none, the term is 0. Where the teacher is right, and no class ties with the label, this is DKD.

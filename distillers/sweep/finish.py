@@ -27,7 +27,7 @@ from distillers.sweep.candidates import Limits
 from distillers.sweep.halving import FINALISTS, Plan, Trained
 from distillers.training.predictions import Predictions, collect
 
-ALPHA = 0.05  # level at which two finalists are told apart
+ALPHA = 0.05  # significance level of a difference between two finalists
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def choose(
         return best, f"{best.name} is more accurate than {other.name}: {facts}."
     fastest = min((best, other), key=lambda row: row.latency_ms)
     return fastest, (
-        f"{best.name} and {other.name} cannot be told apart on {found.num_images} test images "
-        f"({facts}); {fastest.name} is the faster one. One training of each was compared, and "
+        f"{best.name} and {other.name} do not differ significantly on {found.num_images} test "
+        f"images ({facts}); {fastest.name} is the faster one. One training of each was compared; "
         "another seed may rank them otherwise."
     )
 

@@ -2,7 +2,7 @@
 
 Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization",
 AISTATS 2016, https://arxiv.org/abs/1502.07943. Every rung has the same share of the budget; its
-better half goes on to the next one, each network from the weights that it has.
+better half is trained further in the next one, each network from the weights that it has.
 """
 
 import json
@@ -210,7 +210,7 @@ def _after(run: Run, before: Trained | None, number: int, epochs: int) -> Traine
 
 
 def _start(before: Trained | None) -> dict[str, str]:
-    """Return the flag with the weights that a network goes on from."""
+    """Return the flag with the weights that a network continues from."""
     if before is None:
         return {}
     return {"pretrained": str(before.run / f"{file_name(before.name)}_best.pth")}

@@ -111,7 +111,7 @@ class PreemptionHandler:
                 name = signal.Signals(number).name
                 complain(f"{name}: the run stops as soon as this step is done and saved.")
         elif number == signal.SIGINT and now - self._received > SECOND_SIGNAL:
-            raise KeyboardInterrupt("stopped at once; --resume goes on from what was saved last.")
+            raise KeyboardInterrupt("stopped at once; --resume continues from what was saved last.")
 
     def _wish(self) -> int:
         if self._signal is not None:

@@ -214,7 +214,7 @@ def _precision(
 
 @contextlib.contextmanager
 def _explain_errors() -> Iterator[None]:
-    """Turn errors of writing files and of compiling into an `InputError` that says what to do."""
+    """Turn errors of writing files and of compiling into an `InputError` with what to do."""
     try:
         yield
     except RuntimeError as error:

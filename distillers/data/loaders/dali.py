@@ -82,7 +82,7 @@ class DaliBatches:
         try:
             content = np.fromfile(images.paths[int(images.rows[row])], dtype=np.uint8)
         except OSError:
-            return images.__getitems__([(epoch, row)])  # which says what is wrong
+            return images.__getitems__([(epoch, row)])  # raises the error
         size = upright_size(content.tobytes())
         if size is None:
             return images.__getitems__([(epoch, row)])
@@ -140,7 +140,7 @@ class DaliBatches:
         paths = [self._images.paths[int(self._images.rows[row])] for _, row in wanted]
         raise InputError(
             f"DALI fails on one of {first_few(paths)}, all of which can be read without it; leave "
-            f"--dali out. It says: {error}"
+            f"--dali out. Error: {error}"
         ) from error
 
 

@@ -256,7 +256,7 @@ def _decoded(content: bytearray) -> Tensor:
 
 
 def _turned(image: Tensor, orientation: int) -> Tensor:
-    """Turn (3, h, w) upright as Exif's orientation says."""
+    """Turn (3, h, w) upright by Exif's orientation."""
     if orientation > 4:  # rows and columns are exchanged
         image = image.transpose(-2, -1)
     mirrored = [-1] * (orientation in (2, 3, 6, 7)) + [-2] * (orientation in (3, 4, 7, 8))

@@ -40,7 +40,7 @@ def upright_size(content: bytes) -> tuple[int, int] | None:
 
 
 def frame_size(content: bytes | bytearray) -> tuple[int, int] | None:
-    """Return height and width as the first frame of any JPEG tells them, or None without one."""
+    """Return height and width from the first frame header of a JPEG, or None without one."""
     place = 2
     while place + 9 <= len(content):
         if content[place] != 0xFF or content[place + 1] in (0x00, 0x01, 0xFF, *range(0xD0, 0xD9)):
@@ -96,8 +96,8 @@ def _usual_colours(frame: bytes, segments: list[Segment]) -> bool:
     jfif = any(marker == APP0 and data[:5] == b"JFIF\0" for marker, data in segments)
     adobe = [data[11:12] for m, data in segments if m == APP14 and data[:5] == b"Adobe"]
     numbered = frame[6::3] == b"\x01\x02\x03"
-    told = jfif or bool(adobe) or numbered
-    return frame[5] == 3 and told and all(kind == b"\x01" for kind in adobe)
+    is_declared = jfif or bool(adobe) or numbered
+    return frame[5] == 3 and is_declared and all(kind == b"\x01" for kind in adobe)
 
 
 def exif_orientation(tiff: bytes) -> int | None:

@@ -24,7 +24,7 @@ SPARE = 1 << 20  # bytes that may follow the pixels
 
 
 class Header(NamedTuple):
-    """What IHDR says."""
+    """The content of the IHDR chunk."""
 
     width: int
     height: int
@@ -39,7 +39,7 @@ class Png(NamedTuple):
     Attributes:
         header: its size and kind of pixels.
         data: the compressed pixels.
-        checksum: CRC-32 of them, as the file tells it.
+        checksum: CRC-32 of them in the file.
     """
 
     header: Header
@@ -92,7 +92,7 @@ def verify_pixels(png: Png) -> None:
                     raise ValueError("its pixels are damaged")
             place += len(pixels)
             if place > total + SPARE:
-                raise ValueError("it has more pixels than its header says")
+                raise ValueError("it has more pixels than its header declares")
             if inflater.eof:
                 break
     except zlib.error:

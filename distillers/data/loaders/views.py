@@ -88,7 +88,7 @@ def epoch_views(
 def view_crops(num_images: int, num_crops: int) -> Tensor:
     """(N, num_crops) uint8: view v of image i is its crop number [i, v].
 
-    Each image has an order of its own, so its first V views are V different crops drawn at random,
+    Each image has a separate order, so its first V views are V different crops drawn at random,
     and what was computed of them serves a run with more views too.
     """
     rng = generator(VIEW_SEED, 0)
@@ -107,7 +107,7 @@ class CropViews:
         offsets: how many places a crop may have, along each side.
         flip: whether mirrored crops count.
         views: how many of an image's views are shown; "all" leaves each crop as it was drawn at
-            random and only tells which view it is.
+            random and only identifies the view.
         seed: of the run; None as in `epoch_views`.
     """
 

@@ -100,7 +100,7 @@ def check_same_key(path: Path, key: Key) -> None:
 
 @contextmanager
 def explain_disk_errors(path: Path) -> Iterator[None]:
-    """Convert an OSError of the cache at `path` to an InputError that says what to do."""
+    """Convert an OSError of the cache at `path` to an InputError with what to do."""
     try:
         yield
     except OSError as error:

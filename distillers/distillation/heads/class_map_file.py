@@ -60,7 +60,7 @@ def describe(assignment: Sequence[int], class_names: Sequence[str]) -> str:
     if without:
         more = ", ..." if len(without) > 5 else ""
         line += (
-            f"; WARNING: the teacher says nothing of {', '.join(without[:5])}{more}: their "
+            f"; WARNING: the teacher has no class for {', '.join(without[:5])}{more}: their "
             "probability is 1e-6"
         )
     return line
