@@ -79,7 +79,7 @@ RECIPES = {
             "warmup_epochs": 2,
             "epochs": 100,
         },
-        "the published protocol with a cosine and fewer epochs; measured in docs/recipes.md",
+        "the published protocol with a cosine and fewer epochs",
     ),
     "patient": TrainingRecipe(
         {

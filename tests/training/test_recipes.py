@@ -6,14 +6,23 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torch.distributed as dist
 
-from distillers import models
+from distillers import data, models
+from distillers.checkpoints.card import create_card
 from distillers.cli import main as cli
 from distillers.config.teacher import TeacherConfig
 from distillers.distillation.build import distil
+from distillers.distillation.task import Supervised
+from distillers.distributed.world import World
 from distillers.errors import InputError
-from distillers.training.run_setup import enable_checkpointing
+from distillers.losses import CE
+from distillers.training.images import split_images
+from distillers.training.run_dir import resolve_run_dir
+from distillers.training.run_setup import enable_checkpointing, seed_everything
+from distillers.training.runner import train
 from tests.nets import Small, make_batch
+from tests.processes import together
 
 DIGITS = ["--dataset", "digits", "--batch_size", "256", "--gpu_id", "cpu"]
 
@@ -82,6 +91,42 @@ def test_a_run_stops_when_held_out_images_are_no_longer_known_better(tmp_path, m
     assert (folder / "summary.json").exists()
     assert cli.run("teacher", [*flags, "--resume"]) == 0  # it stays stopped
     assert rows(folder) == before
+
+
+def stop_early(folder: str) -> None:
+    size = dist.get_world_size() if dist.is_initialized() else 1
+    rank = dist.get_rank() if size > 1 else 0
+    config = TeacherConfig(
+        dataset="digits",
+        model="tests.nets:tiny",
+        batch_size=96,
+        epochs=40,
+        learning_rate=1e-12,
+        val_fraction=0.2,
+        patience=2,
+        select="loss",
+        protocol="crd",
+        save_dir=str(Path(folder) / str(size)),
+    )
+    world = World(rank, size, rank)
+    source = data.load("digits")
+    place = resolve_run_dir(config.folder(), config.model, config, world)
+    seed_everything(config)
+    torch.manual_seed(0)
+    net = models.create(config.model, num_classes=10, image_size=32)
+    card = create_card(config.model, source, channels_last=True)
+    splits = split_images(source, config)
+    train(config, Supervised(net.eval(), CE()), splits, place, card, world)
+
+
+def test_several_processes_stop_together_after_the_same_epoch(tmp_path):
+    stop_early(str(tmp_path))
+    together(2, stop_early, str(tmp_path))
+    one, two = (rows(next((tmp_path / size).rglob("metrics.jsonl")).parent) for size in "12")
+    assert len(one) == len(two) < 40
+    assert [row["epoch"] for row in one] == [row["epoch"] for row in two]
+    best = min(two, key=lambda row: row["val_loss"])
+    assert len(two) == best["epoch"] + 2
 
 
 def test_a_transformer_is_trained_by_a_recipe_of_today(tmp_path, monkeypatch):
