@@ -33,6 +33,7 @@ class DecodeOptions:
     dali: Dali = None
 
 
+NO_DATASET = "none"  # value of --dataset where the only images are those of --unlabelled
 REST = "rest"  # unlabelled images: those that `per_class` leaves out
 
 

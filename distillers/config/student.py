@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from tyro.conf import UseAppendAction, arg
 
 from distillers.config.augmentation import Augmentation, parse_policy
-from distillers.config.data import REST, LabelOptions, NumViews
+from distillers.config.data import NO_DATASET, REST, LabelOptions, NumViews
 from distillers.config.flags import (
     AT_LEAST_1,
     NOT_NEGATIVE,
@@ -227,6 +227,13 @@ class StudentConfig(TeachersConfig):
 
     def _check_unlabelled(self) -> None:
         """Check the flags about labels together."""
+        if self.dataset == NO_DATASET:
+            if self.unlabelled in (None, REST) or self.labels_per_class is not None:
+                raise InputError("--dataset none needs the folder of --unlabelled, and no labels.")
+            if self.student_head != "none" or self.probe:
+                raise InputError(
+                    "--dataset none has no classes: add --student_head none, and no --probe."
+                )
         if self.unlabelled == REST and self.labels_per_class is None:
             raise InputError(
                 "--unlabelled rest are the images that --labels_per_class leaves out; add that, or "

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distillers.config.data import REST, LabelOptions
+from distillers.config.data import REST, DecodeOptions, LabelOptions
 from distillers.data.datasets.folder_set import FolderSet
 from distillers.data.datasets.images import ImageSet
 from distillers.data.datasets.listing import Listing, PathList, first_few, list_images
@@ -18,6 +18,9 @@ from distillers.data.loaders.decode import OnBad, read, resize_center_crop
 from distillers.data.sampling import generator
 from distillers.data.source import DataSource
 from distillers.errors import InputError
+
+FEWEST = 20  # images of a run without labels
+MOST = 1000  # images that are held out by default
 
 
 def rows_of_few_labels(labels: Tensor, num_classes: int, per_class: int, seed: int) -> Tensor:
@@ -65,6 +68,39 @@ def apply_label_options(source: DataSource, options: LabelOptions, on_bad: OnBad
     if options.share is not None:
         source = source.with_unlabelled_share(options.share)
     return source
+
+
+def only_unlabelled(folder: Path, options: DecodeOptions) -> FolderSet:
+    """Return the images of a folder as a data set without classes and labels.
+
+    A share of `options.val_fraction` (by default a tenth, at most 1,000 images), the same in every
+    run, are the test images, on which a student is compared with its teacher.
+
+    Raises:
+        InputError: if there are fewer than 20 images.
+    """
+    paths = list_images(folder)
+    count = len(paths)
+    if count < FEWEST:
+        raise InputError(f"{folder} has {count} images; at least {FEWEST} are needed.")
+    share = options.val_fraction
+    held_out = round(share * count) if share else min(round(count / 10), MOST)
+    held_out = min(max(held_out, 2), count - 2)
+    order = torch.randperm(count, generator=generator("unlabelled", 0))
+    listing = Listing(paths, torch.full((count,), UNLABELLED), ())
+    print(f"{folder}: {held_out:,} of {count:,} images are held out to compare with the teacher")
+    return FolderSet(
+        name="unlabelled",
+        train=listing,
+        test=listing,
+        train_rows=order[held_out:].sort().values,
+        test_rows=order[:held_out].sort().values,
+        image_size=options.image_size or 224,
+        num_workers=options.num_workers,
+        on_bad_image=options.on_bad_image,
+        dali=options.dali,
+        is_split=True,
+    )
 
 
 def with_few_labels(source: DataSource, per_class: int, seed: int, keep_rest: bool) -> DataSource:

@@ -53,13 +53,14 @@ def describe(splits: Splits, batch_size: int) -> list[str]:
         parts["validation"] = splits.val.test_labels
     counts = ", ".join(f"{len(labels):,} {part}" for part, labels in parts.items())
     counts += f", {unlabelled:,} training without labels" if unlabelled else ""
-    lines = [f"{len(names)} classes ({first_few(list(names), 10)}); images: {counts}"]
+    known = f"{len(names)} classes ({first_few(list(names), 10)})" if names else "no classes"
+    lines = [f"{known}; images: {counts}"]
     if unlabelled:
         lines += _unlabelled_warnings(splits, batch_size)
     if unlabelled == len(labels):
         del parts["training"]
     for part, labels in parts.items():
-        missing = _missing(labels, names)
+        missing = _missing(labels, names) if names else []
         if missing:
             lines.append(f"WARNING: no {part} image of class {first_few(missing)}")
     return lines

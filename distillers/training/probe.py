@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.data.source import DataSource
+from distillers.data.source import BatchLoader, DataSource
 from distillers.distillation.heads.linear import fit_ridge
 from distillers.distributed.world import World
 from distillers.errors import InputError
@@ -51,7 +51,8 @@ class Probe:
         labelled = self.bank.keep((self.bank.train_labels >= 0).nonzero().flatten())
         extractor = FeatureExtractor(net, self.taps, ["pooled"])
         try:
-            embeddings = embed(extractor, labelled, world)
+            loader = labelled.train_eval_loader(world.device, world.shard)
+            embeddings = embed(extractor, loader, world)
         finally:
             extractor.close()
         if not bool(embeddings.isfinite().all()):
@@ -104,15 +105,14 @@ class NearestNeighbors(nn.Module):
 
 
 @torch.no_grad()
-def embed(read: FeatureExtractor, source: DataSource, world: World) -> Tensor:
-    """Return the embeddings of all training images without augmentation, (N, d) in their order.
+def embed(read: FeatureExtractor, loader: BatchLoader, world: World) -> Tensor:
+    """Return the embeddings of all images of an evaluation, (N, d) in their order.
 
     Args:
         read: a `FeatureExtractor` of "pooled".
-        source: the images.
-        world: the processes, each of which embeds some; all get the same result.
+        loader: of this process's part of the images.
+        world: the processes; all get the same result.
     """
-    loader = source.train_eval_loader(world.device, world.shard)
     rows, found = [], []
     with eval_mode(read.net):
         for batch in loader.epoch(1):

@@ -2,17 +2,18 @@
 
 import dataclasses
 import os
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 
 from distillers import data
-from distillers.config.data import DecodeOptions, check_dali
+from distillers.config.data import NO_DATASET, DecodeOptions, check_dali
 from distillers.config.hyperparameters import Hyperparameters
 from distillers.config.train import TrainConfig
 from distillers.data.source import DataSource
-from distillers.data.unlabelled import apply_label_options
+from distillers.data.unlabelled import apply_label_options, only_unlabelled
 from distillers.distillation import recipes
 from distillers.distributed.world import World
 from distillers.errors import InputError
@@ -29,8 +30,11 @@ def load_data(config: TrainConfig, world: World, options: DecodeOptions) -> Data
     check_dali(config.dali, world.device.type)
     batch_size_per_process(config, world)
     with world.local_rank0_first():
+        given = config.label_options()
+        if config.dataset == NO_DATASET and given.unlabelled is not None:
+            return only_unlabelled(Path(given.unlabelled), options).augmented(config.augmentation())
         source = data.source_of(config.dataset, config.data_dir, config.download, options)
-        source = apply_label_options(source, config.label_options(), config.on_bad_image)
+        source = apply_label_options(source, given, config.on_bad_image)
     return source.augmented(config.augmentation())
 
 

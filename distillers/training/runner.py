@@ -21,6 +21,7 @@ from distillers.distillation.task import Task
 from distillers.distributed.world import World
 from distillers.errors import InputError, shorten
 from distillers.files import DISK_FULL
+from distillers.training.agreement import Agreement
 from distillers.training.autotune import choose, compile_cost
 from distillers.training.class_weight import check_same_weights, class_weight_options
 from distillers.training.evaluate import score
@@ -51,7 +52,7 @@ def train(
     *,
     views: NumViews | None = None,
     caches: "Sequence[TeacherCache | Pack]" = (),
-    probe: "Probe | None" = None,
+    probe: "Probe | Agreement | None" = None,
 ) -> None:
     """Train a task, from the first epoch or from the state in `run_dir`, and write the run's files.
 
@@ -146,7 +147,7 @@ def _fit_and_record(
     run_dir: RunDir,
     card: dict[str, Any],
     world: World,
-    probe: "Probe | None",
+    probe: "Probe | Agreement | None",
 ) -> None:
     """Run the training loop; the first process records every epoch."""
     tests = {splits.test.test_part: splits.test.test_loader(world.device, world.shard)}
@@ -241,11 +242,13 @@ def evaluate_on_splits(
     tests: Mapping[str, BatchLoader],
     world: World | None = None,
     preemption: PreemptionHandler | None = None,
-    probe: "Probe | None" = None,
+    probe: "Probe | Agreement | None" = None,
 ) -> dict[str, float]:
     """Return `test_loss`, `test_acc` and the other `FIGURES`; of `val`, too, if it is there."""
     figures: dict[str, float] = {}
     release_freed_memory()
+    if isinstance(probe, Agreement):
+        return probe.figures(net, world or World())
     if probe:
         net = probe.classifier(net, world or World())
     for name, loader in tests.items():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from distillers import data
 from distillers.checkpoints.initial import build_initial, check_forward
 from distillers.checkpoints.input_adapter import with_normalization
-from distillers.config.data import NumViews
+from distillers.config.data import NO_DATASET, NumViews
 from distillers.config.student import StudentConfig
 from distillers.data.source import DataSource
 from distillers.distillation.build import distil
@@ -20,12 +20,14 @@ from distillers.distillation.several import AverageNetwork, OneTeacher
 from distillers.distributed.world import World
 from distillers.errors import InputError
 from distillers.features.backbone import has_logits
+from distillers.features.extractor import FeatureExtractor
 from distillers.models.fake_quantize import fake_quantize_layers
 from distillers.training import ddp, run_setup
+from distillers.training.agreement import Agreement
 from distillers.training.class_weight import class_weight_options
 from distillers.training.evaluate import score
 from distillers.training.images import Splits, split_images
-from distillers.training.probe import Probe
+from distillers.training.probe import Probe, embed
 from distillers.training.teachers import LoadedTeachers, prepare
 
 
@@ -74,7 +76,7 @@ class StudentSetup(NamedTuple):
 
 def choose_probe(
     config: StudentConfig, task: Distillation, splits: Splits, world: World
-) -> Probe | None:
+) -> Probe | Agreement | None:
     """Return how the student is scored by its embeddings; None for its own classifier.
 
     Without --probe it is its own classifier, unless no loss trains that.
@@ -82,6 +84,8 @@ def choose_probe(
     Raises:
         InputError: if a loss deploys another network than the student.
     """
+    if config.dataset == NO_DATASET:
+        return _agreement(task, splits, world)
     kind = config.probe
     if kind is None and not (task.trains_classifier or task.deploys):
         kind = "knn"
@@ -101,6 +105,21 @@ def choose_probe(
     known = int((bank.train_labels >= 0).sum())
     world.say(f"scores are those of --probe {kind} with {known:,} labelled training images")
     return Probe(kind, bank, task.student_taps, not has_logits(task.student))
+
+
+def _agreement(task: Distillation, splits: Splits, world: World) -> Agreement:
+    """Return how a student is compared with its first teacher on the test images."""
+    extractor = FeatureExtractor(task.teacher, task.teacher_taps, ["pooled"])
+    try:
+        loader = splits.test.test_loader(world.device, world.shard)
+        embeddings = embed(extractor, loader, world)
+    finally:
+        extractor.close()
+    world.say(
+        "test acc is the agreement with the teacher: how many % of the 20 nearest images of each "
+        "held-out image are the same"
+    )
+    return Agreement(splits.test, task.student_taps, embeddings)
 
 
 def build_student(

@@ -112,6 +112,24 @@ def test_a_folder_of_unlabelled_images_with_a_copy_of_a_test_image(there, capsys
     assert json.loads(config.read_text())["unlabelled"] == "more"
 
 
+def test_no_labelled_set_at_all_is_scored_by_the_agreement_with_the_teacher(there, capsys):
+    Path("more").mkdir()
+    for number in range(40):
+        image = data.load("digits").train_images[number].expand(3, -1, -1).permute(1, 2, 0)
+        Image.fromarray(image.numpy()).save(f"more/{number}.png")
+    flags = ["--dataset", "none", "--unlabelled", "more", "--image_size", "32"]
+    flags += ["--num_workers", "0", "--student_head", "none", "--teacher_head", "none"]
+    flags += ["--model_s", "resnet8", "--batch_size", "8", "--cls", "0", "--div", "0"]
+    student(*flags, "--distill", "embedmatch", "--val_fraction", "0.25")
+    printed = capsys.readouterr().out
+    assert "10 of 40 images are held out to compare with the teacher" in printed
+    assert "no classes; images: 0 training, 10 val, 30 training without labels" in printed
+    (file,) = Path("save").rglob("metrics.jsonl")
+    row = read_metrics(file.parent)[-1]
+    assert 0 <= row["test_acc"] <= 100
+    assert 0 <= row["test_loss"] <= 1
+
+
 def test_flags_that_do_not_fit_are_refused():
     known = {"path_t": "x"}
     for flags, why in (
@@ -120,6 +138,8 @@ def test_flags_that_do_not_fit_are_refused():
         ({"labels_per_class": 0}, "leaves no training image"),
         ({"unlabelled": "x", "unlabelled_share": 1.0}, r"in \(0, 1\)"),
         ({"unlabelled": ""}, "a name, or left out"),
+        ({"dataset": "none"}, "needs the folder of --unlabelled"),
+        ({"dataset": "none", "unlabelled": "x"}, "add --student_head none"),
     ):
         with pytest.raises(InputError, match=why):
             StudentConfig(**known, **flags).check()

@@ -4,12 +4,14 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from distillers import data
 from distillers.data.unlabelled import with_few_labels
 from distillers.distributed.world import World
 from distillers.features.taps import Taps
+from distillers.training.agreement import linear_cka, nearest
 from distillers.training.evaluate import score
 from distillers.training.probe import NearestNeighbors, Probe
 from distillers.training.runner import evaluate_on_splits
@@ -72,3 +74,19 @@ def test_only_labelled_images_are_in_the_bank(pixels):
     assert classifier.decide.labels.bincount().tolist() == [2] * 10
     batches = source.test_loader(torch.device("cpu")).epoch(1)
     assert 40 < score(classifier, batches).acc < 90
+
+
+def test_agreement_is_that_of_the_nearest_images():
+    torch.manual_seed(0)
+    one = torch.randn(40, 7)
+    turned = one @ torch.linalg.qr(torch.randn(7, 7)).Q * 3
+    assert torch.equal(nearest(one), nearest(turned))
+    assert linear_cka(one, turned) == pytest.approx(1)
+    assert linear_cka(one, torch.randn(40, 7)) < 0.5
+    rows = nearest(one, 3)
+    for row in range(40):
+        cosine = [
+            float(F.cosine_similarity(one[row], one[other], dim=0)) if other != row else -2
+            for other in range(40)
+        ]
+        assert rows[row].tolist() == sorted(range(40), key=lambda i: -cosine[i])[:3]
