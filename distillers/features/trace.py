@@ -196,6 +196,7 @@ class ForwardTrace:
         return call.input
 
     def _run(self) -> Tensor:
+        _check_not_compiled(self.net)
         started: dict[str, list[tuple[Tensor | None, int, Tensor | None]]] = {}
         handles = []
         for path, module in self.net.named_modules():
@@ -238,9 +239,26 @@ class ForwardTrace:
         finally:
             for handle in handles:
                 handle.remove()
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            raise InputError(f"{type(self.net).__name__} must return logits (n, classes).")
+        _check_logits(self.net, logits)
         return logits
+
+
+def _check_not_compiled(net: nn.Module) -> None:
+    if any(path.rpartition(".")[2] == "_orig_mod" for path, _ in net.named_modules()):
+        raise InputError(
+            "the network was compiled by torch.compile, and cannot be read inside; give the "
+            "network itself, `compiled._orig_mod`, and compile what `distil` returns."
+        )
+
+
+def _check_logits(net: nn.Module, logits: object) -> None:
+    if isinstance(logits, Tensor) and logits.ndim == 2:
+        return
+    found = f"{logits.ndim}-d tensor" if isinstance(logits, Tensor) else type(logits).__name__
+    raise InputError(
+        f"{type(net).__name__} must return logits (n, classes), not a {found}; wrap it in a module "
+        "whose forward returns them, as in `self.net(images).logits`."
+    )
 
 
 def _num_prefix_tokens(net: nn.Module) -> int | None:

@@ -344,3 +344,38 @@ def test_a_loss_that_cuts_the_student_off_is_refused():
     frozen = Small().requires_grad_(False)
     with pytest.raises(InputError, match="loss ce gives Small no gradient"):
         distil(frozen, Small(), {"ce": 1.0}, images=make_batch().images)
+
+
+class Returns(nn.Module):
+    """Returns what another network returns, in something else."""
+
+    def __init__(self, change) -> None:
+        super().__init__()
+        self.net, self.change = Small(), change
+
+    def forward(self, images):
+        return self.change(self.net(images))
+
+
+OTHERS = {
+    "dict": lambda logits: {"logits": logits},
+    "tuple": lambda logits: (logits,),
+    "SimpleNamespace": lambda logits: SimpleNamespace(logits=logits),
+    "3-d tensor": lambda logits: logits[None],
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_a_network_that_returns_no_logits_is_told_how_to(kind, role):
+    nets = {"student": Small(), "teacher": Small(), role: Returns(OTHERS[kind])}
+    with pytest.raises(InputError, match=rf"Returns must return logits .*, not a {kind}; wrap it"):
+        distil(**nets, weights={"kd": 1.0}, images=make_batch().images)
+
+
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_a_compiled_network_is_refused_with_what_to_compile(role):
+    nets = {"student": Small(), "teacher": Small()}
+    nets[role] = nn.Sequential(torch.compile(nets[role], backend="eager"))
+    with pytest.raises(InputError, match=r"by torch\.compile.*compile what `distil` ret"):
+        distil(**nets, weights={"kd": 1.0}, images=make_batch().images)
