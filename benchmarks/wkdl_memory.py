@@ -1,6 +1,6 @@
 """Peak memory of the loss WKDL, forward and backward, at ImageNet's size.
 
-    python benchmarks/wkdl_memory.py   # 75 MiB at 1,000 classes and a batch of 256
+    python benchmarks/wkdl_memory.py   # 41 to 75 MiB in two runs
 
 The peak is that of this process above what it had before the step. Linux only.
 """

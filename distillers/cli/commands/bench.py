@@ -1,6 +1,7 @@
 """`distillers bench`: time a training step of each method, and recommend flags."""
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -54,6 +55,9 @@ class BenchConfig:
     """Also measure compiled steps; compiling one takes a minute or more."""
     memory: bool = False
     """Also measure the peak memory of every step, each in a separate process (Linux, CUDA)."""
+    cpu_time: bool = False
+    """Measure the CPU time of this process instead of the time that passes, with --threads 1 on a
+    busy machine."""
     rounds: Annotated[int, AT_LEAST_1] = 5
     """Measurements of each step; the median is printed."""
     gpu_id: str | None = None
@@ -101,6 +105,7 @@ def main(args: Sequence[str]) -> None:
         if variant not in known:
             raise unknown("kind of step", variant, known)
     variants = list(config.variants) or known
+    clock = time.process_time if config.cpu_time else time.perf_counter
     measurements, meter = bench_table.Measurements(), LoadMeter()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary)
@@ -112,7 +117,7 @@ def main(args: Sequence[str]) -> None:
                     v: peak.step_peak_mib(setup, method, v, folder) for v in variants
                 }
             measurements.rows[method] = bench.measure(
-                setup, method, variants, config.rounds, folder
+                setup, method, variants, config.rounds, folder, clock
             )
             if config.out:  # after every method, in case the benchmark is stopped
                 about = {"settings": asdict(config), "environment": environment()}
