@@ -31,9 +31,11 @@ def load_published(name: str, *, num_classes: int, image_size: int) -> Classifie
     try:
         net, facts = _load(name, num_classes, image_size)
     except InputError as error:
-        raise InputError(
-            f"{error} A file of its weights will do: --model_t {name} --path_t FILE."
-        ) from error
+        if name.startswith("transformers:"):
+            advice = "A folder that holds it will do: --path_t transformers:FOLDER."
+        else:
+            advice = f"A file of its weights will do: --model_t {name} --path_t FILE."
+        raise InputError(f"{error} {advice}") from error
     return Classifier(net, {"model": name, **facts})
 
 
