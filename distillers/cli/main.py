@@ -38,7 +38,7 @@ COMMANDS = {
     "data": "extract the archives of ImageNet or Tiny ImageNet",
     "sweep": "train every run of a grid of pairs, methods, trials and flags",
     "compress": "find, train and export the best student within the limits of a device",
-    "demo": "distil real handwritten digits in a few minutes, without a network or a GPU",
+    "demo": "distil real handwritten digits in about a minute, without a network or a GPU",
 }
 
 PATIENCE = 3.0  # seconds before ranks other than the first print an error
