@@ -245,6 +245,11 @@ def hold_out(image_set: ImageSet, fraction: float, seed: int) -> HeldOut:
 
     The total is `fraction` of the images, rounded; of each class it is the exact share, rounded
     down or up. Which images are held out is a pure function of `seed`.
+
+    Args:
+        image_set: the data set whose training images are divided.
+        fraction: between 0 and 1.
+        seed: any integer.
     """
     labels = image_set.train_labels
     rows, train_rows = held_out_rows(labels, image_set.num_classes, fraction, seed)
