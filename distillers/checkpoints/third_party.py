@@ -27,7 +27,7 @@ from distillers.losses.ops.reused_classifier import ReusedClassifier
 from distillers.models.pretrained import statistics
 
 STATE_KEYS = ("model", "state_dict", "model_state_dict", "student", "net")
-EMA = re.compile(r"(^|[^a-z])ema([^a-z]|$)", re.IGNORECASE)
+EMA = re.compile(r"(^|[^a-z])(ema|swa|shadow|avg|averaged?)([^a-z]|$)", re.IGNORECASE)
 WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel's and torch.compile's
 COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
 MAX_DEPTH = 4
