@@ -33,7 +33,7 @@ def test_the_commands_read_them(name, tmp_path, monkeypatch, capfd):
     flags = ["--dataset", "digits", "--gpu_id", "cpu", *(["--model", model] if model else [])]
     assert cli.run("evaluate", [str(BEFORE / name), *flags]) == 0
     accuracy = distillers.load(BEFORE / name, model=model).card["accuracy"]
-    assert re.search(rf"test_acc +{accuracy}\n", capfd.readouterr().out)
+    assert re.search(rf"test_acc +{accuracy}\s", capfd.readouterr().out)
 
 
 def test_a_cache_of_the_teacher_is_used_as_it_is(tmp_path, monkeypatch, capfd):
