@@ -100,7 +100,7 @@ def test_other_classes_are_mapped(capsys):
     assert run(*words) == 0
     out = capsys.readouterr().out
     assert (
-        "6 of the teacher's 7 classes are mapped to 3 of 10; WARNING: the teacher says noth" in out
+        "6 of the teacher's 7 classes are mapped to 3 of 10; WARNING: the teacher has no cl" in out
     )
     Path("map.yml").write_text("0: [0, 9]\n")
     assert run(*words, "--overwrite") == 2
