@@ -5,18 +5,20 @@
     python benchmarks/augment.py folder --data_dir photos --workers 2
 
 `memory`: images/s of RandAugment and others on 32 x 32 images in memory, as this library applies
-them to groups of images, and as torchvision and timm apply them to each image. `steps`: training
-steps with mixup and CutMix, and with others, divided by the same steps without. `folder`: images/s
-of a whole epoch of KD at 224 pixels with RandAugment divided by those without, with worker
+them to groups of images, and as torchvision and timm apply them to each image. `steps`: CPU time
+of loading with mixup and CutMix, and with others, and of the training step that follows. `folder`:
+images/s of a whole epoch of KD at 224 pixels with RandAugment divided by those without, with worker
 processes; without --data_dir it writes noisy photographs to a temporary folder. Everything is
-interleaved, so that other load affects all alike. Medians of the rounds go to
-`benchmarks/results/augment.json`.
+interleaved, so that other load affects all alike; with --cpu_time the CPU seconds of the training
+process are compared, without those of the workers, which do the same in both. Medians of the rounds
+go to `benchmarks/results/augment.json`.
 """
 
 import argparse
 import json
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +57,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--data_dir", help="a folder of images")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--cpu_time", action="store_true", help="of this process, where it is busy")
     parser.add_argument("--out", default=str(ROOT / "benchmarks/results/augment.json"))
     args = parser.parse_args()
     reuse_freed_memory()  # as every run does
@@ -67,12 +70,17 @@ def main() -> None:
     out = Path(args.out)
     content = json.loads(out.read_text()) if out.exists() else {}
     key = args.what if args.device == "cpu" else f"{args.what} {args.device}"
+    key += ", CPU time" if args.cpu_time else ""
     out.write_text(json.dumps(content | {key: found}, indent=1) + "\n")
 
 
 def medians(runs: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict:
     seconds = time_interleaved(runs, rounds, device)
     return {name: statistics.median(each) for name, each in seconds.items()}
+
+
+def clock_of(args: argparse.Namespace) -> Callable[[], float]:
+    return time.process_time if args.cpu_time else time.perf_counter
 
 
 def photographs(num: int, side: int) -> Tensor:
@@ -130,29 +138,40 @@ def epoch_of(made: Trainer, loader: BatchLoader) -> Callable[[], object]:
 
 
 def steps(args: argparse.Namespace) -> dict:
-    """Return the time of an epoch with mixup and CutMix, and with more, over that without."""
-    images, labels = photographs(128, 32), torch.arange(128) % 10
+    """Return CPU milliseconds of a batch with each augmentation, and of a step of KD."""
+    images, labels = photographs(NUM, 32), torch.arange(NUM) % 10
     names = tuple(map(str, range(10)))
     source = ImageSet("random", images, labels, images, labels, MEAN, MEAN, names, True)
-    runs: dict[str, Callable[[], object]] = {}
-    loads = {"drop_last": True, "seed": 0, "device": CPU}
-    mixing = SoftLabels(mixup=0.2, cutmix=1.0)
-    for name, options, mixed in (
-        ("plain", Augmentation(), None),
-        ("mixup and cutmix", Augmentation(), mixing),
-        (TIMM, Augmentation(aa=TIMM), None),
-        ("reprob 0.25", Augmentation(reprob=0.25), None),
-    ):
-        loader: BatchLoader = source.augmented(options).train_loader(64, **loads)
+
+    def least(run: Callable[[], object], rounds: int) -> float:
+        run()
+        return 1000 * min(time_interleaved({0: run}, rounds, CPU, clock=time.process_time)[0])
+
+    def load(options: Augmentation, *, mixed: bool = False) -> float:
+        loader: BatchLoader = source.augmented(options).train_loader(
+            64, seed=0, drop_last=True, device=CPU
+        )
         if mixed:
-            loader = SoftLabelLoader(loader, mixed, num_classes=10, seed=0, num_epochs=1)
-        made = trainer("resnet8x4", "resnet32x4", 32, soft=mixed is not None)
-        runs[name] = epoch_of(made, loader)
-    seconds = time_interleaved(runs, args.rounds, CPU)
-    plain = seconds["plain"]
+            mixing = SoftLabels(mixup=0.2, cutmix=1.0)
+            loader = SoftLabelLoader(loader, mixing, num_classes=10, seed=0, num_epochs=1)
+        return least(lambda: list(loader.epoch(1)), args.rounds) / len(loader)
+
+    plain = load(Augmentation())
+    made = trainer("resnet8x4", "resnet32x4", 32, soft=True)
+    batch = next(source.train_loader(64, seed=0, drop_last=True, device=CPU).epoch(1))
+    step = least(lambda: made.training_step(batch, 0.0, 1), 3)
+    found = {
+        "mixup and cutmix": load(Augmentation(), mixed=True),
+        TIMM: load(Augmentation(aa=TIMM)),
+        "reprob 0.25": load(Augmentation(reprob=0.25)),
+    }
     return {
-        name: round(statistics.median(a / b for a, b in zip(each, plain, strict=True)), 3)
-        for name, each in seconds.items()
+        "ms of a plain batch": round(plain, 2),
+        "ms of a step": round(step, 1),
+        "ms of a batch": {name: round(ms, 2) for name, ms in found.items()},
+        "over the plain step": {
+            name: round((step + ms) / (step + plain), 4) for name, ms in found.items()
+        },
     }
 
 
@@ -169,7 +188,7 @@ def in_folder(args: argparse.Namespace) -> dict:
                 32, seed=0, drop_last=True, device=torch.device(args.device)
             )
             runs[name] = epoch_of(made, loader)
-        seconds = time_interleaved(runs, args.rounds, CPU)
+        seconds = time_interleaved(runs, args.rounds, CPU, clock=clock_of(args))
     ratio = statistics.median(a / b for a, b in zip(seconds["plain"], seconds[TIMM], strict=True))
     return {
         "images": len(source.train_labels),
@@ -183,7 +202,7 @@ def in_folder(args: argparse.Namespace) -> dict:
 
 def write_photographs(folder: Path) -> Path:
     rng = np.random.default_rng(0)
-    for number in range(160):
+    for number in range(100):
         pixels = photographs(1, 400)[0].permute(1, 2, 0).numpy().astype(np.int16)
         noisy = np.clip(pixels + rng.integers(-20, 21, pixels.shape), 0, 255).astype(np.uint8)
         path = folder / str(number % 10) / f"{number}.jpg"

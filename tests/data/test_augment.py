@@ -430,7 +430,7 @@ WRONG = {
     "rand-p1.5": "p is 1.5; it must be in [0, 1]",
     "rand-n0": "n is 0; it must be a whole number from 1 to 10",
     "rand-twheights": "no set of operations in --aa rand-twheights 'wheights', did you mean",
-    "orignal": "did you mean 'original'",
+    "augmixx": "did you mean 'augmix'",
     "original-m9": "no setting of original",
     "trivial-m9": "no setting of trivial in --aa trivial-m9 'm'",
     "augmix-w0": "w is 0; it must be a whole number",
