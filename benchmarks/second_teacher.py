@@ -11,11 +11,12 @@ import argparse
 import json
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from distillers import distil, models
+from distillers import Distillation, distil, models
 from distillers.data.batch import Batch
 from distillers.timing import time_interleaved
 
@@ -31,10 +32,12 @@ def main(rounds: int) -> dict[str, float]:
     batch = Batch(images, torch.arange(BATCH) % CLASSES, torch.arange(BATCH))
     first, second = (models.create(name, CLASSES) for name in ("resnet32x4", "wrn_40_2"))
 
-    def task(*teachers: torch.nn.Module) -> torch.nn.Module:
+    def task(*teachers: torch.nn.Module) -> Distillation:
         student = models.create("resnet8x4", CLASSES)
         weights = {"ce": 1.0, "kd": 1.0, "embedmatch": 1.0}
-        return distil(student, list(teachers), weights, images=images).train()
+        made = distil(student, list(teachers), weights, images=images)
+        made.train()
+        return made
 
     one, two = task(first), task(first, second)
     cached = two.read_teacher(images, 0) | {
@@ -49,7 +52,7 @@ def main(rounds: int) -> dict[str, float]:
     runs = {
         "one": lambda: step(one),
         "two": lambda: step(two),
-        "cached": lambda: step(two, Batch(*batch, teacher=cached)),
+        "cached": lambda: step(two, replace(batch, teacher=cached)),
         "forward": lambda: two.read_teacher(images, 1),
     }
     found = time_interleaved(runs, rounds, images.device, 2, time.process_time)

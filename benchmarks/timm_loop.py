@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -142,7 +143,8 @@ def timm_loop(
     random_seed(seed)
     expert = distillers.load(teacher)
     shape, names = (3, args.image_size, args.image_size), expert.card["class_names"]
-    shared = {"input_size": shape, "batch_size": args.batch_size, "use_prefetcher": False}
+    shared: dict[str, Any] = {"input_size": shape, "batch_size": args.batch_size}
+    shared |= {"use_prefetcher": False}
     shared |= {"mean": expert.card["mean"], "std": expert.card["std"]}
     shared |= {"num_workers": args.num_workers, "interpolation": "bilinear"}
     train, val = (
@@ -157,7 +159,7 @@ def timm_loop(
     )
     optimizer = create_optimizer_v2(net, opt, lr=rate, weight_decay=5e-4)
     scheduler, _ = create_scheduler_v2(optimizer, "cosine", num_epochs=args.epochs)
-    speeds, losses = [], AverageMeter()
+    speeds, losses, meter = [], AverageMeter(), AverageMeter()
     for epoch in range(args.epochs):
         net.train()
         scheduler.step(epoch)

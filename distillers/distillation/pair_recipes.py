@@ -20,7 +20,7 @@ class PairRecipe(NamedTuple):
     ce: float | None = None
 
 
-Pair = tuple[str, str, str]  # method, teacher, student
+Pair = tuple[str, ...]  # method, teacher, student
 
 SDD = "scripts of shicaiwei123/SDD-CVPR2024"
 CAT = "configurations of GzyAftermath/CAT-KD"

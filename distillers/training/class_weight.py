@@ -1,6 +1,7 @@
 """Weights of classes from --class_weight."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from distillers.training.run_dir import RunDir
 BALANCED = "balanced"
 
 
-def class_weight_options(config: TrainConfig, splits: Splits) -> dict[str, tuple[float, ...]]:
+def class_weight_options(config: TrainConfig, splits: Splits) -> dict[str, Any]:
     """Return the option of the loss with the labels that --class_weight sets; {} without the flag.
 
     "balanced" is n / (k n_c) for the n_c of n training images in class c, with k classes that have

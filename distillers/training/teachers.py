@@ -162,6 +162,7 @@ def prepare(
         )
     if head in FITTED:
         head = _fitted(as_backbone(net, sample), teacher, config, source, world)
+    teacher_classes: Any = card.get("class_names")
     try:
         return prepare_teacher(
             net,
@@ -169,7 +170,7 @@ def prepare(
             head=head,
             class_map=flags.class_map,
             class_names=source.class_names,
-            teacher_classes=card.get("class_names"),
+            teacher_classes=teacher_classes,
             temperature=config.teacher_temperature,
             say=lambda line: world.say(f"{teacher.name}: {line}"),
         ).to(world.device)

@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,4 +55,5 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
             return table[:, :-1], table[:, -1]
     from sklearn.datasets import load_digits  # a version that has the file elsewhere
 
-    return load_digits(return_X_y=True)
+    found: Any = load_digits(return_X_y=True)
+    return found

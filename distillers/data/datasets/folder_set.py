@@ -55,7 +55,7 @@ class FolderSet(DataSource):
     num_workers: int = 0
     on_bad_image: OnBad = "error"
     dali: Dali = None
-    is_split: bool = False
+    is_split: bool = False  # pyrefly: ignore[bad-override]: frozen here, an attribute there
     mean: tuple[float, ...] = IMAGENET_MEAN  # those of nearly all pretrained networks
     std: tuple[float, ...] = IMAGENET_STD
     unlabelled_share: float | None = None

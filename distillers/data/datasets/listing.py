@@ -206,7 +206,7 @@ def list_images(root: Path) -> PathList:
     if not root.is_dir():
         raise InputError(f"there is no folder {root}; --unlabelled names a folder of images.")
     skipped: list[str] = []
-    names = list(_walk(os.fspath(root), "", skipped, ()))
+    names = list(_walk(root, "", skipped, ()))
     if not names:
         raise InputError(f"{root} has no image at any depth; images end in {', '.join(READABLE)}.")
     if skipped:

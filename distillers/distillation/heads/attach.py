@@ -106,7 +106,7 @@ def with_class_map(
     return MappedNetwork(net, ClassMap(assignment, num_classes))
 
 
-def embed(net: nn.Module, batches: Iterable[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
+def embed(net: nn.Module, batches: Iterable[Iterable[Tensor]]) -> tuple[Tensor, Tensor]:
     """Return the outputs (N, d) of a network in float32, and the labels (N,), of all batches.
 
     Args:

@@ -27,7 +27,7 @@ log = logging.getLogger("distillers")
 
 KEEP, NONE, FITTED = "keep", "none", ("fit", "logistic")
 Head = str | Path | Tensor | nn.Module
-Batches = Iterable[Sequence[Tensor]]
+Batches = Iterable[Iterable[Tensor]]
 
 
 def prepare_teacher(
