@@ -13,7 +13,6 @@ import torch
 from distillers import models
 from distillers.checkpoints import io as checkpoint
 from distillers.cli import main as cli
-from distillers.cli.demo import halved
 from distillers.config.sizes import num_bytes, num_days, show_bytes
 from distillers.data import load
 from distillers.data.datasets.images import ImageSet
@@ -32,7 +31,7 @@ NUM = 96
 @pytest.fixture
 def there(tmp_path, monkeypatch):
     """A folder with a teacher; digits are small and few."""
-    few = halved(load("digits")).keep(torch.arange(NUM))
+    few = load("digits").resized(16).keep(torch.arange(NUM))
     few = ImageSet(**{**vars(few), "test_images": few.test_images[:20],
                       "test_labels": few.test_labels[:20]})  # fmt: skip
     monkeypatch.setattr("distillers.data.datasets.digits.digits", lambda *_: few)

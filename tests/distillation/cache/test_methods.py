@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from distillers import models
-from distillers.cli.demo import halved
 from distillers.data import load
 from distillers.distillation import recipes
 from distillers.distillation.build import distil
@@ -23,7 +22,7 @@ NUM, BATCH, VIEWS = 64, 32, 2
 
 @pytest.fixture(scope="module")
 def digits():
-    return halved(load("digits")).keep(torch.arange(NUM))
+    return load("digits").resized(16).keep(torch.arange(NUM))
 
 
 @pytest.fixture(scope="module")
