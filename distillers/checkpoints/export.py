@@ -1,7 +1,8 @@
-"""Export a network to one self-contained file: safetensors, ONNX, or a torch.export program."""
+"""Export a network: to safetensors, ONNX, a torch.export program, or OpenVINO IR."""
 
 import io
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from distillers.checkpoints import onnx as onnx_file
+from distillers.checkpoints import openvino
 from distillers.checkpoints.checksum import BLANK, KEY, add_to_safetensors, add_to_zip
 from distillers.checkpoints.load import Classifier, load
 from distillers.checkpoints.program import CARD
 from distillers.errors import InputError
 from distillers.files import write_atomically
 
-SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch_export": ".pt2"}
+SUFFIXES = {
+    "safetensors": ".safetensors",
+    "onnx": ".onnx",
+    "torch_export": ".pt2",
+    "openvino": openvino.XML,
+}
 TOLERANCE = 1e-4  # relative to the largest logit
 
 
@@ -28,8 +35,9 @@ def export(
     Args:
         classifier: the network.
         card: from `complete_card`.
-        path: the file; for torch_export, the card is also written to a .json file beside it.
-        form: "safetensors", "onnx" or "torch_export".
+        path: the file; for torch_export, the card is also written to a .json file beside it;
+            for openvino, the weights to a .bin file.
+        form: "safetensors", "onnx", "torch_export" or "openvino".
         images: (n, 3, h, w), n at least 2, real images, preprocessed.
 
     Returns:
@@ -48,15 +56,21 @@ def export(
             write_safetensors(classifier.net, card, temporary)
         elif form == "onnx":
             onnx_file.write(classifier, card, temporary, example)
+        elif form == "openvino":
+            _write_openvino(classifier, card, temporary, example)
         else:
             _write_program(classifier, card, temporary, example)
         difference = _compare(classifier, temporary, card["model"], images)
         if form == "torch_export":
             text = json.dumps(card, indent=2).encode()
             write_atomically(path.with_suffix(".json"), text)
+        if form == "openvino":
+            temporary.with_suffix(openvino.WEIGHTS).replace(path.with_suffix(openvino.WEIGHTS))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+        if form == "openvino":
+            temporary.with_suffix(openvino.WEIGHTS).unlink(missing_ok=True)
     return difference
 
 
@@ -83,6 +97,15 @@ def _write_program(
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={CARD: json.dumps(card)})
     write_atomically(path, add_to_zip(buffer.getbuffer()))
+
+
+def _write_openvino(
+    classifier: Classifier, card: dict[str, Any], path: Path, images: Tensor
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="distillers-openvino-") as name:
+        source = Path(name) / "network.onnx"
+        onnx_file.write(classifier, card, source, images)
+        openvino.convert(source, card, path)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from distillers import data
 from distillers.checkpoints.input_adapter import adapt_input, class_mismatch, with_normalization
 from distillers.checkpoints.load import Classifier
 from distillers.checkpoints.onnx import OnnxNetwork
+from distillers.checkpoints.openvino import OpenVinoNetwork
 from distillers.config.scoring import EvalDataConfig, read_run_flags
 from distillers.data.source import DataSource
 from distillers.distributed.world import complain
@@ -64,8 +65,8 @@ def for_dataset(
 
 
 def count_costs(classifier: Classifier, image_size: int) -> tuple[int | str, int | str]:
-    """Return the numbers of parameters and multiply-accumulates; from the card for an ONNX file."""
-    if isinstance(classifier.net, OnnxNetwork):
+    """Return the numbers of parameters and multiply-accumulates, for ONNX and IR from the card."""
+    if isinstance(classifier.net, OnnxNetwork | OpenVinoNetwork):
         unknown = "unknown (the file has no card)"
         return classifier.card.get("parameters", unknown), classifier.card.get("macs", unknown)
     size = classifier.card.get("image_size", image_size)

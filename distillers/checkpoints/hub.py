@@ -11,6 +11,7 @@ from distillers.checkpoints.card import complete_card
 from distillers.checkpoints.export import write_safetensors
 from distillers.checkpoints.load import Classifier, load
 from distillers.checkpoints.onnx import OnnxNetwork
+from distillers.checkpoints.openvino import OpenVinoNetwork
 from distillers.checkpoints.program import Program
 from distillers.errors import InputError
 from distillers.models.pretrained import check_reachable
@@ -40,10 +41,10 @@ def push_to_hub(
         InputError: if the network cannot be loaded, or the hub does not answer or refuses.
     """
     classifier = network if isinstance(network, Classifier) else load(network)
-    if isinstance(classifier.net, Program | OnnxNetwork):
+    if isinstance(classifier.net, Program | OnnxNetwork | OpenVinoNetwork):
         raise InputError(
-            "a .pt2 or .onnx file is a program without weights to upload; push the checkpoint or "
-            "the safetensors file."
+            "a .pt2, .onnx or .xml file is a program without weights to upload; push the "
+            "checkpoint or the safetensors file."
         )
     card = complete_card(classifier)
     _check_reachable()

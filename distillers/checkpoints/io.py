@@ -22,7 +22,7 @@ from distillers.files import write_atomically
 FORMAT = 1
 
 log = logging.getLogger("distillers")
-PROGRAMS = (".pt2", ".onnx")
+PROGRAMS = (".pt2", ".onnx", ".xml")
 # Objects that training scripts store beside the weights, for which a placeholder is read.
 IGNORED = (
     "argparse.Namespace",

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distillers.checkpoints import openvino
 from distillers.checkpoints.checksum import check_checksum
 from distillers.checkpoints.content import PROGRAM, check_content
 from distillers.checkpoints.io import PROGRAMS, check_exists, log_unverified, read
@@ -86,14 +87,15 @@ def load(
     """Load a network, in evaluation mode on the CPU.
 
     Args:
-        path: a checkpoint (of another project too), a run's folder, or a `.safetensors`, `.onnx`
-            or `.pt2` file. A `.pt2` file is a program: open only those that you trust.
+        path: a checkpoint (of another project too), a run's folder, or a `.safetensors`, `.onnx`,
+            `.pt2` or OpenVINO `.xml` file. A `.pt2` file is a program: open only those that you
+            trust.
         model: the architecture, if the file does not name it; else it must agree.
         teacher: the teacher or its file, for files of the SimKD authors' code, which lack the
             classifier.
         num_classes: number of classes of the data, which the network must have.
         image_size: side of the images in pixels, for files without a card.
-        programs: whether `.onnx` and `.pt2` files are accepted, which cannot be trained.
+        programs: whether `.onnx`, `.pt2` and `.xml` files are accepted, which cannot be trained.
 
     Raises:
         InputError: if it cannot be loaded; the message has what to do.
@@ -131,9 +133,17 @@ def best_checkpoint(path: Path) -> Path:
     return found[0]
 
 
+def file_bytes(path: Path) -> int:
+    """Return the size of a saved network in bytes, with the weights beside OpenVINO's XML file."""
+    files = [path, path.with_suffix(openvino.WEIGHTS)] if path.suffix == openvino.XML else [path]
+    return sum(file.stat().st_size for file in files)
+
+
 def _load_program(path: Path) -> Classifier:
     """Load a `.onnx` or `.pt2` file."""
     check_exists(path)
+    if path.suffix == openvino.XML:
+        return _load_openvino(path)
     is_onnx = path.suffix == ".onnx"
     check_content(path, "an ONNX file" if is_onnx else PROGRAM)
     if not check_checksum(path):
@@ -143,3 +153,12 @@ def _load_program(path: Path) -> Classifier:
         return Classifier(net, check_card(net.card, path))
     net, card = read_program(path)
     return Classifier(net, check_card(card, path))
+
+
+def _load_openvino(path: Path) -> Classifier:
+    """Load OpenVINO IR."""
+    check_content(path, "an XML document")
+    if not openvino.check_checksum(path):
+        log_unverified(path)
+    net = openvino.OpenVinoNetwork(path)
+    return Classifier(net, check_card(net.card, path))

@@ -17,7 +17,7 @@ from distillers.errors import InputError
 from distillers.losses import SimKD
 from distillers.models.registry import LARGE_IMAGES
 
-FORMATS = ("safetensors", "torch_export", "onnx")
+FORMATS = ("safetensors", "torch_export", "onnx", "openvino")
 SUFFIX = exporting.SUFFIXES
 DIGITS = data.load("digits")
 IMAGES = next(DIGITS.test_loader(torch.device("cpu")).epoch(1)).images[:16]
@@ -63,7 +63,9 @@ def simkd():
 
 
 def needs(form):
-    if form == "onnx":
+    if form == "openvino":
+        pytest.importorskip("openvino")
+    if form in ("onnx", "openvino"):
         pytest.importorskip("onnx")
         pytest.importorskip("onnxscript")
         pytest.importorskip("onnxruntime")

@@ -57,7 +57,7 @@ def main(args: Sequence[str]) -> None:
 
     from distillers.checkpoints.for_dataset import find_test_source, for_dataset
     from distillers.checkpoints.input_adapter import check_classes
-    from distillers.checkpoints.load import best_checkpoint, load
+    from distillers.checkpoints.load import best_checkpoint, file_bytes, load
     from distillers.distributed.rendezvous import device_of
     from distillers.report.comparison import compare
     from distillers.report.evaluation import check_finite
@@ -79,9 +79,7 @@ def main(args: Sequence[str]) -> None:
     latency, load_note = _latencies(networks, device, source.image_size)
     costs = {
         "latency_ms": latency,
-        "file_bytes": {
-            n: float(p.stat().st_size) for n, p in zip(("old", "new"), paths, strict=True)
-        },
+        "file_bytes": {n: float(file_bytes(p)) for n, p in zip(("old", "new"), paths, strict=True)},
     }
     _print(found, costs, [str(path) for path in paths], source.name, load_note)
     if out is not None:

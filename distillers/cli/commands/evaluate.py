@@ -57,7 +57,7 @@ def main(args: Sequence[str]) -> None:
     _check_outputs(config)
 
     from distillers.checkpoints.for_dataset import count_costs, find_test_source, for_dataset
-    from distillers.checkpoints.load import best_checkpoint, load
+    from distillers.checkpoints.load import best_checkpoint, file_bytes, load
     from distillers.distributed.rendezvous import device_of
     from distillers.report.evaluation import evaluation
     from distillers.training.evaluate import score
@@ -78,7 +78,7 @@ def main(args: Sequence[str]) -> None:
         found.metrics["teacher_acc"] = its.acc
         found.metrics["agreement"] = agreement(seen, of_teacher)
     parameters, macs = count_costs(classifier, source.image_size)
-    costs = {"parameters": parameters, "MACs": macs, "file_bytes": path.stat().st_size}
+    costs = {"parameters": parameters, "MACs": macs, "file_bytes": file_bytes(path)}
     facts = {"file": str(path), "dataset": source.name, "images": result.total}
     _print(found, {**facts, **costs}, str(device))
     _write(config, found, {**facts, **costs, "device": str(device)}, seen, source)

@@ -35,8 +35,9 @@ class ExportConfig(EvalDataConfig):
 
     path: tyro.conf.Positional[str]
     """Run folder (its best checkpoint is used), checkpoint, or safetensors file."""
-    format: Literal["safetensors", "onnx", "torch_export"] = "safetensors"
-    """File format; each includes a JSON card with the preprocessing."""
+    format: Literal["safetensors", "onnx", "torch_export", "openvino"] = "safetensors"
+    """File format; each includes a JSON card with the preprocessing. openvino is two files, .xml
+    and .bin, and needs the extra of that name."""
     out: str | None = None
     """Output file. Default: next to the checkpoint, with the suffix of the format."""
     int8: Literal["static"] | None = None
@@ -109,21 +110,26 @@ def _export_int8(
 
 def _check_files(config: ExportConfig, path: Path, out: Path) -> None:
     """Check that the network can be exported from `path` to `out`."""
-    from distillers.checkpoints import onnx
+    from distillers.checkpoints import onnx, openvino
 
     if config.int8 and config.format != "onnx":
         raise InputError(f"--int8 is for --format onnx, not {config.format}.")
     if config.int8_keep and not config.int8:
         raise InputError("--int8_keep is for --int8 static; add it, or leave the flag out.")
-    written = [out, out.with_suffix(".json")] if config.format == "torch_export" else [out]
+    beside = {"torch_export": ".json", "openvino": openvino.WEIGHTS}
+    written = [out, *(out.with_suffix(s) for f, s in beside.items() if f == config.format)]
     existing = [file for file in written if file.exists()]
     if existing and not config.overwrite:
         raise InputError(f"{existing[0]} exists; add --overwrite to replace it.")
     if not out.parent.is_dir():
         raise InputError(f"the folder {out.parent} does not exist.")
-    if config.format == "onnx":
+    if config.format in ("onnx", "openvino"):
         onnx.require()
-    if path.suffix == ".onnx" or (path.suffix == ".pt2" and config.format != "torch_export"):
+    if config.format == "openvino":
+        openvino.require()
+    if path.suffix in (".onnx", openvino.XML) or (
+        path.suffix == ".pt2" and config.format != "torch_export"
+    ):
         raise InputError(f"{path} is an exported program; export from the checkpoint instead.")
 
 
