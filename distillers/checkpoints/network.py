@@ -91,8 +91,14 @@ def _build(
             f"{path} needs {loss!r}, code outside of distillers, to be built again; import that "
             "loss and call its `rebuild` yourself."
         )
+    cls = wiring.losses().get(loss)
+    if not hasattr(cls, "rebuild"):
+        raise InputError(
+            f"the card in {path} is not valid: its deploy names {loss!r}, no loss that deploys "
+            "another network than the student."
+        )
     try:
-        return cast(Any, wiring.find(loss)).rebuild(net, deploy)
+        return cast(Any, cls).rebuild(net, deploy)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"the card in {path} is not valid: its deploy describes no network ({error})."

@@ -47,7 +47,7 @@ def test_value_follows_from_the_formula(preset, empty):
         student, teacher = batch(seed=step)
         queue = loss.queue.clone()
         value = loss(student, teacher)
-        if preset == "recent":
+        if preset != "tables":
             kept += list(key(loss, teacher))
             queue = loss.queue
         rows = torch.stack(kept[-7:]) if empty == "mask" and kept else queue
@@ -76,7 +76,7 @@ def test_a_preset_refuses_what_contradicts_it():
     with pytest.raises(ValueError, match="'recent' means enqueue='before', not 'after'"):
         make(preset="recent", enqueue="after")
     with pytest.raises(
-        ValueError, match="preset is 'old'; it must be None or 'recent' or 'tables'"
+        ValueError, match="preset is 'old'; it must be None or 'recent' or 'equal' or 'tables'"
     ):
         make(preset="old")
     with pytest.raises(ValueError, match="memory is 'lifo'; it must be 'fifo' or 'momentum'"):

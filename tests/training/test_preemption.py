@@ -79,7 +79,7 @@ def test_a_run_with_changed_images_resumes_to_the_same_bits(
 
 
 def test_a_signal_in_a_long_scoring_is_heeded_at_once(whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(preemption, "LONG", 0.0)
+    monkeypatch.setattr(preemption, "LONG_EVALUATION", 0.0)
     with monkeypatch.context() as patch:
         at_call(patch, evaluate, "_count", 2, signal.SIGTERM)  # two batches an epoch
         assert train(tmp_path, "--save_minutes", "0") == 75
@@ -110,7 +110,7 @@ def test_a_second_ctrl_c_stops_at_once_but_not_one_that_a_launcher_passes_on():
     with heard.listening():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
-        heard._heard -= 2
+        heard._received -= 2
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 
