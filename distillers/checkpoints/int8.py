@@ -138,6 +138,8 @@ class Quantizer:
         from onnxruntime.quantization import QuantType
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
+        # int8 operations around a layer in float would round its input and output all the same
+        is_whole = not only and not exclude
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
         with _quantising(path):
@@ -150,7 +152,7 @@ class Quantizer:
                 tensors_range=self._ranges,
                 nodes_to_quantize=list(only),
                 nodes_to_exclude=list(exclude),
-                op_types_to_quantize=list(LAYERS) if only else _operations(),
+                op_types_to_quantize=_operations() if is_whole else list(LAYERS),
                 extra_options={},
             )
             quantizer.quantize_model()

@@ -79,6 +79,12 @@ def test_layers_are_kept_in_float(quantizer, tmp_path):
         quantizer.write(tmp_path / "small.onnx", ["fd"])
 
 
+def test_nothing_rounds_between_layers_in_float(quantizer, tmp_path):
+    quantizer.write(tmp_path / "same.onnx", list(quantizer.layers))
+    logits = int8.run(tmp_path / "same.onnx", quantizer._images)
+    np.testing.assert_allclose(logits, quantizer.logits, rtol=1e-4, atol=1e-4)
+
+
 def test_the_layer_that_quantisation_harms_is_found_and_kept(
     full, quantizer, tmp_path, monkeypatch
 ):
