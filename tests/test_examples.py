@@ -42,6 +42,7 @@ def test_examples_run(name, capsys, monkeypatch, tmp_path):
     assert capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_mutual_learning_learns(monkeypatch):
     module = runpy.run_path(str(ROOT / "examples/own_task.py"))
     assert module["main"](epochs=6) > 60

@@ -422,7 +422,9 @@ def test_no_program_runs_code(tmp_path):
 def test_what_is_exported_is_verified_and_holds_no_path_of_the_machine(
     form, tmp_path, monkeypatch, caplog
 ):
-    if form == "onnx":
+    if form == "openvino":
+        pytest.importorskip("openvino")
+    if form in ("onnx", "openvino"):
         pytest.importorskip("onnx")
         pytest.importorskip("onnxscript")
         pytest.importorskip("onnxruntime")

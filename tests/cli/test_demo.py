@@ -15,6 +15,7 @@ from distillers.distillation.recipes import ELEVEN
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_demo_shows_a_teacher_that_helps(tmp_path, capsys):
     """The student with KD beats the student alone; the command that it names works."""
     out = str(tmp_path / "out")

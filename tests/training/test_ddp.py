@@ -109,7 +109,7 @@ def compare(
             assert all(torch.equal(each, everywhere[0]) for each in everywhere), (method, name)
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_all_methods_learn_the_same_in_one_process_and_in_several(size, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     together(size, compare, HPARAMS, torch.float64, recipes.ELEVEN)

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -90,14 +91,17 @@ def killed(save_dir: Path, kill_at: int | None, seconds: float | None) -> bool:
     """Run, in a fork, until the end or the kill; whether it was killed."""
     child = os.fork()
     if child == 0:
-        with contextlib.suppress(BaseException):
+        try:
             out = os.open(os.devnull, os.O_WRONLY)
             os.dup2(out, 1)
             os.dup2(out, 2)
             if kill_at is not None:
                 deadly(kill_at)
             os._exit(train(save_dir, "--resume"))
-        os._exit(99)
+        except BaseException:
+            save_dir.with_suffix(".error").write_text(traceback.format_exc())
+        finally:
+            os._exit(99)
     if seconds is not None:
         time.sleep(seconds)
         with contextlib.suppress(ProcessLookupError):
@@ -105,7 +109,8 @@ def killed(save_dir: Path, kill_at: int | None, seconds: float | None) -> bool:
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         return True
-    assert os.WEXITSTATUS(status) == 0
+    error = save_dir.with_suffix(".error")
+    assert os.WEXITSTATUS(status) == 0, error.read_text() if error.exists() else status
     return False
 
 
