@@ -5,8 +5,21 @@ import random
 from distillers.config.run_files import dump_json, dump_metrics
 from distillers.config.student import StudentConfig
 from distillers.config.teacher import TeacherConfig
+from distillers.training.recorder import RunRecorder
 
 TEACHER = "resnet20"
+
+
+def interrupt_after(patch, epoch):
+    """Interrupt a run, as Ctrl-C does, when it has recorded an epoch."""
+    end = RunRecorder.on_epoch_end
+
+    def stop(self, row, state, deployed):
+        end(self, row, state, deployed)
+        if row["epoch"] == epoch:
+            raise KeyboardInterrupt
+
+    patch.setattr(RunRecorder, "on_epoch_end", stop)
 
 
 def write_run(

@@ -5,11 +5,11 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 from torch import Tensor
 
 from distillers.report.formatting import MISSING
+from distillers.report.html import page_environment, template_source
 
 SIDE = 112  # pixels of a picture on the page
 
@@ -21,19 +21,11 @@ def render_audit(found: Mapping[str, Any], images: Mapping[int, Tensor]) -> str:
         found: result of `distillers.report.audit.audit`.
         images: pictures of the suspects by row, (3, h, w) uint8.
     """
-    loader = PackageLoader("distillers.report")
-    environment = Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = page_environment()
     environment.filters["fixed"] = _fixed
     return environment.get_template("audit.html").render(
         found=found,
-        css=loader.get_source(environment, "page.css")[0],
+        css=template_source(environment, "page.css"),
         pictures={row: data_uri(image) for row, image in images.items()},
     )
 

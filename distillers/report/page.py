@@ -6,13 +6,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from types import SimpleNamespace
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from distillers.report import charts, formatting
 from distillers.report.charts import CostChart, CurveChart, Point, Style, style_of
 from distillers.report.comparisons import MethodRow, PairTable
 from distillers.report.estimates import SampleStats
 from distillers.report.formatting import MISSING, RULE_NAMES, time_unit
+from distillers.report.html import page_environment, template_source
 from distillers.report.report import Report
 from distillers.report.scales import Scale, padded_range
 
@@ -25,16 +24,8 @@ MAX_LISTED_RUNS = 20  # accuracies in a tooltip
 def render_page(report: Report) -> str:
     """Render the page; the same runs give the same bytes."""
     styles = _styles(report)
-    loader = PackageLoader("distillers.report")
-    environment = Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    script = loader.get_source(environment, "page.js")[0]
+    environment = page_environment()
+    script = template_source(environment, "page.js")
     environment.filters |= {
         name: getattr(formatting, f"format_{name}")
         for name in ("count", "interval", "percent", "signed", "stats")
@@ -46,7 +37,7 @@ def render_page(report: Report) -> str:
         facts=_facts(report),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        css=loader.get_source(environment, "page.css")[0],
+        css=template_source(environment, "page.css"),
         styles=styles,
         views=[_view(table) for table in report.tables],
         rule_names=RULE_NAMES,

@@ -10,7 +10,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from jinja2 import Environment, PackageLoader
 from scipy.stats import binomtest
 
 from distillers.checkpoints.card import complete_card
@@ -23,6 +22,7 @@ from distillers.errors import LimitExceededError
 from distillers.files import file_name, write_atomically
 from distillers.models.profile import forward_seconds
 from distillers.report.comparison import Comparison, compare
+from distillers.report.html import page_environment
 from distillers.sweep.candidates import Limits
 from distillers.sweep.halving import FINALISTS, Plan, Trained
 from distillers.training.predictions import Predictions, collect
@@ -217,9 +217,10 @@ def _write(
         "against_teacher": against.as_json(),
     }
     write_atomically(out / "compress.json", json.dumps(content, indent=2).encode())
-    environment = Environment(loader=PackageLoader("distillers.report"), autoescape=True)
-    page = environment.get_template("compress.html").render(
-        rows=rows, chosen=chosen, lines=lines, figure=_figure(rows, chosen)
+    page = (
+        page_environment()
+        .get_template("compress.html")
+        .render(rows=rows, chosen=chosen, lines=lines, figure=_figure(rows, chosen))
     )
     write_atomically(out / "index.html", page.encode())
 

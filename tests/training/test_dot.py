@@ -19,11 +19,11 @@ from distillers.distillation.build import distil
 from distillers.distributed.world import World
 from distillers.errors import InputError
 from distillers.training.dot import DOT
-from distillers.training.recorder import RunRecorder
 from distillers.training.trainer import Trainer
 from tests.golden.fill import draw
 from tests.nets import Small, make_batch
 from tests.processes import together
+from tests.run_folders import interrupt_after
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/losses_second.json").read_text())
 DOT_GOLDEN = GOLDEN["others"]["results"]["dot"]
@@ -231,15 +231,8 @@ def test_a_run_is_resumed_to_the_bit(tmp_path, monkeypatch):
     flags += ["--model_s", "tests.nets:tiny", "--distill", "pkt+kd", "--opt", "dot"]
     flags += ["--learning_rate", "0.02", "--model_t", "tests.nets:tiny"]
     assert cli.run("student", [*flags, "--save_dir", "whole"]) == 0
-    end = RunRecorder.on_epoch_end
-
-    def stop(self, row, state, deployed):
-        end(self, row, state, deployed)
-        if row["epoch"] == 2:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(RunRecorder, "on_epoch_end", stop)
+        interrupt_after(patch, epoch=2)
         assert cli.run("student", [*flags, "--save_dir", "parts"]) == 130
     assert cli.run("student", [*flags, "--save_dir", "parts", "--resume"]) == 0
     a, b = (

@@ -8,8 +8,8 @@ import torch
 
 from distillers.cli import main as cli
 from distillers.config.recipes import RECIPES
-from distillers.training.recorder import RunRecorder
 from tests.data.trees import tree
+from tests.run_folders import interrupt_after
 
 NET = "tests.nets:tiny"
 CHEAP = ("distil", "a2")
@@ -57,15 +57,8 @@ def test_a_recipe_from_training_to_export(dataset, recipe, home, tmp_path, monke
     assert cli.run("student", [*flags, "--save_dir", str(whole)]) == 0
     assert f"recipe {recipe}: " in capsys.readouterr().out
 
-    end = RunRecorder.on_epoch_end
-
-    def stop(self, row, state, deployed):
-        end(self, row, state, deployed)
-        if row["epoch"] == 2:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(RunRecorder, "on_epoch_end", stop)
+        interrupt_after(patch, epoch=2)
         assert cli.run("student", [*flags, "--save_dir", str(parts)]) == 130
     assert cli.run("student", [*flags, "--save_dir", str(parts), "--resume"]) == 0
     first, second = (next(each.rglob("*_last.pth")) for each in (whole, parts))

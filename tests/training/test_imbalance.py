@@ -28,6 +28,7 @@ from distillers.training.recorder import RunRecorder
 from tests.data.trees import WNIDS, tree
 from tests.nets import Small, make_batch
 from tests.processes import together
+from tests.run_folders import interrupt_after
 
 WEIGHTS = (0.5, 1.0, 4.0, 2.0, 0.25)
 CPU = torch.device("cpu")
@@ -269,15 +270,8 @@ def test_an_unbalanced_folder_is_recorded_as_val_and_resumed_to_the_bit(
     record = read_run(folder)
     assert (record.dataset, record.scores["last"]) == ("folder (val)", rows[-1]["val_acc"])
 
-    end = RunRecorder.on_epoch_end
-
-    def stop(self, row, state, deployed):
-        end(self, row, state, deployed)
-        if row["epoch"] == 2:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(RunRecorder, "on_epoch_end", stop)
+        interrupt_after(patch, epoch=2)
         assert cli.run("teacher", [*flags, "--save_dir", "parts"]) == 130
     assert cli.run("teacher", [*flags, "--save_dir", "parts", "--resume"]) == 0
     (other,) = (f for f in (tmp_path / "parts/teachers/models").iterdir() if not f.is_symlink())
