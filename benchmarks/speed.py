@@ -11,7 +11,7 @@ This is `distillers bench --compile`, which see for other flags. Each method is 
 that run everything in turn: the student's plain step (forward, cross-entropy, backward, SGD), the
 teacher's plain forward, and the method's whole step in each variant. A ratio is the step divided by
 student step + teacher forward of the same round. Writes `benchmarks/results/speed.json` and
-`speed.png` beside it.
+`speed.png` beside it, and prints the table of docs/speed.md.
 """
 
 import json
@@ -41,8 +41,21 @@ def main(words: list[str]) -> int:
     out = Path(words[words.index("--out") + 1]) if "--out" in words else RESULTS / "speed.json"
     status = cli.run("bench", ["--compile", "--threads", "2", "--out", str(out), *words])
     if status == 0:
-        draw(json.loads(out.read_text()), out.with_suffix(".png"))
+        content = json.loads(out.read_text())
+        draw(content, out.with_suffix(".png"))
+        print(table(content))
     return status
+
+
+def table(content: dict) -> str:
+    """Return the ratios as a table in Markdown, a method a row, for docs/speed.md and README."""
+    rows = content["results"]["rows"]
+    variants = [name for name in next(iter(rows.values())) if name not in (STUDENT, TEACHER)]
+    lines = [f"| | {' | '.join(variants)} |", "|---" * (1 + len(variants)) + "|"]
+    for method, row in rows.items():
+        ratios = " | ".join(f"{row[name]['ratio']:.2f}" for name in variants)
+        lines.append(f"| {method} | {ratios} |")
+    return "\n".join(lines)
 
 
 def draw(content: dict, path: Path) -> None:

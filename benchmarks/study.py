@@ -5,6 +5,9 @@
     distillers sweep benchmarks/study.yml   # goes on where it stopped
     python benchmarks/study.py collect   # benchmarks/results/study.json, and the table in Markdown
 
+The second set of methods, with two seeds, has a grid of the same setting: the same commands with
+`benchmarks/study_second.yml`, and `collect --grid benchmarks/study_second.yml`.
+
 `collect` takes what is finished. Of each run it keeps the accuracy after the last epoch, as Tian et
 al. 2020 report, and that of the best test epoch, as Chen et al. 2022 do. Last epochs are compared
 with those of KD in the same protocol, and the order of the means with published ones.
@@ -32,6 +35,7 @@ from distillers.report.estimates import SampleStats, welch
 
 ROOT = Path(__file__).parents[1]
 GRID = ROOT / "benchmarks" / "study.yml"
+RESULTS = ROOT / "benchmarks" / "results"
 FOLDER = "cifar-10-batches-py"
 EACH_CLASS = 1000
 BASELINE = {"crd": "KD (.1/.9)", "simkd": "KD (1/1)"}
@@ -39,7 +43,7 @@ BASELINE = {"crd": "KD (.1/.9)", "simkd": "KD (1/1)"}
 NEAREST = {"crd": ("resnet56", "resnet20"), "simkd": ("resnet32x4", "resnet8x4")}
 RULE = {"crd": "last", "simkd": "best"}
 # The first seed of the same grid in fp32, of another teacher: what another repetition gives.
-EARLIER = ROOT / "benchmarks" / "results" / "study_fp32.json"
+EARLIER = RESULTS / "study_fp32.json"
 DEPARTING = {  # from their protocol, by their names in the published table
     "KD + LS": "kd (kd=9, kd.standardise=True, kd.temperature=2)",
     "RRD (.04/.10)": "rrd (rrd.preset=tables)",
@@ -50,13 +54,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("prepare", "collect"))
     parser.add_argument("--data_dir", default="data", help="where CIFAR-10 lies, or is fetched to")
-    parser.add_argument("--out", default=str(ROOT / "benchmarks" / "results" / "study.json"))
+    parser.add_argument("--grid", type=Path, default=GRID)
     args = parser.parse_args()
-    grid = yaml.safe_load(GRID.read_text())
+    grid = yaml.safe_load(args.grid.read_text())
     if args.what == "prepare":
         prepare(Path(args.data_dir), Path(grid["fixed"]["data_dir"]))
     else:
-        collect(grid, Path(args.out))
+        collect(grid, RESULTS / f"{args.grid.stem}.json")
 
 
 def prepare(source: Path, target: Path) -> None:
@@ -98,7 +102,7 @@ def collect(grid: Mapping[str, Any], out: Path) -> None:
         "what": "CIFAR-10, 10,000 training images (the first 1,000 of each class), all 10,000 test "
         "images; resnet20 to resnet8, 20 epochs, SGD 0.05, divided by 10 after 12, 15 and 18, "
         "batch 64, crop and flip",
-        "grid": GRID.name,
+        "grid": f"{out.stem}.yml",
         "environment": environment(teacher["folder"]),
         "teacher": summary([teacher]),
         "results": rows,

@@ -89,8 +89,9 @@ def finish(
     against = compare(seen["teacher"], seen[chosen.name], source.class_names)
     write_atomically(out / "student.onnx", paths[chosen.name].read_bytes())
     lines = [why, *_limit_notes(chosen, limits), _describe_drop(against)]
-    _write(out, rows, chosen, lines, against)
-    _print(rows, chosen, lines, out)
+    (run,) = (each.run for each in finalists if each.name == chosen.name)
+    _write(out, rows, chosen, run, lines, against)
+    _print(rows, chosen, run, lines, out)
     if max_drop is not None and -against.change > max_drop:
         raise LimitExceededError(
             f"{chosen.name} loses {-against.change:.2f} points of accuracy against the teacher, "
@@ -207,11 +208,17 @@ def _describe_drop(against: Comparison) -> str:
 
 
 def _write(
-    out: Path, rows: Sequence[Row], chosen: Row, lines: Sequence[str], against: Comparison
+    out: Path,
+    rows: Sequence[Row],
+    chosen: Row,
+    run: Path,
+    lines: Sequence[str],
+    against: Comparison,
 ) -> None:
     """Write compress.json and the page."""
     content: dict[str, Any] = {
         "chosen": chosen.name,
+        "run": str(run),
         "why": list(lines),
         "networks": [asdict(row) for row in rows],
         "against_teacher": against.as_json(),
@@ -248,7 +255,7 @@ def _figure(rows: Sequence[Row], chosen: Row) -> str:
 _LABEL: dict[str, Any] = {"textcoords": "offset points", "fontsize": 5}
 
 
-def _print(rows: Sequence[Row], chosen: Row, lines: Sequence[str], out: Path) -> None:
+def _print(rows: Sequence[Row], chosen: Row, run: Path, lines: Sequence[str], out: Path) -> None:
     width = max(len(row.name) for row in rows) + 2
     head = f"{'accuracy % [95 %]':>24}{'':>10}{'ms':>9}{'MB':>8}{'epochs':>8}{'min':>7}"
     print(f"\n{'':<{width}}{head}")
@@ -262,4 +269,7 @@ def _print(rows: Sequence[Row], chosen: Row, lines: Sequence[str], out: Path) ->
         )
     print("\n" + "\n".join(lines))
     print(f"\nsaved {out}/student.onnx, compress.json, index.html")
-    print(f"next: distillers compare {out}/teacher.onnx {out}/student.onnx --max_drop 1")
+    print(
+        f"next: distillers export {run} --format onnx --int8 static --out {out}/student.int8.onnx"
+    )
+    print(f"      distillers compare {out}/teacher.onnx {out}/student.onnx --max_drop 1")
