@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distillers.data.source import DataSource
 from distillers.errors import InputError
-from distillers.features.taps import Taps
+from distillers.features.taps import declare_inner_taps
 
 
 class InputAdapter(nn.Module):
@@ -65,9 +65,7 @@ class InputAdapter(nn.Module):
         self.is_same = same_statistics(mean_from, mean_to) and same_statistics(std_from, std_to)
         self.register_buffer("scale", scale.float()[:, None, None], persistent=False)
         self.register_buffer("shift", shift.float()[:, None, None], persistent=False)
-        declared = getattr(net, "taps", None)
-        if isinstance(declared, Taps):
-            object.__setattr__(self, "taps", declared.under("net"))
+        declare_inner_taps(self, net)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (n, k) of images (n, c, h, w)."""

@@ -18,7 +18,7 @@ from distillers.checkpoints.third_party import build_third_party
 from distillers.data.loaders.decode import resize_center_crop
 from distillers.data.normalization import Normalize
 from distillers.errors import InputError
-from distillers.features.taps import Taps
+from distillers.features.taps import declare_inner_taps
 
 
 class Classifier(nn.Module):
@@ -34,9 +34,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.net = net
         self.card = card
-        declared = getattr(net, "taps", None)
-        if isinstance(declared, Taps):  # so that it can be a teacher
-            object.__setattr__(self, "taps", declared.under("net"))
+        declare_inner_taps(self, net)  # so that it can be a teacher
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:

@@ -257,7 +257,7 @@ class Distillation(Task):
         if cached is not None:
             return cached
         images = batch.teacher_images
-        return self.read_teacher(images, number) if number else self.read_teacher(images)
+        return self.read_teacher(images, number)
 
     def _read_strong(self, batch: Batch) -> ValuesByTerm:
         """Return what the losses may read of the second view, by the name of the term.

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from distillers.data.batch import Values
 from distillers.errors import InputError
 from distillers.features.extractor import Features
-from distillers.features.taps import Taps
 
 if TYPE_CHECKING:
-    from distillers.distillation.distillation import Distillation
+    pass
 
 Combine = Literal["probabilities", "logits", "each"]
 COMBINE: tuple[Combine, ...] = ("probabilities", "logits", "each")
@@ -101,35 +100,6 @@ def cached_values(cached: Values | None, number: int, names: Sequence[str]) -> F
     if cached is None or (keys and not any(key in cached for key in keys.values())):
         return None
     return {name: cached[key] for name, key in keys.items()}
-
-
-class OneTeacher:
-    """One of the teachers of a distillation, as a cache of its values reads it.
-
-    Args:
-        task: the distillation.
-        number: of the teacher, from 0.
-    """
-
-    def __init__(self, task: "Distillation", number: int) -> None:
-        self._task, self.number = task, number
-
-    @property
-    def teacher_taps(self) -> Taps:
-        """Where the teacher is read."""
-        return self._task.teachers[self.number].extractor.taps
-
-    def stages_of(self, number: int) -> frozenset[int]:
-        """Return the indices of its stage maps that the losses read; `number` is 0."""
-        return self._task.stages_of(self.number + number)
-
-    def blocks_of(self, number: int) -> frozenset[int]:
-        """Return the indices of its blocks whose tokens the losses read; `number` is 0."""
-        return self._task.blocks_of(self.number + number)
-
-    def read_teacher(self, images: Tensor) -> Features:
-        """Run the teacher on images (n, c, h, w), and return what the losses read of it."""
-        return self._task.read_teacher(images, self.number)
 
 
 def renamed(values: Mapping[str, Tensor | list[Tensor]], number: int) -> Features:

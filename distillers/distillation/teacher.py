@@ -132,14 +132,12 @@ class FrozenTeacher:
 @torch.no_grad()
 def _agrees(fused: nn.Module, trace: ForwardTrace, taps: Taps, kinds: frozenset[str]) -> bool:
     """Return whether the features of the copy are close to those of the traced network."""
-    extractor = FeatureExtractor(fused, taps, kinds)
     try:
-        found = _flat(extractor(trace.images))
+        with FeatureExtractor(fused, taps, kinds) as extractor:
+            found = _flat(extractor(trace.images))
     except AttributeError as error:  # it uses an attribute that the fused layer does not have
         log.info("%s: %s", type(fused).__name__, error)
         return False
-    finally:
-        extractor.close()
     tolerance = TOLERANCE.get(trace.images.device.type, DEFAULT_TOLERANCE)
     return all(
         float((a - b).abs().max()) <= tolerance * float(a.abs().max())

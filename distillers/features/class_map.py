@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from distillers.features.taps import Taps
+from distillers.features.taps import declare_inner_taps
 
 RARE = 1e-6  # probability of a class that no class of the network is mapped to
 
@@ -69,9 +69,7 @@ class MappedNetwork(nn.Module):
         super().__init__()
         self.net = net
         self.class_map = class_map
-        declared = getattr(net, "taps", None)
-        if isinstance(declared, Taps):
-            object.__setattr__(self, "taps", declared.under("net"))
+        declare_inner_taps(self, net)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (n, k) of images (n, c, h, w)."""

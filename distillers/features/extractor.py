@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -59,8 +59,14 @@ class FeatureExtractor:
         finally:
             self._values, self._is_running = {}, False
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
-        """Remove all hooks from the network."""
+        """Remove all hooks from the network, as at the end of a `with` block."""
         for handle in self._handles:
             handle.remove()
 

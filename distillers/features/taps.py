@@ -90,6 +90,13 @@ class Taps:
         )
 
 
+def declare_inner_taps(wrapper: nn.Module, net: nn.Module) -> None:
+    """Declare the taps of `net` as those of a wrapper that has it as its attribute `net`."""
+    declared = getattr(net, "taps", None)
+    if isinstance(declared, Taps):
+        object.__setattr__(wrapper, "taps", declared.under("net"))
+
+
 def with_maps(taps: Taps, maps: Sequence[str]) -> Taps:
     """Return `taps` with other stage maps, without pre-activations and layouts of the old ones."""
     final = taps.final or (taps.maps[-1] if taps.maps else None)

@@ -6,7 +6,7 @@ Deep Networks Learn the Same Things?", ICLR 2021, https://arxiv.org/abs/2010.153
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from matplotlib.axes import Axes
@@ -15,9 +15,8 @@ from torch import Tensor
 
 from distillers.data.batch import Batch
 from distillers.errors import InputError
-from distillers.features.extractor import FeatureExtractor, eval_mode
 from distillers.figures.paper import WIDTH, FigureData, make_panels, num_columns
-from distillers.figures.responses import Network
+from distillers.figures.responses import Network, read_features
 
 MIN_IMAGES = 4  # in a batch; the estimate divides by n - 3
 
@@ -101,25 +100,16 @@ def compare(networks: Sequence[Network], batches: Iterable[Batch]) -> tuple[CKA,
     Returns:
         the similarities; and the stages of each network in the order of the matrix.
     """
-    readers = [FeatureExtractor(each.net, each.taps, _kinds(each)) for each in networks]
-    result, places = CKA(), []
-    try:
-        for batch in batches:
-            found, places = [], []
-            for network, reader in zip(networks, readers, strict=True):
-                with eval_mode(network.net):
-                    read = reader(batch.images)
-                maps = list(read.get("maps", ()))
-                late = [cast(Tensor, read[kind]) for kind in ("pooled", "logits") if kind in read]
-                stages = [f"stage {i + 1}" for i in range(len(maps))]
-                names = (*stages, *("pooled", "logits")[-len(late) :])
-                places.append(Stages(network.name, names))
-                found += [*maps, *late]
-            result.add(found)
-    finally:
-        for reader in readers:
-            reader.close()
-    return result, places
+    result, stages = CKA(), []
+    for _, features in read_features(networks, list(map(_kinds, networks)), batches):
+        found, stages = [], []
+        for network, read in zip(networks, features, strict=True):
+            named = {f"stage {i}": values for i, values in enumerate(read.get("maps", ()), 1)}
+            named |= {kind: read[kind] for kind in ("pooled", "logits") if kind in read}
+            stages.append(Stages(network.name, tuple(named)))
+            found += named.values()
+        result.add(found)
+    return result, stages
 
 
 def _kinds(network: Network) -> list[str]:

@@ -1,13 +1,14 @@
 """Logits and features of several networks for the same images, from one pass."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from distillers.data.batch import Batch
-from distillers.features.extractor import FeatureExtractor, eval_mode
+from distillers.features.extractor import FeatureExtractor, Features, eval_mode
 from distillers.features.taps import Taps
 from distillers.training.evaluate import top_classes
 
@@ -59,26 +60,37 @@ class Responses:
         return 100 * int(self.correct.sum()) / len(self.labels)
 
 
+def read_features(
+    networks: Sequence[Network], kinds: Sequence[Iterable[str]], batches: Iterable[Batch]
+) -> Iterator[tuple[Batch, list[Features]]]:
+    """Yield each batch with the features of each network, which run in evaluation mode.
+
+    Args:
+        networks: the networks.
+        kinds: what to read of each, see `FeatureExtractor`.
+        batches: of images on the device of the networks.
+    """
+    with ExitStack() as stack:
+        readers = []
+        for network, kind in zip(networks, kinds, strict=True):
+            stack.enter_context(eval_mode(network.net))
+            reader = FeatureExtractor(network.net, network.taps, kind)
+            readers.append(stack.enter_context(reader))
+        for batch in batches:
+            yield batch, [reader(batch.images) for reader in readers]
+
+
 @torch.no_grad()
 def collect_responses(networks: Iterable[Network], batches: Iterable[Batch]) -> list[Responses]:
     """Run networks on the same images and return their outputs on the CPU."""
     networks = list(networks)
     kinds = [("logits", "pooled") if each.taps.head else ("logits",) for each in networks]
-    readers = [
-        FeatureExtractor(n.net, n.taps, kind) for n, kind in zip(networks, kinds, strict=True)
-    ]
     seen: list[list[dict[str, Tensor]]] = [[] for _ in networks]
     labels = []
-    try:
-        for batch in batches:
-            labels.append(batch.labels.cpu())
-            for network, reader, values in zip(networks, readers, seen, strict=True):
-                with eval_mode(network.net):
-                    read = reader(batch.images)
-                values.append({k: v.cpu() for k, v in read.items() if isinstance(v, Tensor)})
-    finally:
-        for reader in readers:
-            reader.close()
+    for batch, features in read_features(networks, kinds, batches):
+        labels.append(batch.labels.cpu())
+        for values, read in zip(seen, features, strict=True):
+            values.append({k: v.cpu() for k, v in read.items() if isinstance(v, Tensor)})
     truth = torch.cat(labels)
     return [_joined(n.name, values, truth) for n, values in zip(networks, seen, strict=True)]
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from distillers.features.taps import Taps
+from distillers.features.taps import declare_inner_taps
 
 
 class ReducedPrecision(nn.Module):
@@ -19,9 +19,7 @@ class ReducedPrecision(nn.Module):
         super().__init__()
         self.net = net.to(dtype)
         self.dtype = dtype
-        declared = getattr(net, "taps", None)
-        if isinstance(declared, Taps):
-            object.__setattr__(self, "taps", declared.under("net"))
+        declare_inner_taps(self, net)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the output of the network in float32."""

@@ -41,11 +41,9 @@ class Agreement:
         is 1 minus the linear CKA (Kornblith et al., 2019, https://arxiv.org/abs/1905.00414).
         """
         net = net if isinstance(net, HeadedNetwork) else HeadedNetwork(net)
-        extractor = FeatureExtractor(net, self.taps, ["pooled"])
-        try:
-            student = embed(extractor, self.source.test_loader(world.device, world.shard), world)
-        finally:
-            extractor.close()
+        loader = self.source.test_loader(world.device, world.shard)
+        with FeatureExtractor(net, self.taps, ["pooled"]) as extractor:
+            student = embed(extractor, loader, world)
         mine, its = nearest(student), nearest(self.teacher)
         same = (mine[:, :, None] == its[:, None, :]).any(2)
         first = (mine[:, :1] == its[:, :5]).any(1)

@@ -49,12 +49,9 @@ class Probe:
         """
         net = HeadedNetwork(net) if self.is_backbone else net
         labelled = self.bank.keep((self.bank.train_labels >= 0).nonzero().flatten())
-        extractor = FeatureExtractor(net, self.taps, ["pooled"])
-        try:
-            loader = labelled.train_eval_loader(world.device, world.shard)
+        loader = labelled.train_eval_loader(world.device, world.shard)
+        with FeatureExtractor(net, self.taps, ["pooled"]) as extractor:
             embeddings = embed(extractor, loader, world)
-        finally:
-            extractor.close()
         if not bool(embeddings.isfinite().all()):
             raise InputError("the student's embeddings are not finite; lower the learning rate.")
         labels, classes = labelled.train_labels.to(embeddings.device), self.bank.num_classes
@@ -137,8 +134,5 @@ class _OnEmbeddings(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return scores (n, k) of images (n, c, h, w)."""
-        extractor = FeatureExtractor(self.net, self.taps, ["pooled"])
-        try:
+        with FeatureExtractor(self.net, self.taps, ["pooled"]) as extractor:
             return self.decide(_pooled(extractor, images))
-        finally:
-            extractor.close()

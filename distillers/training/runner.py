@@ -17,6 +17,7 @@ from distillers.config.hyperparameters import Precision, describe_hparams
 from distillers.config.train import TrainConfig
 from distillers.data.loaders.mixing import SoftLabelLoader
 from distillers.data.source import BatchLoader
+from distillers.distillation.cache.loader import CachedTeacherLoader, StoredOutputs
 from distillers.distillation.task import Task
 from distillers.distributed.world import World
 from distillers.errors import InputError, shorten
@@ -34,8 +35,6 @@ from distillers.training.run_setup import batch_size_per_process, build_hparams
 from distillers.training.trainer import Hyperparameters, fit
 
 if TYPE_CHECKING:
-    from distillers.distillation.cache.pack import Pack
-    from distillers.distillation.cache.teacher_cache import TeacherCache
     from distillers.training.probe import Probe
 
 # Attributes of a `Score` that are recorded after each epoch.
@@ -51,7 +50,7 @@ def train(
     world: World,
     *,
     views: NumViews | None = None,
-    caches: "Sequence[TeacherCache | Pack]" = (),
+    caches: Sequence[StoredOutputs] = (),
     probe: "Probe | Agreement | None" = None,
 ) -> None:
     """Train a task, from the first epoch or from the state in `run_dir`, and write the run's files.
@@ -69,7 +68,7 @@ def train(
     card = {**card, **_check_same_run(config, splits, run_dir, world)}
     loader = _training_loader(config, task, splits, world, views)
     for cache in caches:
-        loader = cache.wrap(loader)
+        loader = CachedTeacherLoader(loader, cache)
     loader = _with_soft_labels(loader, config, splits)
     order = torch.channels_last if config.channels_last else torch.contiguous_format
     task.to(memory_format=order)  # the fused copy of the teacher, too

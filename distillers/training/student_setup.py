@@ -16,7 +16,7 @@ from distillers.distillation.cache.pack import Pack
 from distillers.distillation.cache.request import cache_request, open_cache
 from distillers.distillation.cache.teacher_cache import TeacherCache
 from distillers.distillation.distillation import Distillation
-from distillers.distillation.several import AverageNetwork, OneTeacher
+from distillers.distillation.several import AverageNetwork
 from distillers.distributed.world import World
 from distillers.errors import InputError
 from distillers.features.backbone import has_logits
@@ -109,12 +109,9 @@ def choose_probe(
 
 def _agreement(task: Distillation, splits: Splits, world: World) -> Agreement:
     """Return how a student is compared with its first teacher on the test images."""
-    extractor = FeatureExtractor(task.teacher, task.teacher_taps, ["pooled"])
-    try:
-        loader = splits.test.test_loader(world.device, world.shard)
+    loader = splits.test.test_loader(world.device, world.shard)
+    with FeatureExtractor(task.teacher, task.teacher_taps, ["pooled"]) as extractor:
         embeddings = embed(extractor, loader, world)
-    finally:
-        extractor.close()
     world.say(
         "test acc is the agreement with the teacher: how many % of the 20 nearest images of each "
         "held-out image are the same"
@@ -209,8 +206,7 @@ def open_caches(
     found = []
     for number, (teacher, net) in enumerate(zip(teachers.teachers, setup.teachers, strict=True)):
         asked = cache_request(config, net, teacher.name, setup.splits.train, views)
-        reader = setup.task if len(setup.teachers) == 1 else OneTeacher(setup.task, number)
-        cache = open_cache(config, asked, reader, setup.sample, num_fills, world)
+        cache = open_cache(config, asked, setup.task, number, setup.sample, num_fills, world)
         found += [cache] if cache else []
     return found
 

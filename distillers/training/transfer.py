@@ -75,12 +75,9 @@ class Transfer(Task):
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
         """Return the input of the classifier (n, d) for images (n, c, h, w), in evaluation mode."""
-        reader = FeatureExtractor(self.student, Taps(maps=(), head=self.head), ["pooled"])
-        try:
-            with eval_mode(self.student):
-                return cast(Tensor, reader(images)["pooled"])
-        finally:
-            reader.close()
+        taps = Taps(maps=(), head=self.head)
+        with eval_mode(self.student), FeatureExtractor(self.student, taps, ["pooled"]) as read:
+            return cast(Tensor, read(images)["pooled"])
 
     def train(self, mode: bool = True) -> "Transfer":
         """Set training mode where weights or statistics change; see `update_bn_stats`."""

@@ -7,8 +7,7 @@ from distillers.config.parsing import parse
 from distillers.config.student import StudentConfig
 
 if TYPE_CHECKING:
-    from distillers.distillation.cache.pack import Pack
-    from distillers.distillation.cache.teacher_cache import TeacherCache
+    from distillers.distillation.cache.loader import StoredOutputs
     from distillers.distributed.world import World
 
 
@@ -63,7 +62,7 @@ def work(config: StudentConfig, world: "World") -> None:
     networks = f"{config.model_s} from {teachers.name}"
     world.say(f"{networks} on {config.dataset}, {devices}, into {run_dir.folder}")
     world.say(f"loss: {terms} (protocol {config.protocol})")
-    caches: list[TeacherCache | Pack] = []
+    caches: list[StoredOutputs] = []
     if pack:
         check_pack(pack, setup, world)
         caches = [pack]

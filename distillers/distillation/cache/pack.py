@@ -8,8 +8,7 @@ same images in any order and under any name.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from distillers.config.data import NumViews
-from distillers.data.batch import Batch
+from distillers.data.batch import Batch, Values
 from distillers.data.datasets.listing import first_few
 from distillers.data.image_hash import image_hashes, image_name
 from distillers.data.loaders.views import num_views_of
-from distillers.data.source import BatchLoader, DataSource, WrappedLoader
+from distillers.data.source import DataSource
+from distillers.distillation.cache.loader import StoredOutputs
 from distillers.distillation.cache.pack_format import decode_embeddings, decode_logits
 from distillers.distributed.world import World
 from distillers.errors import CorruptFileError, InputError
@@ -64,7 +64,7 @@ def augmentation_of(source: DataSource) -> dict[str, Any]:
     return {name: each for name, each in source.fingerprint().items() if name not in OF_IMAGES}
 
 
-class Pack:
+class Pack(StoredOutputs):
     """A pack that was read: it replaces the teacher where losses read logits and embeddings.
 
     Args:
@@ -157,12 +157,17 @@ class Pack:
                 found[name] = decode_embeddings(part)
         return {name: value.to(device) for name, value in found.items()}
 
-    def wrap(self, loader: BatchLoader) -> "PackLoader":
-        """Return a loader of the same batches with what the teacher computed."""
-        return PackLoader(loader, self)
+    @override
+    def read(self, batch: Batch) -> Values:
+        assert batch.view is not None  # `CachedTeacherLoader` checks it
+        return self.values(batch.view, batch.images.device)
 
-    def total_computed(self, world: World) -> int:  # noqa: ARG002
-        """Return 0: the teacher is not run."""
+    @override
+    def report_damage(self) -> None:
+        return  # all files were verified when the pack was opened
+
+    @override
+    def total_computed(self, world: World) -> int:
         return 0
 
     def copy(self, above: Path) -> Path:
@@ -196,26 +201,6 @@ class Pack:
         if names:
             shown = ", ".join(f"{n} {mine.get(n)} there, {others.get(n)} here" for n in names)
             raise InputError(f"{self.folder} is a pack of another augmentation: {shown}.")
-
-
-class PackLoader(WrappedLoader):
-    """A loader that adds what a pack holds to the batches of another.
-
-    Args:
-        loader: a loader of fixed views of the pack's images, in the pack's order.
-        pack: the pack.
-    """
-
-    def __init__(self, loader: BatchLoader, pack: Pack) -> None:
-        super().__init__(loader)
-        self._pack = pack
-
-    @override
-    def epoch(self, number: int, start_batch: int = 0) -> Iterator[Batch]:
-        for batch in self._loader.epoch(number, start_batch):
-            if batch.view is None:
-                raise TypeError("a pack needs a loader whose batches have `view`")
-            yield replace(batch, teacher=self._pack.values(batch.view, batch.images.device))
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from distillers.distillation.cache.teacher_cache import (
     unique_tensors,
 )
 from distillers.distillation.distillation import Distillation
-from distillers.distillation.several import OneTeacher
 from distillers.distributed.world import World
 from distillers.errors import InputError
 
@@ -69,17 +68,20 @@ def cache_request(
 def open_cache(
     config: StudentConfig,
     request: CacheRequest,
-    task: Distillation | OneTeacher,
+    task: Distillation,
+    number: int,
     sample: Tensor,
     num_fills: int,
     world: World,
 ) -> TeacherCache | None:
-    """Open a run's cache and print its state; None if it exceeds the budget. A collective call.
+    """Open the cache of teacher `number` and print its state; None if it exceeds the budget.
+
+    A collective call.
 
     Raises:
         InputError: if the disk has not enough free space.
     """
-    reads = cached_tensors(task, sample)
+    reads = cached_tensors(task, sample, number)
     parts = unique_tensors(reads)
     if not parts:
         world.say("teacher cache: not used, since no loss reads the teacher")
@@ -97,7 +99,7 @@ def open_cache(
         )
         return None
     folder = CacheFolder(request.path, request.key)
-    cache = TeacherCache(folder, task, reads, request.num_images * request.num_views)
+    cache = TeacherCache(folder, task, reads, request.num_images * request.num_views, number)
     filled = world.run_on_rank0(cache.num_filled) / (request.num_images * request.num_views)
     world.say(
         f"teacher cache: {what} x {request.num_views} views, {100 * filled:.3g} % filled, "

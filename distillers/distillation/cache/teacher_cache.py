@@ -1,8 +1,6 @@
 """Read the teacher's features from a cache, and compute those that are missing."""
 
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,11 +9,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from distillers.data.batch import Batch, Values
-from distillers.data.source import BatchLoader, WrappedLoader
 from distillers.distillation.cache.folder import CacheFolder, explain_disk_errors
+from distillers.distillation.cache.loader import StoredOutputs
 from distillers.distillation.cache.part import Part
 from distillers.distillation.distillation import Distillation
-from distillers.distillation.several import OneTeacher, renamed
+from distillers.distillation.several import renamed
 from distillers.distributed.world import World
 from distillers.features.taps import LISTS
 from distillers.files import file_name
@@ -39,7 +37,7 @@ class CachedTensor(NamedTuple):
 
 
 def cached_tensors(
-    task: Distillation | OneTeacher, images: Tensor
+    task: Distillation, images: Tensor, number: int = 0
 ) -> dict[str, list[CachedTensor | None]]:
     """Return the tensors of each feature that the losses read of the teacher, by its name.
 
@@ -48,17 +46,17 @@ def cached_tensors(
     Returns:
         a list for each feature, with None for a stage map or tokens that no loss reads.
     """
-    taps = task.teacher_taps
-    read = {"maps": task.stages_of(0), "tokens": task.blocks_of(0)}
+    taps = task.teachers[number].extractor.taps
+    read = {"maps": task.stages_of(number), "tokens": task.blocks_of(number)}
     layouts = dict(taps.layouts)
     found: dict[str, list[CachedTensor | None]] = {}
-    for name, value in task.read_teacher(images).items():
+    for name, value in task.read_teacher(images, number).items():
         kind = name.removeprefix("teacher_")
         tensors = value if isinstance(value, list) else [value]
         places = taps.places(kind) or [("", "out")] * len(tensors)
         found[name] = []
-        for number, ((path, side), tensor) in enumerate(zip(places, tensors, strict=True)):
-            if number not in read.get(kind, (number,)):
+        for i, ((path, side), tensor) in enumerate(zip(places, tensors, strict=True)):
+            if i not in read.get(kind, (i,)):
                 found[name].append(None)
                 continue
             single = kind in ("logits", "pooled", "class_maps") or path == taps.head
@@ -75,7 +73,7 @@ def unique_tensors(reads: dict[str, list[CachedTensor | None]]) -> list[CachedTe
     return list({read.name: read for each in reads.values() for read in each if read}.values())
 
 
-class TeacherCache:
+class TeacherCache(StoredOutputs):
     """The teacher's features for all views of the training images.
 
     Features that are computed are stored and then read back. So all epochs, and all runs that share
@@ -86,20 +84,21 @@ class TeacherCache:
         task: the task whose teacher computes missing views.
         tensors: result of `cached_tensors`.
         num_rows: number of images times number of views.
+        number: of the teacher, from 0.
     """
 
     def __init__(
         self,
         folder: CacheFolder,
-        task: Distillation | OneTeacher,
+        task: Distillation,
         tensors: dict[str, list[CachedTensor | None]],
         num_rows: int,
+        number: int = 0,
     ) -> None:
         self.folder = folder
-        self.number = task.number if isinstance(task, OneTeacher) else 0
         self.num_computed = 0
         self._num_reported = 0
-        self._task = task
+        self._task, self._number = task, number
         self._parts: dict[str, Part] = {
             read.name: folder.part(read.name, read.identity, num_rows)
             for read in unique_tensors(tensors)
@@ -138,7 +137,7 @@ class TeacherCache:
             return
         if len(missing) < len(rows):
             images = images[torch.from_numpy(missing).to(images.device)]
-        values = self._task.read_teacher(images)
+        values = self._task.read_teacher(images, self._number)
         self.num_computed += len(missing)
         with explain_disk_errors(self.folder.path), self.folder.locked():
             for name, value in values.items():
@@ -162,16 +161,17 @@ class TeacherCache:
             values[name] = tensors if name.removeprefix("teacher_") in LISTS else tensors[0]
         return values
 
-    def wrap(self, loader: BatchLoader) -> "CachedTeacherLoader":
-        """Return a loader of the same batches with the teacher's features."""
-        return CachedTeacherLoader(loader, self)
+    @override
+    def read(self, batch: Batch) -> Values:
+        assert batch.view is not None  # `CachedTeacherLoader` checks it
+        return renamed(self.values(batch.teacher_images, batch.view), self._number)
 
+    @override
     def total_computed(self, world: World) -> int:
-        """Return `num_computed` summed over all processes; all must call this."""
         return int(world.sum(torch.tensor(self.num_computed)))
 
+    @override
     def report_damage(self) -> None:
-        """Print how many damaged rows were found since the last call."""
         new = self.num_damaged - self._num_reported
         if new:
             self._num_reported += new
@@ -181,22 +181,3 @@ class TeacherCache:
                 file=sys.stderr,
                 flush=True,
             )
-
-
-class CachedTeacherLoader(WrappedLoader):
-    """A loader of fixed views that adds the teacher's features to its batches."""
-
-    def __init__(self, loader: BatchLoader, cache: TeacherCache) -> None:
-        super().__init__(loader)
-        self._cache = cache
-
-    @override
-    def epoch(self, number: int, start_batch: int = 0) -> Iterator[Batch]:
-        for batch in self._loader.epoch(number, start_batch):
-            if batch.view is None:
-                raise TypeError("a teacher cache needs a loader whose batches have `view`")
-            values = renamed(
-                self._cache.values(batch.teacher_images, batch.view), self._cache.number
-            )
-            yield replace(batch, teacher={**(batch.teacher or {}), **values})
-        self._cache.report_damage()

@@ -97,9 +97,9 @@ def only_the_probe():
 
     read = Distillation.read_teacher
 
-    def read_two(task, images):
+    def read_two(task, images, number=0):
         assert len(images) == 2
-        return read(task, images)
+        return read(task, images, number)
 
     return read_two
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from distillers.distillation.cache import maintenance
+from distillers.distillation.cache.loader import CachedTeacherLoader
 from distillers.distillation.cache.part import RECORD
-from distillers.distillation.cache.teacher_cache import CachedTeacherLoader
 from distillers.errors import InputError
 from tests.distillation.cache.fakes import (
     build,

@@ -7,8 +7,8 @@ from distillers.distillation import recipes
 from distillers.distillation.build import distil
 from distillers.distillation.cache.folder import CacheFolder, resolve_cache_dir
 from distillers.distillation.cache.key import cache_key
+from distillers.distillation.cache.loader import CachedTeacherLoader
 from distillers.distillation.cache.teacher_cache import (
-    CachedTeacherLoader,
     TeacherCache,
     cached_tensors,
     unique_tensors,

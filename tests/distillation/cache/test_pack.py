@@ -13,6 +13,7 @@ from distillers.config.data import DecodeOptions
 from distillers.data import source_of
 from distillers.data.image_hash import image_hashes
 from distillers.distillation.cache.fill import fill_cache
+from distillers.distillation.cache.loader import CachedTeacherLoader
 from distillers.distillation.cache.pack import Pack, is_pack
 from distillers.distillation.cache.pack_format import (
     decode_embeddings,
@@ -65,7 +66,7 @@ def losses(source, wrapped, seed=4):
     """The losses of two epochs of a student, whose teacher must not run."""
     task = task_of(teacher_of(), WEIGHTS)
     kept = {"drop_last": False, "device": CPU, "views": VIEWS}
-    loader = wrapped.wrap(source.train_loader(BATCH, seed=seed, **kept))
+    loader = CachedTeacherLoader(source.train_loader(BATCH, seed=seed, **kept), wrapped)
     task.frozen.forward = None
     torch.manual_seed(0)
     return [task(batch).loss.detach() for epoch in (1, 2) for batch in loader.epoch(epoch)]

@@ -13,8 +13,8 @@ from distillers.config.run_files import dump_json, load_json
 from distillers.distillation.cache.card import CARD
 from distillers.distillation.cache.folder import CacheFolder, resolve_cache_dir
 from distillers.distillation.cache.key import cache_key
+from distillers.distillation.cache.loader import CachedTeacherLoader
 from distillers.distillation.cache.maintenance import find_caches, info
-from distillers.distillation.cache.teacher_cache import CachedTeacherLoader
 from distillers.errors import InputError
 from tests.distillation.cache.fakes import (
     build,
@@ -41,7 +41,7 @@ def flat(values):
 def count_runs(task):
     """A list that gets the number of images of each run of the teacher."""
     runs, read = [], task.read_teacher
-    task.read_teacher = lambda images: (runs.append(len(images)), read(images))[1]
+    task.read_teacher = lambda images, number=0: (runs.append(len(images)), read(images, number))[1]
     return runs
 
 
