@@ -23,6 +23,17 @@ def shorten(value: object) -> str:
     return text if len(text) <= 200 else f"{text[:200]}... ({len(text):,} characters)"
 
 
+def escape(text: str) -> str:
+    """Escape control characters, which names in a file could send to the terminal.
+
+    Line breaks remain, and bytes of file names that are not UTF-8.
+    """
+    return "".join(
+        c if c.isprintable() or c == "\n" or "\udc80" <= c <= "\udcff" else repr(c)[1:-1]
+        for c in text
+    )
+
+
 def unknown(kind: str, given: str, known: Iterable[str]) -> InputError:
     """Return an `InputError` for an unknown name that suggests the nearest known one.
 

@@ -17,6 +17,7 @@ from distillers.errors import (
     NonFiniteLossError,
     PeerLostError,
     PreemptedError,
+    escape,
     unknown,
 )
 from distillers.files import DISK_FULL
@@ -123,18 +124,7 @@ def _print_error(error: Exception) -> None:
         time.sleep(PATIENCE)  # the launcher ends the others when the first has ended
     prefix = "" if isinstance(error, PreemptedError) else "error: "
     process = f"process {rank}: " if rank and not isinstance(error, PeerLostError) else ""
-    print(f"{prefix}{process}{_escape(str(error))}", file=sys.stderr, flush=True)
-
-
-def _escape(text: str) -> str:
-    """Escape control characters, which names in a file could send to the terminal.
-
-    Line breaks remain, and bytes of file names that are not UTF-8.
-    """
-    return "".join(
-        c if c.isprintable() or c == "\n" or "\udc80" <= c <= "\udcff" else repr(c)[1:-1]
-        for c in text
-    )
+    print(f"{prefix}{process}{escape(str(error))}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from distillers.config.data import REST, DecodeOptions, LabelOptions
 from distillers.data.datasets.folder_set import FolderSet
 from distillers.data.datasets.images import ImageSet
 from distillers.data.datasets.listing import Listing, PathList, first_few, list_images
+from distillers.data.fingerprint import MANY_FILES
 from distillers.data.label_mix import UNLABELLED
 from distillers.data.loaders.decode import OnBad, read, resize_center_crop
 from distillers.data.sampling import generator
@@ -157,9 +158,10 @@ def with_unlabelled(source: DataSource, folder: Path, on_bad: OnBad) -> DataSour
 
 
 def copies_of_test_images(source: DataSource, test: DataSource) -> list[str]:
-    """Return unlabelled training images that are test images, too, found by a hash of the content.
+    """Return training images that are test images, too, found by a hash of the content.
 
-    In files the bytes are compared, in memory the pixels.
+    In files the bytes are compared, in memory the pixels of images without labels: published data
+    sets have a few copies of their own. Of more than `MANY_FILES` only those without labels are.
 
     Args:
         source: the training images.
@@ -170,15 +172,16 @@ def copies_of_test_images(source: DataSource, test: DataSource) -> list[str]:
     """
     rows = (source.train_labels < 0).nonzero().flatten()
     if isinstance(source, FolderSet) and isinstance(test, FolderSet):
-        ours = [source.train.paths[row] for row in source.train_rows[rows].tolist()]
-        theirs = [test.test.paths[row] for row in test.test_rows.tolist()]
-        sizes = {os.path.getsize(path) for path in theirs}
-        known = set()
-        if sizes.intersection(map(os.path.getsize, ours)):
-            known = {_file_hash(path) for path in theirs}
-        return [p for p in ours if os.path.getsize(p) in sizes and _file_hash(p) in known]
+        every = source.train_rows
+        ours = _sizes(source.train.paths, every if len(every) <= MANY_FILES else every[rows])
+        theirs = _sizes(test.test.paths, test.test_rows) if ours else {}
+        common = set(ours.values()) & set(theirs.values())
+        known = {_file_hash(path) for path, size in theirs.items() if size in common}
+        return [path for path, size in ours.items() if size in common and _file_hash(path) in known]
     assert isinstance(source, ImageSet)
     assert isinstance(test, ImageSet)
+    if not len(rows):
+        return []
     known = {image.numpy().tobytes() for image in test.test_images.contiguous()}
     images = source.train_images
     return [f"image {row}" for row in rows.tolist() if images[row].numpy().tobytes() in known]
@@ -218,6 +221,10 @@ def _grey(image: Tensor) -> Tensor:
     """Return (1, h, w) uint8, the luma of (3, h, w) by ITU-R 601."""
     weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
     return (image.float() * weights).sum(0, keepdim=True).round().to(torch.uint8)
+
+
+def _sizes(paths: PathList, rows: Tensor) -> dict[str, int]:
+    return {path: os.path.getsize(path) for path in map(paths.__getitem__, rows.tolist())}
 
 
 def _file_hash(path: str) -> bytes:

@@ -56,7 +56,8 @@ def describe(splits: Splits, batch_size: int) -> list[str]:
     known = f"{len(names)} classes ({first_few(list(names), 10)})" if names else "no classes"
     lines = [f"{known}; images: {counts}"]
     if unlabelled:
-        lines += _unlabelled_warnings(splits, batch_size)
+        lines += _unlabelled_warnings(splits.train, batch_size)
+    lines += _copies(splits)
     if unlabelled == len(labels):
         del parts["training"]
     for part, labels in parts.items():
@@ -66,26 +67,31 @@ def describe(splits: Splits, batch_size: int) -> list[str]:
     return lines
 
 
-def _unlabelled_warnings(splits: Splits, batch_size: int) -> list[str]:
-    """Return warnings about copies of test images, and about batches with few labels."""
-    train, lines = splits.train, []
-    for part, test in (("test", splits.test), ("validation", splits.val)):
-        copies = copies_of_test_images(train, test) if test else []
+def _copies(splits: Splits) -> list[str]:
+    """Return warnings about training images that are scored, too."""
+    lines = []
+    for part, test in ((splits.test.test_part, splits.test), ("validation", splits.val)):
+        copies = copies_of_test_images(splits.train, test) if test else []
         if copies:
             lines.append(
-                f"WARNING: {len(copies):,} images without labels are {part} images, too (equal by "
-                f"their hash), so the {part} accuracy will be too good: {first_few(copies)}"
+                f"WARNING: {len(copies):,} training images are {part} images, too (equal by their "
+                f"hash), so the {part} accuracy will be too good: {first_few(copies)}"
             )
+    return lines
+
+
+def _unlabelled_warnings(train: DataSource, batch_size: int) -> list[str]:
+    """Return a warning about batches with few labels."""
     labels = train.train_labels
     share = train.unlabelled_share or float((labels < 0).float().mean())
     each = batch_size * (1 - share)
-    if share < 1 and each < FEW:
-        lines.append(
-            f"WARNING: only {each:.2g} images of each batch of {batch_size} have labels on "
-            "average, so the losses that need them are noisy; --unlabelled_share 0.5, say, "
-            "repeats the labelled images."
-        )
-    return lines
+    if share == 1 or each >= FEW:
+        return []
+    return [
+        f"WARNING: only {each:.2g} images of each batch of {batch_size} have labels on average, so "
+        "the losses that need them are noisy; --unlabelled_share 0.5, say, repeats the labelled "
+        "images."
+    ]
 
 
 def check_same_images(run_dir: RunDir, digest: str) -> None:

@@ -1,5 +1,6 @@
 """Which folders of a data set are read, by which name, and what is said of the others."""
 
+import os
 import unicodedata
 
 import pytest
@@ -27,14 +28,144 @@ def named(root, train, val):
 
 
 @pytest.mark.parametrize("name", ["folder", "imagenet"])
-@pytest.mark.parametrize("train", ["train", "Train", "TRAINING", "training"])
-@pytest.mark.parametrize("val", ["val", "Val", "valid", "Validation", "TEST", "testing"])
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        *(("train", "val"), ("Train", "Val"), ("TRAINING", "valid"), ("training", "Validation")),
+        *(("train", "TEST"), ("Train", "testing")),
+    ],
+)
 def test_the_parts_have_many_names(tmp_path, name, train, val):
     made = source(named(tmp_path / "photos", train, val), name)
     assert made.class_names == CLASSES
     assert (len(made.train_rows), len(made.test_rows)) == (18, 12)
     held_out = source(tmp_path / "photos", val_fraction=0.2)
     assert (len(held_out.train_rows), len(held_out.test_rows)) == (18, 12)
+
+
+LONG = {
+    "train_set": "test_set",
+    "trainset": "valset",
+    "Training Images": "Test Images",
+    "train2017": "val2017",
+    "seg_train": "seg_test",
+    "train": "dev",
+    "01-trn": "02-tst",
+}
+
+
+@pytest.mark.parametrize("fraction", [0, 0.2])
+@pytest.mark.parametrize("train", LONG)
+def test_longer_names_are_parts_too_and_printed(tmp_path, capsys, train, fraction):
+    root = named(tmp_path / "photos", train, LONG[train])
+    made = source(root, val_fraction=fraction)
+    assert made.class_names == CLASSES
+    assert (len(made.train_rows), len(made.test_rows)) == (18, 12)
+    said = capsys.readouterr().err
+    assert (
+        said == f"{root}: {train}/ has the training images, {LONG[train]}/ has the test images.\n"
+    )
+
+
+def test_classes_may_have_words_of_parts_in_their_names(tmp_path, capsys):
+    names = ("crash test", "dev board", "model train", "rail")
+    root = tree(tmp_path / "photos", names) / "train"
+    assert source(root, val_fraction=0.2).class_names == names
+    assert source(root.parent).class_names == names
+    assert capsys.readouterr().err == ""
+    (root / "model train" / "deep").mkdir()
+    with pytest.raises(InputError, match="rename it train if they are the classes"):
+        source(root, val_fraction=0.2)
+
+
+def test_folders_that_look_like_parts_are_warned_of(tmp_path, capsys):
+    root = named(tmp_path / "photos", "one", "two")
+    assert source(root, val_fraction=0.2).class_names == ("one", "two")
+    assert "each has the folders cat, cow, dog. If those are" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fraction", [0, 0.2])
+def test_parts_within_each_class_are_refused(tmp_path, fraction):
+    for name in CLASSES:
+        for part in ("train", "val"):
+            (tmp_path / name / part).mkdir(parents=True)
+            picture(0).save(tmp_path / name / part / "a.png")
+    with pytest.raises(InputError, match=r"cat, cow, dog each have .* move their images to"):
+        source(tmp_path, val_fraction=fraction)
+
+
+@pytest.mark.parametrize("fraction", [0, 0.2])
+def test_one_folder_too_many_is_named(tmp_path, fraction):
+    root = tree(tmp_path / "photos", CLASSES)
+    with pytest.raises(InputError, match=f"did you mean --data_dir {root}"):
+        source(tmp_path, val_fraction=fraction)
+    (root / "train").rename(tmp_path / "moved")
+    (root / "train").mkdir()
+    (tmp_path / "moved").rename(root / "train" / "deep")
+    with pytest.raises(InputError, match="one folder"):
+        source(root, val_fraction=fraction)
+
+
+def test_what_is_not_read_beside_a_split_is_named(tmp_path, capsys):
+    root = tree(tmp_path / "photos", CLASSES)
+    (root / "val").rename(root / "more")
+    (root / "test").mkdir()
+    picture(0).save(root / "test" / "1.png")
+    assert len(source(root, val_fraction=0.2).test_rows) == 4
+    assert "more/, test/ are not read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fraction", [0, 0.2])
+def test_images_or_archives_without_classes_are_explained(tmp_path, fraction):
+    picture(0).save(tmp_path / "a.png")
+    (tmp_path / "photos.ZIP").touch()
+    with pytest.raises(InputError, match=r"CLASS/image.jpg. Extract photos.ZIP first"):
+        source(tmp_path, val_fraction=fraction)
+
+
+def test_an_archive_within_a_class_is_named(tmp_path):
+    root = tree(tmp_path / "photos", CLASSES)
+    for path in (root / "train" / "cow").iterdir():
+        path.unlink()
+    (root / "train" / "cow" / "cow.tar").touch()
+    with pytest.raises(InputError, match=r"class cow in .*its folder holds only cow/cow.tar"):
+        source(root)
+
+
+@pytest.mark.parametrize("target", ["nowhere", "val"])
+def test_a_part_that_is_a_dead_link_is_not_passed_over(tmp_path, target):
+    root = tree(tmp_path / "photos", CLASSES)
+    (root / "val").rename(tmp_path / "away")
+    (root / "val").symlink_to(target)
+    with pytest.raises(InputError, match="val is a dead symbolic link or a loop; delete it"):
+        source(root, val_fraction=0.2)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "a\u202eb", "a\udcff"])
+def test_a_class_that_cannot_be_printed_is_refused_before_training(tmp_path, name):
+    root = tree(tmp_path / "photos", ("cat", name))
+    with pytest.raises(InputError, match="rename it") as caught:
+        source(root)
+    assert str(caught.value).isprintable()
+
+
+def test_a_hidden_image_is_named_and_no_resource_of_a_mac(tmp_path, capsys):
+    root = tree(tmp_path / "photos", CLASSES)
+    for name in ("._cat_0.jpg", ".DS_Store"):
+        (root / "train" / "cat" / name).touch()
+    source(root)
+    assert capsys.readouterr().err == ""
+    picture(0).save(root / "train" / "cat" / ".b.PNG")
+    source(root)
+    assert "1 entries" in (said := capsys.readouterr().err)
+    assert "cat/.b.PNG" in said
+
+
+def test_a_pipe_called_like_an_image_is_no_dead_link(tmp_path):
+    root = tree(tmp_path / "photos", CLASSES)
+    os.mkfifo(root / "train" / "cat" / "a.jpg")
+    with pytest.raises(InputError, match=r"a.jpg is no file; delete it"):
+        source(root)
 
 
 @pytest.mark.parametrize("more", ["test", "Test", "valid", "unlabelled"])
@@ -88,8 +219,9 @@ def test_a_class_may_be_called_like_a_part(tmp_path, capsys, name):
     assert f"{name} has no folders, so it is a class" in capsys.readouterr().err
 
 
-def test_parts_without_classes_are_not_taken_for_classes(tmp_path):
-    for part in ("Train", "Val"):
+@pytest.mark.parametrize("parts", [("Train", "Val"), ("train_images", "test_images")])
+def test_parts_without_classes_are_not_taken_for_classes(tmp_path, parts):
+    for part in parts:
         (tmp_path / part).mkdir()
         for number in range(4):
             picture(number).save(tmp_path / part / f"{number}.png")
@@ -97,7 +229,7 @@ def test_parts_without_classes_are_not_taken_for_classes(tmp_path):
         source(tmp_path, val_fraction=0.2)
 
 
-SYSTEM = ("@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN", "#recycle", ".thumbnails")
+SYSTEM = ("@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN", "@__thumb", ".thumbnails")
 
 
 @pytest.mark.parametrize("name", SYSTEM)
@@ -133,8 +265,8 @@ def test_two_folders_with_one_name_are_refused(tmp_path):
 
 def test_classes_that_differ_in_case_are_explained(tmp_path):
     root = tree(tmp_path / "photos", CLASSES)
-    (root / "val" / "cat").rename(root / "val" / "Cat")
-    with pytest.raises(InputError, match="differ only in upper and lower case"):
+    (root / "val" / "cat").rename(root / "val" / "Cat ")
+    with pytest.raises(InputError, match="differ only in upper and lower case, spaces"):
         source(root)
 
 

@@ -1,6 +1,7 @@
 """What a run says about its images, and that it does not resume on others."""
 
 import os
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -35,6 +36,25 @@ def test_classes_without_a_scored_image_are_named(tmp_path):
     made = source(root, val_fraction=0.2)
     _, *more = describe(Splits(made, None, made), 4)
     assert more == ["WARNING: no val image of class cow"]
+
+
+@pytest.mark.parametrize("how", ["copy", "link", "folder"])
+def test_training_images_that_are_scored_are_warned_of(tmp_path, how):
+    root = tree(tmp_path / "photos", CLASSES)
+    given = root / "val" / "cow" / "cow_0.JPEG"
+    made = source(root)
+    assert len(describe(Splits(made, None, made), 4)) == 1
+    if how == "copy":
+        shutil.copy(given, root / "train" / "cat" / "other name.jpg")
+    elif how == "link":
+        (root / "train" / "cow" / "a.png").symlink_to(given)
+    else:
+        shutil.rmtree(root / "val")
+        (root / "val").symlink_to(root / "train")
+    made = source(root)
+    line = describe(Splits(made, None, made), 4)[-1]
+    count = 18 if how == "folder" else 1
+    assert line.startswith(f"WARNING: {count} training images are test images, too (equal by their")
 
 
 def flags(root, save):

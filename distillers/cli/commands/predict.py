@@ -12,7 +12,7 @@ import tyro
 
 from distillers.config.flags import AT_LEAST_1, Fact, check_ranges
 from distillers.config.parsing import parse
-from distillers.errors import InputError
+from distillers.errors import InputError, escape
 from distillers.files import write_atomically
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def main(args: Sequence[str]) -> None:
         batch = paths[start : start + config.batch_size]
         for path, best, chances in _predict(classifier, batch, device, bad):
             shown = [f"{names[n]}  {100 * chances[n]:.1f} %" for n in best[: config.top]]
-            print(f"{path}  {'  '.join(shown)}", flush=True)
+            print(f"{escape(path)}  {'  '.join(shown)}", flush=True)
             rows.append((path, best[0], chances))
     _write(outputs, names, rows)
     if bad:
@@ -129,10 +129,10 @@ def _predict(
             inputs.append(classifier.preprocess(read(path, notes).to(device)))
             names.append(path)
             for note in notes:
-                print(f"damaged, but used: {note}", file=sys.stderr)
+                print(f"damaged, but used: {escape(note)}", file=sys.stderr)
         except InputError as error:
             bad.append(path)
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(f"error: {escape(str(error))}", file=sys.stderr, flush=True)
     if not inputs:
         return
     with torch.inference_mode():

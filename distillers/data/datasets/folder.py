@@ -2,27 +2,33 @@
 
 import difflib
 import sys
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from distillers.config.data import DecodeOptions
+from distillers.data.datasets.annotated import list_annotated
 from distillers.data.datasets.folder_set import FolderSet
 from distillers.data.datasets.listing import (
     Listing,
     class_folders,
     composed,
     first_few,
-    list_annotated,
     list_classes,
+    no_classes,
+)
+from distillers.data.datasets.parts import (
+    check_splittable,
+    find_parts,
+    has_train,
+    is_part,
+    report_parts,
+    wrong_layout,
 )
 from distillers.data.held_out import held_out_rows
 from distillers.errors import InputError
-
-# Names of the folders of training and of test images, in any case; the first that exists is used.
-TRAIN_NAMES = ("train", "training")
-TEST_NAMES = ("val", "valid", "validation", "test", "testing")
 
 
 def folder(data_dir: Path, reading: DecodeOptions) -> FolderSet:
@@ -36,20 +42,24 @@ def folder(data_dir: Path, reading: DecodeOptions) -> FolderSet:
         InputError: for another layout; the message lists what was found.
     """
     _require_folder(data_dir)
-    train, tests = _parts(data_dir)
+    train, tests = find_parts(data_dir)
     by_name = _tests_by_name(data_dir, train, tests, reading)
     if by_name is not None:
         return by_name
     if train is None and tests:
         raise InputError(
-            f"{data_dir} has {tests[0].name}/ but no folder of training images ({data_dir}/train)."
+            f"{data_dir} has {tests[0].name}/ but no folder of training images; put them into "
+            f"{data_dir}/train/CLASS/."
         )
     if train is not None:
         return _train_and_test(data_dir, "folder", reading, 224)
+    if not class_folders(data_dir):
+        raise no_classes(data_dir)
     if not reading.val_fraction:
-        raise _wrong_layout(
+        raise wrong_layout(
             data_dir, "train/ and val/ (or test/)", "--val_fraction, as in 0.1, splits"
         )
+    check_splittable(data_dir)
     return _split(data_dir, reading)
 
 
@@ -97,73 +107,27 @@ def _tests_by_name(
     return _folder_set("folder", test, test, reading, 224, nothing)
 
 
-def _parts(root: Path) -> tuple[Path | None, list[Path]]:
-    """Return the folder of training images and those of test images, best first.
-
-    A folder with such a name is a part of the data set if it has folders. One with images only is a
-    class if there are classes beside it.
-
-    Raises:
-        InputError: for two folders of training images, or parts without a folder per class.
-    """
-    folders = class_folders(root)
-    named = [name for name in folders if name.casefold() in (*TRAIN_NAMES, *TEST_NAMES)]
-    parts = [name for name in named if class_folders(root / name)]
-    trains, tests = (
-        sorted((n for n in parts if n.casefold() in known), key=lambda n: known.index(n.casefold()))
-        for known in (TRAIN_NAMES, TEST_NAMES)
-    )
-    if len(trains) > 1:
-        raise InputError(f"{root} has {' and '.join(trains)}, two folders of training images.")
-    flat = [name for name in named if name not in parts]
-    if flat and not trains:
-        if len(named) == len(folders):
-            raise _no_classes(root / flat[0])
-        print(f"{root}: {', '.join(flat)} has no folders, so it is a class.", file=sys.stderr)
-    return (root / trains[0] if trains else None), [root / name for name in tests]
-
-
-def _has_train(root: Path) -> bool:
-    return any(name.casefold() in TRAIN_NAMES for name in class_folders(root))
-
-
-def _no_classes(part: Path) -> InputError:
-    return InputError(
-        f"{part} has no folder per class; the images of each class must be in a folder of their "
-        f"own, as in {part}/CLASS/image.jpg."
-    )
-
-
 def _train_and_test(root: Path, name: str, reading: DecodeOptions, size: int) -> FolderSet:
-    train_dir, tests = _parts(root)
+    train_dir, tests = find_parts(root)
     if train_dir is None:
         raise InputError(f"{root} has no folder of training images ({root}/train).")
     if not tests and reading.val_fraction and name == "folder":
+        report_parts(root, train_dir, None)
         return _split(train_dir, reading)
     if not tests:
-        flat = [name for name in class_folders(root) if name.casefold() in TEST_NAMES]
-        if flat:
-            raise _no_classes(root / flat[0])
+        flat = list(filter(is_part, class_folders(root)))
+        if flat != [train_dir.name]:
+            flat.remove(train_dir.name)
+            raise no_classes(root / flat[0])
         advice = ", or add --val_fraction 0.1" if name == "folder" else ""
         raise InputError(
             f"{root} has {train_dir.name}/ but neither val/ nor test/; put the test images "
             f"there{advice}."
         )
-    _report_unread(root, {train_dir.name, tests[0].name}, tests[0].name)
+    report_parts(root, train_dir, tests[0])
     train, test = list_classes(train_dir), list_classes(tests[0])
     _check_classes(train, test.class_names, train_dir, tests[0])
     return _folder_set(name, train, test, reading, size)
-
-
-def _report_unread(root: Path, used: set[str], test: str) -> None:
-    """Print which folders beside those of training and test images are not read."""
-    unread = [f"{name}/" for name in class_folders(root) if name not in used]
-    if unread:
-        print(
-            f"{root}: {test}/ has the test images; {', '.join(unread)} "
-            f"{'is' if len(unread) == 1 else 'are'} not read.",
-            file=sys.stderr,
-        )
 
 
 def _split(root: Path, reading: DecodeOptions) -> FolderSet:
@@ -204,9 +168,13 @@ def _check_classes(train: Listing, classes: Sequence[str], here: Path, there: Pa
         for where, names in ((here, sorted(ours - theirs)), (there, sorted(theirs - ours)))
         if names
     ]
-    same = {name.casefold() for name in ours} == {name.casefold() for name in theirs}
-    hint = " They differ only in upper and lower case." if same else ""
+    same = set(map(_plain, ours)) == set(map(_plain, theirs))
+    hint = " They differ only in upper and lower case, spaces or forms of letters." if same else ""
     raise InputError(f"training and test images have different classes: {'; '.join(lines)}.{hint}")
+
+
+def _plain(name: str) -> str:
+    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def _present(listing: Listing) -> list[str]:
@@ -216,10 +184,10 @@ def _present(listing: Listing) -> list[str]:
 def _find(data_dir: Path, names: Sequence[str], dataset: str) -> Path:
     """Return the folder that has train/: `data_dir`, or one of `names` in it."""
     for found in (data_dir, *(data_dir / name for name in names)):
-        if found.is_dir() and _has_train(found):
+        if found.is_dir() and has_train(found):
             return found
     _require_folder(data_dir)
-    raise _wrong_layout(
+    raise wrong_layout(
         data_dir, f"train/ and val/, nor a folder {names[0]}/ with them",
         f"`distillers data prepare {dataset} --from ARCHIVES --to {data_dir}` unpacks",
     )  # fmt: skip
@@ -234,15 +202,3 @@ def _require_folder(data_dir: Path) -> None:
         near = difflib.get_close_matches(data_dir.name, class_folders(parent), n=1)
     hint = f", did you mean {parent / near[0]}?" if near else "."
     raise InputError(f"there is no folder {data_dir}{hint} Set it with --data_dir.")
-
-
-def _wrong_layout(data_dir: Path, wanted: str, advice: str) -> InputError:
-    inside = class_folders(data_dir)
-    below = [name for name in inside if _has_train(data_dir / name)]
-    if below:
-        hint = f"did you mean --data_dir {data_dir / below[0]}?"
-    elif data_dir.name.casefold() in (*TRAIN_NAMES, *TEST_NAMES):
-        hint = f"did you mean --data_dir {data_dir.parent}?"
-    else:
-        hint = f"it has the folders {first_few(inside)}; {advice} what is there."
-    return InputError(f"{data_dir} does not hold {wanted}; {hint}")

@@ -11,12 +11,29 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distillers.errors import InputError
+from distillers.errors import InputError, escape
 
 READABLE = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")
 OTHER_IMAGES = (
     *(".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".heic", ".avif", ".jp2", ".jxl"),
-    *(".heif", ".jpx", ".tga", ".psd", ".mpo", ".ico", ".exr", ".hdr"),
+    *(
+        ".heif",
+        ".jpx",
+        ".j2k",
+        ".j2c",
+        ".jxr",
+        ".apng",
+        ".pnm",
+        ".pbm",
+        ".pcx",
+        ".dcm",
+        ".tga",
+        ".psd",
+        ".mpo",
+        ".ico",
+        ".exr",
+        ".hdr",
+    ),
     *(".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".dng"),
 )
 # Folders that storage devices and operating systems add; they are no classes, and what is in them
@@ -24,7 +41,9 @@ OTHER_IMAGES = (
 SYSTEM_FOLDERS = (
     *("@eaDir", "@Recycle", "@Recently-Snapshot", "#recycle", "#snapshot", "$RECYCLE.BIN"),
     *("__MACOSX", "lost+found", "System Volume Information", "RECYCLER"),
+    *("@__thumb", "__pycache__", "Network Trash Folder", "Temporary Items"),
 )
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".xz", ".bz2", ".zst", ".7z", ".rar")
 
 
 class PathList:
@@ -70,8 +89,15 @@ def class_folders(root: Path) -> list[str]:
     """Return the names of the folders in `root`, in alphabetical order, without system folders."""
     with os.scandir(root) as entries:
         return sorted(
-            entry.name for entry in entries if not _is_system(entry.name) and entry.is_dir()
+            entry.name for entry in entries if not _is_system(entry.name) and _is_folder(entry)
         )
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of symbolic links
+        return False
 
 
 def _is_system(name: str) -> bool:
@@ -98,13 +124,15 @@ def list_classes(root: Path, known: tuple[str, ...] | None = None) -> Listing:
     counts: list[int] = []
     for name in folders:
         before = len(names)
-        names.extend(_files(root, name, skipped))
+        names.extend(image_files(root, name, skipped))
         counts.append(len(names) - before)
     empty = [name for name, count in zip(folders, counts, strict=True) if not count]
     if not names or (empty and known is None):
+        other = [path for path in skipped if path.split(os.sep)[0] in empty]
+        found = f"its folder holds only {first_few(other)}" if other else "the folder is empty"
         raise InputError(
-            f"no image of class {first_few(empty)} in {root}: the folder is empty. Fill it or "
-            f"delete it; images end in {', '.join(READABLE)}."
+            f"no image of class {first_few(empty)} in {root}: {found}. Fill it or delete it; "
+            f"images end in {', '.join(READABLE)}."
         )
     if skipped:
         print(
@@ -117,10 +145,18 @@ def list_classes(root: Path, known: tuple[str, ...] | None = None) -> Listing:
 
 
 def _check_names(root: Path, folders: list[str], classes: tuple[str, ...]) -> None:
-    if len(classes) < 2 or not folders:
+    if not folders:
+        raise no_classes(root)
+    if len(classes) < 2:
         raise InputError(
-            f"{root} holds {len(folders)} folders ({', '.join(folders) or 'none'}); it must hold "
-            "one per class, and at least two."
+            f"{root} holds one folder ({folders[0]}); it must hold one per class, at least two. "
+            f"If {root / folders[0]} holds the folders of the classes, move them to {root}."
+        )
+    bad = [name for name in folders if not composed(name).isprintable()]
+    if bad:
+        raise InputError(
+            f"{root} has a folder {bad[0]!a}: names of classes must be UTF-8 without control or "
+            "invisible characters; rename it."
         )
     unknown = sorted(set(map(composed, folders)) - set(classes))
     if unknown:
@@ -128,6 +164,16 @@ def _check_names(root: Path, folders: list[str], classes: tuple[str, ...]) -> No
             f"{root} has folders that are no class of the network: {first_few(unknown)}. Its "
             f"classes are {first_few(list(classes), 10)}."
         )
+
+
+def no_classes(part: Path) -> InputError:
+    """Return the error for a folder of images without a folder for each class."""
+    archives = [path.name for path in sorted(part.iterdir()) if path.suffix.lower() in ARCHIVES]
+    hint = f" Extract {first_few(archives)} first." if archives else ""
+    return InputError(
+        f"{part} has no folder per class; the images of each class must be in a folder of their "
+        f"own, as in {part}/CLASS/image.jpg.{hint}"
+    )
 
 
 def composed(name: str) -> str:
@@ -163,38 +209,11 @@ def _classes(root: Path, skipped: list[str]) -> list[str]:
 
 
 def _skip(entry: os.DirEntry, path: str, skipped: list[str]) -> None:
-    """Record a system folder; hidden files, which every folder may have, are not worth a line."""
-    if entry.is_dir():
+    """Record a system folder or hidden image; every folder may have other hidden files."""
+    if _is_folder(entry):
         skipped.append(f"{path}/")
-
-
-def list_annotated(root: Path, annotations: Path, class_names: tuple[str, ...]) -> Listing:
-    """List the images of one folder, with their classes from a file of lines NAME CLASS ...
-
-    Raises:
-        InputError: if a line names an unknown class or file, or a file has no line.
-    """
-    numbers = {name: number for number, name in enumerate(class_names)}
-    labels: dict[str, int] = {}
-    for row, line in enumerate(_lines(annotations), start=1):
-        words = line.split()
-        if len(words) < 2 or words[1] not in numbers:
-            raise InputError(
-                f"{annotations}, line {row}, reads {line[:60]!r}; it must begin with the name of "
-                "an image and a class that is in train/."
-            )
-        if labels.setdefault(words[0], numbers[words[1]]) != numbers[words[1]]:
-            raise InputError(f"{annotations}, line {row}, assigns a second class to {words[0]}.")
-    found = list(_files(root, "", []))
-    lacking, extra = sorted(set(found) - set(labels)), sorted(set(labels) - set(found))
-    if lacking or extra or not found:
-        raise InputError(
-            f"{annotations} and the images in {root} do not match: {len(lacking)} "
-            f"images have no line ({first_few(lacking)}), {len(extra)} lines no image "
-            f"({first_few(extra)})."
-        )
-    order = torch.tensor([labels[name] for name in found], dtype=torch.int64)
-    return Listing(PathList(root, found), order, class_names)
+    elif path.lower().endswith(READABLE) and not entry.name.startswith("._"):
+        skipped.append(path)
 
 
 def list_images(root: Path) -> PathList:
@@ -219,19 +238,12 @@ def list_images(root: Path) -> PathList:
 
 
 def first_few(names: list[str], shown: int = 5) -> str:
-    """Join the first few of many names."""
+    """Join the first few of many names, without characters that a terminal would act on."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more if names else "none"
+    return escape(", ".join(names[:shown])) + more if names else "none"
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path} ({error}).") from error
-
-
-def _files(root: Path, name: str, skipped: list[str]) -> Iterator[str]:
+def image_files(root: Path, name: str, skipped: list[str]) -> Iterator[str]:
     """Yield the image files below `root`/`name`, relative to `root`, in alphabetical order."""
     return _walk(root, name, skipped, (os.path.realpath(root),) if name else ())
 
@@ -266,7 +278,8 @@ def _walk(root: Path, name: str, skipped: list[str], above: tuple[str, ...]) -> 
                 f"{', '.join(READABLE)}, or remove it."
             )
         elif ending in READABLE:
-            raise InputError(f"{entry.path} is a dead symbolic link; delete it.")
+            kind = "no file" if os.path.exists(entry.path) else "a dead symbolic link"
+            raise InputError(f"{entry.path} is {kind}; delete it.")
         else:
             skipped.append(path)
 
