@@ -75,9 +75,9 @@ def test_the_command_line_overrides_a_file_and_both_override_a_recipe(tmp_path):
     assert (config.recipe, config.epochs, config.mixup) == ("patient", 50, 0.3)
     assert (config.opt, config.sched_on_updates, config.cls) == ("adamw", False, 0.0)
     line = recipes.describe(config)
-    assert line.startswith("recipe patient: --opt adamw --learning_rate 0.003 ")
+    assert line.startswith("recipe patient: --opt adamw --learning_rate 0.01 ")
     assert line.endswith(
-        "(instead of --sched_on_updates --warmup_epochs 20 --epochs 1000 --mixup 1.0)"
+        "(instead of --sched_on_updates --warmup_epochs 232 --epochs 1000 --mixup 1.0)"
     )
 
 
@@ -127,6 +127,8 @@ def test_the_same_flags_are_the_same_run_however_they_were_given():
         ("--recipe distil --epochs 6", "warmup_epochs", 1),
         ("--recipe distil --epochs 300", "warmup_epochs", 2),
         ("--recipe distil --epochs 4 --warmup_epochs 3", "warmup_epochs", 3),
+        ("--recipe patient --epochs 1000", "warmup_epochs", 232),  # as without --epochs
+        ("--recipe patient --epochs 100", "warmup_epochs", 20),
         ("--recipe distil --lr_decay_epochs 8,11", "sched", "multistep"),
         ("--recipe distil --lr_decay_epochs 8,11 --sched poly", "sched", "poly"),
         ("--recipe a1", "drop_path", None),  # resnet8x4 has none
