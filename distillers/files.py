@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -29,6 +30,12 @@ def write_atomically(path: Path, content: bytes, previous: Path | None = None) -
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)
         raise
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON file atomically; a number that is not finite is an error."""
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    write_atomically(path, text.encode())
 
 
 def sha256(path: str | Path) -> str:

@@ -62,7 +62,7 @@ def test_latencies_are_interleaved_and_leave_the_networks_as_they_were():
             return images * self.scale
 
     nets = {name: Noted(name) for name in "ab"}
-    found = latencies_ms(nets, 4, repeats=5)
+    found = latencies_ms({name: (net, 4, 1) for name, net in nets.items()}, repeats=5)
     assert set(found) == {"a", "b"}
     assert min(found.values()) > 0
     assert order[:16] == ["a", "b"] * 8

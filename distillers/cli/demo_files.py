@@ -58,7 +58,6 @@ def export_pair(folder: Path, teacher: Result, student: Result, images: ImageSet
         export(classifier, complete_card(classifier, images), path, form, sample)
         paths[result.name] = path
     both = (paths[teacher.name], paths[student.name])
-    latencies = latencies_ms({str(path): load(path).net for path in both}, images.image_size)
+    latencies = latencies_ms({path: (load(path).net, images.image_size, 1) for path in both})
     runtime = "onnxruntime" if form == "onnx" else "PyTorch; with the extra `export`: ONNX"
-    found = {path: latencies[str(path)] for path in both}
-    return ExportedPair(*both, student.name, found, runtime)
+    return ExportedPair(*both, student.name, latencies, runtime)

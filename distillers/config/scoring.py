@@ -23,6 +23,18 @@ RUN_FLAGS: dict[str, type | tuple[type, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeviceConfig:
+    """The device of a command that runs in one process."""
+
+    gpu_id: str | None = None
+    """GPU index, or "cpu". Default: the first GPU if there is one."""
+
+    def devices(self) -> tuple[str, ...]:
+        """Return the device of --gpu_id; empty if it is not given."""
+        return (self.gpu_id,) if self.gpu_id else ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvalDataConfig:
     """Test images of a saved network."""
 
@@ -74,15 +86,8 @@ class EvalDataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoringConfig(EvalDataConfig):
+class ScoringConfig(DeviceConfig, EvalDataConfig):
     """Test images, and the device to evaluate on."""
-
-    gpu_id: str | None = None
-    """GPU index, or "cpu". Default: the first GPU if there is one."""
-
-    def devices(self) -> tuple[str, ...]:
-        """Return the device of --gpu_id; empty if it is not given."""
-        return (self.gpu_id,) if self.gpu_id else ()
 
 
 def describe_run_flags(flags: Mapping[str, Any]) -> str:

@@ -50,22 +50,27 @@ class Gain:
         return 100 * (middle - margin), 100 * (middle + margin)
 
 
-def count_gains(network: Responses, baseline: Responses) -> Gain:
-    """Count by class the images won and lost against a baseline that saw the same images."""
-    k = network.logits.shape[1]
+def count_gains(labels: Tensor, correct: Tensor, baseline: Tensor, num_classes: int) -> Gain:
+    """Count by class the images won and lost against a baseline.
 
-    def count(which: Tensor) -> Tensor:
-        return torch.bincount(network.labels[which], minlength=k).double()
-
-    here, there = network.correct, baseline.correct
-    return Gain(count(torch.ones_like(here)), count(here & ~there), count(there & ~here))
+    Args:
+        labels: (n,) int64.
+        correct: (n,) bool, whether the network classifies each image correctly.
+        baseline: (n,) bool, whether the baseline does.
+        num_classes: k.
+    """
+    counted = (labels, labels[correct & ~baseline], labels[baseline & ~correct])
+    return Gain(*(torch.bincount(each, minlength=num_classes).double() for each in counted))
 
 
 def plot(
     baseline: Responses, networks: Sequence[Responses], class_names: Sequence[str]
 ) -> FigureData:
     """Plot the gain and its interval for each class and network, the largest mean gain on top."""
-    gains = [count_gains(each, baseline) for each in networks]
+    gains = [
+        count_gains(each.labels, each.correct, baseline.correct, each.logits.shape[1])
+        for each in networks
+    ]
     mean = torch.stack([each.points for each in gains]).mean(0)
     order = mean.argsort(stable=True).tolist()
     shown = order if len(order) <= MAX_CLASSES else order[:EACH_END] + order[-EACH_END:]

@@ -35,26 +35,10 @@ def count_macs(net: nn.Module, image_size: int, channels: int = 3) -> int:
 
 
 def latencies_ms(
-    nets: Mapping[str, nn.Module],
-    image_size: int,
-    batch_size: int = 1,
-    repeats: int = 30,
-    channels: int = 3,
-) -> dict[str, float]:
-    """Return the median milliseconds of a forward of each network in evaluation mode.
-
-    The forwards of several networks are interleaved, so that other load affects all alike.
-
-    Args:
-        nets: map images (n, c, h, w) to logits; on the same device.
-        image_size: side of the images in pixels.
-        batch_size: number of images per forward.
-        repeats: number of timed forwards, after three warm-up ones; continued for 0.3 seconds,
-            so that a `LoadMeter` has something to measure.
-        channels: number of channels of the images.
-    """
-    work = {name: (net, image_size, batch_size) for name, net in nets.items()}
-    seconds = forward_seconds(work, repeats=repeats, channels=channels)
+    work: Mapping[Name, tuple[nn.Module, int, int]], repeats: int = 30, channels: int = 3
+) -> dict[Name, float]:
+    """Return the median milliseconds of a forward of each network, see `forward_seconds`."""
+    seconds = forward_seconds(work, repeats, channels)
     return {name: 1000 * statistics.median(each) for name, each in seconds.items()}
 
 
@@ -63,9 +47,13 @@ def forward_seconds(
 ) -> dict[Name, list[float]]:
     """Return the seconds of interleaved forwards of networks in evaluation mode.
 
+    They are interleaved, so that other load on the machine affects all alike.
+
     Args:
-        work: for each name the network, the side of its images in pixels, and images per forward.
-        repeats: see `latencies_ms`.
+        work: for each name the network, the side of its images in pixels, and images per forward;
+            all networks are on the same device.
+        repeats: number of timed forwards, after three warm-up ones; continued for 0.3 seconds,
+            so that a `LoadMeter` has something to measure.
         channels: number of channels of the images.
     """
     runs = {}
@@ -82,9 +70,9 @@ def forward_seconds(
     return seconds
 
 
-def latency_ms(net: nn.Module, image_size: int, **options: int) -> float:
-    """Return the latency of one network, see `latencies_ms`."""
-    return latencies_ms({"net": net}, image_size, **options)["net"]
+def latency_ms(net: nn.Module, image_size: int, batch_size: int = 1, **options: int) -> float:
+    """Return the median milliseconds of a forward of one network, see `forward_seconds`."""
+    return latencies_ms({"net": (net, image_size, batch_size)}, **options)["net"]
 
 
 def peak_memory_mib(net: nn.Module) -> float:

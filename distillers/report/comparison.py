@@ -5,13 +5,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
 from distillers.data.source import DataSource
 from distillers.figures.calibration import expected_calibration_error
-from distillers.figures.class_gain import Gain
+from distillers.figures.class_gain import Gain, count_gains
 from distillers.training.class_scores import count_classes
 from distillers.training.predictions import Predictions
 
@@ -89,7 +88,7 @@ def compare(old: Predictions, new: Predictions, class_names: tuple[str, ...]) ->
     """
     labels = old.labels()
     before, after = old.classes() == labels, new.classes() == labels
-    gains = _gain(labels, before, after, len(class_names))
+    gains = count_gains(labels, after, before, len(class_names))
     total = Gain(*(each.sum()[None] for each in (gains.count, gains.won, gains.lost)))
     won, lost = int(total.won), int(total.lost)
     low, high = (float(end) for end in total.interval)
@@ -153,12 +152,6 @@ def flips_table(old: Predictions, new: Predictions, source: DataSource) -> pd.Da
         paths = [source.test_image_name(row) for row in rows]
         parts.append(pd.DataFrame({"change": change, "path": paths, **named}))
     return pd.concat(parts, ignore_index=True)
-
-
-def _gain(labels: Tensor, before: Tensor, after: Tensor, k: int) -> Gain:
-    """Count all, won and lost images of each class."""
-    counted = (labels, labels[after & ~before], labels[before & ~after])
-    return Gain(*(torch.bincount(each, minlength=k).double() for each in counted))
 
 
 def _classes(gains: Gain, right_before: Tensor, class_names: tuple[str, ...]) -> pd.DataFrame:

@@ -4,7 +4,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from distillers.checkpoints.onnx import OnnxNetwork, write
 from distillers.data.source import DataSource
 from distillers.errors import InputError
 from distillers.losses import CE
-from distillers.models.profile import count_macs, count_parameters, forward_seconds
+from distillers.models.profile import count_macs, count_parameters, latencies_ms
 from distillers.timing import time_interleaved
 
 # The default candidates by family, from small to large.
@@ -160,8 +159,7 @@ def measure(
                 found[name] = Measured(name, problem=str(error))
                 continue
             found[name] = replace(found[name], file_bytes=path.stat().st_size)
-        seconds = forward_seconds(work)
-    latency = {name: 1000 * median(each) for name, each in seconds.items()}
+        latency = latencies_ms(work)
     for name, each in found.items():
         timed = replace(each, latency_ms=latency.get(name, 0.0))
         if name in latency and not timed.exceeds(limits):

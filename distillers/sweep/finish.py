@@ -2,11 +2,9 @@
 
 import base64
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -19,8 +17,8 @@ from distillers.checkpoints.load import Classifier, load
 from distillers.checkpoints.onnx import OnnxNetwork
 from distillers.data.source import DataSource
 from distillers.errors import LimitExceededError
-from distillers.files import file_name, write_atomically
-from distillers.models.profile import forward_seconds
+from distillers.files import file_name, write_atomically, write_json
+from distillers.models.profile import latencies_ms
 from distillers.report.comparison import Comparison, compare
 from distillers.report.html import page_environment
 from distillers.sweep.candidates import Limits
@@ -144,9 +142,7 @@ def _measure(
     ]
     found = collect(nets, source.test_loader(device).epoch(1))
     work = {name: (net, int(net.card["image_size"]), 1) for name, net in networks.items()}
-    seconds = forward_seconds(work)
-    latency = {name: 1000 * median(each) for name, each in seconds.items()}
-    return dict(zip(files, found, strict=True)), latency
+    return dict(zip(files, found, strict=True)), latencies_ms(work)
 
 
 def _final_row(
@@ -223,7 +219,7 @@ def _write(
         "networks": [asdict(row) for row in rows],
         "against_teacher": against.as_json(),
     }
-    write_atomically(out / "compress.json", json.dumps(content, indent=2).encode())
+    write_json(out / "compress.json", content)
     page = (
         page_environment()
         .get_template("compress.html")

@@ -15,7 +15,7 @@ from typing import Any
 
 from distillers.config.run_files import METRICS, load_json, load_metrics
 from distillers.errors import InputError
-from distillers.files import file_name, write_atomically
+from distillers.files import file_name, write_json
 from distillers.sweep.candidates import Limits, Measured
 from distillers.sweep.driver import RunState, RunStatus, Sweep
 from distillers.sweep.executors.local import LocalExecutor
@@ -56,7 +56,7 @@ class Plan:
 
     def save(self, path: Path) -> None:
         """Write the plan as JSON."""
-        write_atomically(path, json.dumps(asdict(self), indent=2).encode())
+        write_json(path, asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> "Plan":

@@ -1,6 +1,7 @@
 """Run a task in one process, or in several by DistributedDataParallel."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
+from typing_extensions import override
 
 from distillers.data.batch import Batch
 from distillers.distillation.task import Step, Task
@@ -21,7 +23,36 @@ _KNOWN = inspect.signature(DistributedDataParallel).parameters
 WITHOUT_BUFFERS: dict[str, Any] = {_OPTION if _OPTION in _KNOWN else "broadcast_buffers": False}
 
 
-class SingleProcess:
+class TaskRunner:
+    """Run a task; each subclass does it in another way.
+
+    Attributes:
+        task: the task.
+    """
+
+    task: Task
+    _run: Callable[[Batch, float], Step]
+    _statistics: "Statistics | None" = None
+
+    def __call__(self, batch: Batch, progress: float) -> Step:
+        """Compute the loss of this process's part of a batch."""
+        return self._run(batch, progress)
+
+    def after_step(self) -> None:
+        """Average the running statistics of batch normalization over the processes."""
+        if self._statistics:
+            self._statistics.average()
+
+    def deployed(self) -> nn.Module:
+        """Return the network to evaluate and save; a collective call."""
+        return self.task.deployed()
+
+    def clip_grad(self, limit: float, mode: str) -> None:
+        """Clip the gradient; see `Hyperparameters.clip_mode`."""
+        clip_gradient(self.task, limit, mode)
+
+
+class SingleProcess(TaskRunner):
     """Run a task in a single process.
 
     Compiled on a GPU it uses CUDA graphs, so that the next step overwrites its results.
@@ -33,28 +64,17 @@ class SingleProcess:
         mode = "reduce-overhead" if self._graphs else None
         self._run = torch.compile(task, mode=mode) if compiled else task
 
+    @override
     def __call__(self, batch: Batch, progress: float) -> Step:
-        """Compute the loss of a batch."""
         if self._graphs:
             torch.compiler.cudagraph_mark_step_begin()
         return self._run(batch, progress)
 
-    def after_step(self) -> None:
-        """Do nothing."""
 
-    def deployed(self) -> nn.Module:
-        """Return the network to evaluate and save."""
-        return self.task.deployed()
-
-    def clip_grad(self, limit: float, mode: str) -> None:
-        """Clip the gradient; see `Hyperparameters.clip_mode`."""
-        clip_gradient(self.task, limit, mode)
-
-
-class DDPRunner:
+class DDPRunner(TaskRunner):
     """Run a copy of a task in each process and average the gradients (DistributedDataParallel).
 
-    The running statistics of batch normalisation are averaged after every step, too, so that all
+    The running statistics of batch normalization are averaged after every step, too, so that all
     copies are equal and any of them can be saved. Losses keep their memories equal themselves, see
     `distillers.distributed.collectives`.
     """
@@ -74,22 +94,6 @@ class DDPRunner:
             task, static_graph=True, gradient_as_bucket_view=True, **WITHOUT_BUFFERS
         )
         self._run = torch.compile(replica) if compiled else replica
-
-    def __call__(self, batch: Batch, progress: float) -> Step:
-        """Compute the loss of this process's part of a batch."""
-        return self._run(batch, progress)
-
-    def after_step(self) -> None:
-        """Average the running statistics of batch normalisation."""
-        self._statistics.average()
-
-    def deployed(self) -> nn.Module:
-        """Return the network to evaluate and save."""
-        return self.task.deployed()
-
-    def clip_grad(self, limit: float, mode: str) -> None:
-        """Clip the gradient; see `Hyperparameters.clip_mode`."""
-        clip_gradient(self.task, limit, mode)
 
 
 class Statistics:

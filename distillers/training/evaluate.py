@@ -1,7 +1,7 @@
 """Evaluate a network on a data set."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +39,13 @@ class Score:
 
 
 @torch.no_grad()
-def score(net: nn.Module, batches: Iterable[Batch], world: World | None = None) -> Score:
+def score(
+    net: nn.Module,
+    batches: Iterable[Batch],
+    world: World | None = None,
+    *,
+    on_batch: Callable[[Batch, Tensor], None] | None = None,
+) -> Score:
     """Evaluate a network, in evaluation mode and fp32, on every image of `batches`.
 
     Args:
@@ -47,6 +53,7 @@ def score(net: nn.Module, batches: Iterable[Batch], world: World | None = None) 
         batches: an evaluation loader's epoch.
         world: processes that have a part of the batches each; this one alone by default. Sums over
             batches are exact, so that the number of processes does not change the result.
+        on_batch: called with each batch and its logits (n, k).
 
     Raises:
         InputError: if there is no image.
@@ -55,6 +62,8 @@ def score(net: nn.Module, batches: Iterable[Batch], world: World | None = None) 
     with eval_mode(net):
         for batch in batches:
             logits = net(batch.images).float()
+            if on_batch:
+                on_batch(batch, logits)
             ranked = top_classes(logits)
             counted.append(_count(logits, ranked, batch.labels))
             classes.append(torch.stack(count_classes(ranked[:, 0], batch.labels, logits.shape[1])))

@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from typing_extensions import override
 
-from distillers.data.batch import Batch
-from distillers.distillation.task import Step, Task
+from distillers.distillation.task import Task
 from distillers.distributed.world import World
 from distillers.errors import InputError
-from distillers.training.ddp import Statistics
+from distillers.training.ddp import Statistics, TaskRunner
 
 LARGE = 200_000_000  # parameters from which a frozen network is sharded, too
 
 
-class FSDPRunner:
+class FSDPRunner(TaskRunner):
     """Run a task whose parameters are sharded, so that each process holds a part of each.
 
     The children of `Task.networks` and the whole task are units of `fully_shard`, whose weights are
@@ -48,22 +48,14 @@ class FSDPRunner:
             parameter.register_post_accumulate_grad_hook(self._average_gradient)
         self._run = torch.compile(task) if compiled else task
 
-    def __call__(self, batch: Batch, progress: float) -> Step:
-        """Compute the loss of this process's part of a batch."""
-        return self._run(batch, progress)
-
-    def after_step(self) -> None:
-        """Average the running statistics of batch normalization."""
-        self._statistics.average()
-
+    @override
     def deployed(self) -> nn.Module:
-        """Return the network to evaluate and save, with all its weights; a collective call."""
         state = full_state(self.task.state_dict())
         self._deployed.load_state_dict({key: state[name] for key, name in self._sources.items()})
         return self._deployed
 
+    @override
     def clip_grad(self, limit: float, mode: str) -> None:
-        """Clip the norm of the gradient, or each value of it."""
         gradients = [p.grad for p in self.task.parameters() if p.grad is not None]
         if mode == "value":
             for grad in gradients:

@@ -1,6 +1,5 @@
 """Export a network as an int8 ONNX file, and measure that file."""
 
-import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from distillers.checkpoints.onnx import OnnxNetwork
 from distillers.data.source import DataSource
 from distillers.errors import InputError
 from distillers.files import write_atomically
-from distillers.models.profile import forward_seconds
+from distillers.models.profile import latencies_ms
 from distillers.training.predictions import agreement, collect
 
 
@@ -127,7 +126,7 @@ def _measure(
     before, after = collect(nets, source.test_loader(device).epoch(1))
     side = int(card["image_size"])
     work = {name: (net, side, 1) for name, net in zip("fi", networks, strict=True)}
-    latency = {n: 1000 * statistics.median(s) for n, s in forward_seconds(work).items()}
+    latency = latencies_ms(work)
     sizes = [path.stat().st_size for path in (full, small)]
     return Int8Report(
         accuracy=after.accuracy(),

@@ -1,6 +1,6 @@
 """Predictions of a network, recorded during an evaluation."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -13,10 +13,7 @@ from distillers.training.evaluate import top_classes
 
 
 class Predictions:
-    """Predictions of a network, recorded during an evaluation.
-
-    Recorded by `score(predictions.watch(net), predictions.label(batches))`.
-    """
+    """Predictions of a network, recorded batch by batch, as by `score(..., on_batch=seen.add)`."""
 
     def __init__(self) -> None:
         self._logits: list[Tensor] = []
@@ -24,26 +21,13 @@ class Predictions:
         self._labels: list[Tensor] = []
         self._rows: list[Tensor] = []
 
-    def watch(self, net: nn.Module) -> nn.Module:
-        """Wrap a network so that its predictions are recorded."""
-        return _Watched(net, self)
-
-    def label(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Iterate over batches and record their labels and rows."""
-        for batch in batches:
-            self.record(batch)
-            yield batch
-
-    def record(self, batch: Batch) -> None:
-        """Record the labels and rows of a batch."""
-        self._labels.append(batch.labels.cpu())
-        self._rows.append(batch.index.cpu())
-
-    def add(self, logits: Tensor) -> None:
-        """Record the logits (n, k) of a batch."""
+    def add(self, batch: Batch, logits: Tensor) -> None:
+        """Record the labels and rows of a batch, and its logits (n, k)."""
         logits = logits.detach().float()
         self._logits.append(logits.cpu())
         self._classes.append(top_classes(logits)[:, 0].cpu())
+        self._labels.append(batch.labels.cpu())
+        self._rows.append(batch.index.cpu())
 
     @property
     def has_images(self) -> bool:
@@ -97,8 +81,7 @@ def collect(nets: Sequence[nn.Module], batches: Iterable[Batch]) -> list[Predict
             modes.enter_context(eval_mode(net))
         for batch in batches:
             for net, seen in zip(nets, found, strict=True):
-                seen.record(batch)
-                seen.add(net(batch.images))
+                seen.add(batch, net(batch.images))
     if not found[0].has_images:
         raise InputError("there is nothing to score: no image could be read.")
     return found
@@ -108,15 +91,3 @@ def agreement(first: Predictions, second: Predictions) -> float:
     """Compute how often two networks predict the same class for an image, in percent."""
     same = first.classes() == second.classes()
     return 100 * int(same.sum()) / len(same)
-
-
-class _Watched(nn.Module):
-    def __init__(self, net: nn.Module, predictions: Predictions) -> None:
-        super().__init__()
-        self.net = net
-        self._predictions = predictions
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits = self.net(images)
-        self._predictions.add(logits)
-        return logits

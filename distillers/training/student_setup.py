@@ -28,20 +28,18 @@ from distillers.training.class_weight import class_weight_options
 from distillers.training.evaluate import score
 from distillers.training.images import Splits, split_images
 from distillers.training.probe import Probe, embed
-from distillers.training.teachers import LoadedTeachers, prepare
+from distillers.training.teachers import LoadedTeachers, is_near_chance, prepare
 
 
 def chance_warnings(accuracy: float, test: DataSource) -> list[str]:
     """Return a warning if a teacher is not clearly better than chance."""
     names, count = test.class_names, len(test.test_labels)
-    chance = 1 / len(names)
-    limit = chance + 3 * (chance * (1 - chance) / count) ** 0.5  # three standard deviations
-    if accuracy / 100 > limit:
+    if not is_near_chance(accuracy, count, len(names)):
         return []
     lines = [
         f"WARNING: the teacher is no better than chance ({accuracy:.2f} % of {count} test images, "
-        f"chance is {100 * chance:.2f} %): it may not be trained for these classes, or for images "
-        "of this size and normalization."
+        f"chance is {100 / len(names):.2f} %): it may not be trained for these classes, or for "
+        "images of this size and normalization."
     ]
     natural = sorted(names, key=_natural_key)
     if natural != list(names):

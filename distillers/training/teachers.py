@@ -22,6 +22,7 @@ from distillers.distillation import loss_weights
 from distillers.distillation.cache.key import cache_key, digest
 from distillers.distillation.cache.request import cache_folder
 from distillers.distillation.heads.attach import as_backbone, describe, embed, fit
+from distillers.distillation.heads.linear import linear_layer
 from distillers.distillation.heads.prepare import FITTED, prepare_teacher, standardized
 from distillers.distributed.world import World
 from distillers.errors import InputError
@@ -249,14 +250,14 @@ def _fitted(
 
     found = world.run_on_rank0(compute)
     world.say(found["line"])
-    for line in chance_lines(found["accuracy"], source):
-        world.say(line)
-    classes, width = found["weight"].shape
-    with torch.device("meta"):  # without drawing random weights
-        layer = nn.Linear(width, classes)
-    layer.weight = nn.Parameter(found["weight"], requires_grad=False)
-    layer.bias = nn.Parameter(found["bias"], requires_grad=False)
-    return layer.to(world.device)
+    accuracy, classes = 100 * found["accuracy"], source.num_classes
+    if is_near_chance(accuracy, len(source.train_labels), classes):
+        world.say(
+            f"WARNING: the teacher's head is no better than chance ({accuracy:.2f} %, chance is "
+            f"{100 / classes:.2f} %): its embeddings do not separate these classes, or the images "
+            "have another size or normalization than it was trained with."
+        )
+    return linear_layer(found["weight"], found["bias"]).to(world.device)
 
 
 def _read_head(path: Path) -> dict[str, Any]:
@@ -274,17 +275,10 @@ def _read_head(path: Path) -> dict[str, Any]:
     return {**held, **facts, "line": f"{facts['line']} (read from {path})"}
 
 
-def chance_lines(accuracy: float | None, source: DataSource) -> list[str]:
-    """Return a warning if a fitted head is near chance on the images that it was fitted to."""
-    count, classes = len(source.train_labels), source.num_classes
-    chance = 1 / classes
-    if accuracy is None or accuracy > chance + 3 * (chance * (1 - chance) / count) ** 0.5:
-        return []
-    return [
-        f"WARNING: the teacher's head is no better than chance ({100 * accuracy:.2f} %, chance is "
-        f"{100 * chance:.2f} %): its embeddings say nothing of these classes, or the images have "
-        "another size or normalisation than it was trained with."
-    ]
+def is_near_chance(accuracy: float, num_images: int, num_classes: int) -> bool:
+    """Return whether an accuracy in percent is at most three standard deviations above chance."""
+    chance = 1 / num_classes
+    return accuracy / 100 <= chance + 3 * (chance * (1 - chance) / num_images) ** 0.5
 
 
 def _labelled(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:

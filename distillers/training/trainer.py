@@ -14,7 +14,7 @@ from distillers.data.batch import Batch
 from distillers.data.source import BatchLoader
 from distillers.distillation.task import Step, Task
 from distillers.distributed.world import World
-from distillers.training.ddp import DDPRunner, SingleProcess
+from distillers.training.ddp import DDPRunner, SingleProcess, TaskRunner
 from distillers.training.dot import DOT
 from distillers.training.ema import ExponentialMovingAverage
 from distillers.training.fsdp import FSDPRunner, full_state, load_full_state, load_optimizer
@@ -276,9 +276,7 @@ class Trainer:
         return torch.autocast(self.device.type, dtype) if dtype else contextlib.nullcontext()
 
 
-def build_runner(
-    task: Task, hparams: Hyperparameters, world: World
-) -> SingleProcess | DDPRunner | FSDPRunner:
+def build_runner(task: Task, hparams: Hyperparameters, world: World) -> TaskRunner:
     """Return what runs the task in step with those of the other processes."""
     if world.size == 1:
         return SingleProcess(task, hparams.compile)

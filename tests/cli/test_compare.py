@@ -97,8 +97,8 @@ def test_all_figures_are_those_of_the_predictions(pair, tmp_path, capsys):
 
 def predictions(labels, classes):
     seen = Predictions()
-    seen.record(Batch(torch.empty(0), labels, torch.arange(len(labels))))
-    seen.add(torch.eye(3)[classes])
+    batch = Batch(torch.empty(0), labels, torch.arange(len(labels)))
+    seen.add(batch, torch.eye(3)[classes])
     return seen
 
 

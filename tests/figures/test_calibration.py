@@ -58,12 +58,12 @@ def test_predictions_are_recorded_during_an_evaluation():
         Batch(logits[3:], labels[3:], torch.arange(3, 4)),
     ]
     seen, other = Predictions(), Predictions()
-    result = score(seen.watch(nn.Identity()), seen.label(batches))
+    result = score(nn.Identity(), batches, on_batch=seen.add)
     assert result.acc == 75
     confidence = logits.double().softmax(1).amax(1)
     expected = slowly(confidence.tolist(), [True, True, False, True], 15)
     found = expected_calibration_error(seen.confidence(), seen.classes() == labels)
     assert math.isclose(found, expected)
-    other.add(-logits[:1])
-    other.add(logits[1:])
+    other.add(Batch(logits[:1], labels[:1], torch.arange(1)), -logits[:1])
+    other.add(Batch(logits[1:], labels[1:], torch.arange(1, 4)), logits[1:])
     assert agreement(seen, other) == 75

@@ -92,10 +92,10 @@ def test_intervals_are_wilsons():
 
 def predictions(right, count=200):
     seen = Predictions()
-    seen.record(Batch(torch.empty(0), torch.zeros(count, dtype=torch.int64), torch.arange(count)))
+    batch = Batch(torch.empty(0), torch.zeros(count, dtype=torch.int64), torch.arange(count))
     classes = torch.ones(count, dtype=torch.int64)
     classes[:right] = 0
-    seen.add(torch.eye(2)[classes])
+    seen.add(batch, torch.eye(2)[classes])
     return seen
 
 

@@ -1,6 +1,5 @@
 """`distillers audit`: examine teachers before they teach."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from distillers.config.flags import Fact
 from distillers.config.parsing import parse
 from distillers.config.scoring import ScoringConfig
 from distillers.errors import InputError
-from distillers.files import write_atomically
+from distillers.files import write_atomically, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -55,8 +54,7 @@ def main(args: Sequence[str]) -> None:
     found = {"split": config.split, **audit(config.teachers, seen, source)}
     images = pictures(source, [int(each["row"]) for each in found["suspects"]], device)
     out.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(found, indent=2, allow_nan=False) + "\n"
-    write_atomically(out / "audit.json", content.encode())
+    write_json(out / "audit.json", found)
     write_atomically(out / "audit.html", render_audit(found, images).encode())
     _print(found)
     print(f"wrote {out / 'audit.html'} and {out / 'audit.json'}")
@@ -82,7 +80,7 @@ def _predictions(
             source = source.train_as_test() if config.split == "train" else source
         seen = Predictions()
         net = for_dataset(classifier, source, path, device)
-        result = score(seen.watch(net), seen.label(source.test_loader(device).epoch(1)))
+        result = score(net, source.test_loader(device).epoch(1), on_batch=seen.add)
         for line in chance_warnings(result.acc, source):
             print(f"{given}: {line}")
         found.append(seen)

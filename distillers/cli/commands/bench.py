@@ -1,6 +1,5 @@
 """`distillers bench`: time a training step of each method, and recommend flags."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from distillers.config.flags import AT_LEAST_1, at_least, check_ranges, require
 from distillers.config.parsing import parse
+from distillers.config.scoring import DeviceConfig
 from distillers.config.student import canonical_method
 from distillers.distillation.recipes import ELEVEN
 from distillers.errors import unknown
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchConfig:
+class BenchConfig(DeviceConfig):
     """Time a training step of each method for a pair of networks on this device.
 
     The plain step is that of most public code: an unmodified teacher, eager mode, fp32. Images are
@@ -60,8 +60,6 @@ class BenchConfig:
     busy machine."""
     rounds: Annotated[int, AT_LEAST_1] = 5
     """Measurements of each step; the median is printed."""
-    gpu_id: str | None = None
-    """GPU index, or "cpu". Default: the first GPU if there is one."""
     threads: Annotated[int | None, AT_LEAST_1] = None
     """Number of CPU threads. Default: PyTorch's."""
     out: str | None = None
@@ -86,7 +84,7 @@ def main(args: Sequence[str]) -> None:
     import torch
 
     from distillers.cli import bench_table
-    from distillers.files import write_atomically
+    from distillers.files import write_json
     from distillers.losses import wiring
     from distillers.timing import LoadMeter
     from distillers.training import benchmark as bench
@@ -121,8 +119,7 @@ def main(args: Sequence[str]) -> None:
             )
             if config.out:  # after every method, in case the benchmark is stopped
                 about = {"settings": asdict(config), "environment": environment()}
-                content = json.dumps(about | {"results": measurements.plain()}, indent=1) + "\n"
-                write_atomically(Path(config.out), content.encode())
+                write_json(Path(config.out), about | {"results": measurements.plain()})
     steps = -(-config.num_images // config.batch_size)
     training = bench_table.TrainingLength(steps, config.epochs, config.views)
     print("\n".join(bench_table.lines(measurements, training)))
@@ -139,7 +136,7 @@ def build_setup(config: BenchConfig) -> "BenchmarkSetup":
     from distillers.distributed.rendezvous import device_of
     from distillers.training import benchmark as bench
 
-    device = device_of((config.gpu_id,) if config.gpu_id else ())
+    device = device_of(config.devices())
     classes, side = config.num_classes, config.image_size
     path = config.path_t
     if path:

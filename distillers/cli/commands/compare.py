@@ -1,6 +1,5 @@
 """`distillers compare`: compare a network with the one that it would replace."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from distillers.config.flags import NOT_NEGATIVE, Fact
 from distillers.config.parsing import parse
 from distillers.config.scoring import ScoringConfig
 from distillers.errors import InputError, LimitExceededError
-from distillers.files import write_atomically
+from distillers.files import write_atomically, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -115,9 +114,7 @@ def _latencies(
     networks: "Sequence[Classifier]", device: "torch.device", image_size: int
 ) -> tuple[dict[str, float], str]:
     """Return the interleaved latencies for one image of each network's size, and a note on load."""
-    import statistics
-
-    from distillers.models.profile import forward_seconds
+    from distillers.models.profile import latencies_ms
     from distillers.timing import LoadMeter
 
     meter = LoadMeter()
@@ -125,9 +122,7 @@ def _latencies(
         name: (each.net.to(device), each.card.get("image_size") or image_size, 1)
         for name, each in zip(("old", "new"), networks, strict=True)
     }
-    seconds = forward_seconds(work)
-    found = {name: 1000 * statistics.median(each) for name, each in seconds.items()}
-    return found, meter.warning()
+    return latencies_ms(work), meter.warning()
 
 
 def _print(
@@ -174,8 +169,7 @@ def _write(
     from distillers.figures.responses import Responses
     from distillers.report.comparison import flips_table
 
-    content = json.dumps({**found.as_json(), **costs}, indent=2, allow_nan=False)
-    write_atomically(out / "comparison.json", content.encode())
+    write_json(out / "comparison.json", {**found.as_json(), **costs})
     flips = flips_table(*seen, source)
     text = flips.to_csv(index=False, lineterminator="\n")
     write_atomically(out / "flips.csv", text.encode())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from distillers.config.flags import AT_LEAST_1, check_ranges
 from distillers.config.parsing import parse
+from distillers.config.scoring import DeviceConfig
 from distillers.config.student import canonical_method
 from distillers.distillation.recipes import ELEVEN
 from distillers.errors import InputError
@@ -20,7 +21,7 @@ METHODS = ("kd", "rrd", "simkd")
 
 
 @dataclass(frozen=True)
-class DemoConfig:
+class DemoConfig(DeviceConfig):
     """Distil handwritten digits: the student has 50 labelled images, its teacher 1,297."""
 
     methods: tuple[str, ...] = METHODS
@@ -31,8 +32,6 @@ class DemoConfig:
     """Repetitions of each method; each seed selects other labelled images."""
     out: str = "./demo"
     """Folder for the figure and the exported networks."""
-    gpu_id: str | None = None
-    """GPU index, or "cpu". Default: the first GPU if there is one."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -59,7 +58,7 @@ def main(args: Sequence[str]) -> None:
     def say(line: str) -> None:
         print(f"{time.monotonic() - start:5.0f} s  {line}", flush=True)
 
-    device = device_of((config.gpu_id,) if config.gpu_id else ())
+    device = device_of(config.devices())
     say(f"digits, {device}: the teacher sees 1,297 labelled images, the students {LABELLED}")
     teacher, results, images = compare(["alone", *config.methods], range(config.seeds), device, say)
     print("\n" + table(teacher, results, images.image_size))

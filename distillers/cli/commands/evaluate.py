@@ -1,6 +1,5 @@
 """`distillers evaluate`: evaluate a saved network on test images."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from distillers.config.flags import Fact
 from distillers.config.parsing import parse
 from distillers.config.scoring import ScoringConfig
 from distillers.errors import InputError
-from distillers.files import write_atomically
+from distillers.files import write_atomically, write_json
 
 if TYPE_CHECKING:
     from distillers.data.source import DataSource
@@ -70,11 +69,11 @@ def main(args: Sequence[str]) -> None:
     source = find_test_source(config, classifier.card, path)
     seen, of_teacher = Predictions(), Predictions()
     net = for_dataset(classifier, source, path, device)
-    result = score(seen.watch(net), seen.label(source.test_loader(device).epoch(1)))
+    result = score(net, source.test_loader(device).epoch(1), on_batch=seen.add)
     found = evaluation(result, seen, source, net, source.image_size)
     if teacher is not None:
         other = for_dataset(teacher, source, config.path_t or "", device)
-        its = score(of_teacher.watch(other), source.test_loader(device).epoch(1))
+        its = score(other, source.test_loader(device).epoch(1), on_batch=of_teacher.add)
         found.metrics["teacher_acc"] = its.acc
         found.metrics["agreement"] = agreement(seen, of_teacher)
     parameters, macs = count_costs(classifier, source.image_size)
@@ -131,8 +130,7 @@ def _write(
 
     paths = config.outputs()
     if "json" in paths:
-        content = json.dumps({**facts, **found.as_json()}, indent=2, allow_nan=False)
-        write_atomically(paths["json"], content.encode())
+        write_json(paths["json"], {**facts, **found.as_json()})
     if "csv" in paths:
         table = predictions_table(seen, source).to_csv(index=False, lineterminator="\n")
         write_atomically(paths["csv"], table.encode())

@@ -12,6 +12,7 @@ import tyro
 
 from distillers.config.flags import AT_LEAST_1, Fact, check_ranges
 from distillers.config.parsing import parse
+from distillers.config.scoring import DeviceConfig
 from distillers.errors import InputError, escape
 from distillers.files import write_atomically
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig:
+class PredictConfig(DeviceConfig):
     """Predict the classes of pictures without labels."""
 
     path: tyro.conf.Positional[str]
@@ -39,8 +40,6 @@ class PredictConfig:
     """File for the probabilities of all classes as JSON."""
     csv: Annotated[str | None, Fact.PATH] = None
     """File for a row for each image: path, prediction, probability of each class."""
-    gpu_id: str | None = None
-    """GPU index, or "cpu". Default: the first GPU if there is one."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -63,7 +62,7 @@ def main(args: Sequence[str]) -> None:
     from distillers.distributed.rendezvous import device_of
 
     classifier = load(config.path, model=config.model)
-    device = device_of((config.gpu_id,) if config.gpu_id else ())
+    device = device_of(config.devices())
     classifier = classifier.to(device)
     names = _class_names(classifier)
     bad: list[str] = []

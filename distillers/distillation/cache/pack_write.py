@@ -1,7 +1,6 @@
 """Write packs of soft labels; `pack.py` describes and reads them."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from distillers.distillation.cache.pack import FORMAT, MANIFEST, augmentation_of
 from distillers.distillation.cache.pack_format import Precision, encode_embeddings, encode_logits
 from distillers.distillation.cache.teacher_cache import TeacherCache
 from distillers.errors import InputError
-from distillers.files import write_atomically
+from distillers.files import write_atomically, write_json
 
 SHARD_BYTES = 256 * 2**20
 STORED = ("teacher_logits", "teacher_pooled")
@@ -118,5 +117,5 @@ def write_pack(
         "shards": shards,
     }
     manifest["sha256"] = manifest_digest(manifest)
-    write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+    write_json(folder / MANIFEST, manifest)
     return manifest

@@ -39,14 +39,17 @@ class LinearHead:
 
     def module(self) -> nn.Linear:
         """Return the layer that maps embeddings (n, d) to logits (n, k), in float32."""
-        classes, width = self.weight.shape
-        with torch.device("meta"):  # without drawing random weights
-            layer = nn.Linear(width, classes)
-        layer.weight = nn.Parameter(
-            (self.weight * self.scale).float().contiguous(), requires_grad=False
-        )
-        layer.bias = nn.Parameter((self.bias * self.scale).float(), requires_grad=False)
-        return layer
+        weight = (self.weight * self.scale).float().contiguous()
+        return linear_layer(weight, (self.bias * self.scale).float())
+
+
+def linear_layer(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """Return a frozen linear layer with a weight (k, d) and a bias (k,)."""
+    with torch.device("meta"):  # without drawing random weights
+        layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    layer.bias = nn.Parameter(bias, requires_grad=False)
+    return layer
 
 
 def fit_ridge(
