@@ -69,6 +69,11 @@ class TransferConfig(TrainConfig):
                 f"the features of each image are computed only once, without augmentation, so that "
                 f"it cannot have {self.augmentation()}; add --augment, or leave these flags out."
             )
+        if self.drop_path is not None and not (self.finetune or self.update_bn_stats):
+            raise InputError(
+                "--drop_path acts on a backbone in training mode; add --mode finetune, or leave it "
+                "out."
+            )
         if self.label_loss != "ce":
             raise InputError(
                 "--smoothing, --mixup, --cutmix and --bce_loss are not supported for a transfer; "

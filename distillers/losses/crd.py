@@ -46,7 +46,8 @@ class CRD(nn.Module):
       supported.
     * The scores are read from a product with the whole bank if that moves less memory than
       gathering K rows per image.
-    * If an image occurs twice in a batch, its row is updated with the last occurrence.
+    * If an image occurs twice in a batch (`--aug_repeats`), its row is updated with the last
+      occurrence, and both occurrences have the same negatives.
     * In distributed training every process updates its banks with the batches of all processes, so
       that the banks stay equal. In the public code each process uses its own batch only.
     * In evaluation mode nothing is updated.

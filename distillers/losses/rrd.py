@@ -51,6 +51,8 @@ class RRD(nn.Module):
     * Any batch size is allowed, even one larger than the memory.
     * The memory and the position in it are in the state dict.
     * In a distributed run every process stores the batches of all.
+    * If an image occurs twice in a batch (`--aug_repeats`), the queue gets both rows; with
+      `memory="momentum"` the image's row is updated with the last occurrence.
     * With `memory="momentum"` the teacher is compared with the bank of teacher embeddings and the
       softmax is taken of the inner products (there, it is compared with the student's bank and the
       exponential is taken twice).

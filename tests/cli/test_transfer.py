@@ -164,6 +164,22 @@ def test_images_in_folders_are_embedded_and_bad_ones_counted(there, capsys):
     assert f"test_loss      {reported['test_loss']!r}" in printed
 
 
+def test_a_finetuned_network_drops_paths_in_training_only(there, capsys):
+    card = CARD | {"model": "timm:test_vit", "image_size": 32}
+    state = network(name="timm:test_vit").state_dict()
+    checkpoint.save(there / "vit.pth", {"model": state, "card": card})
+    flags = ["--mode", "finetune", "--epochs", 1, "--val_fraction", 0.8]
+    plain = transfer(there, "vit_plain", *flags, path="vit.pth")
+    deep = transfer(there, "vit_deep", *flags, "--drop_path", 0.5, path="vit.pth")
+    before, after = (weights(each / "timm-test_vit_best.pth") for each in (plain, deep))
+    assert before.keys() == after.keys()
+    assert not same_bytes(before["blocks.0.attn.qkv.weight"], after["blocks.0.attn.qkv.weight"])
+    reported = json.loads((deep / "test_best_metrics.json").read_text())
+    capsys.readouterr()
+    assert cli.run("evaluate", [str(deep), "--gpu_id", "cpu"]) == 0
+    assert f"test_loss      {reported['test_loss']!r}" in capsys.readouterr().out
+
+
 WRONG = {
     "": "--path_s is missing",
     "--path_s none.pth": "there is no file none.pth; its folder has plain.pth, simkd.pth",
@@ -175,6 +191,9 @@ WRONG = {
     "--path_s net.pt2": "net.pt2 is a program",
     "--path_s large.pth --protocol public": "its weights do not fit 32 x 32",
     "--path_s squeeze.pth --image_size 64": "SqueezeNet does not end in one linear layer",
+    "--path_s plain.pth --drop_path 0.1": "--drop_path acts on a backbone in training mode",
+    "--path_s plain.pth --mode finetune --drop_path 0.1": "resnet8 has no stochastic depth",
+    "--path_s simkd.pth --mode finetune --drop_path 0.1": "holds a resnet8 with what simkd adds",
 }
 
 

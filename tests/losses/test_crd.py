@@ -189,6 +189,9 @@ def test_the_last_copy_of_a_repeated_image_moves_its_row():
     loss(student, teacher, labels, index)
     alone(student[3:], teacher[3:], labels[3:], index[3:])
     torch.testing.assert_close(loss.student_bank, alone.student_bank)
+    torch.testing.assert_close(loss.teacher_bank, alone.teacher_bank)
+    draws = loss.sampler.sample_other_classes(labels, index, 6)
+    assert torch.equal(draws[:3], draws[3:])  # the same negatives for both copies
 
 
 def test_partition_is_fixed_or_follows():

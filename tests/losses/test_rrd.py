@@ -123,6 +123,23 @@ def test_momentum_compares_the_teacher_with_the_teachers_bank():
     torch.testing.assert_close(loss.rrd.queue, bank)
 
 
+@torch.no_grad()
+def test_copies_of_an_image_fill_the_queue_but_one_row_of_the_bank():
+    """As --aug_repeats 3 shows images: other crops of one follow each other."""
+    student, teacher = batch(6)
+    index = torch.tensor([5, 5, 5, 2, 2, 2])
+    loss = RRDMomentum(4, 3, torch.zeros(9), dim=5, enqueue="after").double()
+    bank = loss.rrd.queue.clone()
+    expected = slowly(loss.rrd, student, teacher, bank)
+    assert loss(student, teacher, index).item() == pytest.approx(expected, rel=1e-9)
+    last = key(loss.rrd, teacher)[[2, 5]]
+    bank[[5, 2]] = F.normalize(0.5 * bank[[5, 2]] + 0.5 * last, dim=1)
+    torch.testing.assert_close(loss.rrd.queue, bank)
+    queue = make()
+    queue(student, teacher)
+    torch.testing.assert_close(queue.queue[:6], key(queue, teacher))
+
+
 def test_momentum_needs_to_know_the_images():
     with pytest.raises(ValueError, match="memory='momentum' needs index"):
         make(memory="momentum")(*batch())
