@@ -17,7 +17,6 @@ class Normalize:
         mean: c numbers, on the scale where 0 is black and 1 is white.
         std: c numbers, on the same scale.
         device: of the images.
-        dtype: floating point type of the output.
         channels_last: memory format of the output.
     """
 
@@ -26,28 +25,23 @@ class Normalize:
         mean: Sequence[float],
         std: Sequence[float],
         device: torch.device,
-        dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
     ) -> None:
-        self._dtype = dtype
         self._format = torch.channels_last if channels_last else torch.contiguous_format
-        wide = torch.promote_types(dtype, torch.float32)
         centre, spread = (torch.tensor(x, dtype=torch.float64).view(-1, 1, 1) for x in (mean, std))
-        self._scale = (1 / (255 * spread)).to(device, wide)
-        self._shift = (-centre / spread).to(device, wide)
+        self._scale = (1 / (255 * spread)).to(device, torch.float32)
+        self._shift = (-centre / spread).to(device, torch.float32)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Return (n, 3, h, w) from `pixels`, (n, c, h, w) uint8 with c 1 or 3."""
         pixels = pixels.contiguous(memory_format=self._format)
-        images = pixels.to(self._scale.dtype).mul_(self._scale).add_(self._shift).to(self._dtype)
+        images = pixels.float().mul_(self._scale).add_(self._shift)
         if images.shape[1] == 3:
             return images
         return images.expand(-1, 3, -1, -1).contiguous(memory_format=self._format)
 
 
-def check_statistics(
-    channels: int, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
-) -> None:
+def check_statistics(channels: int, mean: Sequence[float], std: Sequence[float]) -> None:
     """Check the arguments of `Normalize` for images of so many channels.
 
     Raises:
@@ -58,5 +52,3 @@ def check_statistics(
             f"mean {tuple(mean)} and std {tuple(std)} must hold one number for each of the "
             f"{channels} channels of the images, and each std must be positive."
         )
-    if not dtype.is_floating_point:
-        raise InputError(f"dtype is {dtype}; images are normalized to floating point numbers.")

@@ -19,7 +19,6 @@ from distillers.data.loaders.pairs import check_images_and_labels
 from distillers.data.loaders.sharded import ShardedLoader
 from distillers.data.loaders.views import VIEW_SEED, CropViews, check_views, epoch_views
 from distillers.data.normalization import Normalize, check_statistics
-from distillers.errors import InputError
 
 PAD = 4  # pixels of zero padding on each side before a crop of the original size
 CHUNK = 512  # images augmented at once, then split into batches: few large kernels, bounded memory
@@ -61,8 +60,6 @@ class Loader(ShardedLoader):
         shuffle: see `ShardedLoader`, as `drop_last`, `rank`, `world_size` and `whole_batches`.
         drop_last: whether to leave out a last batch that is smaller.
         device: where the images are stored and the batches made.
-        index: (m,) int64, the rows to load; default all.
-        dtype: floating point type of the batches' images.
         channels_last: memory format of the batches' images.
         rank: of this process.
         world_size: number of processes that share each epoch.
@@ -93,8 +90,6 @@ class Loader(ShardedLoader):
         shuffle: bool = False,
         drop_last: bool = False,
         device: torch.device | str = "cpu",
-        index: Tensor | None = None,
-        dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
         rank: int = 0,
         world_size: int = 1,
@@ -105,10 +100,9 @@ class Loader(ShardedLoader):
         balanced: bool = False,
     ) -> None:
         check_images_and_labels("loader", images, labels)
-        check_statistics(images.shape[1], mean, std, dtype)
-        self._rows = torch.arange(len(images)) if index is None else _checked(index, len(images))
+        check_statistics(images.shape[1], mean, std)
         super().__init__(
-            len(self._rows),
+            len(images),
             batch_size,
             seed=seed,
             shuffle=shuffle,
@@ -117,34 +111,35 @@ class Loader(ShardedLoader):
             rank=rank,
             world_size=world_size,
             whole_batches=whole_batches,
-            labels=labels.cpu()[self._rows],
+            labels=labels.cpu(),
             unlabelled_share=unlabelled_share,
             balanced=balanced,
             repeats=augmentation.aug_repeats,
         )
-        self._augment, self._flip = augment, flip
+        self._augment, self._flip, self._num_views = augment, flip, views
         augmentation = augmentation if augment else Augmentation()
-        self._resizes, self._num_views = augmentation.resizes, views
-        self._views = None
-        if self._resizes:
-            check_views(views, None)
-        elif views is not None:
-            start = seed if shuffle else None
-            self._views = CropViews(len(images), 2 * PAD + 1, flip, views, start)
-        normalize = Normalize(mean, std, self.device, dtype, channels_last)
+        self._resizes = augmentation.resizes
+        self._views = self._count_crops(len(images))
+        normalize = Normalize(mean, std, self.device, channels_last)
         view_seed = seed if views is None else VIEW_SEED
         self._maker = ViewMaker(augmentation, mean, view_seed, self.device, normalize)
-
-        images = images.to(self.device)
+        images, self._labels = images.to(self.device), labels.to(self.device)
         # Padded once: crops are windows into these images, and a batch is a single gather.
-        pads = augment and not self._resizes
-        self._images = F.pad(images, (PAD, PAD, PAD, PAD)) if pads else images
-        self._labels = labels.to(self.device)
+        self._images = F.pad(images, (PAD,) * 4) if augment and not self._resizes else images
+
+    def _count_crops(self, num_images: int) -> CropViews | None:
+        """Return the fixed views of the images; None if there are none, or crops are resized."""
+        if self._resizes:
+            check_views(self._num_views, None)
+        if self._resizes or self._num_views is None:
+            return None
+        start = self._seed if self._shuffle else None
+        return CropViews(num_images, 2 * PAD + 1, self._flip, self._num_views, start)
 
     @override
     def _batches(self, number: int, start_batch: int) -> Iterator[Batch]:
         order, size = self._order(number), self.batch_size
-        plan = self._plan(number, order)
+        plan = self._plan(order)
         step = max(1, CHUNK // size) * size
         for start in range(start_batch * size, self.num_images, step):
             part = _Plan(*(x[start : start + step] for x in plan))
@@ -160,17 +155,17 @@ class Loader(ShardedLoader):
                 batch = Batch(images, labels, index, view, counts, strong=strong, weak=weak)
                 yield self._with_labelled(batch, place, order)
 
-    def _plan(self, number: int, order: EpochOrder | None = None) -> _Plan:
+    def _plan(self, order: EpochOrder) -> _Plan:
         """Draw a whole epoch at once, on the CPU, whose RNG is the same on every machine.
 
         All processes draw the same numbers; each takes its own part of them.
         """
-        places, rng, turns = self._order(number) if order is None else order
-        size = places.shape
+        rows, rng, turns = order
+        size = rows.shape
         top = torch.randint(2 * PAD + 1, size, generator=rng)
         left = torch.randint(2 * PAD + 1, size, generator=rng)
         mirrored = torch.randint(2, size, generator=rng)
-        rows, drawn, view = self._rows[places], torch.stack([top, left, mirrored]), places
+        drawn, view = torch.stack([top, left, mirrored]), rows
         if self._views:
             view, drawn = self._views.of_epoch(turns, rows, drawn)
             turns = view // len(self._labels)
@@ -218,17 +213,3 @@ class Loader(ShardedLoader):
             (num, 2 * PAD + 1, 2 * PAD + 1, channels, height - 2 * PAD, width - 2 * PAD),
             (n, y, x, c, y, x),
         )
-
-
-def _checked(index: Tensor, num: int) -> Tensor:
-    if index.dtype != torch.int64 or index.ndim != 1 or len(index) == 0:
-        raise InputError(
-            f"index is {tuple(index.shape)} {index.dtype}; it must be (m,) torch.int64, m > 0."
-        )
-    index = index.cpu()
-    if index.min() < 0 or index.max() >= num:
-        raise InputError(
-            f"index ranges from {int(index.min())} to {int(index.max())}; "
-            f"there are {num} images, so it must be in 0 to {num - 1}."
-        )
-    return index
