@@ -94,7 +94,7 @@ def reported_part(row: Mapping[str, Any]) -> str:
 def dump_json(content: Mapping[str, Any]) -> bytes:
     """Return a JSON file of an object and its checksum."""
     plain = json.loads(json.dumps(content, default=str))
-    return (json.dumps({**plain, KEY: _digest(plain)}, indent=2) + "\n").encode()
+    return (json.dumps({**plain, KEY: json_digest(plain)}, indent=2) + "\n").encode()
 
 
 def load_json(path: Path) -> tuple[dict[str, Any], bool]:
@@ -111,7 +111,7 @@ def load_json(path: Path) -> tuple[dict[str, Any], bool]:
     if not isinstance(content, dict):
         raise NotAnObjectError(f"{path.name} is not a JSON object.")
     given = content.pop(KEY, None)
-    if given is not None and given != _digest(content):
+    if given is not None and given != json_digest(content):
         raise CorruptFileError(f"{path.name} is damaged: its checksum does not fit its content.")
     return content, given is not None
 
@@ -192,7 +192,8 @@ def _strip_checksum(where: str, line: str) -> str:
     return text + "}"
 
 
-def _digest(content: Mapping[str, Any]) -> str:
+def json_digest(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a JSON object, whatever the order of its entries."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

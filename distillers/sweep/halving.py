@@ -5,7 +5,6 @@ AISTATS 2016, https://arxiv.org/abs/1502.07943. Every rung has the same share of
 better half is trained further in the next one, each network from the weights that it has.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distillers.config.run_files import METRICS, load_json, load_metrics
+from distillers.config.run_files import METRICS, dump_json, load_json, load_metrics
 from distillers.errors import InputError
-from distillers.files import file_name, write_json
+from distillers.files import file_name, write_atomically
 from distillers.sweep.candidates import Limits, Measured
 from distillers.sweep.driver import RunState, RunStatus, Sweep
 from distillers.sweep.executors.local import LocalExecutor
@@ -56,7 +55,7 @@ class Plan:
 
     def save(self, path: Path) -> None:
         """Write the plan as JSON."""
-        write_json(path, asdict(self))
+        write_atomically(path, dump_json(asdict(self)))
 
     @classmethod
     def load(cls, path: Path) -> "Plan":
@@ -66,12 +65,15 @@ class Plan:
             InputError: if it is damaged.
         """
         try:
-            content = json.loads(path.read_text())
+            content, is_verified = load_json(path)
             content["measured"] = [Measured(**each) for each in content["measured"]]
             content["rungs"] = [Rung(**each) for each in content["rungs"]]
-            return cls(**content)
+            plan = cls(**content)
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is damaged ({error}); delete it to start anew.") from error
+        if not is_verified:
+            raise InputError(f"{path} has no checksum, so it is not used; delete it to start anew.")
+        return plan
 
 
 def within_limits(measured: Sequence[Measured], limits: Limits) -> list[Measured]:

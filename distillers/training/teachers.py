@@ -1,13 +1,10 @@
 """Load the teachers of a run, and give them the classes of the data set."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from distillers.checkpoints.input_adapter import adapt_input, check_classes
@@ -26,10 +23,11 @@ from distillers.distillation.heads.linear import linear_layer
 from distillers.distillation.heads.prepare import FITTED, prepare_teacher, standardized
 from distillers.distributed.world import World
 from distillers.errors import InputError
-from distillers.files import file_name, sha256, write_atomically
+from distillers.files import file_name, sha256
 from distillers.losses import wiring
 from distillers.models.precision import ReducedPrecision
 from distillers.progress import counted
+from distillers.training.head_file import read_head, write_head
 from distillers.training.memory import check_fits
 
 
@@ -235,17 +233,16 @@ def _fitted(
     path = cache_folder(config) / file_name(named)
 
     def compute() -> dict[str, Any]:
-        if path.exists():
-            return _read_head(path)
+        known = read_head(path) if path.exists() else None
+        if known is not None:
+            return known
         batches = source.train_eval_loader(world.device)
         found = embed(backbone, _labelled(batches))
         head = fit(*found, source.num_classes, teacher.flags.head)
         layer = head.module()
         held = {"weight": layer.weight.detach().cpu(), "bias": layer.bias.detach().cpu()}
-        path.parent.mkdir(parents=True, exist_ok=True)
         facts = {"line": describe(head, len(found[1])), "accuracy": head.accuracy}
-        names = json.dumps(list(source.class_names))
-        write_atomically(path, save(held, {"class_names": names, "facts": json.dumps(facts)}))
+        write_head(path, held, facts, source.class_names)
         return {**held, **facts}
 
     found = world.run_on_rank0(compute)
@@ -258,21 +255,6 @@ def _fitted(
             "have another size or normalization than it was trained with."
         )
     return linear_layer(found["weight"], found["bias"]).to(world.device)
-
-
-def _read_head(path: Path) -> dict[str, Any]:
-    """Return what `_fitted` stored.
-
-    Raises:
-        InputError: if it cannot be read.
-    """
-    try:
-        with safe_open(str(path), "pt") as file:
-            held = {name: file.get_tensor(name) for name in ("weight", "bias")}
-            facts = json.loads((file.metadata() or {})["facts"])
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} cannot be read ({error}); delete it.") from error
-    return {**held, **facts, "line": f"{facts['line']} (read from {path})"}
 
 
 def is_near_chance(accuracy: float, num_images: int, num_classes: int) -> bool:

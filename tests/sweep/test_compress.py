@@ -23,6 +23,7 @@ from distillers.sweep.candidates import Limits, Measured
 from distillers.sweep.finish import Row, choose, wilson
 from distillers.sweep.halving import Plan, Rung, make_rungs, within_limits
 from distillers.training.predictions import Predictions
+from tests.run_folders import corrupt
 
 SMALL = Measured("small", 1.0, 1_000_000, 10_000_000, 250_000, 0.001)
 LARGE = Measured("large", 4.0, 8_000_000, 90_000_000, 2_000_000, 0.004)
@@ -78,9 +79,16 @@ def test_a_plan_is_read_as_it_was_written(tmp_path):
     plan = Plan({"trial": 0}, 8.0, [SMALL, BROKEN], ["small"], [Rung(1, 3)], 2.0)
     plan.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json") == plan
-    (tmp_path / "plan.json").write_text("{")
-    with pytest.raises(InputError, match=r"plan.json is damaged"):
-        Plan.load(tmp_path / "plan.json")
+    content = (tmp_path / "plan.json").read_bytes()
+    rng, messages = random.Random(0), []
+    for damaged in [b"{", b"[]", b"[" * 10**5, b"{}", *(corrupt(content, rng) for _ in range(40))]:
+        (tmp_path / "plan.json").write_bytes(damaged)
+        try:
+            assert Plan.load(tmp_path / "plan.json") == plan  # white space has changed
+        except InputError as error:
+            messages.append(str(error))
+    assert len(messages) > 30
+    assert all("damaged" in text or "no checksum" in text for text in messages)
 
 
 def test_intervals_are_wilsons():

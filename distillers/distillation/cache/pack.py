@@ -5,32 +5,30 @@ image is known by a hash of its file (of its pixels if it is in memory), so that
 same images in any order and under any name.
 """
 
-import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from typing_extensions import override
 
 from distillers.config.data import NumViews
+from distillers.config.run_files import json_digest
 from distillers.data.batch import Batch, Values
 from distillers.data.datasets.listing import first_few
 from distillers.data.image_hash import image_hashes, image_name
 from distillers.data.loaders.views import num_views_of
 from distillers.data.source import DataSource
 from distillers.distillation.cache.loader import StoredOutputs
+from distillers.distillation.cache.pack_files import MANIFEST, read_manifest, read_shards
 from distillers.distillation.cache.pack_format import decode_embeddings, decode_logits
 from distillers.distributed.world import World
-from distillers.errors import CorruptFileError, InputError
-from distillers.files import sha256
+from distillers.errors import InputError
 
-FORMAT, MANIFEST = 1, "pack.json"
 # Entries of a data set's fingerprint that say which images there are, not how they are augmented.
 OF_IMAGES = ("name", "images", "pixels", "files", "labels", "mean", "std")
 
@@ -75,25 +73,14 @@ class Pack(StoredOutputs):
         manifest: the content of `pack.json`.
 
     Raises:
-        CorruptFileError: if a byte of a file is not as it was written.
+        CorruptFileError: if a byte of a file is not as it was written, or the content is not valid.
         InputError: if there is no pack, or it was written by a newer version.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()
-        self.manifest = _read_manifest(self.folder)
-        parts = []
-        for shard in self.manifest["shards"]:
-            path = self.folder / shard["file"]
-            if not path.is_file():
-                raise InputError(f"{path} is missing; the pack is incomplete.")
-            if sha256(path) != shard["sha256"]:
-                raise CorruptFileError(
-                    f"{path} is damaged: its SHA-256 is not the one of {MANIFEST}. Copy it again."
-                )
-            parts.append(load_file(path))
-        names = parts[0].keys()
-        self._stored = {name: torch.cat([part[name] for part in parts]) for name in names}
+        self.manifest = read_manifest(self.folder)
+        self._stored = read_shards(self.folder, self.manifest)
         self._hashes = self._stored.pop("image")
 
     @property
@@ -172,7 +159,7 @@ class Pack(StoredOutputs):
 
     def copy(self, above: Path) -> Path:
         """Copy the pack into a folder of caches, and return where it is."""
-        there = above / f"pack-{self.manifest['sha256'][:12]}"
+        there = above / f"pack-{json_digest(self.manifest)[:12]}"
         if not is_pack(there):
             above.mkdir(parents=True, exist_ok=True)
             shutil.copytree(self.folder, there, dirs_exist_ok=True)
@@ -201,25 +188,3 @@ class Pack(StoredOutputs):
         if names:
             shown = ", ".join(f"{n} {mine.get(n)} there, {others.get(n)} here" for n in names)
             raise InputError(f"{self.folder} is a pack of another augmentation: {shown}.")
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise InputError(f"{folder} is no pack: it has no {MANIFEST}.")
-    manifest: dict[str, Any] = {}
-    try:
-        manifest = json.loads(path.read_text())
-        is_whole = manifest.pop("sha256") == manifest_digest(manifest)
-    except (ValueError, KeyError, AttributeError, TypeError):
-        is_whole = False
-    if not is_whole:
-        raise CorruptFileError(f"{path} is damaged: its content does not match its SHA-256.")
-    if manifest["format"] > FORMAT:
-        raise InputError(f"{folder} was written by a newer version of distillers; update it.")
-    return {**manifest, "sha256": manifest_digest(manifest)}
-
-
-def manifest_digest(manifest: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a manifest without its own."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

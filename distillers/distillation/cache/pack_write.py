@@ -10,13 +10,15 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from distillers.config.run_files import dump_json
 from distillers.data.image_hash import image_hashes
 from distillers.data.source import DataSource
-from distillers.distillation.cache.pack import FORMAT, MANIFEST, augmentation_of, manifest_digest
+from distillers.distillation.cache.pack import augmentation_of
+from distillers.distillation.cache.pack_files import FORMAT, MANIFEST
 from distillers.distillation.cache.pack_format import Precision, encode_embeddings, encode_logits
 from distillers.distillation.cache.teacher_cache import TeacherCache
 from distillers.errors import InputError
-from distillers.files import write_atomically, write_json
+from distillers.files import write_atomically
 
 SHARD_BYTES = 256 * 2**20
 STORED = ("teacher_logits", "teacher_pooled")
@@ -116,6 +118,5 @@ def write_pack(
         "tensors": sorted(stored),
         "shards": shards,
     }
-    manifest["sha256"] = manifest_digest(manifest)
-    write_json(folder / MANIFEST, manifest)
+    write_atomically(folder / MANIFEST, dump_json(manifest))
     return manifest

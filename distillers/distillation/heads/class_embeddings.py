@@ -10,10 +10,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from distillers.checkpoints.checksum import check_checksum
 from distillers.errors import InputError, unknown
 
 NAMES, SCALE, TENSOR = "class_names", "logit_scale", "class_embeddings"
 TEMPERATURE = 0.01  # that of CLIP
+MAX_SCALE = 1e4
 
 
 class CosineClassifier(nn.Module):
@@ -69,8 +71,10 @@ def read_class_embeddings(path: Path, class_names: Sequence[str]) -> ClassEmbedd
     """
     tensors, names = _read(path)
     table, scale = tensors.get(TENSOR), tensors.get(SCALE)
-    if table is None or table.ndim != 2 or not torch.isfinite(table).all():
-        raise InputError(f"{path} has no finite matrix {TENSOR}; it has {_shapes(tensors)}.")
+    if table is None or table.ndim != 2 or not _is_real(table):
+        raise InputError(
+            f"{path} has no matrix {TENSOR} of finite floats; it has {_shapes(tensors)}."
+        )
     if len(names) != len(table) or len(set(names)) != len(names):
         raise InputError(
             f"{path} has {len(table)} rows of {TENSOR} and {len(set(names))} different "
@@ -80,17 +84,23 @@ def read_class_embeddings(path: Path, class_names: Sequence[str]) -> ClassEmbedd
     missing = [name for name in class_names if name not in places]
     if missing:
         raise InputError(f"{path}: {unknown('class', missing[0], names)}")
-    if scale is not None and (scale.numel() != 1 or not 0 < float(scale) < float("inf")):
-        raise InputError(f"{path}: {SCALE} must be one positive number.")
-    note = ""
+    if scale is not None and not (
+        scale.numel() == 1 and _is_real(scale) and 0 < float(scale) <= MAX_SCALE
+    ):
+        raise InputError(f"{path}: {SCALE} must be one number in (0, {MAX_SCALE:g}].")
+    rows = torch.tensor([places[name] for name in class_names])
+    chosen = table[rows].float()
+    zero = (chosen == 0).all(dim=1).nonzero().flatten().tolist()
+    if zero:
+        raise InputError(f"{path}: the embedding of class {class_names[zero[0]]} is zero.")
+    note = "" if check_checksum(path) else f"{path} is not verified, since it has no checksum"
     if names != list(class_names):
         left_out = len(names) - len(class_names)
-        note = f"the rows of {path} were put into the order of the data set's classes by name"
+        note += "; its rows" if note else f"the rows of {path}"
+        note += " were put into the order of the data set's classes by name"
         note += f", {left_out} others left out" if left_out else ""
-    rows = torch.tensor([places[name] for name in class_names])
-    return ClassEmbeddings(
-        table[rows].float(), TEMPERATURE if scale is None else 1 / float(scale), note
-    )
+    temperature = TEMPERATURE if scale is None else 1 / float(scale)
+    return ClassEmbeddings(chosen, temperature, note)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], list[str]]:
@@ -104,11 +114,16 @@ def _read(path: Path) -> tuple[dict[str, Tensor], list[str]]:
         with safe_open(str(path), "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             names = json.loads((file.metadata() or {}).get(NAMES, "[]"))
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is no safetensors file of class embeddings: {error}") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{path}: {NAMES} in its metadata must be a JSON list of names.")
     return tensors, names
+
+
+def _is_real(tensor: Tensor) -> bool:
+    """Return whether a tensor consists of finite floating-point numbers."""
+    return tensor.is_floating_point() and bool(torch.isfinite(tensor.float()).all())
 
 
 def _shapes(tensors: dict[str, Tensor]) -> str:

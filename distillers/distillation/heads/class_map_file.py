@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from distillers.config.yaml_text import read_yaml
-from distillers.errors import InputError, unknown
+from distillers.errors import InputError, shorten, unknown
 
 IMAGENET = 1000  # classes
 UNMAPPED = -1
@@ -118,12 +118,14 @@ def _pairs(path: Path) -> list[tuple[str, str]]:
     if path.suffix.lower() == ".csv":
         try:
             rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, csv.Error) as error:
             raise InputError(f"--class_map {path} cannot be read: {error}") from error
         rows = [row for row in rows if row]
         wrong = next((row for row in rows if len(row) != 2), None)
         if wrong is not None:
-            raise InputError(f"--class_map {path} must have two columns; one row is {wrong}.")
+            raise InputError(
+                f"--class_map {path} must have two columns; one row is {shorten(wrong)}."
+            )
         return [(theirs.strip(), ours.strip()) for theirs, ours in rows]
     content = read_yaml(path, f"--class_map {path}")
     if not isinstance(content, dict) or not content:
@@ -135,5 +137,7 @@ def _entry(path: Path, key: Any, value: Any) -> list[tuple[str, str]]:
     if isinstance(value, list):
         return [(str(theirs), str(key)) for theirs in value]
     if isinstance(value, dict) or value is None:
-        raise InputError(f"--class_map {path}: {key} is mapped to {value!r}, not to a class.")
+        raise InputError(
+            f"--class_map {path}: {key} is mapped to {shorten(value)}, not to a class."
+        )
     return [(str(key), str(value))]

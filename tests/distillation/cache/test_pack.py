@@ -7,14 +7,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save
 
 from distillers.cli import main as cli
 from distillers.config.data import DecodeOptions
+from distillers.config.run_files import dump_json, load_json
 from distillers.data import source_of
 from distillers.data.image_hash import image_hashes
 from distillers.distillation.cache.fill import fill_cache
 from distillers.distillation.cache.loader import CachedTeacherLoader
 from distillers.distillation.cache.pack import Pack, is_pack
+from distillers.distillation.cache.pack_files import MANIFEST
 from distillers.distillation.cache.pack_format import (
     decode_embeddings,
     decode_logits,
@@ -24,6 +27,7 @@ from distillers.distillation.cache.pack_format import (
 from distillers.distillation.cache.pack_write import PackOptions, read_cache, write_pack
 from distillers.distributed.world import World
 from distillers.errors import CorruptFileError, InputError
+from distillers.files import sha256
 from tests.data.trees import tree
 from tests.distillation.cache.fakes import (
     CPU,
@@ -172,6 +176,77 @@ def test_every_flipped_byte_is_found(packed, tmp_path):
             (tmp_path / "pack" / path.name).write_bytes(content)
             with pytest.raises(CorruptFileError, match="is damaged"):
                 Pack(tmp_path / "pack")
+
+
+def crafted(folder, change, shard=None):
+    """Change a pack, and write checksums that fit."""
+    manifest, _ = load_json(folder / MANIFEST)
+    path = folder / manifest["shards"][0]["file"]
+    if shard is not None:
+        path.write_bytes(shard if isinstance(shard, bytes) else save(shard(load_file(path))))
+        manifest["shards"][0]["sha256"] = sha256(path)
+    change(manifest)
+    (folder / MANIFEST).write_bytes(dump_json(manifest))
+
+
+ENTRIES = {
+    "format": ["1", None],
+    "images": [29, 0, -1, 10**15, "30"],
+    "views": [2, 4, 10**9, 2.0],
+    "num_classes": [4, 6, 0, None, "5"],
+    "top_k": ["5", 0],
+    "class_names": ["abcde", [1] * 5],
+    "augmentation": [None, "x"],
+    "teacher": [3],
+    "shards": [[], [1], [{}], {}, [{"file": "../pack.json", "sha256": "0"}]],
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_a_manifest_that_is_not_valid_is_refused_with_a_right_checksum(name, packed, tmp_path):
+    for number, value in enumerate(ENTRIES[name]):
+        folder = tmp_path / str(number)
+        shutil.copytree(packed[2], folder)
+        crafted(folder, lambda manifest, value=value: manifest.update({name: value}))
+        with pytest.raises(CorruptFileError, match=str(folder)) as caught:
+            Pack(folder)
+        assert len(str(caught.value)) < 1000
+    shutil.copytree(packed[2], tmp_path / "without")
+    crafted(tmp_path / "without", lambda manifest: manifest.pop(name))
+    with pytest.raises(CorruptFileError, match=f"has no {name}"):
+        Pack(tmp_path / "without")
+
+
+SHARDS = {
+    "junk": b"junk",
+    "empty": lambda _: {},
+    "no images": lambda held: {name: held[name] for name in held if name != "image"},
+    "one more": lambda held: held | {"more": torch.zeros(30, 3)},
+    "other rows": lambda held: {name: value[:9] for name, value in held.items()},
+    "other hashes": lambda held: held | {"image": held["image"].int()},
+    "other scale": lambda held: held | {"logits_scale": torch.zeros(30)},
+    "no such class": lambda held: (
+        {name: held[name] for name in held if name != "logits"}
+        | {"top_logits": torch.zeros(30, 3, 2), "rest": torch.zeros(30, 3)}
+        | {"top_classes": torch.full((30, 3, 2), 5)}
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SHARDS)
+def test_tensors_that_are_no_packs_are_refused_with_a_right_checksum(what, packed, tmp_path):
+    shutil.copytree(packed[2], tmp_path / "pack")
+    crafted(tmp_path / "pack", lambda manifest: manifest.update(top_k=2), SHARDS[what])
+    with pytest.raises(CorruptFileError, match=str(tmp_path / "pack")):
+        Pack(tmp_path / "pack")
+
+
+def test_a_manifest_without_a_checksum_or_nested_deeply_is_refused(packed, tmp_path):
+    shutil.copytree(packed[2], tmp_path / "pack")
+    for text in (json.dumps(Pack(packed[2]).manifest), "[" * 10**5, '{"a":' * 10**5, "[]"):
+        (tmp_path / "pack" / MANIFEST).write_text(text)
+        with pytest.raises(CorruptFileError, match="is damaged"):
+            Pack(tmp_path / "pack")
 
 
 def test_a_pack_that_does_not_fit_is_refused(packed):

@@ -247,7 +247,7 @@ def test_wrong_class_embeddings_are_refused(tmp_path) -> None:
     save_file({"class_embeddings": torch.randn(5, 8)}, str(path))
     refused("5 rows of class_embeddings and 0 different class_names")
     save_file({"text": torch.randn(5, 8)}, str(path))
-    refused(r"no finite matrix class_embeddings; it has text \(5, 8\)")
+    refused(r"no matrix class_embeddings of finite floats; it has text \(5, 8\)")
 
 
 def test_a_teacher_with_two_classifiers_has_no_embedding() -> None:
