@@ -21,7 +21,7 @@ from distillers.errors import InputError
 from distillers.features.extractor import Features
 from distillers.features.trace import ForwardTrace
 from distillers.losses import wiring
-from distillers.losses.hooks import HasWarmup, as_warming_up
+from distillers.losses.hooks import HasWarmup, as_checking, as_warming_up
 
 FEATURES = wiring.FROM_STUDENT.keys() | wiring.FROM_TEACHER.keys()
 ValuesByTerm = dict[str, dict[str, Any]]  # what the losses may read, by the names of the terms
@@ -167,8 +167,8 @@ class WeightedSum:
     def check(self, values: ValuesByTerm, batch: Batch, student: ForwardTrace) -> None:
         """Check that each loss accepts traced features and trains the student.
 
-        Losses without parameters and buffers are run. Of the others, which a call may change, only
-        the gradient of what they read is checked.
+        Losses without parameters and buffers are run. Of the others, which a call may change, the
+        `check_inputs` is run, if they have it, and the gradient of what they read is checked.
 
         Raises:
             InputError: with the message of the ValueError of a loss, or if its value is not a
@@ -179,6 +179,9 @@ class WeightedSum:
             check_trainable(name, read, student)
         stateless = [name for name, loss in self.losses.items() if not is_stateful(loss)]
         try:
+            for name, loss in self.losses.items():
+                if check := as_checking(loss):
+                    check(**{key: values[name][key] for key in wiring.forward_inputs(check)})
             with torch.enable_grad():
                 parts = self.parts(values, batch, stateless)
         except ValueError as error:

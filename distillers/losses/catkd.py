@@ -23,28 +23,30 @@ class CATKD(nn.Module):
     their Euclidean norm. Published with a cross-entropy of 1, and weights from 0.5 to 600; pairs of
     one family of networks are not normalised.
 
-    As published, the student is trained and deployed without the bias of its classifier, so that
-    its logits are the averages of its class maps: the bias is set to zero and is not trained. That
-    of the teacher is not used by this loss. Both networks need one linear classifier behind average
-    pooling.
+    In the public code the student is trained and deployed without the bias of its classifier, so
+    that its logits are the averages of its class maps: here its bias is set to zero and is not
+    trained, unless `bias` is True. That of the teacher is not used by this loss. Both networks need
+    one linear classifier behind average pooling.
 
     Args:
         resolution: r.
         normalise: whether to normalise the map of each class.
+        bias: whether the student's classifier keeps its bias.
     """
 
-    def __init__(self, *, resolution: int = 2, normalise: bool = True) -> None:
+    def __init__(self, *, resolution: int = 2, normalise: bool = True, bias: bool = False) -> None:
         if resolution < 1:
             raise ValueError(f"resolution is {resolution}; it must be 1 or greater.")
         super().__init__()
         self.resolution = resolution
         self.normalise = normalise
+        self.bias = bias
 
     @torch.no_grad()
     def prepare(self, student: nn.Module, taps: Taps) -> None:
-        """Set the bias of the student's classifier to zero, for good."""
+        """Set the bias of the student's classifier to zero, for good, unless it is kept."""
         bias = module_at(student, taps.head).bias
-        if isinstance(bias, Tensor):
+        if isinstance(bias, Tensor) and not self.bias:
             bias.zero_().requires_grad_(False)
 
     def forward(self, student_class_maps: Tensor, teacher_class_maps: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from distillers.losses import wiring
 
 # What is said of a loss that names one of these, without "student_" or "teacher_".
 WORDS = {
-    "labels": ("labels", "targets", "train_labels"),
+    "labels": wiring.FROM_LABELS,
     "classifier": ("logits", "head", "class_maps", "num_classes"),
     "embeddings": ("pooled",),
     "maps": ("maps", "final", "preacts", "stem"),

@@ -67,7 +67,8 @@ class QueueKL(nn.Module):
         if self.training:
             rows = all_gather_rows(teacher, rows_per_rank)
             write_fifo(self.queue, self.written, self.pointer, rows)
-        queue, written = self.queue.clone(), self.written.clone()  # may change before the backward
+        queue = self.queue.clone()  # may change before the backward
+        written = self.written | queue.any(dim=1)  # also rows that were copied into the buffer
         with no_autocast(queue):
             of_student = student @ queue.T / self.temperature
             of_teacher = teacher @ queue.T / self.temperature

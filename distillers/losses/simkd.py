@@ -69,17 +69,25 @@ class SimKD(nn.Module):
 
     def forward(self, student_maps: list[Tensor], teacher_final: Tensor) -> Tensor:
         """Compute the loss from one (n, c, h, w) per stage and teacher_final (n, d, h, w)."""
-        if teacher_final.shape[1] != self.channels[1]:
-            raise ValueError(
-                f"the teacher's last map has {teacher_final.shape[1]} channels and its classifier "
-                f"has {self.channels[1]} inputs; SimKD needs a classifier of the pooled last map."
-            )
+        self.check_inputs(teacher_final)
         source, target = same_size(student_maps[-1], teacher_final.detach())
         if self.training:
             shrunk = source.shape != student_maps[-1].shape
             for side, length in enumerate(source.shape[-2:]):
                 self.teacher_size[side].fill_(length if shrunk else 0)
         return F.mse_loss(at_least_fp32(self.projector(source)), at_least_fp32(target))
+
+    def check_inputs(self, teacher_final: Tensor) -> None:
+        """Check that the teacher's last map (n, d, h, w) is the one that its classifier reads.
+
+        Raises:
+            ValueError: if it has another number of channels.
+        """
+        if teacher_final.shape[1] != self.channels[1]:
+            raise ValueError(
+                f"SimKD needs a classifier of the pooled last map, but the teacher's last map has "
+                f"{teacher_final.shape[1]} channels and its classifier {self.channels[1]} inputs."
+            )
 
     def deploy(self, student: nn.Module, taps: Taps) -> nn.Module:
         """Return the network to evaluate, save and export, which shares all parameters.

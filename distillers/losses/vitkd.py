@@ -90,7 +90,7 @@ class ViTKD(nn.Module):
             noise: (n, t), the tokens with the smallest are kept; drawn if left out.
             rows_per_rank: images of each process, if they differ.
         """
-        self.check(student_tokens[-1], teacher_tokens[-1])
+        self.check_inputs(student_tokens, teacher_tokens)
         student = [
             align(each) for align, each in zip(self.align, chosen(student_tokens), strict=True)
         ]
@@ -109,13 +109,20 @@ class ViTKD(nn.Module):
         missed = ((generated - teacher[-1]) * masked).square().sum()
         return (self.mimic * mimicked + self.generate / self.mask_ratio * missed) / len(masked)
 
-    def check(self, student: Tensor, teacher: Tensor) -> None:
-        """Check that the tokens (n, t, d) of the last blocks can be compared.
+    def check_inputs(self, student_tokens: list[Tensor], teacher_tokens: list[Tensor]) -> None:
+        """Check that the tokens (n, t, d) of the blocks can be compared.
 
         Raises:
             ValueError: if they cannot.
         """
-        (count, width), (teacher_count, teacher_width) = student.shape[1:], teacher.shape[1:]
+        blocks = len(student_tokens), len(teacher_tokens)
+        if min(blocks) < 2:
+            raise ValueError(
+                f"ViTKD needs two blocks in each network; the student has {blocks[0]} and the "
+                f"teacher {blocks[1]}."
+            )
+        student, teacher = student_tokens[-1].shape, teacher_tokens[-1].shape
+        (count, width), (teacher_count, teacher_width) = student[1:], teacher[1:]
         if count != teacher_count or math.isqrt(count) ** 2 != count:
             raise ValueError(
                 f"ViTKD needs equally many tokens in a square grid; the student has {count} and "

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.losses.ops.precision import at_least_fp32
+from distillers.losses.ops.reflections import Reflections
 
 
 class VkD(nn.Module):
@@ -16,15 +17,19 @@ class VkD(nn.Module):
 
     with s, t the embeddings, LN a layer normalization without affine parameters, and P a learned
     matrix without bias whose columns are orthonormal (its rows, if the student is wider than the
-    teacher). A parametrization of PyTorch keeps it so. Only the teacher is normalized. Published
-    weight: 1, with a cross-entropy of 1 and a KL divergence at temperature 1 of weight 1, for DeiT
-    students on ImageNet, in which the divergence is that of DeiT's distillation head and s the mean
-    of the patch tokens. P is discarded after training.
+    teacher). Only the teacher is normalized. Published weight: 1, with a cross-entropy of 1 and a
+    KL divergence at temperature 1 of weight 1, for DeiT students on ImageNet, in which the
+    divergence is that of DeiT's distillation head and s the mean of the patch tokens. P is
+    discarded after training.
+
+    P is kept orthogonal by PyTorch's default parametrization if it is square: the exponential of a
+    skew-symmetric matrix. If not, it is a product of Householder reflections, PyTorch's default
+    there, without the square matrix of the larger width that PyTorch multiplies with it.
 
     s is the input of the student's classifier here. The public code also decays the parameter
-    behind P. It is exempt here: PyTorch's default map for matrices that are not square takes the
-    signs on its diagonal by rounding towards zero, so that any decay turns P into zeros. Whitening
-    instead of LN, which the paper uses for image generation, is not offered.
+    behind P. It is exempt here: PyTorch takes the signs of the reflections by rounding towards
+    zero, so that any decay turns P into zeros. Whitening instead of LN, which the paper uses for
+    image generation, is not offered.
 
     Args:
         student_dim: width of the student's embedding.
@@ -38,8 +43,11 @@ class VkD(nn.Module):
 
     def __init__(self, student_dim: int, teacher_dim: int) -> None:
         super().__init__()
-        linear = nn.Linear(student_dim, teacher_dim, bias=False)
-        self.project = nn.utils.parametrizations.orthogonal(linear)
+        self.project = nn.Linear(student_dim, teacher_dim, bias=False)
+        if student_dim == teacher_dim:
+            nn.utils.parametrizations.orthogonal(self.project)
+        else:
+            nn.utils.parametrize.register_parametrization(self.project, "weight", Reflections())
 
     def forward(self, student_pooled: Tensor, teacher_pooled: Tensor) -> Tensor:
         """Compute the loss from embeddings (n, d_s) and (n, d_t)."""

@@ -79,12 +79,6 @@ class WKDF(nn.Module):
         self.decay_from = decay_from
         sizes = student_sizes[-1], teacher_sizes[-1]
         channels = student_channels[-1], teacher_channels[-1]
-        for height, width in sizes:
-            if any(area < 2 for area in areas(height, width, grid)):
-                raise ValueError(
-                    f"WKDF needs two positions in each cell, but grid={grid} on a map of {height} "
-                    f"x {width} has cells of one."
-                )
         if projector == "conv1x1":
             self.project = adapter(*channels, *sizes)
         elif projector == "bottleneck":
@@ -98,6 +92,13 @@ class WKDF(nn.Module):
         else:
             raise ValueError(f"projector is {projector!r}; it must be 'conv1x1' or 'bottleneck'.")
         self.bn = nn.BatchNorm2d(channels[1])
+        is_kept = isinstance(self.project, nn.Conv2d) and self.project.kernel_size == (1, 1)
+        for height, width in (sizes[0] if is_kept else sizes[1], sizes[1]):
+            if any(area < 2 for area in areas(height, width, grid)):
+                raise ValueError(
+                    f"WKDF needs two positions in each cell, but grid={grid} on a map of {height} "
+                    f"x {width} has cells of one."
+                )
 
     def forward(
         self, student_maps: list[Tensor], teacher_maps: list[Tensor], progress: float

@@ -1,4 +1,4 @@
-"""What the second set brings beside its losses: command lines of SemCKD, and needs by name."""
+"""What the second set brings beside its losses: command lines of SemCKD."""
 
 import pytest
 import torch
@@ -8,8 +8,6 @@ from distillers.checkpoints.architecture import name_from_folder
 from distillers.config.parsing import parse
 from distillers.config.student import StudentConfig
 from distillers.distillation import loss_weights as weights
-from distillers.losses import wiring
-from distillers.losses.needs import needs
 
 AUXILIARY = (
     "./save/student_model/S:resnet8x4_double_T:resnet32x4_cifar100_pkt_r:1.0_a:1.0_b:30000.0_1/"
@@ -38,25 +36,3 @@ def test_the_auxiliary_of_hkd_has_twice_the_width_and_is_found_by_its_folder():
     assert widths == [[64, 512], [32, 256]]
     assert double.state_dict().keys() == single.state_dict().keys()
     assert name_from_folder(AUXILIARY) == "resnet8x4_double"
-
-
-NEEDS = {
-    "kd": ["classifier"],
-    "dkd": ["labels", "classifier"],
-    "crd": ["labels", "embeddings"],
-    "sdd": ["labels", "classifier", "class maps"],
-    "vitkd": ["tokens"],
-    "mlkd": ["classifier", "two views"],
-    "ft": ["maps", "first stage"],
-    "simkd": ["classifier", "maps"],
-    "queuekl": ["embeddings"],
-}
-
-
-@pytest.mark.parametrize("name", NEEDS)
-def test_needs_are_read_off_the_signature(name):
-    assert needs(wiring.find(name)) == NEEDS[name]
-
-
-def test_every_loss_needs_something():
-    assert all(needs(cls) for cls in wiring.losses().values())

@@ -190,13 +190,6 @@ def test_tokens_of_other_networks_are_refused_by_name(name):
             distil(*pair, {"vitkd": 1.0}, images=x)
 
 
-@pytest.mark.parametrize("other", ["kd", "dkd", "nkd", "dist"])
-def test_a_loss_that_would_count_the_logits_twice_is_refused_beside_sdd(other):
-    nets = Declared(), Declared(6)
-    with pytest.raises(InputError, match=f"sdd matches .*{other} would count them twice"):
-        distil(*nets, {"ce": 1.0, "sdd": 1.0, other: 1.0}, images=images(8))
-
-
 @pytest.mark.parametrize("weights", [{"ce": 0.1, "sdd": 0.9}, {"ce": 1.0, "sdd": 1.0, "at": 1.0}])
 def test_sdd_beside_losses_on_other_things_is_taken(weights):
     task = distil(Declared(), Declared(6), weights, images=images(8))
@@ -221,6 +214,19 @@ def test_a_student_of_catkd_has_no_bias_from_the_first_step_on():
     reader = FeatureExtractor(task.deployed().eval(), task.student_taps, ("class_maps", "logits"))
     read = reader(batch.images)
     torch.testing.assert_close(read["class_maps"].mean((2, 3)), read["logits"])
+
+
+def test_a_student_of_catkd_may_keep_its_bias():
+    torch.manual_seed(0)
+    student, batch = Declared(), make_batch()
+    bias = student.fc.bias.detach().clone()
+    options = {"catkd": {"bias": True}}
+    task = distil(
+        student, Declared(6), {"ce": 1.0, "catkd": 1.0}, images=batch.images, options=options
+    )
+    assert torch.equal(task.deployed().fc.bias, bias)
+    task(batch).loss.backward()
+    assert student.fc.bias.grad.any()
 
 
 def test_options_and_names_are_known():

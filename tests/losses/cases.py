@@ -191,7 +191,7 @@ CASES: dict[str, Case] = {
     "ctkd": Case(signed=("initial",), holds_gradient_back=True),
     "wkdl": Case(),
     "srd": Case(refuses_one=True),
-    "vkd": Case(holds_gradient_back=True),  # the signs on its parameter's diagonal are rounded
+    "vkd": Case(),
     "ickd": Case(unread=("student_maps[0]", "student_maps[1]")),
     "distplus": Case(
         student=EQUAL_CHANNELS,

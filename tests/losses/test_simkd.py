@@ -170,7 +170,7 @@ def test_the_teachers_classifier_is_frozen_and_not_changed():
 
 
 def test_refuses_an_embedding_that_is_not_the_pooled_map():
-    with pytest.raises(ValueError, match="has 7 channels and its classifier has 6 inputs"):
+    with pytest.raises(ValueError, match="has 7 channels and its classifier 6 inputs"):
         SimKD([4], 6, head())([torch.rand(2, 4, 4, 4)], torch.rand(2, 7, 4, 4))
     with pytest.raises(ValueError, match="factor is 0; it must be from 1 to 6"):
         SimKD([4], 6, head(), factor=0)
