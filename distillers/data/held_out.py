@@ -34,18 +34,19 @@ def held_out_rows(
     total = round(fraction * len(labels))
     if fraction > 0 and not 0 < total < len(labels):
         raise InputError(
-            f"holding out {fraction} of {len(labels)} training images would select {total}; "
-            "both parts need at least one."
+            f"holding out {fraction} of {len(labels)} training images would select {total}, but "
+            f"both parts need at least one; change --val_fraction, as to {1 / len(labels):.2g}."
         )
     rng = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=rng)
     sizes = torch.bincount(labels, minlength=num_classes)
     room = (sizes - 1).clamp(min=0)
-    if total > int(room.sum()):
+    most = int(room.sum())
+    if total > most:
         raise InputError(
             f"holding out {fraction} of {len(labels)} training images of {num_classes} classes "
-            f"would leave classes without a training image; at most {int(room.sum())} images can "
-            "be held out."
+            f"would leave classes without a training image; at most {most} can be held out, "
+            f"--val_fraction {1000 * most // len(labels) / 1000:g}."
         )
     ties = torch.randperm(num_classes, generator=rng)
     counts = _shares(sizes.tolist(), room.tolist(), total, ties.tolist())

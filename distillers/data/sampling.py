@@ -110,7 +110,11 @@ def check_epoch_size(
             f"{num} images do not fill one batch of {batch_size}"
             + (f" in each of {world_size} processes" if world_size > 1 else "")
             + ", and drop_last leaves out smaller ones; use "
-            + (f"a batch size of at most {num // world_size}, or " if num >= world_size else "")
+            + (
+                f"--batch_size {num // world_size * world_size} or less, or "
+                if num >= world_size
+                else ""
+            )
             + "drop_last=False, as --protocol crd does."
         )
     if shuffle and not drop_last and 0 < num % whole < world_size:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,28 +25,31 @@ FEWEST = 20  # images of a run without labels
 MOST = 1000  # images that are held out by default
 
 
-def rows_of_few_labels(labels: Tensor, num_classes: int, per_class: int, seed: int) -> Tensor:
+def rows_of_few_labels(
+    labels: Tensor, class_names: Sequence[str], per_class: int, seed: int
+) -> Tensor:
     """Return `per_class` random rows of each class, ascending; they are nested in `per_class`.
 
     Args:
         labels: (N,) int64.
-        num_classes: k; a class without any image is left out.
+        class_names: k names; a class without any image is left out.
         per_class: of each class; 0 for no row.
         seed: which images are chosen; the same seed with more per class keeps these.
 
     Raises:
         InputError: if a class has some images, but fewer.
     """
-    counts = labels[labels >= 0].bincount(minlength=num_classes)
+    counts = labels[labels >= 0].bincount(minlength=len(class_names))
     least = int(counts[counts > 0].min())
     if per_class > least:
+        few = [class_names[label] for label in (counts == least).nonzero().flatten().tolist()]
         raise InputError(
-            f"--labels_per_class is {per_class}, but class {int((counts == least).nonzero()[0])} "
-            f"has only {least} training images."
+            f"--labels_per_class is {per_class}, but the number of training images of class "
+            f"{first_few(few)} is {least}; it may be at most that."
         )
-    order = torch.randperm(len(labels), generator=generator(f"labels {seed}", 0))
+    known = (labels >= 0).nonzero().flatten()
+    order = known[torch.randperm(len(known), generator=generator(f"labels {seed}", 0))]
     by_class = order[labels[order].argsort(stable=True)]
-    by_class = by_class[labels[by_class] >= 0]
     number = torch.arange(len(by_class)) - (counts.cumsum(0) - counts)[labels[by_class]]
     return by_class[number < per_class].sort().values
 
@@ -61,11 +65,11 @@ def apply_label_options(source: DataSource, options: LabelOptions, on_bad: OnBad
     Raises:
         InputError: if they do not fit the data set.
     """
+    if options.unlabelled not in (None, REST):
+        source = with_unlabelled(source, Path(options.unlabelled), on_bad)
     if options.per_class is not None:
         is_rest = options.unlabelled == REST
         source = with_few_labels(source, options.per_class, options.seed, is_rest)
-    if options.unlabelled not in (None, REST):
-        source = with_unlabelled(source, Path(options.unlabelled), on_bad)
     if options.share is not None:
         source = source.with_unlabelled_share(options.share)
     return source
@@ -111,14 +115,18 @@ def with_few_labels(source: DataSource, per_class: int, seed: int, keep_rest: bo
         source: the data set.
         per_class: number of labelled images of each class.
         seed: see `rows_of_few_labels`.
-        keep_rest: whether the other training images stay, without labels.
+        keep_rest: whether the other training images stay, without labels. Images that have no label
+            stay in any case.
 
     Raises:
         InputError: if a class has fewer images, or no training image is left.
     """
     labels = source.train_labels
-    rows = rows_of_few_labels(labels, source.num_classes, per_class, seed)
+    rows = rows_of_few_labels(labels, source.class_names, per_class, seed)
     if not keep_rest:
+        rows = torch.cat([rows, (labels < 0).nonzero().flatten()])
+        if not len(rows):
+            raise InputError(f"--labels_per_class {per_class} leaves no training image.")
         return source.keep(rows)
     few = torch.full_like(labels, UNLABELLED)
     few[rows] = labels[rows]

@@ -234,7 +234,7 @@ def test_whole_batches_are_those_of_one_process(num, world_size):
     [
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": -3}, "batch_size is -3"),
-        ({"batch_size": 64, "drop_last": True}, "batch size of at most 50, or drop_last=False"),
+        ({"batch_size": 64, "drop_last": True}, "--batch_size 50 or less, or drop_last=False"),
         ({"mean": (0.5,)}, "one number for each of the 3 channels"),
         ({"std": (0.1, 0.0, 0.1)}, "each std must be positive"),
         ({"rank": 2, "world_size": 2}, "rank is 2 of 2"),

@@ -284,8 +284,13 @@ def test_every_class_keeps_a_training_image(sizes, fraction, seed):
 
 
 def test_more_than_all_but_one_of_each_class_cannot_be_held_out():
-    with pytest.raises(InputError, match="at most 2 images can be held out"):
-        held_out_rows(torch.tensor([0, 0, 0, 1, 2, 3]), 4, 0.5, 0)
+    labels = torch.tensor([0, 0, 0, 1, 2, 3])
+    with pytest.raises(InputError, match=r"at most 2 can be held out, --val_fraction 0\.333"):
+        held_out_rows(labels, 4, 0.5, 0)
+    assert len(held_out_rows(labels, 4, 0.333, 0)[0]) == 2
+    with pytest.raises(InputError, match=r"select 0, but both .* as to 0\.17"):
+        held_out_rows(labels, 4, 0.01, 0)
+    assert len(held_out_rows(labels, 4, 0.17, 0)[0]) == 1
 
 
 def test_ties_are_broken_by_the_seed():

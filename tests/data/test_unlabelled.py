@@ -126,7 +126,7 @@ def test_few_labels_of_each_class(rest):
         assert bool((more.train_labels[known] >= 0).all())  # nested
         other = with_few_labels(source, 3, seed=6, keep_rest=True)
         assert not torch.equal(few.train_labels, other.train_labels)
-    with pytest.raises(InputError, match=r"labels_per_class is 1000, but class"):
+    with pytest.raises(InputError, match=r"of training images of class 0, 2, 8 is 128; it may be"):
         with_few_labels(source, 1000, seed=5, keep_rest=rest)
 
 
@@ -204,6 +204,23 @@ def test_copies_of_test_images_are_found_by_their_content(tmp_path):
     leaky = replace(digits, train_images=images, train_labels=labels)
     assert copies_of_test_images(leaky, digits) == [f"image {len(digits.train_images)}"]
     assert copies_of_test_images(digits, digits) == []
+
+
+def test_no_label_and_no_other_image_is_refused(tmp_path):
+    with pytest.raises(InputError, match="--labels_per_class 0 leaves no training image"):
+        apply_label_options(data.source_of("digits"), LabelOptions(per_class=0), "error")
+
+
+@pytest.mark.parametrize("per_class", [0, 3])
+@pytest.mark.parametrize("kind", ["memory", "files"])
+def test_few_labels_beside_a_folder(tmp_path, per_class, kind):
+    write_tree(tmp_path / "more", ["x.png", "y.png"], seed=2)
+    source = data.source_of("digits") if kind == "memory" else folder_source(tmp_path)
+    options = LabelOptions(per_class=min(per_class, int(source.train_labels.bincount().min())))
+    mixed = replace(options, unlabelled=str(tmp_path / "more"))
+    found = apply_label_options(source, mixed, "error").train_labels
+    few = [] if per_class == 0 else apply_label_options(source, options, "error").train_labels
+    assert found.tolist() == [*few, -1, -1]
 
 
 def test_what_cannot_be_used_is_refused(tmp_path):
