@@ -186,10 +186,10 @@ def copies_of_test_images(source: DataSource, test: DataSource) -> list[str]:
         common = set(ours.values()) & set(theirs.values())
         known = {_file_hash(path) for path, size in theirs.items() if size in common}
         return [path for path, size in ours.items() if size in common and _file_hash(path) in known]
-    assert isinstance(source, ImageSet)
-    assert isinstance(test, ImageSet)
     if not len(rows):
         return []
+    assert isinstance(source, ImageSet)
+    assert isinstance(test, ImageSet)
     known = {image.numpy().tobytes() for image in test.test_images.contiguous()}
     images = source.train_images
     return [f"image {row}" for row in rows.tolist() if images[row].numpy().tobytes() in known]

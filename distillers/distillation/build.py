@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,7 +85,7 @@ def distil(
     """
     classes = {name: wiring.find(name) for name, weight in weights.items() if weight != 0}
     options = _check_options(options or {}, classes)
-    of_student = _trace(_as_headed(student), images, student_taps, with_grad=True)
+    of_student = _trace(student, images, student_taps, with_grad=True)
     prepare = functools.partial(
         prepare_teacher,
         images=images,
@@ -94,34 +95,24 @@ def distil(
         num_classes=of_student.trace.logits.shape[1] if has_logits(student) else None,
         labelled=labelled,
     )
-    given = [teacher] if isinstance(teacher, nn.Module) else list(teacher)
-    if not given:
-        raise InputError("no teacher was given; a network without one is trained by Supervised.")
-    of_teachers = [_trace(_as_headed(prepare(net)), images, teacher_taps) for net in given]
-    shares = normalize_weights(teacher_weights, len(of_teachers))
+    of_teachers = [_trace(prepare(net), images, teacher_taps) for net in _as_list(teacher)]
+    traces = [one.trace for one in of_teachers]
+    shares = normalize_weights(teacher_weights, len(traces))
     _check_readable(classes, of_student, of_teachers)
-    own = {"train_labels": train_labels, "batch_size": batch_size}
-    facts = [_facts(of_student, one) | own for one in of_teachers]
-    terms = [
-        term
-        for name, cls in classes.items()
-        for term in _terms(cls, weights[name], facts, options, shares, combine)
-    ]
+    facts = [_facts(of_student, one, train_labels, batch_size) for one in of_teachers]
+    built = (_terms(cls, weights[n], facts, options, shares, combine) for n, cls in classes.items())
     task = Distillation(
         of_student.trace.net,
-        [one.trace.net for one in of_teachers],
-        terms,
+        [trace.net for trace in traces],
+        list(chain.from_iterable(built)),
         student_taps=of_student.taps,
         teacher_taps=[one.taps for one in of_teachers],
-        teacher_trace=[
-            None if isinstance(one.trace.net, EMATeacher) else one.trace for one in of_teachers
-        ],
+        teacher_trace=[None if isinstance(t.net, EMATeacher) else t for t in traces],
         teacher_weights=shares,
         combine=combine,
         drop_teachers=drop_teachers,
     )
-    task.to(images.device)
-    task.check_losses(of_student.trace, [one.trace for one in of_teachers])
+    task.to(images.device).check_losses(of_student.trace, traces)
     return task
 
 
@@ -191,9 +182,12 @@ class _TracedNetwork(NamedTuple):
     taps: Taps
 
 
-def _as_headed(net: nn.Module) -> nn.Module:
-    """Return the network, in a `HeadedNetwork` if it has no classifier."""
-    return net if has_logits(net) or isinstance(net, HeadedNetwork) else HeadedNetwork(net)
+def _as_list(teacher: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:
+    """Return one or several teachers as a list, which must not be empty."""
+    nets = [teacher] if isinstance(teacher, nn.Module) else list(teacher)
+    if not nets:
+        raise InputError("no teacher was given; a network without one is trained by Supervised.")
+    return nets
 
 
 def _trace(
@@ -203,14 +197,20 @@ def _trace(
     *,
     with_grad: bool = False,
 ) -> _TracedNetwork:
-    trace = ForwardTrace(net, images, with_grad=with_grad)
-    if taps is None or isinstance(taps, Taps):
-        return _TracedNetwork(trace, infer_taps(trace, taps))
-    return _TracedNetwork(trace, infer_taps(trace, maps=taps))
+    """Run a network, in a `HeadedNetwork` if it has no classifier, and find its taps."""
+    is_headed = has_logits(net) or isinstance(net, HeadedNetwork)
+    trace = ForwardTrace(net if is_headed else HeadedNetwork(net), images, with_grad=with_grad)
+    given = (taps, ()) if isinstance(taps, Taps) else (None, taps or ())
+    return _TracedNetwork(trace, infer_taps(trace, given[0], maps=given[1]))
 
 
-def _facts(student: _TracedNetwork, teacher: _TracedNetwork) -> dict[str, Any]:
-    """Return the facts about both networks, as listed in `wiring.FACTS`."""
+def _facts(
+    student: _TracedNetwork,
+    teacher: _TracedNetwork,
+    train_labels: Tensor | None,
+    batch_size: int | None,
+) -> dict[str, Any]:
+    """Return the facts about networks and data, as listed in `wiring.FACTS`."""
     of_student = student.trace.shapes(student.taps)
     of_teacher = teacher.trace.shapes(teacher.taps)
     logits = has_logits(student.trace.net), has_logits(teacher.trace.net)
@@ -229,4 +229,6 @@ def _facts(student: _TracedNetwork, teacher: _TracedNetwork) -> dict[str, Any]:
         "teacher_sizes": list(of_teacher.sizes),
         "teacher_head": copy_classifier(teacher.trace, teacher.taps),
         "num_classes": of_student.num_classes if logits[0] else None,
+        "train_labels": train_labels,
+        "batch_size": batch_size,
     }

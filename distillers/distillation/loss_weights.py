@@ -41,6 +41,10 @@ class Weights:
         """Weight of the first method, 0 if there is none; `b` in the name of the run folder."""
         return next(iter(self.methods.values()), 0.0)
 
+    def __str__(self) -> str:
+        """Return the weighted sum, as in "1 ce + 0.5 kd"."""
+        return " + ".join(f"{weight:g} {name}" for name, weight in self.terms().items())
+
     def terms(self) -> dict[str, float]:
         """Return the weights by loss name, without those that are zero."""
         every = {self.ce_name: self.ce, "kd": self.kd, **self.methods}

@@ -89,6 +89,12 @@ def _count(logits: Tensor, ranked: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([loss, right[:, 0].sum().double(), right.any(1).sum().double()])
 
 
+def is_near_chance(accuracy: float, num_images: int, num_classes: int) -> bool:
+    """Return whether an accuracy in percent is at most three standard deviations above chance."""
+    chance = 1 / num_classes
+    return accuracy / 100 <= chance + 3 * (chance * (1 - chance) / num_images) ** 0.5
+
+
 def top_classes(logits: Tensor) -> Tensor:
     """Return the five most probable classes of each image, (n, 5) int64; all if there are fewer.
 

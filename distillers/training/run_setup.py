@@ -82,10 +82,10 @@ def enable_checkpointing(net: nn.Module) -> None:
         ) from error
 
 
-def describe_devices(world: World) -> str:
-    """Return the device or the number of processes, for a message."""
+def print_start(networks: str, config: TrainConfig, folder: Path, world: World) -> None:
+    """Print what is trained, on which data set and devices, and the folder of the run."""
     several = f"{world.size} processes, the first on " if world.size > 1 else ""
-    return f"{several}{world.device}"
+    world.say(f"{networks} on {config.dataset}, {several}{world.device}, into {folder}")
 
 
 def build_hparams(config: TrainConfig, network: str, image_size: int) -> Hyperparameters:

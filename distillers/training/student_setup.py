@@ -1,22 +1,24 @@
 """Build a student's run: the student, its losses, and the caches of its teachers."""
 
-import re
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from distillers import data
+from distillers.checkpoints.card import create_card
 from distillers.checkpoints.initial import build_initial, check_forward
 from distillers.checkpoints.input_adapter import with_normalization
 from distillers.config.data import NO_DATASET, NumViews
 from distillers.config.student import StudentConfig
+from distillers.data.loaders.views import resolve_views
 from distillers.data.source import DataSource
 from distillers.distillation.build import distil
-from distillers.distillation.cache.pack import Pack
+from distillers.distillation.cache.loader import StoredOutputs
+from distillers.distillation.cache.pack import Pack, views_of_pack
 from distillers.distillation.cache.request import cache_request, open_cache
 from distillers.distillation.cache.teacher_cache import TeacherCache
 from distillers.distillation.distillation import Distillation
-from distillers.distillation.several import AverageNetwork
 from distillers.distributed.world import World
 from distillers.errors import InputError
 from distillers.features.backbone import has_logits
@@ -25,35 +27,9 @@ from distillers.models.fake_quantize import fake_quantize_layers
 from distillers.training import ddp, run_setup
 from distillers.training.agreement import Agreement
 from distillers.training.class_weight import class_weight_options
-from distillers.training.evaluate import score
 from distillers.training.images import Splits, split_images
 from distillers.training.probe import Probe, embed
-from distillers.training.teachers import LoadedTeachers, is_near_chance, prepare
-
-
-def chance_warnings(accuracy: float, test: DataSource) -> list[str]:
-    """Return a warning if a teacher is not clearly better than chance."""
-    names, count = test.class_names, len(test.test_labels)
-    if not is_near_chance(accuracy, count, len(names)):
-        return []
-    lines = [
-        f"WARNING: the teacher is no better than chance ({accuracy:.2f} % of {count} test images, "
-        f"chance is {100 / len(names):.2f} %): it may not be trained for these classes, or for "
-        "images of this size and normalization."
-    ]
-    natural = sorted(names, key=_natural_key)
-    if natural != list(names):
-        lines.append(
-            f"WARNING: or it was trained with the classes in another order: here they are sorted "
-            f"alphabetically ({', '.join(names[:3])}, ...), in natural order they would be "
-            f"{', '.join(natural[:3])}, ... Rename the folders if so (01, 02, ... for 1, 2, ...)."
-        )
-    return lines
-
-
-def _natural_key(name: str) -> list[tuple[int, str]]:
-    """Return a key that sorts names as people do: numbers within them by value."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
+from distillers.training.teachers import LoadedTeachers, prepare
 
 
 class StudentSetup(NamedTuple):
@@ -180,16 +156,40 @@ def build_student(
     return StudentSetup(task, nets, splits, sample)
 
 
-def check_pack(pack: Pack, setup: StudentSetup, world: World) -> None:
-    """Check that a pack has all that the losses read.
+def choose_views(config: StudentConfig, pack: Pack | None, source: DataSource) -> NumViews | None:
+    """Return the number of fixed views of each image; None if each epoch has new ones.
 
     Raises:
-        InputError: if it has not, or there are several teachers.
+        InputError: if the images, or the pack, do not have so many.
     """
-    if len(setup.teachers) > 1:
-        raise InputError("a pack holds the outputs of one teacher; give --path_t once.")
-    pack.check_reads([f"teacher_{kind}" for kind in setup.task.frozen.extractor.kinds])
-    world.say(f"teacher outputs: those of the pack {pack.folder}")
+    if pack:
+        return views_of_pack(config.views, pack, source)
+    return resolve_views(config.views, config.teacher_cache is not None, source)
+
+
+def open_stored_outputs(
+    config: StudentConfig,
+    teachers: LoadedTeachers,
+    setup: StudentSetup,
+    views: NumViews | None,
+    pack: Pack | None,
+    world: World,
+) -> Sequence[StoredOutputs]:
+    """Return the pack or the caches that a run reads instead of running its teachers.
+
+    Raises:
+        InputError: if a pack lacks what the losses read, or there are several teachers.
+    """
+    if pack:
+        if len(setup.teachers) > 1:
+            raise InputError("a pack holds the outputs of one teacher; give --path_t once.")
+        pack.check_reads([f"teacher_{kind}" for kind in setup.task.frozen.extractor.kinds])
+        world.say(f"teacher outputs: those of the pack {pack.folder}")
+        return [pack]
+    if config.teacher_cache is None or views is None:
+        return []
+    num_fills = config.epochs + setup.task.warmup_epochs
+    return open_caches(config, teachers, setup, views, num_fills, world)
 
 
 def open_caches(
@@ -209,33 +209,14 @@ def open_caches(
     return found
 
 
-def score_teachers(
-    setup: StudentSetup, teachers: LoadedTeachers, config: StudentConfig, world: World
-) -> float | None:
-    """Print the accuracies of the teachers on the test images, and warnings near chance.
-
-    Returns:
-        The accuracy in percent; of several teachers that of their average, None without one.
-    """
-    pairs = zip(teachers.teachers, setup.teachers, strict=True)
-    nets = {
-        f"{number} ({one.name})": net
-        for number, (one, net) in enumerate(pairs, start=1)
-        if has_logits(net)
-    }
-    if not nets:
-        return None
-    if len(nets) == len(setup.teachers) > 1 and config.combine_teachers != "each":
-        task = setup.task
-        average = AverageNetwork([*nets.values()], task.teacher_weights, task.combine)
-        nets = {**nets, "average": average}
-    accuracy = None
-    test = setup.splits.test
-    for name, net in nets.items():
-        loader = test.test_loader(world.device, world.shard)
-        accuracy = score(net, loader.epoch(1), world).acc
-        who = "teacher" if len(setup.teachers) == 1 else f"teacher {name}"
-        world.say(f"{who}: {accuracy:.2f} % on the {test.test_part} images")
-        for warning in chance_warnings(accuracy, test):
-            world.say(warning)
-    return accuracy if len(setup.teachers) == 1 or "average" in nets else None
+def create_student_card(
+    config: StudentConfig,
+    setup: StudentSetup,
+    distilled: dict[str, Any],
+    probe: Probe | Agreement | None,
+) -> dict[str, Any]:
+    """Return the card of the student, with its teachers and losses as `distilled`."""
+    card = create_card(config.model_s, setup.splits.test, channels_last=config.channels_last)
+    if config.student_head == "none":
+        card |= {"num_classes": 0, "class_names": None}
+    return {**card, "distilled": {**distilled, **({"probe": probe.kind} if probe else {})}}

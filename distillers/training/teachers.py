@@ -27,6 +27,7 @@ from distillers.files import file_name, sha256
 from distillers.losses import wiring
 from distillers.models.precision import ReducedPrecision
 from distillers.progress import counted
+from distillers.training.evaluate import is_near_chance
 from distillers.training.head_file import read_head, write_head
 from distillers.training.memory import check_fits
 
@@ -71,6 +72,11 @@ class LoadedTeachers(NamedTuple):
     def names(self) -> str:
         """Their files or names, joined by "+"."""
         return "+".join(teacher.flags.path for teacher in self.teachers)
+
+    def run_folder(self, config: StudentConfig) -> Path:
+        """Return the folder of a student's run, which these weights and teachers name."""
+        weights = self.weights
+        return config.folder(weights.ce, weights.kd, weights.method, self.name)
 
     def known_accuracy(self, dataset: str) -> float | None:
         """Return the accuracy in the card of a single teacher of a data set, if it is there."""
@@ -255,12 +261,6 @@ def _fitted(
             "have another size or normalization than it was trained with."
         )
     return linear_layer(found["weight"], found["bias"]).to(world.device)
-
-
-def is_near_chance(accuracy: float, num_images: int, num_classes: int) -> bool:
-    """Return whether an accuracy in percent is at most three standard deviations above chance."""
-    chance = 1 / num_classes
-    return accuracy / 100 <= chance + 3 * (chance * (1 - chance) / num_images) ** 0.5
 
 
 def _labelled(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:

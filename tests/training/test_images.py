@@ -10,7 +10,7 @@ from distillers import data
 from distillers.cli import main as cli
 from distillers.data import DecodeOptions
 from distillers.training.images import Splits, describe
-from distillers.training.student_setup import chance_warnings
+from distillers.training.teacher_scores import chance_warnings
 from tests.data.trees import picture, tree
 
 CLASSES = ("cat", "cow", "dog")

@@ -68,7 +68,7 @@ def _predictions(
     from distillers.checkpoints.load import best_checkpoint, load
     from distillers.training.evaluate import score
     from distillers.training.predictions import Predictions
-    from distillers.training.student_setup import chance_warnings
+    from distillers.training.teacher_scores import chance_warnings
 
     found: list[Predictions] = []
     source: DataSource | None = None

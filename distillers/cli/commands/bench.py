@@ -14,6 +14,7 @@ from distillers.distillation.recipes import ELEVEN
 from distillers.errors import unknown
 
 if TYPE_CHECKING:
+    from distillers.cli.bench_table import Measurements
     from distillers.training.benchmark import BenchmarkSetup
 
 
@@ -79,17 +80,12 @@ def main(args: Sequence[str]) -> None:
     config = replace(config, methods=tuple(map(canonical_method, config.methods)))
     config.check()
 
-    import tempfile
-
     import torch
 
     from distillers.cli import bench_table
-    from distillers.files import write_json
     from distillers.losses import wiring
     from distillers.timing import LoadMeter
     from distillers.training import benchmark as bench
-    from distillers.training import peak_memory as peak
-    from distillers.training.loggers import environment
     from distillers.training.malloc import reuse_freed_memory
 
     for method in config.methods:
@@ -102,9 +98,27 @@ def main(args: Sequence[str]) -> None:
     for variant in config.variants:
         if variant not in known:
             raise unknown("kind of step", variant, known)
-    variants = list(config.variants) or known
+    meter = LoadMeter()
+    measurements = _measure(config, setup, list(config.variants) or known)
+    steps = -(-config.num_images // config.batch_size)
+    training = bench_table.TrainingLength(steps, config.epochs, config.views)
+    print("\n".join(bench_table.lines(measurements, training)))
+    if note := meter.warning():
+        print(f"WARNING: {note}; the ratios are of interleaved rounds, the times too long")
+
+
+def _measure(config: BenchConfig, setup: "BenchmarkSetup", variants: list[str]) -> "Measurements":
+    """Measure all methods, and write what is known after each of them."""
+    import tempfile
+
+    from distillers.cli.bench_table import Measurements
+    from distillers.files import write_json
+    from distillers.training import benchmark as bench
+    from distillers.training import peak_memory as peak
+    from distillers.training.loggers import environment
+
     clock = time.process_time if config.cpu_time else time.perf_counter
-    measurements, meter = bench_table.Measurements(), LoadMeter()
+    measurements = Measurements()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary)
         for method in config.methods:
@@ -120,11 +134,7 @@ def main(args: Sequence[str]) -> None:
             if config.out:  # after every method, in case the benchmark is stopped
                 about = {"settings": asdict(config), "environment": environment()}
                 write_json(Path(config.out), about | {"results": measurements.plain()})
-    steps = -(-config.num_images // config.batch_size)
-    training = bench_table.TrainingLength(steps, config.epochs, config.views)
-    print("\n".join(bench_table.lines(measurements, training)))
-    if note := meter.warning():
-        print(f"WARNING: {note}; the ratios are of interleaved rounds, the times too long")
+    return measurements
 
 
 def build_setup(config: BenchConfig) -> "BenchmarkSetup":

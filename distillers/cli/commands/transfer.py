@@ -49,10 +49,7 @@ def work(config: TransferConfig, world: "World") -> None:
     path = best_checkpoint(Path(config.path_s))
     loaded = load(path, model=config.model_s, teacher=config.path_t, programs=False)
     name = loaded.card["model"]
-    taken = config.run_flags(read_run_flags(path))
-    if taken:
-        world.say(describe_run_flags(taken))
-    config = replace(config, **taken)
+    config = _with_run_flags(config, path, world)
     options = replace(config.decode_options(), image_size=_image_size(config, loaded.card))
     images = run_setup.load_data(config, world, options)
     source = with_normalization(images, loaded.card.get("mean"), loaded.card.get("std"))
@@ -76,13 +73,20 @@ def work(config: TransferConfig, world: "World") -> None:
     )
     if config.precompute_features:
         splits = split_images(EmbeddedSource(source, task.embed), config)
-    devices = run_setup.describe_devices(world)
-    world.say(f"{name} of {path} on {config.dataset}, {devices}, into {run_dir.folder}")
+    run_setup.print_start(f"{name} of {path}", config, run_dir.folder, world)
     world.say(_describe(config, source))
     card = create_card(name, source, channels_last=config.channels_last)
     card["transferred"] = {"path": str(path), "sha256": sha256(path)}
     train(config, task, splits, run_dir, card, world)
     world.say(f"saved {run_dir.best}")
+
+
+def _with_run_flags(config: TransferConfig, path: Path, world: "World") -> TransferConfig:
+    """Return the flags with those of the network's run that apply, which are printed."""
+    taken = config.run_flags(read_run_flags(path))
+    if taken:
+        world.say(describe_run_flags(taken))
+    return replace(config, **taken)
 
 
 def _image_size(config: TransferConfig, card: dict[str, Any]) -> int | None:
