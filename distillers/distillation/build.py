@@ -218,7 +218,8 @@ def _facts(
         raise InputError(
             f"the teacher has {of_teacher.num_classes} classes and the student has "
             f"{of_student.num_classes}; they must be equal. A teacher of other classes needs a "
-            "head (--teacher_head fit, or none for losses that read no logits) or --class_map FILE."
+            "head (--teacher_head fit, or none for losses that read no logits) or --class_map "
+            "FILE; a network that returns embeddings needs the attribute num_classes = 0."
         )
     return {
         "student_dim": of_student.dim or None,

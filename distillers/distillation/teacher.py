@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from distillers.features.extractor import FeatureExtractor, Features
+from distillers.features.extractor import FeatureExtractor, Features, version_of
 from distillers.features.taps import Taps
 from distillers.features.trace import ForwardTrace
 from distillers.models.fuse_bn import FusiblePair, find_pairs, fuse, fuse_weights
@@ -157,7 +157,7 @@ def _tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def _versions(net: nn.Module) -> list[int]:
     """Return the version counter of each tensor, 0 for inference tensors, which have none."""
-    return [0 if each.is_inference() else each._version for _, each in _tensors(net)]
+    return [version_of(each) for _, each in _tensors(net)]
 
 
 def _has_copyable_hooks(net: nn.Module) -> bool:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from distillers.errors import InputError
-from distillers.features.trace import ForwardTrace
 from distillers.losses.hooks import as_deploying
 
 
@@ -91,19 +91,37 @@ def check_sole_readers(terms: list[Term], inputs: Mapping[str, Collection[str]])
                 )
 
 
-def check_trainable(name: str, inputs: Mapping[str, Any], student: ForwardTrace) -> None:
+def check_trainable(
+    name: str, inputs: Mapping[str, Any], student: nn.Module, *, backward: bool = False
+) -> None:
     """Check that a trainable parameter of the student affects some of what a loss reads.
+
+    Args:
+        name: of the loss.
+        inputs: what it reads, by name.
+        student: the network.
+        backward: whether to compute the gradient, which may be zero, as behind a rounding.
 
     Raises:
         InputError: if none does.
     """
     read = {key: value for key, value in inputs.items() if key.startswith("student_")}
-    if not any(x.requires_grad for x in tree_leaves(read)):
+    found = [x for x in tree_leaves(read) if x.requires_grad]
+    if not found or (backward and not _has_gradient(found, student)):
         raise InputError(
-            f"the loss {name} gives {type(student.net).__name__} no gradient: it reads "
-            f"{', '.join(read) or 'nothing of the student'}, which no trainable parameter affects; "
+            f"the loss {name} gives {type(student).__name__} no gradient: it reads "
+            f"{', '.join(read) or 'nothing of the student'}, which no trainable parameter affects"
+            f"{' in training mode' if student.training and not backward else ''}; "
             "name other modules, as in student_taps=Taps(maps=(...), head=...)."
         )
+
+
+def _has_gradient(values: list[Tensor], net: nn.Module) -> bool:
+    """Return whether values, each with its own weight, change with a parameter of a network."""
+    weights = [torch.linspace(1, 2, x.numel()).view(x.shape).to(x) for x in values]
+    trained = [p for p in net.parameters() if p.requires_grad]
+    grads = torch.autograd.grad(values, trained, weights, retain_graph=True, allow_unused=True)
+    return any(bool(grad.any()) for grad in grads if grad is not None)
 
 
 def check_scalar(name: str, value: object) -> None:

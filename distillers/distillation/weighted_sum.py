@@ -176,7 +176,7 @@ class WeightedSum:
         """
         for name in self.losses:
             read = {key: values[name][key] for key in self.reads(name) if key != "targets"}
-            check_trainable(name, read, student)
+            check_trainable(name, read, student.net, backward=True)
         stateless = [name for name, loss in self.losses.items() if not is_stateful(loss)]
         try:
             for name, loss in self.losses.items():
@@ -189,6 +189,17 @@ class WeightedSum:
         for name, part in parts.items():
             if not part.requires_grad:
                 raise InputError(f"the loss {name} has no gradient with respect to the student.")
+
+    def check_step(self, values: ValuesByTerm, student: nn.Module) -> None:
+        """Check that what each loss reads in a step has a gradient, as it had in evaluation mode.
+
+        Raises:
+            InputError: if the gradient does not reach the student in training mode.
+        """
+        for name in self.losses:
+            check_trainable(
+                name, {k: v for k, v in values[name].items() if k in self.reads(name)}, student
+            )
 
     def _terms_of(self, number: int) -> list[str]:
         """Return the names of the terms that read a teacher, alone or with the others."""

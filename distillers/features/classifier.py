@@ -32,13 +32,8 @@ def copy_classifier(trace: ForwardTrace, taps: Taps) -> nn.Module | None:
     pooled, logits = features["pooled"], features["logits"]
     assert isinstance(pooled, Tensor)
     assert isinstance(logits, Tensor)
-    is_reduced = pooled.dtype != logits.dtype  # of a teacher in bfloat16, whose logits are float32
-    output = head.to(logits.dtype)(pooled.to(logits.dtype))
-    tolerance = (2e-2 if is_reduced else 1e-3) * float(logits.abs().max())
-    is_same = output.shape == logits.shape and torch.allclose(
-        output, logits, rtol=0, atol=tolerance
-    )
-    return head if is_same else None
+    output = head.to(logits.dtype)(pooled)
+    return head if _is_close(trace, taps, output) else None
 
 
 @torch.no_grad()
@@ -53,18 +48,22 @@ def has_class_maps(trace: ForwardTrace, taps: Taps) -> bool:
     """
     if not taps.places("class_maps"):
         return False
-    head = module_at(trace.net, taps.head)
-    head = _as_linear(head) if isinstance(head, nn.Conv2d) else head
-    if not isinstance(head, nn.Linear):
-        return False
+    head = copy_classifier(trace, taps)
     final = trace.read(taps, ("final",))["final"]
     assert isinstance(final, Tensor)
-    if final.shape[1] != head.in_features:
+    if not isinstance(head, nn.Linear) or final.shape[1] != head.in_features:
         return False
-    logits = head(final.mean((2, 3)))
-    tolerance = 1e-3 * float(trace.logits.abs().max())
-    is_same_shape = logits.shape == trace.logits.shape
-    return is_same_shape and torch.allclose(logits, trace.logits, rtol=0, atol=tolerance)
+    return _is_close(trace, taps, head(final.mean((2, 3))))
+
+
+def _is_close(trace: ForwardTrace, taps: Taps, output: Tensor) -> bool:
+    """Return whether the output of a classifier is the logits of the network."""
+    inputs = next(call.input for call in trace.calls if call.path == taps.head)
+    is_reduced = inputs is not None and inputs.dtype in (torch.bfloat16, torch.float16)
+    tolerance = (2e-2 if is_reduced else 1e-3) * float(trace.logits.abs().max())
+    return output.shape == trace.logits.shape and torch.allclose(
+        output, trace.logits.to(output.dtype), rtol=0, atol=tolerance
+    )
 
 
 def _as_linear(convolution: nn.Conv2d) -> nn.Linear | None:

@@ -11,19 +11,29 @@ from torch.utils._pytree import tree_leaves
 
 
 class Dataflow(TorchFunctionMode):
-    """Count the functions that take each tensor, and find the tensors that parameters affect.
+    """Count the functions that take each tensor, and find what affects it.
 
     It observes torch functions while it is entered. Tensors with the same storage, such as views,
     are affected together. What happens inside a compiled or scripted module is not observed;
     `add_call` assumes that its parameters affect its output.
+
+    Args:
+        net: the network.
+        images: its input.
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, images: Tensor) -> None:
         super().__init__()
         self._alive: list[Tensor] = []  # so that neither an id nor a storage is given to two
         self._num_uses: Counter[int] = Counter()
-        self._known = {_storage(buffer) for buffer in net.buffers()}
+        self._known = {_storage(each) for each in (images, *net.buffers())}
         self._affected = {_storage(parameter) for parameter in net.parameters()}
+        self._from_images = {_storage(images)}
+        self._last_layers: dict[int, frozenset[str]] = {}  # by storage
+        # Its output is no result of an observed function, and it takes no hooks.
+        self._has_script = any(
+            isinstance(m, torch.jit.RecursiveScriptModule) for m in net.modules()
+        )
 
     def num_uses(self, tensor: Tensor) -> int:
         """Return how many functions took this very tensor and returned a tensor."""
@@ -31,14 +41,27 @@ class Dataflow(TorchFunctionMode):
 
     def is_affected(self, tensor: Tensor) -> bool:
         """Return whether the tensor depends on a parameter of the network."""
-        return _storage(tensor) in self._affected
+        place = _storage(tensor)
+        return place in self._affected or (self._has_script and place not in self._known)
 
-    def add_call(self, module: nn.Module, inputs: Iterable[Tensor | None], output: Tensor) -> None:
-        """Note the call of a module whose output no observed function made."""
-        if _storage(output) in self._known | self._affected:
-            return
-        has_parameters = any(True for _ in module.parameters())
-        self._add([each for each in inputs if each is not None], [output], has_parameters)
+    def last_layers(self, tensor: Tensor) -> frozenset[str]:
+        """Return the layers that the tensor was computed from without another layer after them.
+
+        A layer is a function of what depends on the images and of a matrix (two or more dimensions
+        larger than 1) that does not, as a linear layer or a convolution is. It has the path of the
+        innermost module that returns its result; one that no module returns is not among them.
+        """
+        return self._last_layers.get(_storage(tensor), frozenset())
+
+    def add_call(
+        self, path: str, module: nn.Module, inputs: Iterable[Tensor | None], output: Tensor
+    ) -> None:
+        """Note the call of a module, which may consist of functions that were not observed."""
+        if _storage(output) not in self._known | self._affected:
+            has_parameters = any(True for _ in module.parameters())
+            self._add([each for each in inputs if each is not None], [output], has_parameters)
+        if not self.last_layers(output) and any(map(_is_matrix, module.parameters())):
+            self._last_layers[_storage(output)] = frozenset((path,))
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -57,13 +80,28 @@ class Dataflow(TorchFunctionMode):
     def _add(self, taken: list[Tensor], made: list[Tensor], is_affected: bool = False) -> None:
         self._alive += [*taken, *made]
         is_affected = is_affected or any(self.is_affected(each) for each in taken)
-        self._known.update(_storage(each) for each in (*taken, *made))
+        from_images = [each for each in taken if _storage(each) in self._from_images]
+        others = (each for each in taken if _storage(each) not in self._from_images)
+        layers: frozenset[str] = frozenset()
+        if from_images and not any(map(_is_matrix, others)):
+            layers = layers.union(*map(self.last_layers, from_images))
+        places = {_storage(each) for each in made}
+        self._affected.update(_storage(each) for each in taken if self.is_affected(each))
         if is_affected:
-            self._affected.update(_storage(each) for each in made)
+            self._affected |= places
+        self._known.update(places, map(_storage, taken))
+        if from_images:
+            self._from_images |= places
+            self._last_layers |= dict.fromkeys(places, layers)
 
 
 def _tensors(values: object) -> list[Tensor]:
     return [each for each in tree_leaves(values) if isinstance(each, Tensor)]
+
+
+def _is_matrix(tensor: Tensor) -> bool:
+    with torch._C.DisableTorchFunction():
+        return sum(size > 1 for size in tensor.shape) > 1
 
 
 def _storage(tensor: Tensor) -> int:

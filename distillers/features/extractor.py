@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torch.utils.hooks import RemovableHandle
 
 from distillers.errors import InputError
@@ -51,11 +52,13 @@ class FeatureExtractor:
         self._values, self._versions, self._is_running = {}, {}, True
         try:
             logits = self.net(images)
+            check_logits(self.net, logits, len(images))
             if not torch.compiler.is_compiling():  # the trace is checked, and is never compiled
                 for place, version in self._versions.items():
                     check_intact(place, self._values[place], version)
             self._is_running = False  # class maps run the classifier again
-            return arrange(self.net, self.taps, self.kinds, self._values, logits)
+            found = arrange(self.net, self.taps, self.kinds, self._values, logits)
+            return as_type_of(images, found)
         finally:
             self._values, self._is_running = {}, False
 
@@ -85,7 +88,7 @@ class FeatureExtractor:
                 value = value.clone()  # the module is about to overwrite its input
             self._values[path, side] = value
             if not torch.compiler.is_compiling():
-                self._versions[path, side] = value._version
+                self._versions[path, side] = version_of(value)
 
         if side == "out":
             handle = module.register_forward_hook(lambda *called: store(called[2]))
@@ -149,10 +152,33 @@ def class_maps(head: nn.Module, maps: Tensor) -> Tensor:
         head: maps (n, d) to (n, k); or a 1 x 1 convolution.
         maps: (n, d, h, w).
     """
+    maps = maps.to(next(head.parameters()).dtype)  # of a network that is run under autocast
     if isinstance(head, nn.Conv2d):
         return head(maps) - head(torch.zeros_like(maps[:1, :, :1, :1]))
     rows = head(maps.permute(0, 2, 3, 1).flatten(0, 2)) - head(torch.zeros_like(maps[:1, :, 0, 0]))
     return rows.unflatten(0, (len(maps), *maps.shape[2:])).permute(0, 3, 1, 2)
+
+
+def as_type_of(images: Tensor, features: Features) -> Features:
+    """Return features in the type that losses expect, that of the images or float32, if wider.
+
+    Under autocast they keep their type. Those of a network in inference mode are copied, so that
+    losses can use them.
+    """
+    if torch.is_autocast_enabled(images.device.type):
+        return features
+    dtype = torch.promote_types(images.dtype, torch.float32)
+
+    def convert(value: Tensor) -> Tensor:
+        is_fixed = not torch.compiler.is_compiling() and value.is_inference()
+        return (value.clone() if is_fixed else value).to(dtype)
+
+    return tree_map(convert, features)
+
+
+def version_of(tensor: Tensor) -> int:
+    """Return the version counter of a tensor, 0 for inference tensors, which have none."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def first_argument(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
@@ -184,6 +210,30 @@ def check_kinds(net: nn.Module, taps: Taps, kinds: Iterable[str]) -> None:
             )
 
 
+def check_logits(net: nn.Module, logits: object, num_images: int) -> None:
+    """Check that a network returned one row of numbers for each image.
+
+    Raises:
+        InputError: if it did not; the message has how to return them.
+    """
+    wanted = f"{type(net).__name__} must return logits (n, classes)"
+    if net.training:
+        wanted += " in training mode"
+    returned = type(logits).__name__
+    if not isinstance(logits, Tensor):
+        how = {"dict": '["logits"]', "tuple": "[0]", "list": "[-1]"}.get(returned, ".logits")
+        raise InputError(
+            f"{wanted}, not a {returned}; wrap it in a module whose "
+            f"forward returns them, as in `self.net(images){how}`."
+        )
+    if logits.ndim != 2 or len(logits) != num_images:
+        raise InputError(
+            f"{wanted}, not a {logits.ndim}-d tensor "
+            f"{tuple(logits.shape)} for {num_images} images; wrap it in a module whose forward "
+            "returns them, or set its `num_classes` to 0 if it has no classifier."
+        )
+
+
 def repeatable(taps: Taps) -> set[Place]:
     """Return the places whose module may run several times; the last run is read."""
     return {(path, "in") for path in taps.preacts}
@@ -201,7 +251,7 @@ def runs_repeatedly(path: str) -> InputError:
 
 def check_intact(place: Place, value: Tensor, version: int) -> None:
     """Check that a value was not overwritten in place since its version counter was `version`."""
-    if value._version != version:
+    if version_of(value) != version:
         path, side = place
         raise InputError(
             f"the {side}put of {path} is overwritten in place later in the forward; tap "

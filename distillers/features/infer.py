@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distillers.errors import InputError
-from distillers.features.backbone import headed
+from distillers.features.backbone import headed, num_classes
 from distillers.features.class_map import ClassMap
 from distillers.features.extractor import embedding
 from distillers.features.layout import PLAIN, Layout
@@ -36,9 +36,12 @@ def infer_taps(trace: ForwardTrace, taps: Taps | None = None, *, maps: Sequence[
     They are those given, else those that the network, or the one inside its wrappers, declares in
     an attribute `taps`, else they are inferred by these rules:
 
-    * The head is the last linear layer or convolution whose output is the logits and whose input
-      depends on parameters of the network. If there is none, it is the classifier that timm names,
-      else the last such layer with as many outputs as classes.
+    * The head is the last linear layer or convolution whose output, averaged over its positions, is
+      the logits and whose input depends on parameters of the network. If there is none, it is the
+      `nn.Identity` that returns the logits; else one of the layers that no other layer follows: the
+      one that timm names, else one with as many outputs as classes, that of the widest embedding.
+      A convolution is such a layer only of a network that declares its `num_classes`: the last
+      convolution of others may belong to a network without classifier.
     * The stage maps are those that timm's `feature_info` names, if they can be read. For other
       networks a stage ends with the last block of its size. At most the four deepest are used. If
       all are of one size, as in a vision transformer, four are taken at equal distances.
@@ -59,7 +62,7 @@ def infer_taps(trace: ForwardTrace, taps: Taps | None = None, *, maps: Sequence[
 
     Raises:
         InputError: if a tap that was given or declared does not exist or is not a map, or the input
-            of its head does not depend on the network's parameters.
+            of its head does not depend on the network's parameters or is not that of each image.
     """
     taps = taps or _declared(trace) or _by_rule(trace)
     _check_head(trace, taps)
@@ -77,22 +80,30 @@ def infer_taps(trace: ForwardTrace, taps: Taps | None = None, *, maps: Sequence[
 def _declared(trace: ForwardTrace) -> Taps | None:
     """Return the taps that the network or the one inside its wrappers declares, if any."""
     prefix, net = trace.inner
+    is_readable = trace.ran_once(prefix) and len(trace.inner_images) == len(trace.images)
     for path, module in (("", trace.net), (prefix, net)):
         taps = getattr(module, "taps", None)
-        if isinstance(taps, Taps) and (not path or trace.ran_once(path)):
+        if isinstance(taps, Taps) and (not path or is_readable):
             return taps.under(path) if path else taps
     return None
 
 
 def _check_head(trace: ForwardTrace, taps: Taps) -> None:
-    """Check that the input of the head is computed by the network, and not the images."""
+    """Check that the input of the head is computed by the network, for each image."""
     inputs = next((call.input for call in trace.calls if call.path == taps.head), None)
-    if inputs is not None and not trace.is_computed(inputs):
-        name = type(trace.net).__name__
+    if inputs is None:
+        return
+    name, count = type(trace.net).__name__, len(trace.images)
+    if not trace.is_computed(inputs):
         raise InputError(
             f"{taps.head} is no classifier of {name}: its input depends on no parameter of "
             f"{name}. Name the layer that takes the embedding, as in "
             f"Taps(maps={taps.maps}, head=...)."
+        )
+    if len(inputs) != count:
+        raise InputError(
+            f"{taps.head} gets {len(inputs)} rows for {count} images, so that {name} has no "
+            "embedding of each; use losses that read logits, as kd, or a network without crops."
         )
 
 
@@ -127,11 +138,25 @@ def _head(trace: ForwardTrace) -> str:
     logits = _class_scores(trace)
     layers = [call for call in trace.calls if _may_be_head(trace, call)]
     for call in reversed(layers):
-        if call.output.numel() == logits.numel() and torch.equal(call.output.flatten(1), logits):
+        if _gives(call, logits):
             return call.path
+    last = trace.calls[-1] if trace.calls else None
+    if last and isinstance(last.module, nn.Identity) and last.output is logits:
+        return last.path
+    before = trace.last_layers(logits)
+    declares = num_classes(trace.net) is not None
+    found = [
+        call
+        for call in layers
+        if call.path in before and (declares or not isinstance(call.module, nn.Conv2d))
+    ]
     named = _timm_classifier(trace)
-    wide = [call.path for call in layers if _num_outputs(call) == logits.shape[1]]
-    return next((path for path in wide if path in named), wide[-1] if wide else "")
+    found = (
+        [call for call in found if call.path in named]
+        or [call for call in found if _num_outputs(call) == logits.shape[1]]
+        or found
+    )
+    return max(found, key=_embedding_width).path if found else ""
 
 
 def _class_scores(trace: ForwardTrace) -> Tensor:
@@ -141,18 +166,27 @@ def _class_scores(trace: ForwardTrace) -> Tensor:
 
 
 def _may_be_head(trace: ForwardTrace, call: Call) -> bool:
-    """Return whether a call is that of a layer, run once, on what the network computed."""
+    """Return whether a call is that of a layer, run once, on what was computed of each image."""
     if not trace.ran_once(call.path) or not trace.is_computed(call.input):
         return False
-    return isinstance(call.module, nn.Linear | nn.Conv2d) or _is_own_linear(call)
-
-
-def _is_own_linear(call: Call) -> bool:
-    """Return whether a module without children maps (n, d) to (n, k) by one of its parameters."""
-    if any(True for _ in call.module.children()) or call.input is None or call.input.ndim != 2:
+    if call.input is None or len(call.input) != len(trace.images):
         return False
-    widths = {call.input.shape[1], call.output.shape[-1]}
-    return any(w.ndim == 2 and set(w.shape) == widths for w in call.module.parameters())
+    is_own = call.input.ndim == 2 and call.path in trace.last_layers(call.output)
+    return isinstance(call.module, nn.Linear | nn.Conv2d) or is_own
+
+
+def _gives(call: Call, logits: Tensor) -> bool:
+    """Return whether the output of a layer, averaged over its positions, is the logits."""
+    found = call.output
+    if found.numel() == logits.numel():
+        return torch.equal(found.flatten(1), logits)
+    found = embedding(call.module, found)
+    return found.shape == logits.shape and torch.allclose(found, logits, rtol=1e-4)
+
+
+def _embedding_width(call: Call) -> int:
+    assert call.input is not None
+    return call.input.shape[1 if isinstance(call.module, nn.Conv2d) else -1]
 
 
 def _num_outputs(call: Call) -> int:

@@ -7,19 +7,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from distillers.errors import InputError
 from distillers.features.dataflow import Dataflow
 from distillers.features.extractor import (
     Features,
     arrange,
+    as_type_of,
     check_intact,
     check_kinds,
+    check_logits,
     eval_mode,
     first_argument,
     not_a_tensor,
     repeatable,
     runs_repeatedly,
+    version_of,
 )
 from distillers.features.taps import Place, Taps, module_at
 from distillers.features.unwrap import unwrap
@@ -50,7 +54,7 @@ class Call:
     @property
     def intact(self) -> bool:
         """Whether the output was not overwritten until the end of the forward pass."""
-        return self.output._version == self.output_version
+        return version_of(self.output) == self.output_version
 
     @property
     def depth(self) -> int:
@@ -105,7 +109,10 @@ class ForwardTrace:
         self.calls: list[Call] = []
         self._num_calls: Counter[str] = Counter()
         self._other_outputs: dict[str, str] = {}
-        self._dataflow = Dataflow(net)
+        _check_not_compiled(net)
+        if any(map(is_lazy, net.parameters())):
+            net(self.images)  # makes the parameters
+        self._dataflow = Dataflow(net, self.images)
         with torch.set_grad_enabled(with_grad):
             self.logits = self._run()
 
@@ -127,6 +134,10 @@ class ForwardTrace:
     def is_computed(self, tensor: Tensor | None) -> bool:
         """Return whether a tensor depends on a parameter of the network, unlike the images."""
         return tensor is not None and self._dataflow.is_affected(tensor)
+
+    def last_layers(self, tensor: Tensor) -> frozenset[str]:
+        """Return the paths of the layers after which no other layer computed a tensor."""
+        return self._dataflow.last_layers(tensor)
 
     def ran_once(self, path: str) -> bool:
         """Return whether a module ran exactly once."""
@@ -150,7 +161,7 @@ class ForwardTrace:
             value = self._value_at(place, place in repeatable(taps))
             if value is not None:
                 values[place] = value
-        return arrange(self.net, taps, kinds, values, self.logits)
+        return as_type_of(self.images, arrange(self.net, taps, kinds, values, self.logits))
 
     def shapes(self, taps: Taps) -> Shapes:
         """Return widths and sizes of the features at `taps`.
@@ -196,12 +207,11 @@ class ForwardTrace:
         return call.input
 
     def _run(self) -> Tensor:
-        _check_not_compiled(self.net)
         started: dict[str, list[tuple[Tensor | None, int, Tensor | None]]] = {}
         handles = []
         for path, module in self.net.named_modules():
-            if not path:
-                continue
+            if not path or isinstance(module, torch.jit.RecursiveScriptModule):
+                continue  # a scripted module takes no hooks
 
             def before(
                 module: nn.Module,
@@ -212,7 +222,7 @@ class ForwardTrace:
                 first = first_argument(args, kwargs)
                 if path == self.inner[0] and first is not None and first.ndim == 4:
                     self.inner_images = first
-                version = -1 if first is None else first._version
+                version = -1 if first is None else version_of(first)
                 copy = None
                 if first is not None and getattr(module, "inplace", False):
                     with torch._C.DisableTorchFunction():  # a use of ours, not of the network
@@ -225,8 +235,8 @@ class ForwardTrace:
                 arguments = started[path].pop()
                 self._num_calls[path] += 1
                 if isinstance(output, Tensor):
-                    self._dataflow.add_call(module, arguments[:1], output)
-                    call = Call(path, module, *arguments, output, output._version)
+                    self._dataflow.add_call(path, module, arguments[:1], output)
+                    call = Call(path, module, *arguments, output, version_of(output))
                     self.calls.append(call)
                 else:
                     self._other_outputs[path] = type(output).__name__
@@ -236,28 +246,34 @@ class ForwardTrace:
         try:
             with eval_mode(self.net), self._dataflow:
                 logits = self.net(self.images)
+        except Exception as error:  # the network is the user's
+            raise _cannot_run(self.net, self.images, error) from error
         finally:
             for handle in handles:
                 handle.remove()
-        _check_logits(self.net, logits)
+        check_logits(self.net, logits, len(self.images))
         return logits
 
 
 def _check_not_compiled(net: nn.Module) -> None:
-    if any(path.rpartition(".")[2] == "_orig_mod" for path, _ in net.named_modules()):
-        raise InputError(
-            "the network was compiled by torch.compile, and cannot be read inside; give the "
-            "network itself, `compiled._orig_mod`, and compile what `distil` returns."
-        )
+    for path, module in net.named_modules():
+        if path.rpartition(".")[2] == "_orig_mod" or module._compiled_call_impl is not None:
+            raise InputError(
+                "the network was compiled by torch.compile, and cannot be read inside; give the "
+                "network itself, `compiled._orig_mod`, or leave `net.compile()` out, and compile "
+                "what `distil` returns."
+            )
 
 
-def _check_logits(net: nn.Module, logits: object) -> None:
-    if isinstance(logits, Tensor) and logits.ndim == 2:
-        return
-    found = f"{logits.ndim}-d tensor" if isinstance(logits, Tensor) else type(logits).__name__
-    raise InputError(
-        f"{type(net).__name__} must return logits (n, classes), not a {found}; wrap it in a module "
-        "whose forward returns them, as in `self.net(images).logits`."
+def _cannot_run(net: nn.Module, images: Tensor, error: Exception) -> Exception:
+    """Return the error for a network that raised one, which may have a message of its own."""
+    if isinstance(error, InputError | torch.OutOfMemoryError):
+        return error
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return InputError(
+        f"{type(net).__name__} cannot run on images {tuple(images.shape)} of {images.dtype}: "
+        f"{reason} ({type(error).__name__}). Give it as a module that takes such images and "
+        "nothing else, or images of another size or type."
     )
 
 

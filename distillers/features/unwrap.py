@@ -6,15 +6,16 @@ from torch import nn
 def unwrap(net: nn.Module) -> tuple[str, nn.Module]:
     """Return the path and the module of the network inside its wrappers; ("", net) if unwrapped.
 
-    A wrapper is a module in which only one child has layers, such as `nn.Sequential(normalize,
-    net)`, `DataParallel`, or a module that calls `self.backbone`. What a network declares about
-    itself, such as the `taps` of this library or the `pretrained_cfg` of timm, is declared by the
-    module returned here.
+    A wrapper is a module in which one child alone has weights of a layer, such as
+    `nn.Sequential(normalize, net)`, `DataParallel`, or a module that calls `self.backbone`. What a
+    network declares about itself, such as the `taps` of this library or the `pretrained_cfg` of
+    timm, is declared by the module returned here.
     """
     path = ""
     while True:
         with_layers = [(name, child) for name, child in net.named_children() if _has_layers(child)]
-        if len(with_layers) != 1 or isinstance(net, nn.ModuleList | nn.ModuleDict):
+        own = any(weight.ndim > 1 for weight in net.parameters(recurse=False))
+        if own or len(with_layers) != 1 or isinstance(net, nn.ModuleList | nn.ModuleDict):
             return path, net
         name, child = with_layers[0]
         if _declares(net):

@@ -167,9 +167,10 @@ def check_readable(loss: type[nn.Module], student: Taps, teacher: Taps) -> None:
         if taps is None or kind not in ALL_KINDS or kind == "logits" or taps.places(kind):
             continue
         named = "maps=(...), head=..." + ("" if kind in ("maps", "pooled") else f", {kind}=...")
+        why = ": no layer takes it" if kind == "pooled" else ""
         flag = f", or --taps_{side[0]} PATH,PATH" if kind == "maps" else ""
         raise InputError(
-            f"{loss.__name__} reads {name}, but the {side} has none; name the modules, as in "
+            f"{loss.__name__} reads {name}, but the {side} has none{why}; name the modules, as in "
             f"{side}_taps=Taps({named}){flag}."
         )
 

@@ -3,6 +3,7 @@
 import copy
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from distillers.features.layout import Layout
@@ -105,4 +106,10 @@ def single_linear(head: nn.Module) -> nn.Linear:
     if len(linear) != 1 or not all(isinstance(each, idle) for each in leaves):
         names = ", ".join(type(each).__name__ for each in leaves)
         raise ValueError(f"the teacher's classifier must be one linear layer; it is {names}.")
+    rows = linear[0].weight.detach()  # as embeddings
+    if not torch.allclose(head.eval()(rows), linear[0](rows), atol=1e-5):
+        raise ValueError(
+            f"the teacher's classifier must be one linear layer; {type(head).__name__} computes "
+            "something else with it."
+        )
     return linear[0].requires_grad_(False)
