@@ -39,7 +39,7 @@ from distillers.data.loaders.mixing import SoftLabelLoader
 from distillers.data.source import BatchLoader
 from distillers.distillation.build import distil
 from distillers.timing import LoadMeter, time_interleaved
-from distillers.training.malloc import reuse_freed_memory
+from distillers.training.memory import reuse_freed_memory
 from distillers.training.trainer import Hyperparameters, Trainer
 
 ROOT = Path(__file__).parents[1]

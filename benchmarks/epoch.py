@@ -34,7 +34,7 @@ from distillers.distributed.world import World
 from distillers.timing import synchronize
 from distillers.training.benchmark import BenchmarkSetup, build_task
 from distillers.training.loggers import environment
-from distillers.training.malloc import reuse_freed_memory
+from distillers.training.memory import reuse_freed_memory
 from distillers.training.recorder import open_recorder
 from distillers.training.run_dir import resolve_run_dir
 from distillers.training.state import TrainState

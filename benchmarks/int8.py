@@ -24,7 +24,6 @@ import onnxruntime
 import torch
 
 from distillers import data
-from distillers.checkpoints.calibration import calibration_images
 from distillers.checkpoints.card import complete_card
 from distillers.checkpoints.export import export
 from distillers.checkpoints.for_dataset import for_dataset
@@ -33,6 +32,7 @@ from distillers.checkpoints.load import Classifier, load
 from distillers.checkpoints.onnx import OnnxNetwork
 from distillers.files import file_name
 from distillers.models.profile import forward_seconds
+from distillers.training.int8_export import calibration_images
 from distillers.training.predictions import agreement, collect
 
 ROOT = Path(__file__).parents[1]

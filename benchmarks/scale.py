@@ -21,7 +21,7 @@ from distillers import models
 from distillers.distributed.rendezvous import device_of
 from distillers.training.benchmark import DEFAULT, STUDENT, TEACHER, BenchmarkSetup, measure
 from distillers.training.loggers import environment
-from distillers.training.malloc import reuse_freed_memory
+from distillers.training.memory import reuse_freed_memory
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = ("kd", "sp", "crd", "rrd")

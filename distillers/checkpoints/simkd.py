@@ -12,8 +12,8 @@ from distillers.errors import InputError
 from distillers.features.classifier import copy_classifier
 from distillers.features.infer import infer_taps
 from distillers.features.trace import ForwardTrace
+from distillers.losses.ops.feature_maps import same_size
 from distillers.losses.ops.reused_classifier import ReusedClassifier
-from distillers.losses.ops.stages import same_size
 from distillers.losses.simkd import SimKD
 from distillers.models.registry import SMALL_IMAGES
 

@@ -10,7 +10,7 @@ from typing_extensions import override
 from distillers.config.augmentation import Augmentation
 from distillers.config.data import NumViews
 from distillers.data.batch import Batch
-from distillers.distributed.shard import Shard
+from distillers.distributed.world import Shard
 
 EVALUATION_BATCH = 256  # always the same, so that an evaluation is reproducible to the bit
 LARGE_IMAGE, LARGE_IMAGE_BATCH = 96, 64  # above this size an evaluation needs more than a step

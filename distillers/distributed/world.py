@@ -5,17 +5,23 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from distillers.distributed.shard import Shard
 from distillers.errors import InputError, PeerLostError
 
 Result = TypeVar("Result")
 OF_GLOO = ("gloo/", "Application timeout caused pair closure")  # in messages on lost connections
+
+
+class Shard(NamedTuple):
+    """The part of every epoch that one process of `world_size` reads."""
+
+    rank: int = 0
+    world_size: int = 1
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from distillers.losses.ops.feature_maps import check_stages, same_size
 from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.stages import check_stages, same_size
 from distillers.losses.ops.validation import require_non_negative
 
 

@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.features.taps import Taps, module_at
+from distillers.losses.ops.feature_maps import downsample
 from distillers.losses.ops.normalize import l2_normalize
 from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.stages import downsample
 
 
 class CATKD(nn.Module):

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import all_gather_rows, all_gather_stack, total_rows
-from distillers.losses.ops.memory_bank import row_products, weighted_row_sum
+from distillers.losses.ops.memory_bank import row_products, weighted_row_sum, write_rows
 from distillers.losses.ops.negative_sampling import NegativeSampler
 from distillers.losses.ops.normalize import l2_normalize
 from distillers.losses.ops.precision import at_least_fp32, no_autocast
-from distillers.losses.ops.rows import write_rows
 from distillers.losses.ops.validation import require_fraction, require_positive
 
 

@@ -4,8 +4,8 @@ from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered
 from distillers.losses.dist import DIST, pearson
+from distillers.losses.ops.feature_maps import same_size
 from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.stages import same_size
 from distillers.losses.ops.validation import require_non_negative
 
 

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import first_row
+from distillers.losses.ops.feature_maps import same_size
 from distillers.losses.ops.negative_sampling import BITS, MASK, mixed
 from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.stages import same_size
 from distillers.losses.ops.validation import require_fraction
 
 

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import all_gather_stack
+from distillers.losses.ops.feature_maps import check_stages, same_size
 from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.stages import check_stages, same_size
 
 
 class OFD(nn.Module):

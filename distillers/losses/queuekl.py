@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import all_gather_rows
+from distillers.losses.ops.memory_bank import write_fifo
 from distillers.losses.ops.normalize import l2_normalize
 from distillers.losses.ops.precision import at_least_fp32, no_autocast
-from distillers.losses.ops.rows import write_fifo
 from distillers.losses.ops.validation import require_positive
 
 

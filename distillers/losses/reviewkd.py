@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers.losses.ops.feature_maps import check_stages, downsample
 from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.stages import check_stages, downsample
 from distillers.losses.ops.validation import require_fraction, require_positive
 
 

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import all_gather_rows
+from distillers.losses.ops.memory_bank import write_fifo, write_rows
 from distillers.losses.ops.normalize import l2_normalize
 from distillers.losses.ops.precision import at_least_fp32, no_autocast
-from distillers.losses.ops.rows import write_fifo, write_rows
 from distillers.losses.ops.validation import require_fraction, require_positive
 
 PRESETS: dict[str, dict[str, float | str]] = {

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from distillers.losses.dkd import DKD
 from distillers.losses.nkd import NKD
+from distillers.losses.ops.feature_maps import downsample
 from distillers.losses.ops.outcomes import divergence
 from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.stages import downsample
 from distillers.losses.ops.validation import (
     require_fraction,
     require_non_negative,

@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered, num_ranks
-from distillers.losses.ops.feature_maps import flatten_rows
+from distillers.losses.ops.feature_maps import flatten_rows, same_size
 from distillers.losses.ops.normalize import l2_normalize
 from distillers.losses.ops.precision import at_least_fp32, no_autocast
-from distillers.losses.ops.stages import same_size
 from distillers.losses.ops.validation import require_positive
 
 

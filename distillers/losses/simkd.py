@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.features.taps import Taps
+from distillers.losses.ops.feature_maps import same_size
 from distillers.losses.ops.precision import at_least_fp32
 from distillers.losses.ops.reused_classifier import ReusedClassifier, projector, single_linear
-from distillers.losses.ops.stages import same_size
 
 
 class SimKD(nn.Module):

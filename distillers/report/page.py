@@ -7,13 +7,20 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 
 from distillers.report import charts, formatting
-from distillers.report.charts import CostChart, CurveChart, Point, Style, style_of
+from distillers.report.charts import (
+    CostChart,
+    CurveChart,
+    Point,
+    Scale,
+    Style,
+    padded_range,
+    style_of,
+)
 from distillers.report.comparisons import MethodRow, PairTable
 from distillers.report.estimates import SampleStats
 from distillers.report.formatting import MISSING, RULE_NAMES, time_unit
 from distillers.report.html import page_environment, template_source
 from distillers.report.report import Report
-from distillers.report.scales import Scale, padded_range
 
 MAX_CHART_ROWS = 12
 MIN_CURVE_EPOCHS = 2

@@ -14,7 +14,7 @@ from distillers.data.batch import Batch
 from distillers.data.loaders.sharded import ShardedLoader
 from distillers.data.sampling import check_epoch
 from distillers.data.source import BatchLoader, DataSource
-from distillers.distributed.shard import Shard
+from distillers.distributed.world import Shard
 from distillers.errors import InputError
 from distillers.progress import counted
 

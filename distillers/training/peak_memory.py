@@ -9,7 +9,7 @@ import torch
 from distillers.errors import InputError
 from distillers.timing import synchronize
 from distillers.training.benchmark import VARIANTS, BenchmarkSetup
-from distillers.training.malloc import reuse_freed_memory
+from distillers.training.memory import reuse_freed_memory
 
 MIB = 2**20
 RESET = Path("/proc/self/clear_refs")

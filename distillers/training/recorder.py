@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import distributed, nn
 
 from distillers.checkpoints import io as checkpoint
 from distillers.config.hyperparameters import Hyperparameters
 from distillers.config.run_files import SELECTED, reported_part
 from distillers.config.train import TrainConfig
-from distillers.models.profile import count_parameters, peak_memory_mib
+from distillers.models.profile import count_macs, count_parameters, latency_ms, peak_memory_mib
 from distillers.progress import Progress
-from distillers.training import costs as summary
+from distillers.timing import LoadMeter
 from distillers.training.loggers import RunLogger
 from distillers.training.run_dir import RunDir
 from distillers.training.state import RunState, TrainState
@@ -102,10 +103,10 @@ class RunRecorder:
     def finish(self, deployed: nn.Module) -> None:
         """Write `parameters.json` as documented, and `summary.json` for reports."""
         size, hours = count_parameters(deployed) / 1e6, self._hours()
-        costs = summary.costs(deployed, self.card["image_size"])
-        costs |= {"hours": hours, "peak_memory_mib": self.peak_memory or None}
+        measured = costs(deployed, self.card["image_size"])
+        measured |= {"hours": hours, "peak_memory_mib": self.peak_memory or None}
         facts = {**self.card.get("distilled", {}), "data": self.card["data"]}
-        self.logger.write_json("summary.json", {**facts, **costs})
+        self.logger.write_json("summary.json", {**facts, **measured})
         totals = {"Total params": round(size, 6), "Total time": round(hours, 6)}
         self.logger.write_json("parameters.json", {**self.config.as_json_types(), **totals})
 
@@ -140,3 +141,26 @@ def _reported(row: dict[str, float]) -> dict[str, float]:
     part = reported_part(row)
     names = (f"{part}_loss", f"{part}_acc", f"{part}_acc_top5", "epoch")
     return {name: row[name] for name in names}
+
+
+def costs(deployed: nn.Module, image_size: int) -> dict[str, Any]:
+    """Measure the costs of a deployed network.
+
+    Returns:
+        `parameters`; `macs` of one image; `latency_ms`, the median of 30 forward passes of one
+        image on this device; the name of the `device`; the number of `devices` that trained
+        together; `cpu_threads`.
+    """
+    device = next(deployed.parameters()).device
+    together = distributed.is_available() and distributed.is_initialized()
+    meter = LoadMeter()
+    latency = latency_ms(deployed, image_size)
+    return {
+        "parameters": count_parameters(deployed),
+        "macs": count_macs(deployed, image_size),
+        "latency_ms": latency,
+        "busy_cores": meter.busy_cores(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "devices": distributed.get_world_size() if together else 1,
+        "cpu_threads": torch.get_num_threads(),
+    }

@@ -18,7 +18,7 @@ from distillers.distillation import recipes
 from distillers.distributed.world import World
 from distillers.errors import InputError
 from distillers.training.ddp import convert_sync_batchnorm
-from distillers.training.malloc import reuse_freed_memory
+from distillers.training.memory import reuse_freed_memory
 
 
 def load_data(config: TrainConfig, world: World, options: DecodeOptions) -> DataSource:

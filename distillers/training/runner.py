@@ -27,7 +27,7 @@ from distillers.training.autotune import choose, compile_cost
 from distillers.training.class_weight import check_same_weights, class_weight_options
 from distillers.training.evaluate import score
 from distillers.training.images import Splits, check_same_images, describe
-from distillers.training.malloc import release_freed_memory
+from distillers.training.memory import release_freed_memory
 from distillers.training.preemption import PreemptionHandler, ignore
 from distillers.training.recorder import open_recorder
 from distillers.training.run_dir import RunDir

@@ -8,9 +8,9 @@ import torch
 
 from distillers import data, models
 from distillers.checkpoints import io as checkpoint
-from distillers.checkpoints.calibration import calibration_images
 from distillers.cli import main as cli
 from distillers.errors import InputError
+from distillers.training.int8_export import calibration_images
 from tests.data.trees import tree
 
 onnx = pytest.importorskip("onnx")

@@ -12,7 +12,7 @@ from distillers import data
 from distillers.data import DecodeOptions
 from distillers.data.loaders.jpeg import upright_size
 from distillers.data.normalization import IMAGENET_STD as STD
-from distillers.distributed.shard import Shard
+from distillers.distributed.world import Shard
 from distillers.errors import InputError
 from tests.data.test_jpeg import STRANGE, tiff, with_exif
 from tests.data.trees import WNIDS, picture, tree

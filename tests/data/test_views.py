@@ -6,7 +6,7 @@ from distillers import data
 from distillers.data import DecodeOptions, Loader
 from distillers.data.loaders.memory import PAD
 from distillers.data.loaders.views import view_crops
-from distillers.distributed.shard import Shard
+from distillers.distributed.world import Shard
 from distillers.errors import InputError
 from tests.data.trees import tree
 

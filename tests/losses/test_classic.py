@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distillers.losses import AB, CC, EGA, FSP, FT, ITRD, KDSVD, NST, PKT, RKD, WSLD
-from distillers.losses.ops.stages import same_size
+from distillers.losses.ops.feature_maps import same_size
 from tests.golden.fill import draw
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from distillers.losses import DIST, DKD, KD, NKD, OFD, WSLD, ReviewKD
-from distillers.losses.ops.stages import downsample, same_size
+from distillers.losses.ops.feature_maps import downsample, same_size
 from distillers.losses.ops.standardize import z_score
 from tests.golden.fill import draw
 

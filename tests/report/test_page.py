@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from distillers.report import charts, page, report
-from distillers.report.charts import Point
-from distillers.report.scales import Scale, round_step
+from distillers.report.charts import Point, Scale, round_step
 from tests import browser as browsing
 from tests import recompute
 from tests.run_folders import write_run

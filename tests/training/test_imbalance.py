@@ -19,7 +19,7 @@ from distillers.config.teacher import TeacherConfig
 from distillers.data.loaders.mixing import smooth
 from distillers.data.sampling import balanced_order, occurrences
 from distillers.distillation.task import Supervised
-from distillers.distributed.shard import Shard
+from distillers.distributed.world import Shard
 from distillers.errors import InputError
 from distillers.losses import BCE, CE, SoftCE
 from distillers.report.run_folder import read_run

@@ -13,8 +13,7 @@ from distillers.checkpoints.input_adapter import with_normalization
 from distillers.data import load
 from distillers.data.batch import Batch
 from distillers.distillation.build import distil
-from distillers.distributed.shard import Shard
-from distillers.distributed.world import World
+from distillers.distributed.world import Shard, World
 from distillers.errors import InputError
 from distillers.losses import CE
 from distillers.training.embeddings import EmbeddedSource, VectorLoader

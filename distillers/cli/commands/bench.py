@@ -86,7 +86,7 @@ def main(args: Sequence[str]) -> None:
     from distillers.losses import wiring
     from distillers.timing import LoadMeter
     from distillers.training import benchmark as bench
-    from distillers.training.malloc import reuse_freed_memory
+    from distillers.training.memory import reuse_freed_memory
 
     for method in config.methods:
         wiring.find(method)

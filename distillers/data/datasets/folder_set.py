@@ -18,7 +18,7 @@ from distillers.data.loaders.views import VIEW_SEED
 from distillers.data.normalization import IMAGENET_MEAN, IMAGENET_STD
 from distillers.data.sampling import generator
 from distillers.data.source import EVALUATION_BATCH, DataSource, evaluation_batch_size
-from distillers.distributed.shard import Shard
+from distillers.distributed.world import Shard
 from distillers.errors import InputError
 
 

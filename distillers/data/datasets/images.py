@@ -18,7 +18,7 @@ from distillers.data.loaders.pairs import check_images_and_labels
 from distillers.data.loaders.views import VIEW_SEED, view_crops
 from distillers.data.sampling import generator
 from distillers.data.source import EVALUATION_BATCH, DataSource, evaluation_batch_size
-from distillers.distributed.shard import Shard
+from distillers.distributed.world import Shard
 from distillers.errors import InputError
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from distillers.features.layout import Layout
-from distillers.losses.ops.stages import downsample
+from distillers.losses.ops.feature_maps import downsample
 
 
 class ReusedClassifier(nn.Module):
