@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from distillers.config.sizes import show_bytes
+from distillers.config.sizes import format_bytes
 from distillers.training.benchmark import DEFAULT, PLAIN, STUDENT, TEACHER, VARIANTS, StepTiming
 
 
@@ -87,7 +87,7 @@ def advice(hours: Mapping[str, float], training: TrainingLength, cache_bytes: in
     variant = VARIANTS[best]
     if not variant.cached:
         return f"{variant.flags}: {saved}"
-    disk = show_bytes(cache_bytes * training.views)
+    disk = format_bytes(cache_bytes * training.views)
     without = min((n for n in can_be if not VARIANTS[n].cached), key=can_be.__getitem__)
     words = VARIANTS[without].flags or "no flag"
     return (

@@ -26,7 +26,7 @@ def _parse(text: str, unit: str, factors: Mapping[str, float], flag: str, form: 
     return float(found[1]) * factors[found[2].upper()]
 
 
-def show_bytes(count: float) -> str:
+def format_bytes(count: float) -> str:
     """Format a size with three digits, in the form that `num_bytes` parses."""
     for unit in ("B", "KB", "MB", "GB"):
         if count < 999.5:

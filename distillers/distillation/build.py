@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from distillers.distillation.distillation import Distillation
 from distillers.distillation.ema_teacher import EMATeacher
 from distillers.distillation.heads.prepare import KEEP, Batches, Head, prepare_teacher
+from distillers.distillation.multi_teacher import Combine, normalize_weights
 from distillers.distillation.readable import check_kinds, check_logits, reads
-from distillers.distillation.several import Combine, normalize_weights
 from distillers.distillation.terms import Term
 from distillers.errors import InputError
 from distillers.features.backbone import HeadedNetwork, has_logits

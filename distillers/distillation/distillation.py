@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from distillers.data.batch import Batch
 from distillers.distillation.dropping import TeacherDropping, groups_of
 from distillers.distillation.ema_teacher import EMATeacher
-from distillers.distillation.several import (
+from distillers.distillation.multi_teacher import (
     Combine,
     cached_values,
+    combine_features,
     normalize_weights,
-    read_together,
 )
 from distillers.distillation.task import Step, Task
 from distillers.distillation.teacher import FrozenTeacher
@@ -280,7 +280,7 @@ class Distillation(Task):
 
     def _by_term(self, common: Mapping[str, Any], of_teachers: Sequence[Features]) -> ValuesByTerm:
         """Return the values that each loss may read."""
-        together = read_together(of_teachers, self.teacher_weights, self.combine)
+        together = combine_features(of_teachers, self.teacher_weights, self.combine)
         return self._sum.by_term(common, together, of_teachers)
 
     def _dropped_parts(self, values: ValuesByTerm, batch: Batch) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from distillers.losses.ops.outcomes import divergence
+from distillers.losses.ops.decoupled import kl_divergence
 from distillers.losses.ops.precision import at_least_fp32
 from distillers.losses.ops.validation import (
     require_fraction,
@@ -75,7 +75,7 @@ class CRLD(nn.Module):
             [(x / self.temperature).log_softmax(dim=1) for x in each]
             for each in (students, teachers)
         )
-        within = divergence(target[0], own[0]) + divergence(target[1], own[1])
-        across = divergence(target[0], own[1]) + divergence(target[1], own[0])
+        within = kl_divergence(target[0], own[0]) + kl_divergence(target[1], own[1])
+        across = kl_divergence(target[0], own[1]) + kl_divergence(target[1], own[0])
         rows = self.within * is_sure * within + self.across * is_fair * across
         return self.temperature**2 * rows.mean()

@@ -2,7 +2,12 @@
 
 from torch import Tensor, nn
 
-from distillers.losses.ops.outcomes import divergence, one_hot, outcomes, without
+from distillers.losses.ops.decoupled import (
+    kl_divergence,
+    non_target_log_probs,
+    one_hot,
+    target_log_probs,
+)
 from distillers.losses.ops.precision import at_least_fp32
 from distillers.losses.ops.standardize import z_score
 from distillers.losses.ops.validation import (
@@ -74,6 +79,8 @@ class DKD(nn.Module):
         student = prepare(student_logits) / self.temperature
         teacher = prepare(teacher_logits.detach()) / self.temperature
         label = one_hot(labels, student)
-        target = divergence(outcomes(teacher, label), outcomes(student, label))
-        others = divergence(without(teacher, label), without(student, label))
+        target = kl_divergence(target_log_probs(teacher, label), target_log_probs(student, label))
+        others = kl_divergence(
+            non_target_log_probs(teacher, label), non_target_log_probs(student, label)
+        )
         return self.alpha * target + self.beta * others

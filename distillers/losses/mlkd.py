@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered
-from distillers.losses.ops.outcomes import divergence
+from distillers.losses.ops.decoupled import kl_divergence
 from distillers.losses.ops.precision import at_least_fp32, no_autocast
 from distillers.losses.ops.shares import rare_share, uncertain_share
 from distillers.losses.ops.validation import require_positive
@@ -90,4 +90,4 @@ class MLKD(nn.Module):
         with no_autocast(p):
             of_images = (q @ q.T - p @ p.T).square().sum() / len(p)
             of_classes = (q.T @ q - p.T @ p).square().sum() / p.shape[1]
-        return temperature**2 * divergence(target, own).mean(), of_images, of_classes
+        return temperature**2 * kl_divergence(target, own).mean(), of_images, of_classes

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.ops.outcomes import one_hot
+from distillers.losses.ops.decoupled import one_hot
 from distillers.losses.ops.precision import at_least_fp32
 from distillers.losses.ops.standardize import z_score
 from distillers.losses.ops.validation import require_non_negative, require_positive

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from distillers.losses.ops.decoupled import one_hot
 from distillers.losses.ops.exits import convolutional_exit, token_exit
-from distillers.losses.ops.outcomes import one_hot
 from distillers.losses.ops.precision import at_least_fp32
 from distillers.losses.ops.validation import require_positive
 

@@ -2,7 +2,12 @@
 
 from torch import Tensor, nn
 
-from distillers.losses.ops.outcomes import divergence, one_hot, outcomes, without
+from distillers.losses.ops.decoupled import (
+    kl_divergence,
+    non_target_log_probs,
+    one_hot,
+    target_log_probs,
+)
 from distillers.losses.ops.precision import at_least_fp32
 from distillers.losses.ops.standardize import z_score
 from distillers.losses.ops.validation import (
@@ -73,16 +78,16 @@ class RLD(nn.Module):
         prepare = z_score if self.standardise else at_least_fp32
         student, teacher = prepare(student_logits), prepare(teacher_logits.detach())
         label, top = one_hot(labels, student), one_hot(teacher.argmax(dim=1), teacher)
-        of_target = divergence(
-            outcomes(teacher / self.target_temperature, top),
-            outcomes(student / self.target_temperature, label),
+        of_target = kl_divergence(
+            target_log_probs(teacher / self.target_temperature, top),
+            target_log_probs(student / self.target_temperature, label),
         )
         left_out = teacher >= teacher.gather(1, labels[:, None])
         exists = ~left_out.all(dim=1)
         left_out = left_out & exists[:, None]  # a row of nothing but -inf has no gradient
-        below = divergence(
-            without(teacher / self.temperature, left_out),
-            without(student / self.temperature, left_out),
+        below = kl_divergence(
+            non_target_log_probs(teacher / self.temperature, left_out),
+            non_target_log_probs(student / self.temperature, left_out),
         )
         target = self.alpha * self.target_temperature**2 * of_target
         loss = (target + self.beta * self.temperature**2 * below * exists).mean()

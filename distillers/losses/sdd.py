@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from distillers.losses.dkd import DKD
 from distillers.losses.nkd import NKD
+from distillers.losses.ops.decoupled import kl_divergence
 from distillers.losses.ops.feature_maps import downsample
-from distillers.losses.ops.outcomes import divergence
 from distillers.losses.ops.precision import at_least_fp32
 from distillers.losses.ops.validation import (
     require_fraction,
@@ -119,4 +119,4 @@ class SDD(nn.Module):
         if self.base == "dkd":
             return self.temperature**2 * self.dkd.rows(student, teacher, labels)
         student, teacher = student / self.temperature, teacher / self.temperature
-        return self.temperature**2 * divergence(teacher.log_softmax(1), student.log_softmax(1))
+        return self.temperature**2 * kl_divergence(teacher.log_softmax(1), student.log_softmax(1))

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered
+from distillers.losses.ops.decoupled import kl_divergence
 from distillers.losses.ops.normalize import l2_normalize
-from distillers.losses.ops.outcomes import divergence
 from distillers.losses.ops.precision import at_least_fp32, no_autocast
 from distillers.losses.ops.shares import rare_share, uncertain_share
 from distillers.losses.ops.validation import require_positive
@@ -63,7 +63,7 @@ class SKD(nn.Module):
         student = gathered(at_least_fp32(student_logits), rows_per_rank, self.gather)
         teacher = gathered(at_least_fp32(teacher_logits.detach()), rows_per_rank, self.gather)
         own, target = ((x / self.temperature).log_softmax(dim=1) for x in (student, teacher))
-        instance = divergence(target, own).mean()
+        instance = kl_divergence(target, own).mean()
         with no_autocast(student):
             direction = self.direction(student, teacher)
         if not self.released:

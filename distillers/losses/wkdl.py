@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers.losses.ops.decoupled import one_hot
 from distillers.losses.ops.normalize import centered, l2_normalize
-from distillers.losses.ops.outcomes import one_hot
 from distillers.losses.ops.precision import at_least_fp32, no_autocast
 from distillers.losses.ops.reused_classifier import single_linear
 from distillers.losses.ops.validation import (

@@ -45,7 +45,7 @@ def render_latex(report: Report) -> str:
 def render_csv(report: Report) -> str:
     """Return `to_frame(report)` as CSV in full precision, safe to open in a spreadsheet."""
     lines = to_frame(report).to_dict("records")
-    safe = [{name: _disarm(value) for name, value in line.items()} for line in lines]
+    safe = [{name: _escape_formula(value) for name, value in line.items()} for line in lines]
     return DataFrame(safe, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
@@ -105,6 +105,6 @@ def _count(stats: SampleStats | None) -> float | None:
     return int(stats.mean) if stats.mean == int(stats.mean) else stats.mean
 
 
-def _disarm(value: object) -> object:
+def _escape_formula(value: object) -> object:
     """Prefix a string that a spreadsheet would run as a formula with a quote."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value

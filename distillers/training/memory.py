@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from distillers.config.sizes import show_bytes
+from distillers.config.sizes import format_bytes
 from distillers.errors import InputError
 
 MEMINFO = Path("/proc/meminfo")
@@ -37,8 +37,8 @@ def check_fits(name: str, num_bytes: int, device: torch.device) -> None:
     free = free_bytes(device)
     if free is not None and num_bytes > free:
         raise InputError(
-            f"the teacher {name} has {show_bytes(num_bytes)} of weights, and {device} has "
-            f"{show_bytes(free)} of free memory; add --teacher_precision bfloat16, --shard over "
+            f"the teacher {name} has {format_bytes(num_bytes)} of weights, and {device} has "
+            f"{format_bytes(free)} of free memory; add --teacher_precision bfloat16, --shard over "
             "several devices, or take a smaller teacher."
         )
 

@@ -32,7 +32,7 @@ class EpochMetrics:
         self._began = time.monotonic() - sums["seconds"]
         self._waited: float = sums["waited"]
         self._sums: dict[str, Tensor] = dict(sums["sums"])
-        self._culprits: Tensor | None = None  # batch, loss and parts where it first went wrong
+        self._first_bad: Tensor | None = None  # batch, loss and parts where it first went wrong
 
     @torch.no_grad()
     def add(self, step: Step, batch: Batch, number: int = 0) -> None:
@@ -44,7 +44,7 @@ class EpochMetrics:
         self._plus("train_loss", step.loss.detach() * count)
         for name, part in step.parts.items():
             self._plus(f"train_{name}", part * (labelled if name in step.labelled else count))
-        self._watch(step, number)
+        self._note_non_finite(step, number)
         if step.logits is not None:
             self._plus("train_acc", 100 * (step.logits.argmax(1) == batch.labels).sum())
 
@@ -76,7 +76,7 @@ class EpochMetrics:
         """
         here = float(self.images), float(self.labelled), self._sums
         images, labelled, sums = here if world is None else self._over(world)
-        culprits = [] if self._culprits is None else [*self._culprits.double()]
+        culprits = [] if self._first_bad is None else [*self._first_bad.double()]
         totals = [value.double() for value in sums.values()]
         copied = _to_host(torch.stack([*culprits, *totals])) if culprits or totals else list
         skipped, seconds = self.skipped, time.monotonic() - self._began
@@ -84,7 +84,7 @@ class EpochMetrics:
 
         def compute() -> dict[str, float]:
             values = copied()
-            self._refuse(values[: len(culprits)])
+            self._raise_if_non_finite(values[: len(culprits)])
             if not images:
                 raise NonFiniteLossError("no batch had a finite loss; try a lower learning rate.")
             each = zip(sums, values[len(culprits) :], strict=True)
@@ -123,18 +123,18 @@ class EpochMetrics:
         images, labelled, *totals = world.sum(torch.stack([*counts, *each])).unbind()
         return float(images), float(labelled), dict(zip(names, totals, strict=True))
 
-    def _watch(self, step: Step, number: int) -> None:
+    def _note_non_finite(self, step: Step, number: int) -> None:
         """Keep the parts of the loss of the first step at which it is not finite."""
         loss = step.loss.detach().float()
         parts = [part.float() for part in step.parts.values()]
         now = torch.stack([torch.full_like(loss, number), loss, *parts])
-        if self._culprits is None:
+        if self._first_bad is None:
             self._names = list(step.parts)
-            self._culprits = now
+            self._first_bad = now
         else:
-            self._culprits = torch.where(self._culprits[1].isfinite(), now, self._culprits)
+            self._first_bad = torch.where(self._first_bad[1].isfinite(), now, self._first_bad)
 
-    def _refuse(self, culprits: list[float]) -> None:
+    def _raise_if_non_finite(self, culprits: list[float]) -> None:
         if not culprits or math.isfinite(culprits[1]):
             return
         number, loss, *parts = culprits

@@ -66,7 +66,7 @@ class PreemptionHandler:
             PreemptedError: after a signal, once the state is saved.
         """
         self._steps += 1
-        wish = self._wish()
+        wish = self._requested()
         if self._world.size > 1:
             if self._steps < self._due:
                 return
@@ -78,7 +78,7 @@ class PreemptionHandler:
             raise PreemptedError(self._signal or signal.SIGTERM)
 
     @contextmanager
-    def scoring(self, snapshot: Snapshot) -> Iterator[None]:
+    def evaluating(self, snapshot: Snapshot) -> Iterator[None]:
         """Save the state before an evaluation inside the context if the last one took long."""
         self._may_stop = self._scoring_took > LONG_EVALUATION
         if self._may_stop:
@@ -89,7 +89,7 @@ class PreemptionHandler:
         self._scoring_took = float(self._world.sum(took)) / self._world.size
         self._may_stop = False
 
-    def between(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def stoppable(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches of an evaluation; stop after a signal if the state was saved before."""
         for batch in batches:
             if self._may_stop and self._signal is not None:
@@ -113,7 +113,7 @@ class PreemptionHandler:
         elif number == signal.SIGINT and now - self._received > SECOND_SIGNAL:
             raise KeyboardInterrupt("stopped at once; --resume continues from what was saved last.")
 
-    def _wish(self) -> int:
+    def _requested(self) -> int:
         if self._signal is not None:
             return STOP
         due = self._minutes and time.monotonic() - self._saved > 60 * self._minutes

@@ -252,7 +252,7 @@ def evaluate_on_splits(
         net = probe.classifier(net, world or World())
     for name, loader in tests.items():
         batches = loader.epoch(1)
-        each = score(net, preemption.between(batches) if preemption else batches, world)
+        each = score(net, preemption.stoppable(batches) if preemption else batches, world)
         figures |= {f"{name}_{key}": getattr(each, key) for key in FIGURES}
     release_freed_memory()
     return figures

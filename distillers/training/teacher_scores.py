@@ -4,7 +4,7 @@ import re
 
 from distillers.config.student import StudentConfig
 from distillers.data.source import DataSource
-from distillers.distillation.several import AverageNetwork
+from distillers.distillation.multi_teacher import AverageNetwork
 from distillers.distributed.world import World
 from distillers.features.backbone import has_logits
 from distillers.training.evaluate import is_near_chance, score

@@ -81,7 +81,7 @@ def fit(
             break
         metrics = trainer.train_epoch(loader, start, on_log, preemption)
         trained = TrainProgress(start.epoch, len(loader))
-        scoring = preemption.scoring(lambda trained=trained: trainer.snapshot(trained))
+        scoring = preemption.evaluating(lambda trained=trained: trainer.snapshot(trained))
         with scoring, trainer.averaged():
             deployed = trainer.runner.deployed()
             metrics |= evaluate(deployed)

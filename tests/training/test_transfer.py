@@ -16,8 +16,8 @@ from distillers.distillation.build import distil
 from distillers.distributed.world import Shard, World
 from distillers.errors import InputError
 from distillers.losses import CE
-from distillers.training.embeddings import EmbeddedSource, VectorLoader
 from distillers.training.fsdp import full_state
+from distillers.training.precomputed import EmbeddingLoader, PrecomputedEmbeddings
 from distillers.training.trainer import Hyperparameters, Trainer, fit
 from distillers.training.transfer import Transfer, classifier_of, replace_classifier
 from tests.nets import Declared, Small, make_batch
@@ -202,7 +202,7 @@ def test_several_processes_learn_what_one_does_and_leave_the_backbone(tmp_path, 
 def test_embeddings_come_in_the_order_and_share_of_images():
     """Each process and a process that begins in the middle get what one alone would."""
     vectors, labels = torch.randn(23, 4), torch.arange(23) % 3
-    whole = VectorLoader(vectors, labels, 8, seed=1, drop_last=False)
+    whole = EmbeddingLoader(vectors, labels, 8, seed=1, drop_last=False)
     batches = list(whole.epoch(2))
     assert sorted(torch.cat([b.index for b in batches]).tolist()) == list(range(23))
     assert len(batches) == len(whole) == 3
@@ -212,7 +212,9 @@ def test_embeddings_come_in_the_order_and_share_of_images():
     rest = list(whole.epoch(2, start_batch=1))
     assert all(torch.equal(a.index, b.index) for a, b in zip(batches[1:], rest, strict=True))
     assert not torch.equal(batches[0].index, next(whole.epoch(3)).index)
-    two = [list(VectorLoader(vectors, labels, 4, 1, False, Shard(r, 2)).epoch(2)) for r in range(2)]
+    two = [
+        list(EmbeddingLoader(vectors, labels, 4, 1, False, Shard(r, 2)).epoch(2)) for r in range(2)
+    ]
     for number, batch in enumerate(batches):
         parts = [each[number] for each in two]
         assert sorted(torch.cat([p.index for p in parts]).tolist()) == sorted(batch.index.tolist())
@@ -228,7 +230,7 @@ def test_a_long_embedding_speaks_where_there_is_no_terminal(monkeypatch):
 
 def test_embedded_sets_split_as_their_images_do():
     images = load("digits")
-    source = EmbeddedSource(images, lambda x: x.mean((2, 3)))
+    source = PrecomputedEmbeddings(images, lambda x: x.mean((2, 3)))
     kept, held_out = source.split(0.2, seed=3)
     of_images, _ = images.split(0.2, seed=3)
     assert torch.equal(kept.train_labels, of_images.train_labels)

@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from distillers.config.flags import AT_LEAST_1
 from distillers.config.parsing import parse
-from distillers.config.sizes import num_bytes, num_days, show_bytes
+from distillers.config.sizes import format_bytes, num_bytes, num_days
 from distillers.config.student import StudentConfig
 from distillers.errors import InputError, unknown
 
@@ -146,7 +146,7 @@ def export_pack(args: Sequence[str]) -> None:
         size = sum(path.stat().st_size for path in folder.iterdir())
         world.say(
             f"wrote {folder}: {', '.join(manifest['tensors'])} of {len(train.train_labels):,} "
-            f"images x {num_views} views, {show_bytes(size)}"
+            f"images x {num_views} views, {format_bytes(size)}"
         )
 
     launch.run(config, "cache", ["export", *args], export)

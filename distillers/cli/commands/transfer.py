@@ -39,8 +39,8 @@ def work(config: TransferConfig, world: "World") -> None:
     from distillers.losses import CE
     from distillers.training import run_setup
     from distillers.training.class_weight import class_weight_options
-    from distillers.training.embeddings import EmbeddedSource
     from distillers.training.images import split_images
+    from distillers.training.precomputed import PrecomputedEmbeddings
     from distillers.training.run_dir import check_same_source, resolve_run_dir
     from distillers.training.runner import train
     from distillers.training.transfer import Transfer, classifier_of, replace_classifier
@@ -72,7 +72,7 @@ def work(config: TransferConfig, world: "World") -> None:
         precompute_features=config.precompute_features,
     )
     if config.precompute_features:
-        splits = split_images(EmbeddedSource(source, task.embed), config)
+        splits = split_images(PrecomputedEmbeddings(source, task.embed), config)
     run_setup.print_start(f"{name} of {path}", config, run_dir.folder, world)
     world.say(_describe(config, source))
     card = create_card(name, source, channels_last=config.channels_last)

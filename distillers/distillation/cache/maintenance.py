@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from distillers.config.sizes import show_bytes
+from distillers.config.sizes import format_bytes
 from distillers.distillation.cache.card import CARD, read_card
 from distillers.distillation.cache.folder import LOCK, USED, fcntl
 from distillers.distillation.cache.part import RECORD, Part
@@ -71,7 +71,7 @@ def info(found: CacheInfo) -> list[str]:
     lines = [
         found.title,
         f"  {data['images']:,} images, {data['augmentation']}",
-        f"  {show_bytes(found.num_bytes)} on the disk, created {found.card['made']}, last used "
+        f"  {format_bytes(found.num_bytes)} on the disk, created {found.card['made']}, last used "
         f"{found.days_unused:.1f} days ago",
     ]
     for part in found.parts():
@@ -130,7 +130,7 @@ def prune(caches: list[CacheInfo], rules: PruneRules, dry_run: bool) -> list[str
     left = sum(found.num_bytes for found in caches if reasons[found.path] is None)
     for found in sorted(caches, key=lambda each: -each.days_unused):
         if rules.keep is not None and left > rules.keep and reasons[found.path] is None:
-            reasons[found.path] = f"the caches take more than {show_bytes(rules.keep)}"
+            reasons[found.path] = f"the caches take more than {format_bytes(rules.keep)}"
             left -= found.num_bytes
     return [_pruned(found, reasons[found.path], dry_run) for found in caches]
 
@@ -142,7 +142,7 @@ def finish_deletions(where: Path) -> None:
 
 
 def _pruned(found: CacheInfo, why: str | None, dry_run: bool) -> str:
-    size = show_bytes(found.num_bytes)
+    size = format_bytes(found.num_bytes)
     if why is None:
         return f"kept {found.path}, {size}"
     used = os.open(found.path / USED, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

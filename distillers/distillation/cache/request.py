@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from distillers.config.data import NumViews
-from distillers.config.sizes import num_bytes, show_bytes
+from distillers.config.sizes import format_bytes, num_bytes
 from distillers.config.student import StudentConfig
 from distillers.data.loaders.views import num_views_of
 from distillers.data.source import DataSource
@@ -92,8 +92,9 @@ def open_cache(
     budget = num_bytes(config.cache_budget, "cache_budget")
     if full_size > budget:
         fitting = budget // (row * request.num_images)
+        size = format_bytes(full_size)
         world.say(
-            f"teacher cache: {what} x {request.num_views} views may take {show_bytes(full_size)}, "
+            f"teacher cache: {what} x {request.num_views} views may take {size}, "
             f"more than --cache_budget {config.cache_budget}, so the teacher runs in every step"
             + (f"; --views {fitting} would fit" if fitting else "")
         )
@@ -103,7 +104,7 @@ def open_cache(
     filled = world.run_on_rank0(cache.num_filled) / (request.num_images * request.num_views)
     world.say(
         f"teacher cache: {what} x {request.num_views} views, {100 * filled:.3g} % filled, "
-        f"{show_bytes(full_size)} when full, in {request.path}"
+        f"{format_bytes(full_size)} when full, in {request.path}"
     )
     num_fills = min(num_fills, request.num_views)
     world.run_on_rank0(lambda: _check_free_space(request, parts, cache, num_fills))
@@ -121,7 +122,7 @@ def _check_free_space(
         free = shutil.disk_usage(request.path).free
     if need > free:
         raise InputError(
-            f"the teacher cache {request.path} may still grow by {show_bytes(need)}, and "
-            f"{show_bytes(free)} are free there. Make room, take another folder with "
+            f"the teacher cache {request.path} may still grow by {format_bytes(need)}, and "
+            f"{format_bytes(free)} are free there. Make room, take another folder with "
             "--teacher_cache, or fewer --views."
         )

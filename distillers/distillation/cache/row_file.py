@@ -36,11 +36,11 @@ class RowFile:
         for place, row in enumerate(rows):
             part = into[place * size : (place + 1) * size]
             if os.preadv(self._file, [part], row * size) < size:
-                self._read_slowly(row * size, part)
+                self._read_fully(row * size, part)
 
     def read_range(self, start: int, into: memoryview) -> None:
         """Read consecutive rows from index `start` on until `into` is full."""
-        self._read_slowly(start * self.row_bytes, into)
+        self._read_fully(start * self.row_bytes, into)
 
     def write(self, rows: Sequence[int], data: memoryview) -> None:
         """Write rows of `row_bytes` bytes each from a buffer.
@@ -54,7 +54,7 @@ class RowFile:
             while done < size:  # a nearly full disk accepts a part first
                 done += os.pwrite(self._file, part[done:], row * size + done)
 
-    def _read_slowly(self, offset: int, into: memoryview) -> None:
+    def _read_fully(self, offset: int, into: memoryview) -> None:
         done = 0
         while done < len(into):
             more = os.preadv(self._file, [into[done:]], offset + done)

@@ -13,7 +13,7 @@ from distillers.distillation.cache.folder import CacheFolder, explain_disk_error
 from distillers.distillation.cache.loader import StoredOutputs
 from distillers.distillation.cache.part import Part
 from distillers.distillation.distillation import Distillation
-from distillers.distillation.several import renamed
+from distillers.distillation.multi_teacher import renamed
 from distillers.distributed.world import World
 from distillers.features.taps import LISTS
 from distillers.files import file_name

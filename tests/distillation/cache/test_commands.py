@@ -13,7 +13,7 @@ import torch
 from distillers import models
 from distillers.checkpoints import io as checkpoint
 from distillers.cli import main as cli
-from distillers.config.sizes import num_bytes, num_days, show_bytes
+from distillers.config.sizes import format_bytes, num_bytes, num_days
 from distillers.data import load
 from distillers.data.datasets.images import ImageSet
 from distillers.distillation.cache import maintenance, request
@@ -324,7 +324,7 @@ def test_sizes_and_ages():
         20 * 10**9, 15 * 10**11, 7, 3000, 0,
     ]  # fmt: skip
     assert [num_days(text, "x") for text in ("30d", "2w", "12h", "3")] == [30, 14, 0.5, 3]
-    assert [show_bytes(n) for n in (7, 1234, 45.9e9, 1.83e12)] == [
+    assert [format_bytes(n) for n in (7, 1234, 45.9e9, 1.83e12)] == [
         "7 B", "1.23 KB", "45.9 GB", "1.83 TB",
     ]  # fmt: skip
     for text in ("", "GB", "-1GB", "1 PB", "1e9"):

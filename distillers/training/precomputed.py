@@ -19,11 +19,11 @@ from distillers.errors import InputError
 from distillers.progress import counted
 
 
-class EmbeddedSource(DataSource):
+class PrecomputedEmbeddings(DataSource):
     """A data set whose batches hold embeddings (n, d) instead of images.
 
-    Training images are embedded without augmentation. Test images are embedded in their batches,
-    so that a classifier gives the same bits as the whole network.
+    The embeddings of training images are computed without augmentation; those of test images in the
+    batches of an evaluation, so that a classifier gives the same bits as the whole network.
     """
 
     name: str
@@ -79,52 +79,52 @@ class EmbeddedSource(DataSource):
         batches = self._embedded(self.source.train_eval_loader(device))
         vectors = torch.cat([batch.images for batch in batches])
         labels = torch.cat([batch.labels for batch in batches])
-        return VectorLoader(vectors, labels, batch_size, seed, drop_last, shard, balanced)
+        return EmbeddingLoader(vectors, labels, batch_size, seed, drop_last, shard, balanced)
 
     @override
     def test_loader(self, device: torch.device, shard: Shard = Shard()) -> BatchLoader:
-        return FixedLoader(self._embedded(self.source.test_loader(device, shard)), device)
+        return ListLoader(self._embedded(self.source.test_loader(device, shard)), device)
 
     @override
     def train_eval_loader(self, device: torch.device, shard: Shard = Shard()) -> BatchLoader:
-        return FixedLoader(self._embedded(self.source.train_eval_loader(device, shard)), device)
+        return ListLoader(self._embedded(self.source.train_eval_loader(device, shard)), device)
 
     @override
-    def shuffled_test(self, seed: int) -> "EmbeddedSource":
-        return EmbeddedSource(self.source.shuffled_test(seed), self.embed)
+    def shuffled_test(self, seed: int) -> Self:
+        return type(self)(self.source.shuffled_test(seed), self.embed)
 
     @override
     def sample(self, device: torch.device) -> Tensor:
         return self.embed(self.source.sample(device))
 
     @override
-    def split(self, fraction: float, seed: int) -> "tuple[EmbeddedSource, EmbeddedSource | None]":
+    def split(self, fraction: float, seed: int) -> tuple[Self, Self | None]:
         kept, held_out = self.source.split(fraction, seed)
-        rest = None if held_out is None else EmbeddedSource(held_out, self.embed)
-        return EmbeddedSource(kept, self.embed), rest
+        rest = None if held_out is None else type(self)(held_out, self.embed)
+        return type(self)(kept, self.embed), rest
 
     @override
-    def train_as_test(self) -> "EmbeddedSource":
-        return EmbeddedSource(self.source.train_as_test(), self.embed)
+    def train_as_test(self) -> Self:
+        return type(self)(self.source.train_as_test(), self.embed)
 
     @override
-    def keep(self, rows: Tensor) -> "EmbeddedSource":
-        return EmbeddedSource(self.source.keep(rows), self.embed)
+    def keep(self, rows: Tensor) -> Self:
+        return type(self)(self.source.keep(rows), self.embed)
 
     @override
-    def relabelled(self, labels: Tensor) -> "EmbeddedSource":
-        return EmbeddedSource(self.source.relabelled(labels), self.embed)
+    def relabelled(self, labels: Tensor) -> Self:
+        return type(self)(self.source.relabelled(labels), self.embed)
 
     @override
-    def with_unlabelled_share(self, share: float) -> "EmbeddedSource":
-        return EmbeddedSource(self.source.with_unlabelled_share(share), self.embed)
+    def with_unlabelled_share(self, share: float) -> Self:
+        return type(self)(self.source.with_unlabelled_share(share), self.embed)
 
     def _embedded(self, loader: BatchLoader) -> list[Batch]:
         batches = counted(loader.epoch(1), "embedding", len(loader))
         return [replace(batch, images=self.embed(batch.images)) for batch in batches]
 
 
-class FixedLoader(BatchLoader):
+class ListLoader(BatchLoader):
     """A loader that yields the same batches in every epoch."""
 
     def __init__(self, batches: Sequence[Batch], device: torch.device) -> None:
@@ -148,7 +148,7 @@ class FixedLoader(BatchLoader):
         return iter(self._batches[start_batch:])
 
 
-class VectorLoader(ShardedLoader):
+class EmbeddingLoader(ShardedLoader):
     """Batches of vectors (N, d), in an order that depends on seed and epoch only."""
 
     def __init__(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from distillers import JointTask, distil
 from distillers.distillation.dropping import TeacherDropping
 from distillers.distillation.ema_teacher import EMATeacher
-from distillers.distillation.several import combine_logits, normalize_weights, renamed
+from distillers.distillation.multi_teacher import combine_logits, normalize_weights, renamed
 from distillers.errors import InputError
 from distillers.losses import KD
 from distillers.models.precision import ReducedPrecision

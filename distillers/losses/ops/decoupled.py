@@ -1,4 +1,4 @@
-"""Log-probabilities of one class against all others, and divergences between them."""
+"""Log-probabilities of target and non-target classes, and divergences between them, as in DKD."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ def one_hot(labels: Tensor, logits: Tensor) -> Tensor:
     return torch.zeros_like(logits, dtype=torch.bool).scatter(1, labels[:, None], True)
 
 
-def outcomes(logits: Tensor, label: Tensor) -> Tensor:
+def target_log_probs(logits: Tensor, label: Tensor) -> Tensor:
     """Return the (n, 2) log-probabilities of the label and of all other classes together.
 
     Args:
@@ -21,7 +21,7 @@ def outcomes(logits: Tensor, label: Tensor) -> Tensor:
     return torch.stack((at_label, at_others), dim=1).log_softmax(dim=1)
 
 
-def without(logits: Tensor, left_out: Tensor) -> Tensor:
+def non_target_log_probs(logits: Tensor, left_out: Tensor) -> Tensor:
     """Return (n, k) log-probabilities among the other classes, and 0 at those left out.
 
     Args:
@@ -31,6 +31,6 @@ def without(logits: Tensor, left_out: Tensor) -> Tensor:
     return logits.masked_fill(left_out, -torch.inf).log_softmax(dim=1).masked_fill(left_out, 0.0)
 
 
-def divergence(teacher: Tensor, student: Tensor) -> Tensor:
+def kl_divergence(teacher: Tensor, student: Tensor) -> Tensor:
     """Return the (n,) Kullback-Leibler divergences of log-probabilities (n, k)."""
     return (teacher.exp() * (teacher - student)).sum(dim=1)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     pass
 
 Combine = Literal["probabilities", "logits", "each"]
-COMBINE: tuple[Combine, ...] = ("probabilities", "logits", "each")
 
 
 def normalize_weights(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
@@ -52,7 +51,7 @@ def combine_logits(
     return (stacked.log_softmax(2) + weight.log()).logsumexp(0)
 
 
-def read_together(
+def combine_features(
     of_teachers: Sequence[Features], weights: Sequence[float], how: Combine
 ) -> Features:
     """Return what losses that read all teachers get: all that is read of one, else the logits."""
@@ -85,7 +84,7 @@ class AverageNetwork(nn.Module):
         return combine_logits([net(images) for net in self.nets], self.weights, self.how)
 
 
-def name_for(number: int, name: str) -> str:
+def batch_key(number: int, name: str) -> str:
     """Return the key in `Batch.teacher` of a value of teacher `number`, counted from 0.
 
     Those of the first teacher are the names of the losses' parameters, as "teacher_logits"; those
@@ -96,7 +95,7 @@ def name_for(number: int, name: str) -> str:
 
 def cached_values(cached: Values | None, number: int, names: Sequence[str]) -> Features | None:
     """Return the values of teacher `number` in `Batch.teacher`; None if it holds none of them."""
-    keys = {name: name_for(number, name) for name in names}
+    keys = {name: batch_key(number, name) for name in names}
     if cached is None or (keys and not any(key in cached for key in keys.values())):
         return None
     return {name: cached[key] for name, key in keys.items()}
@@ -104,4 +103,4 @@ def cached_values(cached: Values | None, number: int, names: Sequence[str]) -> F
 
 def renamed(values: Mapping[str, Tensor | list[Tensor]], number: int) -> Features:
     """Return the values of teacher `number` under their keys in `Batch.teacher`."""
-    return {name_for(number, name): value for name, value in values.items()}
+    return {batch_key(number, name): value for name, value in values.items()}
