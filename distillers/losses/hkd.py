@@ -11,6 +11,7 @@ from distillers.losses.ops.precision import at_least_fp32, no_autocast
 from distillers.losses.ops.validation import require_non_negative
 
 EPS = 1e-6
+ROUNDING = 8  # a squared distance below so many units in the last place is rounding noise
 
 
 class HKD(nn.Module):
@@ -39,7 +40,8 @@ class HKD(nn.Module):
 
     The released code's `decay` multiplies a weight that nothing reads, so it has no effect. The
     public codes compute distances from a Gram matrix, so that the distance of an image to itself is
-    rounding noise in float32, which changes the loss by up to a fifth; it is exact here. The public
+    rounding noise in float32, which changes the loss by up to a fifth; here it is 0, as between
+    equal images. The public
     gradient is NaN for an image whose features are all 0; it is 0 here. (cos + 1) / 2 is bounded
     below before the logarithm. The public loss depends on the batch of each process.
 
@@ -106,9 +108,13 @@ class HKD(nn.Module):
         lengths = torch.linalg.vector_norm(everyone, dim=1) + EPS
         own = slice(start, start + len(rows))
         cosines = products / lengths[own, None] / lengths
-        apart = (squares[own, None] + squares - 2 * products).clamp(min=0)
+        sums = squares[own, None] + squares
+        apart = sums - 2 * products
         itself = torch.arange(len(everyone), device=rows.device)
-        apart = apart.masked_fill(itself[own, None] == itself, 0.0)
+        is_same = (itself[own, None] == itself) | (
+            apart < ROUNDING * torch.finfo(sums.dtype).eps * sums
+        )
+        apart = apart.masked_fill(is_same, 0.0)
         near = 1 / (1 + (apart + EPS).sqrt())
         similar = ((cosines + 1) / 2).clamp(min=math.sqrt(torch.finfo(rows.dtype).tiny))
         return normalized(similar), normalized(near)

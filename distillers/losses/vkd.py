@@ -22,9 +22,9 @@ class VkD(nn.Module):
     divergence is that of DeiT's distillation head and s the mean of the patch tokens. P is
     discarded after training.
 
-    P is kept orthogonal by PyTorch's default parametrization if it is square: the exponential of a
-    skew-symmetric matrix. If not, it is a product of Householder reflections, PyTorch's default
-    there, without the square matrix of the larger width that PyTorch multiplies with it.
+    P is kept orthogonal by PyTorch's default parametrization: the exponential of a skew-symmetric
+    matrix if it is square, else a product of Householder reflections, which is computed faster here
+    (`distillers.losses.ops.reflections`).
 
     s is the input of the student's classifier here. The public code also decays the parameter
     behind P. It is exempt here: PyTorch takes the signs of the reflections by rounding towards
