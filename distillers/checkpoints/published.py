@@ -3,6 +3,7 @@
 import inspect
 from typing import Any
 
+import torch
 from torch import nn
 
 from distillers import models
@@ -39,19 +40,43 @@ def load_published(name: str, *, num_classes: int, image_size: int) -> Classifie
     return Classifier(net, {"model": name, **facts})
 
 
+def num_parameters(name: str) -> int | None:
+    """Return the number of parameters of a network by name, without memory for its weights.
+
+    Returns:
+        None if it is not known before the network is built: for a `package.module:callable`, and
+        for networks that cannot be built on the meta device.
+
+    Raises:
+        InputError: if there is no such network.
+    """
+    library, _, network = name.partition(":")
+    try:
+        with torch.device("meta"):
+            if library == "transformers":
+                from distillers.models.hugging_face import empty_encoder
+
+                net = empty_encoder(network)
+            elif library in FACTS:
+                facts = FACTS[library](network)
+                net = models.create(name, facts["num_classes"], facts["image_size"])
+            else:
+                return None
+    except (NotImplementedError, RuntimeError):  # it computes with its weights as it is built
+        return None
+    return sum(weight.numel() for weight in net.parameters())
+
+
 def _load(name: str, num_classes: int, image_size: int) -> tuple[nn.Module, dict[str, Any]]:
     library, _, network = name.partition(":")
     if library == "transformers":
         from distillers.models.hugging_face import load_encoder
 
         net, facts = load_encoder(network)
-    elif library == "timm":
-        facts = _timm_facts(network)
-        net = _create(name, facts)
-        facts.update(statistics(net, name))
-    elif library == "torchvision":
-        facts = _torchvision_facts(network)
-        net = _create(name, facts)
+    elif library in FACTS:
+        facts = FACTS[library](network)
+        net = models.create(name, facts["num_classes"], facts["image_size"], pretrained=True)
+        facts = {**statistics(net, name), **facts}
     else:
         classes = inspect.signature(find_callable(name)).parameters.get("num_classes")
         own = num_classes if classes is None or not isinstance(classes.default, int) else None
@@ -59,10 +84,6 @@ def _load(name: str, num_classes: int, image_size: int) -> tuple[nn.Module, dict
         net = models.create(name, facts["num_classes"], image_size, pretrained=True)
         facts.update(_declared_facts(net))
     return net, facts
-
-
-def _create(name: str, facts: dict[str, Any]) -> nn.Module:
-    return models.create(name, facts["num_classes"], facts["image_size"], pretrained=True)
 
 
 def _timm_facts(network: str) -> dict[str, Any]:
@@ -99,6 +120,9 @@ def _torchvision_facts(network: str) -> dict[str, Any]:
         "mean": list(prepare.mean),
         "std": list(prepare.std),
     }
+
+
+FACTS = {"timm": _timm_facts, "torchvision": _torchvision_facts}
 
 
 def _declared_facts(net: nn.Module) -> dict[str, Any]:

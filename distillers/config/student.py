@@ -21,7 +21,7 @@ from distillers.config.flags import (
     require,
 )
 from distillers.config.sizes import num_bytes
-from distillers.config.teachers import TeachersConfig
+from distillers.config.teachers import TeachersConfig, is_pack
 from distillers.errors import InputError
 from distillers.files import file_name
 
@@ -198,19 +198,39 @@ class StudentConfig(TeachersConfig):
         self._check_qat()
         num_bytes(self.cache_budget, "cache_budget")
         parse_policy(self.strong_aa, "strong_aa")
-        if self.aug_repeats > 1 and (self.views is not None or self.teacher_cache is not None):
-            raise InputError(
-                f"--aug_repeats {self.aug_repeats} shows several augmentations of an image in an "
-                "epoch, but --views and --teacher_cache show one of its fixed views; leave one of "
-                "them out."
-            )
-        if self.teacher_cache is not None and self.soft_labels().mixes:
-            raise InputError(
-                "--teacher_cache holds what the teacher computed for unmixed images, but with "
-                "--mixup or --cutmix it sees other images in every epoch; leave one of them out."
-            )
+        self._check_stored()
         for name in ("distill", "loss", "teacher_cache", "unlabelled"):
             require(name, '""', getattr(self, name) != "", "a name, or left out")
+
+    @property
+    def pack_t(self) -> str | None:
+        """Folder of the pack that is the teacher; None if a network is."""
+        return self.path_t if is_pack(self.path_t) else None
+
+    @property
+    def stored(self) -> str | None:
+        """The flag whose folder holds what the teacher computed of fixed views, if there is one."""
+        if self.pack_t is not None:
+            return f"--path_t {self.pack_t}"
+        return None if self.teacher_cache is None else "--teacher_cache"
+
+    def _check_stored(self) -> None:
+        """Check that stored outputs of the teacher are those of the images that are trained on."""
+        if self.pack_t is not None and self.teacher_cache is not None:
+            raise InputError(
+                f"{self.stored} is a pack of what the teacher computed; leave --teacher_cache out."
+            )
+        if self.aug_repeats > 1 and (self.views is not None or self.stored is not None):
+            raise InputError(
+                f"--aug_repeats {self.aug_repeats} shows several augmentations of an image in an "
+                f"epoch, but {self.stored or '--views'} shows one of its fixed views; leave one of "
+                "them out."
+            )
+        if self.stored is not None and self.soft_labels().mixes:
+            raise InputError(
+                f"{self.stored} holds what the teacher computed for unmixed images, but with "
+                "--mixup or --cutmix it sees other images in every epoch; leave one of them out."
+            )
 
     def label_options(self) -> LabelOptions:
         """Return which training images have labels."""
@@ -233,6 +253,11 @@ class StudentConfig(TeachersConfig):
             if self.student_head != "none" or self.probe:
                 raise InputError(
                     "--dataset none has no classes: add --student_head none, and no --probe."
+                )
+            if self.pack_t is not None:
+                raise InputError(
+                    f"--dataset none compares the student with its teacher on held-out images, "
+                    f"which {self.stored} does not have; give the teacher itself."
                 )
         if self.unlabelled == REST and self.labels_per_class is None:
             raise InputError(

@@ -11,6 +11,7 @@ from distillers.config.train import InitialNetworkConfig
 from distillers.errors import InputError
 
 KEEP = "keep"
+PACK_FILE = "pack.json"  # in the folder of a pack of soft labels
 BY_NAME = re.compile(r"[A-Za-z_]\w*(\.\w+)*:.+")  # timm:NAME, package.module:callable
 REPEATED = ("--path_t", "--also_t", "--teacher_head", "--class_map")
 
@@ -36,6 +37,11 @@ class TeacherFlags(NamedTuple):
         return bool(BY_NAME.fullmatch(self.path)) and not Path(self.path).exists()
 
     @property
+    def is_pack(self) -> bool:
+        """Whether it is a pack of soft labels, which takes the place of a network."""
+        return is_pack(self.path)
+
+    @property
     def keeps_classes(self) -> bool:
         """Whether its own classes must be those of the data set."""
         return self.head == KEEP and self.class_map is None
@@ -51,7 +57,8 @@ class TeachersConfig(InitialNetworkConfig):
     """Checkpoint or run folder of the teacher:
     ./save/teachers/models/resnet32x4_vanilla/resnet32x4_best.pth; or a network with published
     weights: timm:NAME, torchvision:NAME, transformers:NAME, package.module:callable; NAME=FILE is
-    that network with weights from a file. Repeat it for several teachers."""
+    that network with weights from a file; or a pack of soft labels (`distillers cache export`).
+    Repeat it for several teachers."""
     also_t: Annotated[Words, Fact.OWN_COLUMN] = ()
     """A further teacher; a repeated --path_t is the same."""
     model_t: Annotated[str | None, Fact.OWN_COLUMN] = None
@@ -103,12 +110,9 @@ class TeachersConfig(InitialNetworkConfig):
                     f"--class_map {class_map} is for the teacher's own classes; with "
                     f"--teacher_head {head} leave it out."
                 )
-            name, equals, file = path.partition("=")
-            is_pair = equals and BY_NAME.fullmatch(name) and not Path(path).exists()
-            model = name if is_pair else self.model_t if number == 0 else None
-            path = file if is_pair else path
+            model = self.model_t if number == 0 else None
             own_map = None if class_map == "none" else class_map
-            found.append(TeacherFlags(path, model, head, own_map))
+            found.append(TeacherFlags(*split_name(path, model), head, own_map))
         return found
 
     def check_teachers(self) -> None:
@@ -120,6 +124,7 @@ class TeachersConfig(InitialNetworkConfig):
         if not self.path_t:
             raise InputError("--path_t is missing: the checkpoint of the teacher, or its name.")
         count = len(self.teachers())
+        self._check_pack()
         if self.teacher_weights and len(self.teacher_weights) != count:
             given = ",".join(f"{weight:g}" for weight in self.teacher_weights)
             raise InputError(f"--teacher_weights {given} must have one number for each of {count}.")
@@ -134,9 +139,44 @@ class TeachersConfig(InitialNetworkConfig):
         if count > 1 and self.taps_of_one_teacher():
             raise InputError("--taps_t is for a single teacher; leave it out.")
 
+    def _check_pack(self) -> None:
+        """Check that nothing is asked of a pack that only a network can do."""
+        pack = next((one.path for one in self.teachers() if one.is_pack), None)
+        if pack is None:
+            return
+        if len(self.teachers()) > 1:
+            raise InputError(
+                f"{pack} is a pack of soft labels, which can only be the only teacher."
+            )
+        given = {
+            "teacher_head": self.teachers()[0].head != KEEP,
+            "class_map": self.teachers()[0].class_map is not None,
+            "model_t": self.model_t is not None,
+            "teacher_size": self.teacher_size is not None,
+            "teacher_precision": self.teacher_precision != "float32",
+            "standardize_teachers": self.standardize_teachers,
+            "taps_t": self.taps_of_one_teacher(),
+        }
+        for flag in (name for name, is_given in given.items() if is_given):
+            raise InputError(
+                f"--{flag} is for a network, but {pack} is a pack of soft labels; leave it out."
+            )
+
     def taps_of_one_teacher(self) -> bool:
         """Return whether a flag names modules of the teacher."""
         return bool(getattr(self, "taps_t", ()))
+
+
+def split_name(path: str, model: str | None) -> tuple[str, str | None]:
+    """Return the file and the architecture of NAME=FILE; others, with `model`, as they are."""
+    name, equals, file = path.partition("=")
+    is_pair = equals and BY_NAME.fullmatch(name) and not Path(path).exists()
+    return (file, name) if is_pair else (path, model)
+
+
+def is_pack(path: str | Path | None) -> bool:
+    """Return whether there is a pack of soft labels in a folder."""
+    return path is not None and (Path(path).expanduser() / PACK_FILE).is_file()
 
 
 def collect_repeated(args: Sequence[str]) -> list[str]:

@@ -102,11 +102,11 @@ def _check_second_view(config: StudentConfig, weights: Weights) -> None:
                 f"--dali {config.dali} makes one view of each image, but {loss.__name__} reads a "
                 "second, strongly augmented one; leave --dali out."
             )
-        if config.teacher_cache is not None and wiring.reads_strong(loss, "teacher"):
+        if config.stored is not None and wiring.reads_strong(loss, "teacher"):
             raise InputError(
-                f"--teacher_cache holds what the teacher computed for one view of each image, but "
+                f"{config.stored} holds what the teacher computed for one view of each image, but "
                 f"{loss.__name__} also reads the teacher on a second, strongly augmented one; "
-                "leave --teacher_cache out."
+                + ("leave it out." if config.pack_t is None else "give the teacher itself.")
             )
 
 
@@ -126,7 +126,8 @@ def options(
     short = {cls.__name__.lower(): cls for cls in classes.values()}
     published = {name: _recipe(config, name, teacher) for name in classes}
     chosen = {cls.__name__.lower(): dict(published[name].options) for name, cls in classes.items()}
-    for name in weights.methods if "kd" in chosen else ():
+    used = [name for name in weights.methods if name in published]  # without those of weight 0
+    for name in used if "kd" in chosen else ():
         chosen["kd"].update(published[name].kd_options)
     _apply_flags(config, short, chosen)
     return chosen

@@ -52,10 +52,7 @@ def load_encoder(name: str) -> tuple[nn.Module, dict[str, Any]]:
         InputError: if transformers is not installed, or the weights are neither a folder nor in the
             local cache nor can be downloaded, or it is no vision encoder.
     """
-    try:
-        transformers: Any = import_module("transformers")
-    except ImportError as error:
-        raise InputError(f"transformers:{name} cannot be loaded; {EXTRA}.") from error
+    transformers = _library(name)
     _check_available(name)
     try:
         encoder: Any = transformers.AutoModel.from_pretrained(name, trust_remote_code=False)
@@ -70,6 +67,29 @@ def load_encoder(name: str) -> tuple[nn.Module, dict[str, Any]]:
     if hasattr(encoder, "get_image_features") and hasattr(encoder, "text_model"):
         encoder.text_model = None  # only images are encoded
     return VisionEncoder(encoder), _facts(processor)
+
+
+def empty_encoder(name: str) -> nn.Module:
+    """Return a vision encoder with new weights, as its configuration describes it.
+
+    Raises:
+        InputError: if transformers is not installed, or there is no such configuration.
+    """
+    transformers = _library(name)
+    _check_available(name)
+    try:
+        described = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        return transformers.AutoModel.from_config(described)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"transformers:{name} cannot be loaded: {reason}") from error
+
+
+def _library(name: str) -> Any:
+    try:
+        return import_module("transformers")
+    except ImportError as error:
+        raise InputError(f"transformers:{name} cannot be loaded; {EXTRA}.") from error
 
 
 def _facts(processor: Any) -> dict[str, Any]:

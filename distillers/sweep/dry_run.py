@@ -1,11 +1,11 @@
 """Check the data sets and networks of a sweep, and print what `--dry_run` shows."""
 
-import functools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
-from distillers import data, models
+from distillers import models
 from distillers.config.train import TrainConfig
 from distillers.data.source import DataSource
 from distillers.errors import InputError
@@ -13,15 +13,20 @@ from distillers.sweep.estimate import OpenSource, estimate
 from distillers.sweep.executors.local import Slots
 from distillers.sweep.expand import ExpandedGrid, Run
 from distillers.sweep.ledger import Ledger
+from distillers.training.run_setup import open_data
 
 
 def source_opener(download: bool = True) -> OpenSource:
     """Return a function from a run's flags to its data set; it opens each data set once."""
-    source_of = functools.cache(data.source_of)
+    opened: dict[object, DataSource] = {}
 
     def open_source(config: TrainConfig) -> DataSource:
-        may_download = config.download and download
-        return source_of(config.dataset, config.data_dir, may_download, config.decode_options())
+        config = replace(config, download=config.download and download)
+        options, labels = config.decode_options(), config.label_options()
+        key = (config.dataset, config.data_dir, config.on_bad_image, options, labels)
+        if key not in opened:
+            opened[key] = open_data(config, options)
+        return opened[key]
 
     return open_source
 

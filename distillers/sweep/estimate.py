@@ -27,8 +27,10 @@ from distillers.data.source import BatchLoader, DataSource, WrappedLoader
 from distillers.distillation import loss_weights as weights
 from distillers.distillation.build import distil
 from distillers.distillation.distillation import Distillation
+from distillers.distillation.heads.attach import embed
 from distillers.distillation.task import Supervised
 from distillers.errors import CorruptFileError
+from distillers.features.backbone import has_logits
 from distillers.losses import CE
 from distillers.sweep.expand import Run
 from distillers.sweep.ledger import DONE
@@ -152,7 +154,10 @@ def measure_cost(run: Run, source: DataSource, device: torch.device) -> Cost:
     trainer.train_epoch(timer, TrainProgress(0))
     deployed, test_loader = task.deployed(), source.test_loader(device)
     test_timer = LoaderTimer(test_loader)
-    score(deployed, test_timer.epoch(1))
+    if has_logits(deployed):
+        score(deployed, test_timer.epoch(1))
+    else:
+        embed(deployed, test_timer.epoch(1))
     seconds = timer.batch_seconds * len(loader) + test_timer.batch_seconds * len(test_loader)
     best = _num_bytes(deployed.state_dict())
     trainer_state = vars(trainer.state(TrainProgress(1)))
@@ -189,9 +194,11 @@ def _build_task(
 ) -> Distillation | Supervised:
     """Build what the run trains, with random weights."""
     config, facts = run.config, {"num_classes": source.num_classes, "image_size": source.image_size}
-    net = models.create(run.network, **facts).to(device)
     if not isinstance(config, StudentConfig):
-        return Supervised(net, CE())
+        return Supervised(models.create(run.network, **facts).to(device), CE())
+    if config.student_head == "none":
+        facts["num_classes"] = 0
+    net = models.create(run.network, **facts).to(device)
     assert run.teacher is not None  # a student's run has one
     chosen = weights.choose(config, run.teacher)
     return distil(

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import torch
 
+from distillers.checkpoints.published import num_parameters
 from distillers.config.sizes import format_bytes
 from distillers.errors import InputError
 
+FLOAT32 = 4  # bytes
 MEMINFO = Path("/proc/meminfo")
 
 
@@ -36,11 +38,33 @@ def check_fits(name: str, num_bytes: int, device: torch.device) -> None:
     """
     free = free_bytes(device)
     if free is not None and num_bytes > free:
+        less = "" if device.type == "cpu" else "add --teacher_precision bfloat16, --shard over "
+        less += "" if device.type == "cpu" else "several devices, or "
         raise InputError(
             f"the teacher {name} has {format_bytes(num_bytes)} of weights, and {device} has "
-            f"{format_bytes(free)} of free memory; add --teacher_precision bfloat16, --shard over "
-            "several devices, or take a smaller teacher."
+            f"{format_bytes(free)} of free memory; {less}take a smaller teacher."
         )
+
+
+def check_published_fits(name: str, device: torch.device, width: float = FLOAT32) -> None:
+    """Check that a network by name fits the memory, before it is built.
+
+    It is built in single precision on the CPU, and then moved to the device.
+
+    Args:
+        name: see `distillers.checkpoints.published.load_published`.
+        device: where it will be.
+        width: bytes of a weight there.
+
+    Raises:
+        InputError: if it does not fit, or there is no such network.
+    """
+    count = num_parameters(name)
+    if count is None:
+        return
+    check_fits(name, count * FLOAT32, torch.device("cpu"))
+    if device.type != "cpu":
+        check_fits(name, int(count * width), device)
 
 
 # Numbers of glibc's malloc.h.

@@ -30,12 +30,21 @@ def load_data(config: TrainConfig, world: World, options: DecodeOptions) -> Data
     check_dali(config.dali, world.device.type)
     batch_size_per_process(config, world)
     with world.local_rank0_first():
-        given = config.label_options()
-        if config.dataset == NO_DATASET and given.unlabelled is not None:
-            return only_unlabelled(Path(given.unlabelled), options).augmented(config.augmentation())
-        source = data.source_of(config.dataset, config.data_dir, config.download, options)
-        source = apply_label_options(source, given, config.on_bad_image)
+        source = open_data(config, options)
     return source.augmented(config.augmentation())
+
+
+def open_data(config: TrainConfig, options: DecodeOptions) -> DataSource:
+    """Open the data set of a run, with its images without labels; not augmented yet.
+
+    Raises:
+        InputError: if it is not there.
+    """
+    given = config.label_options()
+    if config.dataset == NO_DATASET and given.unlabelled is not None:
+        return only_unlabelled(Path(given.unlabelled), options)
+    source = data.source_of(config.dataset, config.data_dir, config.download, options)
+    return apply_label_options(source, given, config.on_bad_image)
 
 
 def seed_everything(config: TrainConfig) -> None:

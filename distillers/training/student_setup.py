@@ -16,6 +16,7 @@ from distillers.data.source import DataSource
 from distillers.distillation.build import distil
 from distillers.distillation.cache.loader import StoredOutputs
 from distillers.distillation.cache.pack import Pack, views_of_pack
+from distillers.distillation.cache.pack_teacher import close_pack_networks
 from distillers.distillation.cache.request import cache_request, open_cache
 from distillers.distillation.cache.teacher_cache import TeacherCache
 from distillers.distillation.distillation import Distillation
@@ -148,6 +149,7 @@ def build_student(
         combine=config.combine_teachers,
         drop_teachers=config.drop_teachers,
     )
+    close_pack_networks(nets)
     if config.sync_bn:
         ddp.sync_losses(task.losses, world)
     if config.qat:  # last, because taps are found by the classes of layers

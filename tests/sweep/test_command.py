@@ -88,6 +88,22 @@ def check_sizes(grid, tmp_path):
         assert cost.checkpoint_bytes == pytest.approx(real.checkpoint_bytes, rel=0.02)
 
 
+def test_an_estimate_counts_unlabelled_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(estimate, "MEASURED_SECONDS", 0.05)
+    text = "pairs: [resnet8 -> resnet8]\ntrials: [0]\nteachers: {resnet8: {}}\n"
+    text += "methods: [{name: few, distill: rrd, labels_per_class: 3}, "
+    text += "{name: rest, distill: rrd, labels_per_class: 3, unlabelled: rest, cls: 0, div: 0, "
+    text += "student_head: none}]\nfixed: {dataset: digits, batch_size: 10}\n"
+    text += f"save_dir: {tmp_path}\n"
+    runs = [run for run in expand(parse_grid(text, "here")).runs if run.teacher]
+    open_source = source_opener()
+    sources = [open_source(run.config) for run in runs]
+    assert [len(each.train_labels) for each in sources] == [30, 1297]
+    assert open_source(runs[1].config) is sources[1]
+    cost = estimate.measure_cost(runs[1], sources[1], torch.device("cpu"))  # of a backbone
+    assert cost.epoch_seconds > 0
+
+
 def test_a_dry_run_is_a_shell_script_and_writes_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(estimate, "MEASURED_SECONDS", 0.05)

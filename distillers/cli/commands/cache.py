@@ -170,7 +170,7 @@ def import_pack(args: Sequence[str]) -> None:
     print(
         f"{config.pack} by {pack.manifest['teacher']['model']} fits the "
         f"{len(train.train_labels):,} training images, {pack.num_views} views each; use it with "
-        f"--teacher_cache {there}"
+        f"--path_t {there}"
     )
 
 
@@ -187,6 +187,8 @@ def work(config: StudentConfig, world: "World") -> "tuple[list[TeacherCache], Da
     from distillers.training.student_setup import build_student, open_caches
     from distillers.training.teachers import load_teachers
 
+    if config.pack_t is not None:
+        raise InputError(f"--path_t {config.pack_t} is a pack already; give the teacher itself.")
     source = run_setup.load_data(config, world, config.decode_options())
     views = resolve_views(config.views, True, source)
     assert views is not None  # as there is a cache

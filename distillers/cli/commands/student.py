@@ -41,9 +41,9 @@ def work(config: StudentConfig, world: "World") -> None:
     from distillers.training.teachers import load_teachers
 
     source = run_setup.load_data(config, world, config.decode_options())
-    pack = open_pack(config.teacher_cache)
+    pack = open_pack(config.pack_t or config.teacher_cache)
     views = choose_views(config, pack, source)
-    teachers = load_teachers(config, source, world)
+    teachers = load_teachers(config, source, world, pack)
     run_dir = resolve_run_dir(teachers.run_folder(config), config.model_s, config, world)
     check_same_source(run_dir, ("distilled", "teacher_sha256"), teachers.names, teachers.digest)
     run_setup.seed_everything(config)
@@ -53,7 +53,7 @@ def work(config: StudentConfig, world: "World") -> None:
     world.say(f"loss: {teachers.weights} (protocol {config.protocol})")
     outputs = open_stored_outputs(config, teachers, setup, views, pack, world)
     accuracy = teachers.known_accuracy(source.name)
-    if not config.skip_validation:
+    if not config.skip_validation and config.pack_t is None:
         accuracy = score_teachers(setup, teachers, config, world)
     probe = choose_probe(config, setup.task, setup.splits, world)
     card = create_student_card(config, setup, teachers.card(config, accuracy), probe)

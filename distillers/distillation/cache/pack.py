@@ -18,13 +18,14 @@ from typing_extensions import override
 
 from distillers.config.data import NumViews
 from distillers.config.run_files import json_digest
+from distillers.config.teachers import is_pack
 from distillers.data.batch import Batch, Values
 from distillers.data.datasets.listing import first_few
 from distillers.data.image_hash import image_hashes, image_name
 from distillers.data.loaders.views import num_views_of
 from distillers.data.source import DataSource
 from distillers.distillation.cache.loader import StoredOutputs
-from distillers.distillation.cache.pack_files import MANIFEST, read_manifest, read_shards
+from distillers.distillation.cache.pack_files import read_manifest, read_shards
 from distillers.distillation.cache.pack_format import decode_embeddings, decode_logits
 from distillers.distributed.world import World
 from distillers.errors import InputError
@@ -33,13 +34,8 @@ from distillers.errors import InputError
 OF_IMAGES = ("name", "images", "pixels", "files", "labels", "mean", "std")
 
 
-def is_pack(path: str | Path | None) -> bool:
-    """Return whether there is a pack in a folder."""
-    return path is not None and (Path(path).expanduser() / MANIFEST).is_file()
-
-
 def open_pack(path: str | None) -> "Pack | None":
-    """Open the pack in the folder of --teacher_cache; None if that is no pack."""
+    """Open the pack in a folder; None if that is no pack."""
     return Pack(path) if path is not None and is_pack(path) else None
 
 
@@ -120,11 +116,11 @@ class Pack(StoredOutputs):
         Raises:
             InputError: naming what is missing.
         """
-        lacking = sorted(set(names) - set(self._names()))
+        lacking = sorted(set(names) - set(self.names()))
         if lacking:
             raise InputError(
                 f"the losses read {', '.join(lacking)}, but the pack {self.folder} has only "
-                f"{', '.join(self._names())}."
+                f"{', '.join(self.names())}."
             )
 
     def values(self, view: Tensor, device: torch.device) -> dict[str, Tensor]:
@@ -137,12 +133,25 @@ class Pack(StoredOutputs):
         number, row = view // len(self._hashes), view % len(self._hashes)
         part = {name: value[row, number] for name, value in self._stored.items()}
         found = {}
-        for name in self._names():
+        for name in self.names():
             if name == "teacher_logits":
                 found[name] = decode_logits(part, self.manifest["num_classes"])
             else:
                 found[name] = decode_embeddings(part)
         return {name: value.to(device) for name, value in found.items()}
+
+    def width(self, name: str) -> int:
+        """Return the width of "teacher_logits" or "teacher_pooled"; 0 if the pack has none."""
+        if name not in self.names():
+            return 0
+        logits = name == "teacher_logits"
+        return self.manifest["num_classes"] if logits else self._stored["pooled"].shape[-1]
+
+    def names(self) -> tuple[str, ...]:
+        """Return what the pack has, by the names of the losses' parameters."""
+        has_logits = self.manifest["num_classes"] is not None
+        logits = ("teacher_logits",) if has_logits else ()
+        return (*logits, *(("teacher_pooled",) if "pooled" in self._stored else ()))
 
     @override
     def read(self, batch: Batch) -> Values:
@@ -164,11 +173,6 @@ class Pack(StoredOutputs):
             above.mkdir(parents=True, exist_ok=True)
             shutil.copytree(self.folder, there, dirs_exist_ok=True)
         return there
-
-    def _names(self) -> tuple[str, ...]:
-        has_logits = self.manifest["num_classes"] is not None
-        logits = ("teacher_logits",) if has_logits else ()
-        return (*logits, *(("teacher_pooled",) if "pooled" in self._stored else ()))
 
     def _check_classes(self, source: DataSource) -> None:
         mine, others = self.manifest["class_names"], list(source.class_names)

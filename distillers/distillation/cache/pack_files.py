@@ -10,11 +10,12 @@ from torch import Tensor
 
 from distillers.config.run_files import check_fields, load_json
 from distillers.config.schema import Bounds, Length
+from distillers.config.teachers import PACK_FILE
 from distillers.data.image_hash import HASH_BYTES
 from distillers.errors import CorruptFileError, InputError, shorten
 from distillers.files import file_name, sha256
 
-FORMAT, MANIFEST = 1, "pack.json"
+FORMAT, MANIFEST = 1, PACK_FILE
 Count = Annotated[int, Bounds(1, 10**12)]
 
 

@@ -118,7 +118,18 @@ def embed(net: nn.Module, batches: Iterable[Iterable[Tensor]]) -> tuple[Tensor, 
         for images, classes, *_ in batches:
             vectors.append(net(images).float())
             labels.append(classes.to(images.device))
-    return torch.cat(vectors), torch.cat(labels)
+    return _joined(vectors), torch.cat(labels)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Return tensors (n, d) as one, and empty the list, so that both are never whole in memory."""
+    found = parts[0].new_empty(sum(map(len, parts)), parts[0].shape[1])
+    end = len(found)
+    while parts:
+        part = parts.pop()
+        found[end - len(part) : end] = part
+        end -= len(part)
+    return found
 
 
 def fit(embeddings: Tensor, labels: Tensor, num_classes: int, method: str) -> LinearHead:

@@ -2,17 +2,21 @@
 
 import math
 import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
+from distillers.distillation.heads.moments import ROWS, centred_blocks, mean_of, scatter_of
 from distillers.errors import InputError
 
 METHODS = ("ridge", "logistic")
 # Strengths of ridge regression that are tried, relative to the mean eigenvalue of the embeddings.
 STRENGTHS = tuple(10 ** (tenth / 2) for tenth in range(-12, 7))
+CALIBRATED = 100_000  # images at most whose scores are kept to find the scale
+NOT_FINITE = "the teacher's embeddings are not finite; a head cannot be fitted to them."
 UNKNOWN = 20.0  # how far the logit of a class without images is below the others' lowest bias
 
 
@@ -64,7 +68,9 @@ def fit_ridge(
     penalty, and the strength with the smallest mean squared error of the images left out is taken:
     the coefficients are those of scikit-learn's `RidgeClassifierCV`. Its scores are between about
     -1 and 1; the scale that turns them into logits minimises the cross-entropy of the scores of the
-    images left out.
+    images left out, of at most 100,000 that are evenly spaced.
+
+    All is computed in float64, of `ROWS` embeddings at a time.
 
     Args:
         embeddings: (N, d).
@@ -77,29 +83,107 @@ def fit_ridge(
         InputError: if there are fewer than two images or classes, or a number is not finite.
     """
     x, y = _checked(embeddings, labels)
-    targets = 2 * one_hot(y, num_classes).double() - 1
-    mean, offset = x.mean(0), targets.mean(0)
-    rotated, axes, eigenvalues = _principal(x - mean)
-    centred = targets - offset
-    projected = rotated.T @ centred
+    problem = _RidgeProblem(x, y, num_classes)
     if strengths is None:
-        average = float(eigenvalues.mean()) or 1.0
+        average = float(problem.eigenvalues.mean()) or 1.0
         strengths = tuple(average * each for each in STRENGTHS)
-    errors = [
-        _left_out(rotated, eigenvalues, projected, centred, alpha).square().mean()
-        for alpha in strengths
-    ]
-    best = strengths[int(torch.stack(errors).argmin())]
-    weight = (axes @ (projected / (eigenvalues + best)[:, None])).T
-    scores = targets - _left_out(rotated, eigenvalues, projected, centred, best)
+    best = strengths[int(problem.errors(strengths).argmin())]
+    weight = problem.weight(best)
+    scores, accuracy = problem.scores(best)
     return LinearHead(
         weight,
-        offset - weight @ mean,
-        _calibrate(scores, y),
+        problem.offset - weight @ problem.mean,
+        _calibrate(scores, y[:: problem.every], len(y)),
         best,
-        float((scores.argmax(1) == y).double().mean()),
+        accuracy,
         "ridge",
     )
+
+
+class _RidgeProblem:
+    """Ridge regression of the classes, in passes over blocks of rows in float64.
+
+    Its memory is that of the embeddings as they are given, a block, and matrices (d, d) and (d, k).
+
+    Args:
+        x: (N, d) embeddings of any precision.
+        y: (N,) int64 labels.
+        num_classes: k.
+
+    Attributes:
+        mean: (d,), of the embeddings.
+        offset: (k,), mean of the targets, which are 1 for an image's class and -1 for the others.
+        axes: (d, r), the principal axes of the embeddings.
+        eigenvalues: (r,), of their scatter matrix.
+        every: scores are returned for each so manieth row.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, num_classes: int) -> None:
+        self._x, self._y, self._classes = x, y, num_classes
+        self.mean = mean_of(x)
+        if not torch.isfinite(self.mean).all():
+            raise InputError(NOT_FINITE)
+        counts = torch.bincount(y, minlength=num_classes).double()
+        self.offset = 2 * counts / len(y) - 1
+        self.axes, self.eigenvalues = self._principal()
+        sums = self.mean.new_zeros(num_classes, x.shape[1])
+        for rows, labels in self._blocks():
+            sums.index_add_(0, labels, rows)
+        self._projected = self.axes.T @ (2 * sums.T)  # those of all rows together are zero
+        self.every = math.ceil(len(x) / CALIBRATED)
+
+    def weight(self, alpha: float) -> Tensor:
+        """Return the weight (k, d) for one strength."""
+        return (self.axes @ (self._projected / (self.eigenvalues + alpha)[:, None])).T
+
+    def errors(self, strengths: Sequence[float]) -> Tensor:
+        """Return the mean squared error of the images left out, for each strength."""
+        total = self.mean.new_zeros(len(strengths))
+        for rows, labels in self._blocks():
+            rotated, centred = rows @ self.axes, self._targets(labels) - self.offset
+            for number, alpha in enumerate(strengths):
+                total[number] += self._left_out(rotated, centred, alpha).square().sum()
+        return total / (len(self._x) * self._classes)
+
+    def scores(self, alpha: float) -> tuple[Tensor, float]:
+        """Return scores of images left out, of every `every`-th, and the accuracy of all."""
+        kept, correct = [], 0
+        for number, (rows, labels) in enumerate(self._blocks()):
+            targets = self._targets(labels)
+            scores = targets - self._left_out(rows @ self.axes, targets - self.offset, alpha)
+            correct += int((scores.argmax(1) == labels).sum())
+            first = -number * ROWS % self.every
+            kept.append(scores[first :: self.every].clone())
+        return torch.cat(kept), correct / len(self._x)
+
+    def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield blocks of centred embeddings and their labels."""
+        yield from zip(centred_blocks(self._x, self.mean), self._y.split(ROWS), strict=True)
+
+    def _targets(self, labels: Tensor) -> Tensor:
+        return 2 * one_hot(labels, self._classes).double() - 1
+
+    def _principal(self) -> tuple[Tensor, Tensor]:
+        """Return principal axes (d, r) and eigenvalues (r,) of the scatter matrix."""
+        if len(self._x) < self._x.shape[1]:
+            centred = self._x.double() - self.mean
+            _, singular, right = torch.linalg.svd(centred, full_matrices=False)
+            return right.T, singular.square()
+        eigenvalues, axes = torch.linalg.eigh(scatter_of(self._x, self.mean))
+        return axes, eigenvalues.clamp(min=0)
+
+    def _left_out(self, rotated: Tensor, centred: Tensor, alpha: float) -> Tensor:
+        """Return the errors (n, k) at some images of the fits without each of them.
+
+        Args:
+            rotated: (n, r) centred embeddings in the principal axes.
+            centred: (n, k) targets less their mean.
+            alpha: the strength.
+        """
+        shrunk = 1 / (self.eigenvalues + alpha)
+        leverage = rotated.square() @ shrunk + 1 / len(self._x)
+        residual = centred - rotated @ (self._projected * shrunk[:, None])
+        return residual / (1 - leverage).clamp(min=1e-12)[:, None]
 
 
 def fit_logistic(
@@ -122,6 +206,9 @@ def fit_logistic(
     from sklearn.linear_model import LogisticRegression
 
     x, y = _checked(embeddings, labels)
+    x = x.double()
+    if not torch.isfinite(x).all():
+        raise InputError(NOT_FINITE)
     model = LogisticRegression(C=strength, solver="newton-cg", tol=1e-9, max_iter=1000)
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
@@ -145,49 +232,32 @@ def fit_logistic(
 
 
 def _checked(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return embeddings in float64 and labels, both without images that have no label (-1)."""
+    """Return embeddings and labels without images that have no label (-1)."""
     labels = labels.to(embeddings.device)
-    x, y = embeddings[labels >= 0].double(), labels[labels >= 0]
+    known = labels >= 0
+    x, y = (embeddings, labels) if bool(known.all()) else (embeddings[known], labels[known])
     if len(y.unique()) < 2:
         raise InputError(
             f"a head for the teacher cannot be fitted: {len(y)} labelled images of "
             f"{len(y.unique())} classes; at least two of each are needed."
         )
-    if not torch.isfinite(x).all():
-        raise InputError(
-            "the teacher's embeddings are not finite; a head cannot be fitted to them."
-        )
     return x, y
 
 
-def _principal(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return rotated embeddings (N, r), axes (d, r) and eigenvalues (r,) of centred ones (N, d)."""
-    if len(x) < x.shape[1]:
-        left, singular, right = torch.linalg.svd(x, full_matrices=False)
-        return left * singular, right.T, singular.square()
-    eigenvalues, axes = torch.linalg.eigh(x.T @ x)
-    return x @ axes, axes, eigenvalues.clamp(min=0)
-
-
-def _left_out(
-    rotated: Tensor, eigenvalues: Tensor, projected: Tensor, targets: Tensor, alpha: float
-) -> Tensor:
-    """Return the errors (N, k) of ridge regression at each image, fitted without it."""
-    shrunk = 1 / (eigenvalues + alpha)
-    leverage = rotated.square() @ shrunk + 1 / len(rotated)
-    residual = targets - rotated @ (projected * shrunk[:, None])
-    return residual / (1 - leverage).clamp(min=1e-12)[:, None]
-
-
-def _calibrate(scores: Tensor, labels: Tensor) -> float:
-    """Return the factor of scores (N, k) with the smallest cross-entropy.
+def _calibrate(scores: Tensor, labels: Tensor, count: int) -> float:
+    """Return the factor of scores (n, k) with the smallest cross-entropy.
 
     The labels are smoothed by k / (N + k), as if there were one more image with all classes for
     each class, since the factor has no optimum where every image is classified correctly.
+
+    Args:
+        scores: (n, k), of some of the images.
+        labels: (n,) int64.
+        count: N, number of all images.
     """
     from scipy.optimize import minimize_scalar
 
-    count, classes = scores.shape
+    classes = scores.shape[1]
     smoothing = classes / (count + classes)
 
     def loss(power: float) -> float:

@@ -4,6 +4,7 @@ import torch
 from scipy.linalg import hadamard
 from torch import Tensor, nn
 
+from distillers.distillation.heads.moments import mean_of, scatter_of
 from distillers.errors import InputError
 
 
@@ -43,17 +44,16 @@ def fit_phi_s(embeddings: Tensor) -> PhiS:
     Raises:
         InputError: if they are all equal or not finite.
     """
-    mean, matrix = statistics(embeddings.double())
+    mean, matrix = statistics(embeddings)
     if not bool(torch.isfinite(matrix).all()):
         raise InputError("the teacher's embeddings are all equal or not finite.")
     return PhiS(mean, matrix)
 
 
 def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return m (d,) and A (d, d) of embeddings (N, d) in float64."""
-    mean = x.mean(0)
-    centred = x - mean
-    eigenvalues, vectors = torch.linalg.eigh(centred.T @ centred / len(x))
+    """Return m (d,) and A (d, d) in float64 of embeddings (N, d)."""
+    mean = mean_of(x)
+    eigenvalues, vectors = torch.linalg.eigh(scatter_of(x, mean) / len(x))
     eigenvalues = eigenvalues.clamp(min=0)
     rotation = _even(eigenvalues)
     return mean, rotation @ vectors.T / eigenvalues.mean().sqrt()

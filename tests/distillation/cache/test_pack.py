@@ -37,7 +37,14 @@ from tests.distillation.cache.fakes import (
     teacher_of,
     wanted,
 )
-from tests.distillation.cache.test_commands import DIGITS, student, teacher, there  # noqa: F401
+from tests.distillation.cache.test_commands import (  # noqa: F401
+    DIGITS,
+    same,
+    student,
+    teacher,
+    there,
+    weights_of,
+)
 
 VIEWS, BATCH = 3, 7
 WEIGHTS = {"kd": 1.0, "dist": 0.5, "rrd": 0.1}
@@ -272,6 +279,23 @@ def test_a_folder_in_use_is_not_written_to(packed):
 # ---- the commands -------------------------------------------------------------------------------
 
 
+REFUSED = {
+    "--distill fitnet -b 1": "the loss fitnet needs teacher_channels, teacher_maps, teacher_sizes",
+    "--distill simkd -b 1": "the loss simkd needs teacher_dim, teacher_final, teacher_head",
+    "--distill rrd -b 1": "rrd needs teacher_dim, teacher_pooled, but the pack",
+    "--teacher_head fit": "--teacher_head is for a network, but",
+    "--model_t resnet8": "--model_t is for a network, but",
+    "--teacher_cache auto": "is a pack of what the teacher computed; leave --teacher_cache out",
+    "--mixup 0.2": "holds what the teacher computed for unmixed images",
+    "--aug_repeats 3": "shows one of its fixed views; leave one of them out",
+    "--distill mlkd -b 1": "second, strongly augmented one; give the teacher itself",
+    "--path_t teacher.pth": "which can only be the only teacher",
+    "--views 3": "--views is 3, but the pack",
+    "--hflip 0.5": "is a pack of another augmentation",
+    "--labels_per_class 2": "is a pack of other images",
+}
+
+
 def test_the_commands_export_import_and_train(there, capsys):  # noqa: F811
     flags = [*DIGITS, "--path_t", "teacher.pth", "--views", "2", "--teacher_cache", "auto"]
     assert cli.run("cache", ["export", "out", *flags, "--top_k", "3"]) == 0
@@ -279,12 +303,36 @@ def test_the_commands_export_import_and_train(there, capsys):  # noqa: F811
     assert cli.run("cache", ["import", "out", "--dataset", "digits"]) == 0
     printed = capsys.readouterr().out
     assert "fits the 96 training images, 2 views each" in printed
-    where = printed.split("--teacher_cache ")[1].strip()
-    student("--teacher_cache", where, "--epochs", "1")
-    printed = capsys.readouterr().out
-    assert "the teacher ran for 0 images" in printed
-    student("--teacher_cache", where, "--views", "3", "--epochs", "2", status=2)
-    assert "--views is 3, but the pack" in capsys.readouterr().err
+    where = printed.split("--path_t ")[1].strip()
+    student("--teacher_cache", where, "--epochs", "2", "--save_dir", "beside")
+    assert "the teacher ran for 0 images" in capsys.readouterr().out
     manifest = json.loads((there / "out" / "pack.json").read_text())
     assert manifest["teacher"]["model"] == "resnet8"
     assert math.isclose(manifest["top_k"], 3)
+    (there / "teacher.pth").rename(there / "away.pth")
+    alone = [*DIGITS, "--path_t", where, "--epochs", "2"]  # the same bits without the teacher
+    assert cli.run("student", [*alone, "--save_dir", "alone"]) == 0
+    assert f"teacher outputs: those of the pack {where}" in capsys.readouterr().out
+    assert same(*(weights_of(there / name) for name in ("beside", "alone")))
+    (there / "away.pth").rename(there / "teacher.pth")
+    before = sorted(there.rglob("*"))
+    for words, message in REFUSED.items():
+        assert cli.run("student", [*alone, *words.split()]) == 2, words
+        (error,) = capsys.readouterr().err.splitlines()
+        assert message in error, words
+    assert cli.run("cache", ["export", "again", *alone]) == 2
+    assert "is a pack already; give the teacher itself" in capsys.readouterr().err
+    assert sorted(there.rglob("*")) == before
+
+
+def test_a_pack_of_embeddings_teaches_a_backbone(there, capsys):  # noqa: F811
+    flags = [*DIGITS, "--distill", "embedmatch", "-c", "0", "-d", "0", "-b", "1"]
+    flags += ["--student_head", "none", "--epochs", "1"]
+    words = [*flags, "--path_t", "teacher.pth", "--views", "1", "--teacher_cache", "auto"]
+    assert cli.run("cache", ["export", "out", *words, "--teacher_head", "none"]) == 0
+    assert cli.run("student", [*flags, "--path_t", "out", "--save_dir", "backbone"]) == 0
+    assert "--probe knn scores its embeddings" in capsys.readouterr().out
+    assert cli.run("student", [*DIGITS, "--path_t", "out"]) == 2
+    assert "the loss kd needs teacher_logits, but the pack out has only teacher_pooled" in (
+        capsys.readouterr().err
+    )

@@ -4,7 +4,9 @@ import torch
 from sklearn.linear_model import LogisticRegression, RidgeClassifierCV
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
+from torch.overrides import TorchFunctionMode
 
+from distillers.distillation.heads import linear, moments
 from distillers.distillation.heads.attach import fit
 from distillers.distillation.heads.linear import fit_logistic, fit_ridge
 from distillers.errors import InputError
@@ -34,6 +36,36 @@ def test_ridge_is_that_of_scikit_learn(shape) -> None:
     np.testing.assert_allclose(ours.bias[rows], theirs.intercept_, atol=1e-9)
     predicted = ours.module()(x.float()).argmax(1).numpy()
     np.testing.assert_array_equal(predicted, theirs.predict(x.numpy()))
+
+
+class LargestDouble(TorchFunctionMode):
+    """Note the number of elements of the largest float64 tensor that is computed."""
+
+    largest = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, Tensor) and found.dtype == torch.float64:
+            self.largest = max(self.largest, found.untyped_storage().size() // 8)
+        return found
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_ridge_takes_blocks_of_rows_and_gives_the_same(every, monkeypatch) -> None:
+    x, y = data(500, 12, 5)
+    whole = fit_ridge(x.float(), y, 5)
+    monkeypatch.setattr(linear, "CALIBRATED", -(-500 // every))
+    for module in (linear, moments):
+        monkeypatch.setattr(module, "ROWS", 32)
+    with LargestDouble() as seen:
+        parts = fit_ridge(x.float(), y, 5)
+    kept = -(-500 // every) * 5  # scores
+    assert seen.largest <= max(32 * 12, kept)
+    torch.testing.assert_close(parts.weight, whole.weight, rtol=1e-9, atol=1e-12)
+    assert (parts.strength, parts.accuracy) == (pytest.approx(whole.strength), whole.accuracy)
+    assert parts.scale == pytest.approx(whole.scale, rel=1e-6 if every == 1 else 0.3)
+    theirs = RidgeClassifierCV(alphas=[parts.strength]).fit(x.float().double().numpy(), y.numpy())
+    np.testing.assert_allclose(parts.weight, theirs.coef_, atol=1e-9)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -1,0 +1,93 @@
+"""A pack as the only teacher of a run, without the network that computed it."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distillers.distillation.cache.pack import Pack
+from distillers.distillation.readable import reads
+from distillers.errors import InputError
+from distillers.features.backbone import HeadedNetwork
+from distillers.losses import wiring
+
+OF_TEACHER = {*wiring.FROM_TEACHER, *wiring.FROM_TEACHER_STRONG}
+OF_TEACHER |= {name for name in wiring.FACTS if name.startswith("teacher_")}
+SIDE = 4  # of the grid of mean values that stands for an image
+
+
+class PackEmbedding(nn.Module):
+    """Embeddings with the width of a pack's, so that losses can be built and checked before it.
+
+    They are no embeddings of the teacher. Training reads the pack; after `close` it is an error to
+    run this.
+
+    Args:
+        dim: width of the embeddings.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.num_classes = 0
+        self.pool = nn.AdaptiveAvgPool2d(SIDE)
+        self.project = nn.Linear(SIDE**2, dim)
+        self.is_closed = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (n, d) for images (n, c, h, w)."""
+        if self.is_closed:
+            raise RuntimeError("the teacher is a pack, which has no outputs for other images.")
+        return self.project(self.pool(images.mean(1)).flatten(1))
+
+    def close(self) -> None:
+        """Refuse to be run from now on."""
+        self.is_closed = True
+
+
+def pack_network(pack: Pack) -> HeadedNetwork:
+    """Return a network whose outputs have the widths of a pack's, to build and check losses."""
+    classes = pack.width("teacher_logits")
+    dim = pack.width("teacher_pooled") or 1
+    with torch.random.fork_rng(devices=[]):  # the run draws what it would with the teacher itself
+        embedding = PackEmbedding(dim)
+        return HeadedNetwork(embedding, nn.Linear(dim, classes) if classes else None)
+
+
+def close_pack_networks(nets: Iterable[nn.Module]) -> None:
+    """Refuse to run the networks of `pack_network` among `nets` from now on."""
+    for module in (module for net in nets for module in net.modules()):
+        if isinstance(module, PackEmbedding):
+            module.close()
+
+
+def pack_card(pack: Pack) -> dict[str, Any]:
+    """Return what a pack says about its teacher, as a card."""
+    return {
+        "model": pack.manifest["teacher"]["model"],
+        "num_classes": pack.width("teacher_logits"),
+        "class_names": pack.manifest["class_names"],
+    }
+
+
+def check_losses(pack: Pack, names: Iterable[str]) -> None:
+    """Check that losses need no more of a teacher than a pack has.
+
+    Args:
+        pack: the only teacher.
+        names: of the losses.
+
+    Raises:
+        InputError: naming the first that does, what it needs, and losses that need no more.
+    """
+    have = set(pack.names()) | ({"teacher_dim"} if pack.width("teacher_pooled") else set())
+    lacking = OF_TEACHER - have
+    for name in names:
+        missing = sorted(reads(wiring.find(name)) & lacking)
+        if missing:
+            others = [each for each, loss in wiring.losses().items() if not reads(loss) & lacking]
+            raise InputError(
+                f"the loss {name} needs {', '.join(missing)}, but the pack {pack.folder} has only "
+                f"{', '.join(pack.names())}; these need no more: {', '.join(sorted(others))}. Or "
+                "give the teacher itself with --path_t."
+            )
