@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from distillers.checkpoints.checksum import add_to_onnx
 from distillers.errors import CorruptFileError, InputError
+from distillers.files import write_atomically
 
 TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -65,7 +66,7 @@ def write(net: nn.Module, card: dict[str, Any], path: Path, images: Tensor) -> N
         del part.metadata_props[:]  # they have stack traces with the paths of this machine
     entry = model.metadata_props.add()
     entry.key, entry.value = "card", json.dumps(card)
-    path.write_bytes(add_to_onnx(model.SerializeToString()))
+    write_atomically(path, add_to_onnx(model.SerializeToString()))
 
 
 def open_session(path: Path) -> Any:

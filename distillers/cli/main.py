@@ -93,7 +93,7 @@ def _run(command: str, args: Sequence[str], stopping: list[int]) -> int:
         _print_error(error)
         return 130 if error.signal == signal.SIGINT else PREEMPTED_STATUS
     except OSError as error:
-        if error.filename is None and error.errno not in DISK_FULL:  # not related to a file
+        if not _is_of_a_file(error):
             raise
         _print_error(_explain(error))
         return 2
@@ -108,10 +108,16 @@ def _run(command: str, args: Sequence[str], stopping: list[int]) -> int:
     return 0
 
 
+def _is_of_a_file(error: OSError) -> bool:
+    no_folder = "No usable temporary directory" in str(error)
+    return error.filename is not None or error.errno in DISK_FULL or no_folder
+
+
 def _explain(error: OSError) -> Exception:
     """Return an error about a file with its name first, and with advice if the disk is full."""
     where = f"{error.filename}: " if error.filename is not None else ""
-    advice = "; make room, and run the command again" if error.errno in DISK_FULL else ""
+    is_full = error.errno in DISK_FULL or error.filename is None
+    advice = "; make room, and run the command again" if is_full else ""
     return InputError(f"{where}{error.strerror}{advice}.")
 
 

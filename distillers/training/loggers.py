@@ -78,6 +78,8 @@ def read_metrics(folder: Path, epoch: int = 0) -> list[dict[str, float]]:
     """
     path = folder / METRICS
     if not path.exists():
+        if epoch:
+            complain(f"{path} is missing: it will lack the epochs up to {epoch}.")
         return []
     try:
         rows, is_verified = load_metrics(path)

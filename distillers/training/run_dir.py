@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distillers.checkpoints import io as checkpoint
+from distillers.config.run_files import METRICS
 from distillers.config.train import TrainConfig
 from distillers.distributed.world import World, complain
 from distillers.errors import CorruptFileError, InputError
@@ -140,6 +141,8 @@ def check_same_source(
 
 def find_checkpoint(run_dir: RunDir, config: TrainConfig) -> RunState | None:
     """Return the state to resume from, or None to start anew; see `resolve_run_dir`."""
+    if run_dir.folder.exists() and not run_dir.folder.is_dir():
+        raise InputError(f"{run_dir.folder} is a file, not the folder of a run; move it away.")
     is_restart = any(int(os.environ.get(name, "0")) for name in RESTARTS)
     if not run_dir.folder.exists():
         if config.resume:
@@ -174,5 +177,16 @@ def _read_newest(run_dir: RunDir) -> RunState | None:
             complain(f"WARNING: resuming from {path} of epoch {state.trainer.epoch}.")
         return state
     if damage:
-        raise InputError(f"no checkpoint can be read: {' '.join(damage)} Nothing was changed.")
+        raise InputError(
+            f"no checkpoint can be read: {' '.join(damage)} Nothing was changed; restore one, or "
+            "start anew with --overwrite."
+        )
+    rows = run_dir.folder / METRICS
+    is_finished = (run_dir.folder / "summary.json").exists()
+    if is_finished or (rows.exists() and rows.read_bytes().count(b"\n") > 1):
+        raise InputError(
+            f"{run_dir.folder} has epochs that are done, but not {run_dir.last.name} to go on "
+            "from; restore it, or start anew with --overwrite."
+        )
+    complain(f"{run_dir.folder} has no checkpoint yet; the run starts anew.")
     return None

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -225,6 +226,21 @@ def test_nothing_readable_left_is_told_and_nothing_is_changed(finished, capfd):
     finally:
         for file, content in zip(files, kept, strict=True):
             file.write_bytes(content)
+
+
+def test_a_run_whose_checkpoint_is_gone_is_not_started_anew(finished, tmp_path, capfd):
+    run = checkpoint_of(finished).parent
+    kept = tmp_path / "kept"
+    shutil.copytree(run, kept)
+    try:
+        for path in run.glob("*.pth"):
+            path.unlink()
+        before = contents(finished)
+        assert train(finished, "--resume") == 2
+        assert f"not {LAST} to go on from; restore it, or start anew with" in capfd.readouterr().err
+        assert contents(finished) == before
+    finally:
+        shutil.copytree(kept, run, dirs_exist_ok=True)
 
 
 @pytest.mark.parametrize("what", ["newer", "another network", "another method"])
