@@ -4,6 +4,8 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # Error numbers for which a file cannot grow: disk, quota, or limit of the file size.
@@ -18,16 +20,25 @@ def write_atomically(path: Path, content: bytes, previous: Path | None = None) -
     """
     temporary = path.with_name(path.name + ".part")
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         if previous is not None and path.exists():
             path.replace(previous)
         temporary.replace(path)
-    except BaseException as error:  # a signal, too
+    except BaseException:  # a signal, too
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
+        raise
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Name a file in every `OSError` that does not, as on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
             error.filename = str(path)
         raise
 

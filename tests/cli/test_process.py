@@ -172,6 +172,27 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch, capsys):
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"),
+            "found in ['/tmp']",
+        ),
+        (OSError(122, "Disk quota exceeded"), "Disk quota exceeded"),
+    ],
+)
+def test_a_full_disk_without_a_file_is_a_line(error, words, monkeypatch, capsys):
+    from distillers.cli.commands import list as command
+
+    def fill(_):
+        raise error
+
+    monkeypatch.setattr(command, "main", fill)
+    assert cli.run("list", []) == 2
+    assert capsys.readouterr().err.endswith(f"{words}; make room, and run the command again.\n")
+
+
 def test_two_processes_that_resume_one_run_do_not_both_train_in_it(tmp_path):
     flags = [ROOT / "train_teacher.py", *TRAIN]
     first = start(flags, tmp_path)

@@ -1,4 +1,6 @@
 import hashlib
+import io
+import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -159,6 +161,21 @@ def test_not_an_archive(tmp_path):
     with pytest.raises(InputError, match=r"cannot unpack .*x.tar.gz .*delete it"):
         download.unpack(tmp_path / "x.tar.gz", tmp_path / "folder", ["a"])
     assert not (tmp_path / "folder").exists()
+
+
+def test_a_full_disk_is_no_reason_to_delete_an_archive(tmp_path, monkeypatch):
+    with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as tar:
+        info = tarfile.TarInfo("x/a")
+        info.size = 3
+        tar.addfile(info, io.BytesIO(b"abc"))
+
+    def fill(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("distillers.data.datasets.download.copyfileobj", fill)
+    with pytest.raises(InputError, match=r"no room to unpack .*x.tar.gz .*; make room"):
+        download.unpack(tmp_path / "x.tar.gz", tmp_path / "x", ["a"])
+    assert [path.name for path in tmp_path.iterdir()] == ["x.tar.gz"]
 
 
 def test_a_folder_that_nothing_came_into_is_taken_away(tmp_path):

@@ -18,6 +18,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from distillers.errors import InputError
+from distillers.files import DISK_FULL
 
 TIMEOUT = 30.0  # seconds without data
 TRIES = 20  # connections per file, as long as each makes progress
@@ -83,6 +84,8 @@ def unpack(archive: Path, folder: Path, names: Collection[str]) -> None:
                         with (out / wanted.pop(member.name)).open("wb") as sink:
                             copyfileobj(source, sink)
         except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise InputError(f"no room to unpack {archive} on the disk; make room.") from error
             raise InputError(
                 f"cannot unpack {archive} ({error}); delete it to download it again."
             ) from error

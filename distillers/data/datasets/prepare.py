@@ -15,6 +15,7 @@ from tqdm import tqdm
 from distillers.data.datasets.download import verify_md5
 from distillers.data.datasets.synsets import val_synsets
 from distillers.errors import InputError, shorten
+from distillers.files import naming
 
 # As published by the organizers.
 MD5 = {
@@ -137,7 +138,7 @@ def _write(stream: IO[bytes], target: Path, size: int) -> None:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
-    with part.open("wb") as out:
+    with naming(part), part.open("wb") as out:
         left = size
         while left and (block := stream.read(min(left, 1 << 20))):
             out.write(block)

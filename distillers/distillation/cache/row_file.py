@@ -5,6 +5,8 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
+from distillers.files import naming
+
 
 class RowFile:
     """A file of rows of equal length; rows that were never written read as zeros.
@@ -52,7 +54,8 @@ class RowFile:
         for place, row in enumerate(rows):
             part, done = data[place * size : (place + 1) * size], 0
             while done < size:  # a nearly full disk accepts a part first
-                done += os.pwrite(self._file, part[done:], row * size + done)
+                with naming(self.path):
+                    done += os.pwrite(self._file, part[done:], row * size + done)
 
     def _read_fully(self, offset: int, into: memoryview) -> None:
         done = 0
