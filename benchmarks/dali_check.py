@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def difference_in_levels(one: Tensor, other: Tensor) -> Tensor:
-    """Return the differences of normalised images in grey levels of 1 / 255."""
+    """Return the differences of normalized images in grey levels of 1 / 255."""
     return (one - other).abs() * 255 * torch.tensor(STD, device=one.device).view(3, 1, 1)
 
 

@@ -94,7 +94,7 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, list[fl
     )
     bare = Trainer(build_task(setup, args.method).train(), hparams)
     usual = Trainer(
-        build_task(setup, args.method, unoptimised=True).train(),
+        build_task(setup, args.method, unoptimized=True).train(),
         Hyperparameters(epochs=1, learning_rate=1e-3),
     )
     pil = DataLoader(

@@ -56,7 +56,7 @@ class RecognizedNetwork:
         name: its name in `distillers.models.create`.
         num_classes: number of logits.
         image_size: side of the images in pixels, if it takes only these or was trained for them;
-            None if it was not given and any will do.
+            None if it was not given and the network accepts any.
     """
 
     net: nn.Module

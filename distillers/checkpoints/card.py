@@ -33,7 +33,7 @@ def complete_card(classifier: Classifier, source: DataSource | None = None) -> d
     """Return the card of an exported file: preprocessing, classes, origin and size.
 
     Raises:
-        InputError: if the normalisation or the size of the images is unknown.
+        InputError: if the normalization or the size of the images is unknown.
     """
     card = {"format": FORMAT, **classifier.card}
     if source is not None:

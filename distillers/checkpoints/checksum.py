@@ -33,7 +33,7 @@ def add_to_zip(content: bytes | memoryview) -> bytes:
 
 
 def add_to_onnx(content: bytes) -> bytes:
-    """Return a serialised `ModelProto` with its SHA-256 as its last metadata entry."""
+    """Return a serialized `ModelProto` with its SHA-256 as its last metadata entry."""
     return content + ONNX + hashlib.sha256(content).hexdigest().encode()
 
 

@@ -1,4 +1,4 @@
-"""Recognise by their content files that are given as checkpoints but are something else."""
+"""Recognize by their content files that are given as checkpoints but are something else."""
 
 import zipfile
 from pathlib import Path

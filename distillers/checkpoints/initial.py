@@ -18,12 +18,12 @@ from distillers.models.pretrained import replace_classifier, statistics
 
 @dataclass(frozen=True)
 class InitialNetwork:
-    """A network on the CPU, and the normalisation that its weights expect.
+    """A network on the CPU, and the normalization that its weights expect.
 
     Attributes:
         net: maps images (n, 3, h, w) to logits.
-        mean: mean of the normalisation, one number per channel; None if any will do.
-        std: standard deviation of the normalisation; None if any will do.
+        mean: mean of the normalization, one number per channel; None if it accepts any.
+        std: standard deviation of the normalization; None if it accepts any.
     """
 
     net: nn.Module

@@ -1,4 +1,4 @@
-"""Adapt images to the size and normalisation that a network was trained with."""
+"""Adapt images to the size and normalization that a network was trained with."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,11 +23,11 @@ class InputAdapter(nn.Module):
 
     Args:
         net: maps images to logits. If it declares `taps`, the adapter declares the same places.
-        mean_from: mean of the incoming images' normalisation, one number per channel or one for
+        mean_from: mean of the incoming images' normalization, one number per channel or one for
             all, on the scale where 0 is black and 1 is white.
-        std_from: standard deviation of the incoming images' normalisation.
-        mean_to: mean of the normalisation that `net` was trained with.
-        std_to: standard deviation of the normalisation that `net` was trained with.
+        std_from: standard deviation of the incoming images' normalization.
+        mean_to: mean of the normalization that `net` was trained with.
+        std_to: standard deviation of the normalization that `net` was trained with.
         size: (h, w) that `net` was trained with; images are resized to it bilinearly with
             antialiasing, as by torchvision's `Resize`. None accepts any size.
         interpolation: "bilinear" or "bicubic", how images are resized.
@@ -97,7 +97,7 @@ def adapt_input(
 def with_normalization(
     source: DataSource, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> DataSource:
-    """Return the data set with another normalisation, or unchanged if none is given.
+    """Return the data set with another normalization, or unchanged if none is given.
 
     Grey images are repeated to three channels if there are three numbers.
 
@@ -114,7 +114,7 @@ def with_normalization(
     if not channels == len(mean) == len(std):
         raise InputError(
             f"{source.name} has images of {channels} channels, but the network expects "
-            f"normalisation with mean {tuple(mean)} and std {tuple(std)}."
+            f"normalization with mean {tuple(mean)} and std {tuple(std)}."
         )
     return replace(given, mean=tuple(mean), std=tuple(std))
 

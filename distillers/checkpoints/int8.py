@@ -1,4 +1,4 @@
-"""Quantise ONNX files to int8 with onnxruntime, and find the layers that this harms.
+"""Quantize ONNX files to int8 with onnxruntime, and find the layers that this harms.
 
 Weights are int8 with a scale for each output channel, activations uint8 with the range that they
 have on calibration images, as pairs of QuantizeLinear and DequantizeLinear (Jacob et al.,
@@ -27,12 +27,12 @@ LAYERS = ("Conv", "Gemm", "MatMul")
 AUTO = "auto"
 BATCH = 32  # calibration images per forward
 MAX_DIVERGENCE = 0.01  # nats; `AUTO` keeps layers in float until the file differs by less
-MAX_KEPT = 0.5  # of the layers; a network that needs more is not quantised
+MAX_KEPT = 0.5  # of the layers; a network that needs more is not quantized
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What quantisation of one layer alone changes.
+    """What quantization of one layer alone changes.
 
     Attributes:
         layer: its module path in the network.
@@ -48,15 +48,15 @@ class Quantizer:
     """Calibrates an ONNX file once, and writes it with any choice of layers in int8.
 
     Args:
-        path: a float file that maps normalised images (n, 3, h, w) to logits.
+        path: a float file that maps normalized images (n, 3, h, w) to logits.
         images: (n, 3, h, w) calibration images, preprocessed as in training's evaluation.
         folder: an existing folder for temporary files.
 
     Attributes:
-        layers: name of the node of each layer that can be quantised, by module path.
+        layers: name of the node of each layer that can be quantized, by module path.
 
     Raises:
-        InputError: if onnxruntime cannot quantise the file; names the operation.
+        InputError: if onnxruntime cannot quantize the file; names the operation.
     """
 
     def __init__(self, path: Path, images: Tensor, folder: Path) -> None:
@@ -66,13 +66,13 @@ class Quantizer:
 
         self._images, self._folder = images, folder
         self._prepared = folder / "prepared.onnx"
-        with _quantising(path):  # folds batch normalisations that the exporter has left
+        with _quantizing(path):  # folds batch normalizations that the exporter has left
             quant_pre_process(str(path), str(self._prepared), skip_symbolic_shape=True)
         self._model = onnx.load(self._prepared)
         self.layers = _find_layers(self._model)
         if not self.layers:
-            raise InputError(f"{path} has no layer that can be quantised: no {', '.join(LAYERS)}.")
-        with _quantising(path):
+            raise InputError(f"{path} has no layer that can be quantized: no {', '.join(LAYERS)}.")
+        with _quantizing(path):
             self._ranges = self._calibrate()
         self.logits = run(self._prepared, images)
 
@@ -88,7 +88,7 @@ class Quantizer:
         self._write(path, exclude=[self.layers[layer] for layer in keep])
 
     def sensitivities(self) -> list[Sensitivity]:
-        """Quantise each layer alone, and return what changes, the most harmful first."""
+        """Quantize each layer alone, and return what changes, the most harmful first."""
         path = self._folder / "alone.onnx"
         found = []
         for layer, node in self.layers.items():
@@ -114,7 +114,7 @@ class Quantizer:
             if changed <= MAX_DIVERGENCE:
                 return kept
         raise InputError(
-            f"this network cannot be quantised: even with its {most} most sensitive layers in "
+            f"this network cannot be quantized: even with its {most} most sensitive layers in "
             f"float (first {ranked[0].layer}) the class probabilities change by {changed:.3g} nats "
             f"(KL divergence on the calibration images; at most {MAX_DIVERGENCE} is accepted). "
             "Train it with --qat, or name the layers to keep yourself."
@@ -138,11 +138,11 @@ class Quantizer:
         from onnxruntime.quantization import QuantType
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-        # int8 operations around a layer in float would round its input and output all the same
+        # int8 operations around a layer in float would round its input and output nevertheless
         is_whole = not only and not exclude
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
-        with _quantising(path):
+        with _quantizing(path):
             quantizer = QDQQuantizer(
                 model,
                 per_channel=True,
@@ -196,7 +196,7 @@ def _find_layers(model: Any) -> dict[str, str]:
 
 
 def _operations() -> list[str]:
-    """Return the operations that onnxruntime quantises."""
+    """Return the operations that onnxruntime quantizes."""
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
     return sorted({*QDQRegistry, *QLinearOpsRegistry})
@@ -218,13 +218,13 @@ def _reader(name: str, images: Tensor) -> Any:
 
 
 @contextmanager
-def _quantising(path: Path) -> Iterator[None]:
+def _quantizing(path: Path) -> Iterator[None]:
     """Turn the errors of onnxruntime's tools into one line, and their log off."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         yield
     except Exception as error:  # they raise many kinds
-        raise InputError(f"{path.name} cannot be quantised: {first_line(error)}") from error
+        raise InputError(f"{path.name} cannot be quantized: {first_line(error)}") from error
     finally:
         logging.disable(level)

@@ -22,7 +22,7 @@ from distillers.features.taps import declare_inner_taps
 
 
 class Classifier(nn.Module):
-    """A network with its card; maps normalised images (n, 3, h, w) to logits (n, k).
+    """A network with its card; maps normalized images (n, 3, h, w) to logits (n, k).
 
     Args:
         net: the network.
@@ -45,7 +45,7 @@ class Classifier(nn.Module):
         """Preprocess pixels as in evaluation: (n, 3, size, size) on their device.
 
         Resizes the shorter side to the card's `shorter_side`, crops the central square of
-        `image_size`, and normalises with the card's mean and standard deviation.
+        `image_size`, and normalizes with the card's mean and standard deviation.
 
         Args:
             pixels: (n, c, h, w) or (c, h, w) uint8, with 1 (grey) or 3 (RGB) channels, as from

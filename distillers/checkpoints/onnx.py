@@ -85,7 +85,7 @@ class OnnxNetwork(nn.Module):
     A file for a fixed number of images runs in batches of that number.
 
     Args:
-        path: a file that maps normalised images (n, 3, h, w) to logits.
+        path: a file that maps normalized images (n, 3, h, w) to logits.
 
     Attributes:
         card: from the metadata, or else what the graph shows.

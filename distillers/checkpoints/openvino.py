@@ -87,7 +87,7 @@ class OpenVinoNetwork(nn.Module):
     """OpenVINO IR as a module without parameters, run by OpenVINO on the CPU in float32.
 
     Args:
-        path: an XML file that maps normalised images (n, 3, h, w) to logits.
+        path: an XML file that maps normalized images (n, 3, h, w) to logits.
 
     Attributes:
         card: from the file; {"model": its name} if there is none.

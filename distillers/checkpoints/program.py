@@ -105,7 +105,8 @@ def _check_safe(path: Path) -> None:
             f"{path} holds {unknown[:80]!r}, which the program of a network does not need, and was "
             "not opened: that could run code from it."
         )
-    torch.load(io.BytesIO(samples), weights_only=True)  # torch.export.load would go on without it
+    # torch.export.load would ignore an error in it
+    torch.load(io.BytesIO(samples), weights_only=True)
 
 
 def _unsafe(value: Any, key: str = "") -> str | None:

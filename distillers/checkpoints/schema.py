@@ -24,8 +24,8 @@ class Card(TypedDict, total=False):
         class_names: names of the classes.
         image_size: side of the images in pixels.
         shorter_side: pixels to which the shorter side is resized before the crop.
-        mean: mean of the normalisation, for one channel or each.
-        std: standard deviation of the normalisation.
+        mean: mean of the normalization, for one channel or each.
+        std: standard deviation of the normalization.
         channels_last: whether it was evaluated in this memory format.
         dataset: name of the data set that it was trained on.
         data: digest of the labels of that data set.
@@ -36,7 +36,7 @@ class Card(TypedDict, total=False):
         deploy: structure of a network that a loss deployed, with the "name" of the loss.
         distilled: teacher and losses of a student.
         transferred: origin of a network that was transferred.
-        int8: how an ONNX file was quantised: layers kept in float, number of calibration images,
+        int8: how an ONNX file was quantized: layers kept in float, number of calibration images,
             agreement with the float file and its accuracy in percent.
         class_weight: weights of the classes in its loss.
     """

@@ -44,7 +44,7 @@ class Converted:
     Attributes:
         candidates: the sets of weights in it, the preferred one first.
         warning: what is wrong with the network without `rebuild`, if anything.
-        rebuild: builds the network that was evaluated from the recognised one and the teacher;
+        rebuild: builds the network that was evaluated from the recognized one and the teacher;
             `warning` is not logged then. None if the weights are the whole network.
     """
 

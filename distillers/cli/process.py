@@ -63,7 +63,7 @@ class GuardedStream:
 
 
 def with_guarded_output(work: Callable[[], int]) -> int:
-    """Call `work`, and go on without output if stdout or stderr cannot be written.
+    """Call `work`, and continue without output if stdout or stderr cannot be written.
 
     Returns:
         Its exit status; if that is 0 and output was lost, 1 if the reader has gone, as in

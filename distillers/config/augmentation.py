@@ -14,7 +14,7 @@ SWITCH = Range("0 or 1", lambda value: value in (0, 1))
 COUNT = Range("a whole number from 1 to 10", lambda value: value in range(1, 11))
 TOP = Range("from 1 to 30", lambda value: 1 <= value <= 30)
 NOISE = {"mstd": Range("0 or more", lambda value: value >= 0)}
-# The settings of each policy, with what they may be.
+# The settings of each policy, and the numbers that each accepts.
 POLICIES: dict[str, Mapping[str, Range]] = {
     "rand": {"m": NOT_NEGATIVE, "n": COUNT, "p": UP_TO_1, "mmax": TOP, "inc": SWITCH, **NOISE},
     "augmix": {
@@ -98,7 +98,7 @@ class Augmentation:
         return self if wanted else replace(self, strong_aa=None)
 
     def of_teacher(self) -> dict[str, Any]:
-        """Return what differs from the defaults in the images of the teacher, as JSON types."""
+        """Return the options of the teacher's images that are not the defaults, as JSON types."""
         names = ["scale", "ratio", "hflip", "vflip"]
         if not self.splits:
             names += ["aa", "color_jitter", "reprob"]
@@ -157,8 +157,8 @@ class AugmentationFlags:
         Fact.SAME_COST,
         Fact.PUBLISHED_SETTING,
     ] = 0
-    """Show so many augmentations of an image one after the other, and fewer images in each
-    epoch."""
+    """Number of consecutive augmentations of each image (repeated augmentation); an epoch then has
+    fewer different images."""
 
     def augmentation(self) -> Augmentation:
         """Return how training images are augmented."""

@@ -110,7 +110,7 @@ class BoundedLoader(yaml.SafeLoader):
 
 
 class TextLoader(BoundedLoader):
-    """A `BoundedLoader` that leaves every name and value as it is written."""
+    """A `BoundedLoader` that reads every name and value as text."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012, as its base class declares it
 

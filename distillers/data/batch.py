@@ -1,4 +1,4 @@
-"""What loaders yield and tasks read."""
+"""The batch that loaders yield and tasks read."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -25,14 +25,14 @@ class Batch:
         teacher: cached teacher outputs for these images; None if the teacher has to run.
         targets: (n, k) probabilities of the classes, smoothed or mixed; None for hard labels. The
             labels of mixed images are those of the first of both. Rows of images without a label
-            mean nothing.
+            are undefined.
         labelled: (m,) int64, the positions in the batch of the images that have a label; None if
             all have one.
         labelled_per_rank: the number of labelled images of this batch in each process of a
             distributed run, by rank; empty for a single process, or if all have labels.
         strong: (n, c, h, w), a second, strongly augmented view of the same images for losses that
             read it; None if there is none.
-        weak: (n, c, h, w), what the teacher gets instead of `images`; None for these.
+        weak: (n, c, h, w), input of the teacher; None if it is `images`.
     """
 
     images: Tensor
@@ -54,7 +54,7 @@ class Batch:
     def soft_targets(self, num_classes: int) -> Tensor:
         """Return the probabilities of the classes (n, k), for hard labels ones and zeros.
 
-        Rows of images without a label mean nothing.
+        Rows of images without a label are undefined.
         """
         if self.targets is not None:
             return self.targets
@@ -85,7 +85,7 @@ class Batch:
 
     @property
     def teacher_images(self) -> Tensor:
-        """What the teacher gets, (n, c, h, w)."""
+        """Input of the teacher, (n, c, h, w)."""
         return self.images if self.weak is None else self.weak
 
     @property

@@ -9,7 +9,7 @@ from torch import Tensor
 from distillers.data.datasets.listing import PathList
 from distillers.errors import InputError
 
-MANY_FILES = 200_000  # of so many files, sizes are not read at the start of every run
+MANY_FILES = 200_000  # from this number of files on, sizes are not read at the start of every run
 
 
 def hash_tensors(*tensors: Tensor) -> str:

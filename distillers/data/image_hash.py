@@ -1,4 +1,4 @@
-"""Hashes of the training images, by which they are recognised in any order and under any name."""
+"""Hashes of the training images, by which they are recognized in any order and under any name."""
 
 import hashlib
 

@@ -35,7 +35,7 @@ class LabelMix:
 
     An epoch has as many places as there are images. Without `share` each image has one place. With
     it, unlabelled images have that share of the places, and a kind that has fewer images than
-    places is repeated, while one that has more goes on in the next epoch where it stopped. Which
+    places is repeated, while one that has more continues in the next epoch where it stopped. Which
     image has which place is a pure function of the seed and the epoch.
 
     Places come in pairs of one kind, because mixup and CutMix mix neighbors.

@@ -42,7 +42,7 @@ class Normalize:
 
 
 def check_statistics(channels: int, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Check the arguments of `Normalize` for images of so many channels.
+    """Check the arguments of `Normalize` for images of a number of channels.
 
     Raises:
         InputError: if one is invalid.

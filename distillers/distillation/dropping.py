@@ -25,8 +25,8 @@ class TeacherDropping(nn.Module):
     1/2. The loss of a teacher is the mean over the images for which it counts.
 
     What is drawn is a function of the image's index, the teacher and the number of steps so far,
-    which is in the state dict: N processes draw what one does, and a resumed run goes on with the
-    same. In evaluation mode every teacher counts.
+    which is in the state dict: N processes draw what one does, and a resumed run continues with the
+    same numbers. In evaluation mode every teacher counts.
     """
 
     steps: Tensor

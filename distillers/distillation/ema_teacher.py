@@ -18,8 +18,8 @@ class EMATeacher(nn.Module):
     so that a resumed run continues with the same bits.
 
     With `follows_other` it follows the network that was given, another student in training, instead
-    of the student of its task. With a decay of 0 it is then that student as it is at the beginning
-    of the step, in evaluation mode: two tasks in a `JointTask`, each with the other's student as
+    of the student of its task. With a decay of 0 it is a copy of that student at the beginning of
+    the step, in evaluation mode: two tasks in a `JointTask`, each with the other's student as
     teacher, are mutual learning.
 
     Args:

@@ -37,7 +37,7 @@ def call_for_labelled(
     """Compute a loss that needs labels, for the labelled images of a batch only.
 
     If this process has none, the value is zero and the gradient zeros. A loss that compares the
-    images of all processes is called all the same where other processes have some, because all must
+    images of all processes is called nevertheless if other processes have some, because all must
     take part in what it gathers.
 
     Args:

@@ -1,4 +1,4 @@
-"""Combine what several teachers return."""
+"""Combine the outputs of several teachers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ def combine_logits(
 def combine_features(
     of_teachers: Sequence[Features], weights: Sequence[float], how: Combine
 ) -> Features:
-    """Return what losses that read all teachers get: all that is read of one, else the logits."""
+    """Return the features for losses of all teachers: those of a single one, else their logits."""
     if len(of_teachers) == 1:
         return of_teachers[0]
     logits = [each["teacher_logits"] for each in of_teachers if "teacher_logits" in each]

@@ -39,10 +39,10 @@ class Task(nn.Module, ABC):
     """What the training loop trains: a module that returns its own loss.
 
     The loop uses nothing else of a task than this class and `nn.Module`. All parameters with
-    `requires_grad` are optimised; the state dict is saved in checkpoints.
+    `requires_grad` are optimized; the state dict is saved in checkpoints.
 
     Attributes:
-        warmup_epochs: number of epochs of a warm-up stage, which runs before epoch 1; the optimiser
+        warmup_epochs: number of epochs of a warm-up stage, which runs before epoch 1; the optimizer
             is created anew after it.
         stage: set by the loop: "warmup" during the warm-up epochs, else "train".
         reads_progress: whether the loss depends on `progress`. If False, the loop passes 0,

@@ -27,7 +27,7 @@ REDUCED = (torch.bfloat16, torch.float16)  # of the weights; such a teacher is n
 class FrozenTeacher:
     """A teacher in evaluation mode without gradient, read through a faster copy where possible.
 
-    In the copy, each batch normalisation that directly follows a convolution or linear layer is
+    In the copy, each batch normalization that directly follows a convolution or linear layer is
     fused into it, and the memory format is channels-last. Module paths stay the same. The copy is
     compared with the traced teacher at all places where it is read. The teacher itself is run if
     the copy differs, if there is nothing to fuse, or if a hook of the teacher refers to an object,
@@ -107,7 +107,7 @@ class FrozenTeacher:
             self.pairs, self.fused = pairs, fused
             return
         log.warning(
-            "%s has a different output with fused batch normalisations; it is run without them, "
+            "%s has a different output with fused batch normalizations; it is run without them, "
             "which is slower.",
             name,
         )

@@ -115,7 +115,7 @@ def without_classifier(net: nn.Module, path: str) -> nn.Module:
 
 
 def check_same_embedding(net: HeadedNetwork, images: Tensor, expected: Tensor) -> None:
-    """Check that a network without its classifier returns the embedding that this took.
+    """Check that a network without its classifier returns what was the classifier's input.
 
     Raises:
         InputError: if it does not, because more than averaging stands around the classifier.

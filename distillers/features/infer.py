@@ -224,7 +224,7 @@ def _final(trace: ForwardTrace, head: str, maps: tuple[str, ...]) -> str | None:
 def _is_transformed(trace: ForwardTrace, vector: Tensor) -> bool:
     """Return whether the embedding is the output of a layer with weights.
 
-    Values alone do not show it: a new network's normalisation may be close to the identity.
+    Values alone do not show it: a new network's normalization may be close to the identity.
     """
     while vector.ndim == 2:
         makers = [call for call in trace.calls if call.output is vector]

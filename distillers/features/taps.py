@@ -35,11 +35,11 @@ class Taps:
         final: module whose output is the map that is pooled into the embedding; by default the last
             of `maps`. If it is the path of `head`, the embedding is read as a map of 1 x 1: for
             networks in which the embedding is not the mean of a map, because they read a class
-            token or normalise after pooling.
+            token or normalize after pooling.
         preacts: one activation module for each stage; its input, at its last call, is the map
             before the last activation. An empty path means the stage map, if it has no activation.
         tokens: modules whose outputs are the tokens (n, t, d) of each transformer block, in order,
-            the last one after the normalisation of the last block's output, if there is one.
+            the last one after the normalization of the last block's output, if there is one.
         layouts: layout of each place, a path and "in" or "out", whose value is not (n, c, h, w);
             set by `distillers.features.infer`.
     """

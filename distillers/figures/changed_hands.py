@@ -31,7 +31,7 @@ def changed_images(network: Responses, baseline: Responses) -> tuple[Tensor, Ten
 
 
 def images_at(places: Tensor, batches: Iterable[Batch], mean: Tensor, std: Tensor) -> Tensor:
-    """Return images (m, 3, h, w) in [0, 1] at places (m,) of a pass, not normalised."""
+    """Return images (m, 3, h, w) in [0, 1] at places (m,) of a pass, not normalized."""
     order = places.argsort()
     parts, start = [], 0
     for batch in batches:

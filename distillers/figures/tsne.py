@@ -30,14 +30,14 @@ SHAPES = "osv^D<>Pp*"
 
 
 def embed(features: Tensor, *, seed: int = 0, perplexity: float = PERPLEXITY) -> Tensor:
-    """Compute scikit-learn's t-SNE embedding, (n, 2) float64, initialised by PCA.
+    """Compute scikit-learn's t-SNE embedding, (n, 2) float64, initialized by PCA.
 
     Reproducible on one machine with the same number of threads.
 
     Args:
         features: (n, d).
         seed: non-negative.
-        perplexity: the effective number of neighbours.
+        perplexity: the effective number of neighbors.
     """
     from sklearn.manifold import TSNE  # slow to import
 
@@ -106,7 +106,7 @@ def plot(
     caption = (
         f"t-SNE of the pooled features (classifier inputs) of {len(rows):,} test images"
         + (f" of {which}" if which else "")
-        + f", perplexity {perplexity:g}, initialised by PCA, seed {seed}."
+        + f", perplexity {perplexity:g}, initialized by PCA, seed {seed}."
     )
     return FigureData("tsne", figure, caption, concat(table))
 

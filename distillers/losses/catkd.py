@@ -21,7 +21,7 @@ class CATKD(nn.Module):
     where A is the weight of the classifier, without its bias, applied at each position of the last
     map, averaged to r x r positions. With `normalise`, the r^2 values of each class are divided by
     their Euclidean norm. Published with a cross-entropy of 1, and weights from 0.5 to 600; pairs of
-    one family of networks are not normalised.
+    one family of networks are not normalized.
 
     In the public code the student is trained and deployed without the bias of its classifier, so
     that its logits are the averages of its class maps: here its bias is set to zero and is not

@@ -37,11 +37,11 @@ class PKT(nn.Module):
         self, student_pooled: Tensor, teacher_pooled: Tensor, rows_per_rank: tuple[int, ...] = ()
     ) -> Tensor:
         """Compute the loss from pooled embeddings (n, d_s) and (n, d_t)."""
-        student = self.neighbours(student_pooled, rows_per_rank)
-        teacher = self.neighbours(teacher_pooled.detach(), rows_per_rank)
+        student = self.neighbors(student_pooled, rows_per_rank)
+        teacher = self.neighbors(teacher_pooled.detach(), rows_per_rank)
         return (teacher * ((teacher + self.eps) / (student + self.eps)).log()).mean()
 
-    def neighbours(self, pooled: Tensor, rows_per_rank: tuple[int, ...] = ()) -> Tensor:
+    def neighbors(self, pooled: Tensor, rows_per_rank: tuple[int, ...] = ()) -> Tensor:
         """Return the neighbor probabilities (n, N) of embeddings (n, d) among all N images."""
         with no_autocast(pooled):
             rows = l2_normalize(at_least_fp32(pooled))

@@ -27,7 +27,7 @@ FROM_LOOP = ("labels", "targets", "index", "progress")
 FROM_LABELS = ("labels", "targets")
 # A loss that reads nothing else is also taken on the second view, where there is one.
 ON_EVERY_VIEW = ("student_logits", "labels", "targets")
-# Bound where `forward` names them although they have a default, with which a loss works by itself.
+# Given to a `forward` that names them, although they have defaults, for use without this library.
 OPTIONAL = ("rows_per_rank", "progress")
 
 # Required parameters of `__init__`.

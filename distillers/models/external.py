@@ -125,7 +125,7 @@ def _from_torchvision(
         )
     check_available(f"torchvision:{name}", weights.url)
     net: Any = models.get_model(name, weights=weights, **options)
-    if name in EXTRA_LOGITS:  # as without weights: one classifier, and no renormalisation of images
+    if name in EXTRA_LOGITS:  # as without weights: one classifier, and no renormalization of images
         net.aux_logits = net.transform_input = False
         for extra in EXTRA_LOGITS[name]:
             setattr(net, extra, None)

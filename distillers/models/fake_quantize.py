@@ -5,7 +5,7 @@ Inference", CVPR 2018, https://arxiv.org/abs/1712.05877. Gradients pass the roun
 (straight-through estimator, Bengio et al., https://arxiv.org/abs/1308.3432).
 
 The rounding is that of `distillers export --int8`: weights with a symmetric scale for each output
-channel, inputs of layers with one range for all. A batch normalisation after a layer multiplies
+channel, inputs of layers with one range for all. A batch normalization after a layer multiplies
 each output channel, which changes its scale alone, so that it need not be folded for training.
 The paper averages the range of activations over steps; here it is that of the batch, without a
 state, and the exported file gets the range on its calibration images.

@@ -1,4 +1,4 @@
-"""Fuse batch normalisations into the layers before them, where that changes no result."""
+"""Fuse batch normalizations into the layers before them, where that changes no result."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ PRECISE = (torch.float32, torch.float64)  # in half precision, rounding the prod
 
 @dataclass(frozen=True)
 class FusiblePair:
-    """Paths of a layer and of the batch normalisation that is the only user of its output."""
+    """Paths of a layer and of the batch normalization that is the only user of its output."""
 
     layer: str
     norm: str
@@ -27,7 +27,7 @@ class FusiblePair:
 def find_pairs(trace: ForwardTrace, places: Collection[Place]) -> list[FusiblePair]:
     """Return the pairs that can be fused into one layer.
 
-    The input of the normalisation is the output of the layer; no other function takes this output,
+    The input of the normalization is the output of the layer; no other function takes this output,
     and none takes the weight of the layer; each of both runs once, has a known type and no hooks;
     and nothing between them is read.
     """

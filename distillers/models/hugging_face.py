@@ -30,7 +30,7 @@ class VisionEncoder(nn.Module):
         self._has_text = hasattr(encoder, "get_image_features")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return embeddings (n, d) of normalised images (n, 3, h, w)."""
+        """Return embeddings (n, d) of normalized images (n, 3, h, w)."""
         model: Any = self.encoder
         found = model.get_image_features(images) if self._has_text else model(images)
         if isinstance(found, Tensor):

@@ -1,16 +1,16 @@
-"""Initialise the weights of the networks of this package."""
+"""Initialize the weights of the networks of this package."""
 
 from torch import nn
 
 
 def init_kaiming_normal(net: nn.Module, linear_std: float | None = None) -> None:
-    """Initialise convolutions by He et al., ICCV 2015, arXiv:1502.01852, in "fan_out" mode.
+    """Initialize convolutions by He et al., ICCV 2015, arXiv:1502.01852, in "fan_out" mode.
 
     The weights of a convolution get variance 2 / (kernel area x output channels / groups), its bias
-    0. Batch normalisation keeps scale 1 and shift 0, the default of torch.
+    0. Batch normalization keeps scale 1 and shift 0, the default of torch.
 
     Args:
-        net: the network to initialise in place.
+        net: the network to initialize in place.
         linear_std: standard deviation of the weights of linear layers, whose bias is then 0; None
             keeps the default of torch.
     """

@@ -75,7 +75,7 @@ def _last_layer(net: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
 
 
 def statistics(net: nn.Module, name: str) -> dict[str, list[float]]:
-    """Return the mean and std of the normalisation that published weights expect.
+    """Return the mean and std of the normalization that published weights expect.
 
     Returns:
         A dict with "mean" and "std"; empty if they are unknown.

@@ -6,7 +6,7 @@ resolution, depth 6 n + 2.
 
 Where the public code of distillation papers differs from that section, this file follows the code,
 so that its checkpoints load: a shortcut that changes the shape is a 1 x 1 convolution with batch
-normalisation (option B; section 4.2 pads with zeros), and there are widened networks: `x4` has four
+normalization (option B; section 4.2 pads with zeros), and there are widened networks: `x4` has four
 times the channels in the stages and twice in the stem, `x2` twice in the stages only, `x4_double`
 twice the channels of `x4`.
 """

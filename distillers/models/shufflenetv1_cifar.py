@@ -5,7 +5,7 @@ Mobile Devices", CVPR 2018, arXiv:1707.01083, with three groups.
 
 As in the public code of distillation papers, and unlike that paper: a 1 x 1 stem without pooling
 because 32 x 32 images are small, a ReLU after the depthwise convolution too, and 4, 8, 4 blocks of
-which the first of each stage halves the resolution. Initialised as torch does by default.
+which the first of each stage halves the resolution. Initialized as torch does by default.
 """
 
 from functools import partial

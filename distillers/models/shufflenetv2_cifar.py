@@ -4,7 +4,7 @@ Ma, Zhang, Zheng and Sun, "ShuffleNet V2: Practical Guidelines for Efficient CNN
 Design", ECCV 2018, arXiv:1807.11164, table 5.
 
 As in the public code of distillation papers, and unlike that paper: a 1 x 1 stem without pooling
-because 32 x 32 images are small. Weights have the default initialisation of torch.
+because 32 x 32 images are small. Weights have the default initialization of torch.
 
 The paper activates the new half of a block before concatenation and shuffle. Here the shuffled map
 is activated, which is the same function with the same gradient, because the other half is the

@@ -1,9 +1,9 @@
-"""VGG networks with batch normalisation for small images.
+"""VGG networks with batch normalization for small images.
 
 Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR
 2015, arXiv:1409.1556: 3 x 3 convolutions in five blocks, as deep as its nets A, B, D and E.
 
-As in the public code of distillation papers, and unlike that paper: batch normalisation after each
+As in the public code of distillation papers, and unlike that paper: batch normalization after each
 convolution, one linear layer instead of three, a pooling step after the fourth block only where its
 map is larger than 4 x 4 (so 64 x 64 images end at 4 x 4 as 32 x 32 ones do), and the 8-layer net.
 """

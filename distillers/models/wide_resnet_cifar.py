@@ -1,11 +1,11 @@
 """Wide residual networks for small images.
 
 Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016, arXiv:1605.07146: blocks that
-normalise and activate before each convolution, depth 6 n + 4, widened k times.
+normalize and activate before each convolution, depth 6 n + 4, widened k times.
 
 As in the public code of distillation papers, the stage maps are the outputs of the three groups,
 which are sums without activation. Their pre-activation is the output of the following batch
-normalisation, and the pooled map, `final`, follows the last of these and its ReLU. There is no
+normalization, and the pooled map, `final`, follows the last of these and its ReLU. There is no
 dropout: those papers train with a rate of 0.
 """
 
@@ -17,7 +17,7 @@ from distillers.models.stages import make_stage
 
 
 class WideBlock(nn.Module):
-    """Batch normalisation, ReLU and convolution, twice, with a shortcut."""
+    """Batch normalization, ReLU and convolution, twice, with a shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()

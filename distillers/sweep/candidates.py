@@ -170,7 +170,7 @@ def measure(
 
 
 def describe(measured: Measured, limits: Limits) -> str:
-    """Return the costs of a candidate, and why it is none."""
+    """Return the costs of a candidate, and why it is left out."""
     if measured.problem:
         return measured.problem
     size = f"{measured.file_bytes / 1e6:8.2f} MB{measured.macs / 1e6:9.1f} M MACs"

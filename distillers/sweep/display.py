@@ -1,4 +1,4 @@
-"""What a sweep prints: a table that is redrawn in a terminal, plain lines elsewhere."""
+"""Show the progress of a sweep: a table redrawn in a terminal, plain lines elsewhere."""
 
 import shutil
 import sys

@@ -181,7 +181,7 @@ def _other_row(trained: Trained, plan: Plan, num_images: int) -> Row:
 
 
 def _limit_notes(chosen: Row, limits: Limits) -> list[str]:
-    """Say whether the exported file is within the limits, measured again."""
+    """Return whether the exported file, measured again, is within the limits."""
     figures = (
         (chosen.latency_ms, limits.latency_ms, "ms"),
         (chosen.file_bytes / 1e6, limits.mb, "MB"),

@@ -35,7 +35,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that decides a compression, so that a later start continues it.
+    """The plan of a compression, kept in a file so that a later start continues it.
 
     Attributes:
         flags: of the command.
@@ -135,7 +135,7 @@ def _sizes(count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Trained:
-    """What is known of a candidate after its last rung.
+    """Results of a candidate after its last rung.
 
     Attributes:
         name: of the network.
@@ -204,7 +204,7 @@ def _log_state(log: Callable[[str], None], _: Sweep, status: RunStatus | None) -
 
 
 def _after(run: Run, before: Trained | None, number: int, epochs: int) -> Trained:
-    """Return what is known of a candidate after a rung."""
+    """Return the results of a candidate after a rung."""
     minutes = 60 * float(load_json(run.folder / "summary.json")[0]["hours"])
     if before is not None:
         epochs, minutes = epochs + before.epochs, minutes + before.minutes

@@ -76,13 +76,13 @@ class StepVariant:
     """A way to run the training step.
 
     Attributes:
-        unoptimised: run the teacher itself in contiguous memory format, as most public code does.
+        unoptimized: run the teacher itself in contiguous memory format, as most public code does.
         compile: compile the step.
         cached: read the teacher's features from a cache.
         precision: as in `Hyperparameters`.
     """
 
-    unoptimised: bool = False
+    unoptimized: bool = False
     compile: bool = False
     cached: bool = False
     precision: Precision = "fp32"
@@ -99,7 +99,7 @@ class StepVariant:
 
         A cache is written to `folder`, which may be deleted when no step runs any more.
         """
-        task = build_task(setup, method, unoptimised=self.unoptimised).train()
+        task = build_task(setup, method, unoptimized=self.unoptimized).train()
         hparams = Hyperparameters(
             1, learning_rate=1e-3, precision=self.precision, compile=self.compile
         )
@@ -115,7 +115,7 @@ class StepVariant:
 
 PLAIN, DEFAULT = "plain", "default"
 VARIANTS: dict[str, StepVariant] = {
-    PLAIN: StepVariant(unoptimised=True),
+    PLAIN: StepVariant(unoptimized=True),
     DEFAULT: StepVariant(),
     "compiled": StepVariant(compile=True),
     "cached": StepVariant(cached=True),
@@ -152,7 +152,7 @@ def _cached_batches(task: Distillation, setup: BenchmarkSetup, folder: Path) -> 
             yield replace(batch, teacher=cache.values(batch.images, rows))
 
 
-def build_task(setup: BenchmarkSetup, method: str, *, unoptimised: bool = False) -> Distillation:
+def build_task(setup: BenchmarkSetup, method: str, *, unoptimized: bool = False) -> Distillation:
     """Return the task of a method with its published weights, the same on each call."""
     recipe = recipes.recipe(setup.protocol, method)
     options = {**recipe.options, **setup.options.get(method, {})}
@@ -167,7 +167,7 @@ def build_task(setup: BenchmarkSetup, method: str, *, unoptimised: bool = False)
         batch_size=setup.batch_size,
         options={method: options} if options else None,
     )
-    if not unoptimised:
+    if not unoptimized:
         return task.to(memory_format=torch.channels_last)
     return Distillation(
         student,

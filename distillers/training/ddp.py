@@ -97,7 +97,7 @@ class DDPRunner(TaskRunner):
 
 
 class Statistics:
-    """Running means and variances of batch normalisation, kept equal in all processes."""
+    """Running means and variances of batch normalization, kept equal in all processes."""
 
     def __init__(self, task: nn.Module, world: World) -> None:
         self._world = world
@@ -124,7 +124,7 @@ class Statistics:
 
 
 def convert_sync_batchnorm(net: nn.Module, world: World) -> nn.Module:
-    """Convert batch normalisation to SyncBatchNorm, which PyTorch supports on GPUs only."""
+    """Convert batch normalization to SyncBatchNorm, which PyTorch supports on GPUs only."""
     if world.device.type != "cuda":
         raise InputError("--sync_bn needs GPUs: PyTorch's SyncBatchNorm has no version for CPUs.")
     return nn.SyncBatchNorm.convert_sync_batchnorm(net)

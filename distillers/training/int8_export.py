@@ -36,7 +36,7 @@ class Int8Report:
         latency_ms: median milliseconds of a forward of one image.
         latency_ratio: to that of the float file, both interleaved.
         kept: layers that were left in float.
-        num_layers: number of layers that could be quantised.
+        num_layers: number of layers that could be quantized.
         calibration_images: number of training images that the ranges are of.
     """
 
@@ -74,7 +74,7 @@ def export_int8(
         log: receives lines about the layers that were left in float.
 
     Raises:
-        InputError: if the network cannot be exported or quantised; nothing is written then.
+        InputError: if the network cannot be exported or quantized; nothing is written then.
     """
     if path.suffix != SUFFIXES["onnx"]:
         raise InputError(f"--out is {path}; an onnx file must end in {SUFFIXES['onnx']}.")
@@ -104,7 +104,7 @@ def _choose_kept(
         return tuple(keep)
     ranked = quantizer.sensitivities()
     kept = quantizer.choose_kept(ranked)
-    log("layers by what quantising each alone changes (mean KL divergence, nats):")
+    log("layers by what quantizing each alone changes (mean KL divergence, nats):")
     for each in ranked[: max(5, len(kept))]:
         what = "float" if each.layer in kept else "int8"
         log(f"  {each.layer:<40}{each.divergence:10.3g}  {what}")
@@ -159,10 +159,10 @@ def calibration_images(source: DataSource, card: dict[str, Any], count: int) -> 
         InputError: if the data set has no training images.
     """
     if isinstance(source, FolderSet):
-        source = replace(source, is_split=False)  # its training images may be sampled all the same
+        source = replace(source, is_split=False)  # its training images may be sampled nevertheless
     total = len(source.train_labels)
     if not total:
-        raise InputError("quantisation is calibrated on training images, and there are none.")
+        raise InputError("quantization is calibrated on training images, and there are none.")
     loader = source.train_eval_loader(torch.device("cpu"))
     if count < total:
         held_out = source.split(count / total, seed=0)[1]

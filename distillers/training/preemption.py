@@ -31,7 +31,7 @@ class PreemptionHandler:
 
     A signal may reach the processes at different steps, or only some of them. They synchronize
     about once a second, at steps that all know, so that all save the same step. The first process
-    calls `save` with the state and the deployed network, also every so many `minutes` unless 0.
+    calls `save` with the state and the deployed network, also every `minutes` minutes unless 0.
     """
 
     def __init__(

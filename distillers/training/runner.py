@@ -182,7 +182,7 @@ def drops_last(config: TrainConfig, task: Task, num_images: int, world: World) -
     """Return whether to drop the last, smaller batch of an epoch.
 
     It is dropped if the protocol or a loss needs full batches, and with a message if it would give
-    batch normalisation a single image.
+    batch normalization a single image.
     """
     if config.as_published_by_simkd or task.full_batches:
         return True
@@ -195,7 +195,7 @@ def drops_last(config: TrainConfig, task: Task, num_images: int, world: World) -
 
 
 def uses_batch_statistics(task: nn.Module) -> bool:
-    """Return whether a task has batch normalisation that uses batch statistics in training."""
+    """Return whether a task has batch normalization that uses batch statistics in training."""
     layers = nn.modules.batchnorm._BatchNorm
     return any(isinstance(m, layers) and m.training for m in task.train().modules())
 

@@ -38,7 +38,7 @@ class TrainState:
         precision: precision of the step, as `--precision auto` may have chosen it.
         task: state dict of the task; its own weights, not averaged ones.
         ema: state of the averaged weights, or None.
-        optimizer: state dict of the optimiser.
+        optimizer: state dict of the optimizer.
         scaler: state dict of the gradient scaler.
         rng: states of the random number generators of each process, in the order of ranks.
     """

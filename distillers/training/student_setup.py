@@ -39,7 +39,7 @@ class StudentSetup(NamedTuple):
     Attributes:
         task: the student and its losses, on the device.
         teachers: the teachers, which take the same images as the student.
-        splits: the images, normalised for the student.
+        splits: the images, normalized for the student.
         sample: (n, c, h, w), a few of these images on the device.
     """
 
@@ -162,7 +162,7 @@ def choose_views(config: StudentConfig, pack: Pack | None, source: DataSource) -
     """Return the number of fixed views of each image; None if each epoch has new ones.
 
     Raises:
-        InputError: if the images, or the pack, do not have so many.
+        InputError: if the images or the pack have fewer.
     """
     if pack:
         return views_of_pack(config.views, pack, source)

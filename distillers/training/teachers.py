@@ -160,7 +160,7 @@ def prepare(
     Args:
         teacher: as it was loaded.
         config: the flags.
-        source: the training images, with the student's normalisation.
+        source: the training images, with the student's normalization.
         sample: (n, c, h, w), a few of these images on the device.
         world: the processes; the first fits a head.
 
@@ -177,7 +177,7 @@ def prepare(
     size = (source.image_size, source.image_size)
     net = adapt_input(net, card, mean=source.mean, std=source.std, size=size).to(world.device)
     if flags.is_named and not card.get("mean"):
-        world.say(f"{teacher.name} does not say how images are normalised: as for the student")
+        world.say(f"{teacher.name} does not say how images are normalized: as for the student")
     head: Any = flags.head
     if config.standardize_teachers:
         batches = source.train_eval_loader(world.device)

@@ -50,7 +50,7 @@ def fit(
     """Train a task and return the deployed network with its last weights, not averaged.
 
     A task with `warmup_epochs` W > 0 is first trained for W epochs of its warm-up stage, at the
-    learning rate of the first epoch. The optimiser is created anew afterwards.
+    learning rate of the first epoch. The optimizer is created anew afterwards.
 
     Args:
         task: what is trained.
@@ -93,7 +93,7 @@ def fit(
 
 
 class Trainer:
-    """A task with its optimiser, averaged weights, gradient scaler and metrics."""
+    """A task with its optimizer, averaged weights, gradient scaler and metrics."""
 
     def __init__(self, task: Task, hparams: Hyperparameters, world: World | None = None) -> None:
         self.task = task
@@ -180,7 +180,7 @@ class Trainer:
         return (epoch - 1 + within) / self.hparams.epochs
 
     def backward(self, batch: Batch, progress: float, accumulation: int = 1) -> Step:
-        """Add the gradient of one of `accumulation` batches that share an optimiser step."""
+        """Add the gradient of one of `accumulation` batches that share an optimizer step."""
         with self._autocast():
             step = self.runner(batch, progress)
         factor = batch.share / accumulation

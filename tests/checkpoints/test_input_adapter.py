@@ -15,7 +15,7 @@ HERE = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.1)}
 THERE = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
-def normalised(raw, numbers):
+def normalized(raw, numbers):
     mean, std = (torch.tensor(numbers[name])[:, None, None] for name in ("mean", "std"))
     return (raw - mean) / std
 
@@ -24,7 +24,7 @@ def test_a_network_sees_the_normalisation_that_it_knows():
     net, raw = Small().eval(), torch.rand(2, 3, 8, 8)
     both = adapt_input(net, THERE, **HERE, size=(8, 8))
     assert isinstance(both, InputAdapter)
-    torch.testing.assert_close(both(normalised(raw, HERE)), net(normalised(raw, THERE)))
+    torch.testing.assert_close(both(normalized(raw, HERE)), net(normalized(raw, THERE)))
 
 
 def test_a_network_sees_the_size_that_it_knows():

@@ -132,7 +132,7 @@ def test_alphabetical_weights_of_other_names_are_not_taken_in_order(tmp_path):
     with pytest.raises(InputError, match="does not fit"):
         load(tmp_path / "x.safetensors", model="resnet8")
     keys = list(renamed)
-    first, second = keys[1], keys[2]  # scale and shift of a normalisation, of one shape
+    first, second = keys[1], keys[2]  # scale and shift of a normalization, of one shape
     swapped = {{first: second, second: first}.get(k, k): v for k, v in renamed.items()}
     torch.save(swapped, tmp_path / "x.pth")
     with pytest.raises(InputError, match="does not fit"):

@@ -443,7 +443,7 @@ def test_a_loss_for_full_batches_leaves_out_the_last_under_any_protocol(there, c
 
 
 def test_a_last_batch_of_one_image_is_left_out_and_said(there, capsys):
-    """1,297 = 16 * 81 + 1: SRRL's batch normalisation cannot take one pooled image."""
+    """1,297 = 16 * 81 + 1: SRRL's batch normalization cannot take one pooled image."""
     flags = [*STUDENT, "--path_t", PATH_T, "--epochs", "1", "--distill", "srrl"]
     flags += ["--protocol", "crd", "--batch_size", "16", "--save_dir", "last_of_one"]
     assert cli.run("student", flags) == 0

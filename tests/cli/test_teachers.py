@@ -131,7 +131,7 @@ def test_a_teacher_by_name(capsys):
     name = NAMED
     assert run("--path_t", name, "--teacher_head", "fit", "--save_dir", "named") == 0
     out = capsys.readouterr().out
-    assert f"{name} does not say how images are normalised" in out
+    assert f"{name} does not say how images are normalized" in out
     assert run("--path_t", name, "--save_dir", "named") == 2
     assert "has 5 classes, the data set has 10" in capsys.readouterr().err
     assert run("--path_t", "tests.nets:tiny", "--save_dir", "named") == 2

@@ -120,7 +120,7 @@ def test_the_reported_epoch_follows_the_protocol(there):
 
 
 def test_a_linear_probe_leaves_no_image_out(there, capsys):
-    """1,297 = 8 * 162 + 1, but nothing is normalised by the batch."""
+    """1,297 = 8 * 162 + 1, but nothing is normalized by the batch."""
     transfer(there, "one_left", "--batch_size", 8, "--epochs", 1)
     assert "left out" not in capsys.readouterr().out
 

@@ -68,7 +68,7 @@ def same(one, other):
 
 
 def grey_levels(one, other):
-    """Differences of normalised images, in steps of 1 / 255."""
+    """Differences of normalized images, in steps of 1 / 255."""
     return (one - other).abs() * 255 * torch.tensor(STD).view(3, 1, 1)
 
 

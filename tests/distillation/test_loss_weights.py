@@ -36,10 +36,10 @@ def batch(number: int) -> Batch:
 
 
 def trainers(method: str) -> tuple[Trainer, Trainer]:
-    """Of the same student and teacher, whose normalisations are no identities: plain, default."""
+    """Of the same student and teacher, whose normalizations are no identities: plain, default."""
     hparams = Hyperparameters(1, learning_rate=1e-3)
     plain, default = (
-        Trainer(bench.build_task(setting(method), method, unoptimised=given).train(), hparams)
+        Trainer(bench.build_task(setting(method), method, unoptimized=given).train(), hparams)
         for given in (True, False)
     )
     with torch.no_grad():

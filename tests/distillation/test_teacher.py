@@ -21,7 +21,7 @@ NORM = nn.modules.batchnorm._BatchNorm
 
 
 def lived(net: nn.Module, size: int) -> nn.Module:
-    """`net` in evaluation mode, its normalisations far from the identity they start as."""
+    """`net` in evaluation mode, its normalizations far from the identity they start as."""
     torch.manual_seed(1)
     with torch.no_grad():
         for module in net.modules():
@@ -46,14 +46,14 @@ def shown(taps: Taps) -> set[str]:
     return {kind for kind in KINDS if kind == "logits" or taps.places(kind)}
 
 
-NETS = {  # how many normalisations cannot be folded: they follow no layer, or are read before
+NETS = {  # how many normalizations cannot be folded: they follow no layer, or are read before
     "resnet20": 0,
     "wrn_16_2": 7,
     "vgg8": 0,
     "MobileNetV2": 0,
     "ShuffleV1": 0,
     "ShuffleV2": 0,
-    "timm:mobilenetv3_small_050": 0,  # its normalisations activate
+    "timm:mobilenetv3_small_050": 0,  # its normalizations activate
     "timm:test_efficientnet": 0,
 }
 
@@ -101,7 +101,7 @@ def test_folding_is_the_formula():
 
 
 class Net(nn.Module):
-    """Convolution, normalisation, classifier; what differs is what happens in between."""
+    """Convolution, normalization, classifier; what differs is what happens in between."""
 
     def __init__(self, conv: nn.Module | None = None, norm: nn.Module | None = None) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ TRAPS = {
     ),
     "hook": hooked,
     "no running statistics": lambda: Net(norm=nn.BatchNorm2d(4, track_running_stats=False)),
-    "another normalisation": lambda: Net(norm=nn.GroupNorm(2, 4)),
+    "another normalization": lambda: Net(norm=nn.GroupNorm(2, 4)),
     "half precision": lambda: Net().bfloat16(),
 }
 

@@ -205,7 +205,7 @@ def test_images_won_and_lost_are_sorted_by_probability_difference():
     assert lost.tolist() == sorted(lost.tolist(), key=lambda i: margin[i])
 
 
-def test_images_are_found_in_any_batch_and_denormalised():
+def test_images_are_found_in_any_batch_and_denormalized():
     mean, std = torch.tensor([0.4]), torch.tensor([0.25])
     seen = (IMAGES - mean) / std
     rows = torch.arange(N).split(32)

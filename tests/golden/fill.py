@@ -55,7 +55,7 @@ def _values(kind: str, tag: str, shape: tuple[int, ...]) -> Tensor:
     match kind:
         case "weight" if len(shape) > 1:
             return noise * math.sqrt(2.0 / math.prod(shape[1:]))
-        case "weight":  # the scale of a normalisation layer
+        case "weight":  # the scale of a normalization layer
             return 1 + 0.1 * noise
         case "bias" | "running_mean":
             return 0.1 * noise

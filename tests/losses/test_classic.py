@@ -72,7 +72,7 @@ def test_rkd_ignores_rotation_scale_and_place():
     torch.testing.assert_close(RKD()(moved, student), torch.zeros((), dtype=torch.float64))
 
 
-def test_rkd_keeps_its_digits_for_near_neighbours_in_float32():
+def test_rkd_keeps_its_digits_for_near_neighbors_in_float32():
     student, teacher = pooled()
     student[1] = student[0] + 1e-4 * student[1]
     student = student + 10
@@ -94,13 +94,13 @@ def test_pkt_is_its_formula_and_ignores_scale():
     student, teacher = pooled()
     n = len(student)
 
-    def neighbours(x: Tensor, i: int) -> list[float]:
+    def neighbors(x: Tensor, i: int) -> list[float]:
         similar = [(cosine(x[i], x[j]) + 1) / 2 for j in range(n)]
         return [s / sum(similar) for s in similar]
 
     expected = 0.0
     for i in range(n):
-        for p, q in zip(neighbours(teacher, i), neighbours(student, i), strict=True):
+        for p, q in zip(neighbors(teacher, i), neighbors(student, i), strict=True):
             expected += p * math.log((p + 1e-7) / (q + 1e-7)) / n**2
     assert PKT()(student, teacher).item() == pytest.approx(expected, rel=1e-9)
     scale = torch.arange(1.0, n + 1).double()[:, None]

@@ -238,7 +238,7 @@ def test_torchvisions_weights_from_the_cache(name, there, head, classes, tmp_pat
     assert offline == []
 
 
-def test_published_weights_tell_how_images_are_normalised():
+def test_published_weights_tell_how_images_are_normalized():
     imagenet = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     tensorflow = {"mean": [0.5] * 3, "std": [0.5] * 3}
     told = {

@@ -26,7 +26,7 @@ HPARAMS = Hyperparameters(epochs=1, learning_rate=0.01, clip_grad=50.0)
 
 
 def task_of(method: str, world_size: int, dtype: torch.dtype = torch.float64) -> Distillation:
-    """A method on two small networks, batch normalisation frozen: there processes do differ."""
+    """A method on two small networks, batch normalization frozen: there processes do differ."""
     torch.manual_seed(0)
     images = torch.randn(2, 3, SIDE, SIDE, dtype=dtype)
     student, teacher = (

@@ -41,10 +41,10 @@ class ExportConfig(EvalDataConfig):
     out: str | None = None
     """Output file. Default: next to the checkpoint, with the suffix of the format."""
     int8: Literal["static"] | None = None
-    """Quantise an onnx file: int8 weights by channel, uint8 activations with the ranges that they
+    """Quantize an onnx file: int8 weights by channel, uint8 activations with the ranges that they
     have on training images. What is printed is measured on the file by onnxruntime."""
     int8_keep: tuple[str, ...] = ()
-    """Layers to leave in float, by module path; "auto" quantises each alone, and keeps the fewest
+    """Layers to leave in float, by module path; "auto" quantizes each alone, and keeps the fewest
     with which the class probabilities of the calibration images change by at most 0.01 nats."""
     int8_images: Annotated[int, AT_LEAST_1] = 256
     """Training images to calibrate with."""

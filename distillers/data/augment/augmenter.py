@@ -15,12 +15,12 @@ from distillers.data.augment.policies import Chain, Draw, Drawing, Group
 class Augmenter:
     """A policy for batches of images.
 
-    What an image gets is a function of the seed, the image and the turn: it depends on neither the
-    batch, the device nor the process. The arguments of the operations are computed on the CPU, and
-    nothing waits for the device.
+    The augmentation of an image is a function of the seed, the image and the turn: it depends on
+    neither the batch, the device nor the process. The arguments of the operations are computed on
+    the CPU, and nothing waits for the device.
 
     Args:
-        policy: decides on the operations.
+        policy: draws the operations.
         mean: c numbers, the color of pixels from outside of the image, where 0 is black and 1 is
             white.
         seed: any integer.
@@ -47,7 +47,7 @@ class Augmenter:
 
         Args:
             images: (n, c, h, w) uint8; they are not changed.
-            rows: (n,) int64 on the CPU, which images they are.
+            rows: (n,) int64 on the CPU, rows of the images in the training set.
             turns: (n,) int64 on the CPU, the epoch, or the fixed view of each.
         """
         count = self._policy.num_draws

@@ -1,4 +1,4 @@
-"""Boxes of random area and ratio: what is cut out of images, or erased in them."""
+"""Boxes of random area and ratio, for cropping and erasing."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -31,7 +31,7 @@ class RandomErasing:
 
         Args:
             images: (n, c, h, w), normalized; they are changed.
-            rows: (n,) int64 on the CPU, which images they are.
+            rows: (n,) int64 on the CPU, rows of the images in the training set.
             turns: (n,) int64 on the CPU, the epoch, or the fixed view of each.
         """
         count = NUM_DRAWS + 2

@@ -207,7 +207,7 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def _smooth(images: Tensor) -> Tensor:
-    """Return the mean of 3 x 3 pixels, the middle one five times; the border is left as it is."""
+    """Return the mean of 3 x 3 pixels, the middle one five times; the border is unchanged."""
     wide = images.to(torch.int32)
     across = wide[..., :-2] + wide[..., 1:-1] + wide[..., 2:]
     total = across[..., :-2, :] + across[..., 1:-1, :] + across[..., 2:, :]

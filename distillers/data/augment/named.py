@@ -1,4 +1,4 @@
-"""The policies that have a name.
+"""Build augmentation policies by name.
 
 RandAugment: "RandAugment: Practical automated data augmentation with a reduced search space",
 Cubuk, Zoph, Shlens and Le, 2020, https://arxiv.org/abs/1909.13719.

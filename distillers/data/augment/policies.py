@@ -29,12 +29,12 @@ Chain = list[list[Group]]  # operations that follow each other
 
 
 class Draw(NamedTuple):
-    """What a policy does with a batch of n images.
+    """The operations that a policy has drawn for a batch of n images.
 
     Attributes:
-        chains: each is applied to the images as they are.
+        chains: each is applied to the unchanged images.
         weights: (n, chains) share of each chain in the result, None for a single one.
-        kept: (n,) share of the image as it is, in addition to these; None for none.
+        kept: (n,) share of the unchanged image in the result; None for none.
     """
 
     chains: list[Chain]
@@ -52,7 +52,7 @@ class Drawing(Protocol):
     num_draws: int
 
     def draw(self, draws: np.ndarray) -> Draw:
-        """Return what to do, a function of draws (n, num_draws) in (0, 1)."""
+        """Return the operations of each image, a function of draws (n, num_draws) in (0, 1)."""
         ...
 
 
@@ -109,7 +109,7 @@ class Random:
         self.num_draws = 4 * num_layers if weights is None else 3 * num_layers + len(choices)
 
     def draw(self, draws: np.ndarray) -> Draw:
-        """Return what to do, a function of draws (n, num_draws) in (0, 1)."""
+        """Return the operations of each image, a function of draws (n, num_draws) in (0, 1)."""
         own = draws[:, : 3 * self._num_layers].reshape(len(draws), self._num_layers, 3)
         rest = draws[:, 3 * self._num_layers :]
         if self._weights is None:
@@ -135,7 +135,7 @@ class Listed:
         self.num_draws = 1 + 3 * self._depth
 
     def draw(self, draws: np.ndarray) -> Draw:
-        """Return what to do, a function of draws (n, num_draws) in (0, 1)."""
+        """Return the operations of each image, a function of draws (n, num_draws) in (0, 1)."""
         chosen = (draws[:, 0] * len(self._sequences)).astype(np.int64)
         own = draws[:, 1:].reshape(len(draws), self._depth, 3)
         layers = [
@@ -163,7 +163,7 @@ class Mixed:
         self.num_draws = 1 + 2 * width + 4 * width * self._depth
 
     def draw(self, draws: np.ndarray) -> Draw:
-        """Return what to do, a function of draws (n, num_draws) in (0, 1)."""
+        """Return the operations of each image, a function of draws (n, num_draws) in (0, 1)."""
         n, width = len(draws), self._width
         kept = betaincinv(self._alpha, self._alpha, draws[:, 0])
         shares = gammaincinv(self._alpha, draws[:, 1 : 1 + width])
@@ -195,7 +195,7 @@ class Flips:
         self._probs = {"hflip": horizontal, "vflip": vertical}
 
     def draw(self, draws: np.ndarray) -> Draw:
-        """Return what to do, a function of draws (n, 2) in (0, 1)."""
+        """Return the operations of each image, a function of draws (n, 2) in (0, 1)."""
         chain = []
         for (kernel, prob), drawn in zip(self._probs.items(), draws.T, strict=True):
             rows = np.flatnonzero(drawn < prob)
@@ -221,7 +221,7 @@ class Jitter:
         ]
 
     def draw(self, draws: np.ndarray) -> Draw:
-        """Return what to do, a function of draws (n, 6) in (0, 1)."""
+        """Return the operations of each image, a function of draws (n, 6) in (0, 1)."""
         order, factors = draws[:, :3].argsort(1), draws[:, 3:]
         own = np.broadcast_to(factors[..., None], (*factors.shape, 3))  # draw 0 is below prob 1
         rows = np.arange(len(draws))
@@ -237,7 +237,7 @@ class FixMatch(Random):
         self.num_draws += 3
 
     def draw(self, draws: np.ndarray) -> Draw:
-        """Return what to do, a function of draws (n, num_draws) in (0, 1)."""
+        """Return the operations of each image, a function of draws (n, num_draws) in (0, 1)."""
         chain = super().draw(draws[:, : self._first]).chains[0]
         square = draws[:, self._first :] * np.array([0.5, 1.0, 1.0])
         return Draw([[*chain, [Group("cutout", np.arange(len(draws)), square)]]])

@@ -1,4 +1,4 @@
-"""The views of training images: what is done to them after the crop."""
+"""Make the views of training images from their crops: flip, policy, normalization, erasing."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -24,9 +24,9 @@ class Views(NamedTuple):
     """The views of the images of a batch, normalized, each (n, c, h, w).
 
     Attributes:
-        images: what the student gets.
+        images: input of the student.
         strong: the second view, None if there is none.
-        weak: what the teacher gets, None for `images`.
+        weak: input of the teacher, None if it is `images`.
     """
 
     images: Tensor
@@ -41,11 +41,11 @@ class ViewMaker:
     batch nor the process.
 
     Args:
-        options: what is done.
+        options: the augmentation.
         mean: c numbers, on the scale where 0 is black and 1 is white.
         seed: any integer.
         device: of the images.
-        normalize: maps images (n, c, h, w) uint8 to what a network takes.
+        normalize: maps images (n, c, h, w) uint8 to the input of a network.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ViewMaker:
         Args:
             crops: (n, c, h, w) uint8.
             second: other crops of the same images, if there is a second view.
-            rows: (n,) int64 on the CPU, which images they are.
+            rows: (n,) int64 on the CPU, rows of the images in the training set.
             turns: (n,) int64 on the CPU, the epoch, or the fixed view of each.
         """
         for flips in self._flips:
@@ -106,7 +106,7 @@ class ViewMaker:
         """Return the boxes of --scale and --ratio of images of one size, (n, 4) int64.
 
         Args:
-            rows: (n,) int64 on the CPU, which images they are.
+            rows: (n,) int64 on the CPU, rows of the images in the training set.
             turns: (n,) int64 on the CPU, the epoch, or the fixed view of each.
             size: height and width of the images.
             second: whether they are for the second view.
@@ -121,7 +121,7 @@ class ViewMaker:
         """Return top, left and whether mirrored of crops, (n, 3) int64.
 
         Args:
-            rows: (n,) int64 on the CPU, which images they are.
+            rows: (n,) int64 on the CPU, rows of the images in the training set.
             turns: (n,) int64 on the CPU, the epoch, or the fixed view of each.
             count: how many places a crop may have, along each side.
             second: whether they are for the second view.

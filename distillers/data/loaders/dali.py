@@ -62,7 +62,7 @@ class DaliBatches:
         self._decoders = ThreadPoolExecutor(PIPELINES)
 
     def __iter__(self) -> Iterator[DecodedBatch]:
-        """One batch after the other."""
+        """Yield the batches in order."""
         ahead: deque[Future[DecodedBatch]] = deque()
         try:
             for wanted in self._order:
@@ -77,7 +77,7 @@ class DaliBatches:
                 batch.cancel()
 
     def _look(self, epoch: int, row: int) -> _ForDali | DecodedBatch:
-        """What DALI needs of an image, or the image itself where it is none for DALI."""
+        """Return what DALI needs to decode an image, or the decoded image if DALI cannot."""
         images = self._images
         try:
             content = np.fromfile(images.paths[int(images.rows[row])], dtype=np.uint8)
@@ -132,7 +132,7 @@ class DaliBatches:
         return plugin.feed_ndarray(found, pixels, cuda_stream=stream)
 
     def _without_dali(self, wanted: list[tuple[int, int]], error: RuntimeError) -> DecodedBatch:
-        """The batch that DALI failed on, where one of its images cannot be read at all."""
+        """Decode a batch that DALI failed on, if one of its images cannot be read at all."""
         self._own.pipeline = None  # which cannot be used again
         decoded = self._images.__getitems__(wanted)
         if decoded.bad:
@@ -145,10 +145,10 @@ class DaliBatches:
 
 
 def pipeline(size: int, batch_size: int, device: torch.device, num_threads: int) -> Any:
-    """A DALI pipeline that decodes, cuts, resizes and mirrors; on a GPU it differs in that alone.
+    """Build a DALI pipeline that decodes, crops, resizes and flips images.
 
     Args:
-        size: pixels on a side of what comes out, (3, size, size) uint8.
+        size: side of the output images (3, size, size) uint8, in pixels.
         batch_size: the largest number of images in a batch.
         device: where it works.
         num_threads: on the CPU.

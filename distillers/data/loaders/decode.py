@@ -71,9 +71,9 @@ class ImageFiles(Dataset):
     Attributes:
         paths: of all files.
         labels: (N,) int64, of all files.
-        rows: (m,) int64, the files that are in use; a row of the data set is a place in it.
-        size: pixels on a side of what comes out.
-        augment: whether to crop and mirror at random, or to cut out the middle.
+        rows: (m,) int64, the files that are in use; a row of the data set is an index into it.
+        size: side of the output images in pixels.
+        augment: whether to crop and flip at random; if not, the center is cropped.
         seed: see above.
         on_bad: "error" stops at the first image that cannot be read, with its text alone in `bad`;
             "skip" puts another image of the set in its place, or none where `augment` is False.

@@ -57,7 +57,7 @@ def frame_size(content: bytes | bytearray) -> tuple[int, int] | None:
 
 
 def _segments(content: bytes) -> Iterator[Segment]:
-    """Each marker with what belongs to it, up to the end of the image.
+    """Yield each marker with its data, up to the end of the image.
 
     Raises:
         ValueError: where a marker stands that does not belong there, or none.
@@ -88,7 +88,7 @@ def _segments(content: bytes) -> Iterator[Segment]:
 
 
 def _usual_colours(frame: bytes, segments: list[Segment]) -> bool:
-    """Whether the samples are 8 bits of grey, or of YCbCr without a doubt."""
+    """Return whether the samples are 8-bit grey or certainly YCbCr."""
     if len(frame) < 6 or frame[0] != 8 or len(frame) != 6 + 3 * frame[5]:
         return False
     if frame[5] == 1:
@@ -101,7 +101,7 @@ def _usual_colours(frame: bytes, segments: list[Segment]) -> bool:
 
 
 def exif_orientation(tiff: bytes) -> int | None:
-    """Return Exif's orientation, 1 to 8; 1 without an entry, None if it cannot be made out."""
+    """Return Exif's orientation, 1 to 8; 1 without an entry, None if it is not readable."""
     order = {b"MM\0*": "big", b"II*\0": "little"}.get(tiff[:4])
     if order is None or len(tiff) < 10:
         return None

@@ -36,8 +36,8 @@ class SoftLabelLoader(WrappedLoader):
     """A loader that mixes the images of another and adds `targets` to its batches.
 
     Each image is mixed with its neighbor in the batch of all processes together: the first with the
-    second, the third with the fourth; the last of an odd number stays as it is. timm mixes the
-    first with the last instead, which in a random order comes to the same, but takes partners from
+    second, the third with the fourth; the last of an odd number is not mixed. timm mixes the
+    first with the last instead, which is equivalent in a random order, but takes partners from
     other processes. Of two neighbors of which one has no label neither is mixed. What is drawn is
     a pure function of the seed, the epoch and the number of the batch, so that it depends neither
     on the number of processes nor on where a run was resumed. A second view of the images is mixed

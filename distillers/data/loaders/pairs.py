@@ -10,7 +10,7 @@ def check_images_and_labels(what: str, images: Tensor, labels: Tensor) -> None:
     """Check shapes and types of images and labels.
 
     Args:
-        what: they are, the beginning of the message.
+        what: beginning of the error message.
         images: must be (N, c, h, w) uint8, N at least 1, c 1 or 3.
         labels: must be (N,) int64.
 

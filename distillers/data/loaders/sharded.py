@@ -1,4 +1,4 @@
-"""What all loaders share: the order of an epoch, and the part of it that a process loads."""
+"""Base class of loaders: the order of an epoch, and the part of it that a process loads."""
 
 from abc import abstractmethod
 from collections.abc import Iterator

@@ -44,7 +44,7 @@ def resolve_views(views: NumViews | None, cached: bool, source: DataSource) -> N
         source: the images.
 
     Raises:
-        InputError: when there cannot be so many, or a cache needs a number.
+        InputError: if there cannot be that many, or a cache needs a number.
     """
     check_views(views, source.num_crops)
     if views is not None or not cached:
@@ -86,7 +86,7 @@ def epoch_views(
 
 
 def view_crops(num_images: int, num_crops: int) -> Tensor:
-    """(N, num_crops) uint8: view v of image i is its crop number [i, v].
+    """Return the crop of each view, (N, num_crops) uint8: view v of image i is crop [i, v].
 
     Each image has a separate order, so its first V views are V different crops drawn at random,
     and what was computed of them serves a run with more views too.
@@ -122,7 +122,7 @@ class CropViews:
         self._table = _inverse(orders) if views == "all" else orders[:, :views].clone()
 
     def of_epoch(self, turns: Tensor, rows: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
-        """Which views an epoch shows, and which crops these are.
+        """Return the views that an epoch shows, and their crops.
 
         Args:
             turns: (m,) int64, see `epoch_views`.
@@ -150,7 +150,7 @@ class CropViews:
 
 
 def _inverse(orders: Tensor) -> Tensor:
-    """(N, num_crops) uint8: crop c of image i is its view number [i, c]."""
+    """Return the view of each crop, (N, num_crops) uint8: crop c of image i is view [i, c]."""
     views = torch.empty_like(orders)
     counted = torch.arange(orders.shape[1], dtype=torch.uint8)
     for part, order in zip(views.split(ROWS), orders.split(ROWS), strict=True):

@@ -9,7 +9,7 @@ START = b"\x9d\x01\x2a"  # of a frame of VP8
 
 
 class Webp(NamedTuple):
-    """What the chunks of a WebP file say.
+    """Size and orientation of a WebP file.
 
     Attributes:
         width: in pixels, before it is turned.
@@ -23,12 +23,12 @@ class Webp(NamedTuple):
 
 
 def is_webp(content: bytes | bytearray) -> bool:
-    """Whether a file begins as WebP files do."""
+    """Return whether a file has the header of WebP."""
     return content[:4] == b"RIFF" and content[8:12] == b"WEBP"
 
 
 def parse_webp(content: bytes | bytearray) -> Webp:
-    """Return size and orientation; the orientation is 1 where Exif does not say it.
+    """Return size and orientation; the orientation is 1 without an Exif entry.
 
     Raises:
         ValueError: with the reason why it is no whole WebP file.

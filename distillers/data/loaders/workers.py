@@ -1,4 +1,4 @@
-"""Processes that decode images, and what to say when one of them dies."""
+"""Worker processes that decode images, and the error for one that has died."""
 
 import multiprocessing
 import signal

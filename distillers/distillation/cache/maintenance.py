@@ -106,9 +106,9 @@ class PruneRules:
     """Which caches to delete; a rule that is None deletes nothing.
 
     Attributes:
-        unused_for: delete caches that were not opened for more than so many days.
-        older_than: delete caches that were created more than so many days ago.
-        keep: then delete the least recently used ones until at most so many bytes are left.
+        unused_for: delete caches that were not opened for more than this number of days.
+        older_than: delete caches that were created more than this number of days ago.
+        keep: then delete the least recently used ones until at most this number of bytes is left.
     """
 
     unused_for: float | None = None

@@ -59,7 +59,7 @@ def augmentation_of(source: DataSource) -> dict[str, Any]:
 
 
 class Pack(StoredOutputs):
-    """A pack that was read: it replaces the teacher where losses read logits and embeddings.
+    """An opened pack, which replaces a teacher whose logits and embeddings are read.
 
     Args:
         folder: of the pack.

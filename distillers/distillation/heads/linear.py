@@ -67,7 +67,7 @@ def fit_ridge(
     The targets are 1 for an image's class and -1 for all others, there is an intercept without
     penalty, and the strength with the smallest mean squared error of the images left out is taken:
     the coefficients are those of scikit-learn's `RidgeClassifierCV`. Its scores are between about
-    -1 and 1; the scale that turns them into logits minimises the cross-entropy of the scores of the
+    -1 and 1; the scale that turns them into logits minimizes the cross-entropy of the scores of the
     images left out, of at most 100,000 that are evenly spaced.
 
     All is computed in float64, of `ROWS` embeddings at a time.

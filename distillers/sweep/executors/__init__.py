@@ -13,7 +13,7 @@ INSTALL = 'pip install "distillers[sweep]"'
 
 @dataclass(frozen=True)
 class Resources:
-    """What the runs of a cluster get.
+    """Resources of each run on a cluster.
 
     Attributes:
         threads: CPU cores per run.

@@ -13,7 +13,7 @@ from distillers.sweep.ledger import DONE, Ledger
 
 @dataclass(frozen=True)
 class Job:
-    """What it takes to start a run; plain types, so that it can be sent to another machine.
+    """A run to be started, in plain types, so that it can be sent to another machine.
 
     Attributes:
         args: "teacher" or "student" and its flags, without the device.
