@@ -120,6 +120,23 @@ def is_relative(name: str, teacher: str) -> bool:
     return any(family in name.lower() and family in teacher.lower() for family in families)
 
 
+def is_published(name: str) -> bool:
+    """Return whether timm or torchvision publish weights of a network."""
+    return name.startswith(("timm:", "torchvision:"))
+
+
+def fetch_weights(names: Sequence[str], source: DataSource, log: Callable[[str], None]) -> None:
+    """Fetch the published weights of candidates before training starts.
+
+    Raises:
+        InputError: if they cannot be had.
+    """
+    published = [name for name in names if is_published(name)]
+    for name in published:
+        models.create(name, source.num_classes, source.image_size, pretrained=True)
+    log(f"{len(published)} of {len(names)} candidates start from published weights")
+
+
 def measure(
     names: Sequence[str],
     teacher: nn.Module,

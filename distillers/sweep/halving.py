@@ -12,10 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from distillers.config.flags import PUBLISHED
 from distillers.config.run_files import METRICS, dump_json, load_json, load_metrics
 from distillers.errors import InputError
 from distillers.files import file_name, write_atomically
-from distillers.sweep.candidates import Limits, Measured
+from distillers.sweep.candidates import Limits, Measured, is_published
 from distillers.sweep.driver import RunState, RunStatus, Sweep
 from distillers.sweep.executors.local import LocalExecutor
 from distillers.sweep.expand import Run, expand
@@ -182,7 +183,7 @@ def train(
     for number, rung in enumerate(plan.rungs, start=1):
         names = names[: rung.size]
         log(f"rung {number} of {len(plan.rungs)}: {len(names)} networks, {rung.epochs} epochs each")
-        pairs = tuple(Pair(teacher, name, _start(found.get(name))) for name in names)
+        pairs = tuple(Pair(teacher, name, _start(plan, name, found.get(name))) for name in names)
         flags = {**fixed, "epochs": rung.epochs}
         runs = expand(Grid(save_dir=str(save_dir), fixed=flags, pairs=pairs)).runs
         sweep = Sweep(runs, ledger, executor())
@@ -211,11 +212,13 @@ def _after(run: Run, before: Trained | None, number: int, epochs: int) -> Traine
     return Trained(run.network, run.folder, _accuracy(run), number, epochs, minutes)
 
 
-def _start(before: Trained | None) -> dict[str, str]:
-    """Return the flag with the weights that a network continues from."""
-    if before is None:
-        return {}
-    return {"pretrained": str(before.run / f"{file_name(before.name)}_best.pth")}
+def _start(plan: Plan, name: str, before: Trained | None) -> dict[str, str]:
+    """Return the flag with the weights that a network starts or continues from."""
+    if before is not None:
+        return {"pretrained": str(before.run / f"{file_name(name)}_best.pth")}
+    if plan.flags.get("pretrained") and is_published(name):
+        return {"pretrained": PUBLISHED}
+    return {}
 
 
 def _check_done(sweep: Sweep, ledger: Ledger, log: Callable[[str], None]) -> None:

@@ -18,10 +18,10 @@ from distillers.checkpoints import io as checkpoint
 from distillers.cli import main as cli
 from distillers.data.batch import Batch
 from distillers.errors import InputError
-from distillers.sweep import candidates
+from distillers.sweep import candidates, halving
 from distillers.sweep.candidates import Limits, Measured
 from distillers.sweep.finish import Row, choose, wilson
-from distillers.sweep.halving import Plan, Rung, make_rungs, within_limits
+from distillers.sweep.halving import Plan, Rung, Trained, make_rungs, within_limits
 from distillers.training.predictions import Predictions
 from tests.run_folders import corrupt
 
@@ -149,6 +149,33 @@ def test_flags_that_cannot_be_met_are_refused(flags, words, tmp_path, capsys):
     given = ["--path_t", teacher(tmp_path), "--out", str(tmp_path / "out"), *flags]
     assert cli.run("compress", given) == 2
     assert words in capsys.readouterr().err
+
+
+def test_networks_with_published_weights_start_from_them_and_go_on_from_their_own(tmp_path):
+    plan = Plan({"pretrained": True}, 8.0, [], ["timm:lcnet_050", "resnet8"], [], 2.0)
+    assert halving._start(plan, "timm:lcnet_050", None) == {"pretrained": "published"}
+    assert halving._start(plan, "resnet8", None) == {}
+    before = Trained("timm:lcnet_050", tmp_path, 50.0, 1, 3, 1.0)
+    own = str(tmp_path / "timm-lcnet_050_best.pth")
+    assert halving._start(plan, "timm:lcnet_050", before) == {"pretrained": own}
+    assert halving._start(replace(plan, flags={}), "timm:lcnet_050", None) == {}
+
+
+def test_published_weights_are_fetched_before_training(monkeypatch):
+    fetched, lines = [], []
+
+    def create(name, num_classes, image_size, pretrained):
+        fetched.append((name, num_classes, pretrained))
+        if name == "timm:unknown":
+            raise InputError(f"no weights of {name}")
+
+    monkeypatch.setattr(candidates.models, "create", create)
+    source = data.source_of("digits")
+    candidates.fetch_weights(["timm:lcnet_050", "resnet8"], source, lines.append)
+    assert fetched == [("timm:lcnet_050", 10, True)]
+    assert lines == ["1 of 2 candidates start from published weights"]
+    with pytest.raises(InputError, match="no weights of timm:unknown"):
+        candidates.fetch_weights(["timm:unknown"], source, lines.append)
 
 
 def test_a_folder_of_other_flags_is_refused(tmp_path, capsys):

@@ -44,6 +44,8 @@ class CompressConfig:
     candidates: tuple[str, ...] = ()
     """Networks to try. Default: about 20 of timm, torchvision or, for small images, this library,
     those of the teacher's family first."""
+    pretrained: bool = False
+    """Candidates of timm and torchvision start from their published weights."""
     views: Annotated[int, AT_LEAST_1] = 4
     """Fixed augmented views of each training image in the teacher cache that all share."""
     val_fraction: Annotated[float, FRACTION] = 0.1
@@ -131,7 +133,12 @@ def _plan(config: CompressConfig, teacher: "Classifier", source: "DataSource", o
 
     import torch
 
-    from distillers.sweep.candidates import default_candidates, is_relative, measure
+    from distillers.sweep.candidates import (
+        default_candidates,
+        fetch_weights,
+        is_relative,
+        measure,
+    )
     from distillers.sweep.halving import Plan, make_rungs, within_limits
 
     flags: dict[str, Any] = {
@@ -156,6 +163,8 @@ def _plan(config: CompressConfig, teacher: "Classifier", source: "DataSource", o
     limits = config.limits()
     teacher_ms, measured = measure(names, teacher.net, source, limits, _say)
     within = within_limits(measured, limits)
+    if config.pretrained:
+        fetch_weights([each.name for each in within], source, _say)
     model = teacher.card["model"]
     within.sort(key=lambda each: (not is_relative(each.name, model), -each.macs))
     images = len(source.train_labels)
