@@ -5,7 +5,9 @@ import signal
 from collections.abc import Iterable
 
 # Flags that name the architecture of a file that does not name it.
-MODEL_FLAGS = "--model_t (evaluate, export and figures: --model; transfer: --model_s)"
+MODEL_FLAGS = (
+    "--model (student: --model_t; transfer: --model_s; compare: --model_old and --model_new)"
+)
 
 MAX_NAMES = 200  # known names that a message lists
 

@@ -179,6 +179,18 @@ def test_a_bad_image_is_named_or_counted_and_replaced(root, how, capsys):
     assert same(epoch, list(skipping.epoch(1)))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_class_of_bad_images_is_named_and_each_file_counted_once(root, workers, capsys):
+    for path in (root / "train" / WNIDS[1]).iterdir():
+        spoil(path, "text")
+    skipping = loader(root, on_bad_image="skip", num_workers=workers)
+    list(skipping.epoch(1))
+    said = capsys.readouterr().err
+    assert skipping.num_bad == 6
+    assert said.startswith("6 bad images were replaced")
+    assert f"WARNING: no image of the class of {root}/train/{WNIDS[1]}/" in said
+
+
 def test_a_bad_image_is_named_by_a_worker_too(root):
     spoil(root / "val" / WNIDS[0] / f"{WNIDS[0]}_3.JPEG", "text")
     with pytest.raises(InputError, match=r"n01440764_3.JPEG cannot be read as an image"):

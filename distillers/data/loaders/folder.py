@@ -103,6 +103,7 @@ class FolderLoader(ShardedLoader):
         if self._maker.has_second:
             self._images = replace(self._images, crops=2)
         self._noted: set[str] = set()
+        self._reads_all = world_size == 1 and dali is None
         self._sampler = _BatchSampler()
         check_dali(dali, self.device.type)
         workers = min(num_workers, usable_cpus(), len(self))
@@ -132,12 +133,23 @@ class FolderLoader(ShardedLoader):
             if len(decoded.labels):
                 yield self._with_labelled(self._to_batch(decoded, turn, place), place, order)
             elif self._images.augment:
-                raise InputError(f"no image of a batch can be read: {first_few(bad)}")
-        self.num_bad = len(bad)
-        if bad:
-            action = "replaced by others" if self._images.augment else "left out"
-            self._warn(f"{len(bad)} bad images were {action} in epoch {number}: {first_few(bad)}")
+                raise InputError(f"no image of a batch can be read, as {bad[-1]}")
+        self._report_bad([*dict.fromkeys(bad)], number)  # a bad one may be drawn for others, too
         self._report_notes(notes)
+
+    def _report_bad(self, bad: list[str], number: int) -> None:
+        """Warn of the files that could not be read in an epoch, and of classes without others."""
+        self.num_bad = len(bad)
+        if not bad:
+            return
+        images, action = self._images, "replaced by others" if self._images.augment else "left out"
+        reasons = first_few([text.rstrip(".") for text in bad])
+        self._warn(f"{len(bad)} bad images were {action} in epoch {number}: {reasons}.")
+        labels = images.labels[images.rows]
+        unread = {*labels.tolist()} - {*labels[images.verified.bool()].tolist()}
+        if unread and self._reads_all:
+            paths = [images.path(int((labels == each).nonzero()[0])) for each in sorted(unread)]
+            self._warn(f"WARNING: no image of the class of {first_few(paths)} can be read.")
 
     def _report_notes(self, notes: list[str]) -> None:
         """Warn of files that were decoded in spite of damage, of each once."""
