@@ -20,14 +20,18 @@ class DISTPlus(nn.Module):
         + spatial (1 - mean over positions of r, across the batch, of the sums of the channels)
 
     Sample configuration of torchdistill, for which no result is published: the defaults, weight 2,
-    and a cross-entropy of 1. The last maps must have equally many channels; if their sizes differ,
-    the larger map is average-pooled. The last two terms of DIST and DISTPlus depend on the batch.
+    and a cross-entropy of 1. If the sizes of the last maps differ, the larger one is
+    average-pooled. If their channels differ, the student's map passes a learned 1x1 convolution,
+    which is discarded after training; no source has one. The last two terms of DIST and DISTPlus
+    depend on the batch.
 
     The authors' code is not public. That of torchdistill adds the correlation itself as its channel
     term, which drives the maps apart; here it is one minus the correlation. The paper's other half,
     a teacher that adapts to the student, is in no public code.
 
     Args:
+        student_channels: channels of each student stage; None is as many as the teacher has.
+        teacher_channels: channels of each teacher stage.
         beta: weight of the correlations across classes.
         gamma: weight of the correlations across the batch.
         channel: weight of the correlations across channels.
@@ -41,6 +45,8 @@ class DISTPlus(nn.Module):
     def __init__(
         self,
         *,
+        student_channels: list[int] | None = None,
+        teacher_channels: list[int] | None = None,
         beta: float = 2.0,
         gamma: float = 2.0,
         channel: float = 1.0,
@@ -54,6 +60,9 @@ class DISTPlus(nn.Module):
         self.channel = channel
         self.spatial = spatial
         self.gather = gather
+        self.align: nn.Module = nn.Identity()
+        if student_channels and teacher_channels and student_channels[-1] != teacher_channels[-1]:
+            self.align = nn.Conv2d(student_channels[-1], teacher_channels[-1], 1, bias=False)
 
     def forward(
         self,
@@ -66,9 +75,10 @@ class DISTPlus(nn.Module):
         """Compute the loss from two (n, k) and one map (n, c, h, w) per stage of each network.
 
         Raises:
-            ValueError: if the last maps have different numbers of channels.
+            ValueError: if the last maps have different numbers of channels, and no convolution was
+                built.
         """
-        student, teacher = student_maps[-1], teacher_maps[-1].detach()
+        student, teacher = self.align(student_maps[-1]), teacher_maps[-1].detach()
         if student.shape[1] != teacher.shape[1]:
             raise ValueError(
                 f"DISTPlus compares the last maps channel by channel, but the student has "

@@ -1,7 +1,8 @@
 """Find losses by name, and build and wire them by the names of their parameters.
 
 The parameters of `forward` are read from the networks and the batch, the required parameters of
-`__init__` are facts about networks and data, and its parameters with defaults are options.
+`__init__` are facts about networks and data, and its parameters with defaults are options, unless
+they are called as facts.
 """
 
 import contextlib
@@ -112,10 +113,12 @@ def constructor_facts(loss: type[nn.Module]) -> tuple[str, ...]:
 
 def options(loss: type[nn.Module]) -> dict[str, Any]:
     """Return the options of a loss with their defaults."""
-    if not _has_constructor(loss):
-        return {}
-    parameters = inspect.signature(loss).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+    return {name: default for name, default in _defaults(loss).items() if name not in FACTS}
+
+
+def optional_facts(loss: type[nn.Module]) -> tuple[str, ...]:
+    """Return the facts that the `__init__` of a loss takes if they are known."""
+    return tuple(name for name in _defaults(loss) if name in FACTS)
 
 
 def build(
@@ -143,8 +146,10 @@ def build(
             f"{loss.__name__} needs {', '.join(missing)}, which is not known here.{why}"
         )
     forward_inputs(loss.forward)
+    taken = {name: facts[name] for name in constructor_facts(loss)}
+    taken |= {name: facts[name] for name in optional_facts(loss) if facts.get(name) is not None}
     try:
-        return loss(**{name: facts[name] for name in constructor_facts(loss)}, **chosen)
+        return loss(**taken, **chosen)
     except (ValueError, TypeError) as error:
         is_named = str(error).startswith(loss.__name__)
         raise InputError(str(error) if is_named else f"{loss.__name__}: {error}") from error
@@ -262,6 +267,13 @@ def _literal(text: str) -> Any:
     except yaml.YAMLError:
         return text
     return text if type(value) in (int, float) else value  # YAML's 1:30 is 90
+
+
+def _defaults(loss: type[nn.Module]) -> dict[str, Any]:
+    if not _has_constructor(loss):
+        return {}
+    parameters = inspect.signature(loss).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
 
 
 def _has_constructor(loss: type[nn.Module]) -> bool:

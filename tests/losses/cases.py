@@ -193,11 +193,7 @@ CASES: dict[str, Case] = {
     "srd": Case(refuses_one=True),
     "vkd": Case(),
     "ickd": Case(unread=("student_maps[0]", "student_maps[1]")),
-    "distplus": Case(
-        student=EQUAL_CHANNELS,
-        teacher=EQUAL_CHANNELS,
-        unread=("student_maps[0]", "student_maps[1]"),
-    ),
+    "distplus": Case(unread=("student_maps[0]", "student_maps[1]")),
     "embedmatch": Case(),
     "mapmatch": Case(unread=("student_maps[0]", "student_maps[1]")),
     "queuekl": Case(options={"queue_size": 16}),
