@@ -40,15 +40,22 @@ def val_archive(path, count=6):
             add(tar, f"ILSVRC2012_val_{i + 1:08}.JPEG", jpeg(100 + i))
 
 
-def devkit(path, numbers):
+KINDS = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("num_children", "O")]
+
+
+def mat(**content):
+    out = io.BytesIO()
+    savemat(out, content)
+    return out.getvalue()
+
+
+def devkit(path, numbers, meta=None):
     """Three classes and the animal above them, with the fields of the official file."""
-    kinds = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("num_children", "O")]
     rows = [(i + 1, name, "a fish", 0) for i, name in enumerate(WNIDS)]
-    synsets = np.array([*rows, (4, "n00000001", "an animal", 3)], dtype=kinds)
-    meta = io.BytesIO()
-    savemat(meta, {"synsets": synsets})
+    synsets = np.array([*rows, (4, "n00000001", "an animal", 3)], dtype=KINDS)
+    meta = mat(synsets=synsets) if meta is None else meta
     with tarfile.open(path, "w:gz") as tar:
-        add(tar, "ILSVRC2012_devkit_t12/data/meta.mat", meta.getvalue())
+        add(tar, "ILSVRC2012_devkit_t12/data/meta.mat", meta)
         truth = "".join(f"{number}\n" for number in numbers).encode()
         add(tar, "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", truth)
 
@@ -113,6 +120,60 @@ def test_a_label_file_that_is_off_is_refused(archives, capsys, numbers, message)
     assert prepare("imagenet", archives, "--no-check") == 2
     assert message in capsys.readouterr().err
     assert not (archives.parent / "out" / "val").exists()
+
+
+METAS = {
+    "empty": b"",
+    "junk": b"junk" * 100,
+    "no synsets": mat(x=1),
+    "a number": mat(synsets=3.0),
+    "other fields": mat(synsets=np.array([(1, "a")] * 2, dtype=[("a", "O"), ("b", "O")])),
+    "texts": mat(synsets=np.array([("x", WNIDS[0], "a fish", 0)] * 2, dtype=KINDS)),
+    "matrices": mat(synsets=np.array([(np.eye(3), WNIDS[0], "a fish", 0)] * 2, dtype=KINDS)),
+    "no leaves": mat(synsets=np.array([(1, WNIDS[0], "a fish", 2)] * 2, dtype=KINDS)),
+}
+
+
+@pytest.mark.parametrize("what", METAS)
+def test_a_list_of_classes_of_another_kind_is_refused(archives, capsys, what):
+    devkit(archives / "ILSVRC2012_devkit_t12.tar.gz", [3, 1, 2, 1, 2, 3], METAS[what])
+    assert prepare("imagenet", archives, "--no-check") == 2
+    assert "ILSVRC2012_devkit_t12.tar.gz is damaged" in capsys.readouterr().err
+
+
+def inner_archive(*names, kind=tarfile.REGTYPE, mode="w"):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode=mode) as tar:
+        for number, name in enumerate(names):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            content = jpeg(number)
+            info.size = len(content) if kind == tarfile.REGTYPE else 0
+            tar.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+CLASS = f"{WNIDS[0]}.tar"
+TRAINS = {
+    "no class": ("x.txt", b"x", "holds no archive of a class"),
+    "no image": (CLASS, inner_archive(), "holds no image"),
+    "links": (CLASS, inner_archive("a.JPEG", kind=tarfile.SYMTYPE), "holds no image"),
+    "compressed": (CLASS, inner_archive("a.JPEG", mode="w:gz"), "is damaged"),
+    "two files": (CLASS, inner_archive("a.JPEG", "b/a.JPEG"), "two files called a.JPEG"),
+    "control": (CLASS, inner_archive("a\x1b[2J.JPEG"), "it has a file called"),
+    "elsewhere": (f"/tmp/x{CLASS}", inner_archive("a.JPEG"), "classes are called like"),
+}
+
+
+@pytest.mark.parametrize("what", TRAINS)
+def test_crafted_training_archives_are_refused(archives, capsys, what):
+    name, content, words = TRAINS[what]
+    with tarfile.open(archives / "ILSVRC2012_img_train.tar", "w") as outer:
+        add(outer, name, content)
+    assert prepare("imagenet", archives, "--no-check") == 2
+    assert words in capsys.readouterr().err
+    train = archives.parent / "out" / "train"
+    assert not [path for path in train.glob("*") if not path.name.startswith(".")]
 
 
 def test_bad_archives_are_named(archives, capsys):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from distillers.data.datasets.download import verify_md5
 from distillers.data.datasets.synsets import val_synsets
 from distillers.errors import InputError, shorten
-from distillers.files import naming
+from distillers.files import DISK_FULL, naming
 
 # As published by the organizers.
 MD5 = {
@@ -48,11 +48,12 @@ def imagenet(source: Path, to: Path, check: bool) -> None:
                 synsets = val_synsets(source, [os.path.basename(name) for name in images])
                 _unpack_val(tar, to, synsets)
         with _opened(train) as tar:
-            classes = tar.getmembers()
+            classes = [each for each in _files(tar) if each.name.endswith(".tar")]
             _require_end(tar, str(train))
+            if not classes:
+                raise InputError(f"{train} holds no archive of a class; download it again.")
             for member in tqdm(classes, desc="train", unit="class", disable=None):
-                if member.isfile() and member.name.endswith(".tar"):
-                    _unpack_class(tar, member, to / "train")
+                _unpack_class(tar, member, to / "train")
     except DAMAGED as error:
         raise InputError(
             f"an archive in {source} is damaged ({error}); download it again."
@@ -95,14 +96,19 @@ def _unpack_class(outer: tarfile.TarFile, member: tarfile.TarInfo, train: Path) 
     scratch = train / f".{target.name}.part"
     shutil.rmtree(scratch, ignore_errors=True)
     try:
-        with tarfile.open(fileobj=outer.extractfile(member)) as inner:
+        with tarfile.open(fileobj=outer.extractfile(member), mode="r:") as inner:
             for image in inner:
                 _require_dense(image)
                 stream = inner.extractfile(image) if image.isfile() else None
-                if stream is not None:
-                    _write(stream, scratch / _file_name(image.name), image.size)
+                if stream is None:
+                    continue
+                if (scratch / _file_name(image.name)).exists():
+                    raise tarfile.ReadError(f"it has two files called {_file_name(image.name)}")
+                _write(stream, scratch / _file_name(image.name), image.size)
             _require_end(inner, member.name)
     except (*DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise
         raise InputError(f"{member.name} in {outer.name} is damaged ({error}).") from error
     if not scratch.is_dir():
         raise InputError(f"{member.name} in {outer.name} holds no image.")
@@ -165,7 +171,7 @@ def _synset(name: str, where: str) -> str:
 def _file_name(name: str) -> str:
     """Return the last part of a path in an archive."""
     base = os.path.basename(name)
-    if base in ("", ".", ".."):
+    if base in ("", ".", "..") or not base.isprintable():
         raise tarfile.ReadError(f"it has a file called {shorten(repr(name))}")
     return base
 

@@ -3,14 +3,13 @@
 import csv
 import io
 import tarfile
-import zlib
 from pathlib import Path
 
 from distillers.errors import InputError
 
 DEVKIT, SOLUTION = "ILSVRC2012_devkit_t12.tar.gz", "LOC_val_solution.csv"
 META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
-MAX_SIZE = 1 << 26  # bytes; the official files have less than 1 MB
+MAX_SIZE = 1 << 21  # bytes; the official files have less than 1 MB
 
 
 def val_synsets(source: Path, images: list[str]) -> dict[str, str]:
@@ -36,7 +35,7 @@ def _from_solution(path: Path, images: list[str]) -> dict[str, str]:
                 f"{row['ImageId']}.JPEG": row["PredictionString"].split()[0]
                 for row in csv.DictReader(file)
             }
-    except (KeyError, IndexError, AttributeError, UnicodeDecodeError) as error:
+    except (KeyError, IndexError, AttributeError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(
             f"{path} must have the columns ImageId and PredictionString, filled in each line; it "
             f"is damaged ({error})."
@@ -53,8 +52,6 @@ def _from_solution(path: Path, images: list[str]) -> dict[str, str]:
 
 
 def _from_devkit(path: Path, images: list[str]) -> dict[str, str]:
-    from scipy.io import loadmat  # reads numbers and strings, executes nothing
-
     try:
         with tarfile.open(path, "r:gz") as tar:
             contents = {
@@ -64,12 +61,10 @@ def _from_devkit(path: Path, images: list[str]) -> dict[str, str]:
                 if member.name.endswith(wanted)
                 and (stream := tar.extractfile(member)) is not None
             }  # fmt: skip
-        synsets = loadmat(io.BytesIO(contents[META]), squeeze_me=True)["synsets"]
+        names = _synsets(contents[META])
         numbers = [int(line) for line in contents[TRUTH].split()]
-    except (tarfile.TarError, zlib.error, EOFError, OSError, KeyError, ValueError) as error:
+    except Exception as error:  # SciPy raises many kinds for a damaged file
         raise InputError(f"{path} is damaged ({error}); download it again.") from error
-    leaves = synsets[synsets["num_children"] == 0]
-    names = {int(leaf["ILSVRC2012_ID"]): str(leaf["WNID"]) for leaf in leaves}
     if len(numbers) != len(images):
         raise InputError(f"{path} has {len(numbers)} labels for {len(images)} images.")
     wrong = [number for number in numbers if number not in names]
@@ -78,3 +73,19 @@ def _from_devkit(path: Path, images: list[str]) -> dict[str, str]:
             f"{path}: label {wrong[0]} is not a class; it must be in {min(names)} to {max(names)}."
         )
     return {image: names[number] for image, number in zip(images, numbers, strict=True)}
+
+
+def _synsets(content: bytes) -> dict[int, str]:
+    """Return the synset of each class by its number, from the content of `META`.
+
+    Raises:
+        Exception: of any kind if it is damaged.
+    """
+    from scipy.io import loadmat  # reads numbers and strings, executes nothing
+
+    synsets = loadmat(io.BytesIO(content), squeeze_me=True)["synsets"]
+    leaves = synsets[synsets["num_children"] == 0]
+    names = {int(leaf["ILSVRC2012_ID"]): str(leaf["WNID"]) for leaf in leaves}
+    if not names:
+        raise ValueError("it has no class")
+    return names
