@@ -15,7 +15,7 @@ from distillers.data.source import DataSource
 from distillers.errors import InputError
 from distillers.losses import CE
 from distillers.models.profile import count_macs, count_parameters, latencies_ms
-from distillers.timing import time_interleaved
+from distillers.timing import LoadMeter, time_interleaved
 
 # The default candidates by family, from small to large.
 FAMILIES = {
@@ -176,7 +176,12 @@ def measure(
                 found[name] = Measured(name, problem=str(error))
                 continue
             found[name] = replace(found[name], file_bytes=path.stat().st_size)
+        meter = LoadMeter()
         latency = latencies_ms(work)
+        if busy := meter.warning():
+            log(
+                f"WARNING: {busy}: latencies are too high, so fewer candidates may be in the limits"
+            )
     for name, each in found.items():
         timed = replace(each, latency_ms=latency.get(name, 0.0))
         if name in latency and not timed.exceeds(limits):

@@ -23,6 +23,7 @@ from distillers.report.comparison import Comparison, compare
 from distillers.report.html import page_environment
 from distillers.sweep.candidates import Limits
 from distillers.sweep.halving import FINALISTS, Plan, Trained
+from distillers.timing import LoadMeter
 from distillers.training.predictions import Predictions, collect
 
 ALPHA = 0.05  # significance level of a difference between two finalists
@@ -78,7 +79,7 @@ def finish(
     files = {"teacher": out / "teacher.onnx", **paths}
     for name, classifier in {"teacher": teacher, **classifiers}.items():
         _export(classifier, source, files[name])
-    seen, latency = _measure(files, source)
+    seen, latency, busy = _measure(files, source)
     rows = [_final_row("teacher", teacher, files, seen, latency, None)]
     rows += [_final_row(t.name, classifiers[t.name], files, seen, latency, t) for t in finalists]
     rest = [each for each in trained if each not in finalists]
@@ -87,6 +88,8 @@ def finish(
     against = compare(seen["teacher"], seen[chosen.name], source.class_names)
     write_atomically(out / "student.onnx", paths[chosen.name].read_bytes())
     lines = [why, *_limit_notes(chosen, limits), _describe_drop(against)]
+    if busy:
+        lines.append(f"While the latencies were measured, {busy}.")
     (run,) = (each.run for each in finalists if each.name == chosen.name)
     _write(out, rows, chosen, run, lines, against)
     _print(rows, chosen, run, lines, out)
@@ -132,8 +135,8 @@ def _export(classifier: Classifier, source: DataSource, path: Path) -> None:
 
 def _measure(
     files: dict[str, Path], source: DataSource
-) -> tuple[dict[str, Predictions], dict[str, float]]:
-    """Run the exported files on the test images, and time them in turn."""
+) -> tuple[dict[str, Predictions], dict[str, float], str]:
+    """Run the exported files on the test images, time them in turn, and note other load."""
     device = torch.device("cpu")
     networks = {name: OnnxNetwork(path) for name, path in files.items()}
     nets = [
@@ -142,7 +145,9 @@ def _measure(
     ]
     found = collect(nets, source.test_loader(device).epoch(1))
     work = {name: (net, int(net.card["image_size"]), 1) for name, net in networks.items()}
-    return dict(zip(files, found, strict=True)), latencies_ms(work)
+    meter = LoadMeter()
+    latency = latencies_ms(work)
+    return dict(zip(files, found, strict=True)), latency, meter.warning()
 
 
 def _final_row(

@@ -20,6 +20,7 @@ from distillers.data.source import DataSource
 from distillers.errors import InputError
 from distillers.files import write_atomically
 from distillers.models.profile import latencies_ms
+from distillers.timing import LoadMeter
 from distillers.training.predictions import agreement, collect
 
 
@@ -38,6 +39,7 @@ class Int8Report:
         kept: layers that were left in float.
         num_layers: number of layers that could be quantized.
         calibration_images: number of training images that the ranges are of.
+        load: a note on other programs that slowed the latencies, "" if there were none.
     """
 
     accuracy: float
@@ -50,6 +52,7 @@ class Int8Report:
     kept: tuple[str, ...]
     num_layers: int
     calibration_images: int
+    load: str
 
 
 def export_int8(
@@ -128,6 +131,7 @@ def _measure(
     before, after = collect(nets, source.test_loader(device).epoch(1))
     side = int(card["image_size"])
     work = {name: (net, side, 1) for name, net in zip("fi", networks, strict=True)}
+    meter = LoadMeter()
     latency = latencies_ms(work)
     sizes = [path.stat().st_size for path in (full, small)]
     return Int8Report(
@@ -141,6 +145,7 @@ def _measure(
         kept=kept,
         num_layers=num_layers,
         calibration_images=num_images,
+        load=meter.warning(),
     )
 
 

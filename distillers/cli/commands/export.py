@@ -104,6 +104,8 @@ def _export_int8(
     print(f"agreement       {found.agreement!r}")
     print(f"file_bytes      {found.file_bytes} ({found.size_ratio:.3f} of float)")
     print(f"latency_ms      {found.latency_ms:.3f} ({found.latency_ratio:.2f} of float, one image)")
+    if found.load:
+        print(f"                {found.load}")
     print(f"layers in float {len(found.kept)} of {found.num_layers}: {' '.join(found.kept)}")
     print(f"saved {out}")
 
