@@ -1,7 +1,7 @@
 """The interfaces of datasets and loaders, whether images are in memory or in files."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, NotRequired, Protocol, Self, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -69,6 +69,17 @@ class WrappedLoader(BatchLoader):
     @override
     def __len__(self) -> int:
         return len(self._loader)
+
+
+class TrainOptions(TypedDict):
+    """Options of a loader of training images; see `DataSource.train_loader`."""
+
+    seed: int
+    drop_last: bool
+    device: torch.device
+    shard: NotRequired[Shard]
+    views: NotRequired[NumViews | None]
+    balanced: NotRequired[bool]
 
 
 class DataSource(Protocol):
@@ -168,29 +179,22 @@ class DataSource(Protocol):
         self,
         batch_size: int,
         *,
-        seed: int,
-        drop_last: bool,
-        device: torch.device,
-        shard: Shard = Shard(),
-        views: NumViews | None = None,
         shuffle: bool = True,
-        balanced: bool = False,
         second_view: bool = False,
+        **options: Unpack[TrainOptions],
     ) -> BatchLoader:
         """Return a loader of augmented training images, in a new order in every epoch.
 
         Args:
             batch_size: images per batch, in each process.
-            seed: of order and augmentation.
-            drop_last: whether to leave out a last batch that is smaller.
-            device: where the batches are made.
-            shard: the part of each epoch that this process loads.
-            views: number of fixed augmentations per image, the same in every run; `Batch.view`
-                is then set. None augments anew in each epoch.
             shuffle: False keeps the order of the rows; with `views`, epoch e shows view e of each.
-            balanced: whether to draw images of every class equally often, in `shuffle`d epochs of
-                the same length.
             second_view: whether to make the second view of each image.
+            options: `seed` of order and augmentation; `drop_last`, whether to leave out a last
+                batch that is smaller; `device` of the batches; `shard`, the part of each epoch that
+                this process loads; `views`, number of fixed augmentations per image, the same in
+                every run, which sets `Batch.view` (None augments anew in each epoch); `balanced`,
+                whether to draw images of every class equally often, in `shuffle`d epochs of the
+                same length.
         """
         ...
 

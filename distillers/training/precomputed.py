@@ -2,18 +2,17 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from distillers.config.augmentation import Augmentation
-from distillers.config.data import NumViews
 from distillers.data.batch import Batch
-from distillers.data.loaders.sharded import ShardedLoader
+from distillers.data.loaders.sharded import Sampling, ShardedLoader
 from distillers.data.sampling import check_epoch
-from distillers.data.source import BatchLoader, DataSource
+from distillers.data.source import BatchLoader, DataSource, TrainOptions
 from distillers.distributed.world import Shard
 from distillers.errors import InputError
 from distillers.progress import counted
@@ -63,23 +62,18 @@ class PrecomputedEmbeddings(DataSource):
         self,
         batch_size: int,
         *,
-        seed: int,
-        drop_last: bool,
-        device: torch.device,
-        shard: Shard = Shard(),
-        views: NumViews | None = None,
         shuffle: bool = True,
-        balanced: bool = False,
         second_view: bool = False,
+        **options: Unpack[TrainOptions],
     ) -> BatchLoader:
         if second_view:
             raise InputError("embeddings have no second view.")
-        if views is not None or not shuffle:
+        if options.pop("views", None) is not None or not shuffle:
             raise InputError("embeddings have no views, and come in a new order in each epoch.")
-        batches = self._embedded(self.source.train_eval_loader(device))
+        batches = self._embedded(self.source.train_eval_loader(options["device"]))
         vectors = torch.cat([batch.images for batch in batches])
         labels = torch.cat([batch.labels for batch in batches])
-        return EmbeddingLoader(vectors, labels, batch_size, seed, drop_last, shard, balanced)
+        return EmbeddingLoader(vectors, labels, batch_size, **options)
 
     @override
     def test_loader(self, device: torch.device, shard: Shard = Shard()) -> BatchLoader:
@@ -156,23 +150,9 @@ class EmbeddingLoader(ShardedLoader):
         vectors: Tensor,
         labels: Tensor,
         batch_size: int,
-        seed: int,
-        drop_last: bool,
-        shard: Shard = Shard(),
-        balanced: bool = False,
+        **sampling: Unpack[Sampling],
     ) -> None:
-        super().__init__(
-            len(vectors),
-            batch_size,
-            seed=seed,
-            shuffle=True,
-            drop_last=drop_last,
-            device=vectors.device,
-            rank=shard.rank,
-            world_size=shard.world_size,
-            labels=labels,
-            balanced=balanced,
-        )
+        super().__init__(len(vectors), batch_size, labels=labels, shuffle=True, **sampling)
         self._vectors, self._labels = vectors, labels
 
     @override

@@ -14,6 +14,7 @@ from distillers.data.batch import Batch
 from distillers.data.datasets.images import ImageSet
 from distillers.data.source import BatchLoader
 from distillers.distillation.cache.key import cache_key, differences
+from distillers.distributed.world import Shard
 from distillers.errors import InputError
 from tests.data.test_second_view import in_files, in_memory, pixels, root  # noqa: F401, a fixture
 from tests.nets import Small
@@ -57,7 +58,7 @@ def test_images_in_memory_depend_on_seed_and_epoch_alone(name):
     changed = [not torch.equal(expected[row][0], plain[row][0]) for row in expected]
     assert sum(changed) > 6
     for world in (2, 3):
-        parts = [in_memory(options, batch_size=2, rank=r, world_size=world) for r in range(world)]
+        parts = [in_memory(options, batch_size=2, shard=Shard(r, world)) for r in range(world)]
         found = {row: views for part in parts for row, views in by_row(part, 2).items()}
         assert found.keys() == expected.keys()
         assert_same(found, expected)
@@ -123,7 +124,7 @@ def test_repeated_images_follow_each_other_with_other_augmentations(root):  # no
     assert torch.equal(rows, order.repeat_interleave(3)[:23])
     images = torch.cat([batch.images for batch in repeated()])
     assert not torch.equal(images[0], images[1])
-    parts = [repeated(batch_size=3, rank=r, world_size=2) for r in range(2)]
+    parts = [repeated(batch_size=3, shard=Shard(r, 2)) for r in range(2)]
     for one, *two in zip(repeated(), *parts, strict=True):
         assert torch.equal(torch.cat([each.images for each in two]), one.images)
     for number in (1, 2):

@@ -3,6 +3,7 @@ import torch
 
 from distillers.data import Batch, Loader
 from distillers.data.loaders import memory as module
+from distillers.distributed.world import Shard
 from distillers.errors import InputError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -180,7 +181,7 @@ def test_batches_share_no_memory_with_the_data():
 @pytest.mark.parametrize("num", [1, 5, 48, 50])
 def test_processes_together_score_each_image_once(num, world_size):
     parts = [
-        order(loader(num=num, batch_size=4, rank=rank, world_size=world_size).epoch(1))
+        order(loader(num=num, batch_size=4, shard=Shard(rank, world_size)).epoch(1))
         for rank in range(world_size)
     ]
     assert sorted(row for part in parts for row in part) == list(range(num))
@@ -189,9 +190,7 @@ def test_processes_together_score_each_image_once(num, world_size):
 
 def test_processes_together_train_as_one_with_larger_batches():
     kept = {"augment": True, "shuffle": True, "drop_last": True}
-    ranks = [
-        list(loader(batch_size=8, rank=rank, world_size=3, **kept).epoch(2)) for rank in range(3)
-    ]
+    ranks = [list(loader(batch_size=8, shard=Shard(rank, 3), **kept).epoch(2)) for rank in range(3)]
     whole = list(loader(batch_size=24, **kept).epoch(2))
     assert len(whole) == len(ranks[0]) == 2
     joined = [
@@ -206,13 +205,13 @@ def test_processes_together_train_as_one_with_larger_batches():
 @pytest.mark.parametrize("num", [48, 51, 53])
 def test_a_batch_tells_how_many_images_every_process_has(num, world_size):
     ranks = [
-        list(loader(num, batch_size=4, rank=r, world_size=world_size, shuffle=True).epoch(1))
+        list(loader(num, batch_size=4, shard=Shard(r, world_size), shuffle=True).epoch(1))
         for r in range(world_size)
     ]
     for batches in zip(*ranks, strict=True):
         lengths = tuple(len(batch.labels) for batch in batches)
         assert all(batch.rows_per_rank == lengths for batch in batches)
-    one = loader(num, rank=1, batch_size=4, world_size=world_size, shuffle=True)
+    one = loader(num, shard=Shard(1, world_size), batch_size=4, shuffle=True)
     last = list(one.epoch(1, start_batch=len(one) - 1))
     assert last[0].rows_per_rank == ranks[1][-1].rows_per_rank
 
@@ -221,8 +220,8 @@ def test_a_batch_tells_how_many_images_every_process_has(num, world_size):
 @pytest.mark.parametrize("num", [3, 8, 21])
 def test_whole_batches_are_those_of_one_process(num, world_size):
     whole = list(loader(num).epoch(1))
-    kept = {"world_size": world_size, "whole_batches": True}
-    ranks = [list(loader(num, rank=rank, **kept).epoch(1)) for rank in range(world_size)]
+    shards = [Shard(rank, world_size) for rank in range(world_size)]
+    ranks = [list(loader(num, shard=each, whole_batches=True).epoch(1)) for each in shards]
     for number, batch in enumerate(whole):
         assert same([ranks[number % world_size][number // world_size]], [batch])
     assert sum(map(len, ranks)) == len(whole)
@@ -237,8 +236,8 @@ def test_whole_batches_are_those_of_one_process(num, world_size):
         ({"batch_size": 64, "drop_last": True}, "--batch_size 50 or less, or drop_last=False"),
         ({"mean": (0.5,)}, "one number for each of the 3 channels"),
         ({"std": (0.1, 0.0, 0.1)}, "each std must be positive"),
-        ({"rank": 2, "world_size": 2}, "rank is 2 of 2"),
-        ({"num": 49, "shuffle": True, "world_size": 2}, "wait forever"),
+        ({"shard": Shard(2, 2)}, "rank is 2 of 2"),
+        ({"num": 49, "shuffle": True, "shard": Shard(0, 2)}, "wait forever"),
     ],
 )
 def test_what_cannot_work_is_refused(options, message):

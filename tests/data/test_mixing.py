@@ -13,6 +13,7 @@ from distillers.data.batch import Batch
 from distillers.data.loaders import mixing
 from distillers.data.loaders.memory import Loader
 from distillers.data.loaders.mixing import Mix, SoftLabelLoader, draw_mix, mix_images, smooth
+from distillers.distributed.world import Shard
 
 K = 5
 BOTH = SoftLabels(smoothing=0.1, mixup=0.4, cutmix=1.0, mixup_prob=0.8)
@@ -150,7 +151,7 @@ def test_several_processes_see_the_images_of_one(
     num: int, size: int, world: int, monkeypatch: pytest.MonkeyPatch
 ):
     one = list(loader(BOTH, num, size * world).epoch(1))
-    ranks = [loader(BOTH, num, size, rank=r, world_size=world) for r in range(world)]
+    ranks = [loader(BOTH, num, size, shard=Shard(r, world)) for r in range(world)]
     plain = [plain_batches(each, 1) for each in ranks]
     parts: list[list[Batch]] = []
     for rank, each in enumerate(ranks):

@@ -22,6 +22,7 @@ from distillers.data.loaders.memory import PAD, Loader
 from distillers.data.loaders.mixing import MIX_SEED, SoftLabelLoader, draw_mix, mix_images
 from distillers.data.normalization import IMAGENET_MEAN
 from distillers.data.source import BatchLoader
+from distillers.distributed.world import Shard
 from tests.data.trees import tree
 
 CPU = torch.device("cpu")
@@ -125,7 +126,7 @@ def test_the_second_view_in_files_is_a_crop_of_its_own_augmented_image_by_image(
 @pytest.mark.parametrize("world", [2, 3])
 def test_views_are_the_same_for_any_batch_size_process_and_start(world):
     expected = views(in_memory().epoch(2))
-    parts = [in_memory(batch_size=2, rank=r, world_size=world) for r in range(world)]
+    parts = [in_memory(batch_size=2, shard=Shard(r, world)) for r in range(world)]
     assert_same(views(batch for part in parts for batch in part.epoch(2)), expected)
     late = views(in_memory().epoch(2, start_batch=2))
     assert_same(late, {row: expected[row] for row in late})

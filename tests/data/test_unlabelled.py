@@ -11,6 +11,7 @@ from distillers.config.data import DecodeOptions, LabelOptions
 from distillers.data.label_mix import LabelMix
 from distillers.data.loaders.memory import Loader
 from distillers.data.unlabelled import apply_label_options, copies_of_test_images, with_few_labels
+from distillers.distributed.world import Shard
 from distillers.errors import InputError
 
 LABELS = torch.where(torch.arange(53) % 5 == 0, torch.arange(53) % 3, -1)  # 11 have labels
@@ -97,7 +98,7 @@ def test_the_batches_of_several_processes_are_those_of_one(share, views):
     parts = []
     for rank in range(3):
         torch.set_rng_state(seed)
-        parts.append(list(loader(**options, batch_size=4, rank=rank, world_size=3).epoch(2)))
+        parts.append(list(loader(**options, batch_size=4, shard=Shard(rank, 3)).epoch(2)))
     for place, batch in enumerate(whole):
         mine = [part[place] for part in parts]
         assert torch.equal(torch.cat([each.images for each in mine]), batch.images)

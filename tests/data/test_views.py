@@ -105,7 +105,7 @@ def test_unshuffled_epoch_e_shows_view_e_of_every_image():
 
 def test_processes_together_show_what_one_does():
     whole = list(loader(batch_size=16).epoch(2))
-    ranks = [list(loader(rank=rank, world_size=2).epoch(2)) for rank in range(2)]
+    ranks = [list(loader(shard=Shard(rank, 2)).epoch(2)) for rank in range(2)]
     for batch, *parts in zip(whole, *ranks, strict=True):
         assert torch.equal(torch.cat([part.view for part in parts]), batch.view)
         assert torch.equal(torch.cat([part.images for part in parts]), batch.images)

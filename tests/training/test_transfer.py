@@ -213,7 +213,10 @@ def test_embeddings_come_in_the_order_and_share_of_images():
     assert all(torch.equal(a.index, b.index) for a, b in zip(batches[1:], rest, strict=True))
     assert not torch.equal(batches[0].index, next(whole.epoch(3)).index)
     two = [
-        list(EmbeddingLoader(vectors, labels, 4, 1, False, Shard(r, 2)).epoch(2)) for r in range(2)
+        list(
+            EmbeddingLoader(vectors, labels, 4, seed=1, drop_last=False, shard=Shard(r, 2)).epoch(2)
+        )
+        for r in range(2)
     ]
     for number, batch in enumerate(batches):
         parts = [each[number] for each in two]

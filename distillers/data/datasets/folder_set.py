@@ -1,14 +1,14 @@
 """A dataset of image files that are decoded on demand."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from distillers.config.augmentation import Augmentation
-from distillers.config.data import Dali, NumViews
+from distillers.config.data import Dali
 from distillers.data.datasets.listing import Listing
 from distillers.data.fingerprint import hash_files, hash_labels, hash_tensors
 from distillers.data.held_out import held_out_rows
@@ -17,7 +17,12 @@ from distillers.data.loaders.folder import FolderLoader
 from distillers.data.loaders.views import VIEW_SEED
 from distillers.data.normalization import IMAGENET_MEAN, IMAGENET_STD
 from distillers.data.sampling import generator
-from distillers.data.source import EVALUATION_BATCH, DataSource, evaluation_batch_size
+from distillers.data.source import (
+    EVALUATION_BATCH,
+    DataSource,
+    TrainOptions,
+    evaluation_batch_size,
+)
 from distillers.distributed.world import Shard
 from distillers.errors import InputError
 
@@ -119,31 +124,21 @@ class FolderSet(DataSource):
         self,
         batch_size: int,
         *,
-        seed: int,
-        drop_last: bool,
-        device: torch.device,
-        shard: Shard = Shard(),
-        views: NumViews | None = None,
         shuffle: bool = True,
-        balanced: bool = False,
         second_view: bool = False,
+        **options: Unpack[TrainOptions],
     ) -> FolderLoader:
         return FolderLoader(
-            self._images(self.train, self.train_rows, seed, augment=True),
+            self._images(self.train, self.train_rows, options["seed"], augment=True),
             batch_size=batch_size,
             mean=self.mean,
             std=self.std,
             shuffle=shuffle,
-            drop_last=drop_last,
-            device=device,
-            rank=shard.rank,
-            world_size=shard.world_size,
             num_workers=self.num_workers,
             dali=self.dali,
-            views=views,
             unlabelled_share=self.unlabelled_share,
-            balanced=balanced,
             augmentation=self.augmentation.with_second_view(second_view),
+            **options,
         )
 
     @override
@@ -206,8 +201,7 @@ class FolderSet(DataSource):
             std=self.std,
             device=device,
             num_workers=workers,
-            rank=shard.rank,
-            world_size=shard.world_size,
+            shard=shard,
             whole_batches=True,
         )
 

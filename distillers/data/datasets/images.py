@@ -1,7 +1,7 @@
 """A dataset of small images in memory."""
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import Tensor
@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from distillers.config.augmentation import Augmentation
-from distillers.config.data import NumViews
 from distillers.data.fingerprint import hash_labels, hash_tensors
 from distillers.data.held_out import held_out_rows
 from distillers.data.label_mix import UNLABELLED
@@ -17,7 +16,12 @@ from distillers.data.loaders.memory import PAD, Loader
 from distillers.data.loaders.pairs import check_images_and_labels
 from distillers.data.loaders.views import VIEW_SEED, view_crops
 from distillers.data.sampling import generator
-from distillers.data.source import EVALUATION_BATCH, DataSource, evaluation_batch_size
+from distillers.data.source import (
+    EVALUATION_BATCH,
+    DataSource,
+    TrainOptions,
+    evaluation_batch_size,
+)
 from distillers.distributed.world import Shard
 from distillers.errors import InputError
 
@@ -115,14 +119,9 @@ class ImageSet(DataSource):
         self,
         batch_size: int,
         *,
-        seed: int,
-        drop_last: bool,
-        device: torch.device,
-        shard: Shard = Shard(),
-        views: NumViews | None = None,
         shuffle: bool = True,
-        balanced: bool = False,
         second_view: bool = False,
+        **options: Unpack[TrainOptions],
     ) -> Loader:
         return Loader(
             self.train_images,
@@ -130,18 +129,12 @@ class ImageSet(DataSource):
             batch_size=batch_size,
             mean=self.mean,
             std=self.std,
-            seed=seed,
             augment=True,
             flip=self.flip and self.augmentation.hflip is None,
             shuffle=shuffle,
-            drop_last=drop_last,
-            device=device,
-            rank=shard.rank,
-            world_size=shard.world_size,
-            views=views,
             unlabelled_share=self.unlabelled_share,
-            balanced=balanced,
             augmentation=self.augmentation.with_second_view(second_view),
+            **options,
         )
 
     @override
@@ -201,8 +194,7 @@ class ImageSet(DataSource):
             mean=self.mean,
             std=self.std,
             device=device,
-            rank=shard.rank,
-            world_size=shard.world_size,
+            shard=shard,
             whole_batches=True,
         )
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from distillers.data.augment.views import ViewMaker
 from distillers.data.batch import Batch
 from distillers.data.datasets.listing import first_few
 from distillers.data.loaders.decode import DecodedBatch, ImageFiles, same
-from distillers.data.loaders.sharded import ShardedLoader
+from distillers.data.loaders.sharded import Sampling, ShardedLoader
 from distillers.data.loaders.views import VIEW_SEED, check_views, epoch_views
 from distillers.data.loaders.workers import default_sigchld, process_context, worker_death
 from distillers.data.normalization import Normalize
@@ -34,20 +35,14 @@ class FolderLoader(ShardedLoader):
         batch_size: images per batch, in each process.
         mean: three numbers, on the scale where 0 is black and 1 is white.
         std: three numbers, on the same scale.
-        shuffle: see `ShardedLoader`, as `drop_last`, `rank`, `world_size` and `whole_batches`.
-        drop_last: whether to leave out a last batch that is smaller.
-        device: where the batches are made.
         num_workers: processes that decode; at most one per core and batch is started.
-        rank: of this process.
-        world_size: number of processes that share each epoch.
-        whole_batches: whether to deal out whole batches to the processes.
         dali: decode with NVIDIA DALI in `num_workers` threads instead of processes, on "cpu" or
             "gpu": the same crops of the same images, up to rounding. For augmented `images` only.
         views: use only this many fixed crops of each image, the same in every run, in turn.
-        unlabelled_share: see `LabelMix`; for images of which some have the label -1.
         augmentation: what is done to the crops of augmented `images`.
-        balanced: whether to draw images of every class equally often, with `shuffle`.
         warn: called at the end of an epoch with a message on images that could not be read.
+        sampling: order of the images, device and part of this process; see `ShardedLoader`. The
+            seed is that of `images`.
 
     Attributes:
         num_bad: number of images of the last epoch that could not be read.
@@ -64,34 +59,20 @@ class FolderLoader(ShardedLoader):
         batch_size: int,
         mean: Sequence[float],
         std: Sequence[float],
-        shuffle: bool = False,
-        drop_last: bool = False,
-        device: torch.device | str = "cpu",
         num_workers: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        whole_batches: bool = False,
         dali: Dali = None,
         views: NumViews | None = None,
-        unlabelled_share: float | None = None,
         augmentation: Augmentation = Augmentation(),
-        balanced: bool = False,
         warn: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+        **sampling: Unpack[Sampling],
     ) -> None:
+        sampling["seed"] = images.seed
         super().__init__(
             len(images),
             batch_size,
-            seed=images.seed,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            device=device,
-            rank=rank,
-            world_size=world_size,
-            whole_batches=whole_batches,
             labels=images.labels[images.rows],
-            unlabelled_share=unlabelled_share,
-            balanced=balanced,
             repeats=augmentation.aug_repeats,
+            **sampling,
         )
         check_views(views, None)
         self.num_bad = 0
@@ -103,7 +84,7 @@ class FolderLoader(ShardedLoader):
         if self._maker.has_second:
             self._images = replace(self._images, crops=2)
         self._noted: set[str] = set()
-        self._reads_all = world_size == 1 and dali is None
+        self._reads_all = self._shard.world_size == 1 and dali is None
         self._sampler = _BatchSampler()
         check_dali(dali, self.device.type)
         workers = min(num_workers, usable_cpus(), len(self))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import repeat
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from distillers.data.augment.views import ViewMaker
 from distillers.data.batch import Batch
 from distillers.data.label_mix import EpochOrder
 from distillers.data.loaders.pairs import check_images_and_labels
-from distillers.data.loaders.sharded import ShardedLoader
+from distillers.data.loaders.sharded import Sampling, ShardedLoader
 from distillers.data.loaders.views import VIEW_SEED, CropViews, check_views, epoch_views
 from distillers.data.normalization import Normalize, check_statistics
 
@@ -53,23 +53,15 @@ class Loader(ShardedLoader):
         batch_size: images per batch, in each process.
         mean: c numbers, on the scale where 0 is black and 1 is white.
         std: c numbers, on the same scale.
-        seed: any integer.
         augment: whether to crop each image at random after zero-padding it by `PAD` pixels, and to
             flip it horizontally with probability 1/2.
         flip: False only crops, for classes that change when mirrored.
-        shuffle: see `ShardedLoader`, as `drop_last`, `rank`, `world_size` and `whole_batches`.
-        drop_last: whether to leave out a last batch that is smaller.
-        device: where the images are stored and the batches made.
         channels_last: memory format of the batches' images.
-        rank: of this process.
-        world_size: number of processes that share each epoch.
-        whole_batches: whether to deal out whole batches to the processes.
         views: use only this many fixed crops of each image, the same in every run, in turn; "all"
             draws crops at random and sets `Batch.view` to their numbers.
-        unlabelled_share: see `LabelMix`; for images of which some have the label -1.
-        balanced: whether to draw images of every class equally often, with `shuffle`.
         augmentation: what is done to the images besides, if `augment` is set; its `scale` and
             `ratio` replace the padding.
+        sampling: order of the images, device and part of this process; see `ShardedLoader`.
 
     Raises:
         InputError: if the data are empty or inconsistent, a number is out of range, or `drop_last`
@@ -84,44 +76,28 @@ class Loader(ShardedLoader):
         batch_size: int,
         mean: Sequence[float],
         std: Sequence[float],
-        seed: int = 0,
         augment: bool = False,
         flip: bool = True,
-        shuffle: bool = False,
-        drop_last: bool = False,
-        device: torch.device | str = "cpu",
         channels_last: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
-        whole_batches: bool = False,
         views: NumViews | None = None,
-        unlabelled_share: float | None = None,
         augmentation: Augmentation = Augmentation(),
-        balanced: bool = False,
+        **sampling: Unpack[Sampling],
     ) -> None:
         check_images_and_labels("loader", images, labels)
         check_statistics(images.shape[1], mean, std)
         super().__init__(
             len(images),
             batch_size,
-            seed=seed,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            device=device,
-            rank=rank,
-            world_size=world_size,
-            whole_batches=whole_batches,
             labels=labels.cpu(),
-            unlabelled_share=unlabelled_share,
-            balanced=balanced,
             repeats=augmentation.aug_repeats,
+            **sampling,
         )
         self._augment, self._flip, self._num_views = augment, flip, views
         augmentation = augmentation if augment else Augmentation()
         self._resizes = augmentation.resizes
         self._views = self._count_crops(len(images))
         normalize = Normalize(mean, std, self.device, channels_last)
-        view_seed = seed if views is None else VIEW_SEED
+        view_seed = self._seed if views is None else VIEW_SEED
         self._maker = ViewMaker(augmentation, mean, view_seed, self.device, normalize)
         images, self._labels = images.to(self.device), labels.to(self.device)
         # Padded once: crops are windows into these images, and a batch is a single gather.

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -21,11 +22,25 @@ from distillers.data.sampling import (
     rank_indices,
 )
 from distillers.data.source import BatchLoader
+from distillers.distributed.world import Shard
 from distillers.errors import InputError
 
 # Added to the turn of an image for each time that it came before in the same epoch. It is a prime,
 # so that fixed views change, too.
 REPEAT = 1_000_003
+
+
+class Sampling(TypedDict, total=False):
+    """Which images are in the batches of an epoch; see the arguments of `ShardedLoader`."""
+
+    seed: int
+    shuffle: bool
+    drop_last: bool
+    device: torch.device | str
+    shard: Shard
+    whole_batches: bool
+    unlabelled_share: float | None
+    balanced: bool
 
 
 class ShardedLoader(BatchLoader):
@@ -38,9 +53,9 @@ class ShardedLoader(BatchLoader):
         shuffle: whether each epoch has a new order, or that of the rows.
         drop_last: whether to leave out a last batch that is smaller.
         device: where the batches are made.
-        rank: of this process.
-        world_size: number of processes that share each epoch. Their batches of one number,
-            concatenated, are the batch of a single process with `world_size` times the batch size.
+        shard: the part of each epoch that this process loads. The batches of one number of all
+            processes, concatenated, are the batch of a single process with `shard.world_size`
+            times the batch size.
         whole_batches: instead, deal out the batches of a single process in turn; some processes
             may get none. For evaluation, which then computes each batch as a single process does.
         labels: (num_rows,) int64, for `balanced`, or if some may be -1, for images without a
@@ -63,14 +78,14 @@ class ShardedLoader(BatchLoader):
         shuffle: bool = False,
         drop_last: bool = False,
         device: torch.device | str = "cpu",
-        rank: int = 0,
-        world_size: int = 1,
+        shard: Shard = Shard(),
         whole_batches: bool = False,
         labels: Tensor | None = None,
         unlabelled_share: float | None = None,
         balanced: bool = False,
         repeats: int = 1,
     ) -> None:
+        rank, world_size = self._shard = shard
         check_shard(batch_size, rank, world_size)
         check_epoch_size(num_rows, batch_size, world_size, shuffle, drop_last)
         self.batch_size, self._device = batch_size, torch.device(device)
