@@ -120,12 +120,14 @@ def name_from_folder(path: str | Path) -> str | None:
 
 
 def is_state_dict(values: object) -> TypeGuard[dict[str, Tensor]]:
-    """Return whether a value is a mapping to tensors, whose elements are all in the file."""
+    """Return whether a value is a mapping of names to real tensors, all elements of the file."""
     return isinstance(values, dict) and all(
-        isinstance(value, Tensor)
+        isinstance(key, str)
+        and isinstance(value, Tensor)
+        and not value.is_complex()
         and (value.device.type, value.layout) == ("cpu", torch.strided)
         and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
-        for value in values.values()
+        for key, value in values.items()
     )
 
 

@@ -117,6 +117,7 @@ def _read_pickle(path: Path) -> object:
         with warnings.catch_warnings(), safe_globals([(Ignored, name) for name in IGNORED]):
             # Newer pickle protocols are read as far as the safe reader knows them, else refused.
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            warnings.filterwarnings("ignore", "Validating sparse tensor", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if _looks_damaged(path):

@@ -212,6 +212,25 @@ def test_a_card_that_is_no_mapping_of_names_is_refused(card, tmp_path):
         load(tmp_path / "x.pth")
 
 
+STATES = {
+    "numbers": lambda state: dict(enumerate(state.values())),
+    "complex": lambda state: state | {"fc.weight": state["fc.weight"] * 1j},
+    "sparse": lambda state: state | {"fc.weight": state["fc.weight"].to_sparse()},
+    "list": lambda state: list(state.values()),
+    "none": lambda _: None,
+}
+
+
+@pytest.mark.parametrize("has_card", [True, False])
+@pytest.mark.parametrize("kind", STATES)
+def test_weights_of_another_kind_are_refused(kind, has_card, tmp_path):
+    state = STATES[kind](models.create("resnet8", num_classes=10).state_dict())
+    payload = {"model": state, "card": CARD} if has_card else {"model": state}
+    checkpoint.save(tmp_path / "x.pth", payload)
+    with pytest.raises(InputError, match=r"x\.pth has no state dict"):
+        load(tmp_path / "x.pth", model="resnet8")
+
+
 def shared(levels, width=1000):
     """A mapping of a few objects that would be `width` ** `levels` when written out."""
     inner = {"a": 1}
