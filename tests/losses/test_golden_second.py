@@ -209,6 +209,26 @@ def test_the_second_step_of_queuekl_sees_the_first(case):
         close(loss(values["student_pooled"], values["teacher_pooled"]).item(), expected, 1e-6)
 
 
+@pytest.mark.parametrize("case", ["equal_grids", "equal_widths"])
+def test_buffers_after_a_step_are_those_of_the_public_code(case):
+    wanted: dict[str, dict] = {}
+    for name in ("srd", "queuekl"):
+        entry = GOLDEN[case]["results"][name]
+        loss, values = build(case, entry), inputs_of(case, entry)
+        for module in loss.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                module.reset_running_stats()
+        loss(**{key: values[key] for key in wiring.forward_inputs(loss.forward)})
+        numbers = {k: v for k, v in entry.items() if "running" in k or k == "queue_after"}
+        wanted |= numbers
+        for key, expected in numbers.items():
+            who, _, field = key.partition("_")
+            found = loss.queue if who == "queue" else getattr(getattr(loss, f"{who}_norm"), field)
+            assert found.norm().item() == pytest.approx(expected["norm"], rel=1e-6)
+            assert found.flatten()[:6].tolist() == pytest.approx(expected["first"], rel=1e-6)
+    assert len(wanted) > 2
+
+
 @pytest.mark.parametrize(
     "case", ["equal_grids", "equal_widths", "teacher_wrong", "two_classes", "large_logits"]
 )

@@ -239,6 +239,13 @@ def test_ofa_is_the_sum_over_its_exits(channels, power):
     assert loss(maps, student, teacher, labels).item() == pytest.approx(expected / n)
 
 
+def test_an_only_image_with_maps_of_one_position_is_taken():
+    loss = OFA([4, 6], 6, 5, 3)
+    maps = [torch.randn(1, 4, 2, 2, requires_grad=True), torch.randn(1, 6, 1, 1)]
+    loss(maps, torch.randn(1, 3), torch.randn(1, 3), torch.tensor([1])).backward()
+    assert maps[0].grad.isfinite().all()
+
+
 def test_power_1_of_ofa_is_the_cross_entropy_with_the_teacher():
     student, teacher = logits("ofa", 5, 4)
     found = OFA([], 1, 1, 4, exits=False)([], student, teacher, torch.zeros(5, dtype=torch.long))

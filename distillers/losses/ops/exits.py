@@ -53,6 +53,21 @@ def token_exit(width: int, num_blocks: int, num_classes: int) -> nn.Sequential:
     return nn.Sequential(PatchMerging(width), *blocks, MeanToken(), _head(width, num_classes))
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalization by the running statistics where a channel has one value only.
+
+    This is so for the only labelled image of a batch, if its map has one position.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 the name in PyTorch
+        """Return normalized maps (n, c, h, w)."""
+        if self.training and input.numel() == self.num_features:
+            return F.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(input)
+
+
 class PatchMerging(nn.Module):
     """Merge 2 x 2 positions of a map (n, c, h, w) into tokens (n, t, c)."""
 
@@ -80,7 +95,7 @@ def _separable(width: int, following: int, stride: int) -> list[nn.Module]:
     return [
         nn.Conv2d(width, width, 3, stride, 1, groups=width, bias=False),
         nn.Conv2d(width, following, 1, bias=False),
-        nn.BatchNorm2d(following),
+        BatchNorm(following),
         nn.ReLU(),
     ]
 
