@@ -36,6 +36,11 @@ def escape(text: str) -> str:
     )
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, else its type."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def unknown(kind: str, given: str, known: Iterable[str]) -> InputError:
     """Return an `InputError` for an unknown name that suggests the nearest known one.
 

@@ -15,7 +15,7 @@ from distillers.checkpoints import openvino
 from distillers.checkpoints.checksum import BLANK, KEY, add_to_safetensors, add_to_zip
 from distillers.checkpoints.load import Classifier, load
 from distillers.checkpoints.program import CARD
-from distillers.errors import InputError
+from distillers.errors import InputError, first_line
 from distillers.files import write_atomically
 
 SUFFIXES = {
@@ -90,7 +90,7 @@ def _write_program(
         with torch.no_grad():
             program = torch.export.export(classifier, (images,), dynamic_shapes=shapes)
     except Exception as error:  # torch.export raises many kinds
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"torch.export cannot read {card['model']}: {reason}") from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it has the paths of this machine

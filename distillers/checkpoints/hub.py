@@ -13,7 +13,7 @@ from distillers.checkpoints.load import Classifier, load
 from distillers.checkpoints.onnx import OnnxNetwork
 from distillers.checkpoints.openvino import OpenVinoNetwork
 from distillers.checkpoints.program import Program
-from distillers.errors import InputError
+from distillers.errors import InputError, first_line
 from distillers.models.pretrained import check_reachable
 
 WEIGHTS = "model.safetensors"
@@ -143,5 +143,5 @@ def _short_errors(repo_id: str) -> Iterator[None]:
     try:
         yield
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"the hub refused {repo_id}: {reason}") from error

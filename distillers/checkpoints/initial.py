@@ -11,7 +11,7 @@ from distillers import models
 from distillers.checkpoints.load import load
 from distillers.checkpoints.shapes import shapes_of
 from distillers.config.flags import PUBLISHED
-from distillers.errors import InputError
+from distillers.errors import InputError, first_line
 from distillers.features.extractor import eval_mode
 from distillers.models.pretrained import replace_classifier, statistics
 
@@ -128,7 +128,7 @@ def check_forward(net: nn.Module, name: str, images: Tensor, num_classes: int) -
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"{name} cannot take images of {side} ({reason}); another --image_size may do."
         ) from error

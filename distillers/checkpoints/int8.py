@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from distillers.checkpoints.checksum import add_to_onnx
-from distillers.checkpoints.onnx import first_line, open_session, require
-from distillers.errors import InputError, unknown
+from distillers.checkpoints.onnx import open_session, require
+from distillers.errors import InputError, first_line, unknown
 from distillers.files import write_atomically
 
 LAYERS = ("Conv", "Gemm", "MatMul")

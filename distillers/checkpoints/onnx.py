@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from distillers.checkpoints.checksum import add_to_onnx
-from distillers.errors import CorruptFileError, InputError
+from distillers.errors import CorruptFileError, InputError, first_line
 from distillers.files import write_atomically
 
 TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
@@ -149,8 +149,3 @@ class OnnxNetwork(nn.Module):
             )
         batch, side = (n if isinstance(n, int) and n > 0 else None for n in (shape[0], height))
         return inputs[0].name, TYPES[inputs[0].type], batch, side
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, else its type."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

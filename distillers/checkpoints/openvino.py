@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distillers.checkpoints.onnx import first_line
-from distillers.errors import CorruptFileError, InputError
+from distillers.errors import CorruptFileError, InputError, first_line
 from distillers.files import write_atomically
 
 XML, WEIGHTS = ".xml", ".bin"

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, TypedDict, get_type_hints
 
-from distillers.config.schema import Bounds, Length, find_problem, shorten
+from distillers.config.schema import Bounds, Length, describe_value, find_problem
 from distillers.errors import InputError
 
 MAX_VALUES = 2 * 10**6
@@ -77,7 +77,9 @@ def check_card(card: object, path: str | Path) -> dict[str, Any]:
     for name, value in card.items():
         problem = find_problem(value, hints.get(name, Any)) if value is not None else ""
         if problem or not isinstance(name, str):
-            raise InputError(f"the card in {path} is not valid: {shorten(name)} is {problem}.")
+            raise InputError(
+                f"the card in {path} is not valid: {describe_value(name)} is {problem}."
+            )
     names, classes = card.get("class_names"), card.get("num_classes")
     if names and classes and len(names) != classes:
         raise InputError(

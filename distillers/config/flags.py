@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from tyro.constructors import PrimitiveConstructorSpec
@@ -125,6 +126,12 @@ def require(flag: str, value: object, valid: bool, allowed: str) -> None:
     """Raise an `InputError` with a flag, its value and what is allowed, unless it is `valid`."""
     if not valid:
         raise InputError(f"--{flag} is {value}; it must be {allowed}.")
+
+
+def require_folder_of(flag: str, path: Path) -> None:
+    """Raise an `InputError` unless the folder in which a flag has a file written exists."""
+    if not path.parent.is_dir():
+        raise InputError(f"--{flag} is {path}, but the folder {path.parent} does not exist.")
 
 
 def as_json_types(content: Any) -> Any:

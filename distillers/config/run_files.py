@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints
 
-from distillers.config.schema import Bounds, find_problem, shorten
+from distillers.config.schema import Bounds, describe_value, find_problem
 from distillers.errors import CorruptFileError
 
 METRICS = "metrics.jsonl"
@@ -212,4 +212,6 @@ def _parse(where: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CorruptFileError(f"{where} is not valid JSON: {shorten(str(error))}") from error
+        raise CorruptFileError(
+            f"{where} is not valid JSON: {describe_value(str(error))}"
+        ) from error

@@ -44,19 +44,19 @@ def find_problem(value: object, hint: Any) -> str:
         return (
             ""
             if is_valid
-            else f"{shorten(value)}, not a {'plain value' if kind is Any else 'mapping'}"
+            else f"{describe_value(value)}, not a {'plain value' if kind is Any else 'mapping'}"
         )
     if kind is str:
         is_valid = isinstance(value, str) and value.isprintable() and 0 < len(value) <= MAX_TEXT
-        return "" if is_valid else f"{shorten(value)}, not a text"
+        return "" if is_valid else f"{describe_value(value)}, not a text"
     if kind is bool:
-        return "" if isinstance(value, bool) else f"{shorten(value)}, not true or false"
+        return "" if isinstance(value, bool) else f"{describe_value(value)}, not true or false"
     return _number_problem(value, kind, limits[0])
 
 
 def _list_problem(value: object, item: Any, length: Length) -> str:
     if not isinstance(value, Sequence) or isinstance(value, str):
-        return f"{shorten(value)}, not a list"
+        return f"{describe_value(value)}, not a list"
     if not length.low <= len(value) <= length.high:
         return f"a list of {len(value)} items, not of {length.low} to {length.high}"
     return next(filter(None, (find_problem(each, item) for each in value)), "")
@@ -68,7 +68,7 @@ def _number_problem(value: object, kind: type, bounds: Bounds) -> str:
     if is_number and bounds.low <= value <= bounds.high:
         return ""
     what = "a whole number" if kind is int else "a number"
-    return f"{shorten(value)}, not {what} from {bounds.low:g} to {bounds.high:g}"
+    return f"{describe_value(value)}, not {what} from {bounds.low:g} to {bounds.high:g}"
 
 
 def is_plain(value: object, depth: int = MAX_DEPTH) -> bool:
@@ -85,8 +85,8 @@ def is_plain(value: object, depth: int = MAX_DEPTH) -> bool:
     return isinstance(value, list | tuple) and all(is_plain(each, depth - 1) for each in value)
 
 
-def shorten(value: object) -> str:
-    """Return a short printable form of any value."""
+def describe_value(value: object) -> str:
+    """Return a short printable form of any value, for messages."""
     text = (
         repr(value) if isinstance(value, str | int | float | list | tuple) else type(value).__name__
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from distillers.errors import InputError
+from distillers.errors import InputError, first_line
 from distillers.features.dataflow import Dataflow
 from distillers.features.extractor import (
     Features,
@@ -269,7 +269,7 @@ def _cannot_run(net: nn.Module, images: Tensor, error: Exception) -> Exception:
     """Return the error for a network that raised one, which may have a message of its own."""
     if isinstance(error, InputError | torch.OutOfMemoryError):
         return error
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = first_line(error)
     return InputError(
         f"{type(net).__name__} cannot run on images {tuple(images.shape)} of {images.dtype}: "
         f"{reason} ({type(error).__name__}). Give it as a module that takes such images and "

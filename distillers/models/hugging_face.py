@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from distillers.errors import InputError
+from distillers.errors import InputError, first_line
 from distillers.models.pretrained import check_reachable
 
 EXTRA = "it needs the transformers library: pip install distillers[hf]"
@@ -58,7 +58,7 @@ def load_encoder(name: str) -> tuple[nn.Module, dict[str, Any]]:
         encoder: Any = transformers.AutoModel.from_pretrained(name, trust_remote_code=False)
         processor: Any = transformers.AutoImageProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"transformers:{name} cannot be loaded: {reason}") from error
     if getattr(encoder, "main_input_name", "") != "pixel_values" and not hasattr(
         encoder, "get_image_features"
@@ -81,7 +81,7 @@ def empty_encoder(name: str) -> nn.Module:
         described = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         return transformers.AutoModel.from_config(described)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"transformers:{name} cannot be loaded: {reason}") from error
 
 

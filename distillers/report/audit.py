@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from distillers.data.source import DataSource
 from distillers.figures.calibration import expected_calibration_error
-from distillers.report.evaluation import check_finite, per_class
+from distillers.report.evaluation import check_finite, json_rows, per_class
 from distillers.training.predictions import Predictions, agreement
 
 TEMPERATURES = (0.05, 20.0)  # ends of the range that is searched
@@ -63,7 +63,7 @@ def teacher_figures(name: str, seen: Predictions, source: DataSource) -> dict[st
     confidence, correct = seen.confidence(), classes == labels
     temperature = calibrating_temperature(logits, labels)
     cooled = (logits / temperature).softmax(1).gather(1, classes[:, None])[:, 0]
-    rows = per_class(classes, labels, source.class_names).to_dict("records")
+    rows = json_rows(per_class(classes, labels, source.class_names))
     for number, row in enumerate(rows):
         mine = labels == number
         row |= {"confidence": None, "ece": None}
@@ -79,7 +79,7 @@ def teacher_figures(name: str, seen: Predictions, source: DataSource) -> dict[st
         "temperature": temperature,
         "loss_at_temperature": float(F.cross_entropy(logits / temperature, labels)),
         "ece_at_temperature": expected_calibration_error(cooled, correct),
-        "classes": [{key: _or_none(value) for key, value in row.items()} for row in rows],
+        "classes": rows,
     }
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from distillers.data.source import DataSource
 from distillers.figures.calibration import expected_calibration_error
 from distillers.figures.class_gain import Gain, count_gains
+from distillers.report.evaluation import json_rows
 from distillers.training.class_scores import count_classes
 from distillers.training.predictions import Predictions
 
@@ -61,7 +62,6 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures as JSON types."""
-        rows = self.classes.to_dict("records")
         name, drop = self.largest_class_drop
         return {
             "old": self.old,
@@ -74,7 +74,7 @@ class Comparison:
             "negative_flips": self.negative_flips,
             "mcnemar_p": self.p_value,
             "largest_class_drop": {"class": name, "points": drop},
-            "classes": [{k: None if v != v else v for k, v in row.items()} for row in rows],
+            "classes": json_rows(self.classes),
         }
 
 

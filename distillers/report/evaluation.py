@@ -63,15 +63,20 @@ class Evaluation:
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures as JSON types, without the confusion matrix."""
-        rows = self.classes.to_dict("records")
         return {
             "metrics": self.metrics,
             "intervals": {name: list(ends) for name, ends in self.intervals.items()},
             "interval": INTERVAL,
-            "classes": [{k: None if v != v else v for k, v in row.items()} for row in rows],
+            "classes": json_rows(self.classes),
             "latency": [asdict(each) for each in self.latency],
             "load": self.load,
         }
+
+
+def json_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table as JSON types, with None for missing values (NaN)."""
+    rows = table.to_dict("records")
+    return [{str(k): None if v != v else v for k, v in row.items()} for row in rows]
 
 
 def evaluation(

@@ -12,7 +12,7 @@ from distillers import models
 from distillers.checkpoints.load import Classifier
 from distillers.checkpoints.onnx import OnnxNetwork, write
 from distillers.data.source import DataSource
-from distillers.errors import InputError
+from distillers.errors import InputError, first_line
 from distillers.losses import CE
 from distillers.models.profile import count_macs, count_parameters, latencies_ms
 from distillers.timing import LoadMeter, time_interleaved
@@ -207,7 +207,7 @@ def _size(name: str, source: DataSource) -> tuple[Measured, nn.Module]:
         net = models.create(name, source.num_classes, source.image_size).eval()
         macs = count_macs(net, source.image_size)
     except (InputError, RuntimeError, ValueError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         return Measured(name, problem=f"cannot be built for these images: {reason}"), nn.Identity()
     parameters = count_parameters(net)
     return Measured(name, 0.0, 4 * parameters, macs, parameters), net

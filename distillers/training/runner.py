@@ -20,7 +20,7 @@ from distillers.data.source import BatchLoader
 from distillers.distillation.cache.loader import CachedTeacherLoader, StoredOutputs
 from distillers.distillation.task import Task
 from distillers.distributed.world import World
-from distillers.errors import InputError, shorten
+from distillers.errors import InputError, first_line, shorten
 from distillers.files import DISK_FULL
 from distillers.training.agreement import Agreement
 from distillers.training.autotune import choose, compile_cost
@@ -220,10 +220,10 @@ def _explain_errors() -> Iterator[None]:
     except RuntimeError as error:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
-        why = str(error).strip().partition("\n")[0]
+        why = shorten(first_line(error))
         raise InputError(
-            f"--compile failed: {shorten(why)}. Leave it out, or, if the disk is full, set TMPDIR "
-            "to a folder with room."
+            f"--compile failed: {why}. Leave it out, or, if the disk is full, set TMPDIR to a "
+            "folder with room."
         ) from error
     except OSError as error:
         if error.errno in DISK_FULL:

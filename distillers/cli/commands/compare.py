@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from distillers.config.flags import NOT_NEGATIVE, Fact
+from distillers.config.flags import NOT_NEGATIVE, Fact, require_folder_of
 from distillers.config.parsing import parse
 from distillers.config.scoring import ScoringConfig
-from distillers.errors import InputError, LimitExceededError
+from distillers.errors import LimitExceededError
 from distillers.files import write_atomically, write_json
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def main(args: Sequence[str]) -> None:
     config = parse(CompareConfig, args, "distillers compare")
     config.check()
     out = Path(config.out).expanduser() if config.out else None
-    if out is not None and not out.parent.is_dir():
-        raise InputError(f"--out is {out}, but the folder {out.parent} does not exist.")
+    if out is not None:
+        require_folder_of("out", out)
 
     from distillers.checkpoints.for_dataset import find_test_source, for_dataset
     from distillers.checkpoints.input_adapter import check_classes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from distillers.config.flags import Fact
+from distillers.config.flags import Fact, require_folder_of
 from distillers.config.parsing import parse
 from distillers.config.scoring import ScoringConfig
 from distillers.errors import InputError
@@ -86,8 +86,7 @@ def main(args: Sequence[str]) -> None:
 def _check_outputs(config: EvaluateConfig) -> None:
     """Check before the evaluation that the files can be written after it."""
     for flag, path in config.outputs().items():
-        if not path.parent.is_dir():
-            raise InputError(f"--{flag} is {path}, but the folder {path.parent} does not exist.")
+        require_folder_of(flag, path)
         if flag != "confusion" and path.is_dir():
             raise InputError(f"--{flag} is {path}, a folder; name a file.")
 

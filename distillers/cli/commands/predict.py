@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from distillers.config.flags import AT_LEAST_1, Fact, check_ranges
+from distillers.config.flags import AT_LEAST_1, Fact, check_ranges, require_folder_of
 from distillers.config.parsing import parse
 from distillers.config.scoring import DeviceConfig
 from distillers.errors import InputError, escape
@@ -52,8 +52,7 @@ def main(args: Sequence[str]) -> None:
         if (value := getattr(config, name))
     }
     for flag, path in outputs.items():
-        if not path.parent.is_dir():
-            raise InputError(f"--{flag} is {path}, but the folder {path.parent} does not exist.")
+        require_folder_of(flag, path)
     if not config.images:
         raise InputError("no image was given; name files, folders or patterns after the network.")
     paths = list(dict.fromkeys(found for given in config.images for found in find_images(given)))
