@@ -8,6 +8,7 @@ from collections.abc import Iterable
 MODEL_FLAGS = (
     "--model (student: --model_t; transfer: --model_s; compare: --model_old and --model_new)"
 )
+SAVE_WEIGHTS = "Save the weights alone with torch.save(net.state_dict(), NEW_FILE)"
 
 MAX_NAMES = 200  # known names that a message lists
 

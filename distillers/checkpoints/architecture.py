@@ -22,9 +22,10 @@ from distillers.checkpoints.shapes import (
     weight_shapes,
     without_extra_logits,
 )
-from distillers.errors import MODEL_FLAGS, InputError
+from distillers.errors import MODEL_FLAGS, SAVE_WEIGHTS, InputError
 from distillers.models.external import native_size
 
+MAX_NAMES = 12  # of numbers that were left out
 LEAVES = ("weight", "bias", "running_mean", "running_var")
 BY_ORDER = (
     "%s: its weights have other names than those of %s; they were taken in their order, in which "
@@ -91,9 +92,11 @@ def recognize_network(
             log.warning(BY_ORDER, path, model)
     if fit is None:
         raise _no_fit(name, model is not None, taken.state, path)
-    _log_choice(taken, candidates, path)
     net = models.create(fit.name, num_classes=fit.num_classes, image_size=fit.image_size)
-    load_weights(net, state, path)
+    own = net.state_dict()
+    extra = [key for key, value in state.items() if key not in own and value.numel() == 1]
+    load_weights(net, {key: v for key, v in state.items() if key not in extra}, path)
+    _log_choice(taken, candidates, extra, path)
     is_fixed = native_size(fit.name) is not None or (":" in fit.name and fit.image_size != size)
     own_size = fit.image_size if is_fixed and fit.image_size != image_size else None
     return RecognizedNetwork(net, fit.name, fit.num_classes, own_size)
@@ -135,8 +138,16 @@ def load_weights(net: nn.Module, state: dict[str, Tensor], path: str | Path) -> 
     """Load a state dict strictly.
 
     Raises:
-        InputError: if names or shapes differ; lists the first few differences.
+        InputError: if names or shapes differ, of which it lists the first few, or weights are
+            integers, as in a quantized network.
     """
+    own = net.state_dict()
+    for key, value in state.items():
+        if key in own and own[key].is_floating_point() and not value.is_floating_point():
+            raise InputError(
+                f"{path} holds {key} as {value.dtype}, which is not a floating-point type; "
+                f"dequantize the network where it is defined. {SAVE_WEIGHTS}."
+            )
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*no-op", UserWarning)  # into the meta device
@@ -155,19 +166,23 @@ def _fit(name: str | None, state: dict[str, Tensor], image_size: int) -> Fit | N
     return found[0] if len(found) == 1 else None
 
 
-def _log_choice(taken: Weights, candidates: list[Weights], path: str | Path) -> None:
-    """Log which weights were taken and which were left out."""
+def _log_choice(
+    taken: Weights, candidates: list[Weights], extra: list[str], path: str | Path
+) -> None:
+    """Log which weights were taken and which were left out, with `extra` single numbers."""
     keys = [weights.key for weights in candidates]
     taken_and_parts = [key for key in keys if _contains(taken.key, key)]
     others = [k for k in keys if k not in taken_and_parts and not _contains(k, taken.key)]
     others = [k for k in others if not any(_contains(o, k) for o in others if o != k)]
     siblings = taken.key.rpartition(".")[0]
     left = ", ".join(sorted(key.removeprefix(f"{siblings}.") for key in others))
+    numbers = ", ".join([*extra[:MAX_NAMES], *(["..."] if len(extra) > MAX_NAMES else [])])
     log.warning(
-        "%s: took its weights%s%s; not verified, since it has no checksum.",
+        "%s: took its weights%s%s%s; not verified, since it has no checksum.",
         path,
         f" under {taken.key}" if taken.key else "",
         f", {left} left out" if left else "",
+        f", without the numbers {numbers}" if extra else "",
     )
 
 

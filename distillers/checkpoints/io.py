@@ -11,33 +11,50 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from distillers.checkpoints.checksum import add_to_zip, check_checksum
 from distillers.checkpoints.content import check_content, is_safetensors
 from distillers.checkpoints.schema import check_card
-from distillers.errors import CorruptFileError, InputError
+from distillers.errors import SAVE_WEIGHTS, CorruptFileError, InputError
 from distillers.files import write_atomically
 
 FORMAT = 1
+MAX_BESIDE = 12  # checkpoints that a message lists
 
 log = logging.getLogger("distillers")
 PROGRAMS = (".pt2", ".onnx", ".xml")
 # Objects that training scripts store beside the weights, for which a placeholder is read.
 IGNORED = (
     "argparse.Namespace",
-    "types.SimpleNamespace",
-    "pathlib.Path",
-    "pathlib.PosixPath",
-    "pathlib.WindowsPath",
-    "pathlib._local.PosixPath",
-    "pathlib._local.WindowsPath",
+    *(
+        f"builtins.{name}"
+        for name in ("dict", "float", "frozenset", "int", "list", "range", "slice")
+    ),
+    *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
+    "decimal.Decimal",
     "numpy.ndarray",
     "numpy.dtype",
-    "numpy.core.multiarray.scalar",
-    "numpy.core.multiarray._reconstruct",
-    "numpy._core.multiarray.scalar",
-    "numpy._core.multiarray._reconstruct",
+    *(
+        f"numpy.{core}.multiarray.{name}"
+        for core in ("core", "_core")
+        for name in ("scalar", "_reconstruct")
+    ),
+    "omegaconf.base.ContainerMetadata",
+    "omegaconf.base.Metadata",
+    "omegaconf.dictconfig.DictConfig",
+    "omegaconf.listconfig.ListConfig",
+    "omegaconf.nodes.AnyNode",
+    "pathlib.Path",
+    *(
+        f"pathlib{local}.{name}"
+        for local in ("", "._local")
+        for name in ("PosixPath", "WindowsPath", "PurePosixPath")
+    ),
+    "types.SimpleNamespace",
+    "typing.Any",
+    "uuid.UUID",
 )
 
 
@@ -87,7 +104,11 @@ def read(path: str | Path) -> dict[str, Any]:
     has_checksum = check_checksum(path)
     payload = _read_safetensors(path) if is_safetensors(path) else _read_pickle(path)
     if not isinstance(payload, dict):
-        raise InputError(f"{path} holds a {type(payload).__name__}, not a state dict.")
+        raise InputError(
+            f"{path} holds a {type(payload).__name__}, not a state dict. {SAVE_WEIGHTS}."
+        )
+    if isinstance(payload.get("card"), Tensor):
+        payload = {"model": payload}  # the name of a weight
     if payload.get("card"):
         payload["card"] = check_card(payload["card"], path)
         if not has_checksum:
@@ -98,6 +119,18 @@ def read(path: str | Path) -> dict[str, Any]:
 def log_unverified(path: Path) -> None:
     """Log that a file has no checksum, so that damage to it may go unnoticed."""
     log.warning("%s: not verified, since it has no checksum.", path)
+
+
+def _new_dict(*_: object) -> dict[Any, Any]:
+    return {}
+
+
+def _new_list(*_: object) -> list[Any]:
+    return []
+
+
+# These are filled with items after they are built.
+CONTAINERS = ((_new_dict, "collections.defaultdict"), (_new_list, "collections.deque"))
 
 
 class Ignored:
@@ -113,8 +146,9 @@ class Ignored:
 
 def _read_pickle(path: Path) -> object:
     check_content(path, "a checkpoint")
+    placeholders = [*CONTAINERS, *((Ignored, name) for name in IGNORED)]
     try:
-        with warnings.catch_warnings(), safe_globals([(Ignored, name) for name in IGNORED]):
+        with warnings.catch_warnings(), safe_globals(placeholders):
             # Newer pickle protocols are read as far as the safe reader knows them, else refused.
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             warnings.filterwarnings("ignore", "Validating sparse tensor", UserWarning)
@@ -124,18 +158,19 @@ def _read_pickle(path: Path) -> object:
             raise CorruptFileError(f"{path} is damaged or not a checkpoint.") from error
         raise InputError(
             f"{path} holds Python objects{_unsafe_names(path)} and was not opened: that could run "
-            "code from it. Save the weights alone where the network is defined: "
-            "torch.save(net.state_dict(), NEW_FILE)."
+            f"code from it. {SAVE_WEIGHTS} where the network is defined."
         ) from error
     except Exception as error:  # a damaged pickle can raise anything
-        reason = f"{type(error).__name__} {error}".splitlines()[0]
-        raise CorruptFileError(f"{path} is damaged or not a checkpoint: {reason}") from error
+        raise CorruptFileError(
+            f"{path} is damaged or not a checkpoint ({type(error).__name__})."
+        ) from error
 
 
 def _unsafe_names(path: Path) -> str:
     """Return the classes and functions that a file asks for, in brackets; "" if unknown."""
     try:
-        names = sorted(set(get_unsafe_globals_in_checkpoint(path)) - set(IGNORED))
+        known = {*IGNORED, *(name for _, name in CONTAINERS)}
+        names = sorted(set(get_unsafe_globals_in_checkpoint(path)) - known)
     except Exception:  # only for the message
         return ""
     return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
@@ -145,13 +180,14 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     check_content(path, "a safetensors file")
     try:
         with safe_open(path, "pt") as file:
-            payload: dict[str, Any] = {"model": {k: file.get_tensor(k) for k in file.keys()}}  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
-        if "card" in metadata:
-            payload["card"] = json.loads(metadata["card"])
+        card = json.loads(metadata.get("card", "null"))
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CorruptFileError(f"{path} is damaged or not a safetensors file: {error}") from error
-    return payload
+    if not tensors:
+        raise CorruptFileError(f"{path} holds no tensors; write it again.")
+    return {"model": tensors, "card": card}
 
 
 def _looks_damaged(path: Path) -> bool:
@@ -164,6 +200,7 @@ def _alternatives(path: Path) -> str:
     """Return the end of a message: the checkpoints beside a path, or its first missing folder."""
     if path.parent.is_dir():
         beside = sorted(p.name for p in path.parent.glob("*.pth"))
+        beside = [*beside[:MAX_BESIDE], *(["..."] if len(beside) > MAX_BESIDE else [])]
         return (
             f"; its folder has {', '.join(beside)}." if beside else "; its folder has no .pth file."
         )

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distillers.checkpoints import openvino
+from distillers.checkpoints import hub_config, openvino
 from distillers.checkpoints.checksum import check_checksum
 from distillers.checkpoints.content import PROGRAM, check_content
-from distillers.checkpoints.io import PROGRAMS, check_exists, log_unverified, read
+from distillers.checkpoints.io import MAX_BESIDE, PROGRAMS, check_exists, log_unverified, read
 from distillers.checkpoints.network import build_network
 from distillers.checkpoints.onnx import OnnxNetwork
 from distillers.checkpoints.program import read_program
@@ -41,6 +41,20 @@ class Classifier(nn.Module):
         """Return logits (n, k) of images (n, 3, h, w) from `preprocess`."""
         return self.net(images)
 
+    def check_preparation(self) -> None:
+        """Check that the card says how images are prepared.
+
+        Raises:
+            InputError: if it lacks mean, std or image_size.
+        """
+        missing = [key for key in ("mean", "std", "image_size") if not self.card.get(key)]
+        if missing:
+            raise InputError(
+                f"the card of {self.card.get('model')} has no {', '.join(missing)} to prepare "
+                "images by; `distillers export CHECKPOINT --dataset NAME` (with --data_dir, "
+                "--image_size and --model as for evaluate) writes a file that has them."
+            )
+
     def preprocess(self, pixels: Tensor) -> Tensor:
         """Preprocess pixels as in evaluation: (n, 3, size, size) on their device.
 
@@ -54,9 +68,7 @@ class Classifier(nn.Module):
         Raises:
             InputError: for anything else, or if the card lacks mean, std or image_size.
         """
-        missing = [key for key in ("mean", "std", "image_size") if not self.card.get(key)]
-        if missing:
-            raise InputError(f"the card of {self.card.get('model')} has no {', '.join(missing)}.")
+        self.check_preparation()
         pixels = pixels if pixels.ndim == 4 else pixels[None]
         if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or pixels.dtype != torch.uint8:
             raise InputError(
@@ -118,7 +130,7 @@ def load(
 
 
 def best_checkpoint(path: Path) -> Path:
-    """Return `path`, or the best checkpoint in it if it is a run's folder.
+    """Return `path`, or the best checkpoint in it if it is the folder of a run or of the hub.
 
     Raises:
         InputError: if the folder does not hold exactly one.
@@ -126,8 +138,13 @@ def best_checkpoint(path: Path) -> Path:
     if not path.is_dir():
         return path
     found = sorted(path.glob("*_best.pth"))
+    found = found or [path / name for name in hub_config.FILES if (path / name).exists()][:1]
     if len(found) != 1:
-        raise InputError(f"{path} holds {len(found)} files called *_best.pth; name the one to use.")
+        files = sorted(each.name for each in path.iterdir() if each.is_file())
+        beside = f" (it has {', '.join(files[:MAX_BESIDE])})" if files else ""
+        raise InputError(
+            f"{path} holds {len(found)} files called *_best.pth; name the one to use{beside}."
+        )
     return found[0]
 
 

@@ -104,15 +104,18 @@ class OnnxNetwork(nn.Module):
             self.card: dict[str, Any] = json.loads(metadata.get("card", "{}"))
         except Exception as error:  # onnxruntime's own classes are private
             raise CorruptFileError(
-                f"{path} is damaged or not an ONNX file: {first_line(error)}"
+                f"{path} is damaged, not an ONNX file, or one that onnxruntime cannot run: "
+                f"{first_line(error)}"
             ) from error
         self._input, self.dtype, self.batch_size, size = self._find_input()
         outputs = self.session.get_outputs()
-        if len(outputs) != 1:
-            names = ", ".join(output.name for output in outputs)
-            raise InputError(f"{path} has the outputs {names}; export it with its logits only.")
+        if len(outputs) != 1 or len(outputs[0].shape) not in (0, 2):  # 0 if unknown
+            found = ", ".join(f"{each.name} {each.shape}" for each in outputs)
+            raise InputError(
+                f"{path} has the outputs {found}; export it with one output, logits (n, classes)."
+            )
         if self.card == {}:
-            classes = outputs[0].shape[-1] if outputs[0].shape else None
+            classes = outputs[0].shape[1] if outputs[0].shape else None
             sizes = {"num_classes": classes, "image_size": size}
             known = {key: number for key, number in sizes.items() if isinstance(number, int)}
             self.card = {"model": path.stem, **known}

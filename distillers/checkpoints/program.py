@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from distillers.errors import CorruptFileError, InputError
 
 CARD = "card.json"  # in the archive
+GRAPHS = ("models/model.json", "serialized_exported_program.json")
 MEMBERS = re.compile(
     r"data/(weights/(weight_\d+|model_weights_config\.json)"
     r"|constants/(tensor_\d+|model_constants_config\.json)|sample_inputs/model\.pt)"
@@ -75,6 +76,7 @@ def read_program(path: Path) -> tuple[Program, object]:
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # it logs a traceback for a damaged file; raised below
     try:
+        _check_has_card(path)
         _check_safe(path)
         program = torch.export.load(path, extra_files=extra)
         return Program(program), json.loads(extra[CARD])
@@ -86,6 +88,19 @@ def read_program(path: Path) -> tuple[Program, object]:
         ) from error
     finally:
         logger.setLevel(level)
+
+
+def _check_has_card(path: Path) -> None:
+    """Check that a program of torch.export, if it is one, is a file of this library."""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    is_program = any(name.endswith(GRAPHS) for name in names)
+    if is_program and not any(name.endswith(f"extra/{CARD}") for name in names):
+        raise InputError(
+            f"{path} is no program that `distillers export` wrote: it has no card. If you trust "
+            "it, save its weights with torch.save(torch.export.load(FILE).state_dict, NEW_FILE), "
+            "and name that file."
+        )
 
 
 def _check_safe(path: Path) -> None:

@@ -34,7 +34,7 @@ class Fit(NamedTuple):
 
 def names_by_shapes(state: dict[str, Tensor]) -> list[Fit]:
     """Return the built-in networks with these weights."""
-    wanted = weight_shapes(state)
+    wanted = _without_numbers(weight_shapes(state), {})
     prefixes = _top_level(wanted)
     found = []
     for size, table in zip(SIZES, (SMALL_IMAGES, LARGE_IMAGES), strict=True):
@@ -61,7 +61,8 @@ def find_fit(name: str, state: dict[str, Tensor], image_size: int) -> Fit | None
     for size in _candidate_sizes(name, wanted, image_size):
         try:
             classes = num_classes_of(name, size, wanted)
-            if classes and shapes_of(name, size, classes) == wanted:
+            own = shapes_of(name, size, classes) if classes else {}
+            if classes and own == _without_numbers(wanted, own):
                 return Fit(name, size, classes)
         except InputError:  # it has no version for this size
             continue
@@ -107,6 +108,11 @@ def without_extra_logits(name: str | None, state: dict[str, Tensor]) -> dict[str
     return {key: value for key, value in state.items() if key.partition(".")[0] not in extra}
 
 
+def _without_numbers(wanted: Shapes, own: Shapes) -> Shapes:
+    """Drop single numbers that a network does not have, such as counters of averaged weights."""
+    return {key: shape for key, shape in wanted.items() if key in own or math.prod(shape) != 1}
+
+
 def _candidate_sizes(name: str, wanted: Shapes, image_size: int) -> Iterator[int]:
     """Yield image sizes at which the network may have these weights, without repetition."""
     native = native_size(name) or SIZES[1]
@@ -114,7 +120,7 @@ def _candidate_sizes(name: str, wanted: Shapes, image_size: int) -> Iterator[int
     yield from usual
     reference = shapes_of(name, native, num_classes_of(name, native, wanted) or PROBES[0])
     tables = [key for key, shape in reference.items() if wanted.get(key) != shape]
-    if reference.keys() != wanted.keys():
+    if reference.keys() != _without_numbers(wanted, reference).keys():
         return  # another network
     pairs = [pair for key in tables for pair in zip(reference[key], wanted[key], strict=False)]
     from_tables = [size for own, given in pairs for size in _sizes_by_grid(native, own, given)]

@@ -22,14 +22,19 @@ from distillers.checkpoints.architecture import (
     log,
     recognize_network,
 )
-from distillers.errors import InputError
+from distillers.checkpoints.content import is_safetensors
+from distillers.checkpoints.hub_config import read_hub_config
+from distillers.checkpoints.schema import check_card
+from distillers.errors import SAVE_WEIGHTS, InputError
 from distillers.losses.ops.reused_classifier import ReusedClassifier
 from distillers.models.pretrained import statistics
 
 STATE_KEYS = ("model", "state_dict", "model_state_dict", "student", "net")
 EMA = re.compile(r"(^|[^a-z])(ema|swa|shadow|avg|averaged?)([^a-z]|$)", re.IGNORECASE)
-WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel's and torch.compile's
-COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
+# Of DistributedDataParallel at the beginning; of torch.compile, FSDP and checkpointing anywhere.
+WRAPPERS = re.compile(
+    r"((?<=\.)|^)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.|^(module\.)+"
+)
 MAX_DEPTH = 4
 MAX_CANDIDATES = 1000  # sets of weights in a file
 IMAGENET_CLASSES = 1000  # of the weights that torchvision publishes
@@ -118,17 +123,22 @@ def build_third_party(
     Raises:
         InputError: if there is no state dict, or its architecture is unknown.
     """
+    payload = payload["model"] if is_safetensors(Path(path)) else payload
     reader = next(reader for reader in READERS if reader.matches(payload))
     converted = reader.convert(payload)
     if not converted.candidates:
         raise InputError(
             f"{path} has no state dict: none of its entries holds one; it has "
-            f"{', '.join(map(str, list(payload)[:8])) or 'none'}."
+            f"{', '.join(map(str, list(payload)[:8])) or 'none'}. {SAVE_WEIGHTS}."
         )
+    described = read_hub_config(Path(path))
+    model = model or described.get("model")
     found = recognize_network(converted.candidates, path, model=model, image_size=image_size)
     card: dict[str, Any] = {"model": found.name, "num_classes": found.num_classes}
     if found.name.startswith("timm:") or found.num_classes == IMAGENET_CLASSES:
         card |= statistics(found.net, found.name)
+    if found.name == described.get("model"):
+        card = check_card(card | described, path)
     if found.image_size is not None:
         card["image_size"] = found.image_size
     if converted.rebuild and teacher is not None:
@@ -159,10 +169,9 @@ def _state_dicts(payload: dict[str, Any], key: str, seen: set[int]) -> Iterator[
     if id(payload) in seen:
         return
     seen.add(id(payload))
-    values = {name: value for name, value in payload.items() if name != COUNTER}
-    if is_state_dict(values):
-        if any(value.ndim for value in values.values()):
-            yield Weights(key, {_strip_wrappers(str(name)): v for name, v in values.items()})
+    if is_state_dict(payload):
+        if any(value.ndim for value in payload.values()):
+            yield Weights(key, {_strip_wrappers(str(name)): v for name, v in payload.items()})
         return
     for name, value in payload.items():
         if isinstance(value, dict) and isinstance(name, str) and key.count(".") < MAX_DEPTH:
@@ -188,6 +197,6 @@ def _preference(weights: Weights) -> tuple[bool, int]:
 
 
 def _strip_wrappers(key: str) -> str:
-    while key.startswith(WRAPPERS):
-        key = key.partition(".")[2]
+    while key != (key := WRAPPERS.sub("", key)):
+        pass
     return key

@@ -115,6 +115,11 @@ class ForwardTrace:
         self._dataflow = Dataflow(net, self.images)
         with torch.set_grad_enabled(with_grad):
             self.logits = self._run()
+        if not bool(torch.isfinite(self.logits).all()):
+            raise InputError(
+                f"{type(self.inner[1]).__name__} returns logits that are not finite (NaN or "
+                "infinite); take an earlier checkpoint, or images normalized as it expects."
+            )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -272,8 +277,8 @@ def _cannot_run(net: nn.Module, images: Tensor, error: Exception) -> Exception:
     reason = first_line(error)
     return InputError(
         f"{type(net).__name__} cannot run on images {tuple(images.shape)} of {images.dtype}: "
-        f"{reason} ({type(error).__name__}). Give it as a module that takes such images and "
-        "nothing else, or images of another size or type."
+        f"{reason}. Give it as a module that takes such images and nothing else, or images of "
+        "another size or type."
     )
 
 

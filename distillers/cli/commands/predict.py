@@ -61,6 +61,7 @@ def main(args: Sequence[str]) -> None:
     from distillers.distributed.rendezvous import device_of
 
     classifier = load(config.path, model=config.model)
+    classifier.check_preparation()
     device = device_of(config.devices())
     classifier = classifier.to(device)
     names = _class_names(classifier)
