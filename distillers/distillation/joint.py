@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from distillers.data.batch import Batch
 from distillers.distillation.task import Step, Task
@@ -31,15 +32,11 @@ class JointTask(Task):
         self._all = tuple(tasks)
         self.warmup_epochs = tasks[0].warmup_epochs
         self.reads_progress = any(task.reads_progress for task in tasks)
+        self.reads_strong = any(task.reads_strong for task in tasks)
         self.full_batches = any(task.full_batches for task in tasks)
 
+    @override
     def forward(self, batch: Batch, progress: float = 0.0) -> Step:
-        """Compute the sum of the losses of all tasks.
-
-        Args:
-            batch: images (n, c, h, w), labels (n,) and the rest of `Batch`.
-            progress: fraction of the current stage that is done, in [0, 1).
-        """
         steps = []
         for task in self._all:
             task.stage = self.stage
@@ -50,10 +47,10 @@ class JointTask(Task):
         loss = torch.stack([step.loss for step in steps]).sum()
         return steps[0]._replace(loss=loss, parts=parts)
 
+    @override
     def deployed(self) -> nn.Module:
-        """Return the network that the first task deploys."""
         return self._all[0].deployed()
 
+    @override
     def networks(self) -> list[nn.Module]:
-        """Return the networks of all tasks."""
         return [net for task in self._all for net in task.networks()]

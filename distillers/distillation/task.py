@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from distillers.data.batch import Batch
 from distillers.distillation.labelled import call_for_labelled
@@ -104,8 +105,8 @@ class Supervised(Task):
         self._reads_targets = "targets" in parameters
         self._reads_rows = "rows_per_rank" in parameters
 
-    def forward(self, batch: Batch, progress: float = 0.0) -> Step:  # noqa: ARG002
-        """Compute the loss of one batch; `progress` is not used."""
+    @override
+    def forward(self, batch: Batch, progress: float = 0.0) -> Step:
         logits = self.student(batch.images)
         soft = self._reads_targets
         second = batch.soft_targets(logits.shape[1]) if soft else batch.labels

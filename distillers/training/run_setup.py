@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from distillers import data
+from distillers.checkpoints.initial import build_initial, check_forward
+from distillers.checkpoints.input_adapter import with_normalization
 from distillers.config.data import NO_DATASET, DecodeOptions, check_dali
 from distillers.config.hyperparameters import Hyperparameters
-from distillers.config.train import TrainConfig
+from distillers.config.train import InitialNetworkConfig, TrainConfig
 from distillers.data.source import DataSource
 from distillers.data.unlabelled import apply_label_options, only_unlabelled
 from distillers.distillation import recipes
@@ -71,6 +73,37 @@ def batch_size_per_process(config: TrainConfig, world: World) -> int:
             f"take {' or '.join(map(str, sizes))}."
         )
     return each
+
+
+def build_network(
+    config: InitialNetworkConfig, source: DataSource, num_classes: int, world: World
+) -> tuple[nn.Module, DataSource]:
+    """Build the network to train, on its device.
+
+    Args:
+        config: the flags.
+        source: the images.
+        num_classes: number of logits; 0 for a network without classifier.
+        world: the processes.
+
+    Returns:
+        the network; and the images with the normalization that its weights expect.
+
+    Raises:
+        InputError: if it cannot be built, or does not take the images.
+    """
+    initial = build_initial(
+        config.network,
+        config.pretrained,
+        num_classes=num_classes,
+        image_size=source.image_size,
+        drop_path=config.drop_path,
+        log=world.say,
+    )
+    source = with_normalization(source, initial.mean, initial.std)
+    net = to_device(initial.net, config, world)
+    check_forward(net, config.network, source.sample(world.device), num_classes)
+    return net, source
 
 
 def to_device(net: nn.Module, config: TrainConfig, world: World) -> nn.Module:

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from distillers import data
 from distillers.checkpoints.card import create_card
-from distillers.checkpoints.initial import build_initial, check_forward
 from distillers.checkpoints.input_adapter import with_normalization
 from distillers.config.data import NO_DATASET, NumViews
 from distillers.config.student import StudentConfig
@@ -114,21 +113,11 @@ def build_student(
         InputError: if the networks do not fit the data or the losses.
     """
     classes = source.num_classes if config.student_head == "classes" else 0
-    initial = build_initial(
-        config.model_s,
-        config.pretrained,
-        num_classes=classes,
-        image_size=source.image_size,
-        drop_path=config.drop_path,
-        log=world.say,
-    )
-    source = with_normalization(source, initial.mean, initial.std)
-    student = run_setup.to_device(initial.net, config, world)
+    student, source = run_setup.build_network(config, source, classes, world)
     splits = split_images(source, config)
     if pack:
         splits = splits._replace(train=pack.align(splits.train))
     sample = source.sample(world.device)
-    check_forward(student, config.model_s, sample, classes)
     nets = [prepare(one, config, splits.train, sample, world) for one in teachers.teachers]
     options = {**teachers.options}
     if weighting := class_weight_options(config, splits):

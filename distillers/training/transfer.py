@@ -4,6 +4,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from distillers.data.batch import Batch
 from distillers.distillation.task import Step, Task
@@ -57,19 +58,19 @@ class Transfer(Task):
         net.requires_grad_(finetune)
         net.get_submodule(head).requires_grad_(True)
 
-    def forward(self, batch: Batch, progress: float = 0.0) -> Step:  # noqa: ARG002
-        """Compute the loss of one batch; `progress` is not used."""
+    @override
+    def forward(self, batch: Batch, progress: float = 0.0) -> Step:
         net = self.student.get_submodule(self.head) if self.precompute_features else self.student
         logits = net(batch.images)
         loss = self.loss(logits, batch.labels, batch.rows_per_rank)
         return Step(loss, {"ce": loss.detach()}, logits)
 
+    @override
     def deployed(self) -> nn.Module:
-        """Return the network to evaluate and save."""
         return FromEmbeddings(self.student, self.head) if self.precompute_features else self.student
 
+    @override
     def networks(self) -> list[nn.Module]:
-        """Return the network."""
         return [self.student]
 
     @torch.no_grad()

@@ -26,8 +26,6 @@ def main(args: Sequence[str]) -> None:
 def work(config: TeacherConfig, world: "World") -> None:
     """Train the network in one process."""
     from distillers.checkpoints.card import create_card
-    from distillers.checkpoints.initial import build_initial, check_forward
-    from distillers.checkpoints.input_adapter import with_normalization
     from distillers.distillation.task import Supervised
     from distillers.losses import wiring
     from distillers.training import run_setup
@@ -39,17 +37,7 @@ def work(config: TeacherConfig, world: "World") -> None:
     source = run_setup.load_data(config, world, config.decode_options())
     run_dir = resolve_run_dir(config.folder(), config.model, config, world)
     run_setup.seed_everything(config)
-    initial = build_initial(
-        config.model,
-        config.pretrained,
-        num_classes=source.num_classes,
-        image_size=source.image_size,
-        drop_path=config.drop_path,
-        log=world.say,
-    )
-    source = with_normalization(source, initial.mean, initial.std)
-    net = run_setup.to_device(initial.net, config, world)
-    check_forward(net, config.model, source.sample(world.device), source.num_classes)
+    net, source = run_setup.build_network(config, source, source.num_classes, world)
     run_setup.print_start(config.model, config, run_dir.folder, world)
     card = create_card(config.model, source, channels_last=config.channels_last)
     splits = split_images(source, config)
