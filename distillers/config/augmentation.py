@@ -33,7 +33,7 @@ LEVELS = 10  # magnitudes are from 0 to this, unless mmax is another limit
 
 
 @dataclass(frozen=True)
-class Policy:
+class PolicySpec:
     """A parsed policy, as of "rand-m9-mstd0.5-inc1".
 
     Attributes:
@@ -183,7 +183,7 @@ class AugmentationFlags:
             require(name, ",".join(f"{v:g}" for v in value), valid, numbers)
 
 
-def parse_policy(text: str, flag: str = "aa") -> Policy:
+def parse_policy(text: str, flag: str = "aa") -> PolicySpec:
     """Read the name of a policy and its settings, in the way of timm's --aa.
 
     Args:
@@ -211,7 +211,7 @@ def parse_policy(text: str, flag: str = "aa") -> Policy:
         if not allowed.contains(value):
             raise InputError(f"--{flag} {text}: {key} is {value:g}; it must be {allowed.allowed}.")
         settings[key] = value
-    policy = Policy(name, settings, operations)
+    policy = PolicySpec(name, settings, operations)
     magnitude = settings.get("m", 0)
     if magnitude > policy.highest:
         more = f"; {name}-m{magnitude:g}-mmax{magnitude:g} allows more" if name == "rand" else ""

@@ -20,7 +20,7 @@ from distillers.data.augment.draws import uniforms
 from distillers.data.augment.erase import RandomErasing
 from distillers.data.augment.kernels import kernels
 from distillers.data.augment.operations import GEOMETRIC, OPERATIONS, matrices
-from distillers.data.augment.policies import Choice, Flips, Jitter, Random
+from distillers.data.augment.policies import Choice, ColorJitterPolicy, FlipPolicy, RandomPolicy
 from distillers.errors import InputError
 
 CPU = torch.device("cpu")
@@ -238,7 +238,7 @@ def test_weighted_operations_are_drawn_without_replacement_as_by_numpy():
     weights = [6.0, 3.0, 1.0]
     kernels_ = ("invert", "equalize", "autocontrast")
     plain = [Choice(OPERATIONS[n], 5) for n in ("Invert", "Equalize", "AutoContrast")]
-    found = applied(Random(plain, 2, weights))
+    found = applied(RandomPolicy(plain, 2, weights))
     rng = np.random.default_rng(0)
     p = np.array(weights) / 10
     expected = [tuple(rng.choice(3, 2, replace=False, p=p)) for _ in range(5000)]
@@ -314,18 +314,18 @@ def test_augmix_mixes_chains_as_a_loop_over_images_does():
 
 
 def test_flips_and_jitter_have_the_given_probability_and_strength():
-    found = applied(Flips(0.3, 0.1))
+    found = applied(FlipPolicy(0.3, 0.1))
     assert abs(np.mean([(0, "hflip") in each for each in found]) - 0.3) < 0.01
     assert abs(np.mean([(1, "vflip") in each for each in found]) - 0.1) < 0.01
     draws = uniforms(0, 0, np.ones(3000, np.int64), np.arange(3000), 6)
-    chain = Jitter(0.4).draw(draws).chains[0]
+    chain = ColorJitterPolicy(0.4).draw(draws).chains[0]
     for layer in chain:  # each image gets each of the three once
         assert sorted(np.concatenate([g.rows for g in layer])) == list(range(3000))
         assert {g.kernel for g in layer} == {"brightness", "contrast", "color"}
         for group in layer:
             assert 0.6 <= group.arguments.min() < 0.61
             assert 1.39 < group.arguments.max() <= 1.4
-    assert all(len(each) == 3 for each in applied(Jitter(0.4), 50))
+    assert all(len(each) == 3 for each in applied(ColorJitterPolicy(0.4), 50))
 
 
 # ---- crops and erasing --------------------------------------------------------------------------

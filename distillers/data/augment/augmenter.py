@@ -9,7 +9,7 @@ from torch import Tensor
 from distillers.data.augment.draws import uniforms
 from distillers.data.augment.kernels import kernels
 from distillers.data.augment.operations import GEOMETRIC, matrices
-from distillers.data.augment.policies import Chain, Draw, Drawing, Group
+from distillers.data.augment.policies import Chain, Draw, Group, Policy
 
 
 class Augmenter:
@@ -30,7 +30,7 @@ class Augmenter:
 
     def __init__(
         self,
-        policy: Drawing,
+        policy: Policy,
         mean: Sequence[float],
         *,
         seed: int,

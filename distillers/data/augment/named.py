@@ -18,9 +18,16 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from distillers.config.augmentation import LEVELS, Policy
+from distillers.config.augmentation import LEVELS, PolicySpec
 from distillers.data.augment.operations import OPERATIONS, Operation, sign_of
-from distillers.data.augment.policies import Choice, Drawing, FixMatch, Listed, Mixed, Random
+from distillers.data.augment.policies import (
+    AugMixPolicy,
+    Choice,
+    FixMatchPolicy,
+    Policy,
+    RandomPolicy,
+    SequencePolicy,
+)
 
 UNIFORM_ABOVE = 100  # of timm's mstd: magnitudes are then uniform from 0
 BINS = 31  # magnitudes of an operation of TrivialAugment
@@ -28,19 +35,19 @@ BINS = 31  # magnitudes of an operation of TrivialAugment
 Rounding = Callable[[np.ndarray], np.ndarray]
 
 
-def build_policy(policy: Policy) -> Drawing:
+def build_policy(policy: PolicySpec) -> Policy:
     """Return the policy that a text describes."""
     return _BUILDERS.get(policy.name, _autoaugment)(policy)
 
 
 def _choices(
-    names: Sequence[str], policy: Policy, magnitude: float, prob: float, std: float
+    names: Sequence[str], policy: PolicySpec, magnitude: float, prob: float, std: float
 ) -> list[Choice]:
     std = np.inf if std > UNIFORM_ABOVE else std
     return [Choice(OPERATIONS[name], magnitude, prob, std, policy.highest) for name in names]
 
 
-def _randaugment(policy: Policy) -> Drawing:
+def _randaugment(policy: PolicySpec) -> Policy:
     from timm.data.auto_augment import rand_augment_choices  # is slow to import
 
     given = policy.settings
@@ -48,14 +55,14 @@ def _randaugment(policy: Policy) -> Drawing:
     weights = list(found.values()) if isinstance(found, dict) else None
     magnitude, std = given.get("m", LEVELS), given.get("mstd", 0)
     choices = _choices(list(found), policy, magnitude, given.get("p", 0.5), std)
-    return Random(choices, int(given.get("n", 2)), weights)
+    return RandomPolicy(choices, int(given.get("n", 2)), weights)
 
 
-def _autoaugment(policy: Policy) -> Drawing:
+def _autoaugment(policy: PolicySpec) -> Policy:
     from timm.data.auto_augment import auto_augment_policy
 
     std = policy.settings.get("mstd", 0.0)
-    return Listed(
+    return SequencePolicy(
         [
             [Choice(OPERATIONS[op.name], op.magnitude, op.prob, std) for op in sequence]
             for sequence in auto_augment_policy(policy.name)
@@ -63,14 +70,14 @@ def _autoaugment(policy: Policy) -> Drawing:
     )
 
 
-def _augmix(policy: Policy) -> Drawing:
+def _augmix(policy: PolicySpec) -> Policy:
     from timm.data.auto_augment import augmix_ops
 
     given = policy.settings
     names = [op.name for op in augmix_ops()]
     choices = _choices(names, policy, given.get("m", 3), 1.0, given.get("mstd", np.inf))
     width, depth = int(given.get("w", 3)), int(given.get("d", 0))
-    return Mixed(choices, width, depth, given.get("a", 1.0))
+    return AugMixPolicy(choices, width, depth, given.get("a", 1.0))
 
 
 def _uniform(kernel: str, low: float, high: float, round_: Rounding = np.asarray) -> Choice:
@@ -78,9 +85,9 @@ def _uniform(kernel: str, low: float, high: float, round_: Rounding = np.asarray
     return Choice(Operation(kernel, lambda _, draw: round_(low + (high - low) * draw)), LEVELS)
 
 
-def _fixmatch(_: Policy) -> Drawing:
+def _fixmatch(_: PolicySpec) -> Policy:
     enhanced = ("brightness", "color", "contrast", "sharpness")
-    return FixMatch(
+    return FixMatchPolicy(
         [
             *(_uniform(kernel, 0.05, 0.95) for kernel in enhanced),
             *(_uniform(kernel, -0.3, 0.3) for kernel in ("shear_x", "shear_y")),
@@ -104,9 +111,9 @@ def _of_31(kernel: str, start: float, most: float, signed: bool = True) -> Choic
     return Choice(Operation(kernel, argument), BINS, std=np.inf, highest=BINS)
 
 
-def _trivial(_: Policy) -> Drawing:
+def _trivial(_: PolicySpec) -> Policy:
     enhanced = ("brightness", "color", "contrast", "sharpness")
-    return Random(
+    return RandomPolicy(
         [
             *(_of_31(kernel, 1, 0.99) for kernel in enhanced),
             *(_of_31(kernel, 0, 0.99) for kernel in ("shear_x", "shear_y")),
@@ -120,7 +127,7 @@ def _trivial(_: Policy) -> Drawing:
     )
 
 
-_BUILDERS: dict[str, Callable[[Policy], Drawing]] = {
+_BUILDERS: dict[str, Callable[[PolicySpec], Policy]] = {
     "rand": _randaugment,
     "augmix": _augmix,
     "trivial": _trivial,

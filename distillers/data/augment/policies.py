@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 from scipy.special import betaincinv, gammaincinv, ndtri
+from typing_extensions import override
 
 from distillers.config.augmentation import LEVELS
 from distillers.data.augment.operations import Operation
@@ -42,7 +43,7 @@ class Draw(NamedTuple):
     kept: np.ndarray | None = None
 
 
-class Drawing(Protocol):
+class Policy(Protocol):
     """A policy.
 
     Attributes:
@@ -92,7 +93,7 @@ class Choice:
         return Group(self.operation.kernel, rows, self.operation.argument(level, draw)[:, None])
 
 
-class Random:
+class RandomPolicy(Policy):
     """Apply operations that are drawn for each image, one after the other.
 
     Args:
@@ -108,8 +109,8 @@ class Random:
         self._weights = None if weights is None else np.array(weights)
         self.num_draws = 4 * num_layers if weights is None else 3 * num_layers + len(choices)
 
+    @override
     def draw(self, draws: np.ndarray) -> Draw:
-        """Return the operations of each image, a function of draws (n, num_draws) in (0, 1)."""
         own = draws[:, : 3 * self._num_layers].reshape(len(draws), self._num_layers, 3)
         rest = draws[:, 3 * self._num_layers :]
         if self._weights is None:
@@ -122,7 +123,7 @@ class Random:
         return choose(self._choices, chosen, draws)
 
 
-class Listed:
+class SequencePolicy(Policy):
     """Apply one of several sequences of operations to each image.
 
     Args:
@@ -134,8 +135,8 @@ class Listed:
         self._depth = len(sequences[0])
         self.num_draws = 1 + 3 * self._depth
 
+    @override
     def draw(self, draws: np.ndarray) -> Draw:
-        """Return the operations of each image, a function of draws (n, num_draws) in (0, 1)."""
         chosen = (draws[:, 0] * len(self._sequences)).astype(np.int64)
         own = draws[:, 1:].reshape(len(draws), self._depth, 3)
         layers = [
@@ -145,7 +146,7 @@ class Listed:
         return Draw([layers])
 
 
-class Mixed:
+class AugMixPolicy(Policy):
     """Mix each image with several chains of operations on it.
 
     Args:
@@ -162,8 +163,8 @@ class Mixed:
         self._random_depth, self._depth = not depth, depth or self.LONGEST
         self.num_draws = 1 + 2 * width + 4 * width * self._depth
 
+    @override
     def draw(self, draws: np.ndarray) -> Draw:
-        """Return the operations of each image, a function of draws (n, num_draws) in (0, 1)."""
         n, width = len(draws), self._width
         kept = betaincinv(self._alpha, self._alpha, draws[:, 0])
         shares = gammaincinv(self._alpha, draws[:, 1 : 1 + width])
@@ -181,7 +182,7 @@ class Mixed:
         return Draw(chains, shares * (1 - kept)[:, None], kept)
 
 
-class Flips:
+class FlipPolicy(Policy):
     """Mirror images.
 
     Args:
@@ -194,8 +195,8 @@ class Flips:
     def __init__(self, horizontal: float, vertical: float) -> None:
         self._probs = {"hflip": horizontal, "vflip": vertical}
 
+    @override
     def draw(self, draws: np.ndarray) -> Draw:
-        """Return the operations of each image, a function of draws (n, 2) in (0, 1)."""
         chain = []
         for (kernel, prob), drawn in zip(self._probs.items(), draws.T, strict=True):
             rows = np.flatnonzero(drawn < prob)
@@ -203,7 +204,7 @@ class Flips:
         return Draw([chain])
 
 
-class Jitter:
+class ColorJitterPolicy(Policy):
     """Change brightness, contrast and saturation, in random order.
 
     Args:
@@ -220,15 +221,15 @@ class Jitter:
             for kernel in self.KERNELS
         ]
 
+    @override
     def draw(self, draws: np.ndarray) -> Draw:
-        """Return the operations of each image, a function of draws (n, 6) in (0, 1)."""
         order, factors = draws[:, :3].argsort(1), draws[:, 3:]
         own = np.broadcast_to(factors[..., None], (*factors.shape, 3))  # draw 0 is below prob 1
         rows = np.arange(len(draws))
         return Draw([[choose(self._choices, each, own[rows, each]) for each in order.T]])
 
 
-class FixMatch(Random):
+class FixMatchPolicy(RandomPolicy):
     """Two operations of random magnitude, then a square of up to half of the side cut out."""
 
     def __init__(self, choices: Sequence[Choice]) -> None:
@@ -236,8 +237,8 @@ class FixMatch(Random):
         self._first = self.num_draws
         self.num_draws += 3
 
+    @override
     def draw(self, draws: np.ndarray) -> Draw:
-        """Return the operations of each image, a function of draws (n, num_draws) in (0, 1)."""
         chain = super().draw(draws[:, : self._first]).chains[0]
         square = draws[:, self._first :] * np.array([0.5, 1.0, 1.0])
         return Draw([[*chain, [Group("cutout", np.arange(len(draws)), square)]]])

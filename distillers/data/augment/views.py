@@ -13,7 +13,7 @@ from distillers.data.augment.boxes import NUM_DRAWS, central_box, draw_boxes
 from distillers.data.augment.draws import uniforms
 from distillers.data.augment.erase import RandomErasing
 from distillers.data.augment.named import build_policy
-from distillers.data.augment.policies import Drawing, Flips, Jitter
+from distillers.data.augment.policies import ColorJitterPolicy, FlipPolicy, Policy
 
 # Streams of random numbers; those of the second view have other numbers than those of the first.
 FLIPS, POLICY, ERASING, CROPS, SECOND = 0, 1, 2, 3, 10
@@ -58,10 +58,10 @@ class ViewMaker:
     ) -> None:
         self._options, self._seed, self._normalize = options, seed, normalize
 
-        def augmenter(drawing: Drawing, stream: int) -> Augmenter:
-            return Augmenter(drawing, mean, seed=seed, stream=stream, device=device)
+        def augmenter(policy: Policy, stream: int) -> Augmenter:
+            return Augmenter(policy, mean, seed=seed, stream=stream, device=device)
 
-        flips = Flips(options.hflip or 0.0, options.vflip)
+        flips = FlipPolicy(options.hflip or 0.0, options.vflip)
         has_flips = bool(options.hflip or options.vflip)
         self._flips = [augmenter(flips, FLIPS)] if has_flips else []
         self._policy = [augmenter(each, POLICY) for each in _policies(options)]
@@ -134,8 +134,8 @@ class ViewMaker:
         return uniforms(self._seed, stream, turns.numpy(), rows.numpy(), count)
 
 
-def _policies(options: Augmentation) -> list[Drawing]:
+def _policies(options: Augmentation) -> list[Policy]:
     """Return the policies of the first view; as in timm there is no color jitter beside another."""
     if options.aa is not None:
         return [build_policy(parse_policy(options.aa))]
-    return [Jitter(options.color_jitter)] if options.color_jitter else []
+    return [ColorJitterPolicy(options.color_jitter)] if options.color_jitter else []
