@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from distillers.cli.main import COMMANDS
@@ -14,6 +15,12 @@ ORDER = (
     *("models", "losses", "checkpoints", "distillation", "training", "figures", "report"),
     *("sweep", "cli"),
 )
+
+
+@cache
+def trees() -> dict[Path, ast.Module]:
+    """Return the syntax tree of every module."""
+    return {path: ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
 
 
 def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -32,14 +39,26 @@ def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 def test_packages_import_in_one_direction() -> None:
     wrong = []
-    for path in sorted(ROOT.rglob("*.py")):
+    for path, tree in trees().items():
         package = path.relative_to(ROOT).parts[0].removesuffix(".py")
         if package in ("__init__", "__main__"):  # the public names, from everywhere
             continue
         before = ("__version__", *ORDER[: ORDER.index(package) + 1])
-        found = imported(ast.parse(path.read_text()))
+        found = imported(tree)
         wrong += [f"{path}:{line}: {name}" for line, name in found if name not in before]
     assert not wrong, "\n".join(wrong)
+
+
+def test_no_function_has_more_than_50_lines_without_its_docstring() -> None:
+    long = []
+    for path, tree in trees().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                text = node.body[0] if ast.get_docstring(node) is not None else None
+                skipped = text.end_lineno - text.lineno + 1 if text else 0
+                if node.end_lineno - node.lineno + 1 - skipped > 50:
+                    long.append(f"{path}:{node.lineno}: {node.name}")
+    assert not long, "\n".join(long)
 
 
 def test_the_top_folder_stays_small() -> None:
