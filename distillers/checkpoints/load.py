@@ -69,8 +69,14 @@ class Classifier(nn.Module):
             InputError: for anything else, or if the card lacks mean, std or image_size.
         """
         self.check_preparation()
+        if not isinstance(pixels, Tensor):
+            raise InputError(
+                f"pixels are a {type(pixels).__name__}, not a tensor as that of "
+                "torchvision.io.decode_image or torchvision.transforms.functional.pil_to_tensor."
+            )
         pixels = pixels if pixels.ndim == 4 else pixels[None]
-        if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or pixels.dtype != torch.uint8:
+        is_image = pixels.ndim == 4 and pixels.shape[1] in (1, 3) and pixels.numel() > 0
+        if not is_image or pixels.dtype != torch.uint8:
             raise InputError(
                 f"pixels are {tuple(pixels.shape)} {pixels.dtype}; they must be (n, 1 or 3, h, w) "
                 "or (1 or 3, h, w) torch.uint8."

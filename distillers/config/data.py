@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
+from distillers.config.flags import require
 from distillers.errors import InputError
 
 Dali = Literal["cpu", "gpu"] | None
@@ -31,6 +32,13 @@ class DecodeOptions:
     val_fraction: float = 0.0
     class_names: tuple[str, ...] | None = None
     dali: Dali = None
+
+    def __post_init__(self) -> None:
+        size, skips = self.image_size, self.on_bad_image
+        require("image_size", size, size is None or size > 0, "at least 1")
+        require("num_workers", self.num_workers, self.num_workers >= 0, "at least 0")
+        require("on_bad_image", skips, skips in ("error", "skip"), "error or skip")
+        require("val_fraction", self.val_fraction, 0 <= self.val_fraction < 1, "in [0, 1)")
 
 
 NO_DATASET = "none"  # value of --dataset where the only images are those of --unlabelled

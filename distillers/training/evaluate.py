@@ -56,12 +56,15 @@ def score(
         on_batch: called with each batch and its logits (n, k).
 
     Raises:
-        InputError: if there is no image.
+        InputError: if there is no image, or the network returns anything but logits of its classes.
     """
     counted, classes, total = [], [], 0
     with eval_mode(net):
         for batch in batches:
-            logits = net(batch.images).float()
+            logits = net(batch.images)
+            if not counted or batch.labels.device.type == "cpu":  # elsewhere it would wait
+                _check(logits, batch.labels)
+            logits = logits.float()
             if on_batch:
                 on_batch(batch, logits)
             ranked = top_classes(logits)
@@ -80,6 +83,20 @@ def score(
     counts = ClassCounts(*torch.stack(tables).sum(0))
     figures = (100 * first / total, 100 * top5 / total, counts.balanced_accuracy())
     return Score(loss / total, *figures, counts.macro_f1(), int(first), total)
+
+
+def _check(logits: object, labels: Tensor) -> None:
+    """Check that a network returned logits, one for every class that a label names."""
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(labels):
+        what = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(
+            f"the network returns {what} for {len(labels)} images; it must return logits (n, k)."
+        )
+    if len(labels) and int(labels.max()) >= logits.shape[1]:
+        raise InputError(
+            f"the network has {logits.shape[1]} classes, but an image has the label "
+            f"{int(labels.max())}; it is of another data set."
+        )
 
 
 def _count(logits: Tensor, ranked: Tensor, labels: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import distillers.data as data
+from distillers.data import DecodeOptions
 from distillers.data.source import evaluation_batch_size
 from distillers.errors import InputError
 
@@ -56,3 +57,13 @@ def test_an_evaluation_of_large_images_takes_no_more_memory_than_a_step(
     )
     batch = next(digits.test_loader(torch.device("cpu")).epoch(1))
     assert len(batch.labels) == batch_size
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"image_size": 0}, {"num_workers": -1}, {"on_bad_image": "ignore"}, {"val_fraction": 1.0}],
+)
+def test_options_of_decoding_are_checked(options):
+    (name,) = options
+    with pytest.raises(InputError, match=f"--{name} is {options[name]}; it must be"):
+        DecodeOptions(**options)

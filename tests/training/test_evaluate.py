@@ -15,12 +15,14 @@ from distillers.config.teacher import TeacherConfig
 from distillers.data.datasets.images import ImageSet
 from distillers.distillation.task import Supervised
 from distillers.distributed.world import World
+from distillers.errors import InputError
 from distillers.losses import CE
 from distillers.training import run_setup
 from distillers.training import runner as run
 from distillers.training.evaluate import score
 from distillers.training.images import split_images
 from distillers.training.run_dir import resolve_run_dir
+from tests.nets import make_batch
 from tests.processes import together
 
 SIZES = (357, 358, 359)
@@ -64,3 +66,21 @@ def test_what_is_reported_is_what_one_process_counts(processes, tmp_path):
         assert found.total == size
         assert found.acc == payload["best_acc"]
         assert round(payload["best_acc"] * size / 100, 9) == found.correct
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        (lambda x: torch.zeros(len(x), 1), r"1 classes, but an image has the label [2-4]"),
+        (lambda x: torch.zeros(len(x), 5, 1, 1), r"returns \(6, 5, 1, 1\) for 6 images"),
+        (lambda _: torch.zeros(5), r"returns \(5,\) for 6 images"),
+        (lambda x: (torch.zeros(len(x), 5),), "returns tuple for 6 images; it must return logits"),
+    ],
+)
+def test_what_are_no_logits_of_the_classes_is_refused(output, words):
+    class Net(torch.nn.Module):
+        def forward(self, images):
+            return output(images)
+
+    with pytest.raises(InputError, match=words):
+        score(Net(), [make_batch()])
