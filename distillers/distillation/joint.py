@@ -29,7 +29,7 @@ class JointTask(Task):
             raise InputError("a JointTask needs tasks whose first stages are of one length.")
         super().__init__()
         self.tasks = nn.ModuleList(tasks)
-        self._all = tuple(tasks)
+        self._all = tuple(tasks)  # the same, with the type that a `ModuleList` forgets
         self.warmup_epochs = tasks[0].warmup_epochs
         self.reads_progress = any(task.reads_progress for task in tasks)
         self.reads_strong = any(task.reads_strong for task in tasks)

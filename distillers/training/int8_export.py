@@ -38,7 +38,6 @@ class Int8Report:
         latency_ratio: to that of the float file, both interleaved.
         kept: layers that were left in float.
         num_layers: number of layers that could be quantized.
-        calibration_images: number of training images that the ranges are of.
         load: a note on other programs that slowed the latencies, "" if there were none.
     """
 
@@ -51,7 +50,6 @@ class Int8Report:
     latency_ratio: float
     kept: tuple[str, ...]
     num_layers: int
-    calibration_images: int
     load: str
 
 
@@ -89,7 +87,7 @@ def export_int8(
         kept = _choose_kept(quantizer, keep, log)
         quantizer.write(small, kept)
         write_card(small, card)
-        report = _measure(full, small, card, source, kept, len(quantizer.layers), len(images))
+        report = _measure(full, small, card, source, kept, len(quantizer.layers))
         facts = {"kept": list(kept), "calibration_images": len(images)}
         facts |= {"agreement": report.agreement, "float_accuracy": report.float_accuracy}
         write_card(small, {**card, "accuracy": report.accuracy, "int8": facts})
@@ -121,7 +119,6 @@ def _measure(
     source: DataSource,
     kept: tuple[str, ...],
     num_layers: int,
-    num_images: int,
 ) -> Int8Report:
     """Evaluate and time both files."""
     device = torch.device("cpu")
@@ -144,7 +141,6 @@ def _measure(
         latency_ratio=latency["i"] / latency["f"],
         kept=kept,
         num_layers=num_layers,
-        calibration_images=num_images,
         load=meter.warning(),
     )
 

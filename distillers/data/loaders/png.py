@@ -39,12 +39,10 @@ class Png(NamedTuple):
     Attributes:
         header: its size and kind of pixels.
         data: the compressed pixels.
-        checksum: CRC-32 of them in the file.
     """
 
     header: Header
     data: list[memoryview]
-    checksum: int
 
 
 def parse_png(content: bytes | bytearray) -> Png:
@@ -53,8 +51,8 @@ def parse_png(content: bytes | bytearray) -> Png:
     Raises:
         ValueError: with the reason why it is no whole PNG file.
     """
-    header, data, names, checksum = None, [], [], 0
-    for name, body, stored in _chunks(content):
+    header, data, names = None, [], []
+    for name, body in _chunks(content):
         if not names and name != b"IHDR":
             raise ValueError("it does not begin with a header")
         names.append(name)
@@ -62,7 +60,6 @@ def parse_png(content: bytes | bytearray) -> Png:
             header = _header(bytes(body))
         elif name == b"IDAT":
             data.append(body)
-            checksum = hash((checksum, stored))
     if header is None or names.count(b"IHDR") != 1:
         raise ValueError("it has no header, or two")
     if not data:
@@ -70,7 +67,7 @@ def parse_png(content: bytes | bytearray) -> Png:
     starts = [b for a, b in pairwise(names) if b == b"IDAT" and a != b"IDAT"]
     if len(starts) != 1:
         raise ValueError("its chunks are out of order")
-    return Png(header, data, checksum)
+    return Png(header, data)
 
 
 def verify_pixels(png: Png) -> None:
@@ -101,8 +98,8 @@ def verify_pixels(png: Png) -> None:
         raise ValueError("pixels are missing")
 
 
-def _chunks(content: bytes | bytearray) -> Iterator[tuple[bytes, memoryview, int]]:
-    """Yield name, data and checksum of each chunk up to IEND."""
+def _chunks(content: bytes | bytearray) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield name and data of each chunk up to IEND."""
     view, place = memoryview(content), len(SIGNATURE)
     while True:
         length = int.from_bytes(content[place : place + 4])
@@ -114,7 +111,7 @@ def _chunks(content: bytes | bytearray) -> Iterator[tuple[bytes, memoryview, int
             raise ValueError(f"the checksum of its {name.decode()} chunk is wrong")
         if name not in CHECKED and not name[0] & 0x20:  # a capital letter: needed for the pixels
             raise ValueError("it has a chunk that is not known, or is damaged")
-        yield name, view[place + 8 : end], stored
+        yield name, view[place + 8 : end]
         if name == b"IEND":
             return
         place = end + 4
