@@ -84,11 +84,12 @@ def scores(net, digits):
 def train(name, digits, teacher):
     task, rows = build(name, digits, teacher), []
     second_view = Augmentation(strong_aa="fixmatch" if task.reads_strong else None)
+    epochs = EPOCHS.get(name, 4)
     fit(
         task,
         make_loader(digits, shuffle=True, augment=task.reads_strong, augmentation=second_view),
-        Hyperparameters(epochs=EPOCHS.get(name, 4), learning_rate=0.02),
-        evaluate=lambda net: scores(net, digits),
+        Hyperparameters(epochs=epochs, learning_rate=0.02),
+        evaluate=lambda net: scores(net, digits) if len(rows) >= epochs - 1 else {},
         on_epoch_end=lambda row, *_: rows.append(row),
     )
     return task, rows
