@@ -57,7 +57,7 @@ class Distillation(Task):
 
     Attributes:
         deploys: whether a loss deploys another network than the student.
-        trains_classifier: whether a loss reads the student's logits.
+        trains_classifier: whether a loss reads the student's logits or class maps.
 
     Raises:
         InputError: if the terms are not a valid loss, or the taps lack what the losses read.
@@ -108,7 +108,9 @@ class Distillation(Task):
         self._groups = groups_of(terms) if drop_teachers else {}
         self.dropping = nn.ModuleDict({name: TeacherDropping() for name in self._groups})
         self.deploys = any(as_deploying(term.loss) for term in terms)
-        self.trains_classifier = any(name.startswith("student_logits") for name in names)
+        self.trains_classifier = any(
+            name.startswith(("student_logits", "student_class_maps")) for name in names
+        )
         self._returns_logits = has_logits(student) and not self.deploys
 
     @property

@@ -229,6 +229,14 @@ def test_a_student_of_catkd_may_keep_its_bias():
     assert student.fc.bias.grad.any()
 
 
+def test_catkd_alone_trains_the_classifier():
+    batch = make_batch()
+    task = distil(Declared(), Declared(6), {"catkd": 1.0}, images=batch.images)
+    assert task.trains_classifier
+    task(batch).loss.backward()
+    assert task.student.fc.weight.grad.any()
+
+
 def test_options_and_names_are_known():
     for side in ("student", "teacher"):
         assert {f"{side}_class_maps", f"{side}_tokens"} <= {
