@@ -190,6 +190,12 @@ def test_tokens_of_other_networks_are_refused_by_name(name):
             distil(*pair, {"vitkd": 1.0}, images=x)
 
 
+def test_token_grids_that_cannot_be_compared_are_refused_before_the_training():
+    pair = vit(), vit(patch_size=16)
+    with pytest.raises(InputError, match="ViTKD .* student has 16 and the teacher 4"):
+        distil(*pair, {"ce": 1.0, "vitkd": 1.0}, images=images())
+
+
 @pytest.mark.parametrize("weights", [{"ce": 0.1, "sdd": 0.9}, {"ce": 1.0, "sdd": 1.0, "at": 1.0}])
 def test_sdd_beside_losses_on_other_things_is_taken(weights):
     task = distil(Declared(), Declared(6), weights, images=images(8))
