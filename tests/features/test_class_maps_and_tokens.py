@@ -192,7 +192,7 @@ def test_tokens_of_other_networks_are_refused_by_name(name):
 
 def test_token_grids_that_cannot_be_compared_are_refused_before_the_training():
     pair = vit(), vit(patch_size=16)
-    with pytest.raises(InputError, match="ViTKD .* student has 16 and the teacher 4"):
+    with pytest.raises(InputError, match=r"ViTKD .* student has 16 and the teacher 4"):
         distil(*pair, {"ce": 1.0, "vitkd": 1.0}, images=images())
 
 
