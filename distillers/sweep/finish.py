@@ -2,6 +2,7 @@
 
 import base64
 import io
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -92,7 +93,8 @@ def finish(
         lines.append(f"While the latencies were measured, {busy}.")
     (run,) = (each.run for each in finalists if each.name == chosen.name)
     _write(out, rows, chosen, run, lines, against)
-    _print(rows, chosen, run, lines, out)
+    _print(rows, chosen, lines)
+    _print_next(run, out, str(plan.flags["data_dir"]))
     if max_drop is not None and -against.change > max_drop:
         raise LimitExceededError(
             f"{chosen.name} loses {-against.change:.2f} points of accuracy against the teacher, "
@@ -256,7 +258,7 @@ def _figure(rows: Sequence[Row], chosen: Row) -> str:
 _LABEL: dict[str, Any] = {"textcoords": "offset points", "fontsize": 5}
 
 
-def _print(rows: Sequence[Row], chosen: Row, run: Path, lines: Sequence[str], out: Path) -> None:
+def _print(rows: Sequence[Row], chosen: Row, lines: Sequence[str]) -> None:
     width = max(len(row.name) for row in rows) + 2
     head = f"{'accuracy % [95 %]':>24}{'':>10}{'ms':>9}{'MB':>8}{'epochs':>8}{'min':>7}"
     print(f"\n{'':<{width}}{head}")
@@ -269,8 +271,15 @@ def _print(rows: Sequence[Row], chosen: Row, run: Path, lines: Sequence[str], ou
             f"{row.file_bytes / 1e6:>8.2f}{row.epochs:>8}{minutes:>7}{mark}"
         )
     print("\n" + "\n".join(lines))
+
+
+def _print_next(run: Path, out: Path, data_dir: str) -> None:
+    """Print what was saved, and commands that continue with it."""
+    words = f" --data_dir {shlex.quote(data_dir)}"
+    files = [shlex.quote(str(out / name)) for name in ("teacher.onnx", "student.onnx")]
+    small = shlex.quote(str(out / "student.int8.onnx"))
     print(f"\nsaved {out}/student.onnx, compress.json, index.html")
+    print(f"next: distillers compare {' '.join(files)}{words} --max_drop 1")
     print(
-        f"next: distillers export {run} --format onnx --int8 static --out {out}/student.int8.onnx"
+        f"      distillers export {shlex.quote(str(run))} --format onnx --int8 static --out {small}"
     )
-    print(f"      distillers compare {out}/teacher.onnx {out}/student.onnx --max_drop 1")
