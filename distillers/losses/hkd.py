@@ -41,9 +41,9 @@ class HKD(nn.Module):
     The released code's `decay` multiplies a weight that nothing reads, so it has no effect. The
     public codes compute distances from a Gram matrix, so that the distance of an image to itself is
     rounding noise in float32, which changes the loss by up to a fifth; here it is 0, as between
-    equal images. The public
-    gradient is NaN for an image whose features are all 0; it is 0 here. (cos + 1) / 2 is bounded
-    below before the logarithm. The public loss depends on the batch of each process.
+    equal images. The public gradient is NaN for an image whose features are all 0; it is 0 here.
+    (cos + 1) / 2 is bounded below before the logarithm. The public loss depends on the batch of
+    each process.
 
     Args:
         initial_weight: weight of the first map, or of all maps at the start.
