@@ -16,7 +16,9 @@ from distillers.config.flags import flag_words
 from distillers.config.parsing import parse
 from distillers.config.student import StudentConfig
 from distillers.config.teacher import TeacherConfig
+from distillers.config.teachers import KEEP, TeacherFlags
 from distillers.distillation import loss_weights as weights
+from distillers.distillation.cache.pack_files import read_manifest
 from distillers.errors import InputError, shorten, unknown
 from distillers.files import file_name
 from distillers.sweep.grid import Grid, Method, Pair, Teacher
@@ -171,8 +173,7 @@ class _Expansion:
             key = teacher.path, model
             if key not in self._architectures:
                 with _error_context(pair.label):
-                    path = Path(teacher.path).expanduser()
-                    self._architectures[key] = load(path, model=model, programs=False).card["model"]
+                    self._architectures[key] = _architecture(teacher.path, model)
             return teacher.path, self._architectures[key], None
         label, flags = f"{pair.teacher}  teacher", {**self.grid.fixed, **teacher.flags}
         run = self._add(self._teacher_run(label, teacher.model, flags, teacher.trial))
@@ -191,6 +192,16 @@ class _Expansion:
                 _check_names(config)
             self._configs[args] = config
         return replace(self._configs[args], trial=trial)
+
+
+def _architecture(path: str, model: str | None) -> str:
+    """Return the architecture of a teacher: a file, a pack, or a network with published weights."""
+    teacher = TeacherFlags(path, model, KEEP, None)
+    if teacher.is_named:
+        return path
+    if teacher.is_pack:
+        return read_manifest(Path(path).expanduser())["teacher"]["model"]
+    return load(Path(path).expanduser(), model=model, programs=False).card["model"]
 
 
 def _with_trial(args: tuple[str, ...], trial: int) -> tuple[str, ...]:

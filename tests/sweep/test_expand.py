@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from distillers import models
+from distillers import data, models
 from distillers.config.parsing import parse
 from distillers.config.student import StudentConfig
 from distillers.config.teacher import TeacherConfig
 from distillers.distillation import loss_weights as weights
+from distillers.distillation.cache.pack_write import PackOptions, write_pack
 from distillers.errors import InputError
 from distillers.sweep.expand import expand
 from distillers.sweep.grid_file import parse_grid, read_grid, update_grid
@@ -93,6 +94,16 @@ def test_a_teacher_has_its_own_flags_and_seed():
     assert (teacher.config.epochs, teacher.config.trial, teacher.config.model) == (9, 4, "resnet20")
     assert (student.config.epochs, student.teacher) == (2, "resnet20")
     assert student.label == "big -> resnet8  kd  trial 1"
+
+
+def test_a_pack_and_published_weights_are_teachers(tmp_path):
+    digits = data.load("digits").keep(torch.arange(4))
+    values = {"teacher_logits": torch.randn(4, 10)}
+    write_pack(tmp_path / "pack", values, digits, 1, PackOptions(), {"model": "resnet20"})
+    text = f"fixed: {{dataset: digits}}\nteachers: {{old: {tmp_path / 'pack'}, net: timm:resnet18}}"
+    plan = plan_of(text, pairs=["old -> resnet8", "net -> resnet8"], methods=["kd"])
+    found = [(run.teacher, run.config.path_t) for run in plan.runs]
+    assert found == [("resnet20", str(tmp_path / "pack")), ("timm:resnet18",) * 2]
 
 
 def test_a_checkpoint_is_a_teacher(tmp_path):
