@@ -43,6 +43,11 @@ def naming(path: str | Path) -> Iterator[None]:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file atomically; names of files in it that are not UTF-8 keep their bytes."""
+    write_atomically(path, text.encode("utf-8", "surrogateescape"))
+
+
 def write_json(path: Path, content: object) -> None:
     """Write a JSON file atomically; a number that is not finite is an error."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"

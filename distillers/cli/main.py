@@ -18,6 +18,7 @@ from distillers.errors import (
     PeerLostError,
     PreemptedError,
     escape,
+    shorten,
     unknown,
 )
 from distillers.files import DISK_FULL
@@ -100,7 +101,8 @@ def _run(command: str, args: Sequence[str], stopping: list[int]) -> int:
     except UnicodeEncodeError as error:
         if not any("\udc80" <= character <= "\udcff" for character in error.object):
             raise
-        _print_error(InputError(f"{error.object!r} is not UTF-8; rename it, or use another path."))
+        where = shorten(ascii(error.object[max(0, error.start - 80) : error.end + 80]))
+        _print_error(InputError(f"{where} is not UTF-8; rename it, or use another path."))
         return 2
     except KeyboardInterrupt as error:
         print(*(error.args or ("stopped.",)), file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from distillers.config.data import DecodeOptions
 from distillers.config.flags import FRACTION, NOT_NEGATIVE, at_least, check_ranges
 from distillers.config.run_files import NotAnObjectError, load_json
-from distillers.errors import CorruptFileError, InputError
+from distillers.errors import CorruptFileError, InputError, escape
 
 RUN_FLAGS: dict[str, type | tuple[type, ...]] = {
     "dataset": str,
@@ -92,7 +92,7 @@ class ScoringConfig(DeviceConfig, EvalDataConfig):
 
 def describe_run_flags(flags: Mapping[str, Any]) -> str:
     """Return a line about the flags that a command takes from a run."""
-    return "with the flags of the run: " + " ".join(f"--{n} {v}" for n, v in flags.items())
+    return escape(f"with the flags of the run: {' '.join(f'--{n} {v}' for n, v in flags.items())}")
 
 
 def read_run_flags(path: Path | str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from distillers.files import write_atomically
+from distillers.files import write_atomically, write_text
 
 WIDTH = 3.3  # inches
 DPI = 400  # of the PNG
@@ -114,7 +114,7 @@ def save_figure(data: FigureData, folder: Path) -> list[Path]:
         paths.append(folder / f"{data.name}.{form}")
         write_atomically(paths[-1], file.getvalue())
     paths.append(folder / f"{data.name}.csv")
-    write_atomically(paths[-1], data.table.to_csv(index=False, lineterminator="\n").encode())
+    write_text(paths[-1], data.table.to_csv(index=False, lineterminator="\n"))
     return paths
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pandas import DataFrame
 
-from distillers.files import write_atomically
+from distillers.files import write_text
 from distillers.report.comparisons import MethodRow, PairTable
 from distillers.report.estimates import SampleStats
 from distillers.report.page import render_page
@@ -25,7 +25,7 @@ def write_report(report: Report, out: Path, formats: Iterable[str]) -> list[Path
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for name, render in (renderers[each] for each in dict.fromkeys(formats)):
-        write_atomically(out / name, render(report).encode())
+        write_text(out / name, render(report))
         written.append(out / name)
     return written
 

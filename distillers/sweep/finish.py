@@ -18,7 +18,7 @@ from distillers.checkpoints.load import Classifier, load
 from distillers.checkpoints.onnx import OnnxNetwork
 from distillers.data.source import DataSource
 from distillers.errors import LimitExceededError
-from distillers.files import file_name, write_atomically, write_json
+from distillers.files import file_name, write_atomically, write_json, write_text
 from distillers.models.profile import latencies_ms
 from distillers.report.comparison import Comparison, compare
 from distillers.report.html import page_environment
@@ -232,7 +232,7 @@ def _write(
         .get_template("compress.html")
         .render(rows=rows, chosen=chosen, lines=lines, figure=_figure(rows, chosen))
     )
-    write_atomically(out / "index.html", page.encode())
+    write_text(out / "index.html", page)
 
 
 def _figure(rows: Sequence[Row], chosen: Row) -> str:

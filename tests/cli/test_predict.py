@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 
 import pytest
 import torch
@@ -43,6 +45,22 @@ def network(tmp_path_factory):
 def rows_of(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_file_names_that_are_not_utf8_or_act_on_a_terminal(photos, network, tmp_path, capsys):
+    folder = tmp_path / "photos" / "val" / WNIDS[0]
+    folder.mkdir(parents=True)
+    shutil.copy(next((photos / "val" / WNIDS[0]).iterdir()), folder / "\x1b[2J.jpg")
+    assert cli.run("predict", [str(network), str(folder), "--gpu_id", "cpu"]) == 0
+    flags = ["--dataset", "folder", "--data_dir", str(tmp_path / "photos"), "--num_workers", "0"]
+    flags += ["--gpu_id", "cpu"]
+    assert cli.run("audit", [str(network), "--out", str(tmp_path / "out"), *flags]) == 0
+    assert "\x1b" not in "".join(capsys.readouterr())
+    name = b"\xff\xe4.jpg"
+    (folder / "\x1b[2J.jpg").rename(folder / os.fsdecode(name))
+    table = tmp_path / "e.csv"
+    assert cli.run("evaluate", [str(network), "--csv", str(table), *flags]) == 0
+    assert name in table.read_bytes()
 
 
 def test_pictures_get_the_classes_that_evaluate_gives_them(photos, network, tmp_path, capsys):

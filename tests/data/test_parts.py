@@ -8,6 +8,7 @@ import torch
 
 from distillers import data
 from distillers.data import DecodeOptions
+from distillers.data.datasets.listing import composed
 from distillers.data.held_out import held_out_rows
 from distillers.errors import InputError
 from tests.data.trees import picture, tree
@@ -254,6 +255,10 @@ def test_a_name_in_two_unicode_forms_is_one_class(tmp_path):
     made = source(root)
     assert made.class_names == ("ant", names[0])
     assert made.test.labels.tolist() == [0] * 4 + [1] * 4
+
+
+def test_names_are_utf8_in_every_locale():
+    assert composed("K\udcc3\udca4se") == composed("Käse") == "Käse"  # as LC_ALL=C reads it
 
 
 def test_two_folders_with_one_name_are_refused(tmp_path):

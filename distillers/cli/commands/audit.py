@@ -11,8 +11,8 @@ from distillers.config.flags import Fact
 from distillers.config.parsing import parse
 from distillers.config.scoring import ScoringConfig
 from distillers.config.teachers import KEEP, TeacherFlags, split_name
-from distillers.errors import InputError
-from distillers.files import write_atomically, write_json
+from distillers.errors import InputError, escape
+from distillers.files import write_json, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +64,7 @@ def main(args: Sequence[str]) -> None:
     images = pictures(source, [int(each["row"]) for each in found["suspects"]], device)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "audit.json", found)
-    write_atomically(out / "audit.html", render_audit(found, images).encode())
+    write_text(out / "audit.html", render_audit(found, images))
     _print(found)
     print(f"wrote {out / 'audit.html'} and {out / 'audit.json'}")
 
@@ -178,5 +178,5 @@ def _print(found: dict[str, Any]) -> None:
     for each in found["suspects"][:5]:
         print(
             f"label {each['label']}, predicted {each['prediction']} with "
-            f"{each['confidence']:.2f} %: {each['image']}"
+            f"{each['confidence']:.2f} %: {escape(each['image'])}"
         )

@@ -11,7 +11,7 @@ from distillers.config.flags import NOT_NEGATIVE, Fact, require_folder_of
 from distillers.config.parsing import parse
 from distillers.config.scoring import ScoringConfig
 from distillers.errors import LimitExceededError
-from distillers.files import write_atomically, write_json
+from distillers.files import write_json, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -172,7 +172,7 @@ def _write(
     write_json(out / "comparison.json", {**found.as_json(), **costs})
     flips = flips_table(*seen, source)
     text = flips.to_csv(index=False, lineterminator="\n")
-    write_atomically(out / "flips.csv", text.encode())
+    write_text(out / "flips.csv", text)
     old, new = (
         Responses(name, each.logits(), None, each.labels())
         for name, each in zip(("old", "new"), seen, strict=True)

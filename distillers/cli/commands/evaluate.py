@@ -11,7 +11,7 @@ from distillers.config.flags import Fact, require_folder_of
 from distillers.config.parsing import parse
 from distillers.config.scoring import ScoringConfig
 from distillers.errors import InputError
-from distillers.files import write_atomically, write_json
+from distillers.files import write_json, write_text
 
 if TYPE_CHECKING:
     from distillers.data.source import DataSource
@@ -132,7 +132,7 @@ def _write(
         write_json(paths["json"], {**facts, **found.as_json()})
     if "csv" in paths:
         table = predictions_table(seen, source).to_csv(index=False, lineterminator="\n")
-        write_atomically(paths["csv"], table.encode())
+        write_text(paths["csv"], table)
     if "confusion" in paths:
         paths["confusion"].mkdir(exist_ok=True)
         with paper_style():

@@ -86,7 +86,7 @@ def main(args: Sequence[str]) -> None:
     config.check()
 
     from distillers.figures.paper import paper_style, save_figure
-    from distillers.files import write_atomically
+    from distillers.files import write_text
 
     comparison = _load_comparison(config)
     kinds = [kind for kind in config.kinds or KINDS if _can_plot(kind, config, comparison)]
@@ -99,7 +99,7 @@ def main(args: Sequence[str]) -> None:
                 save_figure(figure, folder)
                 captions.append(f"**{figure.name}**: {figure.caption}\n")
                 print(f"saved {folder / figure.name}.png, .pdf and .csv", flush=True)
-    write_atomically(folder / "captions.md", "\n".join(captions).encode())
+    write_text(folder / "captions.md", "\n".join(captions))
     print(f"saved {folder / 'captions.md'}")
 
 

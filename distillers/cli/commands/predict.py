@@ -14,7 +14,7 @@ from distillers.config.flags import AT_LEAST_1, Fact, check_ranges, require_fold
 from distillers.config.parsing import parse
 from distillers.config.scoring import DeviceConfig
 from distillers.errors import InputError, escape
-from distillers.files import write_atomically
+from distillers.files import write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -156,13 +156,13 @@ def _write(
             }
             for path, best, p in rows
         ]
-        write_atomically(outputs["json"], json.dumps(found, indent=2).encode())
+        write_text(outputs["json"], json.dumps(found, indent=2))
     if "csv" in outputs:
         columns = ["path", "prediction", *(f"p({name})" for name in names)]
         table = pd.DataFrame(
             [(p, names[best], *chances) for p, best, chances in rows], columns=columns
         )
         content = table.to_csv(index=False, lineterminator="\n")
-        write_atomically(outputs["csv"], content.encode())
+        write_text(outputs["csv"], content)
     for path in outputs.values():
         print(f"saved {path}")

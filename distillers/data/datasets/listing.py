@@ -177,8 +177,12 @@ def no_classes(part: Path) -> InputError:
 
 
 def composed(name: str) -> str:
-    """Return the NFC form of a name; some file systems store accents as separate characters."""
-    return unicodedata.normalize("NFC", name)
+    """Return the NFC form of a name; some file systems store accents as separate characters.
+
+    Names of files are UTF-8 in every locale.
+    """
+    text = os.fsencode(name).decode("utf-8", "surrogateescape")
+    return unicodedata.normalize("NFC", text)
 
 
 def _classes(root: Path, skipped: list[str]) -> list[str]:
