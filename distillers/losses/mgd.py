@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from distillers.distributed.collectives import first_row
 from distillers.losses.ops.feature_maps import same_size
-from distillers.losses.ops.negative_sampling import BITS, MASK, mixed
+from distillers.losses.ops.negative_sampling import BITS, MASK, row_draws
 from distillers.losses.ops.precision import at_least_fp32
 from distillers.losses.ops.validation import require_fraction
 
@@ -83,9 +83,6 @@ class MGD(nn.Module):
     @torch.no_grad()
     def draw(self, maps: Tensor, start: int) -> Tensor:
         """Return a mask (n, c, 1, 1) for maps (n, c, h, w), rows `start` and up of the batch."""
-        key = mixed(self.seed + mixed(self.step & MASK))
+        draws = row_draws(self.seed, self.step, start, *maps.shape[:2])
         self.step.add_(1)
-        rows = torch.arange(start, start + len(maps), device=maps.device)
-        channels = torch.arange(maps.shape[1], device=maps.device)
-        draws = mixed(mixed(key + rows)[:, None] + mixed(~key + channels))
         return (draws >= self.mask_ratio * 2**BITS)[:, :, None, None]

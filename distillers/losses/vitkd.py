@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import first_row
-from distillers.losses.ops.negative_sampling import MASK, mixed
+from distillers.losses.ops.negative_sampling import MASK, row_draws
 from distillers.losses.ops.precision import at_least_fp32
 from distillers.losses.ops.validation import require_fraction, require_non_negative
 
@@ -143,12 +143,10 @@ class ViTKD(nn.Module):
     @torch.no_grad()
     def draw(self, tokens: Tensor, start: int) -> Tensor:
         """Return noise (n, t) for tokens (n, t, d), rows `start` and up of the batch."""
-        key = mixed(self.seed + mixed(self.step & MASK))
+        draws = row_draws(self.seed, self.step, start, *tokens.shape[:2])
         if self.training:
             self.step.add_(1)
-        rows = torch.arange(start, start + len(tokens), device=tokens.device)
-        columns = torch.arange(tokens.shape[1], device=tokens.device)
-        return mixed(mixed(key + rows)[:, None] + mixed(~key + columns))
+        return draws
 
 
 def chosen(tokens: list[Tensor]) -> list[Tensor]:

@@ -86,6 +86,17 @@ def _scaled(draws: Tensor, below: Tensor) -> Tensor:
     return draws.mul_(below).bitwise_right_shift_(BITS)
 
 
+def row_draws(seed: Tensor, step: Tensor, start: int, count: int, columns: int) -> Tensor:
+    """Return 31-bit integers (count, columns) for the rows `start` and up of the batch of a step.
+
+    They do not depend on how the rows are divided among processes.
+    """
+    key = mixed(seed + mixed(step & MASK))
+    rows = torch.arange(start, start + count, device=seed.device)
+    places = torch.arange(columns, device=seed.device)
+    return mixed(mixed(key + rows)[:, None] + mixed(~key + places))
+
+
 def mixed(x: Tensor) -> Tensor:
     """Hash integers to 31 bits: two rounds of xor-shift and multiplication."""
     x = x & MASK
