@@ -164,7 +164,8 @@ def _terms(
         combine: how logits are combined.
     """
     name = cls.__name__.lower()
-    of_teacher = {each for each in reads(cls) if each.startswith("teacher_")}
+    names = (each.removesuffix(wiring.STRONG) for each in reads(cls))
+    of_teacher = {each for each in names if each.startswith("teacher_")}
     together = not of_teacher or (of_teacher == {"teacher_logits"} and combine != "each")
     if len(facts) == 1 or together:
         yield Term(name, wiring.build(cls, facts[0], options.get(name)), weight)

@@ -27,11 +27,11 @@ def check_logits(classes: Mapping[str, type[nn.Module]], *, student: bool, teach
     """
     lacking = (set() if student else NEEDS_STUDENT) | (set() if teacher else NEEDS_TEACHER)
     for name, loss in classes.items():
-        found = sorted(reads(loss) & lacking)
+        found = _missing(loss, lacking)
         if not found:
             continue
-        who = "teacher" if found[0] in NEEDS_TEACHER else "student"
-        others = [each for each, cls in wiring.losses().items() if not reads(cls) & lacking]
+        who = "teacher" if found[0].removesuffix(wiring.STRONG) in NEEDS_TEACHER else "student"
+        others = [each for each, cls in wiring.losses().items() if not _missing(cls, lacking)]
         leave = {"kd": " (-d 0 leaves it out)", "ce": " (-c 0 leaves it out)"}.get(name.lower(), "")
         raise InputError(
             f"the loss {name} needs {', '.join(found)}, but the {who} has no classifier{leave}; "
@@ -45,6 +45,11 @@ def reads(loss: type[nn.Module]) -> set[str]:
     return {*wiring.inputs(loss), *wiring.constructor_facts(loss)}
 
 
+def _missing(loss: type[nn.Module], lacking: set[str]) -> list[str]:
+    """Return what a loss reads, on any view, of what is lacking."""
+    return sorted(name for name in reads(loss) if name.removesuffix(wiring.STRONG) in lacking)
+
+
 def check_kinds(loss: type[nn.Module], **networks: tuple[ForwardTrace, Taps]) -> None:
     """Check that both networks show the class maps and tokens that a loss reads.
 
@@ -55,7 +60,7 @@ def check_kinds(loss: type[nn.Module], **networks: tuple[ForwardTrace, Taps]) ->
     Raises:
         InputError: naming the first network that does not.
     """
-    read = wiring.inputs(loss)
+    read = {name.removesuffix(wiring.STRONG) for name in wiring.inputs(loss)}
     for side, (trace, taps) in networks.items():
         name = type(trace.inner[1]).__name__
         if f"{side}_class_maps" in read and not has_class_maps(trace, taps):

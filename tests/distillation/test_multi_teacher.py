@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from distillers.models.precision import ReducedPrecision
 from tests.nets import Declared, Small, make_batch
 
 DETERMINISTIC = ["kd", "dkd", "dist", "fitnet", "at", "sp", "rkd", "vid", "srrl", "cc", "ttm",
-                 "reviewkd", "ofd", "semckd", "pkt", "rrd", "queuekl", "vkd"]  # fmt: skip
+                 "reviewkd", "ofd", "semckd", "pkt", "rrd", "queuekl", "vkd", "mlkd",
+                 "crld"]  # fmt: skip
 
 
 def gradient(task: nn.Module, batch) -> tuple[float, dict[str, Tensor]]:
@@ -30,7 +32,8 @@ def gradient(task: nn.Module, batch) -> tuple[float, dict[str, Tensor]]:
 def test_two_equal_teachers_are_as_one(name, combine) -> None:
     torch.manual_seed(0)
     teacher, batch = Declared(6).double(), make_batch(8)
-    batch = type(batch)(batch.images.double(), batch.labels, batch.index)
+    images = batch.images.double()
+    batch = replace(batch, images=images, strong=images.flip(3))
     values = []
     for teachers in (teacher, [teacher, copy.deepcopy(teacher)]):
         torch.manual_seed(1)
@@ -243,3 +246,18 @@ def test_two_students_teach_each_other() -> None:
     assert trained == sum(p.numel() for net in students for p in net.parameters())
     with pytest.raises(InputError, match="needs tasks"):
         JointTask([])
+
+
+def test_a_loss_of_the_logits_of_two_views_reads_the_average_of_the_teachers() -> None:
+    torch.manual_seed(0)
+    teachers, images = [Declared(6), Declared(5)], make_batch().images
+    views = images, images.flip(3)
+    batch = replace(make_batch(), strong=views[1])
+    task = distil(Declared(), teachers, {"crld": 1.0}, images=images, combine="logits")
+    assert list(task.losses) == ["crld"]
+    averages = [sum(net(view) for net in teachers) / 2 for view in views]
+    task.train()
+    found = task(batch).loss
+    own = [task.student(view) for view in views]
+    expected = task.losses["crld"](*own, *averages)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
