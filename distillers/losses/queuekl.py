@@ -68,7 +68,8 @@ class QueueKL(nn.Module):
             rows = all_gather_rows(teacher, rows_per_rank)
             write_fifo(self.queue, self.written, self.pointer, rows)
         queue = self.queue.clone()  # may change before the backward
-        written = self.written | queue.any(dim=1)  # also rows that were copied into the buffer
+        # also rows that were copied into the buffer
+        written = self.written | (queue.square().sum(dim=1) > 0)
         with no_autocast(queue):
             of_student = student @ queue.T / self.temperature
             of_teacher = teacher @ queue.T / self.temperature
