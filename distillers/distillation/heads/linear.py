@@ -15,7 +15,7 @@ from distillers.errors import InputError
 METHODS = ("ridge", "logistic")
 # Strengths of ridge regression that are tried, relative to the mean eigenvalue of the embeddings.
 STRENGTHS = tuple(10 ** (tenth / 2) for tenth in range(-12, 7))
-CALIBRATED = 100_000  # images at most whose scores are kept to find the scale
+CALIBRATED = 2**25  # scores at most, of images and classes, that are kept to find the scale
 NOT_FINITE = "the teacher's embeddings are not finite; a head cannot be fitted to them."
 UNKNOWN = 20.0  # how far the logit of a class without images is below the others' lowest bias
 
@@ -68,7 +68,7 @@ def fit_ridge(
     penalty, and the strength with the smallest mean squared error of the images left out is taken:
     the coefficients are those of scikit-learn's `RidgeClassifierCV`. Its scores are between about
     -1 and 1; the scale that turns them into logits minimizes the cross-entropy of the scores of the
-    images left out, of at most 100,000 that are evenly spaced.
+    images left out, of evenly spaced ones if there are more than 33 million scores.
 
     All is computed in float64, of `ROWS` embeddings at a time.
 
@@ -130,7 +130,7 @@ class _RidgeProblem:
         for rows, labels in self._blocks():
             sums.index_add_(0, labels, rows)
         self._projected = self.axes.T @ (2 * sums.T)  # those of all rows together are zero
-        self.every = math.ceil(len(x) / CALIBRATED)
+        self.every = math.ceil(len(x) * num_classes / CALIBRATED)
 
     def weight(self, alpha: float) -> Tensor:
         """Return the weight (k, d) for one strength."""
