@@ -164,11 +164,34 @@ def write_card(path: Path, card: dict[str, Any]) -> None:
     import onnx
 
     model = onnx.load(path)
+    _compact(model)
     del model.metadata_props[:]
     del model.graph.value_info[:]  # onnxruntime infers the shapes again
     entry = model.metadata_props.add()
     entry.key, entry.value = "card", json.dumps(card)
     write_atomically(path, add_to_onnx(model.SerializeToString()))
+
+
+def _compact(model: Any) -> None:
+    """Remove zero points that are zero, as without them, and shorten names between layers."""
+    from onnx.numpy_helper import to_array
+
+    weights = {each.name: each for each in model.graph.initializer}
+    outputs = {each.name for each in model.graph.output}
+    names: dict[str, str] = {}
+    removed = set()
+    for node in model.graph.node:
+        node.name = ""
+        is_weight = node.op_type == "DequantizeLinear" and set(node.input) <= set(weights)
+        if is_weight and len(node.input) == 3 and not to_array(weights[node.input[2]]).any():
+            removed.add(node.input.pop())
+        names |= {name: f"_{len(names) + n}" for n, name in enumerate(node.output)}
+    for node in model.graph.node:
+        for each in (node.input, node.output):
+            each[:] = [name if name in outputs else names.get(name, name) for name in each]
+    used = {name for node in model.graph.node for name in node.input}
+    for name in removed - used:
+        model.graph.initializer.remove(weights[name])
 
 
 def run(path: Path, images: Tensor) -> np.ndarray:

@@ -70,6 +70,21 @@ def test_weights_are_int8_with_a_scale_for_each_output_channel(full, quantizer, 
     assert "BatchNormalization" not in kinds
 
 
+def test_a_file_without_needless_names_and_zero_points_gives_the_same_logits(quantizer, tmp_path):
+    first, second = (tmp_path / f"{name}.onnx" for name in ("whole", "compact"))
+    quantizer.write(first)
+    second.write_bytes(first.read_bytes())
+    int8.write_card(second, CARD)
+    assert second.stat().st_size < 0.95 * first.stat().st_size
+    images = torch.randn(4, 3, 16, 16)
+    np.testing.assert_array_equal(int8.run(first, images), int8.run(second, images))
+    model = onnx.load(second)
+    onnx.checker.check_model(model)
+    weights = {each.name for each in model.graph.initializer}
+    assert weights == {name for node in model.graph.node for name in node.input} & weights
+    assert "net.conv1.weight_quantized" in weights
+
+
 def test_layers_are_kept_in_float(quantizer, tmp_path):
     quantizer.write(tmp_path / "small.onnx", ["fc", "conv1"])
     found = tensors(tmp_path / "small.onnx")
