@@ -76,13 +76,13 @@ def build_hparams(epochs: int) -> Hyperparameters:
     return Hyperparameters(epochs=epochs, learning_rate=RATE, milestones=milestones)
 
 
-def load_or_train_teacher(images: ImageSet, path: Path) -> nn.Module:
+def load_or_train_teacher(images: ImageSet, path: Path, epochs: int = TEACHER_EPOCHS) -> nn.Module:
     """Return a resnet20, read from `path` if an earlier process has trained it."""
     torch.manual_seed(0)
     net = models.create("resnet20", num_classes=10).to(memory_format=torch.channels_last)
     if not path.exists():
         loader = images.train_loader(BATCH, seed=0, drop_last=False, device=CPU)
-        hparams = build_hparams(TEACHER_EPOCHS)
+        hparams = build_hparams(epochs)
         fit(
             Supervised(net, CE()),
             loader,
