@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from distillers.errors import InputError
+from distillers.features.extractor import eval_mode
 from distillers.losses.hooks import as_deploying
 
 
@@ -120,7 +121,8 @@ def _has_gradient(values: list[Tensor], net: nn.Module) -> bool:
     """Return whether values, each with its own weight, change with a parameter of a network."""
     weights = [torch.linspace(1, 2, x.numel()).view(x.shape).to(x) for x in values]
     trained = [p for p in net.parameters() if p.requires_grad]
-    grads = torch.autograd.grad(values, trained, weights, retain_graph=True, allow_unused=True)
+    with eval_mode(net):  # layers that are checkpointed run again, as in the forward pass
+        grads = torch.autograd.grad(values, trained, weights, retain_graph=True, allow_unused=True)
     return any(bool(grad.any()) for grad in grads if grad is not None)
 
 

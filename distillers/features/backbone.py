@@ -64,6 +64,7 @@ class HeadedNetwork(nn.Module):
                 f"{type(self.net).__name__} returns {what} for {len(images)} images; a backbone "
                 "must return embeddings (n, d) or maps (n, d, h, w)."
             )
+        found = found.to(torch.promote_types(images.dtype, torch.float32))
         return found if self.transform is None else self.transform(found)
 
 
@@ -125,12 +126,13 @@ def check_same_embedding(net: HeadedNetwork, images: Tensor, expected: Tensor) -
         with torch.no_grad():
             found = net(images)
         is_same = found.shape == expected.shape and torch.allclose(found, expected, 0, tolerance)
-    except RuntimeError:  # what follows the classifier does not take embeddings
+    except (RuntimeError, TypeError):  # what is around the classifier does not take embeddings
         is_same = False
     if not is_same:
         raise InputError(
             f"{type(net.net).__name__} has no embedding that can be read: it has more than one "
-            "classifier, or layers after it. Give a network that returns embeddings (n, d)."
+            "classifier, or layers after it. Give a network that returns embeddings (n, d), and "
+            "set its num_classes to 0."
         )
 
 

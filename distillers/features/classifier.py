@@ -32,7 +32,10 @@ def copy_classifier(trace: ForwardTrace, taps: Taps) -> nn.Module | None:
     pooled, logits = features["pooled"], features["logits"]
     assert isinstance(pooled, Tensor)
     assert isinstance(logits, Tensor)
-    output = head.to(logits.dtype)(pooled)
+    try:
+        output = head.to(logits.dtype)(pooled)
+    except (RuntimeError, TypeError):  # it takes more than the embedding
+        return None
     return head if _is_close(trace, taps, output) else None
 
 

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+# Functions of several tensors whose result is linear in each of them.
+SUMS = ("add", "iadd", "radd", "sub", "isub", "rsub", "cat", "concat", "stack", "hstack", "vstack")
+
 
 class Dataflow(TorchFunctionMode):
     """Count the functions that take each tensor, and find what affects it.
@@ -49,7 +52,8 @@ class Dataflow(TorchFunctionMode):
 
         A layer is a function of what depends on the images and of a matrix (two or more dimensions
         larger than 1) that does not, as a linear layer or a convolution is. It has the path of the
-        innermost module that returns its result; one that no module returns is not among them.
+        innermost module that returns its result; one that no module returns is not among them, nor
+        is what was multiplied by a function of the images, as in a gate or attention.
         """
         return self._last_layers.get(_storage(tensor), frozenset())
 
@@ -74,16 +78,23 @@ class Dataflow(TorchFunctionMode):
             self._num_uses.update({id(each) for each in taken})
         elif func is Tensor.__setitem__:
             made = taken[:1]
-        self._add(taken, made)
+        self._add(taken, made, is_sum=getattr(func, "__name__", "").strip("_") in SUMS)
         return result
 
-    def _add(self, taken: list[Tensor], made: list[Tensor], is_affected: bool = False) -> None:
+    def _add(
+        self,
+        taken: list[Tensor],
+        made: list[Tensor],
+        is_affected: bool = False,
+        is_sum: bool = False,
+    ) -> None:
         self._alive += [*taken, *made]
         is_affected = is_affected or any(self.is_affected(each) for each in taken)
         from_images = [each for each in taken if _storage(each) in self._from_images]
         others = (each for each in taken if _storage(each) not in self._from_images)
+        is_followed = is_sum or len({_storage(each) for each in from_images}) == 1
         layers: frozenset[str] = frozenset()
-        if from_images and not any(map(_is_matrix, others)):
+        if is_followed and not any(map(_is_matrix, others)):
             layers = layers.union(*map(self.last_layers, from_images))
         places = {_storage(each) for each in made}
         self._affected.update(_storage(each) for each in taken if self.is_affected(each))

@@ -52,7 +52,7 @@ class FeatureExtractor:
         self._values, self._versions, self._is_running = {}, {}, True
         try:
             logits = self.net(images)
-            check_logits(self.net, logits, len(images))
+            check_logits(self.net, logits, len(images), training=self.net.training)
             if not torch.compiler.is_compiling():  # the trace is checked, and is never compiled
                 for place, version in self._versions.items():
                     check_intact(place, self._values[place], version)
@@ -210,14 +210,16 @@ def check_kinds(net: nn.Module, taps: Taps, kinds: Iterable[str]) -> None:
             )
 
 
-def check_logits(net: nn.Module, logits: object, num_images: int) -> None:
+def check_logits(
+    net: nn.Module, logits: object, num_images: int, *, training: bool = False
+) -> None:
     """Check that a network returned one row of numbers for each image.
 
     Raises:
         InputError: if it did not; the message has how to return them.
     """
     wanted = f"{type(net).__name__} must return logits (n, classes)"
-    if net.training:
+    if training:
         wanted += " in training mode"
     returned = type(logits).__name__
     if not isinstance(logits, Tensor):

@@ -38,10 +38,10 @@ def infer_taps(trace: ForwardTrace, taps: Taps | None = None, *, maps: Sequence[
 
     * The head is the last linear layer or convolution whose output, averaged over its positions, is
       the logits and whose input depends on parameters of the network. If there is none, it is the
-      `nn.Identity` that returns the logits; else one of the layers that no other layer follows: the
-      one that timm names, else one with as many outputs as classes, that of the widest embedding.
-      A convolution is such a layer only of a network that declares its `num_classes`: the last
-      convolution of others may belong to a network without classifier.
+      `nn.Identity` that returns the logits; else one of the layers on (n, d) that no other layer
+      follows: the one that timm names, else one with as many outputs as classes, that of the widest
+      embedding. A convolution is such a layer only of a network that declares its `num_classes`:
+      the last convolution of others may belong to a network without classifier.
     * The stage maps are those that timm's `feature_info` names, if they can be read. For other
       networks a stage ends with the last block of its size. At most the four deepest are used. If
       all are of one size, as in a vision transformer, four are taken at equal distances.
@@ -140,15 +140,17 @@ def _head(trace: ForwardTrace) -> str:
     for call in reversed(layers):
         if _gives(call, logits):
             return call.path
-    last = trace.calls[-1] if trace.calls else None
-    if last and isinstance(last.module, nn.Identity) and last.output is logits:
-        return last.path
+    for call in reversed(trace.calls):
+        if isinstance(call.module, nn.Identity) and call.output is logits:
+            return call.path
     before = trace.last_layers(logits)
     declares = num_classes(trace.net) is not None
     found = [
         call
         for call in layers
-        if call.path in before and (declares or not isinstance(call.module, nn.Conv2d))
+        if call.path in before
+        and call.input is not None
+        and (call.input.ndim == 2 or (declares and isinstance(call.module, nn.Conv2d)))
     ]
     named = _timm_classifier(trace)
     found = (
@@ -177,7 +179,7 @@ def _may_be_head(trace: ForwardTrace, call: Call) -> bool:
 
 def _gives(call: Call, logits: Tensor) -> bool:
     """Return whether the output of a layer, averaged over its positions, is the logits."""
-    found = call.output
+    found = call.output.to(logits.dtype)
     if found.numel() == logits.numel():
         return torch.equal(found.flatten(1), logits)
     found = embedding(call.module, found)
@@ -216,7 +218,7 @@ def _final(trace: ForwardTrace, head: str, maps: tuple[str, ...]) -> str | None:
             continue
         if values[0, 0].numel() == 1 and call.path not in maps:
             continue  # pooled already
-        if torch.allclose(values.mean((2, 3)), pooled, rtol=1e-3, atol=tolerance):
+        if torch.allclose(values.mean((2, 3)).to(pooled.dtype), pooled, rtol=1e-3, atol=tolerance):
             return outermost(trace, call, holding_none_of=maps)
     return head
 

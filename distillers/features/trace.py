@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from distillers.errors import InputError, first_line
+from distillers.features.backbone import HeadedNetwork
 from distillers.features.dataflow import Dataflow
 from distillers.features.extractor import (
     Features,
@@ -249,10 +250,8 @@ class ForwardTrace:
             handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
             handles.append(module.register_forward_hook(after))
         try:
-            with eval_mode(self.net), self._dataflow:
-                logits = self.net(self.images)
-        except Exception as error:  # the network is the user's
-            raise _cannot_run(self.net, self.images, error) from error
+            with self._dataflow:
+                logits = run(self.net, self.images)
         finally:
             for handle in handles:
                 handle.remove()
@@ -270,16 +269,24 @@ def _check_not_compiled(net: nn.Module) -> None:
             )
 
 
-def _cannot_run(net: nn.Module, images: Tensor, error: Exception) -> Exception:
-    """Return the error for a network that raised one, which may have a message of its own."""
-    if isinstance(error, InputError | torch.OutOfMemoryError):
-        return error
-    reason = first_line(error)
-    return InputError(
-        f"{type(net).__name__} cannot run on images {tuple(images.shape)} of {images.dtype}: "
-        f"{reason}. Give it as a module that takes such images and nothing else, or images of "
-        "another size or type."
-    )
+def run(net: nn.Module, images: Tensor) -> Any:
+    """Return what a network returns of images (n, c, h, w), in evaluation mode.
+
+    Raises:
+        InputError: if it raises an error, which has the class of the network.
+    """
+    try:
+        with eval_mode(net):
+            return net(images)
+    except (InputError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the network is the user's
+        name = type(net.net if isinstance(net, HeadedNetwork) else net).__name__
+        raise InputError(
+            f"{name} cannot run on images {tuple(images.shape)} of {images.dtype}: "
+            f"{first_line(error)}. Give it as a module that takes such images and nothing else, or "
+            "images of another size or type."
+        ) from error
 
 
 def _num_prefix_tokens(net: nn.Module) -> int | None:

@@ -1,5 +1,7 @@
 """Networks of unusual structure: what is read is the embedding, or the loss is refused by name."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,12 +9,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from distillers.distillation.build import distil
+from distillers.distillation.heads.attach import as_backbone
 from distillers.errors import InputError
 from distillers.features.extractor import FeatureExtractor
 from distillers.features.infer import find_taps
 from distillers.features.taps import Taps
 from distillers.features.unwrap import unwrap
-from tests.nets import Declared, Small, make_batch
+from tests.nets import Declared, Small, make_batch, tiny_vit
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
 WIDTH, CLASSES = 8, 5
@@ -157,6 +160,9 @@ READ = {
     ),
 }
 
+# With other things than averaging around the classifier, which cannot be taken away alone.
+REFUSED_WITHOUT = ("low rank last", "low rank first", "classes picked", "two heads", "experts")
+
 # Networks in which no layer takes the embedding of each image.
 UNREADABLE = {
     "crops in the batch": lambda: Calls(
@@ -237,6 +243,49 @@ def test_a_loss_trains_the_network_or_is_refused_by_name(name):
     assert ("crd" in trained) == (name in READ)
 
 
+@pytest.mark.parametrize("name", READ)
+def test_a_teacher_without_its_classifier_returns_its_embedding_or_is_refused(name):
+    torch.manual_seed(0)
+    build, path = READ[name]
+    net, images = build().eval(), make_batch().images
+    try:
+        backbone = as_backbone(net, images).eval()
+    except InputError as error:
+        assert "has no embedding that can be read: it has more than one" in str(error)  # noqa: PT017
+        assert name in REFUSED_WITHOUT
+        return
+    trunk = net.get_submodule(path)
+    expected = trunk(images.to(next(trunk.parameters()).dtype)).float()
+    tolerance = 2e-2 if "16" in name or "auto" in name else 1e-6
+    torch.testing.assert_close(backbone(images), expected, rtol=tolerance, atol=tolerance)
+    assert name not in REFUSED_WITHOUT
+
+
+def test_outputs_that_are_no_logits_have_no_head():
+    for kind in ("dict", "needs an argument", "another type"):
+        with pytest.raises(InputError, match=r"must return logits|cannot run on images"):
+            distil(
+                Small(),
+                FAULTS[kind][0],
+                {"rkd": 1.0},
+                images=make_batch().images,
+                teacher_head="none",
+            )
+        with pytest.raises(InputError, match=r"must return logits|cannot run on images"):
+            distil(Small(), FAULTS[kind][0], {"kd": 1.0}, images=make_batch().images, class_map=[0])
+
+
+def test_a_headless_transformer_is_no_classifier():
+    net = Calls(lambda s, x: s.net(x), net=tiny_vit(5))
+    images = torch.randn(2, 3, 16, 16)
+    net.net.head, net.net.num_classes = nn.Identity(), None
+    expected = net.eval()(images)
+    torch.testing.assert_close(as_backbone(net, images)(images), expected)
+    read = find_taps(net, images)
+    assert read.head == "net.head"
+    torch.testing.assert_close(FeatureExtractor(net, read, ("pooled",))(images)["pooled"], expected)
+
+
 def test_a_named_head_of_crops_is_refused():
     net, images = UNREADABLE["crops in the batch"](), make_batch().images
     with pytest.raises(InputError, match=r"net\.fc gets 4 rows for 2 images.*use losses that read"):
@@ -284,6 +333,17 @@ def test_what_is_found_out_in_training_mode_is_refused(how, loss, words):
         task(batch)
     with torch.no_grad():
         task.eval()(batch)
+
+
+def test_checkpointed_layers_learn_and_keep_their_statistics():
+    torch.manual_seed(0)
+    net = Calls(
+        lambda s, x: s.fc(checkpoint(s.e, x, use_reentrant=False)), e=Embed(), fc=nn.Linear(8, 5)
+    )
+    before, batch = copy.deepcopy(net.state_dict()), make_batch()
+    task = distil(net, Small(), {"kd": 1.0, "rkd": 1.0, "at": 1.0}, images=batch.images)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    task.train()(batch).loss.backward()
 
 
 @pytest.mark.parametrize("how", [torch.round, torch.sign])

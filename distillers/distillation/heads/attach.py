@@ -19,18 +19,18 @@ from distillers.features.backbone import (
     without_classifier,
 )
 from distillers.features.class_map import ClassMap, MappedNetwork
-from distillers.features.extractor import eval_mode
+from distillers.features.extractor import check_logits, eval_mode
 from distillers.features.infer import infer_taps
 from distillers.features.taps import Taps
-from distillers.features.trace import ForwardTrace
+from distillers.features.trace import ForwardTrace, run
 from distillers.features.unwrap import unwrap
 
 
 def as_backbone(net: nn.Module, images: Tensor, taps: Taps | None = None) -> HeadedNetwork:
     """Return a network that maps images to embeddings: `net` without its classifier, if it has one.
 
-    The classifier is the layer whose output is the network's, or which `taps` name. Where there is
-    none and `net` has no `num_classes`, its output is the embedding.
+    The classifier is that of `infer_taps`, or which `taps` name. Where there is none and `net` has
+    no `num_classes`, its output is the embedding.
 
     Args:
         net: maps images (n, c, h, w) to logits or embeddings; it is not changed, and its modules
@@ -44,13 +44,27 @@ def as_backbone(net: nn.Module, images: Tensor, taps: Taps | None = None) -> Hea
     found = headed(net)
     if found and not found[0]:
         return HeadedNetwork(found[1].net, transform=found[1].transform)
-    if not has_logits(net) or not _is_classifier(net, images, taps):
+    if not has_logits(net):
         return HeadedNetwork(net)
-    if not isinstance(getattr(unwrap(net)[1], "head_dist", None), nn.Linear):
-        return _without_one_classifier(net, images, taps)
-    several = copy.deepcopy(net)  # timm's networks of two classifiers can take both away
-    cast(Any, unwrap(several)[1]).reset_classifier(0)
-    return HeadedNetwork(several)
+    if isinstance(getattr(unwrap(net)[1], "head_dist", None), nn.Linear):
+        several = copy.deepcopy(net)  # timm's networks of two classifiers can take both away
+        cast(Any, unwrap(several)[1]).reset_classifier(0)
+        return HeadedNetwork(several)
+    with torch.no_grad():
+        output = run(net, images[:2])
+    if isinstance(output, Tensor) and output.ndim == 4:
+        return HeadedNetwork(net)
+    trace = ForwardTrace(net, images)
+    places = infer_taps(trace, taps)
+    if places.head and not isinstance(net.get_submodule(places.head), nn.Identity):
+        return _without_one_classifier(trace, places)
+    if not places.head and num_classes(net):
+        raise InputError(
+            f"{type(net).__name__} has no classifier whose input could be its embedding; name that "
+            "layer, as in teacher_taps=Taps(maps=(...), head=...), or give a network that returns "
+            "embeddings (n, d)."
+        )
+    return HeadedNetwork(net)
 
 
 def with_class_embeddings(
@@ -72,13 +86,13 @@ def with_class_embeddings(
     """
     width = class_embeddings.shape[1]
     head = CosineClassifier(class_embeddings, temperature)
-    with torch.no_grad(), eval_mode(net):
-        own = HeadedNetwork(net).embed(images[:2]).shape[1]
+    with torch.no_grad():
+        own = run(HeadedNetwork(net), images[:2]).shape[1]
     if own == width:
         return HeadedNetwork(net, head)
     backbone = as_backbone(net, images)
-    with torch.no_grad(), eval_mode(backbone):
-        inner = backbone(images[:2]).shape[1]
+    with torch.no_grad():
+        inner = run(backbone, images[:2]).shape[1]
     if inner != width:
         widths = f"{own}" if inner == own else f"{own} numbers, its classifier takes {inner}"
         raise InputError(
@@ -96,14 +110,25 @@ def with_class_map(
     Raises:
         InputError: if the network has another number of classes than the map.
     """
-    with torch.no_grad(), eval_mode(net):
-        own = net(images[:2]).shape[1]
+    own = num_logits(net, images)
     if not has_logits(net) or own != len(assignment):
         what = f"{own} classes" if has_logits(net) else "no classifier"
         raise InputError(
             f"the class map is for {len(assignment)} classes, but {type(net).__name__} has {what}."
         )
     return MappedNetwork(net, ClassMap(assignment, num_classes))
+
+
+def num_logits(net: nn.Module, images: Tensor) -> int:
+    """Return the number of logits of a network.
+
+    Raises:
+        InputError: if it returns none.
+    """
+    with torch.no_grad():
+        logits = run(net, images[:2])
+    check_logits(net, logits, len(images[:2]))
+    return logits.shape[1]
 
 
 def embed(net: nn.Module, batches: Iterable[Iterable[Tensor]]) -> tuple[Tensor, Tensor]:
@@ -172,37 +197,10 @@ def describe(head: LinearHead, num_images: int) -> str:
     )
 
 
-def _without_one_classifier(net: nn.Module, images: Tensor, taps: Taps | None) -> HeadedNetwork:
-    trace = ForwardTrace(net, images)
-    places = infer_taps(trace, taps)
-    if not places.head:
-        raise InputError(
-            f"{type(net).__name__} has no classifier whose input could be its embedding; name that "
-            "layer, as in teacher_taps=Taps(maps=(...), head=...), or give a network that returns "
-            "embeddings (n, d)."
-        )
+def _without_one_classifier(trace: ForwardTrace, places: Taps) -> HeadedNetwork:
     pooled = trace.read(places, ["pooled"])["pooled"]
     assert isinstance(pooled, Tensor)
-    backbone = HeadedNetwork(without_classifier(net, places.head))
+    backbone = HeadedNetwork(without_classifier(trace.net, places.head))
     with eval_mode(backbone):
         check_same_embedding(backbone, trace.images, pooled)
     return backbone
-
-
-def _is_classifier(net: nn.Module, images: Tensor, taps: Taps | None) -> bool:
-    """Return whether a network's output is that of a classifier rather than its embedding."""
-    if taps is not None or isinstance(getattr(net, "taps", None), Taps):
-        return True
-    if num_classes(net):
-        return True
-    with torch.no_grad(), eval_mode(net):
-        if net(images[:2]).ndim != 2:
-            return False
-    trace = ForwardTrace(net, images)
-    layers = (nn.Linear, nn.Conv2d)
-    return any(
-        isinstance(call.module, layers)
-        and call.output.numel() == trace.logits.numel()
-        and torch.equal(call.output.flatten(1), trace.logits)
-        for call in trace.calls
-    )

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from distillers.distillation.heads.attach import (
@@ -12,6 +11,7 @@ from distillers.distillation.heads.attach import (
     describe,
     embed,
     fit,
+    num_logits,
     with_class_embeddings,
     with_class_map,
 )
@@ -21,7 +21,6 @@ from distillers.distillation.heads.class_map_file import describe as describe_ma
 from distillers.distillation.heads.phi_s import fit_phi_s
 from distillers.errors import InputError
 from distillers.features.backbone import HeadedNetwork
-from distillers.features.extractor import eval_mode
 
 log = logging.getLogger("distillers")
 
@@ -156,7 +155,5 @@ def _assignment(
 ) -> Sequence[int]:
     if not isinstance(class_map, str | Path):
         return class_map
-    with torch.no_grad(), eval_mode(teacher):
-        own = teacher(images[:2]).shape[1]
-    names = class_names_of(own, teacher_classes)
+    names = class_names_of(num_logits(teacher, images), teacher_classes)
     return read_class_map(Path(class_map), names, class_names)
