@@ -109,7 +109,7 @@ class Net(nn.Module):
         self.norm = norm or nn.BatchNorm2d(4)
         self.fc = nn.Linear(4, 5)
 
-    def stoppable(self, x: Tensor) -> Tensor:
+    def between(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(x))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,23 +117,23 @@ class Net(nn.Module):
 
 
 class Twice(Net):
-    def stoppable(self, x: Tensor) -> Tensor:
+    def between(self, x: Tensor) -> Tensor:
         x = self.conv(x)
         return self.norm(x) + x
 
 
 class Written(Net):
-    def stoppable(self, x: Tensor) -> Tensor:
+    def between(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(x).mul_(2))
 
 
 class Shared(Net):
-    def stoppable(self, x: Tensor) -> Tensor:
+    def between(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(x)) + self.norm(-self.conv(x))
 
 
 class WeightToo(Net):
-    def stoppable(self, x: Tensor) -> Tensor:
+    def between(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(x)) * self.conv.weight.mean()
 
 
@@ -206,7 +206,7 @@ def test_a_copy_that_differs_is_not_read_and_that_is_said(monkeypatch, caplog):
 
 def test_a_network_that_looks_at_its_normalisations_is_read_itself():
     class Looking(Net):
-        def stoppable(self, x: Tensor) -> Tensor:
+        def between(self, x: Tensor) -> Tensor:
             return self.norm(self.conv(x)) * self.norm.eps
 
     net, images = lived(Looking(), 8), torch.randn(2, 3, 8, 8)
