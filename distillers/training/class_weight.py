@@ -13,6 +13,7 @@ from distillers.training.images import Splits
 from distillers.training.run_dir import RunDir
 
 BALANCED = "balanced"
+MAX_WEIGHT = 1e12  # as in a card
 
 
 def class_weight_options(config: TrainConfig, splits: Splits) -> dict[str, Any]:
@@ -65,8 +66,9 @@ def _number(path: str, given: Mapping[str, str], name: str) -> float:
         value = float(given[name])
     except ValueError:
         value = 0.0
-    if not 0 < value < float("inf"):
+    if not 0 < value <= MAX_WEIGHT:
         raise InputError(
-            f"--class_weight {path}: {name} is {given[name]!r}; it must be greater than 0."
+            f"--class_weight {path}: {name} is {given[name]!r}; it must be greater than 0, and at "
+            f"most {MAX_WEIGHT:g}."
         )
     return value

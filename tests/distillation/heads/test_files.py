@@ -72,6 +72,13 @@ def test_class_embeddings_of_another_kind_are_refused(what, tmp_path):
         read_class_embeddings(tmp_path / "x.safetensors", NAMES)
 
 
+@pytest.mark.parametrize("weight", ["0", "-1", "nan", "inf", "1e308", "1e13", "one", "[1]"])
+def test_weights_of_classes_out_of_range_are_refused(weight, tmp_path):
+    (tmp_path / "weight.yml").write_text(f"ant: 1\nbee: {weight}\ncat: 3\n")
+    with pytest.raises(InputError, match=r"--class_weight .*weight.yml"):
+        _from_file(str(tmp_path / "weight.yml"), NAMES)
+
+
 @pytest.mark.parametrize(
     "content", [b'"' + b"x" * 10**6 + b'",ant', b'"tabby,cat\n1,ant', "tabby,cat".encode("utf-16")]
 )
