@@ -8,6 +8,7 @@ from distillers.config.flags import require
 from distillers.errors import InputError
 
 Dali = Literal["cpu", "gpu"] | None
+MAX_SIZE = 4096  # pixels on a side, as in a card
 # Number of fixed augmented views of each training image; "all" is every possible crop and flip.
 NumViews = int | Literal["all"]
 
@@ -35,7 +36,7 @@ class DecodeOptions:
 
     def __post_init__(self) -> None:
         size, skips = self.image_size, self.on_bad_image
-        require("image_size", size, size is None or size > 0, "at least 1")
+        require("image_size", size, size is None or 0 < size <= MAX_SIZE, f"1 to {MAX_SIZE}")
         require("num_workers", self.num_workers, self.num_workers >= 0, "at least 0")
         require("on_bad_image", skips, skips in ("error", "skip"), "error or skip")
         require("val_fraction", self.val_fraction, 0 <= self.val_fraction < 1, "in [0, 1)")

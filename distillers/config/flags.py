@@ -9,7 +9,7 @@ import enum
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -132,6 +132,18 @@ def require_folder_of(flag: str, path: Path) -> None:
     """Raise an `InputError` unless the folder in which a flag has a file written exists."""
     if not path.parent.is_dir():
         raise InputError(f"--{flag} is {path}, but the folder {path.parent} does not exist.")
+
+
+def require_outputs(outputs: Mapping[str, Path], folders: Container[str] = ()) -> None:
+    """Raise an `InputError` unless the files or `folders` of flags can be written, each alone."""
+    for flag, path in outputs.items():
+        require_folder_of(flag, path)
+        if path.exists() and path.is_dir() != (flag in folders):
+            what, wanted = ("a folder", "a file") if path.is_dir() else ("a file", "a folder")
+            raise InputError(f"--{flag} is {path}, {what}; name {wanted}.")
+        twins = [other for other in outputs if outputs[other] == path]
+        if len(twins) > 1:
+            raise InputError(f"--{' and --'.join(twins)} are both {path}; name two files.")
 
 
 def as_json_types(content: Any) -> Any:

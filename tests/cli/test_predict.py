@@ -47,6 +47,41 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+def test_a_folder_is_read_as_training_reads_it(photos, network, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    (folder / "@eaDir").mkdir(parents=True)
+    given = next((photos / "val" / WNIDS[0]).iterdir())
+    for name in ("a.jpg", "@eaDir/a.jpg", ".b.jpg", "notes.txt"):
+        shutil.copy(given, folder / name)
+    words = [str(network), str(folder), "--gpu_id", "cpu"]
+    assert cli.run("predict", words) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 1
+    assert "3 entries of" in err
+    (folder / "x.gif").touch()
+    assert cli.run("predict", words) == 2
+    assert "x.gif is an image in an unsupported format" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predict", "--csv", "x", "--json", "x"], "--json and --csv are both"),
+        (["predict", "--csv", "."], "a folder; name a file"),
+        (["evaluate", "--csv", "x", "--confusion", "x"], "--csv and --confusion are both"),
+        (["evaluate", "--confusion", "file"], "a file; name a folder"),
+        (["evaluate", "--csv", "none/x"], "does not exist"),
+    ],
+)
+def test_outputs_that_cannot_be_written_are_refused_first(
+    words, message, network, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert cli.run(words[0], [str(network), *(["."] * (words[0] == "predict")), *words[1:]]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_file_names_that_are_not_utf8_or_act_on_a_terminal(photos, network, tmp_path, capsys):
     folder = tmp_path / "photos" / "val" / WNIDS[0]
     folder.mkdir(parents=True)

@@ -61,7 +61,13 @@ def test_an_evaluation_of_large_images_takes_no_more_memory_than_a_step(
 
 @pytest.mark.parametrize(
     "options",
-    [{"image_size": 0}, {"num_workers": -1}, {"on_bad_image": "ignore"}, {"val_fraction": 1.0}],
+    [
+        {"image_size": 0},
+        {"image_size": 4097},
+        {"num_workers": -1},
+        {"on_bad_image": "ignore"},
+        {"val_fraction": 1.0},
+    ],
 )
 def test_options_of_decoding_are_checked(options):
     (name,) = options

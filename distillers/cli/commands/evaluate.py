@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from distillers.config.flags import Fact, require_folder_of
+from distillers.config.flags import Fact, require_outputs
 from distillers.config.parsing import parse
 from distillers.config.scoring import ScoringConfig
-from distillers.errors import InputError
 from distillers.files import write_json, write_text
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def main(args: Sequence[str]) -> None:
     """Print accuracies, scores of each class, calibration error, size and latency."""
     config = parse(EvaluateConfig, args, "distillers evaluate")
     config.check()
-    _check_outputs(config)
+    require_outputs(config.outputs(), folders=["confusion"])
 
     from distillers.checkpoints.for_dataset import count_costs, find_test_source, for_dataset
     from distillers.checkpoints.load import best_checkpoint, file_bytes, load
@@ -81,14 +80,6 @@ def main(args: Sequence[str]) -> None:
     facts = {"file": str(path), "dataset": source.name, "images": result.total}
     _print(found, {**facts, **costs}, str(device))
     _write(config, found, {**facts, **costs, "device": str(device)}, seen, source)
-
-
-def _check_outputs(config: EvaluateConfig) -> None:
-    """Check before the evaluation that the files can be written after it."""
-    for flag, path in config.outputs().items():
-        require_folder_of(flag, path)
-        if flag != "confusion" and path.is_dir():
-            raise InputError(f"--{flag} is {path}, a folder; name a file.")
 
 
 def _print(found: "Evaluation", facts: dict[str, Any], device: str) -> None:

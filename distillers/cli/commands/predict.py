@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from distillers.config.flags import AT_LEAST_1, Fact, check_ranges, require_folder_of
+from distillers.config.flags import AT_LEAST_1, Fact, check_ranges, require_outputs
 from distillers.config.parsing import parse
 from distillers.config.scoring import DeviceConfig
 from distillers.errors import InputError, escape
@@ -51,8 +51,7 @@ def main(args: Sequence[str]) -> None:
         for name in ("json", "csv")
         if (value := getattr(config, name))
     }
-    for flag, path in outputs.items():
-        require_folder_of(flag, path)
+    require_outputs(outputs)
     if not config.images:
         raise InputError("no image was given; name files, folders or patterns after the network.")
     paths = list(dict.fromkeys(found for given in config.images for found in find_images(given)))
@@ -84,21 +83,20 @@ def find_images(given: str) -> Iterator[str]:
     """Yield the image files that a word of the command line names, sorted within a folder.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is none, or an image in a folder has a format that is not read.
     """
-    from distillers.data.datasets.listing import READABLE
+    from distillers.data.datasets.listing import list_images
 
     path = Path(given).expanduser()
-    found = [path] if path.exists() else [Path(each) for each in glob.glob(str(path))]
-    files = []
-    for each in sorted(found):
-        inside = sorted(each.rglob("*")) if each.is_dir() else []
-        files += [p for p in inside if p.suffix.lower() in READABLE and not p.is_dir()]
-        files += [each] if not each.is_dir() else []
-    if not files:
-        what = "holds no image" if found else "names no file"
-        raise InputError(f"{given} {what}; images end in {', '.join(READABLE)}.")
-    yield from map(str, files)
+    found = [path] if path.exists() else [Path(each) for each in sorted(glob.glob(str(path)))]
+    if not found:
+        raise InputError(f"{given} names no file.")
+    for each in found:
+        if each.is_dir():
+            inside = list_images(each)
+            yield from map(inside.__getitem__, range(len(inside)))
+        else:
+            yield str(each)
 
 
 def _class_names(classifier: "Classifier") -> list[str]:
