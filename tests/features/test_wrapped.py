@@ -130,8 +130,19 @@ def batch():
     return make_batch(4, CLASSES, SIZE)
 
 
-@pytest.mark.parametrize("wrapper", WRAPPERS)
-@pytest.mark.parametrize("name", NETWORKS)
+QUICK = ("test_vit", "vit_b_16", "test_resnet", "resnet8")  # in all wrappers; others in one
+PAIRS = [
+    pytest.param(
+        name,
+        wrapper,
+        marks=() if name in QUICK or wrapper == "backbone.1.module" else pytest.mark.slow,
+    )
+    for name in NETWORKS
+    for wrapper in WRAPPERS
+]
+
+
+@pytest.mark.parametrize(("name", "wrapper"), PAIRS)
 def test_a_wrapped_network_is_read_where_it_is_read_alone(name, wrapper, batch):
     net = net_of(name).eval()
     expected = prefixed(wrapper, find_taps(net, batch.images))
