@@ -32,6 +32,8 @@ def parse(config: type[Config], args: Sequence[str], prog: str) -> Config:
         from_file.pop("also_t", None)
     words = [word for name, value in from_file.items() for word in flag_words(name, value)]
     words += args
+    if any("\0" in word for word in words):
+        raise InputError("a flag has a null character in its value, which no name of a file has.")
     parsed = tyro.cli(config, args=words, prog=prog)
     if path is not None and (names := own_code_of(parsed)):
         by_user: Any = tyro.cli(config, args=args, prog=prog)

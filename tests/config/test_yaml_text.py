@@ -122,3 +122,9 @@ def test_a_config_file_sets_flags(tmp_path):
     (tmp_path / "flags.yml").write_text("trial: 3\nepochs: 7\n")
     config = parse(StudentConfig, ["--config", str(tmp_path / "flags.yml")], "test")
     assert (config.trial, config.epochs) == (3, 7)
+
+
+def test_a_null_character_is_no_part_of_a_path(tmp_path, capsys):
+    (tmp_path / "x.yml").write_text('save_dir: "a\\0b"')
+    assert cli.run("teacher", ["--config", str(tmp_path / "x.yml"), "--model", "resnet8"]) == 2
+    assert "null character" in capsys.readouterr().err
