@@ -51,13 +51,16 @@ def main() -> None:
         logits = net.classifier(pooled)
     rows = [logits_row(logits, top_k) for top_k in (None, 100, 50, 10, 5, 1)]
     out = Path(args.out)
-    known = json.loads(out.read_text()) if out.exists() else {}  # with what pack_students.py wrote
-    found = {**known, "images": IMAGES, "classes": 1000, "logits": rows, "embeddings": []}
+    known: dict[str, Any] = (
+        json.loads(out.read_text()) if out.exists() else {}
+    )  # with what pack_students.py wrote
+    embeddings = []
     for precision in ("half", "int8"):
         stored = encode_embeddings(pooled, precision)
         cosine = F.cosine_similarity(decode_embeddings(stored), pooled.float()).mean()
         row = {"precision": precision, "bytes": num_bytes(stored), "cosine": float(cosine)}
-        found["embeddings"].append(row)
+        embeddings.append(row)
+    found = {**known, "images": IMAGES, "classes": 1000, "logits": rows, "embeddings": embeddings}
     out.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))
 

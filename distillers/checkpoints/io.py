@@ -146,7 +146,7 @@ class Ignored:
 
 def _read_pickle(path: Path) -> object:
     check_content(path, "a checkpoint")
-    placeholders = [*CONTAINERS, *((Ignored, name) for name in IGNORED)]
+    placeholders: list[Any] = [*CONTAINERS, *((Ignored, name) for name in IGNORED)]
     try:
         with warnings.catch_warnings(), safe_globals(placeholders):
             # Newer pickle protocols are read as far as the safe reader knows them, else refused.
