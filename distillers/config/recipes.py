@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from typing import Any, Literal, TypeVar
 
 from distillers.config.flags import flag_words
@@ -188,7 +188,9 @@ def resolve(config: Config, given: Collection[str]) -> Config | None:
         flags["sched"] = "multistep"
     if not config.network.startswith(("timm:", "torchvision:")):
         flags.pop("drop_path", None)
-    return dataclasses.replace(type(config)(), recipe=name, **flags)
+    fields = (field for field in dataclasses.fields(config) if field.default is not MISSING)
+    defaults = {field.name: field.default for field in fields}  # what has none is as it was given
+    return dataclasses.replace(config, **{**defaults, "recipe": name, **flags})
 
 
 def describe(config: TrainConfig) -> str:

@@ -141,6 +141,9 @@ class TeachersConfig(InitialNetworkConfig):
 
     def _check_pack(self) -> None:
         """Check that nothing is asked of a pack that only a network can do."""
+        for one in self.teachers():
+            if Path(one.path).name == PACK_FILE:
+                raise InputError(f"{one.path} is a file of a pack; name its folder.")
         pack = next((one.path for one in self.teachers() if one.is_pack), None)
         if pack is None:
             return

@@ -5,6 +5,7 @@ from dataclasses import fields
 
 import pytest
 
+from distillers.cli.commands.cache import ExportConfig, ImportConfig
 from distillers.config import recipes
 from distillers.config.parsing import parse
 from distillers.config.recipes import RECIPES
@@ -60,6 +61,13 @@ def test_every_recipe_sets_its_flags_and_passes_every_check(name, command):
 )
 def test_only_images_of_the_user_have_another_recipe_by_default(command, words, expected):
     assert parsed(words, command).recipe == expected
+
+
+@pytest.mark.parametrize("kind", [ExportConfig, ImportConfig])
+def test_commands_of_the_cache_have_the_recipes_of_a_student(kind):
+    config = parse(kind, ["out", "--dataset", "folder", "--path_t", "x", "--epochs", "7"], "x")
+    assert (config.pack, config.recipe, config.epochs) == ("out", "distil", 7)
+    assert config.opt == parsed("--dataset folder").opt
 
 
 def test_published_is_the_defaults_of_all_flags():

@@ -191,4 +191,7 @@ class Pack(StoredOutputs):
         names = sorted(n for n in {*mine, *others} if mine.get(n) != others.get(n))
         if names:
             shown = ", ".join(f"{n} {mine.get(n)} there, {others.get(n)} here" for n in names)
-            raise InputError(f"{self.folder} is a pack of another augmentation: {shown}.")
+            raise InputError(
+                f"{self.folder} is a pack of another augmentation: {shown}. "
+                "Give the flags that it was exported with."
+            )

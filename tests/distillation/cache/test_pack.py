@@ -320,6 +320,8 @@ def test_the_commands_export_import_and_train(there, capsys):  # noqa: F811
         assert cli.run("student", [*alone, *words.split()]) == 2, words
         (error,) = capsys.readouterr().err.splitlines()
         assert message in error, words
+    assert cli.run("student", [*alone[:-4], "--path_t", f"{where}/pack.json"]) == 2
+    assert "pack.json is a file of a pack; name its folder" in capsys.readouterr().err
     assert cli.run("cache", ["export", "again", *alone]) == 2
     assert "is a pack already; give the teacher itself" in capsys.readouterr().err
     assert sorted(there.rglob("*")) == before
