@@ -12,7 +12,7 @@ from tests.data.trees import tree
 from tests.run_folders import interrupt_after
 
 NET = "tests.nets:tiny"
-CHEAP = ("distil", "a2")
+CHEAP = ("distil",)
 SHARED = ["--gpu_id", "cpu", "--epochs", "3", "--num_workers", "0"]
 DATA = {
     "digits": ["--dataset", "digits", "--batch_size", "128"],
