@@ -66,7 +66,8 @@ def check_kinds(loss: type[nn.Module], **networks: tuple[ForwardTrace, Taps]) ->
         if f"{side}_class_maps" in read and not has_class_maps(trace, taps):
             raise InputError(
                 f"{loss.__name__} reads {side}_class_maps, which the {side} {name} does not have: "
-                "they need one linear classifier behind an average pooling of the last map."
+                "they need one linear classifier behind an average pooling of the last map, which "
+                "must be the output of a module."
             )
         if f"{side}_tokens" in read and not taps.tokens:
             raise InputError(

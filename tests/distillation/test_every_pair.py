@@ -41,7 +41,7 @@ NETWORKS = {
     "torchvision:resnet18": set(),
     "torchvision:mobilenet_v2": set(),
     "torchvision:alexnet": OTHER_STAGES | CLASS_MAPS,
-    "torchvision:densenet121": set(),
+    "torchvision:densenet121": CLASS_MAPS,  # a function overwrites the map that is pooled
     "torchvision:squeezenet1_1": OTHER_STAGES | NO_HEAD | CLASS_MAPS,
     "torchvision:shufflenet_v2_x0_5": OTHER_STAGES,
     "torchvision:swin_t": set(),
