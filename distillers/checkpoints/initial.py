@@ -127,7 +127,7 @@ def check_forward(net: nn.Module, name: str, images: Tensor, num_classes: int) -
             logits = net(images)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+    except Exception as error:  # the network may be the user's
         reason = first_line(error)
         raise InputError(
             f"{name} cannot take images of {side} ({reason}); another --image_size may do."

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from distillers.data.batch import Batch
 from distillers.distillation.labelled import call_for_labelled
+from distillers.features.extractor import check_logits
 
 
 class Step(NamedTuple):
@@ -108,6 +109,7 @@ class Supervised(Task):
     @override
     def forward(self, batch: Batch, progress: float = 0.0) -> Step:
         logits = self.student(batch.images)
+        check_logits(self.student, logits, len(batch.images), training=self.training)
         soft = self._reads_targets
         second = batch.soft_targets(logits.shape[1]) if soft else batch.labels
         inputs: dict[str, Any] = {"logits": logits, "labels": second}

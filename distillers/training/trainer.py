@@ -14,6 +14,7 @@ from distillers.data.batch import Batch
 from distillers.data.source import BatchLoader
 from distillers.distillation.task import Step, Task
 from distillers.distributed.world import World
+from distillers.errors import InputError
 from distillers.training.ddp import DDPRunner, SingleProcess, TaskRunner
 from distillers.training.dot import DOT
 from distillers.training.ema import ExponentialMovingAverage
@@ -98,6 +99,10 @@ class Trainer:
     def __init__(self, task: Task, hparams: Hyperparameters, world: World | None = None) -> None:
         self.task = task
         self.hparams = hparams
+        if not any(parameter.requires_grad for parameter in task.parameters()):
+            raise InputError(
+                f"{type(task.deployed()).__name__} has no trainable parameter (requires_grad)."
+            )
         self.device = next(task.parameters()).device
         self.world = world or World(device=self.device)
         task.splits_loss = hparams.opt == DOT_NAME
@@ -183,6 +188,12 @@ class Trainer:
         """Add the gradient of one of `accumulation` batches that share an optimizer step."""
         with self._autocast():
             step = self.runner(batch, progress)
+        if not step.loss.requires_grad:
+            name = type(self.task.deployed()).__name__
+            raise InputError(
+                f"the loss has no gradient: no trainable parameter of {name} affects it in "
+                "training mode; give a network that computes its output with gradient."
+            )
         factor = batch.share / accumulation
         if isinstance(self.optimizer, DOT):
             self._backward_split(step, factor)

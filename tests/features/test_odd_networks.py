@@ -8,13 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from distillers.config.hyperparameters import Hyperparameters
 from distillers.distillation.build import distil
 from distillers.distillation.heads.attach import as_backbone
+from distillers.distillation.task import Supervised
 from distillers.errors import InputError
 from distillers.features.extractor import FeatureExtractor
 from distillers.features.infer import find_taps
 from distillers.features.taps import Taps
 from distillers.features.unwrap import unwrap
+from distillers.losses import CE
+from distillers.training.trainer import Trainer
 from tests.nets import Declared, Small, make_batch, tiny_vit
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
@@ -366,6 +370,25 @@ def test_a_classifier_that_uses_its_layer_otherwise_is_not_borrowed():
     teacher = nn.Sequential(Embed(), Arc())
     with pytest.raises(InputError, match="must be one linear layer; Arc computes something else"):
         distil(Small(), teacher, {"simkd": 1.0}, images=make_batch().images)
+
+
+SUPERVISED = {
+    "auxiliary": (lambda: InTraining("auxiliary"), "logits .* in training mode, not a tuple"),
+    "frozen": (lambda: Small().requires_grad_(False), "Small has no trainable parameter"),
+    "no gradient": (
+        lambda: Calls(torch.no_grad()(lambda s, x: s.net(x)), net=Small()),
+        "no trainable parameter of Calls affects it",
+    ),
+    "constant": (lambda: Calls(lambda _, x: x.mean((2, 3))), "Calls has no trainable parameter"),
+}
+
+
+@pytest.mark.parametrize("name", SUPERVISED)
+def test_a_network_that_cannot_be_trained_alone_is_named(name):
+    build, words = SUPERVISED[name]
+    batch, hparams = make_batch(classes=3), Hyperparameters(epochs=1, learning_rate=0.1)
+    with pytest.raises(InputError, match=words):
+        Trainer(Supervised(build(), CE()), hparams).training_step(batch, 0.0, 1)
 
 
 FAULTS = {
