@@ -224,7 +224,7 @@ def test_the_walks_run_as_printed(title, printed, tmp_path, monkeypatch, capsys)
 @pytest.mark.timeout(1200)
 def test_the_tutorial_runs_as_printed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    make_photographs(monkeypatch)  # two pictures instead of fifteen
+    make_photographs(monkeypatch, side="64")  # two pictures instead of fifteen
     printed = commands((ROOT / "docs/tutorial.md").read_text())
     names = [words[0] for words in printed]
     assert names == ["teacher", "student", "export", "evaluate", "export", "compare"]
@@ -237,7 +237,7 @@ def test_the_tutorial_runs_as_printed(tmp_path, monkeypatch, capsys):
     assert Path("small.int8.onnx").stat().st_size < Path("small.onnx").stat().st_size
 
 
-def make_photographs(monkeypatch) -> None:
+def make_photographs(monkeypatch, side: str = "128") -> None:
     """Write the photographs and the weights that the pages use into the current folder."""
     import runpy
     import sys
@@ -247,7 +247,7 @@ def make_photographs(monkeypatch) -> None:
 
     for name, pixels in zip(("china", "flower"), load_sample_images().images, strict=True):
         Image.fromarray(pixels).save(f"{name}.png")
-    words = ["photographs.py", "china.png", "flower.png", "--to", "photos", "--side", "128"]
+    words = ["photographs.py", "china.png", "flower.png", "--to", "photos", "--side", side]
     monkeypatch.setattr(sys, "argv", words)
     runpy.run_path(str(ROOT / "examples/photographs.py"), run_name="__main__")
     folder = Path(WEIGHTS.origin).parent
