@@ -185,7 +185,8 @@ def _compact(model: Any) -> None:
         is_weight = node.op_type == "DequantizeLinear" and set(node.input) <= set(weights)
         if is_weight and len(node.input) == 3 and not to_array(weights[node.input[2]]).any():
             removed.add(node.input.pop())
-        names |= {name: f"_{len(names) + n}" for n, name in enumerate(node.output)}
+        outs = filter(None, node.output)  # the name of one that is left out is empty
+        names |= {name: f"_{len(names) + n}" for n, name in enumerate(outs)}
     for node in model.graph.node:
         for each in (node.input, node.output):
             each[:] = [name if name in outputs else names.get(name, name) for name in each]

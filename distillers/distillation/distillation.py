@@ -166,10 +166,10 @@ class Distillation(Task):
         if self._reads_targets:
             common["targets"] = batch.soft_targets(common["student_logits"].shape[1])
         values = self._by_term(common, of_teachers)
-        if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            self._sum.check_step(values, self.student)
         if self.reads_strong:
             add_strong(values, self._read_strong(batch))
+        if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self._sum.check_step(values, self.student)
         if self.stage == "warmup":
             parts = self._sum.warmup_parts(values, batch)
             weights = dict.fromkeys(parts, 1.0)  # as published

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,6 @@ from torch import Tensor, nn
 from distillers.data.batch import Values
 from distillers.errors import InputError
 from distillers.features.extractor import Features
-
-if TYPE_CHECKING:
-    pass
 
 Combine = Literal["probabilities", "logits", "each"]
 

@@ -85,6 +85,17 @@ def test_a_file_without_needless_names_and_zero_points_gives_the_same_logits(qua
     assert "net.conv1.weight_quantized" in weights
 
 
+def test_an_input_and_an_output_that_are_left_out_stay_so():
+    nodes = [
+        onnx.helper.make_node("Dropout", ["x"], ["kept", ""]),
+        onnx.helper.make_node("Resize", ["kept", "", "scales"], ["y"]),
+    ]
+    graph = onnx.helper.make_graph(nodes, "odd", [], [onnx.ValueInfoProto(name="y")])
+    model = onnx.helper.make_model(graph)
+    int8._compact(model)
+    assert [list(node.input) for node in model.graph.node] == [["x"], ["_0", "", "scales"]]
+
+
 def test_layers_are_kept_in_float(quantizer, tmp_path):
     quantizer.write(tmp_path / "small.onnx", ["fc", "conv1"])
     found = tensors(tmp_path / "small.onnx")

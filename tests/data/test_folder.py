@@ -1,5 +1,6 @@
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -189,6 +190,16 @@ def test_a_class_of_bad_images_is_named_and_each_file_counted_once(root, workers
     assert skipping.num_bad == 6
     assert said.startswith("6 bad images were replaced")
     assert f"WARNING: no image of the class of {root}/train/{WNIDS[1]}/" in said
+
+
+def test_a_class_is_not_named_whose_images_were_read_before_a_resume(root, capsys):
+    resumed = loader(root, on_bad_image="skip", batch_size=1)
+    last = int(resumed._order(1).rows[-1])
+    spoil(Path(resumed._images.path(last)), "text")
+    list(resumed.epoch(1, len(resumed) - 1))
+    said = capsys.readouterr().err
+    assert "1 bad images were replaced" in said
+    assert "WARNING" not in said
 
 
 def test_a_bad_image_is_named_by_a_worker_too(root):

@@ -230,6 +230,12 @@ def test_parts_without_classes_are_not_taken_for_classes(tmp_path, parts):
         source(tmp_path, val_fraction=0.2)
 
 
+def test_a_part_whose_name_has_words_of_both_kinds_is_found_once(tmp_path):
+    root = tree(tmp_path / "photos", CLASSES)
+    (root / "train").rename(root / "train_val")
+    assert len(source(root).train_rows) == 18
+
+
 SYSTEM = ("@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN", "@__thumb", ".thumbnails")
 
 

@@ -304,6 +304,19 @@ def test_features_of_the_second_view_are_read_too():
     torch.testing.assert_close(task(batch).loss, expected)
 
 
+class StrongAlone(nn.Module):
+    """Reads nothing of the first view."""
+
+    def forward(self, student_logits_strong: Tensor) -> Tensor:
+        return student_logits_strong.square().mean()
+
+
+def test_a_loss_of_the_second_view_alone_trains_the_student():
+    task, batch = two_views(**{f"{__name__}:StrongAlone": 1.0})
+    expected = task.student(batch.strong).square().mean()
+    torch.testing.assert_close(task.train()(batch).loss, expected)
+
+
 def make_features(net: nn.Module, images: Tensor) -> Tensor:
     return net.stage1(net.stem(images))
 

@@ -29,7 +29,7 @@ def find_parts(root: Path) -> tuple[Path | None, list[Path]]:
     """
     _check_links(root)
     folders = class_folders(root)
-    named = [*_with(folders, TRAIN_WORDS), *_with(folders, TEST_WORDS)]
+    named = list(dict.fromkeys([*_with(folders, TRAIN_WORDS), *_with(folders, TEST_WORDS)]))
     parts = [name for name in named if class_folders(root / name)]
     trains = _with(parts, TRAIN_NAMES, whole=True) or _with(parts, TRAIN_WORDS)
     tests = _with(parts, TEST_NAMES, whole=True)
@@ -43,7 +43,7 @@ def find_parts(root: Path) -> tuple[Path | None, list[Path]]:
             f"{root / trains[0]} has folders in it: rename it train if they are the classes, or "
             "move its images up if it is a class."
         )
-    flat = [name for name in dict.fromkeys(named) if name not in parts]
+    flat = [name for name in named if name not in parts]
     if flat and not trains:
         by_name = list(filter(is_part, flat))
         if set(named) == set(folders) and (by_name or _with(flat, TRAIN_WORDS)):

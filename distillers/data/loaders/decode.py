@@ -81,7 +81,8 @@ class ImageFiles(Dataset):
         area: range of the part of the image in a random crop.
         ratio: range of the width of a random crop divided by its height.
         flip: whether random crops are mirrored.
-        verified: (m,) uint8, 1 for files that were read once; shared with worker processes.
+        verified: (m,) int8, 1 for files that were read, -1 for those that could not be, 0 before;
+            shared with worker processes.
     """
 
     paths: PathList
@@ -102,7 +103,7 @@ class ImageFiles(Dataset):
         known = self.labels[self.rows] >= 0
         kinds = known.nonzero().flatten(), (~known).nonzero().flatten()
         object.__setattr__(self, "_kinds", None if known.all() else kinds)
-        object.__setattr__(self, "verified", torch.zeros(len(self.rows), dtype=torch.uint8))
+        object.__setattr__(self, "verified", torch.zeros(len(self.rows), dtype=torch.int8))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -132,9 +133,10 @@ class ImageFiles(Dataset):
         chooser = rng = image_rng(self.seed, turn, row)
         for _ in range(TRIES):
             try:
-                image = read(self.path(row), notes, bool(self.verified[row]))
+                image = read(self.path(row), notes, bool(self.verified[row] == 1))
             except InputError as error:
                 bad.append(str(error))
+                self.verified[row] = -1
                 if self.on_bad == "error" or not self.augment:
                     return None
                 row = self._other(row, chooser)

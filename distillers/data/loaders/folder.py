@@ -16,6 +16,7 @@ from distillers.config.data import Dali, NumViews, check_dali
 from distillers.data.augment.views import ViewMaker
 from distillers.data.batch import Batch
 from distillers.data.datasets.listing import first_few
+from distillers.data.label_mix import UNLABELLED
 from distillers.data.loaders.decode import DecodedBatch, ImageFiles, same
 from distillers.data.loaders.sharded import Sampling, ShardedLoader
 from distillers.data.loaders.views import VIEW_SEED, check_views, epoch_views
@@ -84,7 +85,6 @@ class FolderLoader(ShardedLoader):
         if self._maker.has_second:
             self._images = replace(self._images, crops=2)
         self._noted: set[str] = set()
-        self._reads_all = self._shard.world_size == 1 and dali is None
         self._sampler = _BatchSampler()
         check_dali(dali, self.device.type)
         workers = min(num_workers, usable_cpus(), len(self))
@@ -127,8 +127,8 @@ class FolderLoader(ShardedLoader):
         reasons = first_few([text.rstrip(".") for text in bad])
         self._warn(f"{len(bad)} bad images were {action} in epoch {number}: {reasons}.")
         labels = images.labels[images.rows]
-        unread = {*labels.tolist()} - {*labels[images.verified.bool()].tolist()}
-        if unread and self._reads_all:
+        unread = {*labels.tolist()} - {*labels[images.verified >= 0].tolist(), UNLABELLED}
+        if unread:
             paths = [images.path(int((labels == each).nonzero()[0])) for each in sorted(unread)]
             self._warn(f"WARNING: no image of the class of {first_few(paths)} can be read.")
 

@@ -85,7 +85,7 @@ class ShardedLoader(BatchLoader):
         balanced: bool = False,
         repeats: int = 1,
     ) -> None:
-        rank, world_size = self._shard = shard
+        rank, world_size = shard
         check_shard(batch_size, rank, world_size)
         check_epoch_size(num_rows, batch_size, world_size, shuffle, drop_last)
         self.batch_size, self._device = batch_size, torch.device(device)

@@ -115,7 +115,7 @@ class _RidgeProblem:
         offset: (k,), mean of the targets, which are 1 for an image's class and -1 for the others.
         axes: (d, r), the principal axes of the embeddings.
         eigenvalues: (r,), of their scatter matrix.
-        every: scores are returned for each so manieth row.
+        every: scores are returned for one of this number of rows.
     """
 
     def __init__(self, x: Tensor, y: Tensor, num_classes: int) -> None:
