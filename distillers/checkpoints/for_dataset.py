@@ -51,7 +51,11 @@ def for_dataset(
     """
     classes = classifier.card.get("num_classes")
     if classes not in (None, source.num_classes):
-        raise InputError(f"{path} has {classes} classes, the data set has {source.num_classes}.")
+        raise InputError(
+            f"{path} has {classes} classes, the data set has {source.num_classes}. Name the data "
+            "set that it was trained on (--dataset, --data_dir), or give it a new classifier with "
+            "`distillers transfer`."
+        )
     mismatch = class_mismatch(classifier.card, source, path)
     if mismatch and classifier.card.get("dataset") == source.name:
         raise InputError(mismatch)
