@@ -34,6 +34,7 @@ IGNORED = (
     ),
     *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
     "decimal.Decimal",
+    "mmengine.logging.history_buffer.HistoryBuffer",
     "numpy.ndarray",
     "numpy.dtype",
     *(

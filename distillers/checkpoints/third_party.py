@@ -152,11 +152,14 @@ def build_third_party(
 def find_weights(payload: dict[str, Any]) -> list[Weights]:
     """Return the state dicts in a checkpoint, the preferred one first.
 
-    Averaged weights (EMA) come before raw ones, as in timm, then the entries of `STATE_KEYS`. A
-    state dict of a module that holds the network among others, as those of mdistiller and
-    Lightning, is followed by its parts.
+    Averaged weights (EMA) come before raw ones, as in timm, then the entries of `STATE_KEYS`.
+    mmengine exchanges both, so that its `ema_state_dict` has the raw ones. A state dict of a module
+    that holds the network among others, as those of mdistiller and Lightning, is followed by its
+    parts.
     """
     sets = sorted(_state_dicts(payload, "", set()), key=_preference)
+    if "message_hub" in payload:  # mmengine's
+        sets.sort(key=lambda weights: weights.key == "ema_state_dict")
     found = [weights for each in sets for weights in (each, *_parts(each))]
     return found[:MAX_CANDIDATES]
 

@@ -42,6 +42,14 @@ FILES = {
         {"model": RAW, "model_ema": {"n_averaged": torch.tensor(5), **prefixed(EMA, "module.")}},
         "model_ema, model left out",
     ),
+    "mmengine": (
+        {
+            "message_hub": {},
+            "ema_state_dict": {"steps": torch.tensor(5), **prefixed(RAW, "module.")},
+            "state_dict": EMA,
+        },
+        "state_dict, ema_state_dict left out",
+    ),
     "nested": ({"ema": {"module": EMA, "updates": 3}, "model": RAW}, "ema.module, model left out"),
     "callback of Lightning": (
         {"state_dict": prefixed(RAW, "model."), "callbacks": {"EMA": {"weights": EMA}}},
