@@ -173,7 +173,7 @@ def write_card(path: Path, card: dict[str, Any]) -> None:
 
 
 def _compact(model: Any) -> None:
-    """Remove zero points that are zero, as without them, and shorten names between layers."""
+    """Remove zero points of weights that are 0, the default, and shorten names between layers."""
     from onnx.numpy_helper import to_array
 
     weights = {each.name: each for each in model.graph.initializer}

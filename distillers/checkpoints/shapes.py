@@ -34,8 +34,8 @@ class Fit(NamedTuple):
 
 def names_by_shapes(state: dict[str, Tensor]) -> list[Fit]:
     """Return the built-in networks with these weights."""
-    wanted = _without_numbers(weight_shapes(state), {})
-    prefixes = _top_level(wanted)
+    wanted = weight_shapes(state)
+    prefixes = _top_level(_without_numbers(wanted, {}))
     found = []
     for size, table in zip(SIZES, (SMALL_IMAGES, LARGE_IMAGES), strict=True):
         families: dict[str, list[str]] = {}
@@ -46,8 +46,8 @@ def names_by_shapes(state: dict[str, Tensor]) -> list[Fit]:
                 continue
             classes = num_classes_of(names[0], size, wanted)
             if classes:
-                fitting = (n for n in names if shapes_of(n, size, classes) == wanted)
-                found += [Fit(name, size, classes) for name in fitting]
+                fits = (Fit(name, size, classes) for name in names)
+                found += [fit for fit in fits if _has_shapes(fit, wanted)]
     return found
 
 
@@ -61,9 +61,8 @@ def find_fit(name: str, state: dict[str, Tensor], image_size: int) -> Fit | None
     for size in _candidate_sizes(name, wanted, image_size):
         try:
             classes = num_classes_of(name, size, wanted)
-            own = shapes_of(name, size, classes) if classes else {}
-            if classes and own == _without_numbers(wanted, own):
-                return Fit(name, size, classes)
+            if classes and _has_shapes(fit := Fit(name, size, classes), wanted):
+                return fit
         except InputError:  # it has no version for this size
             continue
     return None
@@ -106,6 +105,11 @@ def without_extra_logits(name: str | None, state: dict[str, Tensor]) -> dict[str
     library, _, network = (name or "").partition(":")
     extra = EXTRA_LOGITS.get(network, ()) if library == "torchvision" else ()
     return {key: value for key, value in state.items() if key.partition(".")[0] not in extra}
+
+
+def _has_shapes(fit: Fit, wanted: Shapes) -> bool:
+    own = shapes_of(fit.name, fit.image_size, fit.num_classes)
+    return own == _without_numbers(wanted, own)
 
 
 def _without_numbers(wanted: Shapes, own: Shapes) -> Shapes:

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from distillers import models
 from distillers.checkpoints.load import load
 from distillers.cli import main as cli
 from distillers.cli.commands.audit import AuditConfig
@@ -80,6 +81,13 @@ class Scaled(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
         self.fc = nn.Linear(3, num_classes)
+
+
+def test_the_bias_of_a_single_class_is_no_counter(tmp_path):
+    state = models.create("resnet8", num_classes=1).state_dict()
+    torch.save({**state, "n_averaged": torch.tensor(3)}, tmp_path / "w.pth")
+    card = load(tmp_path / "w.pth").card
+    assert (card["model"], card["num_classes"]) == ("resnet8", 1)
 
 
 def test_a_number_of_the_network_is_no_counter(tmp_path):

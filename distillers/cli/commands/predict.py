@@ -94,7 +94,7 @@ def find_images(given: str) -> Iterator[str]:
     for each in found:
         if each.is_dir():
             inside = list_images(each)
-            yield from map(inside.__getitem__, range(len(inside)))
+            yield from (inside[number] for number in range(len(inside)))
         else:
             yield str(each)
 
