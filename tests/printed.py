@@ -6,7 +6,7 @@ import shlex
 
 from distillers.cli import main as cli
 
-WITHOUT_DEVICE = ("cache", "compare", "report")
+WITHOUT_DEVICE = ("cache", "compare", "export", "report")
 
 
 def commands(text: str) -> list[list[str]]:
