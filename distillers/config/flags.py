@@ -141,7 +141,7 @@ def require_outputs(outputs: Mapping[str, Path], folders: Container[str] = ()) -
         if path.exists() and path.is_dir() != (flag in folders):
             what, wanted = ("a folder", "a file") if path.is_dir() else ("a file", "a folder")
             raise InputError(f"--{flag} is {path}, {what}; name {wanted}.")
-        twins = [other for other in outputs if outputs[other] == path]
+        twins = [other for other in outputs if outputs[other].absolute() == path.absolute()]
         if len(twins) > 1:
             raise InputError(f"--{' and --'.join(twins)} are both {path}; name two files.")
 

@@ -1,10 +1,12 @@
 """Flags: their folder's hash, and the facts in their annotations."""
 
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Annotated
 
 import pytest
 
+from distillers.config import flags
 from distillers.config.flags import Fact, LossOption, Range, at_least, flags_with, marked, markers
 from distillers.config.hyperparameters import StepFlags
 from distillers.config.parsing import parse
@@ -128,3 +130,9 @@ def test_the_step_flags_of_a_run_are_its_hyperparameters():
     hparams = build_hparams(config, "resnet8", 32)
     for field in fields(StepFlags):
         assert getattr(hparams, field.name) == getattr(config, field.name)
+
+
+def test_one_file_by_two_paths_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="--json and --csv are both"):
+        flags.require_outputs({"json": Path("x"), "csv": tmp_path / "x"})
