@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 
+from distillers.checkpoints.input_adapter import known_interpolation
 from distillers.checkpoints.schema import check_card
 from distillers.errors import InputError
 
@@ -24,8 +25,8 @@ def read_hub_config(path: Path) -> dict[str, Any]:
         path: the file of weights.
 
     Returns:
-        "model" and, if they are there, "mean", "std", "image_size", "shorter_side" and
-        "class_names"; empty if the file has no configuration of timm beside it.
+        "model" and, if they are there, "mean", "std", "image_size", "shorter_side",
+        "interpolation" and "class_names"; empty if the file has no configuration of timm beside it.
 
     Raises:
         InputError: if the configuration cannot be read or has values out of range.
@@ -44,6 +45,8 @@ def read_hub_config(path: Path) -> dict[str, Any]:
     card: dict[str, Any] = {"model": f"timm:{name}", "class_names": config.get("label_names")}
     if isinstance(own, dict):
         card |= {"mean": own.get("mean"), "std": own.get("std"), **_sizes(own)}
+        if isinstance(own.get("interpolation"), str):
+            card["interpolation"] = known_interpolation(own["interpolation"])
     card = check_card(card, file)
     log.warning("%s: %s", file, ", ".join(f"{k} {_short(v)}" for k, v in card.items()))
     return card

@@ -155,3 +155,8 @@ def same_statistics(first: Sequence[float], second: Sequence[float]) -> bool:
 
 def _per_channel(numbers: Sequence[float], channels: int) -> list[float]:
     return list(numbers) * channels if len(numbers) == 1 else list(numbers)
+
+
+def known_interpolation(interpolation: str) -> str:
+    """Return the interpolation if images are resized so here, else "bilinear"."""
+    return interpolation if interpolation in ("bilinear", "bicubic") else "bilinear"

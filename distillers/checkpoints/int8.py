@@ -176,6 +176,8 @@ def _compact(model: Any) -> None:
     """Remove zero points of weights that are 0, the default, and shorten names between layers."""
     from onnx.numpy_helper import to_array
 
+    if any(attribute.HasField("g") for node in model.graph.node for attribute in node.attribute):
+        return  # branches and loops read names from outside
     weights = {each.name: each for each in model.graph.initializer}
     outputs = {each.name for each in model.graph.output}
     names: dict[str, str] = {}

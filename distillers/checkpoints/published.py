@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from distillers import models
+from distillers.checkpoints.input_adapter import known_interpolation
 from distillers.checkpoints.load import Classifier
 from distillers.errors import InputError
 from distillers.models.external import find_callable
@@ -100,7 +101,7 @@ def _timm_facts(network: str) -> dict[str, Any]:
     return {
         "num_classes": config.num_classes,
         "image_size": config.input_size[-1],
-        "interpolation": _known(config.interpolation),
+        "interpolation": known_interpolation(config.interpolation),
     }
 
 
@@ -116,7 +117,7 @@ def _torchvision_facts(network: str) -> dict[str, Any]:
         "num_classes": len(weights.meta["categories"]),
         "class_names": list(weights.meta["categories"]),
         "image_size": prepare.crop_size[0],
-        "interpolation": _known(prepare.interpolation.value),
+        "interpolation": known_interpolation(prepare.interpolation.value),
         "mean": list(prepare.mean),
         "std": list(prepare.std),
     }
@@ -134,10 +135,5 @@ def _declared_facts(net: nn.Module) -> dict[str, Any]:
     if config.get("input_size"):
         facts["image_size"] = config["input_size"][-1]
     if config.get("interpolation"):
-        facts["interpolation"] = _known(config["interpolation"])
+        facts["interpolation"] = known_interpolation(config["interpolation"])
     return facts
-
-
-def _known(interpolation: str) -> str:
-    """Return the interpolation if images are resized so here, else "bilinear"."""
-    return interpolation if interpolation in ("bilinear", "bicubic") else "bilinear"

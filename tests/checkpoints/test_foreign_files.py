@@ -142,6 +142,7 @@ def of_hub(folder, **changes):
     folder.mkdir()
     save_file(RAW, folder / "model.safetensors")
     own = {"input_size": [3, 48, 48], "crop_pct": 0.75, "mean": [0.1, 0.2, 0.3], "std": [0.5] * 3}
+    own["interpolation"] = "bicubic"
     config = {"architecture": "test_resnet", "num_classes": 5, "pretrained_cfg": own, **changes}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
@@ -152,7 +153,8 @@ def test_the_configuration_of_timm_names_network_images_and_classes(tmp_path, ca
     for path in (folder, folder / "model.safetensors"):
         card = load(path).card
         assert (card["model"], card["num_classes"], card["class_names"]) == (NAME, 5, list("abcde"))
-        assert (card["image_size"], card["shorter_side"]) == (48, 64)
+        sizes = [card[name] for name in ("image_size", "shorter_side", "interpolation")]
+        assert sizes == [48, 64, "bicubic"]
         assert (card["mean"], card["std"]) == ([0.1, 0.2, 0.3], [0.5] * 3)
     assert "config.json: model timm:test_resnet, class_names (5), mean [0.1, 0.2" in caplog.text
     assert load(folder, model=NAME).card == card
