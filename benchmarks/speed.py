@@ -16,6 +16,7 @@ student step + teacher forward of the same round. Writes `benchmarks/results/spe
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -47,15 +48,28 @@ def main(words: list[str]) -> int:
     return status
 
 
-def table(content: dict) -> str:
-    """Return the ratios as a table in Markdown, a method a row, for docs/speed.md and README."""
+def table(content: dict, variants: Sequence[str] = (), across: bool = False) -> str:
+    """Return the ratios as a table in Markdown, for docs/speed.md and README.
+
+    Args:
+        content: of the JSON file.
+        variants: those that are shown; all if empty.
+        across: whether methods are columns instead of rows.
+    """
     rows = content["results"]["rows"]
-    variants = [name for name in next(iter(rows.values())) if name not in (STUDENT, TEACHER)]
-    lines = [f"| | {' | '.join(variants)} |", "|---" * (1 + len(variants)) + "|"]
+    every = [name for name in next(iter(rows.values())) if name not in (STUDENT, TEACHER)]
+    cells = [["", *(variants or every)]]
     for method, row in rows.items():
-        ratios = " | ".join(f"{row[name]['ratio']:.2f}" for name in variants)
-        lines.append(f"| {method} | {ratios} |")
-    return "\n".join(lines)
+        cells.append([method, *(_ratio(row, name) for name in variants or every)])
+    if across:
+        cells = [list(column) for column in zip(*cells, strict=True)]
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    return "\n".join([lines[0], "|---" * len(cells[0]) + "|", *lines[1:]])
+
+
+def _ratio(row: dict, variant: str) -> str:
+    """Return the ratio of a variant, "" for one that a method does not have."""
+    return f"{row[variant]['ratio']:.2f}" if variant in row else ""
 
 
 def draw(content: dict, path: Path) -> None:

@@ -25,8 +25,7 @@ def page() -> str:
 
 def table() -> str:
     """Return a table of what each method needs, and the measured time of its step."""
-    names = ("speed", "second", "second_logits", "second_maps")
-    files = [RESULTS / f"{name}.json" for name in names]
+    files = [RESULTS / f"{name}.json" for name in ("speed", "second")]
     rows: dict[str, dict] = {}
     for file in filter(Path.exists, files):
         rows |= json.loads(file.read_text())["results"]["rows"]

@@ -13,7 +13,7 @@ from distillers.losses import wiring
 ROOT = Path(__file__).parents[2]
 PAGES = runpy.run_path(str(ROOT / "docs/make_methods.py"))
 FORMULAS: dict[str, str] = yaml.safe_load((Path(__file__).with_name("formulas.yml")).read_text())
-SPEED = ROOT / "benchmarks/results/speed.json"
+SPEED = [ROOT / f"benchmarks/results/{name}.json" for name in ("speed", "second")]
 
 
 def pages() -> dict[str, str]:
@@ -50,18 +50,18 @@ def cost(name: str) -> str:
     ratios = step_ratios().get(name)
     if ratios is None:
         return ""
+    cached = f", and {ratios['cached']:.2f} with a cached teacher" if "cached" in ratios else ""
     return (
         "Cost: a training step, resnet32x4 to resnet8x4 on a CPU, takes "
         f"{ratios['default']:.2f} times the time of the student's step and the teacher's forward "
-        f"pass in plain PyTorch, and {ratios['cached']:.2f} with a cached teacher "
-        "(`python benchmarks/speed.py`)."
+        f"pass in plain PyTorch{cached} (`python benchmarks/speed.py`)."
     )
 
 
 def step_ratios() -> dict[str, dict[str, float]]:
     """Return the ratios of `benchmarks/speed.py` by method and variant."""
-    rows = json.loads(SPEED.read_text())["results"]["rows"]
     return {
         name: {variant: row["ratio"] for variant, row in variants.items()}
-        for name, variants in rows.items()
+        for file in SPEED
+        for name, variants in json.loads(file.read_text())["results"]["rows"].items()
     }
