@@ -43,10 +43,11 @@ def held_out_rows(
     room = (sizes - 1).clamp(min=0)
     most = int(room.sum())
     if total > most:
+        fitting = f", --val_fraction {1000 * most // len(labels) / 1000:g}" if most else ""
         raise InputError(
             f"holding out {fraction} of {len(labels)} training images of {num_classes} classes "
-            f"would leave classes without a training image; at most {most} can be held out, "
-            f"--val_fraction {1000 * most // len(labels) / 1000:g}."
+            f"would leave classes without a training image; at most {most} can be held out"
+            f"{fitting or ', so add images, or give test images in a folder of their own'}."
         )
     ties = torch.randperm(num_classes, generator=rng)
     counts = _shares(sizes.tolist(), room.tolist(), total, ties.tolist())

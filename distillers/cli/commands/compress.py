@@ -174,10 +174,9 @@ def _plan(config: CompressConfig, teacher: "Classifier", source: "DataSource", o
     )
     first = next(loader.epoch(1))
     decoding = (time.perf_counter() - start) / len(first.images)
-    budget = config.minutes * config.jobs  # of all that are trained at once
-    chosen, rungs, minutes = make_rungs(within, images, budget, decoding)
-    filling = images * config.views * teacher_ms / 60_000  # the cache, once
-    return Plan(flags, teacher_ms, measured, chosen, rungs, minutes / config.jobs + filling)
+    chosen, rungs, minutes = make_rungs(within, images, config.minutes, decoding)
+    minutes += images * config.views * teacher_ms / 60_000  # the cache is filled once
+    return Plan(flags, teacher_ms, measured, chosen, rungs, minutes)
 
 
 def _print_plan(config: CompressConfig, plan: "Plan", out: Path) -> None:
