@@ -1,7 +1,8 @@
 """The interfaces of datasets and loaders, whether images are in memory or in files."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NotRequired, Protocol, Self, TypedDict, Unpack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NotRequired, Protocol, Self, TypedDict, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -219,7 +220,7 @@ class DataSource(Protocol):
         Raises:
             InputError: if it cannot have it.
         """
-        ...
+        return replace(cast(Any, self), augmentation=augmentation)
 
     def shuffled_test(self, seed: int) -> Self:
         """Return this dataset with its test images in random order."""
@@ -256,4 +257,4 @@ class DataSource(Protocol):
 
     def with_unlabelled_share(self, share: float) -> Self:
         """Return this dataset with a share of unlabelled images in each batch; see `LabelMix`."""
-        ...
+        return replace(cast(Any, self), unlabelled_share=share)

@@ -260,8 +260,7 @@ class Distillation(Task):
         cached = cached_values(batch.teacher, number, [f"teacher_{kind}" for kind in kinds])
         if cached is not None:
             return cached
-        images = batch.teacher_images
-        return self.read_teacher(images, number)
+        return self.read_teacher(batch.teacher_images, number)
 
     def _read_strong(self, batch: Batch) -> ValuesByTerm:
         """Return what the losses may read of the second view, by the name of the term.

@@ -8,9 +8,7 @@ from torch import Tensor, nn
 from distillers.distributed.collectives import gathered
 from distillers.losses.ops.normalize import l2_normalize
 from distillers.losses.ops.precision import at_least_fp32, no_autocast
-from distillers.losses.ops.validation import require_non_negative, require_positive
-
-FORMS = ("consecutive", "matrix")
+from distillers.losses.ops.validation import require_choice, require_non_negative, require_positive
 
 
 class CC(nn.Module):
@@ -66,9 +64,8 @@ class CC(nn.Module):
     ) -> None:
         require_positive(dim=dim)
         require_non_negative(gamma=gamma, order=order)
+        require_choice(("consecutive", "matrix"), form=form)
         super().__init__()
-        if form not in FORMS:
-            raise ValueError(f"form is {form!r}; it must be {' or '.join(map(repr, FORMS))}.")
         self.form = form
         self.normalise = normalise
         self.gamma = gamma

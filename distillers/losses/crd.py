@@ -11,7 +11,7 @@ from distillers.losses.ops.memory_bank import row_products, weighted_row_sum, wr
 from distillers.losses.ops.negative_sampling import NegativeSampler
 from distillers.losses.ops.normalize import l2_normalize
 from distillers.losses.ops.precision import at_least_fp32, no_autocast
-from distillers.losses.ops.validation import require_fraction, require_positive
+from distillers.losses.ops.validation import require_choice, require_fraction, require_positive
 
 
 class CRD(nn.Module):
@@ -92,9 +92,8 @@ class CRD(nn.Module):
     ) -> None:
         require_positive(dim=dim, negatives=negatives, temperature=temperature)
         require_fraction(momentum=momentum)
+        require_choice(("exact", "relax"), mode=mode)
         super().__init__()
-        if mode not in ("exact", "relax"):
-            raise ValueError(f"mode is {mode!r}; it must be 'exact' or 'relax'.")
         if partition_momentum is not None and not 0 < partition_momentum < 1:
             raise ValueError(f"partition_momentum is {partition_momentum}; it must be in (0, 1).")
         self.negatives = negatives

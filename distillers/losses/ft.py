@@ -9,9 +9,7 @@ from torch import Tensor, nn
 from distillers.losses.ops.feature_maps import same_size
 from distillers.losses.ops.normalize import l2_normalize
 from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.validation import require_non_negative, require_positive
-
-FORMS = ("attention", "factor")
+from distillers.losses.ops.validation import require_choice, require_non_negative, require_positive
 
 
 class FT(nn.Module):
@@ -62,9 +60,8 @@ class FT(nn.Module):
     ) -> None:
         require_positive(rate=rate, power=power)
         require_non_negative(warmup_epochs=warmup_epochs)
+        require_choice(("attention", "factor"), form=form)
         super().__init__()
-        if form not in FORMS:
-            raise ValueError(f"form is {form!r}; it must be {' or '.join(map(repr, FORMS))}.")
         student, teacher = student_channels[-1], teacher_channels[-1]
         factors = int(teacher * rate)
         if factors < 1:

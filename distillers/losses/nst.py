@@ -26,9 +26,6 @@ class NST(nn.Module):
     whichever are fewer; a tensor of all pairs of channels by all positions is never created.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-
     def forward(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
         """Compute the loss from one map (n, c, h, w) per stage; the channels may differ.
 

@@ -7,18 +7,12 @@ from distillers.distributed.collectives import all_gather_rows
 from distillers.losses.ops.memory_bank import write_fifo, write_rows
 from distillers.losses.ops.normalize import l2_normalize
 from distillers.losses.ops.precision import at_least_fp32, no_autocast
-from distillers.losses.ops.validation import require_fraction, require_positive
+from distillers.losses.ops.validation import require_choice, require_fraction, require_positive
 
 PRESETS: dict[str, dict[str, float | str]] = {
     "recent": {"student_temperature": 0.1, "teacher_temperature": 0.02, "enqueue": "before"},
     "equal": {"student_temperature": 0.07, "teacher_temperature": 0.07, "enqueue": "before"},
     "tables": {"student_temperature": 0.04, "teacher_temperature": 0.1, "enqueue": "after"},
-}
-CHOICES = {
-    "enqueue": ("before", "after"),
-    "memory": ("fifo", "momentum"),
-    "empty": ("keep", "mask"),
-    "preset": (None, *PRESETS),
 }
 
 
@@ -105,8 +99,11 @@ class RRD(nn.Module):
             teacher_temperature=teacher_temperature,
         )
         require_fraction(momentum=momentum)
+        require_choice(("before", "after"), enqueue=enqueue)
+        require_choice(("fifo", "momentum"), memory=memory)
+        require_choice(("keep", "mask"), empty=empty)
+        require_choice((None, *PRESETS), preset=preset)
         super().__init__()
-        _check_choices(enqueue=enqueue, memory=memory, empty=empty, preset=preset)
         settings = _apply_preset(
             preset,
             {
@@ -180,14 +177,6 @@ class RRD(nn.Module):
             self.written.index_fill_(0, slots, True)
         else:
             write_fifo(self.queue, self.written, self.pointer, teacher)
-
-
-def _check_choices(**options: str | None) -> None:
-    """Check options that have a fixed set of values."""
-    for name, value in options.items():
-        if value not in CHOICES[name]:
-            allowed = " or ".join(repr(choice) for choice in CHOICES[name])
-            raise ValueError(f"{name} is {value!r}; it must be {allowed}.")
 
 
 def _apply_preset(preset: str | None, settings: dict[str, float | str]) -> dict[str, float | str]:

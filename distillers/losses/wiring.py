@@ -84,7 +84,7 @@ def forward_inputs(function: Callable) -> tuple[str, ...]:
     return tuple(_required(function, known))
 
 
-def inputs(loss: type[nn.Module]) -> list[str]:
+def inputs(loss: type[nn.Module] | nn.Module) -> list[str]:
     """Return the parameters of the `forward` of a loss, and of its `warmup`, that are wired."""
     functions = [getattr(loss, name) for name in ("forward", "warmup") if hasattr(loss, name)]
     return [name for function in functions for name in forward_inputs(function)]
@@ -95,11 +95,6 @@ def optional_inputs(function: Callable) -> tuple[str, ...]:
     parameters = inspect.signature(function).parameters
     required = forward_inputs(function)
     return tuple(name for name in OPTIONAL if name in parameters and name not in required)
-
-
-def reads_rows_per_rank(function: Callable) -> bool:
-    """Return whether a `forward` or `warmup` gets the number of images of each process."""
-    return "rows_per_rank" in optional_inputs(function)
 
 
 def constructor_facts(loss: type[nn.Module]) -> tuple[str, ...]:
@@ -182,9 +177,7 @@ def check_readable(loss: type[nn.Module], student: Taps, teacher: Taps) -> None:
 
 def needs_labels(loss: type[nn.Module] | nn.Module) -> bool:
     """Return whether `forward` or `warmup` of a loss reads the labels of the images."""
-    functions = [getattr(loss, name) for name in ("forward", "warmup") if hasattr(loss, name)]
-    inputs = {name for function in functions for name in forward_inputs(function)}
-    return not inputs.isdisjoint(FROM_LABELS)
+    return not set(FROM_LABELS).isdisjoint(inputs(loss))
 
 
 def check_has_labels(names: Iterable[str]) -> None:

@@ -146,11 +146,7 @@ class EmbeddingLoader(ShardedLoader):
     """Batches of vectors (N, d), in an order that depends on seed and epoch only."""
 
     def __init__(
-        self,
-        vectors: Tensor,
-        labels: Tensor,
-        batch_size: int,
-        **sampling: Unpack[Sampling],
+        self, vectors: Tensor, labels: Tensor, batch_size: int, **sampling: Unpack[Sampling]
     ) -> None:
         super().__init__(len(vectors), batch_size, labels=labels, shuffle=True, **sampling)
         self._vectors, self._labels = vectors, labels

@@ -50,11 +50,8 @@ class Transfer(Task):
         if precompute_features and (finetune or update_bn_stats):
             raise ValueError("precomputed features do not follow a backbone that changes.")
         self.student, self.loss, self.head = net, loss, head
-        self.finetune, self.update_bn_stats, self.precompute_features = (
-            finetune,
-            update_bn_stats,
-            precompute_features,
-        )
+        self.finetune, self.update_bn_stats = finetune, update_bn_stats
+        self.precompute_features = precompute_features
         net.requires_grad_(finetune)
         net.get_submodule(head).requires_grad_(True)
 

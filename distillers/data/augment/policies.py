@@ -117,10 +117,9 @@ class RandomPolicy(Policy):
             chosen = (rest * len(self._choices)).astype(np.int64)
         else:  # the first arrivals of independent exponential clocks
             chosen = (-np.log(rest) / self._weights).argsort(1, kind="stable")
-        return Draw([[self._layer(chosen[:, i], own[:, i]) for i in range(self._num_layers)]])
-
-    def _layer(self, chosen: np.ndarray, draws: np.ndarray) -> list[Group]:
-        return choose(self._choices, chosen, draws)
+        return Draw(
+            [[choose(self._choices, chosen[:, i], own[:, i]) for i in range(self._num_layers)]]
+        )
 
 
 class SequencePolicy(Policy):

@@ -100,18 +100,11 @@ def _load(edition: _Edition, data_dir: Path, download: bool) -> ImageSet:
         raise _damaged(folder / edition.names_file, f"it has no {edition.names_key!r}")
     parts = [_batch(edition, folder / file, len(names)) for file in edition.train_files]
     report_unverified(edition.name, folder, dict(zip(edition.files, edition.sums, strict=True)))
-    test_images, test_labels = _batch(edition, folder / edition.test_file, len(names))
-    return ImageSet(
-        name=edition.name,
-        train_images=torch.cat([images for images, _ in parts]),
-        train_labels=torch.cat([labels for _, labels in parts]),
-        test_images=test_images,
-        test_labels=test_labels,
-        mean=edition.mean,
-        std=edition.std,
-        class_names=tuple(map(as_text, names)),
-        flip=True,
-    )
+    train_images, train_labels = zip(*parts, strict=True)
+    train = torch.cat(train_images), torch.cat(train_labels)
+    test = _batch(edition, folder / edition.test_file, len(names))
+    class_names = tuple(map(as_text, names))
+    return ImageSet(edition.name, *train, *test, edition.mean, edition.std, class_names, flip=True)
 
 
 def _batch(edition: _Edition, path: Path, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -32,17 +32,9 @@ def digits(data_dir: Path, download: bool) -> ImageSet:  # noqa: ARG001 (nothing
     small = torch.as_tensor(counts, dtype=torch.float32).view(-1, 1, 8, 8) * (255 / 16)
     images = F.interpolate(small, size=(32, 32), mode="bilinear").round().to(torch.uint8)
     labels = torch.as_tensor(classes, dtype=torch.int64)
-    return ImageSet(
-        name="digits",
-        train_images=images[:NUM_TRAIN],
-        train_labels=labels[:NUM_TRAIN],
-        test_images=images[NUM_TRAIN:],
-        test_labels=labels[NUM_TRAIN:],
-        mean=MEAN,
-        std=STD,
-        class_names=tuple("0123456789"),
-        flip=False,
-    )
+    train = images[:NUM_TRAIN], labels[:NUM_TRAIN]
+    test = images[NUM_TRAIN:], labels[NUM_TRAIN:]
+    return ImageSet("digits", *train, *test, MEAN, STD, tuple("0123456789"), flip=False)
 
 
 def _read() -> tuple[np.ndarray, np.ndarray]:

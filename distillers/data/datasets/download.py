@@ -187,26 +187,25 @@ def verify_md5(file: Path, md5: str, advice: str) -> None:
     Raises:
         InputError: if it differs; the message ends with `advice`.
     """
-    with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    found = _md5(file)
     if found != md5:
         raise InputError(f"{file} has md5 {found}, expected {md5}; {advice}.")
 
 
 def report_unverified(name: str, folder: Path, md5: Mapping[str, str]) -> None:
     """Print which files of a dataset differ from the published MD5 sums, so may be damaged."""
-    others = []
-    for file, expected in md5.items():
-        with (folder / file).open("rb") as stream:
-            found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False))
-        if found.hexdigest() != expected:
-            others.append(file)
+    others = [file for file, expected in md5.items() if _md5(folder / file) != expected]
     if others:
         print(
             f"{name} is not verified: {', '.join(others)} in {folder} differ from the published "
             "files, so they are damaged or were changed. Delete the folder to fetch them again.",
             file=sys.stderr,
         )
+
+
+def _md5(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _size(file: Path) -> int:

@@ -27,16 +27,8 @@ MD5 = {
 }
 MAX_SIZE = 1 << 28  # bytes of an unpacked file; the official ones have up to 47,040,016
 CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
 # Mean and standard deviation of all pixels of the 60,000 training images after padding to 32x32,
 # divided by 255, in float64 (population standard deviation); tests/data/test_fashionmnist.py
@@ -59,19 +51,8 @@ def fashionmnist(data_dir: Path, download: bool) -> ImageSet:
             "have no checksum. Use the .gz files to have them verified.",
             file=sys.stderr,
         )
-    train_images, train_labels = _pair(folder, "train")
-    test_images, test_labels = _pair(folder, "t10k")
-    return ImageSet(
-        name="fashionmnist",
-        train_images=train_images,
-        train_labels=train_labels,
-        test_images=test_images,
-        test_labels=test_labels,
-        mean=MEAN,
-        std=STD,
-        class_names=CLASSES,
-        flip=True,
-    )
+    train, test = _pair(folder, "train"), _pair(folder, "t10k")
+    return ImageSet("fashionmnist", *train, *test, MEAN, STD, CLASSES, flip=True)
 
 
 def _folder(data_dir: Path, download: bool) -> Path:

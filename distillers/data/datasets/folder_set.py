@@ -150,10 +150,6 @@ class FolderSet(DataSource):
         return replace(self, test=self.train, test_rows=self.train_rows)
 
     @override
-    def augmented(self, augmentation: Augmentation) -> "FolderSet":
-        return replace(self, augmentation=augmentation)
-
-    @override
     def shuffled_test(self, seed: int) -> "FolderSet":
         order = torch.randperm(len(self.test_rows), generator=generator(seed, 0))
         return replace(self, test_rows=self.test_rows[order])
@@ -175,10 +171,6 @@ class FolderSet(DataSource):
     @override
     def keep(self, rows: Tensor) -> "FolderSet":
         return replace(self, train_rows=self.train_rows[rows])
-
-    @override
-    def with_unlabelled_share(self, share: float) -> "FolderSet":
-        return replace(self, unlabelled_share=share)
 
     @override
     def relabelled(self, labels: Tensor) -> "FolderSet":

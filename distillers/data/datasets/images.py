@@ -165,10 +165,6 @@ class ImageSet(DataSource):
         )
 
     @override
-    def augmented(self, augmentation: Augmentation) -> "ImageSet":
-        return replace(self, augmentation=augmentation)
-
-    @override
     def shuffled_test(self, seed: int) -> "ImageSet":
         order = torch.randperm(len(self.test_images), generator=generator(seed, 0))
         images, labels = self.test_images[order], self.test_labels[order]
@@ -197,10 +193,6 @@ class ImageSet(DataSource):
             shard=shard,
             whole_batches=True,
         )
-
-    @override
-    def with_unlabelled_share(self, share: float) -> "ImageSet":
-        return replace(self, unlabelled_share=share)
 
     @override
     def relabelled(self, labels: Tensor) -> "ImageSet":

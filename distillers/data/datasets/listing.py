@@ -16,24 +16,8 @@ from distillers.errors import InputError, escape
 READABLE = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")
 OTHER_IMAGES = (
     *(".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".heic", ".avif", ".jp2", ".jxl"),
-    *(
-        ".heif",
-        ".jpx",
-        ".j2k",
-        ".j2c",
-        ".jxr",
-        ".apng",
-        ".pnm",
-        ".pbm",
-        ".pcx",
-        ".dcm",
-        ".tga",
-        ".psd",
-        ".mpo",
-        ".ico",
-        ".exr",
-        ".hdr",
-    ),
+    *(".heif", ".jpx", ".j2k", ".j2c", ".jxr", ".apng", ".pnm", ".pbm", ".pcx", ".dcm"),
+    *(".tga", ".psd", ".mpo", ".ico", ".exr", ".hdr"),
     *(".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".dng"),
 )
 # Folders that storage devices and operating systems add; they are no classes, and what is in them

@@ -37,19 +37,8 @@ def stl10(data_dir: Path, download: bool) -> ImageSet:
     folder = unpacked_folder("stl10", data_dir / "stl10_binary", URL, MD5, FILES, download)
     report_unverified("stl10", folder, SUMS)
     class_names = _class_names(folder / "class_names.txt")
-    train_images, train_labels = _pair(folder, "train")
-    test_images, test_labels = _pair(folder, "test")
-    return ImageSet(
-        name="stl10",
-        train_images=train_images,
-        train_labels=train_labels,
-        test_images=test_images,
-        test_labels=test_labels,
-        mean=MEAN,
-        std=STD,
-        class_names=class_names,
-        flip=True,
-    )
+    train, test = _pair(folder, "train"), _pair(folder, "test")
+    return ImageSet("stl10", *train, *test, MEAN, STD, class_names, flip=True)
 
 
 def _class_names(path: Path) -> tuple[str, ...]:

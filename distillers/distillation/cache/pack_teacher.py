@@ -20,11 +20,13 @@ SIDE = 4  # of the grid of mean values that stands for an image
 class PackEmbedding(nn.Module):
     """Embeddings with the width of a pack's, so that losses can be built and checked before it.
 
-    They are no embeddings of the teacher. Training reads the pack; after `close` it is an error to
-    run this.
+    They are no embeddings of the teacher. Training reads the pack.
 
     Args:
         dim: width of the embeddings.
+
+    Attributes:
+        is_closed: whether it is an error to run this.
     """
 
     def __init__(self, dim: int) -> None:
@@ -40,10 +42,6 @@ class PackEmbedding(nn.Module):
             raise RuntimeError("the teacher is a pack, which has no outputs for other images.")
         return self.project(self.pool(images.mean(1)).flatten(1))
 
-    def close(self) -> None:
-        """Refuse to be run from now on."""
-        self.is_closed = True
-
 
 def pack_network(pack: Pack) -> HeadedNetwork:
     """Return a network whose outputs have the widths of a pack's, to build and check losses."""
@@ -58,7 +56,7 @@ def close_pack_networks(nets: Iterable[nn.Module]) -> None:
     """Refuse to run the networks of `pack_network` among `nets` from now on."""
     for module in (module for net in nets for module in net.modules()):
         if isinstance(module, PackEmbedding):
-            module.close()
+            module.is_closed = True
 
 
 def pack_card(pack: Pack) -> dict[str, Any]:

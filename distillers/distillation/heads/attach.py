@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -172,14 +173,7 @@ def fit(embeddings: Tensor, labels: Tensor, num_classes: int, method: str) -> Li
     used = embeddings[labels.to(embeddings.device) >= 0].double()
     size = float(used.square().mean().sqrt()) or 1.0
     found = fit_logistic(embeddings.double() / size, labels, num_classes)
-    return LinearHead(
-        found.weight / size,
-        found.bias,
-        found.scale,
-        found.strength,
-        found.accuracy,
-        found.method,
-    )
+    return replace(found, weight=found.weight / size)
 
 
 def describe(head: LinearHead, num_images: int) -> str:

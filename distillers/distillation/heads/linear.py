@@ -12,7 +12,6 @@ from torch.nn.functional import cross_entropy, one_hot
 from distillers.distillation.heads.moments import ROWS, centred_blocks, mean_of, scatter_of
 from distillers.errors import InputError
 
-METHODS = ("ridge", "logistic")
 # Strengths of ridge regression that are tried, relative to the mean eigenvalue of the embeddings.
 STRENGTHS = tuple(10 ** (tenth / 2) for tenth in range(-12, 7))
 CALIBRATED = 2**25  # scores at most, of images and classes, that are kept to find the scale

@@ -79,7 +79,8 @@ def prepare_teacher(
         if not (isinstance(head, str) and head == KEEP):
             raise InputError("a class map is for the teacher's own classifier; give no other head.")
         assignment = _assignment(class_map, teacher, images, class_names, teacher_classes)
-        say(f"class map: {describe_map(assignment, class_names or range_names(num_classes))}")
+        names = class_names or list(map(str, range(num_classes)))
+        say(f"class map: {describe_map(assignment, names)}")
         return with_class_map(teacher, images, assignment, num_classes)
     if isinstance(head, nn.Module | Tensor):
         return _with_given(teacher, images, head, temperature)
@@ -106,11 +107,6 @@ def standardized(backbone: HeadedNetwork, batches: Batches) -> HeadedNetwork:
     embeddings, _ = embed(backbone, batches)
     transform = fit_phi_s(embeddings).to(embeddings.device)
     return HeadedNetwork(backbone.net, transform=transform)
-
-
-def range_names(count: int) -> list[str]:
-    """Return the numbers of classes, as their names."""
-    return [str(number) for number in range(count)]
 
 
 def _with_given(

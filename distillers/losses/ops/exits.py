@@ -5,6 +5,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers.models.init import init_kaiming_normal
+
 HEADS = 4  # of attention; fewer if the width is no multiple
 
 
@@ -22,11 +24,7 @@ def convolutional_exit(width: int, last: int, num_blocks: int, num_classes: int)
         following = last if number == num_blocks - 1 else 2 * width
         blocks += [*_separable(width, width, 2), *_separable(width, following, 1)]
         width = following
-    for module in blocks:
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+    init_kaiming_normal(nn.Sequential(*blocks))
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), _head(last, num_classes))
 
 

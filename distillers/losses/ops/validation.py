@@ -5,7 +5,7 @@ Infinity and NaN are never valid.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 
 def require_finite(**options: float) -> None:
@@ -26,6 +26,13 @@ def require_non_negative(**options: float) -> None:
 def require_fraction(**options: float) -> None:
     """Check that all options are in [0, 1]."""
     _require(options, lambda value: 0 <= value <= 1, "must be from 0 to 1")
+
+
+def require_choice(allowed: Sequence[str | None], **options: str | None) -> None:
+    """Check that all options have one of the allowed values."""
+    for name, value in options.items():
+        if value not in allowed:
+            raise ValueError(f"{name} is {value!r}; it must be {' or '.join(map(repr, allowed))}.")
 
 
 def _require(options: Mapping[str, float], good: Callable[[float], bool], wanted: str) -> None:
