@@ -2,28 +2,31 @@
 
     python examples/photographs.py PICTURE PICTURE ... --to photos [--side 256] [--most 60]
 
-Every picture is cut into squares that do not overlap; one that is equal to an earlier square, as
-in a sky of one color, is left out. Every fifth of them goes to `photos/val/PICTURE`, the others to
-`photos/train/PICTURE`, as JPEGs, as `--dataset folder` reads them.
+Without a picture, the two photographs that come with scikit-learn are cut. Every picture is cut
+into squares that do not overlap; one that is equal to an earlier square, as in a sky of one color,
+is left out. Every fifth of them goes to `photos/val/PICTURE`, the others to `photos/train/PICTURE`,
+as JPEGs, as `--dataset folder` reads them.
 """
 
 import argparse
 from pathlib import Path
 
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("pictures", nargs="+", type=Path)
+    parser.add_argument("pictures", nargs="*", type=Path)
     parser.add_argument("--to", required=True, type=Path)
     parser.add_argument("--side", type=int, default=256, help="of a square, in pixels")
     parser.add_argument("--most", type=int, default=60, help="squares of a picture")
     args = parser.parse_args()
-    if len({picture.stem for picture in args.pictures}) < max(2, len(args.pictures)):
-        parser.error("name at least two pictures, each with a name of its own")
+    pictures = args.pictures or [Path(name) for name in load_sample_images().filenames]
+    if len({picture.stem for picture in pictures}) < max(2, len(pictures)):
+        parser.error("give at least two pictures with different names")
     seen: set[bytes] = set()
-    for picture in args.pictures:
+    for picture in pictures:
         squares = cut(picture, args.to, args.side, args.most, seen)
         print(f"{picture.stem}: {squares} squares")
 

@@ -1,19 +1,13 @@
 """The examples, the README's blocks, and the pages made from docstrings."""
 
-import importlib.util
 import re
 import runpy
-import shlex
 import sys
 from pathlib import Path
 
 import pytest
-import tyro
 from PIL import Image
 
-from distillers.cli.main import COMMANDS
-from distillers.config.student import StudentConfig
-from distillers.config.teacher import TeacherConfig
 from distillers.losses import wiring
 from tests.run_folders import write_run
 
@@ -53,41 +47,6 @@ def test_python_blocks_run(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_run(tmp_path / "save", "kd")  # which the page on reports reads
     exec(compile(block, "block", "exec"), {"__name__": "block"})
-
-
-LAUNCHERS = ("torchrun", "srun")
-TRAINING = ("train_teacher.py", "train_student.py")
-
-
-def commands(block):
-    """The words of each command of a shell block, variables of the block replaced."""
-    known = {}
-    lines = block.replace("\\\n", " ").splitlines()
-    for line in filter(None, (line.split("#")[0].split("||")[0].strip() for line in lines)):
-        if assigned := re.fullmatch(r"([A-Z_]+)=(.*)", line):
-            known[assigned[1]] = assigned[2].strip("\"'")
-        else:
-            yield shlex.split(re.sub(r"\$([A-Z_]+)", lambda found: known[found[1]], line))
-
-
-@pytest.mark.parametrize("block", list(blocks("sh")))
-def test_documented_commands_parse(block):
-    for words in commands(block):
-        if words[0] in LAUNCHERS:  # it has flags of its own, then ours
-            words = ["python", *words[next(i for i, w in enumerate(words) if w in TRAINING) :]]
-        if words[0] == "./dev" and len(words) > 1 and words[1] in ("python", "distillers"):
-            words = words[1:]
-        if words[0] == "distillers":
-            assert words[1] in COMMANDS
-        elif words[:2] == ["python", "-m"]:
-            assert importlib.util.find_spec(words[2])
-        elif words[0] == "python":
-            assert (ROOT / words[1]).exists()
-            if words[1] in TRAINING:
-                config = TeacherConfig if "teacher" in words[1] else StudentConfig
-                tyro.cli(config, args=words[2:])
-        else:
-            assert words[0] in ("./dev", "git", "cd", "pip", ".venv/bin/python")
 
 
 def test_the_methods_page_is_the_docstrings():

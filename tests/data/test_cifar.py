@@ -26,9 +26,9 @@ def pixels(num, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (num, 3072), dtype=np.uint8)
 
 
-def write_cifar100(data_dir, protocol=2):
+def write_cifar100(data_dir, protocol=2, train=12, test=5):
     folder = data_dir / "cifar-100-python"
-    for file, num in (("train", 12), ("test", 5)):
+    for file, num in (("train", train), ("test", test)):
         labels = [(7 * i) % 100 for i in range(num)]
         content = {
             b"filenames": [b"a.png"] * num,

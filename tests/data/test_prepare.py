@@ -60,14 +60,17 @@ def devkit(path, numbers, meta=None):
         add(tar, "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", truth)
 
 
-@pytest.fixture
-def archives(tmp_path):
-    folder = tmp_path / "archives"
+def write_archives(folder):
     folder.mkdir()
     train_archive(folder / "ILSVRC2012_img_train.tar")
     val_archive(folder / "ILSVRC2012_img_val.tar")
     devkit(folder / "ILSVRC2012_devkit_t12.tar.gz", [3, 1, 2, 1, 2, 3])
     return folder
+
+
+@pytest.fixture
+def archives(tmp_path):
+    return write_archives(tmp_path / "archives")
 
 
 def prepare(what, archives, *more):

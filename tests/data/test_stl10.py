@@ -5,17 +5,21 @@ from distillers import data
 from distillers.errors import InputError
 
 
-@pytest.fixture
-def root(tmp_path):
-    folder = tmp_path / "stl10_binary"
-    folder.mkdir()
+def write_stl10(data_dir):
+    folder = data_dir / "stl10_binary"
+    folder.mkdir(parents=True)
     (folder / "class_names.txt").write_text("\n".join(f"class{i}" for i in range(10)))
     for part, count in (("train", 4), ("test", 3)):
         pixels = np.zeros((count, 3, 96, 96), dtype=np.uint8)
         pixels[:, 1, 5, 7] = 200  # column 5, row 7: images are stored column by column
         pixels.tofile(folder / f"{part}_X.bin")
         np.arange(1, count + 1, dtype=np.uint8).tofile(folder / f"{part}_y.bin")
-    return tmp_path
+    return data_dir
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_stl10(tmp_path)
 
 
 def test_images_are_upright_and_labels_count_from_0(root):
