@@ -36,7 +36,7 @@ def run(config: TrainConfig, command: str, args: Sequence[str], work: Callable) 
 
 
 def _is_launched(environment: Mapping[str, str]) -> bool:
-    """Whether this process was started by this module, torchrun or SLURM."""
+    """Return whether this process was started by this module, torchrun or SLURM."""
     return "RANK" in environment or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1
 
 

@@ -1,4 +1,4 @@
-"""CATKD: match the maps of each class's evidence."""
+"""CATKD: match class activation maps at a low resolution."""
 
 import torch
 import torch.nn.functional as F

@@ -16,7 +16,7 @@ from distillers.losses.ops.validation import (
 
 
 class CTKD(nn.Module):
-    """KD with a learned temperature that ascends the loss, more and more.
+    """KD with a temperature that is learned by gradient ascent, with increasing strength.
 
     "Curriculum Temperature for Knowledge Distillation", Li, Li, Yang, Zhao, Song, Luo, Li and Yang,
     2023, https://arxiv.org/abs/2211.16231.
@@ -25,10 +25,10 @@ class CTKD(nn.Module):
 
     averaged over the batch. theta is one learned number, whose gradient, that of the factor T^2
     included, is multiplied by -(1 - cos(pi min(e / rise, 1))) / 2, where e is the fraction of the
-    training that is done: it ascends the loss, first not at all and after `rise` with the whole
-    gradient. Published weights: 0.9 with a cross-entropy of 0.1 on CIFAR-100, where `rise` is 10 of
-    240 epochs; 1 with 1 on ImageNet, 5 of 120 epochs. theta is optimized with the student, with the
-    same learning rate, momentum and weight decay.
+    training that is done: theta ascends the loss, at first not at all and after `rise` with the
+    whole gradient. Published weights: 0.9 with a cross-entropy of 0.1 on CIFAR-100, where `rise` is
+    10 of 240 epochs; 1 with 1 on ImageNet, 5 of 120 epochs. theta is optimized with the student,
+    with the same learning rate, momentum and weight decay.
 
     e follows `progress`; in the public code it is the number of the epoch, counted from 1. The
     public code also has temperatures for single images, as a download only; they are not here.
@@ -37,7 +37,7 @@ class CTKD(nn.Module):
     Args:
         low: smallest temperature.
         span: largest temperature minus the smallest.
-        rise: fraction of the training after which the gradient is reversed as a whole.
+        rise: fraction of the training after which the gradient is fully reversed.
         initial: theta at the start; 1 gives a temperature of 15.6.
     """
 

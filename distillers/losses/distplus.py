@@ -22,8 +22,8 @@ class DISTPlus(nn.Module):
     Sample configuration of torchdistill, for which no result is published: the defaults, weight 2,
     and a cross-entropy of 1. If the sizes of the last maps differ, the larger one is
     average-pooled. If their channels differ, the student's map passes a learned 1x1 convolution,
-    which is discarded after training; no source has one. The last two terms of DIST and DISTPlus
-    depend on the batch.
+    which is discarded after training; no public code has one. The last two terms of DIST and
+    DISTPlus depend on the batch.
 
     The authors' code is not public. That of torchdistill adds the correlation itself as its channel
     term, which drives the maps apart; here it is one minus the correlation. The paper's other half,

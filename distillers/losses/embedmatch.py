@@ -19,8 +19,9 @@ class EmbedMatch(nn.Module):
     with D(s, t) = 1 - cos(s, t), the mean of smooth_l1(s - t) over the dimensions, or the mean of
     both, which is UNIC's. N standardizes each dimension of the teacher's embedding by running
     statistics, so that teachers of different scales weigh alike. No labels are used. Suggested
-    weight: 1. Written from the formulas alone; in the paper the student is projected by a network
-    that reads all its blocks, here by one linear layer. It is discarded after training.
+    weight: 1. Written from the paper's formulas, not compared with its code; in the paper the
+    student is projected by a network that reads all its blocks, here by one linear layer. It is
+    discarded after training.
 
     Args:
         student_dim: width of the student's embedding.

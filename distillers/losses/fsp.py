@@ -86,7 +86,7 @@ class FSP(nn.Module):
 
 
 def flows(maps: list[Tensor]) -> list[Tensor]:
-    """(n, c, c') for each two consecutive (n, c, h, w) and (n, c', h', w')."""
+    """Return the FSP matrices (n, c, c') of consecutive maps (n, c, h, w) and (n, c', h', w')."""
     found = []
     for before, after in pairwise(maps):
         low, high = same_size(at_least_fp32(before), at_least_fp32(after))

@@ -34,16 +34,15 @@ class HKD(nn.Module):
         J(h) + initial_weight decay^(steps progress) (J(F_1) + J(F_2) + ...)
 
     where `steps` stands for their 50 epochs. Published, released form: weight 1 with a
-    cross-entropy of 1 and a KL divergence of 1; the teacher is a network of the student's build and
-    twice its width that was itself distilled with PKT. The authors use the loss alone, without
-    labels. With another teacher it is another method.
+    cross-entropy of 1 and a KL divergence of 1; the teacher has the student's architecture, twice
+    its width, and was itself distilled with PKT. The authors use the loss alone, without labels.
 
     The released code's `decay` multiplies a weight that nothing reads, so it has no effect. The
-    public codes compute distances from a Gram matrix, so that the distance of an image to itself is
-    rounding noise in float32, which changes the loss by up to a fifth; here it is 0, as between
-    equal images. The public gradient is NaN for an image whose features are all 0; it is 0 here.
-    (cos + 1) / 2 is bounded below before the logarithm. The public loss depends on the batch of
-    each process.
+    public implementations compute distances from a Gram matrix, so that the distance of an image to
+    itself is rounding noise in float32, which changes the loss by up to a fifth; here it is 0, as
+    between equal images. The public gradient is NaN for an image whose features are all 0; it is 0
+    here. (cos + 1) / 2 is bounded below before the logarithm. The public loss depends on the batch
+    of each process.
 
     Args:
         initial_weight: weight of the first map, or of all maps at the start.

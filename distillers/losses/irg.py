@@ -11,7 +11,7 @@ FLOOR = 1e-12
 
 
 class IRG(nn.Module):
-    """Squared differences of relative distances between images, of embeddings, and of changes.
+    """Squared differences of distances between images, of embeddings, and of changes of layers.
 
     "Knowledge Distillation via Instance Relationship Graph", Liu, Cao, Li, Yuan, Hu, Li and Duan,
     2019, https://doi.org/10.1109/CVPR.2019.00726.

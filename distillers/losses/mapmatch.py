@@ -22,7 +22,8 @@ class MapMatch(nn.Module):
     networks fit: convolutional ones, transformers, and other patch sizes. D(s, t) = 1 - cos(s, t),
     the mean of smooth_l1(s - t) over the channels, or the mean of both, which is UNIC's. N
     standardizes each channel of the teacher by running statistics. No labels are used. Suggested
-    weight: 1. Written from the formulas alone. The convolution is discarded after training.
+    weight: 1. Written from the paper's formulas, not compared with its code. The convolution is
+    discarded after training.
 
     Args:
         student_channels: channels of each student stage.

@@ -4,7 +4,7 @@ from torch import nn
 
 from distillers.losses import wiring
 
-# What is said of a loss that names one of these, without "student_" or "teacher_".
+# What a loss needs, by the names of its parameters without "student_" or "teacher_".
 WORDS = {
     "labels": wiring.FROM_LABELS,
     "classifier": ("logits", "head", "class_maps", "num_classes"),

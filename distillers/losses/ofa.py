@@ -10,7 +10,7 @@ from distillers.losses.ops.validation import require_positive
 
 
 class OFA(nn.Module):
-    """Cross-entropy with the teacher, the label raised, of the student's logits and of its exits.
+    """Cross-entropy of logits and exits with the teacher, whose share of the label is raised.
 
     "One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation",
     Hao, Guo, Han, Tang, Hu, Wang and Xu, 2023, https://arxiv.org/abs/2310.19444.
@@ -35,7 +35,7 @@ class OFA(nn.Module):
         student_dim: width of the student's embedding.
         teacher_dim: width of the teacher's embedding.
         num_classes: number of classes.
-        power: the power.
+        power: exponent of the teacher's probabilities; above 1 it raises the share of the label.
         temperature: T.
         exits: whether to compare the stages, or the logits only.
     """

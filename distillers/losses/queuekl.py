@@ -27,8 +27,8 @@ class QueueKL(nn.Module):
     The public queue starts with zeros, which count as similarities of 0 until it is full; rows that
     are not written yet are left out here. The public queue is that of each process, and takes the
     first rows of a batch that is larger; here the embeddings of all processes are enqueued, the
-    last ones if there are too many. Written from the formulas alone. The linear layer and the queue
-    are discarded after training.
+    last ones if there are too many. Written from the formulas, not compared with the public code.
+    The linear layer and the queue are discarded after training.
 
     Args:
         student_dim: width of the student's embedding.

@@ -32,18 +32,18 @@ class SDD(nn.Module):
     the loss inside (KD: 0.9 with a cross-entropy of 0.1), scales 1 and 2 within a family of
     networks, 1, 2 and 4 for mixed pairs.
 
-    The whole is one of the cells, so this takes the place of that loss: another one that compares
-    the logits of both networks is refused beside it. The public NKD keeps the label among the other
-    classes; here it is NKD.
+    The grid of one cell is the whole image, so this replaces KD, DKD or NKD of the logits: another
+    loss that compares the logits of both networks is refused beside it. The public NKD keeps the
+    label among the other classes; here it is NKD.
 
     Args:
         base: loss of each region, "kd", "dkd" or "nkd".
         scales: the grids, 1 to 4 cells wide.
         complementary: w of the cells in which the teacher differs from the whole.
-        temperature: of the loss.
-        alpha: of DKD.
-        beta: of DKD.
-        gamma: of NKD.
+        temperature: of the loss of each region.
+        alpha: alpha of DKD.
+        beta: beta of DKD.
+        gamma: gamma of NKD.
         ramp: fraction of the training during which the loss is scaled linearly from 0 to 1.
 
     Attributes:

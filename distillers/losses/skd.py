@@ -22,14 +22,14 @@ class SKD(nn.Module):
     where S and T are the logits with rows of unit length, and d_i is a row of D. cov is the
     covariance of the columns of D; the gradient passes through it. r is `tikhonov`.
 
-    The public code (`released=True`) divides both products by the number of classes, has a = T^2
-    u and c = v, and is used with weight 0.9 and a cross-entropy of 0.1 (0.5 and 0.5 for resnet32x4
-    to resnet8x4). u and v are masks, of the images whose teacher is at most as confident as the
-    median and of the classes that are at most as probable as the median, which multiply averages,
-    so that only the shares of what they select matter, usually 1/2. As the paper is read by
-    torchdistill (`released=False`), nothing is divided, a = c = 1, and its sample configuration has
-    no cross-entropy. Divided by the number of classes, D is so small that cov(D) is negligible
-    beside r I for 100 classes: that term is then the mean length of d_i over sqrt(r).
+    The public code (`released=True`) divides both products by the number of classes, has a = T^2 u
+    and c = v, and is used with weight 0.9 and a cross-entropy of 0.1 (0.5 and 0.5 for resnet32x4 to
+    resnet8x4). u and v are masks, of the images whose teacher is at most as confident as the median
+    and of the classes that are at most as probable as the median, which multiply averages, so that
+    only the shares of what they select matter, usually 1/2. In torchdistill's implementation of the
+    paper (`released=False`), nothing is divided, a = c = 1, and its sample configuration has no
+    cross-entropy. Divided by the number of classes, D is so small that cov(D) is negligible beside
+    r I for 100 classes: that term is then the mean length of d_i over sqrt(r).
 
     Where student and teacher are equal the public code gives NaN; here the gradient is 0. In the
     public code each process uses its own images.

@@ -31,7 +31,7 @@ class SRD(nn.Module):
     Args:
         student_dim: width of the student's embedding.
         teacher_dim: width of the teacher's embedding.
-        power: the power.
+        power: exponent of the absolute differences.
         feature_weight: w.
         temperature: T.
         eps: constant added to the variances.

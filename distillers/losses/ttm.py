@@ -23,7 +23,7 @@ class TTM(nn.Module):
     KD at temperature 1.
 
     Args:
-        gamma: the power.
+        gamma: exponent of the teacher's probabilities.
     """
 
     def __init__(self, *, gamma: float = 0.1) -> None:

@@ -23,7 +23,7 @@ class WTTM(nn.Module):
     appendix.
 
     Args:
-        gamma: the power.
+        gamma: exponent of the teacher's probabilities.
     """
 
     def __init__(self, *, gamma: float = 0.2) -> None:

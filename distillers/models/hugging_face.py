@@ -13,7 +13,7 @@ EXTRA = "it needs the transformers library: pip install distillers[hf]"
 
 
 class VisionEncoder(nn.Module):
-    """An encoder of transformers that maps images (n, 3, h, w) to embeddings (n, d).
+    """A vision encoder of the transformers library: images (n, 3, h, w) to embeddings (n, d).
 
     The embedding is that of `get_image_features`, as of CLIP and SigLIP, else the pooled output,
     else the first token of the last hidden state.
@@ -43,7 +43,7 @@ class VisionEncoder(nn.Module):
 
 
 def load_encoder(name: str) -> tuple[nn.Module, dict[str, Any]]:
-    """Load a vision encoder, and what its weights say about their images.
+    """Load a vision encoder, and the preprocessing that its weights expect.
 
     Args:
         name: of a repository on the Hugging Face Hub, or a folder.

@@ -113,7 +113,7 @@ class DaliBatches:
         return DecodedBatch(stacked, labels, numbers, bad, notes)
 
     def _run(self, batch: list[_ForDali]) -> Tensor:
-        """(n, 3, s, s) uint8."""
+        """Return the decoded and cropped images, (n, 3, s, s) uint8."""
         if getattr(self._own, "pipeline", None) is None:
             self._own.pipeline = pipeline(
                 self._images.size, self._batch_size, self._device, self._threads

@@ -1,4 +1,4 @@
-"""Shares of images and of classes that public code masks, and thereby only scales a loss with."""
+"""Shares of images and of classes below the median, by which public code scales its losses."""
 
 import torch
 from torch import Tensor
