@@ -21,9 +21,6 @@ log = logging.getLogger("distillers")
 def read_hub_config(path: Path) -> dict[str, Any]:
     """Return the architecture, images and classes of a file of weights, as entries of a card.
 
-    Args:
-        path: the file of weights.
-
     Returns:
         "model" and, if they are there, "mean", "std", "image_size", "shorter_side",
         "interpolation" and "class_names"; empty if the file has no configuration of timm beside it.

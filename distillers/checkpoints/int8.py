@@ -99,9 +99,6 @@ class Quantizer:
     def choose_kept(self, ranked: Sequence[Sensitivity]) -> list[str]:
         """Return the fewest of the most harmful layers to keep in float for `MAX_DIVERGENCE`.
 
-        Args:
-            ranked: from `sensitivities`.
-
         Raises:
             InputError: if more than half of the layers would have to be kept.
         """

@@ -26,37 +26,27 @@ MAX_BESIDE = 12  # checkpoints that a message lists
 log = logging.getLogger("distillers")
 PROGRAMS = (".pt2", ".onnx", ".xml")
 # Objects that training scripts store beside the weights, for which a placeholder is read.
-IGNORED = (
-    "argparse.Namespace",
-    *(
-        f"builtins.{name}"
-        for name in ("dict", "float", "frozenset", "int", "list", "range", "slice")
-    ),
-    *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
-    "decimal.Decimal",
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "numpy.ndarray",
-    "numpy.dtype",
-    *(
-        f"numpy.{core}.multiarray.{name}"
-        for core in ("core", "_core")
-        for name in ("scalar", "_reconstruct")
-    ),
-    "omegaconf.base.ContainerMetadata",
-    "omegaconf.base.Metadata",
-    "omegaconf.dictconfig.DictConfig",
-    "omegaconf.listconfig.ListConfig",
-    "omegaconf.nodes.AnyNode",
-    "pathlib.Path",
-    *(
-        f"pathlib{local}.{name}"
-        for local in ("", "._local")
-        for name in ("PosixPath", "WindowsPath", "PurePosixPath")
-    ),
-    "types.SimpleNamespace",
-    "typing.Any",
-    "uuid.UUID",
-)
+_MULTIARRAY = ("scalar", "_reconstruct")
+_PATHS = ("PosixPath", "WindowsPath", "PurePosixPath")
+_BY_MODULE = {
+    "argparse": ("Namespace",),
+    "builtins": ("dict", "float", "frozenset", "int", "list", "range", "slice"),
+    "datetime": ("date", "datetime", "time", "timedelta", "timezone"),
+    "decimal": ("Decimal",),
+    "mmengine.logging.history_buffer": ("HistoryBuffer",),
+    "numpy": ("ndarray", "dtype"),
+    **{f"numpy.{core}.multiarray": _MULTIARRAY for core in ("core", "_core")},
+    "omegaconf.base": ("ContainerMetadata", "Metadata"),
+    "omegaconf.dictconfig": ("DictConfig",),
+    "omegaconf.listconfig": ("ListConfig",),
+    "omegaconf.nodes": ("AnyNode",),
+    "pathlib": ("Path", *_PATHS),
+    "pathlib._local": _PATHS,
+    "types": ("SimpleNamespace",),
+    "typing": ("Any",),
+    "uuid": ("UUID",),
+}
+IGNORED = tuple(f"{module}.{name}" for module, names in _BY_MODULE.items() for name in names)
 
 
 def save(path: Path, payload: dict[str, Any], previous: Path | None = None) -> None:

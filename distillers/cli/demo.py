@@ -111,7 +111,7 @@ def train_teacher(images: ImageSet, device: torch.device) -> nn.Module:
     torch.manual_seed(0)
     task = Supervised(_create(TEACHER, images).to(device), CE())
     loader = images.train_loader(64, seed=0, drop_last=True, device=device)
-    fit(task, loader, TEACHER_HPARAMS, evaluate=lambda _: {}, on_epoch_end=lambda *_: None)
+    fit(task, loader, TEACHER_HPARAMS)
     return task.deployed()
 
 
@@ -178,7 +178,7 @@ def train_student(
             options={method: row.options} if row.options else None,
         )
     loader = images.train_loader(BATCH, seed=seed, drop_last=True, device=device)
-    fit(task, loader, STUDENT_HPARAMS, evaluate=lambda _: {}, on_epoch_end=lambda *_: None)
+    fit(task, loader, STUDENT_HPARAMS)
     return task.deployed()
 
 

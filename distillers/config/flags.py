@@ -178,20 +178,16 @@ def _list_parser(
     )
 
 
-def _parse_epochs(args: list[str]) -> tuple[int, ...]:
-    return tuple(int(part) for part in ",".join(args).split(",") if part.strip())
-
-
-def _parse_numbers(args: list[str]) -> tuple[float, ...]:
-    return tuple(float(part) for part in ",".join(args).split(",") if part.strip())
+def _parser_of(kind: type) -> Callable[[list[str]], tuple[Any, ...]]:
+    return lambda args: tuple(kind(part) for part in ",".join(args).split(",") if part.strip())
 
 
 def _parse_names(args: list[str]) -> tuple[str, ...]:
     return tuple(part for arg in args for part in arg.replace(",", " ").split())
 
 
-Milestones = Annotated[tuple[int, ...], _list_parser("EPOCH,EPOCH,...", _parse_epochs)]
-Numbers = Annotated[tuple[float, ...], _list_parser("NUMBER,NUMBER,...", _parse_numbers)]
+Milestones = Annotated[tuple[int, ...], _list_parser("EPOCH,EPOCH,...", _parser_of(int))]
+Numbers = Annotated[tuple[float, ...], _list_parser("NUMBER,NUMBER,...", _parser_of(float))]
 ModulePaths = Annotated[tuple[str, ...], _list_parser("PATH,PATH,...", _parse_names)]
 
 Words = Annotated[

@@ -34,9 +34,7 @@ def read_yaml(path: str | Path, what: str, loader: "type[BoundedLoader] | None" 
 def read_text_mapping(path: str | Path, what: str) -> dict[str, str]:
     """Read a YAML or JSON mapping, whose names and values stay as they are written.
 
-    Args:
-        path: the file.
-        what: name of the file in messages.
+    `what` names the file in messages.
 
     Raises:
         InputError: as `read_yaml`, or if it is not a mapping of names to single values.

@@ -20,10 +20,6 @@ def balanced_order(labels: Tensor, rng: torch.Generator) -> Tensor:
     The rows of a class follow one another in random permutations, so that in an epoch each comes
     equally often, or once more. Where the classes do not divide the images, random ones give one
     more.
-
-    Args:
-        labels: (N,) int64 class of each row.
-        rng: draws the order.
     """
     classes = labels.unique()
     share, rest = divmod(len(labels), len(classes))

@@ -171,10 +171,6 @@ def copies_of_test_images(source: DataSource, test: DataSource) -> list[str]:
     In files the bytes are compared, in memory the pixels of images without labels: published data
     sets have a few copies of their own. Of more than `MANY_FILES` only those without labels are.
 
-    Args:
-        source: the training images.
-        test: the test or validation images.
-
     Returns:
         paths, or the numbers of the training images.
     """
@@ -201,7 +197,9 @@ def _in_memory(source: ImageSet, paths: PathList, on_bad: OnBad) -> ImageSet:
     images, bad = [], []
     for number in range(len(paths)):
         try:
-            image = _square(read(paths[number]), side)
+            image = read(paths[number])
+            if image.shape[-2:] != (side, side):
+                image = resize_center_crop(image, side, side)
         except InputError as error:
             if on_bad == "error":
                 raise InputError(f"{error} --on_bad_image skip continues without it.") from error
@@ -218,11 +216,6 @@ def _in_memory(source: ImageSet, paths: PathList, on_bad: OnBad) -> ImageSet:
         train_images=torch.cat([source.train_images, torch.stack(images)]),
         train_labels=torch.cat([source.train_labels, none]),
     )
-
-
-def _square(image: Tensor, side: int) -> Tensor:
-    """Return the center of an image (3, h, w), resized to `side` pixels; exact at that size."""
-    return image if image.shape[-2:] == (side, side) else resize_center_crop(image, side, side)
 
 
 def _grey(image: Tensor) -> Tensor:

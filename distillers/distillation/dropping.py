@@ -87,12 +87,7 @@ def groups_of(terms: Sequence[Term]) -> dict[str, list[str]]:
 
 
 def draw(number: Tensor, step: Tensor) -> Tensor:
-    """Return numbers in [0, 1) that look random, a function of two whole numbers alone.
-
-    Args:
-        number: (...) int64, 0 or more.
-        step: scalar int64, 0 or more.
-    """
+    """Return pseudo-random numbers in [0, 1), a function of two non-negative int64 alone."""
     mixed = (number * 747796405 + step * 1013904223 + 12345) % MODULUS
     for factor, shift in ((73244475, 16), (73244475, 15), (1664525, 16)):
         mixed = ((mixed ^ (mixed >> shift)) * factor) % MODULUS

@@ -15,12 +15,7 @@ NEEDS_TEACHER = {"teacher_logits", "teacher_class_maps", "teacher_head"}
 
 
 def check_logits(classes: Mapping[str, type[nn.Module]], *, student: bool, teacher: bool) -> None:
-    """Check that no loss reads logits of a network that has none.
-
-    Args:
-        classes: the losses by name.
-        student: whether the student has logits.
-        teacher: whether the teacher has logits.
+    """Check that no loss reads logits of a student or teacher that has none.
 
     Raises:
         InputError: naming the first such loss, what it reads, and the losses that would do.

@@ -127,12 +127,7 @@ def _has_gradient(values: list[Tensor], net: nn.Module) -> bool:
 
 
 def check_scalar(name: str, value: object) -> None:
-    """Check that the value of a loss is a floating-point scalar.
-
-    Args:
-        name: of the loss.
-        value: what it returned.
-    """
+    """Check that the value of the loss `name` is a floating-point scalar."""
     if not isinstance(value, Tensor):
         raise InputError(
             f"the loss {name} returned a {type(value).__name__}; it must return a tensor."

@@ -44,10 +44,6 @@ def has_class_maps(trace: ForwardTrace, taps: Taps) -> bool:
     """Return whether the logits are one linear classifier of the average of the final map.
 
     Values are compared, because taps that were declared may name another map.
-
-    Args:
-        trace: of the network.
-        taps: where the network is read.
     """
     if not taps.places("class_maps"):
         return False

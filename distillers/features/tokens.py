@@ -12,9 +12,6 @@ def token_paths(trace: ForwardTrace) -> tuple[str, ...]:
     tokens with a position in the image. If a normalization of the last output follows, it takes
     the place of the last block. Empty if there is no such sequence, or if modules of this type have
     outputs of several shapes, as in networks with stages.
-
-    Args:
-        trace: of the network.
     """
     calls = [call for call in trace.readable() if _layout(trace, call) is not None]
     groups: dict[tuple[str, type], list[Call]] = {}

@@ -84,13 +84,9 @@ def teacher_figures(name: str, seen: Predictions, source: DataSource) -> dict[st
 
 
 def calibrating_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Return the temperature at which logits / T have the lowest cross-entropy.
+    """Return the temperature at which logits / T (n, k) have the lowest cross-entropy.
 
     It is searched between 0.05 and 20; for a teacher that is always right it is far below 1.
-
-    Args:
-        logits: (n, k).
-        labels: (n,) int64.
     """
     low, high = (math.log(each) for each in TEMPERATURES)
     found = minimize_scalar(
@@ -102,26 +98,19 @@ def calibrating_temperature(logits: Tensor, labels: Tensor) -> float:
     return math.exp(float(found.x))
 
 
-def suspects(
-    seen: Sequence[Predictions], source: DataSource, shown: int = SHOWN
-) -> list[dict[str, Any]]:
+def suspects(seen: Sequence[Predictions], source: DataSource) -> list[dict[str, Any]]:
     """Return the images whose labels are the least probable, according to the teachers' mean.
 
     An image is a suspect if the class with the highest mean probability is not its label. They are
     ordered by the probability of that class minus that of the label, as is usual for finding label
     errors (Northcutt, Jiang and Chuang, 2021, https://arxiv.org/abs/1911.00068, section 3.2).
-
-    Args:
-        seen: the predictions of each teacher.
-        source: the data set.
-        shown: largest number of images.
     """
     chances = torch.stack([each.probabilities() for each in seen]).mean(0)
     labels, rows = seen[0].labels(), seen[0].rows()
     confidence, classes = chances.max(1)
     of_label = chances.gather(1, labels[:, None])[:, 0]
     margin = torch.where(classes == labels, -1.0, confidence - of_label)
-    order = margin.argsort(descending=True, stable=True)[:shown]
+    order = margin.argsort(descending=True, stable=True)[:SHOWN]
     return [
         {
             "row": int(rows[i]),
@@ -158,10 +147,5 @@ def _together(seen: Sequence[Predictions]) -> dict[str, float | None]:
     return {
         "accuracy": 100 * float((mean.argmax(1) == labels).double().mean()),
         "unanimous": 100 * float(same.double().mean()),
-        "unanimous_accuracy": _or_none(100 * float(right[same].double().mean())),
+        "unanimous_accuracy": 100 * float(right[same].double().mean()) if same.any() else None,
     }
-
-
-def _or_none(value: Any) -> Any:
-    """Return a value, or None for NaN, which JSON does not have."""
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -84,12 +84,7 @@ def evaluation(
 ) -> Evaluation:
     """Compute all figures of an evaluated network, and measure its latency.
 
-    Args:
-        score: from `training.evaluate.score`.
-        seen: the predictions of the same evaluation.
-        source: the data set.
-        net: the network, for its latency.
-        image_size: side of its images in pixels.
+    `score` and `seen` are of the same evaluation on `source`; `image_size` is in pixels.
 
     Raises:
         InputError: if an output is not finite; names the first image of which it is.
@@ -135,10 +130,7 @@ def check_finite(seen: Predictions, source: DataSource) -> None:
 def per_class(predictions: Tensor, labels: Tensor, class_names: Sequence[str]) -> pd.DataFrame:
     """Return precision, recall and F1 in percent, support and predictions of each class.
 
-    Args:
-        predictions: (n,) int64 predicted classes.
-        labels: (n,) int64.
-        class_names: one for each class.
+    Predicted classes and labels are (n,) int64.
     """
     counts = count_classes(predictions, labels, len(class_names))
     right, predicted, support = (each.numpy() for each in counts)
@@ -155,13 +147,7 @@ def per_class(predictions: Tensor, labels: Tensor, class_names: Sequence[str]) -
 def confusion_matrix(
     predictions: Tensor, labels: Tensor, class_names: Sequence[str]
 ) -> pd.DataFrame:
-    """Count images by label (row) and prediction (column).
-
-    Args:
-        predictions: (n,) int64 predicted classes.
-        labels: (n,) int64.
-        class_names: one for each class.
-    """
+    """Count images by label (row) and predicted class (column), both (n,) int64."""
     k = len(class_names)
     cells = (labels * k + predictions).bincount(minlength=k * k).reshape(k, k)
     return pd.DataFrame(cells.numpy(), index=list(class_names), columns=list(class_names))

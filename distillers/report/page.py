@@ -17,7 +17,6 @@ from distillers.report.charts import (
     style_of,
 )
 from distillers.report.comparisons import MethodRow, PairTable
-from distillers.report.estimates import SampleStats
 from distillers.report.formatting import MISSING, RULE_NAMES, time_unit
 from distillers.report.html import page_environment, template_source
 from distillers.report.report import Report
@@ -137,11 +136,8 @@ def _cost_charts(table: PairTable, rows: Sequence[MethodRow]) -> list[CostChart]
             ("MiB at the peak", memory, False),
         ):
             pairs = zip(members, costs, strict=True)
-            points = [_point(row, table.rule, cost) for row, cost in pairs if cost is not None]
+            scores = [(row, row.scores[table.rule], cost) for row, cost in pairs if cost]
+            points = [Point(row.label, cost.mean, s.mean, s.sd) for row, s, cost in scores]
             if len(points) > 1:
                 found.append(CostChart(points, name + where, more_is_better))
     return found
-
-
-def _point(row: MethodRow, rule: str, cost: SampleStats) -> Point:
-    return Point(row.label, cost.mean, row.scores[rule].mean, row.scores[rule].sd)

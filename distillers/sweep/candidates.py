@@ -80,34 +80,25 @@ class Measured:
 
     def exceeds(self, limits: Limits) -> list[str]:
         """Return which limits it exceeds, with its figures."""
+        each = self._limited(limits)
+        return [f"{name} {value:.3g} of {limit:g}" for name, value, limit in each if value > limit]
+
+    def excess_of(self, limits: Limits) -> float:
+        """Return the largest ratio of a figure to its limit."""
+        return max((value / limit for _, value, limit in self._limited(limits)), default=0.0)
+
+    def _limited(self, limits: Limits) -> list[tuple[str, float, float]]:
+        """Return name, figure and limit of each cost that has a limit."""
         found = (
             ("latency_ms", self.latency_ms, limits.latency_ms),
             ("mb", self.file_bytes / 1e6, limits.mb),
             ("macs", self.macs / 1e6, limits.macs),
         )
-        return [
-            f"{name} {value:.3g} of {limit:g}"
-            for name, value, limit in found
-            if limit is not None and value > limit
-        ]
-
-    def excess_of(self, limits: Limits) -> float:
-        """Return the largest ratio of a figure to its limit."""
-        pairs = (
-            (self.latency_ms, limits.latency_ms),
-            (self.file_bytes / 1e6, limits.mb),
-            (self.macs / 1e6, limits.macs),
-        )
-        return max((value / limit for value, limit in pairs if limit), default=0.0)
+        return [(name, value, limit) for name, value, limit in found if limit is not None]
 
 
 def default_candidates(teacher: str, image_size: int) -> list[str]:
-    """Return the default candidates, those of the teacher's family first.
-
-    Args:
-        teacher: name of the teacher's network.
-        image_size: side of the images in pixels.
-    """
+    """Return the default candidates for images of a size in pixels, the teacher's family first."""
     families = SMALL_FAMILIES if image_size <= SMALL_IMAGE else FAMILIES
     own = [family for family in families if family in teacher.lower()]
     order = [*own, *(family for family in families if family not in own)]

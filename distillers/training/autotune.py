@@ -109,12 +109,6 @@ def compile_cost(task: Task, batch: Batch, hparams: Hyperparameters, num_steps: 
 
     Afterwards the task, its gradients and all random number generators have their earlier state;
     what was compiled serves the run.
-
-    Args:
-        task: what will be trained.
-        batch: one of its batches.
-        hparams: how it will be trained.
-        num_steps: steps of an epoch.
     """
     device, precision = batch.images.device, hparams.precision
     assert precision != "auto"  # it has been chosen

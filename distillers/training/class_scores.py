@@ -33,12 +33,9 @@ class ClassCounts(NamedTuple):
 
 
 def count_classes(predictions: Tensor, labels: Tensor, num_classes: int) -> ClassCounts:
-    """Count the images of each class; does not wait for the device.
+    """Count the images of each class, for predicted classes (n,) and labels (n,), both int64.
 
-    Args:
-        predictions: (n,) int64 predicted classes.
-        labels: (n,) int64.
-        num_classes: k.
+    This does not wait for the device.
     """
     weights = (predictions == labels).double()
     ones, zeros = torch.ones_like(weights), weights.new_zeros(num_classes)

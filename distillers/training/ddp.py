@@ -128,9 +128,3 @@ def convert_sync_batchnorm(net: nn.Module, world: World) -> nn.Module:
     if world.device.type != "cuda":
         raise InputError("--sync_bn needs GPUs: PyTorch's SyncBatchNorm has no version for CPUs.")
     return nn.SyncBatchNorm.convert_sync_batchnorm(net)
-
-
-def sync_losses(losses: nn.ModuleDict, world: World) -> None:
-    """Convert the layers of losses by `convert_sync_batchnorm`, in place."""
-    for name, loss in losses.items():
-        losses[name] = convert_sync_batchnorm(loss, world)

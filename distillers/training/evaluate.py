@@ -113,12 +113,9 @@ def is_near_chance(accuracy: float, num_images: int, num_classes: int) -> bool:
 
 
 def top_classes(logits: Tensor) -> Tensor:
-    """Return the five most probable classes of each image, (n, 5) int64; all if there are fewer.
+    """Return the five largest of logits (n, k) as (n, 5) int64 classes; all if there are fewer.
 
     Predictions are the first column everywhere, because equal logits, which int8 networks give,
     can be ranked otherwise by another function.
-
-    Args:
-        logits: (n, k) float32.
     """
     return logits.topk(min(5, logits.shape[1])).indices

@@ -28,10 +28,6 @@ class Splits(NamedTuple):
     val: DataSource | None
     test: DataSource
 
-    def digest(self) -> str:
-        """Return a hash of all images and labels; `test` is the whole data set."""
-        return self.test.digest()
-
 
 def split_images(source: DataSource, config: TrainConfig) -> Splits:
     """Hold out the share --val_fraction of the training images, the same ones for each --trial."""
@@ -42,9 +38,7 @@ def split_images(source: DataSource, config: TrainConfig) -> Splits:
 def describe(splits: Splits, batch_size: int) -> list[str]:
     """Return lines with the classes and numbers of images, and warnings about them.
 
-    Args:
-        splits: the images.
-        batch_size: of a step, over all processes.
+    `batch_size` is that of a step, over all processes.
     """
     names, labels = splits.test.class_names, splits.train.train_labels
     parts = {"training": labels[labels >= 0], splits.test.test_part: splits.test.test_labels}

@@ -1,7 +1,7 @@
 """Export a network as an int8 ONNX file, and measure that file."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,6 @@ def export_int8(
     *,
     keep: Sequence[str] = (),
     num_images: int = 256,
-    log: Callable[[str], None] = print,
 ) -> Int8Report:
     """Write a network as an int8 ONNX file, and evaluate it and its float file with onnxruntime.
 
@@ -72,7 +71,6 @@ def export_int8(
         source: its data set: training images to calibrate with, test images to evaluate on.
         keep: layers to leave in float, by module path; ("auto",) finds them.
         num_images: number of training images to calibrate with.
-        log: receives lines about the layers that were left in float.
 
     Raises:
         InputError: if the network cannot be exported or quantized; nothing is written then.
@@ -84,7 +82,7 @@ def export_int8(
         full, small = Path(name) / "float.onnx", Path(name) / "int8.onnx"
         export(classifier, card, full, "onnx", images[:32])
         quantizer = Quantizer(full, images, Path(name))
-        kept = _choose_kept(quantizer, keep, log)
+        kept = _choose_kept(quantizer, keep)
         quantizer.write(small, kept)
         write_card(small, card)
         report = _measure(full, small, card, source, kept, len(quantizer.layers))
@@ -97,18 +95,16 @@ def export_int8(
     return replace(report, file_bytes=len(content), size_ratio=ratio)
 
 
-def _choose_kept(
-    quantizer: Quantizer, keep: Sequence[str], log: Callable[[str], None]
-) -> tuple[str, ...]:
-    """Return the layers to leave in float, and log the most sensitive ones if they are searched."""
+def _choose_kept(quantizer: Quantizer, keep: Sequence[str]) -> tuple[str, ...]:
+    """Return the layers to leave in float; print the most sensitive ones if they are searched."""
     if tuple(keep) != (AUTO,):
         return tuple(keep)
     ranked = quantizer.sensitivities()
     kept = quantizer.choose_kept(ranked)
-    log("layers by what quantizing each alone changes (mean KL divergence, nats):")
+    print("layers by what quantizing each alone changes (mean KL divergence, nats):")
     for each in ranked[: max(5, len(kept))]:
         what = "float" if each.layer in kept else "int8"
-        log(f"  {each.layer:<40}{each.divergence:10.3g}  {what}")
+        print(f"  {each.layer:<40}{each.divergence:10.3g}  {what}")
     return tuple(kept)
 
 

@@ -26,12 +26,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def check_fits(name: str, num_bytes: int, device: torch.device) -> None:
-    """Check that the weights of a teacher fit the free memory of a device.
-
-    Args:
-        name: of the teacher, for the message.
-        num_bytes: of its weights.
-        device: where it will be.
+    """Check that the weights of the teacher `name` fit the free memory of a device.
 
     Raises:
         InputError: if they do not.
@@ -47,14 +42,11 @@ def check_fits(name: str, num_bytes: int, device: torch.device) -> None:
 
 
 def check_published_fits(name: str, device: torch.device, width: float = FLOAT32) -> None:
-    """Check that a network by name fits the memory, before it is built.
+    """Check that a network by name fits the memory before it is built.
+
+    `width` is the number of bytes of a weight on the device.
 
     It is built in single precision on the CPU, and then moved to the device.
-
-    Args:
-        name: see `distillers.checkpoints.published.load_published`.
-        device: where it will be.
-        width: bytes of a weight there.
 
     Raises:
         InputError: if it does not fit, or there is no such network.

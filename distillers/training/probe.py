@@ -74,7 +74,6 @@ class NearestNeighbors(nn.Module):
         labels: (N,) int64.
         num_classes: k.
         neighbors: number of neighbors; all if there are fewer embeddings.
-        temperature: see above.
     """
 
     def __init__(
@@ -84,18 +83,17 @@ class NearestNeighbors(nn.Module):
         num_classes: int,
         *,
         neighbors: int = NEIGHBORS,
-        temperature: float = TEMPERATURE,
     ) -> None:
         super().__init__()
         self.bank, self.labels = F.normalize(embeddings.float()), labels
-        self.num_classes, self.temperature = num_classes, temperature
+        self.num_classes = num_classes
         self.neighbors = min(neighbors, len(labels))
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Return the logarithm of each class's share of the votes (n, k), at least log 1e-6."""
         similarity = F.normalize(embeddings.float()) @ self.bank.T
         nearest, rows = similarity.topk(self.neighbors)
-        weights = (nearest / self.temperature).softmax(1)
+        weights = (nearest / TEMPERATURE).softmax(1)
         votes = weights.new_zeros(len(weights), self.num_classes)
         votes.scatter_add_(1, self.labels[rows], weights)
         return votes.clamp(min=LEAST).log()

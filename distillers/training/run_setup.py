@@ -133,9 +133,6 @@ def print_start(networks: str, config: TrainConfig, folder: Path, world: World) 
 def build_hparams(config: TrainConfig, network: str, image_size: int) -> Hyperparameters:
     """Return the hyper-parameters; a --learning_rate that is left out is the published one."""
     rate = config.learning_rate or recipes.learning_rate(network, image_size)
-    names = {field.name for field in dataclasses.fields(Hyperparameters)} - {
-        "learning_rate",
-        "milestones",
-    }
-    same = {name: getattr(config, name) for name in names}
+    names = {field.name for field in dataclasses.fields(Hyperparameters)}
+    same = {name: getattr(config, name) for name in names - {"learning_rate", "milestones"}}
     return Hyperparameters(learning_rate=rate, milestones=config.lr_decay_epochs, **same)

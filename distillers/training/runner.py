@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import errno
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,13 +29,11 @@ from distillers.training.evaluate import score
 from distillers.training.images import Splits, check_same_images, describe
 from distillers.training.memory import release_freed_memory
 from distillers.training.preemption import PreemptionHandler, ignore
+from distillers.training.probe import Probe
 from distillers.training.recorder import open_recorder
 from distillers.training.run_dir import RunDir
 from distillers.training.run_setup import batch_size_per_process, build_hparams
 from distillers.training.trainer import Hyperparameters, fit
-
-if TYPE_CHECKING:
-    from distillers.training.probe import Probe
 
 # Attributes of a `Score` that are recorded after each epoch.
 FIGURES = ("loss", "acc", "acc_top5", "balanced_acc", "macro_f1")
@@ -51,7 +49,7 @@ def train(
     *,
     views: NumViews | None = None,
     caches: Sequence[StoredOutputs] = (),
-    probe: "Probe | Agreement | None" = None,
+    probe: Probe | Agreement | None = None,
 ) -> None:
     """Train a task, from the first epoch or from the state in `run_dir`, and write the run's files.
 
@@ -98,7 +96,7 @@ def _check_same_run(
     Returns:
         the digest of the images and the weights of the classes, for the card.
     """
-    digest = splits.digest()
+    digest = splits.test.digest()  # of the whole data set
     versions = f"distillers {__version__}, PyTorch {torch.__version__}"
     world.check_same(
         {"images or labels": digest, "flags": run_dir.folder.name, "versions": versions}
@@ -146,7 +144,7 @@ def _fit_and_record(
     run_dir: RunDir,
     card: dict[str, Any],
     world: World,
-    probe: "Probe | Agreement | None",
+    probe: Probe | Agreement | None,
 ) -> None:
     """Run the training loop; the first process records every epoch."""
     tests = {splits.test.test_part: splits.test.test_loader(world.device, world.shard)}
@@ -241,7 +239,7 @@ def evaluate_on_splits(
     tests: Mapping[str, BatchLoader],
     world: World | None = None,
     preemption: PreemptionHandler | None = None,
-    probe: "Probe | Agreement | None" = None,
+    probe: Probe | Agreement | None = None,
 ) -> dict[str, float]:
     """Return `test_loss`, `test_acc` and the other `FIGURES`; of `val`, too, if it is there."""
     figures: dict[str, float] = {}

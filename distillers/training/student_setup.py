@@ -24,9 +24,10 @@ from distillers.errors import InputError
 from distillers.features.backbone import has_logits
 from distillers.features.extractor import FeatureExtractor
 from distillers.models.fake_quantize import fake_quantize_layers
-from distillers.training import ddp, run_setup
+from distillers.training import run_setup
 from distillers.training.agreement import Agreement
 from distillers.training.class_weight import class_weight_options
+from distillers.training.ddp import convert_sync_batchnorm
 from distillers.training.images import Splits, split_images
 from distillers.training.probe import Probe, embed
 from distillers.training.teachers import LoadedTeachers, prepare
@@ -140,7 +141,8 @@ def build_student(
     )
     close_pack_networks(nets)
     if config.sync_bn:
-        ddp.sync_losses(task.losses, world)
+        for name, loss in task.losses.items():
+            task.losses[name] = convert_sync_batchnorm(loss, world)
     if config.qat:  # last, because taps are found by the classes of layers
         num_layers = fake_quantize_layers(student)
         world.say(f"{num_layers} layers of the student simulate int8 in training (--qat)")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distillers.checkpoints.input_adapter import adapt_input, check_classes
+from distillers.checkpoints.io import check_exists
 from distillers.checkpoints.load import Classifier, best_checkpoint, load
 from distillers.checkpoints.published import load_published
 from distillers.config.flags import as_json_types
@@ -111,8 +112,6 @@ def check_exist(config: StudentConfig) -> None:
     Raises:
         InputError: naming the first that does not.
     """
-    from distillers.checkpoints.io import check_exists
-
     for one in config.teachers():
         if not one.is_named and not one.is_pack:
             check_exists(best_checkpoint(Path(one.path)))

@@ -117,10 +117,7 @@ def build(args: Sequence[str]) -> None:
 
     loss_weights.options(config, loss_weights.choose(config))  # before files are read
 
-    def fill_cache(world: "World") -> None:
-        work(config, world)
-
-    launch.run(config, "cache", ["build", *args], fill_cache)
+    launch.run(config, "cache", ["build", *args], lambda world: work(config, world))
 
 
 def export_pack(args: Sequence[str]) -> None:

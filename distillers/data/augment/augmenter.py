@@ -75,13 +75,7 @@ class Augmenter:
 
 
 def merged(layer: Sequence[Group], height: int, width: int) -> list[Group]:
-    """Return the groups of a layer with those of one kernel together.
-
-    Args:
-        layer: the groups.
-        height: of the images, in pixels.
-        width: of the images, in pixels.
-    """
+    """Return the groups of a layer with those of one kernel together, for images in pixels."""
     found: dict[str, list[Group]] = {}
     for group in layer:
         if group.kernel in GEOMETRIC:

@@ -69,11 +69,7 @@ def pack_card(pack: Pack) -> dict[str, Any]:
 
 
 def check_losses(pack: Pack, names: Iterable[str]) -> None:
-    """Check that losses need no more of a teacher than a pack has.
-
-    Args:
-        pack: the only teacher.
-        names: of the losses.
+    """Check that losses, by name, need no more of the only teacher than its pack has.
 
     Raises:
         InputError: naming the first that does, what it needs, and losses that need no more.

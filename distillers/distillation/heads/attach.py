@@ -27,17 +27,16 @@ from distillers.features.trace import ForwardTrace, run
 from distillers.features.unwrap import unwrap
 
 
-def as_backbone(net: nn.Module, images: Tensor, taps: Taps | None = None) -> HeadedNetwork:
+def as_backbone(net: nn.Module, images: Tensor) -> HeadedNetwork:
     """Return a network that maps images to embeddings: `net` without its classifier, if it has one.
 
-    The classifier is that of `infer_taps`, or which `taps` name. Where there is none and `net` has
+    The classifier is that of `infer_taps`. Where there is none and `net` has
     no `num_classes`, its output is the embedding.
 
     Args:
         net: maps images (n, c, h, w) to logits or embeddings; it is not changed, and its modules
             are shared with the result.
         images: (n, c, h, w), any content, of the size that it will get.
-        taps: names its classifier.
 
     Raises:
         InputError: if the input of the classifier is no embedding that can be read.
@@ -56,7 +55,7 @@ def as_backbone(net: nn.Module, images: Tensor, taps: Taps | None = None) -> Hea
     if isinstance(output, Tensor) and output.ndim == 4:
         return HeadedNetwork(net)
     trace = ForwardTrace(net, images)
-    places = infer_taps(trace, taps)
+    places = infer_taps(trace)
     if places.head and not isinstance(net.get_submodule(places.head), nn.Identity):
         return _without_one_classifier(trace, places)
     if not places.head and num_classes(net):

@@ -56,15 +56,11 @@ class ClassEmbeddings(NamedTuple):
 
 
 def read_class_embeddings(path: Path, class_names: Sequence[str]) -> ClassEmbeddings:
-    """Read a safetensors file of class embeddings.
+    """Read a safetensors file of class embeddings, for a data set's class names.
 
     It holds `class_embeddings` (k, d), in its metadata `class_names`, a JSON list of their k names,
     and may hold `logit_scale`, one number: the inverse of the temperature. The rows are matched
     with the data set's classes by name, in any order; more rows are left out.
-
-    Args:
-        path: of the file.
-        class_names: of the data set.
 
     Raises:
         InputError: if the file is not as described, or lacks a class.

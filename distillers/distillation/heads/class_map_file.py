@@ -71,10 +71,6 @@ def class_names_of(num_classes: int, names: Sequence[str] | None) -> list[list[s
 
     They are those of its card, else for 1,000 classes ImageNet's: WordNet's identifier, timm's
     description, and each synonym in it.
-
-    Args:
-        num_classes: of the network.
-        names: those in its card, if any.
     """
     if names and len(names) == num_classes:
         return [[name] for name in names]

@@ -185,18 +185,10 @@ class _RidgeProblem:
         return residual / (1 - leverage).clamp(min=1e-12)[:, None]
 
 
-def fit_logistic(
-    embeddings: Tensor, labels: Tensor, num_classes: int, strength: float = 1.0
-) -> LinearHead:
-    """Fit multinomial logistic regression with scikit-learn.
+def fit_logistic(embeddings: Tensor, labels: Tensor, num_classes: int) -> LinearHead:
+    """Fit multinomial logistic regression with scikit-learn to embeddings (N, d), with C = 1.
 
     The logit of a class without images lies 20 below the lowest bias of the others.
-
-    Args:
-        embeddings: (N, d).
-        labels: (N,) int64.
-        num_classes: k.
-        strength: C, the inverse of the penalty.
 
     Raises:
         InputError: if there are fewer than two images or classes, or a number is not finite.
@@ -208,7 +200,7 @@ def fit_logistic(
     x = x.double()
     if not torch.isfinite(x).all():
         raise InputError(NOT_FINITE)
-    model = LogisticRegression(C=strength, solver="newton-cg", tol=1e-9, max_iter=1000)
+    model = LogisticRegression(C=1.0, solver="newton-cg", tol=1e-9, max_iter=1000)
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
         try:
@@ -227,7 +219,7 @@ def fit_logistic(
     weight[rows], full_bias[rows] = found, bias
     weight, full_bias = weight.to(x.device), full_bias.to(x.device)
     accuracy = float(((x @ weight.T + full_bias).argmax(1) == y).double().mean())
-    return LinearHead(weight, full_bias, 1.0, strength, accuracy, "logistic")
+    return LinearHead(weight, full_bias, 1.0, 1.0, accuracy, "logistic")
 
 
 def _checked(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
