@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
@@ -22,10 +23,12 @@ from distillers.checkpoints.shapes import (
     weight_shapes,
     without_extra_logits,
 )
+from distillers.checkpoints.timm_names import renamed_by_timm
 from distillers.errors import MODEL_FLAGS, SAVE_WEIGHTS, InputError
 from distillers.models.external import native_size
 
 MAX_NAMES = 12  # of numbers that were left out
+SORTED = (".safetensors", ".json")  # files whose weights are in the order of their names
 LEAVES = ("weight", "bias", "running_mean", "running_var")
 BY_ORDER = (
     "%s: its weights have other names than those of %s; they were taken in their order, in which "
@@ -82,8 +85,12 @@ def recognize_network(
     """
     name = model or name_from_folder(path)
     size = image_size or (name and native_size(name)) or SIZES[0]
-    fits = ((weights, _fit(name, weights.state, size)) for weights in candidates)
-    taken, fit = next(((weights, fit) for weights, fit in fits if fit), (candidates[0], None))
+    taken, fit = _first_fit(name, candidates, size) or (candidates[0], None)
+    if fit is None and name:
+        renamed = renamed_by_timm(name, candidates, native_size(name) or size)
+        taken, fit = _first_fit(name, renamed, size) or (taken, None)
+        if fit:
+            log.warning("%s: its weights were renamed as timm does for this network.", path)
     state = without_extra_logits(fit.name if fit else name, taken.state)
     if fit is None and model:
         state = _rename_by_order(model, state, path)
@@ -158,6 +165,14 @@ def load_weights(net: nn.Module, state: dict[str, Tensor], path: str | Path) -> 
         raise InputError(f"{path} does not fit {type(net).__name__}: {detail}") from error
 
 
+def _first_fit(
+    name: str | None, candidates: Iterable[Weights], size: int
+) -> tuple[Weights, Fit] | None:
+    """Return the first weights that a network can have, and how it has them."""
+    fits = ((weights, _fit(name, weights.state, size)) for weights in candidates)
+    return next(((weights, fit) for weights, fit in fits if fit), None)
+
+
 def _fit(name: str | None, state: dict[str, Tensor], image_size: int) -> Fit | None:
     """Return how the named network has these weights, or else the only built-in one with them."""
     if name:
@@ -230,6 +245,6 @@ def _rename_by_order(name: str, state: dict[str, Tensor], path: str | Path) -> d
         for key, own in zip(given, keys, strict=False)
     ]
     misordered = any(leaf != own and leaf in LEAVES and own in LEAVES for leaf, own in leaves)
-    if len(given) != len(keys) or misordered or Path(path).suffix == ".safetensors":
+    if len(given) != len(keys) or misordered or Path(path).suffix in SORTED:
         return {}
     return {own: state[key] for own, key in zip(keys, given, strict=True)}

@@ -10,7 +10,7 @@ HEAD = 512  # bytes that are looked at
 MAX_EXPANSION = 100  # of a compressed archive
 
 DOWNLOAD = "The download stored a page instead of the file; use the direct link"
-JOIN = "Load these files with the library that wrote them, and save the state dict as one"
+INDEX = ".index.json"  # end of the name of the index of weights in several files
 EXTRACT = "Extract it, and name a file in it"
 SIGNATURES = (
     (b"version https://git-lfs", "a Git LFS pointer", "Fetch the file itself with git lfs pull"),
@@ -63,6 +63,11 @@ def check_content(path: Path, kind: str) -> None:
         )
 
 
+def is_index(path: Path) -> bool:
+    """Return whether a file is the index of weights in several files, by its name."""
+    return path.name.endswith(INDEX)
+
+
 def is_safetensors(path: Path) -> bool:
     """Return whether a file has the suffix or the header of safetensors."""
     with path.open("rb") as file:
@@ -87,8 +92,8 @@ def _describe(path: Path, head: bytes) -> tuple[str, str]:
         return "a tar archive", EXTRACT
     if head.startswith(b"PK"):
         return _describe_zip(path)
-    if b'"weight_map"' in head or path.name.endswith(".index.json"):
-        return "the index of weights in several files", JOIN
+    if b'"weight_map"' in head:
+        return "the index of weights in several files", f"Give it a name that ends in {INDEX}"
     text = head.decode("utf-8", "ignore")
     is_text = len(text.encode()) > len(head) - 4 and "".join(text.split()).isprintable()
     return (f"a text that begins with {text.strip()[:30]!r}", "") if is_text else ("", "")

@@ -8,11 +8,14 @@ from typing import Any
 
 import timm
 
+from distillers.checkpoints.content import INDEX
 from distillers.checkpoints.input_adapter import known_interpolation
 from distillers.checkpoints.schema import check_card
 from distillers.errors import InputError
 
-FILES = ("model.safetensors", "pytorch_model.bin")  # that it describes
+# Files that it describes.
+WHOLE = ("model.safetensors", "pytorch_model.bin")
+FILES = (*WHOLE, *(f"{name}{INDEX}" for name in WHOLE))
 MAX_BYTES = 10**7
 
 log = logging.getLogger("distillers")

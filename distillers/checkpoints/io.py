@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from distillers.checkpoints.checksum import add_to_zip, check_checksum
-from distillers.checkpoints.content import check_content, is_safetensors
+from distillers.checkpoints.content import check_content, is_index, is_safetensors
 from distillers.checkpoints.schema import check_card
+from distillers.checkpoints.shards import check_whole, weights_by_part
+from distillers.data.datasets.listing import first_few
 from distillers.errors import SAVE_WEIGHTS, CorruptFileError, InputError
 from distillers.files import write_atomically
 
@@ -81,9 +83,11 @@ def check_exists(path: Path) -> None:
 def read(path: str | Path) -> dict[str, Any]:
     """Read the content of a checkpoint or a safetensors file without running any code in it.
 
+    Of the index of weights in several files, all of these are read.
+
     Raises:
-        InputError: if there is no such file, it holds objects whose loading would run code, or its
-            card is not valid.
+        InputError: if there is no such file, or not all parts of it, it holds objects whose loading
+            would run code, or its card is not valid.
         CorruptFileError: if it is damaged.
     """
     path = Path(path)
@@ -92,6 +96,9 @@ def read(path: str | Path) -> dict[str, Any]:
         raise InputError(
             f"{path} is a program, not weights; name a checkpoint or a safetensors file instead."
         )
+    if is_index(path):
+        return _read_parts(path)
+    check_whole(path)
     has_checksum = check_checksum(path)
     payload = _read_safetensors(path) if is_safetensors(path) else _read_pickle(path)
     if not isinstance(payload, dict):
@@ -179,6 +186,23 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     if not tensors:
         raise CorruptFileError(f"{path} holds no tensors; write it again.")
     return {"model": tensors, "card": card}
+
+
+def _read_parts(index: Path) -> dict[str, Any]:
+    """Return the weights of all files that an index names, as one state dict."""
+    weights: dict[str, Any] = {}
+    for path, names in weights_by_part(index).items():
+        check_checksum(path)
+        content = _read_safetensors(path)["model"] if is_safetensors(path) else _read_pickle(path)
+        part: dict[str, Any] = content if isinstance(content, dict) else {}
+        found = set(part)
+        if found != set(names):
+            raise CorruptFileError(
+                f"{path} does not hold the weights that {index.name} names "
+                f"({first_few(sorted(map(str, found ^ set(names))))}); download both again."
+            )
+        weights |= part
+    return weights
 
 
 def _looks_damaged(path: Path) -> bool:

@@ -14,6 +14,7 @@ from distillers.checkpoints.network import build_network
 from distillers.checkpoints.onnx import OnnxNetwork
 from distillers.checkpoints.program import read_program
 from distillers.checkpoints.schema import check_card
+from distillers.checkpoints.shards import weight_files
 from distillers.checkpoints.third_party import build_third_party
 from distillers.data.loaders.decode import resize_center_crop
 from distillers.data.normalization import Normalize
@@ -155,8 +156,9 @@ def best_checkpoint(path: Path) -> Path:
 
 
 def file_bytes(path: Path) -> int:
-    """Return the size of a saved network in bytes, with the weights beside OpenVINO's XML file."""
-    files = [path, path.with_suffix(openvino.WEIGHTS)] if path.suffix == openvino.XML else [path]
+    """Return the size of a saved network in bytes, with the weights beside an XML file or index."""
+    is_xml = path.suffix == openvino.XML
+    files = [path, path.with_suffix(openvino.WEIGHTS)] if is_xml else weight_files(path)
     return sum(file.stat().st_size for file in files)
 
 

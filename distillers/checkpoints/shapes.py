@@ -54,6 +54,8 @@ def names_by_shapes(state: dict[str, Tensor]) -> list[Fit]:
 def find_fit(name: str, state: dict[str, Tensor], image_size: int) -> Fit | None:
     """Find the size, `image_size` first, and the number of classes at which a network has weights.
 
+    The number is 0 for the weights of a network without its classifier.
+
     Raises:
         InputError: if there is no such network.
     """
@@ -61,11 +63,18 @@ def find_fit(name: str, state: dict[str, Tensor], image_size: int) -> Fit | None
     for size in _candidate_sizes(name, wanted, image_size):
         try:
             classes = num_classes_of(name, size, wanted)
-            if classes and _has_shapes(fit := Fit(name, size, classes), wanted):
+            if classes is None and may_lack_classifier(name):
+                classes = 0
+            if classes is not None and _has_shapes(fit := Fit(name, size, classes), wanted):
                 return fit
         except InputError:  # it has no version for this size
             continue
     return None
+
+
+def may_lack_classifier(name: str) -> bool:
+    """Return whether a network can be built without its classifier: all but the user's own."""
+    return ":" not in name or name.startswith(("timm:", "torchvision:"))
 
 
 def num_classes_of(name: str, image_size: int, wanted: Shapes) -> int | None:

@@ -7,7 +7,7 @@ another layout, write a class with `matches` and `convert` and add it to `READER
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,12 +30,16 @@ from distillers.losses.ops.reused_classifier import ReusedClassifier
 from distillers.models.pretrained import statistics
 
 STATE_KEYS = ("model", "state_dict", "model_state_dict", "student", "net")
-EMA = re.compile(r"(^|[^a-z])(ema|swa|shadow|avg|averaged?)([^a-z]|$)", re.IGNORECASE)
+EMA = re.compile(
+    r"(^|[^a-z])(ema|swa|shadow|avg|averaged?|target_encoder)([^a-z]|$)", re.IGNORECASE
+)
 # Of DistributedDataParallel at the beginning; of torch.compile, FSDP and checkpointing anywhere.
 WRAPPERS = re.compile(
     r"((?<=\.)|^)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.|^(module\.)+"
 )
+DINO_HEAD = "last_layer"  # in the names of the heads of DINO, iBOT and DINOv2
 MAX_DEPTH = 4
+PART_DEPTH = 2  # names before those of a network's weights
 MAX_CANDIDATES = 1000  # sets of weights in a file
 IMAGENET_CLASSES = 1000  # of the weights that torchvision publishes
 
@@ -153,14 +157,14 @@ def find_weights(payload: dict[str, Any]) -> list[Weights]:
     """Return the state dicts in a checkpoint, the preferred one first.
 
     Averaged weights (EMA) come before raw ones, as in timm, then the entries of `STATE_KEYS`.
-    mmengine exchanges both, so that its `ema_state_dict` has the raw ones. A state dict of a module
-    that holds the network among others, as those of mdistiller and Lightning, is followed by its
-    parts.
+    mmengine exchanges both, so that its `ema_state_dict` has the raw ones. In self-distillation
+    (DINO, iBOT, DINOv2) the averaged weights are the teacher's. A state dict of a module that holds
+    the network among others, as those of mdistiller and Lightning, is followed by its parts.
     """
-    sets = sorted(_state_dicts(payload, "", set()), key=_preference)
+    sets = _sorted(_state_dicts(payload, "", set()))
     if "message_hub" in payload:  # mmengine's
         sets.sort(key=lambda weights: weights.key == "ema_state_dict")
-    found = [weights for each in sets for weights in (each, *_parts(each))]
+    found = [weights for each in sets for weights in (each, *_parts(each, PART_DEPTH))]
     return found[:MAX_CANDIDATES]
 
 
@@ -181,22 +185,44 @@ def _state_dicts(payload: dict[str, Any], key: str, seen: set[int]) -> Iterator[
             yield from _state_dicts(value, f"{key}.{name}" if key else name, seen)
 
 
-def _parts(whole: Weights) -> Iterator[Weights]:
-    """Yield the weights below each first name, those of a student and averaged ones first."""
+def _parts(whole: Weights, depth: int) -> Iterator[Weights]:
+    """Yield the weights below each first name, those of a student and averaged ones first.
+
+    Each is followed by its own parts, down to `depth` names.
+    """
     groups: dict[str, dict[str, Tensor]] = {}
     for name, value in whole.state.items():
         first, _, rest = name.partition(".")
         if rest:
             groups.setdefault(first, {})[_strip_wrappers(rest)] = value
     parts = [Weights(f"{whole.key}.{first}".strip("."), state) for first, state in groups.items()]
-    yield from sorted(parts, key=_preference)
+    for part in _sorted(parts):
+        yield part
+        if depth > 1:
+            yield from _parts(part, depth - 1)
 
 
-def _preference(weights: Weights) -> tuple[bool, int]:
-    """Return a key that sorts the preferred weights first."""
-    name = weights.key.rpartition(".")[2]
-    rank = STATE_KEYS.index(name) if name in STATE_KEYS else len(STATE_KEYS)
-    return not EMA.search(weights.key), rank
+def _sorted(sets: Iterable[Weights]) -> list[Weights]:
+    """Return sets of weights, the preferred ones first."""
+    found = list(sets)
+    by_key = {weights.key: weights.state for weights in found}
+
+    def preference(weights: Weights) -> tuple[bool, int]:
+        above, _, name = weights.key.rpartition(".")
+        rank = STATE_KEYS.index(name) if name in STATE_KEYS else len(STATE_KEYS)
+        own = f"{above}.{name.replace('teacher', 'student')}".strip(".")
+        student = by_key.get(own, {})
+        is_average = EMA.search(weights.key) or _is_average(name, weights.state, student)
+        return not is_average, rank
+
+    return sorted(found, key=preference)
+
+
+def _is_average(name: str, teacher: dict[str, Tensor], student: dict[str, Tensor]) -> bool:
+    """Return whether a teacher is the average of a student, not another network that taught it."""
+    shapes = [{key: value.shape for key, value in each.items()} for each in (teacher, student)]
+    has_head = name == "teacher" and any(DINO_HEAD in key for key in teacher)
+    return shapes[0] == shapes[1] and (has_head or name == "teacher_backbone")
 
 
 def _strip_wrappers(key: str) -> str:

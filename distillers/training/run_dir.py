@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from distillers.checkpoints import io as checkpoint
+from distillers.checkpoints.shards import weights_sha256
 from distillers.config.run_files import METRICS
 from distillers.config.train import TrainConfig
 from distillers.distributed.world import World, complain
 from distillers.errors import CorruptFileError, InputError
-from distillers.files import file_name, sha256
+from distillers.files import file_name
 from distillers.training.state import RunState
 
 # Set by torchrun and by SLURM where they start a run again by themselves.
@@ -130,7 +131,7 @@ def check_same_source(
     known = run_dir.state.card.get(section, {}).get(key) if run_dir.state else None
     if known is None:
         return
-    here = here or sha256(path)
+    here = here or weights_sha256(Path(path))
     if known != here:
         raise InputError(
             f"{run_dir.folder} began with another network than {path} holds now (sha256 "

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from distillers.checkpoints.input_adapter import adapt_input, check_classes
 from distillers.checkpoints.io import check_exists
-from distillers.checkpoints.load import Classifier, best_checkpoint, load
+from distillers.checkpoints.load import Classifier, best_checkpoint, file_bytes, load
 from distillers.checkpoints.published import load_published
+from distillers.checkpoints.shards import weights_sha256
 from distillers.config.flags import as_json_types
 from distillers.config.run_files import json_digest
 from distillers.config.student import StudentConfig
@@ -27,7 +28,7 @@ from distillers.distillation.heads.linear import linear_layer
 from distillers.distillation.heads.prepare import FITTED, prepare_teacher, standardized
 from distillers.distributed.world import World
 from distillers.errors import InputError
-from distillers.files import file_name, sha256
+from distillers.files import file_name
 from distillers.losses import wiring
 from distillers.models.precision import ReducedPrecision
 from distillers.progress import counted
@@ -216,14 +217,14 @@ def _load(
     else:
         path = best_checkpoint(Path(flags.path))
         if path.exists():
-            check_fits(str(path), path.stat().st_size, torch.device("cpu"))
+            check_fits(str(path), file_bytes(path), torch.device("cpu"))
         found = load(
             path,
             model=flags.model,
             image_size=source.image_size,
             programs=False,
         )
-        identity = sha256(path)
+        identity = weights_sha256(path)
     classes = found.card["num_classes"]
     if flags.keeps_classes and classes != source.num_classes:
         raise InputError(

@@ -469,12 +469,3 @@ def test_what_is_exported_is_verified_and_holds_no_path_of_the_machine(
     path.write_bytes(safetensors_file(**classifier.net.state_dict()))
     load(path, model="resnet8")
     assert "not verified" in caplog.text
-
-
-def test_the_index_of_several_files_is_named(tmp_path):
-    path = tmp_path / "model.safetensors.index.json"
-    path.write_text(
-        json.dumps({"metadata": {"x": "y" * 900}, "weight_map": {"a": "1.safetensors"}})
-    )
-    with pytest.raises(InputError, match=r"it is the index of weights in several files\. Load"):
-        load(path, model="resnet8")

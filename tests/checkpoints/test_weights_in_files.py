@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from distillers import models
+from distillers.checkpoints.initial import build_initial
 from distillers.checkpoints.load import load
 from distillers.checkpoints.shapes import find_fit
 from distillers.cli import main as cli
@@ -33,7 +34,7 @@ def averaged():
     return AveragedModel(net).state_dict()
 
 
-RAW, EMA = state_of(0), state_of(1)
+RAW, EMA, W = state_of(0), state_of(1), torch.ones(3, 4)
 # each: the content of a file, and words that the log says of the choice
 FILES = {
     "timm": ({"state_dict": RAW, "state_dict_ema": EMA}, "state_dict_ema, state_dict left out"),
@@ -66,6 +67,36 @@ FILES = {
     "swa": ({"net": RAW, "swa_model": prefixed(EMA, "module.")}, "swa_model, net left out"),
     "only average": ({"model_ema": EMA, "model": None}, "model_ema"),
     "another name": ({"weights": EMA, "epoch": 3}, "weights"),
+    "DINO": (
+        {
+            "student": prefixed(RAW, "module.backbone.") | {"module.head.last_layer.weight_v": W},
+            "teacher": prefixed(EMA, "backbone.") | {"head.last_layer.weight_v": W},
+        },
+        "teacher.backbone, head, student left out",
+    ),
+    "DINOv2": (
+        {
+            "model": {
+                **prefixed(RAW, "student.backbone."),
+                "student.dino_head.last_layer.weight_v": W,
+                **prefixed(EMA, "teacher.backbone."),
+                "teacher.dino_head.last_layer.weight_v": W,
+            }
+        },
+        "teacher.backbone, dino_head, model.student left out",
+    ),
+    "lightly": (
+        {"state_dict": prefixed(RAW, "student_backbone.") | prefixed(EMA, "teacher_backbone.")},
+        "teacher_backbone, student_backbone left out",
+    ),
+    "I-JEPA": (
+        {"encoder": RAW, "target_encoder": prefixed(EMA, "module.")},
+        "target_encoder, encoder left out",
+    ),
+    "a teacher of the same shapes": (
+        {"teacher": RAW, "student": EMA},
+        "student, teacher left out",
+    ),
     "bare": (EMA, "not verified"),
 }
 
@@ -123,11 +154,26 @@ def test_a_network_that_ignores_the_number_of_classes_is_read(tmp_path):
     assert load(tmp_path / "x.pth", model=name).card["num_classes"] == 4
 
 
-def test_weights_without_a_classifier_are_refused_by_its_name(tmp_path):
-    state = timm.create_model("test_resnet", num_classes=0).state_dict()
-    torch.save(state, tmp_path / "x.pth")
-    with pytest.raises(InputError, match=r"fc\.weight"):
-        load(tmp_path / "x.pth", model=NAME)
+@pytest.mark.parametrize("name", [NAME, "torchvision:mobilenet_v3_small", "resnet8"])
+def test_a_network_without_its_classifier_is_read(name, tmp_path, caplog):
+    state = models.create(name, num_classes=0).state_dict()
+    torch.save({"model": prefixed(state, "backbone.")}, tmp_path / "x.pth")
+    loaded = load(tmp_path / "x.pth", model=name)
+    assert loaded.card["num_classes"] == 0
+    assert loaded.net(torch.zeros(2, 3, 32, 32)).ndim == 2
+    assert "under model.backbone" in caplog.text
+    net = build_initial(name, str(tmp_path / "x.pth"), num_classes=3, image_size=32).net
+    assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
+
+
+def test_names_of_other_projects_are_those_that_timm_knows(tmp_path, caplog):
+    own = timm.create_model("test_vit", num_classes=0).state_dict()
+    theirs = {**own, "mask_token": torch.zeros(1, 64)}  # as in DINOv2's files
+    torch.save({"teacher": prefixed(theirs, "backbone.")}, tmp_path / "x.pth")
+    loaded = load(tmp_path / "x.pth", model="timm:test_vit")
+    assert all(torch.equal(value, own[key]) for key, value in loaded.net.state_dict().items())
+    assert loaded.card["image_size"] == 160
+    assert "renamed as timm does" in caplog.text
 
 
 def test_alphabetical_weights_of_other_names_are_not_taken_in_order(tmp_path):

@@ -9,7 +9,6 @@ from distillers.config.parsing import parse
 from distillers.config.scoring import describe_run_flags, read_run_flags
 from distillers.config.transfer import SIZE, TransferConfig
 from distillers.errors import InputError
-from distillers.files import sha256
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,9 +75,16 @@ def work(config: TransferConfig, world: "World") -> None:
     run_setup.print_start(f"{name} of {path}", config, run_dir.folder, world)
     world.say(_describe(config, source))
     card = create_card(name, source, channels_last=config.channels_last)
-    card["transferred"] = {"path": str(path), "sha256": sha256(path)}
+    card["transferred"] = _origin(path)
     train(config, task, splits, run_dir, card, world)
     world.say(f"saved {run_dir.best}")
+
+
+def _origin(path: Path) -> dict[str, str]:
+    """Return which network is transferred, as an entry of the card."""
+    from distillers.checkpoints.shards import weights_sha256
+
+    return {"path": str(path), "sha256": weights_sha256(path)}
 
 
 def _with_run_flags(config: TransferConfig, path: Path, world: "World") -> TransferConfig:
