@@ -182,8 +182,8 @@ def _check_flag(name: Any, value: Any, where: str, known: Iterable[str] = STUDEN
 
 
 def _normalize_names(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the flags that have a value, with underscores in their names."""
-    return {_normalize_name(name): value for name, value in flags.items() if value is not None}
+    """Return the flags with underscores in their names; None leaves out a flag of `fixed`."""
+    return {_normalize_name(name): value for name, value in flags.items()}
 
 
 def _normalize_name(name: Any) -> str:

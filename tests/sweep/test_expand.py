@@ -85,6 +85,16 @@ def test_points_that_differ_in_neutral_flags_only_are_refused():
     assert "differ in num_workers only" in str(told.value)
 
 
+def test_null_leaves_out_a_flag_of_every_run():
+    plan = plan_of(
+        "fixed: {dataset: digits, teacher_cache: auto}\npairs: [resnet20 -> resnet8]\n"
+        "methods: [kd, {name: two views, distill: mlkd, teacher_cache: null}]"
+    )
+    caches = {run.label: run.config.teacher_cache for run in plan.runs if run.command == "student"}
+    assert list(caches.values()) == ["auto", None]
+    assert "--teacher_cache" not in plan.runs[-1].args
+
+
 def test_a_teacher_has_its_own_flags_and_seed():
     plan = plan_of(
         "fixed: {dataset: digits, epochs: 2, kd_T: 3}\n"
