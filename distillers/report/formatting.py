@@ -15,6 +15,15 @@ SCHEDULE_FLAGS = (
 )
 
 
+def format_figure(value: float, *, signed: bool = False) -> str:
+    """Format a figure for the terminal: counts whole, others with four decimals.
+
+    JSON and CSV files have all digits.
+    """
+    sign = "+" if signed else ""
+    return f"{value:{sign}d}" if isinstance(value, int) else f"{value:{sign}.4f}"
+
+
 def format_percent(accuracy: float | None) -> str:
     """Format an accuracy with two decimals."""
     return MISSING if accuracy is None else f"{accuracy:.2f}"

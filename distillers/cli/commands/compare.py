@@ -76,9 +76,9 @@ def main(args: Sequence[str]) -> None:
     check_finite(new, source)
     found = compare(old, new, source.class_names)
     latency, load_note = _latencies(networks, device, source.image_size)
-    costs = {
+    costs: dict[str, dict[str, float]] = {
         "latency_ms": latency,
-        "file_bytes": {n: float(file_bytes(p)) for n, p in zip(("old", "new"), paths, strict=True)},
+        "file_bytes": {n: file_bytes(p) for n, p in zip(("old", "new"), paths, strict=True)},
     }
     _print(found, costs, [str(path) for path in paths], source.name, load_note)
     if out is not None:
@@ -133,13 +133,15 @@ def _print(
     load: str,
 ) -> None:
     """Print the table of both networks and that of the classes."""
+    from distillers.report.formatting import format_figure
+
     print(f"old {paths[0]}\nnew {paths[1]}\non the {found.num_images} test images of {dataset}\n")
     print(f"{'':<16}{'old':>14}{'new':>14}{'new - old':>14}")
     rows = {name: (found.old[name], found.new[name]) for name in found.old}
     rows |= {name: (values["old"], values["new"]) for name, values in costs.items()}
     for name, (old, new) in rows.items():
-        digits = 0 if name == "file_bytes" else 4
-        print(f"{name:<16}{old:>14.{digits}f}{new:>14.{digits}f}{new - old:>+14.{digits}f}")
+        change = format_figure(new - old, signed=True)
+        print(f"{name:<16}{format_figure(old):>14}{format_figure(new):>14}{change:>14}")
     low, high = found.interval
     print(f"\naccuracy        {found.change:+.2f} points, 95 % interval [{low:+.2f}, {high:+.2f}]")
     print(f"won             {found.won} images")

@@ -84,12 +84,14 @@ def main(args: Sequence[str]) -> None:
 
 def _print(found: "Evaluation", facts: dict[str, Any], device: str) -> None:
     """Print a line for each figure, then the tables of classes and latencies."""
+    from distillers.report.formatting import format_figure
+
     part = "val" if "val_acc" in found.metrics else "test"
     print(f"{facts['file']} on the {facts['images']} {part} images of {facts['dataset']}")
     for name, value in found.metrics.items():
         interval = found.intervals.get(name)
-        ends = f"  [{interval[0]!r}, {interval[1]!r}]" if interval else ""
-        print(f"{name:<14} {value!r}{ends}")
+        ends = f"  [{', '.join(map(format_figure, interval))}]" if interval else ""
+        print(f"{name:<14} {format_figure(value)}{ends}")
     for name in ("parameters", "MACs", "file_bytes"):
         print(f"{name:<14} {facts[name]}")
     first = found.latency[0]
