@@ -13,6 +13,7 @@ from distillers.config.student import StudentConfig
 from distillers.data.loaders.views import resolve_views
 from distillers.data.source import DataSource
 from distillers.distillation.build import distil
+from distillers.distillation.cache.key import network_key
 from distillers.distillation.cache.loader import StoredOutputs
 from distillers.distillation.cache.pack import Pack, views_of_pack
 from distillers.distillation.cache.pack_teacher import close_pack_networks
@@ -171,11 +172,14 @@ def open_stored_outputs(
     """Return the pack or the caches that a run reads instead of running its teachers.
 
     Raises:
-        InputError: if a pack lacks what the losses read, or there are several teachers.
+        InputError: if a pack lacks what the losses read or is another teacher's, or there are
+            several teachers.
     """
     if pack:
         if len(setup.teachers) > 1:
             raise InputError("a pack holds the outputs of one teacher; give --path_t once.")
+        if config.pack_t is None:
+            pack.check_teacher(network_key(setup.teachers[0]))
         pack.check_reads([f"teacher_{kind}" for kind in setup.task.frozen.extractor.kinds])
         world.say(f"teacher outputs: those of the pack {pack.folder}")
         return [pack]

@@ -30,14 +30,14 @@ def cache_key(teacher: nn.Module, name: str, source: DataSource) -> Key:
     """
     return {
         "format": FORMAT,
-        "teacher": {
-            "model": name,
-            "modules": _modules(teacher),
-            "weights": _weights(teacher),
-            "input": _input(teacher),
-        },
+        "teacher": {"model": name, "modules": _modules(teacher), **network_key(teacher)},
         "data": source.fingerprint(),
     }
+
+
+def network_key(teacher: nn.Module) -> Key:
+    """Return what a teacher's outputs for images depend on, whatever the version of its code."""
+    return {"weights": _weights(teacher), "input": _input(teacher)}
 
 
 def digest(key: Key) -> str:

@@ -7,7 +7,7 @@ same images in any order and under any name.
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,24 @@ class Pack(StoredOutputs):
             raise InputError(
                 f"the losses read {', '.join(lacking)}, but the pack {self.folder} has only "
                 f"{', '.join(self.names())}."
+            )
+
+    def check_teacher(self, key: Mapping[str, Any]) -> None:
+        """Check that a teacher is the one that computed the pack, as far as that is known.
+
+        Args:
+            key: its `network_key`.
+
+        Raises:
+            InputError: if it is another.
+        """
+        known = self.manifest["teacher"]
+        other = [name for name in key if name in known and known[name] != key[name]]
+        if other:
+            raise InputError(
+                f"the pack {self.folder} was computed by another teacher, {known.get('model')}: "
+                f"its {' and '.join(other)} differ. Give that teacher's file, or train from the "
+                f"pack alone with --path_t {self.folder}."
             )
 
     def values(self, view: Tensor, device: torch.device) -> dict[str, Tensor]:

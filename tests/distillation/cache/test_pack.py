@@ -315,11 +315,17 @@ def test_the_commands_export_import_and_train(there, capsys):  # noqa: F811
     assert f"teacher outputs: those of the pack {where}" in capsys.readouterr().out
     assert same(*(weights_of(there / name) for name in ("beside", "alone")))
     (there / "away.pth").rename(there / "teacher.pth")
+    other = torch.load(there / "teacher.pth", weights_only=True)
+    other["model"] = {name: 2 * value for name, value in other["model"].items()}
+    torch.save(other, there / "other.pth")
     before = sorted(there.rglob("*"))
     for words, message in REFUSED.items():
         assert cli.run("student", [*alone, *words.split()]) == 2, words
         (error,) = capsys.readouterr().err.splitlines()
         assert message in error, words
+    beside = [*DIGITS, "--path_t", "other.pth", "--teacher_cache", where]
+    assert cli.run("student", [*beside, "--save_dir", "other"]) == 2
+    assert "by another teacher, resnet8: its weights differ" in capsys.readouterr().err
     assert cli.run("student", [*alone[:-4], "--path_t", f"{where}/pack.json"]) == 2
     assert "pack.json is a file of a pack; name its folder" in capsys.readouterr().err
     assert cli.run("cache", ["export", "again", *alone]) == 2
