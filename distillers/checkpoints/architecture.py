@@ -27,6 +27,7 @@ from distillers.checkpoints.timm_names import renamed_by_timm
 from distillers.errors import MODEL_FLAGS, SAVE_WEIGHTS, InputError
 from distillers.models.external import native_size
 
+LORA = "lora_"  # in the names of the weights of adapters
 MAX_NAMES = 12  # of numbers that were left out
 SORTED = (".safetensors", ".json")  # files whose weights are in the order of their names
 LEAVES = ("weight", "bias", "running_mean", "running_var")
@@ -150,10 +151,12 @@ def load_weights(net: nn.Module, state: dict[str, Tensor], path: str | Path) -> 
     """
     own = net.state_dict()
     for key, value in state.items():
-        if key in own and own[key].is_floating_point() and not value.is_floating_point():
+        is_quantized = not value.is_floating_point() or value.element_size() == 1  # float8
+        if key in own and own[key].is_floating_point() and is_quantized:
             raise InputError(
-                f"{path} holds {key} as {value.dtype}, which is not a floating-point type; "
-                f"dequantize the network where it is defined. {SAVE_WEIGHTS}."
+                f"{path} holds {key} as {value.dtype}, which is not a floating-point type of 16 "
+                "bits or more; dequantize the network where it is defined. "
+                f"{SAVE_WEIGHTS}."
             )
     try:
         with warnings.catch_warnings():
@@ -210,6 +213,11 @@ def _no_fit(
     name: str | None, by_user: bool, state: dict[str, Tensor], path: str | Path
 ) -> InputError:
     """Return the error for weights of an unknown network, or of another than the named one."""
+    if any(LORA in key for key in state):
+        return InputError(
+            f"{path} has the matrices of an adapter (LoRA), not whole weights; merge them into the "
+            f"network where it is defined (PEFT: net.merge_and_unload()). {SAVE_WEIGHTS}."
+        )
     found = " or ".join(fit.name for fit in names_by_shapes(state))
     if name is None:
         what = f"; its weights fit {found}" if found else ""

@@ -101,14 +101,14 @@ def test_a_number_of_the_network_is_no_counter(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("dtype", ["int8", "uint8", "bool", "qint8"])
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "bool", "qint8", "float8_e4m3fn"])
 def test_weights_that_are_no_floating_point_numbers_are_refused(dtype, tmp_path):
     weight = RAW["fc.weight"]
     if dtype == "qint8":
         weight = torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8)
     else:
         weight = weight.to(getattr(torch, dtype))
-    torch.save({**RAW, "fc.weight": weight}, tmp_path / "x.pth")
+    torch.save({**RAW, "fc.weight": weight, "fc.weight_scale": torch.ones(1)}, tmp_path / "x.pth")
     with pytest.raises(InputError, match=rf"fc\.weight as torch\.{dtype}.*dequantize"):
         load(tmp_path / "x.pth", model=NAME)
 
@@ -120,6 +120,14 @@ def test_weights_of_another_precision_are_read_in_float32(dtype, tmp_path):
     net = load(tmp_path / "x.pth", model=NAME).net
     assert net.fc.weight.dtype == torch.float32
     torch.testing.assert_close(net.fc.weight, RAW["fc.weight"].to(dtype).float())
+
+
+@pytest.mark.parametrize("beside", [{}, RAW])
+def test_an_adapter_is_refused_with_what_to_do(beside, tmp_path):
+    lora = {f"base_model.model.fc.lora_{each}.default.weight": torch.ones(3, 4) for each in "AB"}
+    torch.save(prefixed(beside, "base_model.model.base_layer.") | lora, tmp_path / "x.pth")
+    with pytest.raises(InputError, match=r"adapter \(LoRA\).*merge_and_unload"):
+        load(tmp_path / "x.pth", model=NAME)
 
 
 REFUSED = {

@@ -284,3 +284,26 @@ def test_up_to_sixteen_to_one_keeps_its_bits():
     functional = decode.F
     expected = functional.center_crop(functional.resize(image, [37], antialias=True), [32, 32])
     assert torch.equal(resize_center_crop(image, 32, 37), expected)
+
+
+OTHERS = {
+    "GIF": (encoded("GIF"), "it is a GIF image; convert it to JPEG, PNG or WebP"),
+    "BMP": (encoded("BMP"), "it is a BMP image; convert"),
+    "TIFF": (encoded("TIFF"), "it is a TIFF image; convert"),
+    "HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0mif1", "it is a HEIC image; convert"),
+    "AVIF": (b"\0\0\0\x18ftypavif\0\0\0\0mif1", "it is an AVIF image; convert"),
+    "JPEG XL": (b"\xff\x0a1234567", "it is a JPEG XL image; convert"),
+    "LFS": (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer; fetch"),
+    "page": (b"<!DOCTYPE html><html>", "it is a web page; download the image itself"),
+    "macOS": (b"\0\x05\x16\x07\0\x02\0\0Mac OS X", "attributes by macOS; delete it"),
+    "zeros": (bytes(300), "it is full of zeros; copy or download it again"),
+    "nothing": (b"", "it is empty"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_files_that_only_are_named_like_an_image_are_refused_with_what_to_do(kind, tmp_path):
+    content, words = OTHERS[kind]
+    (tmp_path / "x.jpg").write_bytes(content)
+    with pytest.raises(InputError, match=rf"x\.jpg cannot be read as an image: .*{words}"):
+        read(str(tmp_path / "x.jpg"))

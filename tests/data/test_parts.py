@@ -1,6 +1,7 @@
 """Which folders of a data set are read, by which name, and what is said of the others."""
 
 import os
+import shutil
 import unicodedata
 
 import pytest
@@ -11,7 +12,7 @@ from distillers.data import DecodeOptions
 from distillers.data.datasets.listing import composed
 from distillers.data.held_out import held_out_rows
 from distillers.errors import InputError
-from tests.data.trees import picture, tree
+from tests.data.trees import WNIDS, picture, tree
 
 CLASSES = ("cat", "cow", "dog")
 
@@ -351,3 +352,44 @@ def test_a_whole_data_set_is_read_as_in_training(tmp_path):
     assert (len(made.train_labels), len(made.test_labels)) == (18, 12)
     parts = source(root / "train", val_fraction=0.2, **BY_NAME)
     assert torch.equal(parts.test_rows, source(root / "train", val_fraction=0.2).test_rows)
+
+
+def test_two_classes_that_are_one_folder_are_refused(tmp_path):
+    tree(tmp_path)
+    for part in ("train", "val"):
+        (tmp_path / part / "twin").symlink_to(tmp_path / part / WNIDS[1])
+    with pytest.raises(InputError, match=rf"twin and .*{WNIDS[1]} are one folder by a symbolic"):
+        data.source_of("folder", tmp_path)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_test_images_that_are_training_images_by_links_are_warned_of(whole, tmp_path, capsys):
+    tree(tmp_path / "photos", val=0)
+    val = tmp_path / "photos" / "val"
+    for name in () if whole else WNIDS[1:]:
+        (val / name).rmdir()
+        (val / name).symlink_to(f"../train/{name}")
+    if whole:
+        shutil.rmtree(val)
+        val.symlink_to("train")
+    else:
+        picture(1).save(val / WNIDS[0] / "own.png")
+    data.source_of("folder", tmp_path / "photos")
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if "WARNING" in each]
+    assert f"test images of {', '.join(WNIDS if whole else WNIDS[1:])} are training" in line
+
+
+def test_names_that_are_nearly_one_are_said(tmp_path, capsys):
+    tree(tmp_path, classes=("Cat", "cat ", "dog"), train=1, val=1)
+    data.source_of("folder", tmp_path)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "'Cat', 'cat ' are 2 classes, whose names differ only in case, spaces" in line
+
+
+@pytest.mark.parametrize("where", ["train", "."])
+def test_labels_in_a_table_are_not_read(where, tmp_path):
+    (tmp_path / "train").mkdir()
+    picture(1).save(tmp_path / "train" / "1.png")
+    (tmp_path / where / "labels.csv").write_text("file,label")
+    with pytest.raises(InputError, match=r"no folder per class.*tables \(labels\.csv\) are not"):
+        data.source_of("folder", tmp_path)

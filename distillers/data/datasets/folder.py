@@ -2,7 +2,6 @@
 
 import difflib
 import sys
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 
 from distillers.config.data import DecodeOptions
 from distillers.data.datasets.annotated import list_annotated
+from distillers.data.datasets.distinct import check_distinct, plain, warn_of_shared_folders
 from distillers.data.datasets.folder_set import FolderSet
 from distillers.data.datasets.listing import (
     Listing,
@@ -126,12 +126,15 @@ def _train_and_test(root: Path, name: str, reading: DecodeOptions, size: int) ->
         )
     report_parts(root, train_dir, tests[0])
     train, test = list_classes(train_dir), list_classes(tests[0])
+    check_distinct(train_dir, train.class_names)
+    warn_of_shared_folders(train_dir, tests[0])
     _check_classes(train, test.class_names, train_dir, tests[0])
     return _folder_set(name, train, test, reading, size)
 
 
 def _split(root: Path, reading: DecodeOptions) -> FolderSet:
     listing = list_classes(root)
+    check_distinct(root, listing.class_names)
     rows = held_out_rows(listing.labels, len(listing.class_names), reading.val_fraction, seed=0)
     return _folder_set("folder", listing, listing, reading, 224, rows)
 
@@ -168,13 +171,9 @@ def _check_classes(train: Listing, classes: Sequence[str], here: Path, there: Pa
         for where, names in ((here, sorted(ours - theirs)), (there, sorted(theirs - ours)))
         if names
     ]
-    same = set(map(_plain, ours)) == set(map(_plain, theirs))
+    same = set(map(plain, ours)) == set(map(plain, theirs))
     hint = " They differ only in upper and lower case, spaces or forms of letters." if same else ""
     raise InputError(f"training and test images have different classes: {'; '.join(lines)}.{hint}")
-
-
-def _plain(name: str) -> str:
-    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def _present(listing: Listing) -> list[str]:

@@ -27,6 +27,7 @@ SYSTEM_FOLDERS = (
     *("__MACOSX", "lost+found", "System Volume Information", "RECYCLER"),
     *("@__thumb", "__pycache__", "Network Trash Folder", "Temporary Items"),
 )
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow")  # that may hold labels
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".xz", ".bz2", ".zst", ".7z", ".rar")
 
 
@@ -153,7 +154,11 @@ def _check_names(root: Path, folders: list[str], classes: tuple[str, ...]) -> No
 def no_classes(part: Path) -> InputError:
     """Return the error for a folder of images without a folder for each class."""
     archives = [path.name for path in sorted(part.iterdir()) if path.suffix.lower() in ARCHIVES]
+    beside = [*part.iterdir(), *part.parent.iterdir()]
+    tables = sorted({path.name for path in beside if path.suffix.lower() in TABLES})
     hint = f" Extract {first_few(archives)} first." if archives else ""
+    if tables and not archives:
+        hint = f" Labels in tables ({first_few(tables, 2)}) are not read: move the images by them."
     return InputError(
         f"{part} has no folder per class; the images of each class must be in a folder of their "
         f"own, as in {part}/CLASS/image.jpg.{hint}"

@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as F
 from distillers.data.datasets.listing import PathList
 from distillers.data.loaders.decoder_output import Capture
 from distillers.data.loaders.jpeg import frame_size
+from distillers.data.loaders.other_formats import describe
 from distillers.data.loaders.png import SIGNATURE, parse_png, verify_pixels
 from distillers.data.loaders.webp import is_webp, parse_webp
 from distillers.errors import InputError
@@ -229,9 +230,7 @@ def _verify(content: bytearray, verified: bool) -> int:
         _check_size(webp.width, webp.height)
         return webp.orientation
     if not content.startswith(b"\xff\xd8"):
-        raise ValueError(
-            "it does not begin like a file of any kind that is read" if content else "it is empty"
-        )
+        raise ValueError(describe(content))
     frame = frame_size(content)
     if frame is None:
         raise ValueError("it is cut short, or its header is damaged")
