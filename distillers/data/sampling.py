@@ -105,13 +105,13 @@ def check_epoch_size(
         raise InputError(
             f"{num} images do not fill one batch of {batch_size}"
             + (f" in each of {world_size} processes" if world_size > 1 else "")
-            + ", and drop_last leaves out smaller ones; use "
+            + ", and smaller batches are left out; use "
             + (
                 f"--batch_size {num // world_size * world_size} or less, or "
                 if num >= world_size
                 else ""
             )
-            + "drop_last=False, as --protocol crd does."
+            + "--protocol crd (drop_last=False), which keeps them."
         )
     if shuffle and not drop_last and 0 < num % whole < world_size:
         raise InputError(
