@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 # Flags that name the architecture of a file that does not name it.
 MODEL_FLAGS = (
-    "--model (student: --model_t; transfer: --model_s; compare: --model_old and --model_new)"
+    "--model (student, compress: --model_t; transfer: --model_s; compare: --model_old and "
+    "--model_new)"
 )
 SAVE_WEIGHTS = "Save the weights alone with torch.save(net.state_dict(), NEW_FILE)"
 

@@ -48,7 +48,7 @@ def export(
             left at `path` then.
     """
     if path.suffix != SUFFIXES[form]:
-        raise InputError(f"--out is {path}; a {form} file must end in {SUFFIXES[form]}.")
+        raise InputError(f"--out is {path}; files of --format {form} end in {SUFFIXES[form]}.")
     temporary = path.with_name(f"{path.stem}.part{path.suffix}")
     example = images[:2].clone()  # not a view: torch.export saves the whole storage
     try:

@@ -50,6 +50,11 @@ def for_dataset(
         InputError: if its classes are not those of the data set.
     """
     classes = classifier.card.get("num_classes")
+    if classes == 0:
+        raise InputError(
+            f"{path} has no classifier. `distillers transfer` trains one; a student can have it as "
+            "its teacher with --teacher_head, or start from it with --pretrained."
+        )
     if classes not in (None, source.num_classes):
         raise InputError(
             f"{path} has {classes} classes, the data set has {source.num_classes}. Name the data "

@@ -83,7 +83,7 @@ def build_initial(
         if card["num_classes"]:
             net = _replace_classifier(net, num_classes)
         else:
-            net = _add_classifier(net, name, num_classes, own_size)
+            net = add_classifier(net, name, num_classes, own_size)
     if drop_path is not None:
         net = with_drop_path(net, name, num_classes, image_size, drop_path)
     log(message)
@@ -156,8 +156,8 @@ def check_backbone(name: str, images: Tensor, found: object) -> None:
         )
 
 
-def _add_classifier(net: nn.Module, name: str, num_classes: int, image_size: int) -> nn.Module:
-    """Return the network of a backbone with a new classifier."""
+def add_classifier(net: nn.Module, name: str, num_classes: int, image_size: int) -> nn.Module:
+    """Return network `name` with a new classifier and the weights of `net`, which has none."""
     whole = models.create(name, num_classes, image_size)
     whole.load_state_dict(net.state_dict(), strict=False)
     return whole

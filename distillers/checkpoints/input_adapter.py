@@ -139,7 +139,8 @@ def class_mismatch(card: dict[str, Any], source: DataSource, path: Path | str) -
             "... instead of 1, 2, ...)."
         )
     pairs = enumerate(zip_longest(known, source.class_names))
-    number, (first, second) = next((n, pair) for n, pair in pairs if pair[0] != pair[1])
+    number, names = next((n, pair) for n, pair in pairs if pair[0] != pair[1])
+    first, second = (name or "none" for name in names)
     return (
         f"{path} was trained on {card.get('dataset')} with other classes: its class {number} is "
         f"{first}, that of these images {second}."

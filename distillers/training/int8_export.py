@@ -76,7 +76,7 @@ def export_int8(
         InputError: if the network cannot be exported or quantized; nothing is written then.
     """
     if path.suffix != SUFFIXES["onnx"]:
-        raise InputError(f"--out is {path}; an onnx file must end in {SUFFIXES['onnx']}.")
+        raise InputError(f"--out is {path}; files of --format onnx end in {SUFFIXES['onnx']}.")
     images = calibration_images(source, card, num_images)
     with tempfile.TemporaryDirectory(prefix="distillers-int8-") as name:
         full, small = Path(name) / "float.onnx", Path(name) / "int8.onnx"

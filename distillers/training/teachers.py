@@ -228,9 +228,9 @@ def _load(
     classes = found.card["num_classes"]
     if flags.keeps_classes and classes != source.num_classes:
         raise InputError(
-            f"{path} has {classes} classes, the data set has {source.num_classes}. Give the teacher"
-            " a head with --teacher_head fit, none for losses that read no logits, or --class_map "
-            "FILE."
+            f"{path} has {classes or 'no'} classes, the data set has {source.num_classes}. Give "
+            "the teacher a head with --teacher_head fit, none for losses that read no logits, or "
+            "--class_map FILE."
         )
     num_bytes = width * sum(p.numel() for p in found.parameters())
     if world.device.type != "cpu":

@@ -20,6 +20,7 @@ from distillers.checkpoints.load import load
 from distillers.cli import main as cli
 from distillers.cli.commands.audit import AuditConfig
 from distillers.cli.commands.compare import CompareConfig
+from distillers.cli.commands.compress import CompressConfig
 from distillers.cli.commands.evaluate import EvaluateConfig
 from distillers.cli.commands.export import ExportConfig
 from distillers.cli.commands.predict import PredictConfig
@@ -252,7 +253,8 @@ def test_a_teacher_of_nan_is_refused(tmp_path, capsys):
 def test_the_flags_that_name_the_architecture_exist():
     of_model = (AuditConfig, EvaluateConfig, ExportConfig, PredictConfig)
     expected = [(config, "model") for config in of_model]
-    expected += [(StudentConfig, "model_t"), (TransferConfig, "model_s")]
+    expected += [(StudentConfig, "model_t"), (CompressConfig, "model_t")]
+    expected += [(TransferConfig, "model_s")]
     expected += [(CompareConfig, "model_old"), (CompareConfig, "model_new")]
     for config, flag in expected:
         assert f"--{flag}" in MODEL_FLAGS

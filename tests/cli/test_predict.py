@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -141,3 +142,26 @@ def test_a_word_without_images_is_refused(word, network, tmp_path, capsys, monke
 def test_no_image_at_all_is_refused(network, capsys):
     assert cli.run("predict", [str(network)]) == 2
     assert "no image was given" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"fc.weight": float("nan")}, "outputs are not finite for .*; its weights or its number"),
+        ({"fc.weight": None, "fc.bias": None}, "resnet8 has no classifier, .* `distillers transf"),
+    ],
+)
+def test_a_network_that_gives_no_class_is_refused(change, words, photos, tmp_path, capsys):
+    state = models.create("resnet8", num_classes=3).state_dict()
+    kept = {key: value for key, value in state.items() if change.get(key, 0) is not None}
+    for key in set(change) & set(kept):
+        kept[key] = kept[key] * change[key]
+    card = {**CARD, "num_classes": 3 if len(kept) == len(state) else 0}
+    if not card["num_classes"]:
+        del card["class_names"]
+    checkpoint.save(tmp_path / "x.pth", {"model": kept, "card": card})
+    image = str(next((photos / "val" / WNIDS[0]).iterdir()))
+    assert cli.run("predict", [str(tmp_path / "x.pth"), image, "--gpu_id", "cpu"]) == 2
+    out, err = capsys.readouterr()
+    assert re.search(words, err)
+    assert not out

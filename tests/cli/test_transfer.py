@@ -35,6 +35,8 @@ def home(tmp_path_factory):
     deployed = distil(net, network(1), {"simkd": 1.0}, images=images).deployed()
     card = CARD | {"deploy": deployed.card}
     checkpoint.save(folder / "simkd.pth", {"model": deployed.state_dict(), "card": card})
+    body = {key: each for key, each in net.state_dict().items() if not key.startswith("fc.")}
+    checkpoint.save(folder / "body.pth", {"model": body, "card": CARD | {"num_classes": 0}})
     return folder
 
 
@@ -66,6 +68,7 @@ CASES = {
     "public": (["--protocol", "public"], "plain.pth"),
     "finetune": (["--mode", "finetune", "--epochs", 1], "plain.pth"),
     "smaller": (["--image_size", 8], "plain.pth"),
+    "without_classifier": (["--epochs", 1], "body.pth"),
     "simkd": ([], "simkd.pth"),
     "simkd_tuned": (["--mode", "finetune", "--epochs", 1], "simkd.pth"),
 }

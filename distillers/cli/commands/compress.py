@@ -25,6 +25,8 @@ class CompressConfig:
 
     path_t: Annotated[str, Fact.PATH]
     """Checkpoint or run folder of the teacher."""
+    model_t: str | None = None
+    """Architecture of the teacher, if its file does not name it."""
     data_dir: Annotated[str, Fact.PATH] = "./data"
     """Folder of the images."""
     dataset: str | None = None
@@ -82,7 +84,7 @@ def main(args: Sequence[str]) -> None:
 
     onnx.require()
     path = best_checkpoint(Path(config.path_t).expanduser())
-    teacher = load(path, programs=False)
+    teacher = load(path, model=config.model_t, programs=False)
     source = _open(config, teacher)
     out = Path(config.out).expanduser()
     plan = _plan(config, teacher, source, out)
@@ -198,7 +200,9 @@ def _print_plan(config: CompressConfig, plan: "Plan", out: Path) -> None:
 
 def _fixed(config: CompressConfig, source: "DataSource") -> dict[str, Any]:
     """Return the flags of all runs."""
+    architecture = {"model_t": config.model_t} if config.model_t else {}
     return {
+        **architecture,
         "dataset": source.name,
         "data_dir": config.data_dir,
         "image_size": source.image_size,

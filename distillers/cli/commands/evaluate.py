@@ -91,7 +91,7 @@ def _print(found: "Evaluation", facts: dict[str, Any], device: str) -> None:
     for name, value in found.metrics.items():
         interval = found.intervals.get(name)
         ends = f"  [{', '.join(map(format_figure, interval))}]" if interval else ""
-        print(f"{name:<14} {format_figure(value)}{ends}")
+        print(f"{name:<14} {value!r}{ends}")
     for name in ("parameters", "MACs", "file_bytes"):
         print(f"{name:<14} {facts[name]}")
     first = found.latency[0]

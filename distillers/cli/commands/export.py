@@ -92,7 +92,6 @@ def _export_int8(
     out: Path,
 ) -> None:
     """Write an int8 file and print what onnxruntime measures on it."""
-    from distillers.report.formatting import format_figure
     from distillers.training.int8_export import export_int8
 
     if source is None:
@@ -101,9 +100,8 @@ def _export_int8(
         classifier, card, out, source, keep=config.int8_keep, num_images=config.int8_images
     )
     print(f"measured by onnxruntime on {out} and the float file, on the test images:")
-    both = format_figure(found.accuracy), format_figure(found.float_accuracy)
-    print(f"test_acc        {both[0]} (float {both[1]})")
-    print(f"agreement       {format_figure(found.agreement)}")
+    print(f"test_acc        {found.accuracy!r} (float {found.float_accuracy!r})")
+    print(f"agreement       {found.agreement!r}")
     print(f"file_bytes      {found.file_bytes} ({found.size_ratio:.3f} of float)")
     print(f"latency_ms      {found.latency_ms:.3f} ({found.latency_ratio:.2f} of float, one image)")
     if found.load:

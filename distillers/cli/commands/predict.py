@@ -105,7 +105,10 @@ def _class_names(classifier: "Classifier") -> list[str]:
     if known:
         return [str(name) for name in known]
     if not count:
-        raise InputError(f"the card of {classifier.card.get('model')} has no num_classes.")
+        raise InputError(
+            f"{classifier.card.get('model')} has no classifier, or its card no num_classes, so it "
+            "predicts no class; `distillers transfer` trains a classifier."
+        )
     print("the file does not name its classes; they are given by number", file=sys.stderr)
     return [str(number) for number in range(count)]
 
@@ -134,6 +137,12 @@ def _predict(
         return
     with torch.inference_mode():
         logits = classifier(torch.cat(inputs)).float().cpu()
+    if not bool(logits.isfinite().all()):
+        bad_row = int((~logits.isfinite().all(1)).nonzero()[0])
+        raise InputError(
+            f"the network's outputs are not finite for {names[bad_row]}; its weights or its number "
+            "format are broken."
+        )
     chances = logits.double().softmax(1)
     ranked = logits.topk(logits.shape[1]).indices
     yield from zip(names, ranked.tolist(), chances.tolist(), strict=True)

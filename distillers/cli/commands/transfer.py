@@ -13,6 +13,7 @@ from distillers.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
+    from distillers.checkpoints.load import Classifier
     from distillers.data.source import DataSource
     from distillers.distributed.world import World
 
@@ -57,7 +58,7 @@ def work(config: TransferConfig, world: "World") -> None:
     check_same_source(run_dir, ("transferred", "sha256"), path)
     run_setup.seed_everything(config)
     order = torch.channels_last if config.channels_last else torch.contiguous_format
-    net = run_setup.to_device(_with_drop_path(loaded.net, loaded.card, config), config, world)
+    net = run_setup.to_device(_trainable(loaded, config, source), config, world)
     net = net.to(memory_format=order)  # before features are computed
     head = classifier_of(net, source.sample(world.device))
     replace_classifier(net, head, source.num_classes)
@@ -116,14 +117,18 @@ def _image_size(config: TransferConfig, card: dict[str, Any]) -> int | None:
     return size
 
 
-def _with_drop_path(net: "nn.Module", card: dict[str, Any], config: TransferConfig) -> "nn.Module":
-    """Return the network with the stochastic depth of --drop_path, if that is given.
+def _trainable(loaded: "Classifier", config: TransferConfig, source: "DataSource") -> "nn.Module":
+    """Return the network with a classifier and the stochastic depth of --drop_path, if given.
 
     Raises:
-        InputError: if it can have none.
+        InputError: if it can have no stochastic depth.
     """
-    from distillers.checkpoints.initial import with_drop_path
+    from distillers.checkpoints.initial import add_classifier, with_drop_path
 
+    net, card, num_classes = loaded.net, loaded.card, source.num_classes
+    size = card.get("image_size") or SIZE
+    if not card["num_classes"]:
+        net = add_classifier(net, card["model"], num_classes, size)
     if config.drop_path is None:
         return net
     if card.get("deploy"):
@@ -131,8 +136,8 @@ def _with_drop_path(net: "nn.Module", card: dict[str, Any], config: TransferConf
             f"{config.path_s} holds a {card['model']} with what {card['deploy']['name']} adds to "
             "it, which has no stochastic depth; leave out --drop_path."
         )
-    size = card.get("image_size") or SIZE
-    return with_drop_path(net, card["model"], card["num_classes"], size, config.drop_path)
+    classes = card["num_classes"] or num_classes
+    return with_drop_path(net, card["model"], classes, size, config.drop_path)
 
 
 def _describe(config: TransferConfig, source: "DataSource") -> str:
