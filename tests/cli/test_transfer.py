@@ -185,7 +185,7 @@ def test_a_finetuned_network_drops_paths_in_training_only(there, capsys):
 
 WRONG = {
     "": "--path_s is missing",
-    "--path_s none.pth": "there is no file none.pth; its folder has plain.pth, simkd.pth",
+    "--path_s none.pth": "there is no file none.pth; its folder has body.pth, plain.pth, simkd.pth",
     "--path_s plain.pth --model_s resnet14": "is a resnet8, not a resnet14",
     "--path_s plain.pth --dataset digit": "did you mean 'digits'",
     "--path_s plain.pth --image_size 4": "--image_size is 4; it must be at least 8",
