@@ -119,16 +119,8 @@ def log_unverified(path: Path) -> None:
     log.warning("%s: not verified, since it has no checksum.", path)
 
 
-def _new_dict(*_: object) -> dict[Any, Any]:
-    return {}
-
-
-def _new_list(*_: object) -> list[Any]:
-    return []
-
-
 # These are filled with items after they are built.
-CONTAINERS = ((_new_dict, "collections.defaultdict"), (_new_list, "collections.deque"))
+CONTAINERS = ((lambda *_: {}, "collections.defaultdict"), (lambda *_: [], "collections.deque"))
 
 
 class Ignored:

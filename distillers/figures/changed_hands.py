@@ -109,7 +109,7 @@ def _grid(
         cell.imshow(image.permute(1, 2, 0).numpy())
         middle, place = (column * step + CELL / 2) / width, places[number]
         label, predicted = (
-            _name(class_names, of[place]) for of in (wrong.labels, wrong.predictions)
+            shorten(class_names[int(of[place])], 11) for of in (wrong.labels, wrong.predictions)
         )
         figure.text(middle, (bottom + CELL + 0.025) / height, label, ha="center", fontsize=5.5)
         figure.text(
@@ -121,7 +121,3 @@ def _grid(
             fontsize=5.5,
             color=VERMILION,
         )
-
-
-def _name(class_names: Sequence[str], label: Tensor) -> str:
-    return shorten(class_names[int(label)], 11)

@@ -8,7 +8,7 @@ from distillers.config.flags import NotInGrid, marked
 from distillers.config.student import StudentConfig
 from distillers.config.teacher import TeacherConfig
 from distillers.config.train import SEED
-from distillers.config.yaml_text import parse_yaml, read_yaml
+from distillers.config.yaml_text import read_yaml
 from distillers.errors import InputError, shorten, unknown
 from distillers.sweep.grid import WITHOUT_TEACHER, Grid, Method, Pair, Teacher, format_flags
 
@@ -28,11 +28,6 @@ def read_grid(path: str) -> Grid:
         InputError: if it cannot be read, or naming the entry that is wrong.
     """
     return build_grid(read_yaml(path, f"the grid {path}"), path)
-
-
-def parse_grid(text: str, source: str) -> Grid:
-    """Parse a grid in YAML or JSON; `source` is its name in messages."""
-    return build_grid(parse_yaml(text, f"the grid {source}"), source)
 
 
 def build_grid(content: object, source: str) -> Grid:

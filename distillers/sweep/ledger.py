@@ -73,20 +73,13 @@ class Ledger:
         """Delete the record of a failure, so that the run is started again."""
         self._failure(run_dir).unlink(missing_ok=True)
 
-    def count_starts(self, run_dir: Path) -> int:
-        """Return how often a run was started."""
-        return sum(line.startswith(START_MARKER) for line in self._log_lines(run_dir))
-
     def tail(self, run_dir: Path) -> list[str]:
         """Return the last lines that a run printed since its last start."""
-        lines = self._log_lines(run_dir)
+        path = self.log(run_dir)
+        lines = path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else []
         starts = [number for number, line in enumerate(lines) if line.startswith(START_MARKER)]
         printed = lines[starts[-1] + 1 :] if starts else lines
         return [line for line in printed if line.strip()][-TAIL_LINES:]
-
-    def _log_lines(self, run_dir: Path) -> list[str]:
-        path = self.log(run_dir)
-        return path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else []
 
     def _failure(self, run_dir: Path) -> Path:
         return self.folder / "failed" / run_dir.name

@@ -1,9 +1,22 @@
-"""An executor whose runs take no time and write what real ones write."""
+"""An executor whose runs take no time and write what real ones write; grids from text."""
 
 import json
 from pathlib import Path
 
-from distillers.sweep.ledger import DONE
+from distillers.config.yaml_text import parse_yaml
+from distillers.sweep.grid_file import build_grid
+from distillers.sweep.ledger import DONE, START_MARKER
+
+
+def parse_grid(text, source):
+    """Parse a grid in YAML or JSON; `source` is its name in messages."""
+    return build_grid(parse_yaml(text, f"the grid {source}"), source)
+
+
+def count_starts(ledger, run_dir):
+    """Return how often a run was started, by its log."""
+    log = ledger.log(run_dir)
+    return log.read_text("utf-8", errors="replace").count(START_MARKER) if log.is_file() else 0
 
 
 class Killed(BaseException):

@@ -12,8 +12,8 @@ from distillers.cli import main as cli
 from distillers.sweep import estimate
 from distillers.sweep.dry_run import source_opener
 from distillers.sweep.expand import expand
-from distillers.sweep.grid_file import parse_grid
 from distillers.sweep.ledger import DONE, Ledger
+from tests.sweep.fakes import count_starts, parse_grid
 
 # The student alone is its own teacher: one run serves both.
 GRID = """
@@ -51,7 +51,7 @@ def test_a_small_sweep(grid, tmp_path, capsys):
     folders = sorted(path.parent for path in tmp_path.rglob("config.json"))
     done = [folder for folder in folders if ledger.is_done(folder)]
     assert (len(folders), len(done)) == (3, 2)
-    assert [ledger.count_starts(folder) for folder in folders] == [1, 1, 1]
+    assert [count_starts(ledger, folder) for folder in folders] == [1, 1, 1]
     assert [folder for folder in folders if ledger.has_failed(folder)] == [
         folder for folder in folders if folder not in done
     ]
@@ -65,7 +65,7 @@ def test_a_small_sweep(grid, tmp_path, capsys):
     check_sizes(grid, tmp_path)
     assert sweep(*words) == 1  # nothing is started again
     assert "3 runs:  2 done  1 failed" in capsys.readouterr().out
-    assert [ledger.count_starts(folder) for folder in folders] == [1, 1, 1]
+    assert [count_starts(ledger, folder) for folder in folders] == [1, 1, 1]
 
     assert sweep(*words, "--dry_run") == 0
     text = capsys.readouterr().out

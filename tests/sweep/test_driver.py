@@ -11,9 +11,8 @@ from distillers.errors import PREEMPTED_STATUS
 from distillers.sweep import display, driver
 from distillers.sweep.driver import RunState, Sweep
 from distillers.sweep.expand import expand
-from distillers.sweep.grid_file import parse_grid
 from distillers.sweep.ledger import LOCKED_STATUS, Ledger
-from tests.sweep.fakes import FakeExecutor, Killed, record
+from tests.sweep.fakes import FakeExecutor, Killed, parse_grid, record
 from tests.sweep.test_ledger import HOLDER
 
 

@@ -14,7 +14,8 @@ from distillers.distillation import loss_weights as weights
 from distillers.distillation.cache.pack_write import PackOptions, write_pack
 from distillers.errors import InputError
 from distillers.sweep.expand import expand
-from distillers.sweep.grid_file import parse_grid, read_grid, update_grid
+from distillers.sweep.grid_file import read_grid, update_grid
+from tests.sweep.fakes import parse_grid
 
 SMALL = """
 fixed: {dataset: digits, epochs: 2, nce_k: 64}

@@ -18,8 +18,8 @@ from distillers.config.student import StudentConfig
 from distillers.errors import InputError
 from distillers.sweep.expand import expand
 from distillers.sweep.grid import MAX_POINTS
-from distillers.sweep.grid_file import parse_grid
 from distillers.sweep.ledger import Ledger
+from tests.sweep.fakes import parse_grid
 from tests.sweep.test_run_job import alive, wait_for
 
 FIXED = "fixed: {dataset: digits, epochs: 1, batch_size: 256}"

@@ -8,7 +8,8 @@ import pytest
 from distillers.errors import InputError
 from distillers.sweep.expand import find_teacher
 from distillers.sweep.grid import Grid, Method, Pair, Teacher
-from distillers.sweep.grid_file import parse_grid, read_grid, update_grid
+from distillers.sweep.grid_file import read_grid, update_grid
+from tests.sweep.fakes import parse_grid
 
 WHOLE = """
 save_dir: save/here

@@ -10,8 +10,8 @@ import pytest
 
 from distillers.distillation import recipes
 from distillers.sweep.expand import expand
-from distillers.sweep.grid_file import parse_grid
 from distillers.sweep.ledger import Ledger
+from tests.sweep.fakes import count_starts, parse_grid
 from tests.sweep.test_run_job import alive, wait_for
 
 EPOCHS, KILLS, AT_ONCE = 4, 3, 2
@@ -83,7 +83,7 @@ def test_two_drivers_of_one_grid_divide_the_runs(tmp_path):
     ):
         texts = [driver.communicate()[0] for driver in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0), texts
-    assert [ledger.count_starts(run.folder) for run in runs] == [1] * 5
+    assert [count_starts(ledger, run.folder) for run in runs] == [1] * 5
     began = [sum(line.startswith("running  ") for line in text.splitlines()) for text in texts]
     assert sum(began) == 5
     assert min(began) >= 1
@@ -97,7 +97,7 @@ def is_on_its_way(ledger, runs, before, num_done):
 
 
 def counts(ledger, runs):
-    return {run: ledger.count_starts(run.folder) for run in runs}
+    return {run: count_starts(ledger, run.folder) for run in runs}
 
 
 def pids(ledger, runs):

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from distillers.sweep.ledger import START_MARKER, Ledger, start_line, try_lock
+from tests.sweep.fakes import count_starts
 
 HOLDER = """
 import sys, time
@@ -60,12 +61,12 @@ def test_a_failure_is_recorded_until_it_is_cleared(tmp_path, run):
 
 def test_the_end_of_the_last_start_is_shown(tmp_path, run):
     ledger = Ledger(tmp_path)
-    assert ledger.count_starts(run) == 0
+    assert count_starts(ledger, run) == 0
     assert ledger.tail(run) == []
     log = ledger.log(run)
     log.parent.mkdir(parents=True)
     lines = [start_line("a"), "old", "lines", start_line("a"), "new", "", ""]
     log.write_bytes("\n".join(lines).encode() + b"\xff")
     assert start_line("a").startswith(START_MARKER)
-    assert ledger.count_starts(run) == 2
+    assert count_starts(ledger, run) == 2
     assert ledger.tail(run) == ["new", "\ufffd"]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from distillers.sweep.expand import expand
-from distillers.sweep.grid_file import parse_grid
 from distillers.sweep.ledger import Ledger
+from tests.sweep.fakes import count_starts, parse_grid
 from tests.sweep.test_run_job import wait_for
 
 pytest.importorskip("submitit")
@@ -67,7 +67,7 @@ def test_jobs_outlive_their_driver_and_are_queued_anew_when_slurm_asks(tmp_path,
     assert second.returncode == 0, log.read_text()
     assert all(ledger.is_done(run.folder) for run in runs)
     assert len(list(place.glob("*.script"))) == 2  # the second driver submitted nothing
-    assert sorted(ledger.count_starts(run.folder) for run in runs) == [1, 2]
+    assert sorted(count_starts(ledger, run.folder) for run in runs) == [1, 2]
     assert not list((save / "sweep" / "slurm").glob("*.number"))
 
 

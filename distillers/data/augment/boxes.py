@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of random crops, as in Inception
 TRIES = 10
 NUM_DRAWS = 2 * TRIES + 2  # random numbers that each image needs
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from distillers.config.augmentation import Augmentation, parse_policy
 from distillers.data.augment.augmenter import Augmenter
-from distillers.data.augment.boxes import NUM_DRAWS, central_box, draw_boxes
+from distillers.data.augment.boxes import AREA, NUM_DRAWS, RATIO, central_box, draw_boxes
 from distillers.data.augment.draws import uniforms
 from distillers.data.augment.erase import RandomErasing
 from distillers.data.augment.named import build_policy
@@ -17,7 +17,6 @@ from distillers.data.augment.policies import ColorJitterPolicy, FlipPolicy, Poli
 
 # Streams of random numbers; those of the second view have other numbers than those of the first.
 FLIPS, POLICY, ERASING, CROPS, SECOND = 0, 1, 2, 3, 10
-AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of random crops, as in Inception
 
 
 class Views(NamedTuple):

@@ -9,10 +9,11 @@ from typing_extensions import override
 
 from distillers.config.augmentation import Augmentation
 from distillers.config.data import Dali
+from distillers.data.augment.boxes import AREA, RATIO
 from distillers.data.datasets.listing import Listing
 from distillers.data.fingerprint import hash_files, hash_labels, hash_tensors
 from distillers.data.held_out import held_out_rows
-from distillers.data.loaders.decode import AREA, RATIO, ImageFiles, OnBad, shorter_side
+from distillers.data.loaders.decode import ImageFiles, OnBad, shorter_side
 from distillers.data.loaders.folder import FolderLoader
 from distillers.data.loaders.views import VIEW_SEED
 from distillers.data.normalization import IMAGENET_MEAN, IMAGENET_STD

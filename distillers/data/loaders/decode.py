@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
+from distillers.data.augment.boxes import AREA, RATIO
 from distillers.data.datasets.listing import PathList
 from distillers.data.loaders.decoder_output import Capture
 from distillers.data.loaders.jpeg import frame_size
@@ -22,7 +23,6 @@ from distillers.data.loaders.png import SIGNATURE, parse_png, verify_pixels
 from distillers.data.loaders.webp import is_webp, parse_webp
 from distillers.errors import InputError
 
-AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of the random crop, as in Inception
 MAX_PIXELS = 178_956_970  # PIL's limit, against files that decompress to all memory
 MAX_RATIO = 16  # of the sides of an image
 TRIES = 100  # other images to try instead of a bad one

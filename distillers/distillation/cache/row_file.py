@@ -36,13 +36,17 @@ class RowFile:
         """Read rows into a buffer of their size; zeros beyond the end of the file."""
         size = self.row_bytes
         for place, row in enumerate(rows):
-            part = into[place * size : (place + 1) * size]
-            if os.preadv(self._file, [part], row * size) < size:
-                self._read_fully(row * size, part)
+            self.read_range(row, into[place * size : (place + 1) * size])
 
     def read_range(self, start: int, into: memoryview) -> None:
         """Read consecutive rows from index `start` on until `into` is full."""
-        self._read_fully(start * self.row_bytes, into)
+        offset, done = start * self.row_bytes, 0
+        while done < len(into):
+            more = os.preadv(self._file, [into[done:]], offset + done)
+            if not more:
+                into[done:] = bytes(len(into) - done)
+                return
+            done += more
 
     def write(self, rows: Sequence[int], data: memoryview) -> None:
         """Write rows of `row_bytes` bytes each from a buffer.
@@ -56,12 +60,3 @@ class RowFile:
             while done < size:  # a nearly full disk accepts a part first
                 with naming(self.path):
                     done += os.pwrite(self._file, part[done:], row * size + done)
-
-    def _read_fully(self, offset: int, into: memoryview) -> None:
-        done = 0
-        while done < len(into):
-            more = os.preadv(self._file, [into[done:]], offset + done)
-            if not more:
-                into[done:] = bytes(len(into) - done)
-                return
-            done += more
