@@ -16,10 +16,7 @@ SCHEDULE_FLAGS = (
 
 
 def format_figure(value: float, *, signed: bool = False) -> str:
-    """Format a figure for the terminal: counts whole, others with four decimals.
-
-    JSON and CSV files have all digits.
-    """
+    """Format an interval's end or a difference for the terminal: counts whole, others to 1e-4."""
     sign = "+" if signed else ""
     return f"{value:{sign}d}" if isinstance(value, int) else f"{value:{sign}.4f}"
 

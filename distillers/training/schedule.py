@@ -50,12 +50,13 @@ class Schedule:
         hparams, by_update = self._hparams, self._hparams.sched_on_updates
         for group in self._optimizer.param_groups:
             group["initial_lr"] = hparams.learning_rate
+        decay = {} if hparams.decay_epochs is None else {"decay_epochs": hparams.decay_epochs}
         try:
             scheduler, _ = create_scheduler_v2(
                 self._optimizer,
                 name,
                 num_epochs=hparams.epochs,
-                decay_epochs=hparams.decay_epochs,
+                **decay,
                 decay_rate=hparams.lr_decay_rate,
                 min_lr=hparams.min_lr,
                 warmup_lr=hparams.warmup_lr,
