@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from distillers.cli.commands.sweep import SweepConfig
 from distillers.cli.main import COMMANDS
 from tests.docs.shell_blocks import OTHER, ROOT, SHELL, blocks, commands, outside_of_blocks, pages
 from tests.docs.small_data import PREPARED, prepare
@@ -40,6 +41,15 @@ def test_every_entry_of_the_table_is_used():
 def before(page):
     """What is on the disk before a page: names of data, and commands."""
     return {"data": [], "commands": "", **TABLE["before"].get(page, {})}
+
+
+def test_the_printed_grid_is_one(tmp_path):
+    page = (ROOT / "docs/sweep.md").read_text()
+    (text,) = (block for language, block in blocks(page) if language == "yaml")
+    (tmp_path / "grid.yml").write_text(text)
+    grid = SweepConfig(grid=str(tmp_path / "grid.yml"), trust=("my_package",)).build_grid()
+    grid.check()
+    assert len(grid.methods) == 6
 
 
 class ParsedError(Exception):
