@@ -141,6 +141,7 @@ def build_third_party(
     card: dict[str, Any] = {"model": found.name, "num_classes": found.num_classes}
     if found.name.startswith("timm:") or found.num_classes == IMAGENET_CLASSES:
         card |= statistics(found.net, found.name)
+        _log_normalization(card, described, path)
     if found.name == described.get("model"):
         card = check_card(card | described, path)
     if found.image_size is not None:
@@ -151,6 +152,17 @@ def build_third_party(
     if converted.warning:
         log.warning("%s: %s", path, converted.warning)
     return found.net, card
+
+
+def _log_normalization(card: dict[str, Any], described: dict[str, Any], path: str | Path) -> None:
+    """Log which normalization of images is assumed, where nothing beside the file describes it."""
+    if "mean" in card and not described.get("mean"):
+        log.warning(
+            "%s: images are normalized with mean %s, std %s, as for the published weights of %s.",
+            path,
+            *(", ".join(f"{x:.4g}" for x in card[name]) for name in ("mean", "std")),
+            card["model"],
+        )
 
 
 def find_weights(payload: dict[str, Any]) -> list[Weights]:

@@ -109,7 +109,10 @@ def test_averaged_weights_are_taken_and_the_choice_is_logged(layout, suffix, tmp
     net = load(tmp_path / f"x{suffix}", model=NAME).net
     assert all(torch.equal(value, EMA[key]) for key, value in net.state_dict().items())
     assert words in caplog.text
-    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    choice, normalization = caplog.messages
+    assert "took its weights" in choice
+    assert "with mean 0.5, 0.5, 0.5, std 0.5, 0.5, 0.5, as for the published" in normalization
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 
 def test_averaged_weights_of_another_network_are_not_taken(tmp_path):
