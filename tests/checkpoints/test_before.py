@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import distillers
 from distillers.cli import main as cli
@@ -36,6 +37,10 @@ def test_the_commands_read_them(name, tmp_path, monkeypatch, capfd):
     assert re.search(rf"test_acc +{accuracy}\s", capfd.readouterr().out)
 
 
+@pytest.mark.skipif(
+    "bias" not in str(nn.BatchNorm2d(1)),
+    reason="a cache's key has the network as torch prints it, and older versions print less",
+)
 def test_a_cache_of_the_teacher_is_used_as_it_is(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(BEFORE / "cache", tmp_path / "cache")
