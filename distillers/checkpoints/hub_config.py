@@ -40,6 +40,13 @@ def read_hub_config(path: Path) -> dict[str, Any]:
         raise InputError(f"{file} is not valid JSON ({error}); download it again.") from error
     name = config.get("architecture") if isinstance(config, dict) else None
     if not isinstance(name, str) or not timm.is_model(name):
+        if isinstance(config, dict) and isinstance(config.get("model_type"), str):
+            log.warning(
+                "%s is of transformers' %.40r: as a teacher, name --path_t transformers:%s.",
+                file,
+                config["model_type"],
+                path.parent,
+            )
         return {}
     own = config.get("pretrained_cfg")
     card: dict[str, Any] = {"model": f"timm:{name}", "class_names": config.get("label_names")}

@@ -186,6 +186,13 @@ def test_a_configuration_that_does_not_fit_is_refused(changes, words, tmp_path):
         load(of_hub(tmp_path / "hub", **changes))
 
 
+def test_a_network_of_transformers_is_called_by_its_library(tmp_path, caplog):
+    folder = of_hub(tmp_path / "hub", architecture=None, model_type="vit")
+    with pytest.raises(InputError, match="architecture of .* is unknown"):
+        load(folder)
+    assert f"transformers' 'vit': as a teacher, name --path_t transformers:{folder}" in caplog.text
+
+
 def test_a_configuration_that_is_no_json_is_refused(tmp_path):
     folder = of_hub(tmp_path / "hub")
     (folder / "config.json").write_text("{")
