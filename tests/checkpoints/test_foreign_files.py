@@ -188,7 +188,7 @@ def test_a_configuration_that_does_not_fit_is_refused(changes, words, tmp_path):
 
 def test_a_network_of_transformers_is_called_by_its_library(tmp_path, caplog):
     folder = of_hub(tmp_path / "hub", architecture=None, model_type="vit")
-    with pytest.raises(InputError, match="architecture of .* is unknown"):
+    with pytest.raises(InputError, match=r"architecture of .* is unknown"):
         load(folder)
     assert f"transformers' 'vit': as a teacher, name --path_t transformers:{folder}" in caplog.text
 
