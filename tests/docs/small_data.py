@@ -28,8 +28,8 @@ def prepare(name: str, root: Path) -> None:
 
 
 def cifar100(root: Path) -> None:
-    """Write 128 training images, and a network of 100 classes that stands for a teacher."""
-    write_cifar100(root / "data", train=128, test=20)
+    """Write 128 training images, a test image of each class, and a network for a teacher."""
+    write_cifar100(root / "data", train=128, test=100)
     card = {"model": "resnet8", "num_classes": 100, "dataset": "cifar100"}
     network = models.create("resnet8", num_classes=100)
     save(root / "teacher.pth", {"model": network.state_dict(), "card": card})
