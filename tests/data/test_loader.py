@@ -233,7 +233,7 @@ def test_whole_batches_are_those_of_one_process(num, world_size):
     [
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": -3}, "batch_size is -3"),
-        ({"batch_size": 64, "drop_last": True}, "--batch_size 50 or less, or drop_last=False"),
+        ({"batch_size": 64, "drop_last": True}, "--batch_size 50 or less, or --protocol crd"),
         ({"mean": (0.5,)}, "one number for each of the 3 channels"),
         ({"std": (0.1, 0.0, 0.1)}, "each std must be positive"),
         ({"shard": Shard(2, 2)}, "rank is 2 of 2"),
