@@ -50,14 +50,12 @@ class Schedule:
         hparams, by_update = self._hparams, self._hparams.sched_on_updates
         for group in self._optimizer.param_groups:
             group["initial_lr"] = hparams.learning_rate
-        given = hparams.decay_epochs  # timm has a default for each schedule
-        decay: dict[str, Any] = {} if given is None else {"decay_epochs": given}
         try:
             scheduler, _ = create_scheduler_v2(
                 self._optimizer,
                 name,
                 num_epochs=hparams.epochs,
-                **decay,
+                decay_epochs=hparams.decay_epochs,
                 decay_rate=hparams.lr_decay_rate,
                 min_lr=hparams.min_lr,
                 warmup_lr=hparams.warmup_lr,
