@@ -154,11 +154,12 @@ def _check_names(root: Path, folders: list[str], classes: tuple[str, ...]) -> No
 def no_classes(part: Path) -> InputError:
     """Return the error for a folder of images without a folder for each class."""
     archives = [path.name for path in sorted(part.iterdir()) if path.suffix.lower() in ARCHIVES]
-    beside = [*part.iterdir(), *part.parent.iterdir()]
-    tables = sorted({path.name for path in beside if path.suffix.lower() in TABLES})
+    tables = {path.name for path in part.iterdir() if path.suffix.lower() in TABLES}
+    tables |= {path.name for path in part.parent.iterdir() if path.suffix in (".csv", ".tsv")}
     hint = f" Extract {first_few(archives)} first." if archives else ""
     if tables and not archives:
-        hint = f" Labels in tables ({first_few(tables, 2)}) are not read: move the images by them."
+        names = first_few(sorted(tables), 2)
+        hint = f" Labels in tables ({names}) are not read: move the images by them."
     return InputError(
         f"{part} has no folder per class; the images of each class must be in a folder of their "
         f"own, as in {part}/CLASS/image.jpg.{hint}"
