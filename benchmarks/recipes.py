@@ -16,10 +16,12 @@ import platform
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FOLDER = "cifar-10-batches-py"
+RECIPES = ("published", "distil", "patient")
 FILES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
 
 
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--longer", type=int, default=4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once")
     parser.add_argument("--out", default=str(ROOT / "benchmarks/results/recipes.json"))
     args = parser.parse_args()
     part = cut(Path(args.data_dir), Path(args.save_dir), args.images, args.tests)
@@ -43,30 +46,29 @@ def main() -> None:
     shared += ["--protocol", "crd", "--resume", "--save_freq", "0"]
     epochs = ["--epochs", str(args.epochs), "--lr_decay_epochs", milestones(args.epochs)]
     teacher = train("teacher", [*shared, *epochs, "--model", args.teacher, "--trial", "0"])
+    runs = [
+        (f"{method} {recipe}" + (f" x {times}" if times > 1 else ""), flags)
+        for seed in args.seeds  # outermost, so that a stopped benchmark has whole comparisons
+        for method in ("kd", "rrd")
+        for recipe, times in [*((name, 1) for name in RECIPES), ("patient", args.longer)]
+        for flags in [student_flags(args, teacher, method, recipe, times, seed)]
+    ]
     rows: dict[str, list[dict]] = {}
-    for seed in args.seeds:  # outermost, so that a stopped benchmark has whole comparisons
-        for method in ("kd", "rrd"):
-            for recipe, times in (
-                ("published", 1),
-                ("distil", 1),
-                ("patient", 1),
-                ("patient", args.longer),
-            ):
-                flags = [
-                    "--path_t",
-                    teacher["best"],
-                    "--model_s",
-                    args.student,
-                    "--distill",
-                    method,
-                ]
-                flags += ["--recipe", recipe, "--batch_size", "64", "--trial", str(seed)]
-                flags += ["--epochs", str(args.epochs * times)]
-                if recipe == "published":
-                    flags += ["--lr_decay_epochs", milestones(args.epochs)]
-                name = f"{method} {recipe}" + (f" x {times}" if times > 1 else "")
-                rows.setdefault(name, []).append(train("student", [*shared, *flags]))
-                write(args, teacher, rows)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        done = pool.map(lambda run: train("student", [*shared, *run[1]]), runs)
+        for (name, _), row in zip(runs, done, strict=True):
+            rows.setdefault(name, []).append(row)
+            write(args, teacher, rows)
+
+
+def student_flags(
+    args: argparse.Namespace, teacher: dict, method: str, recipe: str, times: int, seed: int
+) -> list[str]:
+    """Return the flags of a student, without those of all runs."""
+    flags = ["--path_t", teacher["best"], "--model_s", args.student, "--distill", method]
+    flags += ["--recipe", recipe, "--batch_size", "64", "--trial", str(seed)]
+    flags += ["--epochs", str(args.epochs * times)]
+    return flags + (["--lr_decay_epochs", milestones(args.epochs)] if recipe == "published" else [])
 
 
 def milestones(epochs: int) -> str:

@@ -147,15 +147,17 @@ def timm_loop(
     shared |= {"use_prefetcher": False}
     shared |= {"mean": expert.card["mean"], "std": expert.card["std"]}
     shared |= {"num_workers": args.num_workers, "interpolation": "bilinear"}
+    classes = {name: number for number, name in enumerate(names)}  # timm's order has no capitals
     train, val = (
-        create_dataset("", root=f"{args.data_dir}/{part}", split=part) for part in ("train", "val")
+        create_dataset("", root=f"{args.data_dir}/{part}", split=part, class_map=classes)
+        for part in ("train", "val")
     )
     loader = create_loader(train, is_training=True, color_jitter=0.0, hflip=0.5, **shared)
     tests = create_loader(val, **shared)
     net = (
         student_of(pretrained, model, len(names), args.image_size)
         if pretrained
-        else timm.create_model(model, num_classes=len(names))
+        else timm.create_model(model, num_classes=len(names), **sized(model, args.image_size))
     )
     optimizer = create_optimizer_v2(net, opt, lr=rate, weight_decay=5e-4)
     scheduler, _ = create_scheduler_v2(optimizer, "cosine", num_epochs=args.epochs)
@@ -182,6 +184,11 @@ def timm_loop(
             for images, labels in tests:
                 meter.update(float(accuracy(net(images), labels)[0]), len(labels))
     return {"images_per_second": statistics.median(speeds), "acc": meter.avg}
+
+
+def sized(model: str, image_size: int) -> dict[str, int]:
+    """Return the argument that only networks with positions take."""
+    return {"img_size": image_size} if model.startswith("vit") else {}
 
 
 def student_of(weights: str, model: str, num_classes: int, image_size: int) -> torch.nn.Module:

@@ -21,6 +21,8 @@ MODELS = {"teacher": None, "simkd": "tests.nets:tiny", "kd.safetensors": "tests.
 @pytest.mark.parametrize("name", EXPECTED)
 @torch.no_grad()
 def test_logits_are_those_of_then(name):
+    if name.endswith(".pt2") and torch.__version__ < "2.15":
+        pytest.skip("torch 2.15 wrote it, and an older torch does not read a newer .pt2")
     net = distillers.load(BEFORE / name, model=MODELS.get(name))
     torch.testing.assert_close(net(IMAGES), torch.tensor(EXPECTED[name]), rtol=1e-5, atol=1e-6)
     assert net.card["dataset"] == "digits"
