@@ -147,7 +147,7 @@ def timm_loop(
     shared |= {"use_prefetcher": False}
     shared |= {"mean": expert.card["mean"], "std": expert.card["std"]}
     shared |= {"num_workers": args.num_workers, "interpolation": "bilinear"}
-    classes = {name: number for number, name in enumerate(names)}  # timm's order has no capitals
+    classes = {name: number for number, name in enumerate(names)}  # timm sorts by lower case
     train, val = (
         create_dataset("", root=f"{args.data_dir}/{part}", split=part, class_map=classes)
         for part in ("train", "val")
