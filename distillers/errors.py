@@ -2,6 +2,7 @@
 
 import difflib
 import signal
+import sys
 from collections.abc import Iterable
 
 # Flags that name the architecture of a file that does not name it.
@@ -41,6 +42,11 @@ def escape(text: str) -> str:
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, else its type."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def complain(text: str) -> None:
+    """Print a line to stderr, in any process."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> InputError:

@@ -14,8 +14,7 @@ from distillers.checkpoints.onnx import OnnxNetwork
 from distillers.checkpoints.openvino import OpenVinoNetwork
 from distillers.config.scoring import EvalDataConfig, read_run_flags
 from distillers.data.source import DataSource
-from distillers.distributed.world import complain
-from distillers.errors import InputError
+from distillers.errors import InputError, complain
 from distillers.models.profile import count_macs, count_parameters
 
 

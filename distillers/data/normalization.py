@@ -41,14 +41,14 @@ class Normalize:
         return images.expand(-1, 3, -1, -1).contiguous(memory_format=self._format)
 
 
-def check_statistics(channels: int, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Check the arguments of `Normalize` for images of a number of channels.
+def check_statistics(what: str, channels: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Check the arguments of `Normalize` for images of a number of channels; `what` they are.
 
     Raises:
         InputError: if one is invalid.
     """
     if len(mean) != channels or len(std) != channels or min(std) <= 0:
         raise InputError(
-            f"mean {tuple(mean)} and std {tuple(std)} must hold one number for each of the "
+            f"{what}: mean {tuple(mean)} and std {tuple(std)} must hold one number for each of the "
             f"{channels} channels of the images, and each std must be positive."
         )

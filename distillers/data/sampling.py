@@ -77,21 +77,6 @@ def rank_indices(
     return torch.cat([full, done + last])
 
 
-def batch_counts(num: int, batch_size: int, world_size: int, number: int) -> tuple[int, ...]:
-    """Return the size of batch `number`, from 0, in each process, as `rank_indices` splits it.
-
-    Returns:
-        One count per process; empty for a single process.
-    """
-    if world_size == 1:
-        return ()
-    whole = batch_size * world_size
-    here = min(whole, num - number * whole)
-    if here == whole:
-        return (batch_size,) * world_size
-    return tuple(here * (r + 1) // world_size - here * r // world_size for r in range(world_size))
-
-
 def check_epoch_size(
     num: int, batch_size: int, world_size: int, shuffle: bool, drop_last: bool
 ) -> None:
@@ -119,18 +104,6 @@ def check_epoch_size(
             "processes, so some would wait forever for a batch of the others; use "
             "drop_last=True or another batch size."
         )
-
-
-def check_shard(batch_size: int, rank: int, world_size: int) -> None:
-    """Check a batch size and a rank.
-
-    Raises:
-        InputError: if one is out of range.
-    """
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}; it must be at least 1.")
-    if not 0 <= rank < world_size:
-        raise InputError(f"rank is {rank} of {world_size}; it must be in 0 to world_size - 1.")
 
 
 def check_epoch(number: int, start_batch: int, num_batches: int) -> None:

@@ -11,6 +11,7 @@ from typing_extensions import override
 from distillers.config.augmentation import Augmentation
 from distillers.config.data import NumViews
 from distillers.data.batch import Batch
+from distillers.data.held_out import held_out_rows
 from distillers.distributed.world import Shard
 
 EVALUATION_BATCH = 256  # always the same, so that an evaluation is reproducible to the bit
@@ -36,11 +37,9 @@ class BatchLoader(Protocol):
     @property
     def device(self) -> torch.device:
         """Where the batches are."""
-        ...
 
     def __len__(self) -> int:
         """Return the number of batches per epoch, in this process."""
-        ...
 
     def epoch(self, number: int, start_batch: int = 0) -> Iterator[Batch]:
         """Iterate over the batches of one epoch.
@@ -52,7 +51,6 @@ class BatchLoader(Protocol):
         Raises:
             InputError: if `number` or `start_batch` is out of range.
         """
-        ...
 
 
 class WrappedLoader(BatchLoader):
@@ -97,32 +95,26 @@ class DataSource(Protocol):
         @property
         def name(self) -> str:
             """Name, as in `distillers.data.load`."""
-            ...
 
         @property
         def class_names(self) -> tuple[str, ...]:
             """Names of the classes, in the order of the labels."""
-            ...
 
         @property
         def image_size(self) -> int:
             """Height and width of a network's input, in pixels."""
-            ...
 
         @property
         def shorter_side(self) -> int:
             """Pixels that the shorter side of a test image is resized to before the crop."""
-            ...
 
         @property
         def mean(self) -> tuple[float, ...]:
             """Mean per channel for normalization, where 0 is black and 1 is white."""
-            ...
 
         @property
         def std(self) -> tuple[float, ...]:
             """Standard deviation per channel for normalization, on the same scale."""
-            ...
 
         @property
         def train_labels(self) -> Tensor:
@@ -130,22 +122,18 @@ class DataSource(Protocol):
 
             `Batch.index` is a row of it.
             """
-            ...
 
         @property
         def test_labels(self) -> Tensor:
             """Class of each test image, (M,) int64."""
-            ...
 
         @property
         def num_crops(self) -> int | None:
             """Number of different augmented views of an image; None if it is unlimited."""
-            ...
 
         @property
         def unlabelled_share(self) -> float | None:
             """Share of unlabelled images in each batch; None for that of the data."""
-            ...
 
     @property
     def test_part(self) -> str:
@@ -167,14 +155,12 @@ class DataSource(Protocol):
         Returns:
             Plain types, as JSON has them.
         """
-        ...
 
     def digest(self) -> str:
         """Return a hash of all training and test images and labels.
 
         Of image files, the names and sizes are hashed (of more than 200,000 the names only).
         """
-        ...
 
     def train_loader(
         self,
@@ -197,14 +183,12 @@ class DataSource(Protocol):
                 whether to draw images of every class equally often, in `shuffle`d epochs of the
                 same length.
         """
-        ...
 
     def test_loader(self, device: torch.device, shard: Shard = Shard()) -> BatchLoader:
         """Return a loader of the test images without augmentation, in order, each exactly once.
 
         Batches are those of a single process; with several, they are dealt out in turn.
         """
-        ...
 
     def train_eval_loader(self, device: torch.device, shard: Shard = Shard()) -> BatchLoader:
         """Return a loader of the training images, prepared and ordered as test images are."""
@@ -212,7 +196,6 @@ class DataSource(Protocol):
 
     def train_as_test(self) -> Self:
         """Return this dataset with its training images as its test images."""
-        ...
 
     def augmented(self, augmentation: Augmentation) -> Self:
         """Return this dataset with another augmentation of its training images.
@@ -224,20 +207,22 @@ class DataSource(Protocol):
 
     def shuffled_test(self, seed: int) -> Self:
         """Return this dataset with its test images in random order."""
-        ...
 
     def sample(self, device: torch.device) -> Tensor:
         """Return two test images as a network gets them, for probing: (2, 3, h, w)."""
-        ...
 
     def split(self, fraction: float, seed: int) -> tuple[Self, Self | None]:
         """Hold out a fraction of the training images, stratified by class.
 
         Returns:
             This dataset with the remaining training images, whose rows count from 0 again; and
-            the dataset whose test images are those held out, None if `fraction` is 0.
+            the dataset whose test images are those held out, None if `fraction` is 0 or they are
+            held out already.
         """
-        ...
+        if fraction == 0 or self.is_split:
+            return self, None
+        held_out, kept = held_out_rows(self.train_labels, self.num_classes, fraction, seed)
+        return self.keep(kept), self.keep(held_out).train_as_test()
 
     def keep(self, rows: Tensor) -> Self:
         """Return this dataset with a subset of its training images, and all test images.
@@ -245,7 +230,6 @@ class DataSource(Protocol):
         Args:
             rows: (m,) int64 rows of the training set, in the new order.
         """
-        ...
 
     def relabelled(self, labels: Tensor) -> Self:
         """Return this dataset with other labels of its training images.
@@ -253,7 +237,6 @@ class DataSource(Protocol):
         Args:
             labels: (N,) int64, -1 for an image without a label.
         """
-        ...
 
     def with_unlabelled_share(self, share: float) -> Self:
         """Return this dataset with a share of unlabelled images in each batch; see `LabelMix`."""

@@ -1,7 +1,6 @@
 """The processes that train together, and their collective operations."""
 
 import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -147,8 +146,3 @@ class World:
 def _is_of_connection(error: RuntimeError) -> bool:
     """Return whether it is an error of the connection; those of gloo have no class."""
     return isinstance(error, dist.DistError) or any(text in str(error) for text in OF_GLOO)
-
-
-def complain(text: str) -> None:
-    """Print a line to stderr, in any process."""
-    print(text, file=sys.stderr, flush=True)

@@ -10,7 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from distillers.checkpoints.checksum import BLANK, KEY, add_to_safetensors, check_checksum
-from distillers.distributed.world import complain
+from distillers.errors import complain
 from distillers.files import write_atomically
 
 

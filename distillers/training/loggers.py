@@ -19,8 +19,7 @@ from distillers.config.run_files import (
     dump_metrics,
     load_metrics,
 )
-from distillers.distributed.world import complain
-from distillers.errors import CorruptFileError, InputError
+from distillers.errors import CorruptFileError, InputError, complain
 from distillers.files import write_atomically
 from distillers.training.wandb import Tracker
 

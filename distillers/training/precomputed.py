@@ -148,7 +148,7 @@ class EmbeddingLoader(ShardedLoader):
     def __init__(
         self, vectors: Tensor, labels: Tensor, batch_size: int, **sampling: Unpack[Sampling]
     ) -> None:
-        super().__init__(len(vectors), batch_size, labels=labels, shuffle=True, **sampling)
+        super().__init__(labels, batch_size, shuffle=True, **sampling)
         self._vectors, self._labels = vectors, labels
 
     @override

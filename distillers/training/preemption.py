@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from distillers.data.batch import Batch
-from distillers.distributed.world import World, complain
-from distillers.errors import STOP_SIGNALS, PreemptedError
+from distillers.distributed.world import World
+from distillers.errors import STOP_SIGNALS, PreemptedError, complain
 from distillers.training.state import TrainState
 
 NOTHING, SAVE, STOP = range(3)

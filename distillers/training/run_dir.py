@@ -12,8 +12,8 @@ from distillers.checkpoints import io as checkpoint
 from distillers.checkpoints.shards import weights_sha256
 from distillers.config.run_files import METRICS
 from distillers.config.train import TrainConfig
-from distillers.distributed.world import World, complain
-from distillers.errors import CorruptFileError, InputError
+from distillers.distributed.world import World
+from distillers.errors import CorruptFileError, InputError, complain
 from distillers.files import file_name
 from distillers.training.state import RunState
 

@@ -115,10 +115,10 @@ def test_the_second_view_in_files_is_a_crop_of_its_own_augmented_image_by_image(
         assert without.strong is None
         for row, strong in zip(batch.index.tolist(), batch.strong, strict=True):
             image, rng = read(loader._images.path(row)), image_rng(3, 2, row)
-            loader._images.cut(*image.shape[-2:], rng)  # the first view
-            cut = loader._images.cut(*image.shape[-2:], rng)
-            crop = F.resized_crop(image, *cut.window, [32, 32], antialias=True)
-            crop = crop.flip(-1) if cut.mirrored else crop
+            loader._images.draw_crop(*image.shape[-2:], rng)  # the first view
+            box, is_mirrored = loader._images.draw_crop(*image.shape[-2:], rng)
+            crop = F.resized_crop(image, *box, [32, 32], antialias=True)
+            crop = crop.flip(-1) if is_mirrored else crop
             made = augmenter(crop[None], torch.tensor([row]), torch.tensor([2]))
             torch.testing.assert_close(strong, loader._maker._normalize(made)[0])
 

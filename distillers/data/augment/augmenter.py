@@ -66,7 +66,7 @@ class Augmenter:
     def _run(self, images: Tensor, chain: Chain) -> Tensor:
         images = images.clone()
         for layer in chain:
-            for group in merged(layer, *images.shape[-2:]):
+            for group in merge_groups(layer, *images.shape[-2:]):
                 rows = torch.from_numpy(group.rows).to(images.device, non_blocking=True)
                 arguments = torch.from_numpy(group.arguments.astype(np.float32))
                 arguments = arguments.to(images.device, non_blocking=True)
@@ -74,7 +74,7 @@ class Augmenter:
         return images
 
 
-def merged(layer: Sequence[Group], height: int, width: int) -> list[Group]:
+def merge_groups(layer: Sequence[Group], height: int, width: int) -> list[Group]:
     """Return the groups of a layer with those of one kernel together, for images in pixels."""
     found: dict[str, list[Group]] = {}
     for group in layer:

@@ -1,28 +1,16 @@
 """Boxes of random area and ratio, for cropping and erasing."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+Box = tuple[int, int, int, int]  # top, left, height and width, in pixels
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of random crops, as in Inception
 TRIES = 10
 NUM_DRAWS = 2 * TRIES + 2  # random numbers that each image needs
-
-
-class Boxes(NamedTuple):
-    """A box for each image.
-
-    Attributes:
-        values: (n, 4) int64, top, left, height and width in pixels.
-        fits: (n,) bool, whether one of the drawn boxes fits; if not, all numbers are 0.
-    """
-
-    values: np.ndarray
-    fits: np.ndarray
 
 
 def draw_boxes(
@@ -31,7 +19,7 @@ def draw_boxes(
     width: int,
     scale: Sequence[float],
     ratio: Sequence[float],
-) -> Boxes:
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw boxes as RandomResizedCrop does: the first of ten that fits, at a random place.
 
     Args:
@@ -40,6 +28,10 @@ def draw_boxes(
         width: of the images, in pixels.
         scale: smallest and largest area, where 1 is that of the image.
         ratio: smallest and largest width divided by height.
+
+    Returns:
+        (n, 4) int64, top, left, height and width in pixels; and (n,) bool, whether one of the drawn
+        boxes fits. If not, all four numbers are 0.
     """
     area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[:, :TRIES])
     low, high = np.log(ratio)
@@ -52,14 +44,14 @@ def draw_boxes(
     left = np.floor(draws[:, -1] * (width - wide + 1))
     fits = fit.any(1)
     values = np.stack([top, left, tall, wide], axis=1) * fits[:, None]
-    return Boxes(values.astype(np.int64), fits)
+    return values.astype(np.int64), fits
 
 
-def central_box(height: int, width: int, ratio: Sequence[float]) -> np.ndarray:
-    """Return the largest box in the middle of an image whose ratio is in a range, (4,) int64."""
+def central_box(height: int, width: int, ratio: Sequence[float]) -> tuple[int, int, int, int]:
+    """Return top, left, height and width of the largest central box with a ratio in a range."""
     shape = min(max(width / height, ratio[0]), ratio[1])
     tall, wide = min(height, round(width / shape)), min(width, round(height * shape))
-    return np.array([(height - tall) // 2, (width - wide) // 2, tall, wide])
+    return (height - tall) // 2, (width - wide) // 2, tall, wide
 
 
 def resized_crops(images: Tensor, boxes: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ and return new images. None waits for the device.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,11 +14,6 @@ from torch.nn import functional as F
 Kernel = Callable[[Tensor, Tensor], Tensor]
 GREY = (19595, 38470, 7471)  # shares of red, green and blue in 65536, as PIL has them
 BLUR_REACH = 6  # pixels, three standard deviations of the strongest blur
-
-
-def invert(images: Tensor, _: Tensor) -> Tensor:
-    """Return the negatives."""
-    return 255 - images
 
 
 def solarize(images: Tensor, argument: Tensor) -> Tensor:
@@ -66,20 +62,6 @@ def autocontrast(images: Tensor, _: Tensor) -> Tensor:
     return torch.where(span > 0, stretched, images)
 
 
-def equalize(images: Tensor, _: Tensor) -> Tensor:
-    """Make the values of each channel equally frequent."""
-    places = images.flatten(2).flatten(0, 1).long()
-    ones = torch.ones((), dtype=torch.int64, device=images.device).expand(places.shape)
-    counts = torch.zeros(len(places), 256, dtype=torch.int64, device=images.device)
-    counts.scatter_add_(1, places, ones)
-    highest = counts.gather(1, places.amax(1, keepdim=True))
-    step = torch.div(places.shape[1] - highest, 255, rounding_mode="floor")
-    below = counts.cumsum(1) - counts + step // 2
-    table = torch.div(below, step.clamp(min=1), rounding_mode="floor").clamp_(max=255)
-    table = torch.where(step > 0, table, torch.arange(256, device=images.device))
-    return table.to(torch.uint8).gather(1, places).view(images.shape)
-
-
 def gaussian_blur(images: Tensor, argument: Tensor) -> Tensor:
     """Blur by a Gaussian; the argument is its standard deviation in pixels, above 0."""
     offsets = torch.arange(-BLUR_REACH, BLUR_REACH + 1, device=images.device)
@@ -90,64 +72,40 @@ def gaussian_blur(images: Tensor, argument: Tensor) -> Tensor:
     return (down + 0.5).to(torch.uint8)
 
 
-class Affine:
+def affine(images: Tensor, argument: Tensor, fill: Tensor) -> Tensor:
     """Move each pixel by an affine map, and fill what comes from outside of the image.
 
     The argument has six numbers a to f: the pixel at (x, y), counted from the corner of the image,
-    is read at (a x + b y + c, d x + e y + f), bilinearly between the centers of four pixels.
-
-    Args:
-        fill: (c,) values of the pixels from outside.
+    is read at (a x + b y + c, d x + e y + f), bilinearly between the centers of four pixels. `fill`
+    (c, 1, 1) is the value of pixels from outside.
     """
-
-    def __init__(self, fill: Tensor) -> None:
-        self._fill = fill.view(-1, 1, 1)
-
-    def __call__(self, images: Tensor, argument: Tensor) -> Tensor:
-        """Return images (n, c, h, w) that are moved as the arguments (n, 6) say."""
-        height, width = images.shape[-2:]
-        y = torch.arange(height, device=images.device)[:, None, None] + 0.5
-        x = torch.arange(width, device=images.device)[:, None] + 0.5
-        scale = argument.new_tensor([[2 / width], [2 / height]])
-        by_x, by_y, start = (argument.view(-1, 2, 3) * scale)[:, None, None].unbind(-1)
-        grid = by_x * x + (by_y * y + (start - 1))  # -1 and 1 are the edges of the image
-        found = F.grid_sample(
-            images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
-        )
-        across, down = grid.unbind(-1)
-        inside = (across >= -1) & (across < 1) & (down >= -1) & (down < 1)
-        kept = torch.lerp(self._fill.float(), found, inside[:, None].float())
-        return kept.add_(0.5).to(torch.uint8)
+    height, width = images.shape[-2:]
+    y = torch.arange(height, device=images.device)[:, None, None] + 0.5
+    x = torch.arange(width, device=images.device)[:, None] + 0.5
+    scale = argument.new_tensor([[2 / width], [2 / height]])
+    by_x, by_y, start = (argument.view(-1, 2, 3) * scale)[:, None, None].unbind(-1)
+    grid = by_x * x + (by_y * y + (start - 1))  # -1 and 1 are the edges of the image
+    found = F.grid_sample(
+        images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    across, down = grid.unbind(-1)
+    inside = (across >= -1) & (across < 1) & (down >= -1) & (down < 1)
+    kept = torch.lerp(fill.float(), found, inside[:, None].float())
+    return kept.add_(0.5).to(torch.uint8)
 
 
-class Cutout:
-    """Fill a square; the argument is its side, and the center across and down, all relative.
+def cutout(images: Tensor, argument: Tensor, fill: Tensor) -> Tensor:
+    """Fill a square with `fill` (c, 1, 1).
 
-    Args:
-        fill: (c,) values of its pixels.
+    The argument is its side, and the center across and down, all relative to the sides of the
+    image.
     """
-
-    def __init__(self, fill: Tensor) -> None:
-        self._fill = fill.view(-1, 1, 1)
-
-    def __call__(self, images: Tensor, argument: Tensor) -> Tensor:
-        """Return images (n, c, h, w) with the squares of the arguments (n, 3)."""
-        height, width = images.shape[-2:]
-        side, across, down = argument[..., None, None].unbind(1)
-        y = (torch.arange(height, device=images.device)[:, None] + 0.5) / height
-        x = (torch.arange(width, device=images.device) + 0.5) / width
-        cut = ((x - across).abs() < side / 2) & ((y - down).abs() < side / 2)
-        return torch.where(cut[:, None], self._fill, images)
-
-
-def flip_horizontally(images: Tensor, _: Tensor) -> Tensor:
-    """Mirror left and right."""
-    return images.flip(-1)
-
-
-def flip_vertically(images: Tensor, _: Tensor) -> Tensor:
-    """Mirror top and bottom."""
-    return images.flip(-2)
+    height, width = images.shape[-2:]
+    side, across, down = argument[..., None, None].unbind(1)
+    y = (torch.arange(height, device=images.device)[:, None] + 0.5) / height
+    x = (torch.arange(width, device=images.device) + 0.5) / width
+    cut = ((x - across).abs() < side / 2) & ((y - down).abs() < side / 2)
+    return torch.where(cut[:, None], fill, images)
 
 
 def kernels(fill: Tensor) -> dict[str, Kernel]:
@@ -156,22 +114,25 @@ def kernels(fill: Tensor) -> dict[str, Kernel]:
     Args:
         fill: (c,) uint8, the value of pixels from outside of the image.
     """
+    from torchvision.transforms.v2.functional import equalize  # is slow to import
+
+    fill = fill.view(-1, 1, 1)
     return {
-        "affine": Affine(fill),
+        "affine": partial(affine, fill=fill),
         "autocontrast": autocontrast,
         "brightness": brightness,
         "color": color,
         "contrast": contrast,
-        "cutout": Cutout(fill),
-        "equalize": equalize,
+        "cutout": partial(cutout, fill=fill),
+        "equalize": lambda images, _: equalize(images),
         "gaussian_blur": gaussian_blur,
-        "hflip": flip_horizontally,
-        "invert": invert,
+        "hflip": lambda images, _: images.flip(-1),
+        "invert": lambda images, _: 255 - images,
         "posterize": posterize,
         "sharpness": sharpness,
         "solarize": solarize,
         "solarize_add": solarize_add,
-        "vflip": flip_vertically,
+        "vflip": lambda images, _: images.flip(-2),
     }
 
 

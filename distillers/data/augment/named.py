@@ -100,7 +100,7 @@ def _fixmatch(_: PolicySpec) -> Policy:
     )
 
 
-def _of_31(kernel: str, start: float, most: float, signed: bool = True) -> Choice:
+def _trivial_choice(kernel: str, start: float, most: float, signed: bool = True) -> Choice:
     """Return an operation of TrivialAugment: one of 31 magnitudes, from `start` to +-`most`."""
 
     def argument(level: np.ndarray, draw: np.ndarray) -> np.ndarray:
@@ -115,13 +115,13 @@ def _trivial(_: PolicySpec) -> Policy:
     enhanced = ("brightness", "color", "contrast", "sharpness")
     return RandomPolicy(
         [
-            *(_of_31(kernel, 1, 0.99) for kernel in enhanced),
-            *(_of_31(kernel, 0, 0.99) for kernel in ("shear_x", "shear_y")),
-            *(_of_31(kernel, 0, 32) for kernel in ("move_x", "move_y")),
-            _of_31("rotate", 0, 135),
-            _of_31("posterize", 8, -6, signed=False),
-            _of_31("solarize", 255, -255, signed=False),
-            *(_of_31(kernel, 0, 0) for kernel in ("autocontrast", "equalize", "")),
+            *(_trivial_choice(kernel, 1, 0.99) for kernel in enhanced),
+            *(_trivial_choice(kernel, 0, 0.99) for kernel in ("shear_x", "shear_y")),
+            *(_trivial_choice(kernel, 0, 32) for kernel in ("move_x", "move_y")),
+            _trivial_choice("rotate", 0, 135),
+            _trivial_choice("posterize", 8, -6, signed=False),
+            _trivial_choice("solarize", 255, -255, signed=False),
+            *(_trivial_choice(kernel, 0, 0) for kernel in ("autocontrast", "equalize", "")),
         ],
         1,
     )

@@ -94,7 +94,7 @@ OPERATIONS = {
 
 
 def matrices(kernel: str, values: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return the arguments of `kernels.Affine` for a geometric operation, (m, 6).
+    """Return the arguments of `kernels.affine` for a geometric operation, (m, 6).
 
     Args:
         kernel: one of `GEOMETRIC`.

@@ -54,7 +54,6 @@ class Policy(Protocol):
 
     def draw(self, draws: np.ndarray) -> Draw:
         """Return the operations of each image, a function of draws (n, num_draws) in (0, 1)."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Make the views of training images from their crops: flip, policy, normalization, erasing."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,26 +10,12 @@ from distillers.config.augmentation import Augmentation, parse_policy
 from distillers.data.augment.augmenter import Augmenter
 from distillers.data.augment.boxes import AREA, NUM_DRAWS, RATIO, central_box, draw_boxes
 from distillers.data.augment.draws import uniforms
-from distillers.data.augment.erase import RandomErasing
+from distillers.data.augment.erase import random_erasing
 from distillers.data.augment.named import build_policy
 from distillers.data.augment.policies import ColorJitterPolicy, FlipPolicy, Policy
 
 # Streams of random numbers; those of the second view have other numbers than those of the first.
 FLIPS, POLICY, ERASING, CROPS, SECOND = 0, 1, 2, 3, 10
-
-
-class Views(NamedTuple):
-    """The views of the images of a batch, normalized, each (n, c, h, w).
-
-    Attributes:
-        images: input of the student.
-        strong: the second view, None if there is none.
-        weak: input of the teacher, None if it is `images`.
-    """
-
-    images: Tensor
-    strong: Tensor | None
-    weak: Tensor | None
 
 
 class ViewMaker:
@@ -64,7 +49,6 @@ class ViewMaker:
         has_flips = bool(options.hflip or options.vflip)
         self._flips = [augmenter(flips, FLIPS)] if has_flips else []
         self._policy = [augmenter(each, POLICY) for each in _policies(options)]
-        self._erase = RandomErasing(options.reprob, seed=seed, stream=ERASING)
         self._second: list[Augmenter] = []
         if options.strong_aa is not None:
             self._second = [augmenter(flips, SECOND + FLIPS)] if has_flips else []
@@ -76,28 +60,34 @@ class ViewMaker:
         """Whether there is a second view."""
         return bool(self._second)
 
-    def make(self, crops: Tensor, second: Tensor | None, rows: Tensor, turns: Tensor) -> Views:
-        """Return the views.
+    def make(
+        self, crops: Tensor, second: Tensor | None, rows: Tensor, turns: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return the views of the images of a batch, normalized.
 
         Args:
             crops: (n, c, h, w) uint8.
             second: other crops of the same images, if there is a second view.
             rows: (n,) int64 on the CPU, rows of the images in the training set.
             turns: (n,) int64 on the CPU, the epoch, or the fixed view of each.
+
+        Returns:
+            (n, c, h, w) each: the input of the student; the second view, None if there is none; the
+            input of the teacher, None if it is that of the student.
         """
         for flips in self._flips:
             crops = flips(crops, rows, turns)
         weak = self._normalize(crops) if self._options.splits else None
         for augmenter in self._policy:
             crops = augmenter(crops, rows, turns)
-        images = self._normalize(crops)
-        if self._options.reprob:
-            images = self._erase(images, rows, turns)
-        if second is None or not self._second:
-            return Views(images, None, weak)
+        images, prob = self._normalize(crops), self._options.reprob
+        if prob:
+            random_erasing(images, rows, turns, prob=prob, seed=self._seed, stream=ERASING)
+        if second is None:
+            return images, None, weak
         for augmenter in self._second:
             second = augmenter(second, rows, turns)
-        return Views(images, self._normalize(second), weak)
+        return images, self._normalize(second), weak
 
     def crop_boxes(
         self, rows: Tensor, turns: Tensor, size: tuple[int, int], second: bool

@@ -12,7 +12,6 @@ from distillers.config.data import Dali
 from distillers.data.augment.boxes import AREA, RATIO
 from distillers.data.datasets.listing import Listing
 from distillers.data.fingerprint import hash_files, hash_labels, hash_tensors
-from distillers.data.held_out import held_out_rows
 from distillers.data.loaders.decode import ImageFiles, OnBad, shorter_side
 from distillers.data.loaders.folder import FolderLoader
 from distillers.data.loaders.views import VIEW_SEED
@@ -160,14 +159,6 @@ class FolderSet(DataSource):
         for batch in self._eval_loader(self.test_rows[:EVALUATION_BATCH], device, 0, 2).epoch(1):
             return batch.images
         raise InputError(f"none of the first {EVALUATION_BATCH} test images can be read.")
-
-    @override
-    def split(self, fraction: float, seed: int) -> tuple["FolderSet", "FolderSet | None"]:
-        if fraction == 0 or self.is_split:
-            return self, None
-        held_out, kept = held_out_rows(self.train_labels, self.num_classes, fraction, seed)
-        rest = replace(self, test=self.train, test_rows=self.train_rows[held_out])
-        return replace(self, train_rows=self.train_rows[kept]), rest
 
     @override
     def keep(self, rows: Tensor) -> "FolderSet":

@@ -12,9 +12,9 @@ from distillers.config.augmentation import Augmentation
 from distillers.data.fingerprint import hash_labels, hash_tensors
 from distillers.data.held_out import held_out_rows
 from distillers.data.label_mix import UNLABELLED
-from distillers.data.loaders.memory import PAD, Loader
-from distillers.data.loaders.pairs import check_images_and_labels
+from distillers.data.loaders.memory import PAD, Loader, check_images_and_labels
 from distillers.data.loaders.views import VIEW_SEED, view_crops
+from distillers.data.normalization import check_statistics
 from distillers.data.sampling import generator
 from distillers.data.source import (
     EVALUATION_BATCH,
@@ -68,12 +68,7 @@ class ImageSet(DataSource):
                 f"{self.name}: training images are {tuple(self.train_images.shape[1:])} and test "
                 f"images {tuple(self.test_images.shape[1:])}; they must have one shape."
             )
-        channels = self.train_images.shape[1]
-        if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
-            raise InputError(
-                f"{self.name}: mean {self.mean} and std {self.std} must hold one number for each "
-                f"of the {channels} channels, and each std must be positive."
-            )
+        check_statistics(self.name, self.train_images.shape[1], self.mean, self.std)
 
     @property
     @override
@@ -139,7 +134,16 @@ class ImageSet(DataSource):
 
     @override
     def test_loader(self, device: torch.device, shard: Shard = Shard()) -> Loader:
-        return self._eval_loader(len(self.test_images), device, shard)
+        return Loader(
+            self.test_images,
+            self.test_labels,
+            batch_size=evaluation_batch_size(self.image_size),
+            mean=self.mean,
+            std=self.std,
+            device=device,
+            shard=shard,
+            whole_batches=True,
+        )
 
     @override
     def train_as_test(self) -> "ImageSet":
@@ -172,27 +176,8 @@ class ImageSet(DataSource):
 
     @override
     def sample(self, device: torch.device) -> Tensor:
-        return next(self._eval_loader(2, device).epoch(1)).images
-
-    @override
-    def split(self, fraction: float, seed: int) -> tuple["ImageSet", "ImageSet | None"]:
-        held_out = hold_out(self, fraction, seed)
-        if not len(held_out.labels):
-            return self, None
-        rest = replace(self, test_images=held_out.images, test_labels=held_out.labels)
-        return held_out.train, rest
-
-    def _eval_loader(self, count: int, device: torch.device, shard: Shard = Shard()) -> Loader:
-        return Loader(
-            self.test_images[:count],
-            self.test_labels[:count],
-            batch_size=evaluation_batch_size(self.image_size),
-            mean=self.mean,
-            std=self.std,
-            device=device,
-            shard=shard,
-            whole_batches=True,
-        )
+        few = replace(self, test_images=self.test_images[:2], test_labels=self.test_labels[:2])
+        return next(few.test_loader(device).epoch(1)).images
 
     @override
     def relabelled(self, labels: Tensor) -> "ImageSet":

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distillers.data.augment.boxes import Box
 from distillers.data.datasets.listing import first_few
 from distillers.data.loaders.decode import (
-    CropFlip,
     DecodedBatch,
     ImageFiles,
     image_rng,
@@ -28,7 +28,8 @@ AHEAD = 2 * PIPELINES  # batches that are being read or decoded before they are 
 class _ForDali(NamedTuple):
     row: int
     content: np.ndarray
-    cut: CropFlip
+    box: Box
+    is_mirrored: bool
 
 
 class DaliBatches:
@@ -66,8 +67,8 @@ class DaliBatches:
         ahead: deque[Future[DecodedBatch]] = deque()
         try:
             for wanted in self._order:
-                looked = [self._readers.submit(self._look, *each) for each in wanted]
-                ahead.append(self._decoders.submit(self._decoded, wanted, looked))
+                read = [self._readers.submit(self._read, *each) for each in wanted]
+                ahead.append(self._decoders.submit(self._decoded, wanted, read))
                 if len(ahead) > AHEAD:
                     yield ahead.popleft().result()
             while ahead:
@@ -76,22 +77,23 @@ class DaliBatches:
             for batch in ahead:
                 batch.cancel()
 
-    def _look(self, epoch: int, row: int) -> _ForDali | DecodedBatch:
+    def _read(self, epoch: int, row: int) -> _ForDali | DecodedBatch:
         """Return what DALI needs to decode an image, or the decoded image if DALI cannot."""
         images = self._images
         try:
-            content = np.fromfile(images.paths[int(images.rows[row])], dtype=np.uint8)
+            content = np.fromfile(images.path(row), dtype=np.uint8)
         except OSError:
             return images.__getitems__([(epoch, row)])  # raises the error
         size = upright_size(content.tobytes())
         if size is None:
             return images.__getitems__([(epoch, row)])
-        return _ForDali(row, content, images.cut(*size, image_rng(images.seed, epoch, row)))
+        rng = image_rng(images.seed, epoch, row)
+        return _ForDali(row, content, *images.draw_crop(*size, rng))
 
     def _decoded(
-        self, wanted: list[tuple[int, int]], looked: list[Future[_ForDali | DecodedBatch]]
+        self, wanted: list[tuple[int, int]], read: list[Future[_ForDali | DecodedBatch]]
     ) -> DecodedBatch:
-        found = [each.result() for each in looked]
+        found = [each.result() for each in read]
         mine = [each for each in found if isinstance(each, _ForDali)]
         try:
             pixels = iter(self._run(mine) if mine else ())
@@ -119,11 +121,11 @@ class DaliBatches:
                 self._images.size, self._batch_size, self._device, self._threads
             )
         running = self._own.pipeline
-        windows = np.array([each.cut.window for each in batch], dtype=np.int32)
+        boxes = np.array([each.box for each in batch], dtype=np.int32)
         running.feed_input("files", [each.content for each in batch])
-        running.feed_input("start", windows[:, :2].copy())
-        running.feed_input("shape", windows[:, 2:].copy())
-        running.feed_input("mirrored", np.array([e.cut.mirrored for e in batch], dtype=np.int32))
+        running.feed_input("start", boxes[:, :2].copy())
+        running.feed_input("shape", boxes[:, 2:].copy())
+        running.feed_input("mirrored", np.array([e.is_mirrored for e in batch], dtype=np.int32))
         found = running.run()[0].as_tensor()
         pixels = torch.empty(found.shape(), dtype=torch.uint8, device=self._device)
         on_gpu = self._device.type == "cuda"
@@ -137,7 +139,7 @@ class DaliBatches:
         decoded = self._images.__getitems__(wanted)
         if decoded.bad:
             return decoded
-        paths = [self._images.paths[int(self._images.rows[row])] for _, row in wanted]
+        paths = [self._images.path(row) for _, row in wanted]
         raise InputError(
             f"DALI fails on one of {first_few(paths)}, all of which can be read without it; leave "
             f"--dali out. Error: {error}"

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
-from distillers.data.augment.boxes import AREA, RATIO
+from distillers.data.augment.boxes import AREA, RATIO, Box, central_box
 from distillers.data.datasets.listing import PathList
 from distillers.data.loaders.decoder_output import Capture
 from distillers.data.loaders.jpeg import frame_size
@@ -49,18 +49,6 @@ class DecodedBatch(NamedTuple):
     bad: list[str]
     notes: Sequence[str] = ()
     second: Tensor | None = None
-
-
-class CropFlip(NamedTuple):
-    """Random augmentation of one image.
-
-    Attributes:
-        window: top, left, height and width of the crop, in pixels.
-        mirrored: whether to flip it horizontally.
-    """
-
-    window: tuple[int, int, int, int]
-    mirrored: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +101,7 @@ class ImageFiles(Dataset):
         """Decode the images of a batch, given as (turn, row)."""
         images, index, bad, notes = [], [], [], []
         for turn, row in wanted:
-            found = self._one(turn, row, bad, notes)
+            found = self._load(turn, row, bad, notes)
             if found is not None:
                 images.append(found[0])
                 index.append(found[1])
@@ -128,7 +116,7 @@ class ImageFiles(Dataset):
         """Return the path of the file of a row."""
         return self.paths[int(self.rows[row])]
 
-    def _one(
+    def _load(
         self, turn: int, row: int, bad: list[str], notes: list[str]
     ) -> tuple[list[Tensor], int] | None:
         chooser = rng = image_rng(self.seed, turn, row)
@@ -140,34 +128,34 @@ class ImageFiles(Dataset):
                 self.verified[row] = -1
                 if self.on_bad == "error" or not self.augment:
                     return None
-                row = self._other(row, chooser)
+                row = self._substitute(row, chooser)
                 rng = image_rng(self.seed, turn, row)  # the other image's own crop
                 continue
             self.verified[row] = 1
-            return [self._shaped(image, rng) for _ in range(self.crops)], row
+            return [self._crop(image, rng) for _ in range(self.crops)], row
         return None
 
-    def _other(self, row: int, chooser: random.Random) -> int:
+    def _substitute(self, row: int, chooser: random.Random) -> int:
         """Draw a row to take in place of a bad one; labelled if and only if that one is."""
         if self._kinds is None:
             return chooser.randrange(len(self.rows))
         kind = self._kinds[int(self.labels[self.rows[row]] < 0)]
         return int(kind[chooser.randrange(len(kind))])
 
-    def cut(self, height: int, width: int, rng: random.Random) -> CropFlip:
-        """Draw the crop of an image of the given size."""
-        window = random_crop_box(height, width, rng, self.area, self.ratio)
-        return CropFlip(window, rng.random() < 0.5 and self.flip)
+    def draw_crop(self, height: int, width: int, rng: random.Random) -> tuple[Box, bool]:
+        """Draw the crop of an image of the given size, and whether it is mirrored."""
+        box = random_crop_box(height, width, rng, self.area, self.ratio)
+        return box, rng.random() < 0.5 and self.flip
 
-    def _shaped(self, image: Tensor, rng: random.Random) -> Tensor:
+    def _crop(self, image: Tensor, rng: random.Random) -> Tensor:
         if not self.augment:
             return resize_center_crop(image, self.size, shorter_side(self.size))
-        cut = self.cut(image.shape[-2], image.shape[-1], rng)
-        image = F.resized_crop(image, *cut.window, [self.size, self.size], antialias=True)
-        return image.flip(-1) if cut.mirrored else image
+        box, is_mirrored = self.draw_crop(image.shape[-2], image.shape[-1], rng)
+        image = F.resized_crop(image, *box, [self.size, self.size], antialias=True)
+        return image.flip(-1) if is_mirrored else image
 
 
-def same(batch: Any) -> Any:
+def identity(batch: Any) -> Any:
     """Collate function for batches that are collated already."""
     return batch
 
@@ -220,15 +208,15 @@ def _verify(content: bytearray, verified: bool) -> int:
         ValueError: with the reason why the image must not be decoded.
     """
     if content.startswith(SIGNATURE):
-        png = parse_png(content)
-        _check_size(png.header.width, png.header.height)
+        header, data = parse_png(content)
+        _check_size(header.width, header.height)
         if not verified:
-            verify_pixels(png)
+            verify_pixels(header, data)
         return 1
     if is_webp(content):
-        webp = parse_webp(content)
-        _check_size(webp.width, webp.height)
-        return webp.orientation
+        width, height, orientation = parse_webp(content)
+        _check_size(width, height)
+        return orientation
     if not content.startswith(b"\xff\xd8"):
         raise ValueError(describe(content))
     frame = frame_size(content)
@@ -287,7 +275,7 @@ def image_rng(seed: int, turn: int, row: int) -> random.Random:
 
 def random_crop_box(
     height: int, width: int, rng: random.Random, areas: Span = AREA, ratios: Span = RATIO
-) -> tuple[int, int, int, int]:
+) -> Box:
     """Draw top, left, height and width of a crop; the center if none fits in ten tries."""
     for _ in range(10):
         area = height * width * rng.uniform(areas[0], areas[1])
@@ -295,6 +283,4 @@ def random_crop_box(
         wide, high = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < wide <= width and 0 < high <= height:
             return rng.randint(0, height - high), rng.randint(0, width - wide), high, wide
-    ratio = min(max(width / height, ratios[0]), ratios[1])
-    high, wide = min(height, round(width / ratio)), min(width, round(height * ratio))
-    return (height - high) // 2, (width - wide) // 2, high, wide
+    return central_box(height, width, ratios)

@@ -1,7 +1,6 @@
 """Batches of images that worker processes decode from files."""
 
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Unpack
 
@@ -17,12 +16,12 @@ from distillers.data.augment.views import ViewMaker
 from distillers.data.batch import Batch
 from distillers.data.datasets.listing import first_few
 from distillers.data.label_mix import UNLABELLED
-from distillers.data.loaders.decode import DecodedBatch, ImageFiles, same
+from distillers.data.loaders.decode import DecodedBatch, ImageFiles, identity
 from distillers.data.loaders.sharded import Sampling, ShardedLoader
-from distillers.data.loaders.views import VIEW_SEED, check_views, epoch_views
+from distillers.data.loaders.views import VIEW_SEED, check_views
 from distillers.data.loaders.workers import default_sigchld, process_context, worker_death
 from distillers.data.normalization import Normalize
-from distillers.errors import InputError
+from distillers.errors import InputError, complain
 
 
 class FolderLoader(ShardedLoader):
@@ -41,7 +40,6 @@ class FolderLoader(ShardedLoader):
             "gpu": the same crops of the same images, up to rounding. For augmented `images` only.
         views: use only this many fixed crops of each image, the same in every run, in turn.
         augmentation: what is done to the crops of augmented `images`.
-        warn: called at the end of an epoch with a message on images that could not be read.
         sampling: order of the images, device and part of this process; see `ShardedLoader`. The
             seed is that of `images`.
 
@@ -64,20 +62,13 @@ class FolderLoader(ShardedLoader):
         dali: Dali = None,
         views: NumViews | None = None,
         augmentation: Augmentation = Augmentation(),
-        warn: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
         **sampling: Unpack[Sampling],
     ) -> None:
         sampling["seed"] = images.seed
-        super().__init__(
-            len(images),
-            batch_size,
-            labels=images.labels[images.rows],
-            repeats=augmentation.aug_repeats,
-            **sampling,
-        )
+        labels, repeats = images.labels[images.rows], augmentation.aug_repeats
+        super().__init__(labels, batch_size, repeats=repeats, **sampling)
         check_views(views, None)
         self.num_bad = 0
-        self._warn = warn
         self._images = images if views is None else replace(images, seed=VIEW_SEED)
         self._views = views
         normalize = Normalize(mean, std, self.device)
@@ -97,7 +88,7 @@ class FolderLoader(ShardedLoader):
         rows = order.rows[mine]
         if not len(rows):
             return
-        turns = self._turns(rows, order.turns[mine]).split(self.batch_size)
+        turns = self._turns(self._views, rows, order.turns[mine]).split(self.batch_size)
         self._sampler.batches = [
             list(zip(turn.tolist(), batch.tolist(), strict=True))
             for turn, batch in zip(turns, rows.split(self.batch_size), strict=True)
@@ -125,19 +116,19 @@ class FolderLoader(ShardedLoader):
             return
         images, action = self._images, "replaced by others" if self._images.augment else "left out"
         reasons = first_few([text.rstrip(".") for text in bad])
-        self._warn(f"{len(bad)} bad images were {action} in epoch {number}: {reasons}.")
+        complain(f"{len(bad)} bad images were {action} in epoch {number}: {reasons}.")
         labels = images.labels[images.rows]
         unread = {*labels.tolist()} - {*labels[images.verified >= 0].tolist(), UNLABELLED}
         if unread:
             paths = [images.path(int((labels == each).nonzero()[0])) for each in sorted(unread)]
-            self._warn(f"WARNING: no image of the class of {first_few(paths)} can be read.")
+            complain(f"WARNING: no image of the class of {first_few(paths)} can be read.")
 
     def _report_notes(self, notes: list[str]) -> None:
         """Warn of files that were decoded in spite of damage, of each once."""
         new = sorted(set(notes) - self._noted)
         self._noted |= set(new)
         if new:
-            self._warn(
+            complain(
                 f"{len(new)} images are damaged but were used, replace or delete them: "
                 f"{first_few(new)}"
             )
@@ -163,13 +154,6 @@ class FolderLoader(ShardedLoader):
                 raise
             raise worker_death(self._images, self._sampler.batches[done:], batches) from error
 
-    def _turns(self, rows: Tensor, turns: Tensor) -> Tensor:
-        """Return which crop of each image is shown, (m,) int64: a new one, or a fixed view."""
-        if not isinstance(self._views, int):
-            return turns
-        seed = self._seed if self._shuffle else None
-        return epoch_views(len(self._images), self._views, rows, turns, seed)
-
     def _to_batch(self, decoded: DecodedBatch, turn: Tensor, place: int) -> Batch:
         view = turn * len(self._images) + decoded.index if self._views else None
         pixels, labels, index = (
@@ -179,9 +163,8 @@ class FolderLoader(ShardedLoader):
         second = decoded.second
         if second is not None:
             second = second.to(self.device, non_blocking=True)
-        made = self._maker.make(pixels, second, decoded.index, turn)
+        images, strong, weak = self._maker.make(pixels, second, decoded.index, turn)
         counts = self._rows_per_rank(place)
-        images, strong, weak = made
         return Batch(images, labels, index, view, counts, strong=strong, weak=weak)
 
     def _dali_loader(self, where: str, num_threads: int) -> Iterable[DecodedBatch]:
@@ -195,7 +178,7 @@ class FolderLoader(ShardedLoader):
         return DataLoader(
             self._images,
             batch_sampler=self._sampler,
-            collate_fn=same,
+            collate_fn=identity,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=self.device.type == "cuda",

@@ -15,10 +15,10 @@ from distillers.data.augment.boxes import resized_crops
 from distillers.data.augment.views import ViewMaker
 from distillers.data.batch import Batch
 from distillers.data.label_mix import EpochOrder
-from distillers.data.loaders.pairs import check_images_and_labels
 from distillers.data.loaders.sharded import Sampling, ShardedLoader
-from distillers.data.loaders.views import VIEW_SEED, CropViews, check_views, epoch_views
+from distillers.data.loaders.views import VIEW_SEED, CropViews, check_views
 from distillers.data.normalization import Normalize, check_statistics
+from distillers.errors import InputError
 
 PAD = 4  # pixels of zero padding on each side before a crop of the original size
 CHUNK = 512  # images augmented at once, then split into batches: few large kernels, bounded memory
@@ -84,33 +84,22 @@ class Loader(ShardedLoader):
         **sampling: Unpack[Sampling],
     ) -> None:
         check_images_and_labels("loader", images, labels)
-        check_statistics(images.shape[1], mean, std)
-        super().__init__(
-            len(images),
-            batch_size,
-            labels=labels.cpu(),
-            repeats=augmentation.aug_repeats,
-            **sampling,
-        )
+        check_statistics("loader", images.shape[1], mean, std)
+        super().__init__(labels, batch_size, repeats=augmentation.aug_repeats, **sampling)
         self._augment, self._flip, self._num_views = augment, flip, views
         augmentation = augmentation if augment else Augmentation()
         self._resizes = augmentation.resizes
-        self._views = self._count_crops(len(images))
+        if self._resizes:
+            check_views(views, None)
+        self._views: CropViews | None = None
+        if views is not None and not self._resizes:
+            self._views = CropViews(len(images), 2 * PAD + 1, flip, views)
         normalize = Normalize(mean, std, self.device, channels_last)
         view_seed = self._seed if views is None else VIEW_SEED
         self._maker = ViewMaker(augmentation, mean, view_seed, self.device, normalize)
         images, self._labels = images.to(self.device), labels.to(self.device)
         # Padded once: crops are windows into these images, and a batch is a single gather.
         self._images = F.pad(images, (PAD,) * 4) if augment and not self._resizes else images
-
-    def _count_crops(self, num_images: int) -> CropViews | None:
-        """Return the fixed views of the images; None if there are none, or crops are resized."""
-        if self._resizes:
-            check_views(self._num_views, None)
-        if self._resizes or self._num_views is None:
-            return None
-        start = self._seed if self._shuffle else None
-        return CropViews(num_images, 2 * PAD + 1, self._flip, self._num_views, start)
 
     @override
     def _batches(self, number: int, start_batch: int) -> Iterator[Batch]:
@@ -119,9 +108,9 @@ class Loader(ShardedLoader):
         step = max(1, CHUNK // size) * size
         for start in range(start_batch * size, self.num_images, step):
             part = _Plan(*(x[start : start + step] for x in plan))
-            made = self._maker.make(*self._crops(part), part.host_rows, part.turns)
+            images, strong, weak = self._maker.make(*self._crops(part), part.host_rows, part.turns)
             view = None if self._num_views is None else part.view
-            chunk = (made.images, self._labels[part.rows], part.rows, view, made.strong, made.weak)
+            chunk = (images, self._labels[part.rows], part.rows, view, strong, weak)
             split = (repeat(None) if x is None else x.split(size) for x in chunk)
             parts = zip(*split, strict=False)
             for place, (images, labels, index, view, strong, weak) in enumerate(
@@ -141,14 +130,13 @@ class Loader(ShardedLoader):
         top = torch.randint(2 * PAD + 1, size, generator=rng)
         left = torch.randint(2 * PAD + 1, size, generator=rng)
         mirrored = torch.randint(2, size, generator=rng)
-        drawn, view = torch.stack([top, left, mirrored]), rows
-        if self._views:
-            view, drawn = self._views.of_epoch(turns, rows, drawn)
-            turns = view // len(self._labels)
-        elif isinstance(self._num_views, int):
-            start = self._seed if self._shuffle else None
-            turns = epoch_views(len(self._labels), self._num_views, rows, turns, start)
-            view = turns * len(self._labels) + rows
+        drawn = torch.stack([top, left, mirrored])
+        turns = self._turns(self._num_views, rows, turns)
+        if self._views and self._num_views == "all":
+            turns = self._views.view_of(rows, drawn)
+        elif self._views:
+            drawn = self._views.crop_of(rows, turns)
+        view = turns * len(self._labels) + rows
         rows, drawn, view, turns = (x[self._indices] for x in (rows, drawn.T, view, turns))
         return _Plan(rows.to(self.device), drawn.to(self.device), view, rows, turns)
 
@@ -189,3 +177,30 @@ class Loader(ShardedLoader):
             (num, 2 * PAD + 1, 2 * PAD + 1, channels, height - 2 * PAD, width - 2 * PAD),
             (n, y, x, c, y, x),
         )
+
+
+def check_images_and_labels(what: str, images: Tensor, labels: Tensor) -> None:
+    """Check shapes and types of images and labels.
+
+    Args:
+        what: beginning of the error message.
+        images: must be (N, c, h, w) uint8, N at least 1, c 1 or 3.
+        labels: must be (N,) int64.
+
+    Raises:
+        InputError: if they are invalid or there are none.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise InputError(
+            f"{what}: images are {tuple(images.shape)} {images.dtype}; "
+            "they must be (N, 1 or 3, h, w) torch.uint8."
+        )
+    if labels.dtype != torch.int64 or labels.ndim != 1:
+        raise InputError(
+            f"{what}: labels are {tuple(labels.shape)} {labels.dtype}; "
+            "they must be (N,) torch.int64."
+        )
+    if len(images) != len(labels):
+        raise InputError(f"{what}: there are {len(images)} images but {len(labels)} labels.")
+    if images.numel() == 0:
+        raise InputError(f"{what}: there are no images.")

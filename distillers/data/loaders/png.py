@@ -33,20 +33,8 @@ class Header(NamedTuple):
     interlaced: int
 
 
-class Png(NamedTuple):
-    """A PNG file whose chunks are in order.
-
-    Attributes:
-        header: its size and kind of pixels.
-        data: the compressed pixels.
-    """
-
-    header: Header
-    data: list[memoryview]
-
-
-def parse_png(content: bytes | bytearray) -> Png:
-    """Verify the order, lengths and checksums of the chunks.
+def parse_png(content: bytes | bytearray) -> tuple[Header, list[memoryview]]:
+    """Verify the order, lengths and checksums of the chunks; return header and compressed pixels.
 
     Raises:
         ValueError: with the reason why it is no whole PNG file.
@@ -67,20 +55,20 @@ def parse_png(content: bytes | bytearray) -> Png:
     starts = [b for a, b in pairwise(names) if b == b"IDAT" and a != b"IDAT"]
     if len(starts) != 1:
         raise ValueError("its chunks are out of order")
-    return Png(header, data)
+    return header, data
 
 
-def verify_pixels(png: Png) -> None:
+def verify_pixels(header: Header, data: list[memoryview]) -> None:
     """Verify that the compressed pixels can be decoded, without keeping them.
 
     Raises:
         ValueError: with the reason why they cannot.
     """
-    passes = list(_passes(png.header))
+    passes = list(_passes(header))
     total, place = passes[-1][1], 0
     inflater = zlib.decompressobj()
     try:
-        for block in _blocks(png.data):
+        for block in _blocks(data):
             pixels = inflater.decompress(block)
             for start, stop, stride in passes:
                 first = start + -(-max(place - start, 0) // stride) * stride - place

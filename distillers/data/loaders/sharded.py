@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from distillers.config.data import NumViews
 from distillers.data.batch import Batch
 from distillers.data.label_mix import EpochOrder, LabelMix, has_unlabelled
 from distillers.data.sampling import (
     balanced_order,
-    batch_counts,
     check_epoch,
     check_epoch_size,
-    check_shard,
     generator,
     occurrences,
     rank_indices,
@@ -47,7 +46,8 @@ class ShardedLoader(BatchLoader):
     """Base class of loaders; the order of an epoch is a pure function of seed and epoch.
 
     Args:
-        num_rows: images per epoch, in all processes together.
+        labels: (N,) int64, one of each image of an epoch, in all processes together; -1 for images
+            without a label, with which the order of a `shuffle`d epoch is that of `LabelMix`.
         batch_size: images per batch, in each process.
         seed: any integer.
         shuffle: whether each epoch has a new order, or that of the rows.
@@ -58,8 +58,6 @@ class ShardedLoader(BatchLoader):
             times the batch size.
         whole_batches: instead, deal out the batches of a single process in turn; some processes
             may get none. For evaluation, which then computes each batch as a single process does.
-        labels: (num_rows,) int64, for `balanced`, or if some may be -1, for images without a
-            label; with `shuffle` the order of an epoch is then that of `LabelMix`.
         unlabelled_share: see `LabelMix`.
         balanced: whether to draw images of every class equally often, with `shuffle`.
         repeats: how often each image follows itself; an epoch then has fewer images, and as many
@@ -71,7 +69,7 @@ class ShardedLoader(BatchLoader):
 
     def __init__(
         self,
-        num_rows: int,
+        labels: Tensor,
         batch_size: int,
         *,
         seed: int = 0,
@@ -80,26 +78,32 @@ class ShardedLoader(BatchLoader):
         device: torch.device | str = "cpu",
         shard: Shard = Shard(),
         whole_batches: bool = False,
-        labels: Tensor | None = None,
         unlabelled_share: float | None = None,
         balanced: bool = False,
         repeats: int = 1,
     ) -> None:
-        rank, world_size = shard
-        check_shard(batch_size, rank, world_size)
+        labels, num_rows, (rank, world_size) = labels.cpu(), len(labels), shard
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; it must be at least 1.")
+        if not 0 <= rank < world_size:
+            raise InputError(f"rank is {rank} of {world_size}; it must be in 0 to world_size - 1.")
         check_epoch_size(num_rows, batch_size, world_size, shuffle, drop_last)
         self.batch_size, self._device = batch_size, torch.device(device)
         self._num_rows, self._seed, self._shuffle = num_rows, seed, shuffle
-        self._balanced = _checked_labels(labels) if balanced and shuffle else None
+        self._balanced: Tensor | None = None
+        if balanced and shuffle:
+            if has_unlabelled(labels):
+                raise InputError("--balanced_sampling needs a label for every image.")
+            self._balanced = labels
         self._shared_by = 1 if whole_batches else world_size
         self._indices = rank_indices(
             num_rows, batch_size, rank, world_size, drop_last, whole_batches
         )
         self.num_images = len(self._indices)
         self._mix: LabelMix | None = None
-        if shuffle and labels is not None and (unlabelled_share or has_unlabelled(labels)):
+        if shuffle and (unlabelled_share or has_unlabelled(labels)):
             self._mix = LabelMix(labels, unlabelled_share, seed)
-            self._is_labelled = labels.cpu() >= 0
+            self._is_labelled = labels >= 0
         self._repeats = max(repeats, 1)
         if self._repeats > 1 and (self._mix or self._balanced is not None):
             raise InputError(
@@ -140,14 +144,22 @@ class ShardedLoader(BatchLoader):
         copies = torch.arange(count) % self._repeats
         return EpochOrder(rows, rng, (number - 1) * self._repeats + copies + 1)
 
-    def _with_labelled(self, batch: Batch, place: int, order: EpochOrder) -> Batch:
-        """Return a batch with `labelled` and `labelled_per_rank`, if some images have no label.
+    def _turns(self, views: NumViews | None, rows: Tensor, turns: Tensor) -> Tensor:
+        """Return which crop of images `rows` is shown in their `turns`, each (m,) int64.
 
-        Args:
-            batch: the batch of this process.
-            place: its number, from 0.
-            order: of the epoch.
+        That is a new one in each turn, or one of a number of fixed `views`. An image goes through
+        its views in turn, so each is seen equally often and `views` epochs show all of them. Where
+        each image begins is drawn from the seed, with `shuffle`; else it is the first view.
         """
+        if not isinstance(views, int):
+            return turns
+        first = torch.zeros(self._num_rows, dtype=torch.int64)
+        if self._shuffle:
+            first = torch.randint(views, (self._num_rows,), generator=generator(self._seed, 0))
+        return (first[rows] + turns - 1) % views
+
+    def _with_labelled(self, batch: Batch, place: int, order: EpochOrder) -> Batch:
+        """Return batch number `place` with facts on its labels, if some images have none."""
         if not self._mix:
             return batch
         labelled = (batch.labels >= 0).nonzero().flatten()
@@ -159,17 +171,11 @@ class ShardedLoader(BatchLoader):
         per_rank = tuple(int(part.sum()) for part in parts)
         return replace(batch, labelled=labelled, labelled_per_rank=per_rank)
 
-    def _rows_per_rank(self, batch: int) -> tuple[int, ...]:
-        """Return `Batch.rows_per_rank` of the batch of that number."""
-        return batch_counts(self._num_rows, self.batch_size, self._shared_by, batch)
-
-
-def _checked_labels(labels: Tensor | None) -> Tensor:
-    """Return the labels to balance.
-
-    Raises:
-        InputError: if an image has none.
-    """
-    if labels is None or has_unlabelled(labels):
-        raise InputError("--balanced_sampling needs a label for every image.")
-    return labels.cpu()
+    def _rows_per_rank(self, number: int) -> tuple[int, ...]:
+        """Return `Batch.rows_per_rank` of batch `number`, from 0, as `rank_indices` splits it."""
+        count = self._shared_by
+        if count == 1:
+            return ()
+        whole = self.batch_size * count
+        here = min(whole, self._num_rows - number * whole)
+        return tuple(here * (r + 1) // count - here * r // count for r in range(count))

@@ -63,28 +63,6 @@ def num_views_of(views: NumViews, source: DataSource) -> int:
     return (source.num_crops or 0) if views == "all" else views
 
 
-def epoch_views(
-    num_images: int, num_views: int, rows: Tensor, turns: Tensor, seed: int | None
-) -> Tensor:
-    """Return the view that is shown of images `rows` in their `turns`, each (m,) int64.
-
-    An image goes through its views in turn, so each is seen equally often and `num_views` epochs
-    show all of them. Where each image begins is drawn from the seed of the run.
-
-    Args:
-        num_images: N.
-        num_views: of each image.
-        rows: the images.
-        turns: how often each was seen up to here, from 1: the number of the epoch, unless images
-            are repeated within one.
-        seed: of the run; None lets every image begin with its first view.
-    """
-    first = torch.zeros(num_images, dtype=torch.int64)
-    if seed is not None:
-        first = torch.randint(num_views, (num_images,), generator=generator(seed, 0))
-    return (first[rows] + turns - 1) % num_views
-
-
 def view_crops(num_images: int, num_crops: int) -> Tensor:
     """Return the crop of each view, (N, num_crops) uint8: view v of image i is crop [i, v].
 
@@ -106,45 +84,26 @@ class CropViews:
         num_images: N.
         offsets: how many places a crop may have, along each side.
         flip: whether mirrored crops count.
-        views: how many of an image's views are shown; "all" leaves each crop as it was drawn at
-            random and only identifies the view.
-        seed: of the run; None as in `epoch_views`.
+        views: how many of an image's views are shown; "all" if each crop is drawn at random, and
+            its view only identified.
     """
 
-    def __init__(
-        self, num_images: int, offsets: int, flip: bool, views: NumViews, seed: int | None
-    ) -> None:
-        self.num_crops = offsets * offsets * (2 if flip else 1)
-        check_views(views, self.num_crops)
-        self._num_images, self._offsets, self._flip = num_images, offsets, flip
-        self._views, self._seed = views, seed
-        orders = view_crops(num_images, self.num_crops)
+    def __init__(self, num_images: int, offsets: int, flip: bool, views: NumViews) -> None:
+        num_crops = offsets * offsets * (2 if flip else 1)
+        check_views(views, num_crops)
+        self._offsets, self._flip = offsets, flip
+        orders = view_crops(num_images, num_crops)
         self._table = _inverse(orders) if views == "all" else orders[:, :views].clone()
 
-    def of_epoch(self, turns: Tensor, rows: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the views that an epoch shows, and their crops.
-
-        Args:
-            turns: (m,) int64, see `epoch_views`.
-            rows: (m,) int64, the images.
-            drawn: (3, m) int64, top, left and whether mirrored, as drawn at random.
-
-        Returns:
-            (m,) int64 numbers of the views among those of all images, v N + i for view v of image
-            i; and the crops as `drawn`.
-        """
-        if self._views == "all":
-            view = self._table[rows, self._number_of(drawn)].long()
-            return view * self._num_images + rows, drawn
-        view = epoch_views(self._num_images, self._views, rows, turns, self._seed)
-        return view * self._num_images + rows, self._crop_of(self._table[rows, view].long())
-
-    def _number_of(self, drawn: Tensor) -> Tensor:
+    def view_of(self, rows: Tensor, drawn: Tensor) -> Tensor:
+        """Return the view of each image (m,) that has the crop `drawn`; see `crop_of`."""
         top, left, mirrored = drawn
         place = top * self._offsets + left
-        return place * 2 + mirrored if self._flip else place
+        return self._table[rows, place * 2 + mirrored if self._flip else place].long()
 
-    def _crop_of(self, number: Tensor) -> Tensor:
+    def crop_of(self, rows: Tensor, views: Tensor) -> Tensor:
+        """Return top, left and whether mirrored of a view of each image, (3, m) int64."""
+        number = self._table[rows, views].long()
         place, mirrored = (number // 2, number % 2) if self._flip else (number, number * 0)
         return torch.stack([place // self._offsets, place % self._offsets, mirrored])
 

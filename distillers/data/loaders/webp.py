@@ -1,25 +1,10 @@
 """Read the size and orientation of a WebP file without decoding it."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from distillers.data.loaders.jpeg import exif_orientation
 
 START = b"\x9d\x01\x2a"  # of a frame of VP8
-
-
-class Webp(NamedTuple):
-    """Size and orientation of a WebP file.
-
-    Attributes:
-        width: in pixels, before it is turned.
-        height: in pixels, before it is turned.
-        orientation: of Exif, 1 to 8.
-    """
-
-    width: int
-    height: int
-    orientation: int
 
 
 def is_webp(content: bytes | bytearray) -> bool:
@@ -27,8 +12,8 @@ def is_webp(content: bytes | bytearray) -> bool:
     return content[:4] == b"RIFF" and content[8:12] == b"WEBP"
 
 
-def parse_webp(content: bytes | bytearray) -> Webp:
-    """Return size and orientation; the orientation is 1 without an Exif entry.
+def parse_webp(content: bytes | bytearray) -> tuple[int, int, int]:
+    """Return width and height, in pixels before it is turned, and the orientation of Exif, 1 to 8.
 
     Raises:
         ValueError: with the reason why it is no whole WebP file.
@@ -46,8 +31,7 @@ def parse_webp(content: bytes | bytearray) -> Webp:
         raise ValueError("it has no pixels")
     if any(size != sizes[0] for size in sizes):
         raise ValueError("its chunks have different sizes")
-    width, height = sizes[0]
-    return Webp(width, height, orientation)
+    return *sizes[0], orientation
 
 
 def _chunks(content: bytes | bytearray) -> Iterator[tuple[bytes, bytes]]:
