@@ -1,8 +1,6 @@
 """Training images without labels: a folder of them, or images of a data set without theirs."""
 
-import hashlib
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +9,17 @@ import torch
 from torch import Tensor
 
 from distillers.config.data import REST, DecodeOptions, LabelOptions
+from distillers.data.datasets.folder import folder_set
 from distillers.data.datasets.folder_set import FolderSet
 from distillers.data.datasets.images import ImageSet
 from distillers.data.datasets.listing import Listing, PathList, first_few, list_images
 from distillers.data.fingerprint import MANY_FILES
 from distillers.data.label_mix import UNLABELLED
 from distillers.data.loaders.decode import OnBad, read, resize_center_crop
-from distillers.data.sampling import generator
+from distillers.data.sampling import generator, occurrences
 from distillers.data.source import DataSource
-from distillers.errors import InputError
+from distillers.errors import InputError, complain
+from distillers.files import sha256
 
 FEWEST = 20  # images of a run without labels
 MOST = 1000  # images that are held out by default
@@ -49,9 +49,7 @@ def rows_of_few_labels(
         )
     known = (labels >= 0).nonzero().flatten()
     order = known[torch.randperm(len(known), generator=generator(f"labels {seed}", 0))]
-    by_class = order[labels[order].argsort(stable=True)]
-    number = torch.arange(len(by_class)) - (counts.cumsum(0) - counts)[labels[by_class]]
-    return by_class[number < per_class].sort().values
+    return order[occurrences(labels[order]) < per_class].sort().values
 
 
 def apply_label_options(source: DataSource, options: LabelOptions, on_bad: OnBad) -> DataSource:
@@ -94,18 +92,8 @@ def only_unlabelled(folder: Path, options: DecodeOptions) -> FolderSet:
     order = torch.randperm(count, generator=generator("unlabelled", 0))
     listing = Listing(paths, torch.full((count,), UNLABELLED), ())
     print(f"{folder}: {held_out:,} of {count:,} images are held out to compare with the teacher")
-    return FolderSet(
-        name="unlabelled",
-        train=listing,
-        test=listing,
-        train_rows=order[held_out:].sort().values,
-        test_rows=order[:held_out].sort().values,
-        image_size=options.image_size or 224,
-        num_workers=options.num_workers,
-        on_bad_image=options.on_bad_image,
-        dali=options.dali,
-        is_split=True,
-    )
+    rows = order[:held_out].sort().values, order[held_out:].sort().values
+    return folder_set("unlabelled", listing, listing, options, 224, rows)
 
 
 def with_few_labels(source: DataSource, per_class: int, seed: int, keep_rest: bool) -> DataSource:
@@ -180,8 +168,8 @@ def copies_of_test_images(source: DataSource, test: DataSource) -> list[str]:
         ours = _sizes(source.train.paths, every if len(every) <= MANY_FILES else every[rows])
         theirs = _sizes(test.test.paths, test.test_rows) if ours else {}
         common = set(ours.values()) & set(theirs.values())
-        known = {_file_hash(path) for path, size in theirs.items() if size in common}
-        return [path for path, size in ours.items() if size in common and _file_hash(path) in known]
+        known = {sha256(path) for path, size in theirs.items() if size in common}
+        return [path for path, size in ours.items() if size in common and sha256(path) in known]
     if not len(rows):
         return []
     assert isinstance(source, ImageSet)
@@ -207,7 +195,7 @@ def _in_memory(source: ImageSet, paths: PathList, on_bad: OnBad) -> ImageSet:
             continue
         images.append(image if channels == 3 else _grey(image))
     if bad:
-        print(f"{len(bad)} bad images were left out: {first_few(bad)}", file=sys.stderr)
+        complain(f"{len(bad)} bad images were left out: {first_few(bad)}")
     if not images:
         raise InputError(f"no image of {paths.root} can be read.")
     none = torch.full((len(images),), UNLABELLED)
@@ -226,8 +214,3 @@ def _grey(image: Tensor) -> Tensor:
 
 def _sizes(paths: PathList, rows: Tensor) -> dict[str, int]:
     return {path: os.path.getsize(path) for path in map(paths.__getitem__, rows.tolist())}
-
-
-def _file_hash(path: str) -> bytes:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "blake2b").digest()

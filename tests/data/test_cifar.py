@@ -86,7 +86,7 @@ def test_what_python_2_wrote_is_read(tmp_path):
     text += b"\x89T" + struct.pack("<i", len(raw)) + raw + b"tbU\x0bfine_labelsq\x07]q\x08K\x05au."
     path = tmp_path / "train"
     path.write_bytes(text)
-    content = pickles.read(path, "Do it.")
+    content = pickles.read(path)
     assert content["fine_labels"] == [5]
     data = content["data"]
     assert isinstance(data, np.ndarray)
@@ -96,7 +96,7 @@ def test_what_python_2_wrote_is_read(tmp_path):
 
 def test_an_array_in_columns_keeps_its_shape(tmp_path):
     write(tmp_path / "x", {"data": np.asfortranarray(pixels(3))})
-    assert np.array_equal(pickles.read(tmp_path / "x", "")["data"], pixels(3))
+    assert np.array_equal(pickles.read(tmp_path / "x")["data"], pixels(3))
 
 
 class Harmful:
@@ -138,7 +138,7 @@ def test_a_malicious_file_runs_nothing_and_is_refused(tmp_path, protocol):
 def test_a_file_that_is_not_cifars_is_refused(tmp_path, program, message):
     (tmp_path / "x").write_bytes(program)
     with pytest.raises(InputError, match=message):
-        pickles.read(tmp_path / "x", "Do it.")
+        pickles.read(tmp_path / "x")
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 5000, -1])

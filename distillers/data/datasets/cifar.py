@@ -22,18 +22,11 @@ class _Edition:
     folder: str
     url: str
     md5: str
-    train_files: tuple[str, ...]
-    test_file: str
-    names_file: str
     label_key: str
     names_key: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    sums: tuple[str, ...]  # published MD5 checksums of `files`
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        return (*self.train_files, self.test_file, self.names_file)
+    sums: dict[str, str]  # published MD5 checksums: training files, test file, names of classes
 
 
 # CIFAR-10's mean and standard deviation are those of all pixels of the 50,000 training images,
@@ -44,40 +37,34 @@ _CIFAR10 = _Edition(
     folder="cifar-10-batches-py",
     url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
     md5="c58f30108f718f92721af3b95e74349a",
-    train_files=tuple(f"data_batch_{i}" for i in range(1, 6)),
-    test_file="test_batch",
-    names_file="batches.meta",
     label_key="labels",
     names_key="label_names",
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2470, 0.2435, 0.2616),
-    sums=(
-        "c99cafc152244af753f735de768cd75f",
-        "d4bba439e000b95fd0a9bffe97cbabec",
-        "54ebc095f3ab1f0389bbae665268c751",
-        "634d18415352ddfa80567beed471001a",
-        "482c414d41f54cd18b22e5b47cb7c3cb",
-        "40351d587109b95175f43aff81a1287e",
-        "5ff9c542aee3614f3951f8cda6e48888",
-    ),
+    sums={
+        "data_batch_1": "c99cafc152244af753f735de768cd75f",
+        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+        "data_batch_4": "634d18415352ddfa80567beed471001a",
+        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+        "test_batch": "40351d587109b95175f43aff81a1287e",
+        "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+    },
 )
 _CIFAR100 = _Edition(
     name="cifar100",
     folder="cifar-100-python",
     url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
     md5="eb9058c3a382ffc7106e4002c42a8d85",
-    train_files=("train",),
-    test_file="test",
-    names_file="meta",
     label_key="fine_labels",
     names_key="fine_label_names",
     mean=(0.5071, 0.4867, 0.4408),
     std=(0.2675, 0.2565, 0.2761),
-    sums=(
-        "16019d7e3df5f24257cddd939b257f8d",
-        "f0ef6b0ae62326f3e7ffdfab6717acfc",
-        "7973b15100ade9c7d40fb424638fde48",
-    ),
+    sums={
+        "train": "16019d7e3df5f24257cddd939b257f8d",
+        "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+        "meta": "7973b15100ade9c7d40fb424638fde48",
+    },
 )
 
 
@@ -93,23 +80,24 @@ def cifar100(data_dir: Path, download: bool) -> ImageSet:
 
 def _load(edition: _Edition, data_dir: Path, download: bool) -> ImageSet:
     folder = unpacked_folder(
-        edition.name, data_dir / edition.folder, edition.url, edition.md5, edition.files, download
+        edition.name, data_dir / edition.folder, edition.url, edition.md5, edition.sums, download
     )
-    names = _read(folder / edition.names_file).get(edition.names_key)
+    *train_files, test_file, names_file = edition.sums
+    names = read(folder / names_file).get(edition.names_key)
     if not isinstance(names, list) or not names:
-        raise _damaged(folder / edition.names_file, f"it has no {edition.names_key!r}")
-    parts = [_batch(edition, folder / file, len(names)) for file in edition.train_files]
-    report_unverified(edition.name, folder, dict(zip(edition.files, edition.sums, strict=True)))
+        raise _damaged(folder / names_file, f"it has no {edition.names_key!r}")
+    parts = [_batch(edition, folder / file, len(names)) for file in train_files]
+    report_unverified(edition.name, folder, edition.sums)
     train_images, train_labels = zip(*parts, strict=True)
     train = torch.cat(train_images), torch.cat(train_labels)
-    test = _batch(edition, folder / edition.test_file, len(names))
+    test = _batch(edition, folder / test_file, len(names))
     class_names = tuple(map(as_text, names))
     return ImageSet(edition.name, *train, *test, edition.mean, edition.std, class_names, flip=True)
 
 
 def _batch(edition: _Edition, path: Path, num_classes: int) -> tuple[Tensor, Tensor]:
     """Read images (n, 3, 32, 32) uint8 and labels (n,) int64 of one file."""
-    content = _read(path)
+    content = read(path)
     pixels, labels = content.get("data"), content.get(edition.label_key)
     if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != 3072:
         raise _damaged(path, "it has no 'data' of 3,072 bytes per image")
@@ -125,13 +113,7 @@ def _batch(edition: _Edition, path: Path, num_classes: int) -> tuple[Tensor, Ten
     return images, torch.tensor(labels, dtype=torch.int64)
 
 
-def _read(path: Path) -> dict[str, object]:
-    return read(path, advice=_advice(path))
-
-
 def _damaged(path: Path, why: str) -> InputError:
-    return InputError(f"{path} is damaged: {why}. {_advice(path)}")
-
-
-def _advice(path: Path) -> str:
-    return f"Delete the folder {path.parent} to download it again."
+    return InputError(
+        f"{path} is damaged: {why}. Delete the folder {path.parent} to download it again."
+    )

@@ -1,17 +1,16 @@
 """Check that classes, and training and test images, are not the same folders or nearly one name."""
 
 import os
-import sys
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
 from distillers.data.datasets.listing import class_folders, first_few
-from distillers.errors import InputError
+from distillers.errors import InputError, complain
 
 
-def plain(name: str) -> str:
+def comparable(name: str) -> str:
     """Return a name without what people mix up: case, spaces and forms of letters."""
     return "".join(unicodedata.normalize("NFKC", name).casefold().split())
 
@@ -32,13 +31,12 @@ def check_distinct(root: Path, classes: Iterable[str]) -> None:
             )
     near = defaultdict(list)
     for name in classes:
-        near[plain(name)].append(name)
+        near[comparable(name)].append(name)
     for names in near.values():
         if len(names) > 1:
-            print(
+            complain(
                 f"{root}: {first_few(list(map(repr, names)))} are {len(names)} classes, whose "
                 "names differ only in case, spaces or forms of letters.",
-                file=sys.stderr,
             )
 
 
@@ -47,8 +45,7 @@ def warn_of_shared_folders(train: Path, test: Path) -> None:
     trained = {os.path.realpath(train / name) for name in class_folders(train)}
     shared = [n for n in class_folders(test) if os.path.realpath(test / n) in trained]
     if shared:
-        print(
+        complain(
             f"WARNING: {test}: the test images of {first_few(shared)} are training images, by "
             "symbolic links: their accuracy is that of images that were trained on.",
-            file=sys.stderr,
         )

@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 from filelock import FileLock
 from tqdm import tqdm
 
-from distillers.errors import InputError
+from distillers.errors import InputError, complain
 from distillers.files import DISK_FULL
 
 TIMEOUT = 30.0  # seconds without data
@@ -196,10 +196,9 @@ def report_unverified(name: str, folder: Path, md5: Mapping[str, str]) -> None:
     """Print which files of a dataset differ from the published MD5 sums, so may be damaged."""
     others = [file for file, expected in md5.items() if _md5(folder / file) != expected]
     if others:
-        print(
+        complain(
             f"{name} is not verified: {', '.join(others)} in {folder} differ from the published "
             "files, so they are damaged or were changed. Delete the folder to fetch them again.",
-            file=sys.stderr,
         )
 
 

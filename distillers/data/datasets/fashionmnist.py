@@ -5,7 +5,6 @@ https://github.com/zalandoresearch/fashion-mnist
 
 import gzip
 import math
-import sys
 import zlib
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 
 from distillers.data.datasets.download import download_lock, fetch
 from distillers.data.datasets.images import ImageSet
-from distillers.errors import InputError
+from distillers.errors import InputError, complain
 
 URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
@@ -46,10 +45,9 @@ def fashionmnist(data_dir: Path, download: bool) -> ImageSet:
     folder = _folder(data_dir, download)
     unpacked = [name for name in MD5 if (folder / name).is_file()]
     if unpacked:
-        print(
+        complain(
             f"fashionmnist is not verified: {', '.join(unpacked)} in {folder} are unpacked, and "
             "have no checksum. Use the .gz files to have them verified.",
-            file=sys.stderr,
         )
     train, test = _pair(folder, "train"), _pair(folder, "t10k")
     return ImageSet("fashionmnist", *train, *test, MEAN, STD, CLASSES, flip=True)

@@ -1,21 +1,21 @@
 """Images in folders: your own, ImageNet (Russakovsky et al., 2015), Tiny ImageNet."""
 
 import difflib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from distillers.config.data import DecodeOptions
-from distillers.data.datasets.annotated import list_annotated
-from distillers.data.datasets.distinct import check_distinct, plain, warn_of_shared_folders
+from distillers.data.datasets.distinct import check_distinct, comparable, warn_of_shared_folders
 from distillers.data.datasets.folder_set import FolderSet
 from distillers.data.datasets.listing import (
     Listing,
+    PathList,
     class_folders,
     composed,
     first_few,
+    image_files,
     list_classes,
     no_classes,
 )
@@ -28,7 +28,7 @@ from distillers.data.datasets.parts import (
     wrong_layout,
 )
 from distillers.data.held_out import held_out_rows
-from distillers.errors import InputError
+from distillers.errors import InputError, complain
 
 
 def folder(data_dir: Path, reading: DecodeOptions) -> FolderSet:
@@ -84,9 +84,42 @@ def tinyimagenet(data_dir: Path, reading: DecodeOptions) -> FolderSet:
     if not annotations.exists():  # sorted into one folder per class
         return _train_and_test(found, "tinyimagenet", reading, 64)
     train = list_classes(found / "train")
-    test = list_annotated(found / "val" / "images", annotations, train.class_names)
+    test = _list_annotated(found / "val" / "images", annotations, train.class_names)
     _check_classes(train, _present(test), found / "train", annotations)
-    return _folder_set("tinyimagenet", train, test, reading, 64)
+    return folder_set("tinyimagenet", train, test, reading, 64)
+
+
+def _list_annotated(root: Path, annotations: Path, class_names: tuple[str, ...]) -> Listing:
+    """List the images of one folder, with their classes from a file of lines NAME CLASS ...
+
+    Raises:
+        InputError: if a line names an unknown class or file, or a file has no line.
+    """
+    numbers = {name: number for number, name in enumerate(class_names)}
+    labels: dict[str, int] = {}
+    try:
+        lines = [line for line in annotations.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {annotations} ({error}).") from error
+    for row, line in enumerate(lines, start=1):
+        words = line.split()
+        if len(words) < 2 or words[1] not in numbers:
+            raise InputError(
+                f"{annotations}, line {row}, reads {line[:60]!r}; it must begin with the name of "
+                "an image and a class that is in train/."
+            )
+        if labels.setdefault(words[0], numbers[words[1]]) != numbers[words[1]]:
+            raise InputError(f"{annotations}, line {row}, assigns a second class to {words[0]}.")
+    found = list(image_files(root, "", []))
+    lacking, extra = sorted(set(found) - set(labels)), sorted(set(labels) - set(found))
+    if lacking or extra or not found:
+        raise InputError(
+            f"{annotations} and the images in {root} do not match: {len(lacking)} "
+            f"images have no line ({first_few(lacking)}), {len(extra)} lines no image "
+            f"({first_few(extra)})."
+        )
+    order = torch.tensor([labels[name] for name in found], dtype=torch.int64)
+    return Listing(PathList(root, found), order, class_names)
 
 
 def _tests_by_name(
@@ -102,9 +135,9 @@ def _tests_by_name(
     test = list_classes(root, known)
     missing = sorted(set(known) - set(_present(test)))
     if missing:
-        print(f"{root} has no image of class {first_few(missing)}", file=sys.stderr)
+        complain(f"{root} has no image of class {first_few(missing)}")
     nothing = (torch.arange(len(test.labels)), torch.arange(0))
-    return _folder_set("folder", test, test, reading, 224, nothing)
+    return folder_set("folder", test, test, reading, 224, nothing)
 
 
 def _train_and_test(root: Path, name: str, reading: DecodeOptions, size: int) -> FolderSet:
@@ -129,17 +162,17 @@ def _train_and_test(root: Path, name: str, reading: DecodeOptions, size: int) ->
     check_distinct(train_dir, train.class_names)
     warn_of_shared_folders(train_dir, tests[0])
     _check_classes(train, test.class_names, train_dir, tests[0])
-    return _folder_set(name, train, test, reading, size)
+    return folder_set(name, train, test, reading, size)
 
 
 def _split(root: Path, reading: DecodeOptions) -> FolderSet:
     listing = list_classes(root)
     check_distinct(root, listing.class_names)
     rows = held_out_rows(listing.labels, len(listing.class_names), reading.val_fraction, seed=0)
-    return _folder_set("folder", listing, listing, reading, 224, rows)
+    return folder_set("folder", listing, listing, reading, 224, rows)
 
 
-def _folder_set(
+def folder_set(
     name: str,
     train: Listing,
     test: Listing,
@@ -147,7 +180,7 @@ def _folder_set(
     size: int,
     rows: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> FolderSet:
-    """Create the dataset; `rows` are those of test and training if both are in one listing."""
+    """Return the data set of listed files; `rows` are those of test and training in one listing."""
     return FolderSet(
         name=name,
         train=train,
@@ -171,7 +204,7 @@ def _check_classes(train: Listing, classes: Sequence[str], here: Path, there: Pa
         for where, names in ((here, sorted(ours - theirs)), (there, sorted(theirs - ours)))
         if names
     ]
-    same = set(map(plain, ours)) == set(map(plain, theirs))
+    same = set(map(comparable, ours)) == set(map(comparable, theirs))
     hint = " They differ only in upper and lower case, spaces or forms of letters." if same else ""
     raise InputError(f"training and test images have different classes: {'; '.join(lines)}.{hint}")
 

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distillers.errors import InputError, escape
+from distillers.errors import InputError, complain, escape
 
 READABLE = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")
 OTHER_IMAGES = (
@@ -120,10 +119,9 @@ def list_classes(root: Path, known: tuple[str, ...] | None = None) -> Listing:
             f"images end in {', '.join(READABLE)}."
         )
     if skipped:
-        print(
+        complain(
             f"{len(skipped)} entries of {root} are not images of a class and were skipped: "
             f"{first_few(skipped)}",
-            file=sys.stderr,
         )
     numbers = torch.tensor([classes.index(composed(name)) for name in folders])
     return Listing(PathList(root, names), numbers.repeat_interleave(torch.tensor(counts)), classes)
@@ -223,10 +221,9 @@ def list_images(root: Path) -> PathList:
     if not names:
         raise InputError(f"{root} has no image at any depth; images end in {', '.join(READABLE)}.")
     if skipped:
-        print(
+        complain(
             f"{len(skipped)} entries of {root} are not images and were skipped: "
             f"{first_few(skipped)}",
-            file=sys.stderr,
         )
     return PathList(root, names)
 

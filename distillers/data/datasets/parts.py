@@ -2,12 +2,11 @@
 
 import os
 import re
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from distillers.data.datasets.listing import class_folders, first_few, no_classes
-from distillers.errors import InputError
+from distillers.errors import InputError, complain
 
 # Names of the folders of training and of test images, in any case; the first that exists is used.
 TRAIN_NAMES = ("train", "training")
@@ -49,7 +48,7 @@ def find_parts(root: Path) -> tuple[Path | None, list[Path]]:
         if set(named) == set(folders) and (by_name or _with(flat, TRAIN_WORDS)):
             raise no_classes(root / flat[0])
         for name in by_name:
-            print(f"{root}: {name} has no folders, so it is a class.", file=sys.stderr)
+            complain(f"{root}: {name} has no folders, so it is a class.")
     return (root / trains[0] if trains else None), [root / name for name in tests]
 
 
@@ -75,11 +74,10 @@ def check_splittable(root: Path) -> None:
         raise wrong_layout(root, "a folder for each class", "")
     first, *others = inside.values()
     if len(first) > 1 and others and all(names == first for names in others):
-        print(
+        complain(
             f"WARNING: {root}: {first_few(list(inside))} are read as classes, but each has the "
             f"folders {first_few(first)}. If those are the classes, rename the outer ones train "
             "and val.",
-            file=sys.stderr,
         )
 
 
@@ -92,9 +90,8 @@ def report_parts(root: Path, train: Path, test: Path | None) -> None:
         return
     verb = "is" if len(unread) == 1 else "are"
     more = f"; {first_few(unread)} {verb} not read" if unread else ""
-    print(
+    complain(
         f"{root}: {train.name}/ has the training images, {tests} the test images{more}.",
-        file=sys.stderr,
     )
 
 

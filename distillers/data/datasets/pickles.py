@@ -16,7 +16,7 @@ import numpy as np
 from distillers.errors import InputError, shorten
 
 
-def read(path: Path, advice: str) -> dict[str, object]:
+def read(path: Path) -> dict[str, object]:
     """Read a pickled dictionary of numbers, strings, lists and uint8 arrays, of any Python.
 
     Returns:
@@ -25,6 +25,7 @@ def read(path: Path, advice: str) -> dict[str, object]:
     Raises:
         InputError: if the file cannot be read or holds anything else.
     """
+    advice = f"Delete the folder {path.parent} to download it again."
     try:
         raw = path.read_bytes()
         _check_memo(raw)

@@ -3,7 +3,6 @@
 https://cs.stanford.edu/~acoates/stl10/
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from distillers.data.datasets.download import report_unverified, unpacked_folder
 from distillers.data.datasets.images import ImageSet
-from distillers.errors import InputError
+from distillers.errors import InputError, complain
 
 URL = "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz"
 MD5 = "91f7769df0f17e558f3565bffb0c7dfb"
@@ -50,10 +49,9 @@ def _class_names(path: Path) -> tuple[str, ...]:
             "Delete the folder to download it again."
         )
     if names != CLASSES:
-        print(
+        complain(
             f"stl10 is not verified: {path} does not hold the published names of the classes, "
             f"{', '.join(CLASSES)}.",
-            file=sys.stderr,
         )
     return names
 
