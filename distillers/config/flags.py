@@ -9,7 +9,7 @@ import enum
 import inspect
 import json
 import math
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -134,8 +134,16 @@ def require_folder_of(flag: str, path: Path) -> None:
         raise InputError(f"--{flag} is {path}, but the folder {path.parent} does not exist.")
 
 
-def require_outputs(outputs: Mapping[str, Path], folders: Container[str] = ()) -> None:
-    """Raise an `InputError` unless the files or `folders` of flags can be written, each alone."""
+def output_paths(
+    config: object, flags: Iterable[str], folders: Container[str] = ()
+) -> dict[str, Path]:
+    """Return the files that flags name for output, by flag; those in `folders` name folders.
+
+    Raises:
+        InputError: if one cannot be written, or two flags name the same.
+    """
+    given = {flag: getattr(config, flag) for flag in flags}
+    outputs = {flag: Path(path).expanduser() for flag, path in given.items() if path is not None}
     for flag, path in outputs.items():
         require_folder_of(flag, path)
         if path.exists() and path.is_dir() != (flag in folders):
@@ -144,6 +152,7 @@ def require_outputs(outputs: Mapping[str, Path], folders: Container[str] = ()) -
         twins = [other for other in outputs if outputs[other].absolute() == path.absolute()]
         if len(twins) > 1:
             raise InputError(f"--{' and --'.join(twins)} are both {path}; name two files.")
+    return outputs
 
 
 def as_json_types(content: Any) -> Any:

@@ -2,6 +2,8 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import cache
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from distillers.config import recipes
@@ -25,6 +27,7 @@ def parse(config: type[Config], args: Sequence[str], prog: str) -> Config:
     """
     import tyro
 
+    _set_help(config)
     args = collect_repeated(args) if hasattr(config, "also_t") else args
     path = _config_file(args)
     from_file = {} if path is None else _read_file(path)
@@ -47,6 +50,19 @@ def parse(config: type[Config], args: Sequence[str], prog: str) -> Config:
     nothing = dict.fromkeys(unset & vars(defaults).keys())
     defaults = dataclasses.replace(defaults, **nothing)
     return tyro.cli(config, args=words, prog=prog, default=defaults)
+
+
+@cache
+def _set_help(config: Any) -> None:
+    """Set the help of every flag to its docstring as one line; tyro would keep the line breaks."""
+    from docstring_parser import parse_from_object
+
+    texts: dict[str, str | None] = {}
+    for base in filter(dataclasses.is_dataclass, reversed(config.__mro__)):
+        texts |= {each.arg_name: each.description for each in parse_from_object(base).params}
+    for field in dataclasses.fields(config):
+        text = " ".join((texts.get(field.name) or "").split())
+        field.metadata = MappingProxyType({**field.metadata, "help": text})
 
 
 def _names(words: Sequence[str]) -> set[str]:

@@ -1,7 +1,7 @@
 """Flags: their folder's hash, and the facts in their annotations."""
 
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated
 
 import pytest
@@ -132,7 +132,37 @@ def test_the_step_flags_of_a_run_are_its_hyperparameters():
         assert getattr(hparams, field.name) == getattr(config, field.name)
 
 
+@dataclass(frozen=True)
+class Greeting:
+    """Print a greeting."""
+
+    name: str = "you"
+    """Name that is
+    greeted."""
+
+
+@dataclass(frozen=True)
+class Farewell(Greeting):
+    """Print a farewell."""
+
+    name: str = "all"
+    times: int = 1
+    """How often it is
+    - once, say - printed."""
+
+
+def test_the_help_of_a_flag_has_no_line_breaks_of_the_source(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    for config in (Greeting, Farewell):
+        with pytest.raises(SystemExit):
+            parse(config, ["--help"], "greet")
+        assert "Name that is greeted. (default: " in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        parse(Farewell, ["--help"], "greet")
+    assert "How often it is - once, say - printed. (default: 1)" in capsys.readouterr().out
+
+
 def test_one_file_by_two_paths_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="--json and --csv are both"):
-        flags.require_outputs({"json": Path("x"), "csv": tmp_path / "x"})
+        flags.output_paths(SimpleNamespace(json="x", csv=str(tmp_path / "x")), ("json", "csv"))

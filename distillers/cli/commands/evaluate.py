@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from distillers.config.flags import Fact, require_outputs
+from distillers.config.flags import Fact, output_paths
 from distillers.config.parsing import parse
 from distillers.config.scoring import ScoringConfig
 from distillers.files import write_json, write_text
@@ -39,20 +39,12 @@ class EvaluateConfig(ScoringConfig):
     confusion: Annotated[str | None, Fact.PATH] = None
     """Folder for the confusion matrix, as confusion.png, .pdf and .csv."""
 
-    def outputs(self) -> dict[str, Path]:
-        """Return the files to write, by flag."""
-        return {
-            name: Path(value).expanduser()
-            for name in ("json", "csv", "confusion")
-            if (value := getattr(self, name)) is not None
-        }
-
 
 def main(args: Sequence[str]) -> None:
     """Print accuracies, scores of each class, calibration error, size and latency."""
     config = parse(EvaluateConfig, args, "distillers evaluate")
     config.check()
-    require_outputs(config.outputs(), folders=["confusion"])
+    outputs = output_paths(config, ("json", "csv", "confusion"), folders=["confusion"])
 
     from distillers.checkpoints.for_dataset import count_costs, find_test_source, for_dataset
     from distillers.checkpoints.load import best_checkpoint, file_bytes, load
@@ -77,12 +69,13 @@ def main(args: Sequence[str]) -> None:
         found.metrics["agreement"] = agreement(seen, of_teacher)
     parameters, macs = count_costs(classifier, source.image_size)
     costs = {"parameters": parameters, "MACs": macs, "file_bytes": file_bytes(path)}
-    facts = {"file": str(path), "dataset": source.name, "images": result.total}
-    _print(found, {**facts, **costs}, str(device))
-    _write(config, found, {**facts, **costs, "device": str(device)}, seen, source)
+    facts = {"file": str(path), "dataset": source.name, "images": result.total, **costs}
+    facts["device"] = str(device)
+    _print(found, facts)
+    _write(outputs, found, facts, seen, source, Path(config.path).name)
 
 
-def _print(found: "Evaluation", facts: dict[str, Any], device: str) -> None:
+def _print(found: "Evaluation", facts: dict[str, Any]) -> None:
     """Print a line for each figure, then the tables of classes and latencies."""
     from distillers.report.formatting import format_figure
 
@@ -96,7 +89,7 @@ def _print(found: "Evaluation", facts: dict[str, Any], device: str) -> None:
         print(f"{name:<14} {facts[name]}")
     first = found.latency[0]
     note = found.load and f"; {found.load}"
-    print(f"latency_ms     {first.milliseconds['p50']:.3f} (one image, {device}{note})")
+    print(f"latency_ms     {first.milliseconds['p50']:.3f} (one image, {facts['device']}{note})")
     print()
     if len(found.classes) <= MAX_CLASSES:
         print(found.classes.to_string(index=False, float_format=lambda x: f"{x:.2f}", na_rep="–"))
@@ -109,18 +102,18 @@ def _print(found: "Evaluation", facts: dict[str, Any], device: str) -> None:
 
 
 def _write(
-    config: EvaluateConfig,
+    paths: dict[str, Path],
     found: "Evaluation",
     facts: dict[str, Any],
     seen: "Predictions",
     source: "DataSource",
+    name: str,
 ) -> None:
-    """Write the files of --json, --csv and --confusion."""
+    """Write the files of --json, --csv and --confusion; `name` is that of the network."""
     from distillers.figures import confusion
     from distillers.figures.paper import paper_style, save_figure
     from distillers.report.evaluation import predictions_table
 
-    paths = config.outputs()
     if "json" in paths:
         write_json(paths["json"], {**facts, **found.as_json()})
     if "csv" in paths:
@@ -129,6 +122,6 @@ def _write(
     if "confusion" in paths:
         paths["confusion"].mkdir(exist_ok=True)
         with paper_style():
-            save_figure(confusion.plot(found.confusion, Path(config.path).name), paths["confusion"])
+            save_figure(confusion.plot(found.confusion, name), paths["confusion"])
     for path in paths.values():
         print(f"saved {path}")

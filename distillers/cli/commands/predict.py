@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from distillers.config.flags import AT_LEAST_1, Fact, check_ranges, require_outputs
+from distillers.config.flags import AT_LEAST_1, Fact, check_ranges, output_paths
 from distillers.config.parsing import parse
 from distillers.config.scoring import DeviceConfig
 from distillers.errors import InputError, escape
@@ -46,12 +46,7 @@ def main(args: Sequence[str]) -> None:
     """Print a line for each image: path, classes, and their probabilities in percent."""
     config = parse(PredictConfig, args, "distillers predict")
     check_ranges(config)
-    outputs = {
-        name: Path(value).expanduser()
-        for name in ("json", "csv")
-        if (value := getattr(config, name))
-    }
-    require_outputs(outputs)
+    outputs = output_paths(config, ("json", "csv"))
     if not config.images:
         raise InputError("no image was given; name files, folders or patterns after the network.")
     paths = list(dict.fromkeys(found for given in config.images for found in find_images(given)))
