@@ -138,12 +138,12 @@ def _head(trace: ForwardTrace) -> str:
     logits = _class_scores(trace)
     layers = [call for call in trace.calls if _may_be_head(trace, call)]
     for call in reversed(layers):
-        if _gives(call, logits):
+        if _outputs_logits(call, logits):
             return call.path
     for call in reversed(trace.calls):
         if isinstance(call.module, nn.Identity) and call.output is logits:
             return call.path
-    before = trace.last_layers(logits)
+    before = trace.dataflow.last_layers(logits)
     declares = num_classes(trace.net) is not None
     found = [
         call
@@ -155,10 +155,10 @@ def _head(trace: ForwardTrace) -> str:
     named = _timm_classifier(trace)
     found = (
         [call for call in found if call.path in named]
-        or [call for call in found if _num_outputs(call) == logits.shape[1]]
+        or [call for call in found if _width(call, call.output) == logits.shape[1]]
         or found
     )
-    return max(found, key=_embedding_width).path if found else ""
+    return max(found, key=lambda call: _width(call, call.input)).path if found else ""
 
 
 def _class_scores(trace: ForwardTrace) -> Tensor:
@@ -173,11 +173,11 @@ def _may_be_head(trace: ForwardTrace, call: Call) -> bool:
         return False
     if call.input is None or len(call.input) != len(trace.images):
         return False
-    is_own = call.input.ndim == 2 and call.path in trace.last_layers(call.output)
+    is_own = call.input.ndim == 2 and call.path in trace.dataflow.last_layers(call.output)
     return isinstance(call.module, nn.Linear | nn.Conv2d) or is_own
 
 
-def _gives(call: Call, logits: Tensor) -> bool:
+def _outputs_logits(call: Call, logits: Tensor) -> bool:
     """Return whether the output of a layer, averaged over its positions, is the logits."""
     found = call.output.to(logits.dtype)
     if found.numel() == logits.numel():
@@ -186,13 +186,10 @@ def _gives(call: Call, logits: Tensor) -> bool:
     return found.shape == logits.shape and torch.allclose(found, logits, rtol=1e-4)
 
 
-def _embedding_width(call: Call) -> int:
-    assert call.input is not None
-    return call.input.shape[1 if isinstance(call.module, nn.Conv2d) else -1]
-
-
-def _num_outputs(call: Call) -> int:
-    return call.output.shape[1 if isinstance(call.module, nn.Conv2d) else -1]
+def _width(call: Call, value: Tensor | None) -> int:
+    """Return the width of the embedding or logits that a layer takes or returns."""
+    assert value is not None
+    return value.shape[1 if isinstance(call.module, nn.Conv2d) else -1]
 
 
 def _timm_classifier(trace: ForwardTrace) -> tuple[str, ...]:

@@ -90,8 +90,7 @@ def _named_by_timm(trace: ForwardTrace) -> list[Call]:
             layout = layout_of(trace, call.output, row["num_chs"]) if call else None
             if call is None or not any(call.output is each for each in pooled):
                 found.append(None if layout is None else call)
-        shown = [call for call in found[-MAX_STAGES:] if call is not None]
-        if len(shown) < min(MAX_STAGES, len(found)):
+        if None in found[-MAX_STAGES:]:
             return []
         return [call for call in found if call is not None]
     return []
@@ -126,7 +125,7 @@ def _by_size(trace: ForwardTrace, head: str) -> list[Call]:
             chosen.append(early[-1].call)
     if len(chosen) > 1:
         return chosen
-    return _repeated([each.call for each in blocks]) or chosen
+    return longest_repeated([each.call for each in blocks]) or chosen
 
 
 @dataclass(frozen=True)
@@ -184,8 +183,8 @@ def is_block(module: nn.Module) -> bool:
     return sum(weight.ndim > 1 for weight in module.parameters()) > 1
 
 
-def _repeated(blocks: list[Call]) -> list[Call]:
-    """Return the longest sequence of blocks of the same type in one parent module."""
+def longest_repeated(blocks: list[Call]) -> list[Call]:
+    """Return the longest sequence, of two or more, of blocks of one type in one parent module."""
     rows: dict[tuple[str, type[nn.Module]], list[Call]] = {}
     for call in blocks:
         rows.setdefault((call.path.rpartition(".")[0], type(call.module)), []).append(call)

@@ -1,7 +1,7 @@
 """Find the modules whose outputs are the tokens of each transformer block."""
 
 from distillers.features.layout import Layout
-from distillers.features.stages import is_block, layout_of
+from distillers.features.stages import is_block, layout_of, longest_repeated
 from distillers.features.trace import Call, ForwardTrace
 
 
@@ -14,13 +14,10 @@ def token_paths(trace: ForwardTrace) -> tuple[str, ...]:
     outputs of several shapes, as in networks with stages.
     """
     calls = [call for call in trace.readable() if _layout(trace, call) is not None]
-    groups: dict[tuple[str, type], list[Call]] = {}
-    for call in calls:
-        if is_block(call.module) and trace.is_computed(call.output):
-            key = (call.path.rpartition(".")[0], type(call.module))
-            groups.setdefault(key, []).append(call)
-    blocks = max(groups.values(), key=len, default=[])
-    if len(blocks) < 2:
+    blocks = longest_repeated(
+        [call for call in calls if is_block(call.module) and trace.is_computed(call.output)]
+    )
+    if not blocks:
         return ()
     last = blocks[-1]
     same_type = (call for call in trace.calls if type(call.module) is type(last.module))

@@ -96,6 +96,7 @@ class ForwardTrace:
         num_prefix_tokens: tokens before those of the image, if the network has the attribute of
             this name, as those of timm do.
         logits: (2, k).
+        dataflow: which functions took each tensor, and what affects it.
         calls: the calls whose output is a tensor, in the order in which they ended.
 
     Raises:
@@ -113,7 +114,7 @@ class ForwardTrace:
         _check_not_compiled(net)
         if any(map(is_lazy, net.parameters())):
             net(self.images)  # makes the parameters
-        self._dataflow = Dataflow(net, self.images)
+        self.dataflow = Dataflow(net, self.images)
         with torch.set_grad_enabled(with_grad):
             self.logits = self._run()
         if not bool(torch.isfinite(self.logits).all()):
@@ -133,17 +134,9 @@ class ForwardTrace:
                 break
         return images.shape[2], images.shape[3]
 
-    def num_uses(self, tensor: Tensor) -> int:
-        """Return how many functions took this tensor and returned a tensor."""
-        return self._dataflow.num_uses(tensor)
-
     def is_computed(self, tensor: Tensor | None) -> bool:
         """Return whether a tensor depends on a parameter of the network, unlike the images."""
-        return tensor is not None and self._dataflow.is_affected(tensor)
-
-    def last_layers(self, tensor: Tensor) -> frozenset[str]:
-        """Return the paths of the layers after which no other layer computed a tensor."""
-        return self._dataflow.last_layers(tensor)
+        return tensor is not None and self.dataflow.is_affected(tensor)
 
     def ran_once(self, path: str) -> bool:
         """Return whether a module ran exactly once."""
@@ -241,7 +234,7 @@ class ForwardTrace:
                 arguments = started[path].pop()
                 self._num_calls[path] += 1
                 if isinstance(output, Tensor):
-                    self._dataflow.add_call(path, module, arguments[:1], output)
+                    self.dataflow.add_call(path, module, arguments[:1], output)
                     call = Call(path, module, *arguments, output, version_of(output))
                     self.calls.append(call)
                 else:
@@ -250,7 +243,7 @@ class ForwardTrace:
             handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
             handles.append(module.register_forward_hook(after))
         try:
-            with self._dataflow:
+            with self.dataflow:
                 logits = run(self.net, self.images)
         finally:
             for handle in handles:

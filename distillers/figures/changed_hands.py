@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Sequence
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from pandas import DataFrame
 from torch import Tensor
@@ -61,7 +60,6 @@ def plot(
     blocks = [math.ceil(max(len(images), 1) / COLUMNS) for images in pixels]
     height = sum(TITLE + rows * (CELL + ABOVE + BELOW) for rows in blocks)
     figure = Figure(figsize=(WIDTH, height))
-    FigureCanvasAgg(figure)
     top = height
     for (places, right, wrong), images, rows in zip(kinds, pixels, blocks, strict=True):
         title = f"{len(places):,} right by {right.name}, wrong by {wrong.name}"

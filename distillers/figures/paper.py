@@ -11,7 +11,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
@@ -91,7 +90,6 @@ def make_panels(
     columns = num_columns(count)
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(WIDTH, rows * panel_height + extra), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = list(np.asarray(figure.subplots(rows, columns, squeeze=False)).flat)
     for spare in axes[count:]:
         spare.set_axis_off()

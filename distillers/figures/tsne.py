@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from pandas import DataFrame, concat
 from torch import Tensor
 
-from distillers.figures.paper import FigureData, make_panels, num_columns, shorten
+from distillers.figures.paper import MARKERS, FigureData, make_panels, num_columns, shorten
 from distillers.figures.responses import Responses
 
 NUM_CLASSES = 10
@@ -26,7 +26,6 @@ TINTS = (
     *("#332288", "#CC6677", "#117733", "#88CCEE", "#AA4499"),
     *("#999933", "#882255", "#44AA99", "#DDCC77", "#777777"),
 )
-SHAPES = "osv^D<>Pp*"
 
 
 def embed(features: Tensor, *, seed: int = 0, perplexity: float = PERPLEXITY) -> Tensor:
@@ -114,7 +113,7 @@ def plot(
 def _scatter(panel: Axes, places: Tensor, labels: Tensor, kinds: Sequence[int]) -> None:
     for number, kind in enumerate(kinds):
         x, y = places[labels == kind].T.numpy()
-        shape, tint = SHAPES[number % len(SHAPES)], TINTS[number % len(TINTS)]
+        shape, tint = MARKERS[number % len(MARKERS)], TINTS[number % len(TINTS)]
         panel.scatter(x, y, s=4, marker=shape, color=tint, linewidths=0, alpha=0.85, label=kind)
     panel.set_xticks([])
     panel.set_yticks([])

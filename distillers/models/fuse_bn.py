@@ -47,9 +47,9 @@ def find_pairs(trace: ForwardTrace, places: Collection[Place]) -> list[FusiblePa
         before = made_by.get(id(call.input))
         if before is None or not trace.ran_once(call.path) or not _is_norm(call.module):
             continue
-        if id(before.output) in read or trace.num_uses(before.output) != 1:
+        if id(before.output) in read or trace.dataflow.num_uses(before.output) != 1:
             continue
-        if trace.num_uses(before.module.get_parameter("weight")) == 1:
+        if trace.dataflow.num_uses(before.module.get_parameter("weight")) == 1:
             pairs.append(FusiblePair(before.path, call.path))
     return pairs
 

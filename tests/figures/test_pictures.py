@@ -169,7 +169,7 @@ def test_colours_are_distinguishable_without_red_or_green(kind):
     tints = [lab(colour, BLINDNESS[kind]) for colour in tsne.TINTS]
     pairs = list(itertools.combinations(range(len(tints)), 2))
     assert sum(float((tints[a] - tints[b]).norm()) > 11 for a, b in pairs) >= 0.9 * len(pairs)
-    assert len(set(tsne.SHAPES)) == len(tsne.TINTS)
+    assert len(set(paper.MARKERS)) == len(tsne.TINTS)
 
 
 def test_reliability_bins_add_up():
