@@ -14,9 +14,13 @@ from distillers.checkpoints.onnx import OnnxNetwork
 from distillers.checkpoints.openvino import OpenVinoNetwork
 from distillers.checkpoints.program import Program
 from distillers.errors import InputError, first_line
-from distillers.models.pretrained import check_reachable
+from distillers.models.pretrained import check_hub
 
 WEIGHTS = "model.safetensors"
+UNUSABLE = (  # an error and its advice
+    "the hub cannot be used: ",
+    "Without a network, `distillers export` writes a file that `distillers.load` reads.",
+)
 
 
 def push_to_hub(
@@ -47,7 +51,7 @@ def push_to_hub(
             "checkpoint or the safetensors file."
         )
     card = complete_card(classifier)
-    _check_reachable()
+    check_hub(*UNUSABLE)
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
@@ -82,7 +86,7 @@ def from_pretrained(
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     try:
-        _check_reachable()
+        check_hub(*UNUSABLE)
     except InputError:
         cached = try_to_load_from_cache(repo_id, WEIGHTS, revision=revision)
         if not isinstance(cached, str):
@@ -119,19 +123,6 @@ def model_card(card: dict[str, object], repo_id: str) -> str:
         f'net = distillers.from_pretrained("{repo_id}")\n'
         'pixels = decode_image("photo.jpg", "RGB", apply_exif_orientation=True)\n'
         "logits = net(net.preprocess(pixels))\n```\n"
-    )
-
-
-def _check_reachable() -> None:
-    """Raise an `InputError` if the hub cannot be used."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        raise InputError("the hub cannot be used: HF_HUB_OFFLINE is set.")
-    check_reachable(
-        constants.ENDPOINT,
-        "",
-        "Without a network, `distillers export` writes a file that `distillers.load` reads.",
     )
 
 

@@ -1,5 +1,7 @@
 """Vision encoders of the transformers library."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from distillers.errors import InputError, first_line
-from distillers.models.pretrained import check_reachable
+from distillers.models.pretrained import check_hub
 
 EXTRA = "it needs the transformers library: pip install distillers[hf]"
 
@@ -52,14 +54,9 @@ def load_encoder(name: str) -> tuple[nn.Module, dict[str, Any]]:
         InputError: if transformers is not installed, or the weights are neither a folder nor in the
             local cache nor can be downloaded, or it is no vision encoder.
     """
-    transformers = _library(name)
-    _check_available(name)
-    try:
+    with _loading(name) as transformers:
         encoder: Any = transformers.AutoModel.from_pretrained(name, trust_remote_code=False)
         processor: Any = transformers.AutoImageProcessor.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = first_line(error)
-        raise InputError(f"transformers:{name} cannot be loaded: {reason}") from error
     if getattr(encoder, "main_input_name", "") != "pixel_values" and not hasattr(
         encoder, "get_image_features"
     ):
@@ -75,21 +72,23 @@ def empty_encoder(name: str) -> nn.Module:
     Raises:
         InputError: if transformers is not installed, or there is no such configuration.
     """
-    transformers = _library(name)
-    _check_available(name)
-    try:
+    with _loading(name) as transformers:
         described = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         return transformers.AutoModel.from_config(described)
-    except (OSError, ValueError) as error:
-        reason = first_line(error)
-        raise InputError(f"transformers:{name} cannot be loaded: {reason}") from error
 
 
-def _library(name: str) -> Any:
+@contextmanager
+def _loading(name: str) -> Iterator[Any]:
+    """Give the library, and turn what it raises for a repository into an `InputError`."""
     try:
-        return import_module("transformers")
+        transformers = import_module("transformers")
     except ImportError as error:
         raise InputError(f"transformers:{name} cannot be loaded; {EXTRA}.") from error
+    _check_available(name)
+    try:
+        yield transformers
+    except (OSError, ValueError) as error:
+        raise InputError(f"transformers:{name} cannot be loaded: {first_line(error)}") from error
 
 
 def _facts(processor: Any) -> dict[str, Any]:
@@ -111,7 +110,5 @@ def _check_available(name: str) -> None:
     if Path(name).is_dir() or isinstance(try_to_load_from_cache(name, "config.json"), str):
         return
     problem = f"no weights for transformers:{name}: it is not in {constants.HF_HUB_CACHE}, and "
-    if constants.HF_HUB_OFFLINE:
-        raise InputError(f"{problem}HF_HUB_OFFLINE is set.")
     advice = "Load it once on a machine with a network connection and copy that folder here."
-    check_reachable(constants.ENDPOINT, problem, advice)
+    check_hub(problem, advice)

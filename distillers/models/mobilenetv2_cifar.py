@@ -16,8 +16,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from distillers.features.taps import Taps
-from distillers.models.init import init_kaiming_normal
-from distillers.models.stages import make_stage
+from distillers.models.stages import init_kaiming_normal, make_stage
 
 # expansion, channels at full width, blocks, stride of the first block
 STAGES = (

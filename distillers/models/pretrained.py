@@ -17,6 +17,10 @@ from distillers.errors import InputError
 from distillers.models.registry import LARGE_IMAGES
 
 TIMEOUT_SECONDS = 5.0
+ADVICE = (
+    "Create the network once on a machine with a network connection and copy that folder here, or "
+    "leave pretrained out."
+)
 TENSORFLOW = ("torchvision:googlenet", "torchvision:inception_v3")  # weights converted from it
 
 
@@ -95,7 +99,7 @@ def check_available(name: str, url: str) -> None:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file = Path(urlparse(url).path).name
     if not (folder / file).exists():
-        _check_download(name, url, f"{file} is not in {folder}")
+        check_reachable(url, f"no weights for {name}: {file} is not in {folder}, and ", ADVICE)
 
 
 def timm_overrides(name: str, config: Any) -> dict[str, object]:
@@ -118,15 +122,26 @@ def timm_overrides(name: str, config: Any) -> dict[str, object]:
     cached = try_to_load_from_cache(config.hf_hub_id, file)
     if isinstance(cached, str):
         return {"file": cached, "custom_load": False}
-    problem = f"{config.hf_hub_id}/{file} is not in {constants.HF_HUB_CACHE}"
-    if constants.HF_HUB_OFFLINE:
-        raise InputError(f"no weights for timm:{name}: {problem}, and HF_HUB_OFFLINE is set.")
-    _check_download(f"timm:{name}", constants.ENDPOINT, problem)
+    where = f"{config.hf_hub_id}/{file} is not in {constants.HF_HUB_CACHE}"
+    check_hub(f"no weights for timm:{name}: {where}, and ", ADVICE)
     return {}
 
 
+def check_hub(problem: str, advice: str) -> None:
+    """Check that the Hugging Face Hub can be used; see `check_reachable`."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise InputError(f"{problem}HF_HUB_OFFLINE is set.")
+    check_reachable(constants.ENDPOINT, problem, advice)
+
+
 def check_reachable(url: str, problem: str, advice: str) -> None:
-    """Check that a server answers, as the clients of the hubs retry for a long time."""
+    """Check that a server answers, as the clients of the hubs retry for a long time.
+
+    Raises:
+        InputError: if it does not; the message is `problem`, what is wrong, and `advice`.
+    """
     try:
         urlopen(Request(url, method="HEAD"), timeout=TIMEOUT_SECONDS).close()
     except HTTPError:
@@ -134,12 +149,3 @@ def check_reachable(url: str, problem: str, advice: str) -> None:
     except OSError as error:
         host = urlparse(url).hostname
         raise InputError(f"{problem}{host} does not answer ({error}). {advice}") from error
-
-
-def _check_download(name: str, url: str, problem: str) -> None:
-    check_reachable(
-        url,
-        f"no weights for {name}: {problem}, and ",
-        "Create the network once on a machine with a network connection and copy that folder "
-        "here, or leave pretrained out.",
-    )

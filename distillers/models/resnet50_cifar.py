@@ -9,8 +9,7 @@ arXiv:1512.03385, table 1. As in the public code of distillation papers, and unl
 from torch import Tensor, nn
 
 from distillers.features.taps import Taps
-from distillers.models.init import init_kaiming_normal
-from distillers.models.stages import last_relus, make_stage
+from distillers.models.stages import init_kaiming_normal, last_relus, make_stage
 
 EXPANSION = 4
 CHANNELS = (256, 512, 1024, 2048)  # of the stages' outputs

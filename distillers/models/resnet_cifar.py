@@ -14,8 +14,7 @@ twice the channels of `x4`.
 from torch import Tensor, nn
 
 from distillers.features.taps import Taps
-from distillers.models.init import init_kaiming_normal
-from distillers.models.stages import last_relus, make_stage
+from distillers.models.stages import init_kaiming_normal, last_relus, make_stage
 
 STEM_CHANNELS = {1: 16, 2: 16, 4: 32, 8: 64}
 

@@ -16,9 +16,8 @@ from functools import partial
 from torch import Tensor, nn
 
 from distillers.features.taps import Taps
-from distillers.models.init import init_kaiming_normal
 from distillers.models.resnet_cifar import BasicBlock, project
-from distillers.models.stages import last_relus, make_stage
+from distillers.models.stages import init_kaiming_normal, last_relus, make_stage
 
 STEM_CHANNELS = 64
 EXPANSION = 4

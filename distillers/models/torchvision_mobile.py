@@ -32,9 +32,7 @@ def shufflenet_v2(num_classes: int = 1000) -> nn.Module:
     It has no pre-activations to read: blocks activate in place, and only half of their channels.
     """
     net = models.shufflenet_v2_x1_0(num_classes=num_classes)
-    taps = Taps(
-        maps=("stage2", "stage3", "stage4"), head="fc", stem="maxpool", final="conv5", preacts=()
-    )
+    taps = Taps(maps=("stage2", "stage3", "stage4"), head="fc", stem="maxpool", final="conv5")
     return _with_taps(net, taps)
 
 

@@ -11,7 +11,7 @@ map is larger than 4 x 4 (so 64 x 64 images end at 4 x 4 as 32 x 32 ones do), an
 from torch import Tensor, nn
 
 from distillers.features.taps import Taps
-from distillers.models.init import init_kaiming_normal
+from distillers.models.stages import init_kaiming_normal
 
 CHANNELS = (64, 128, 256, 512, 512)
 CONVOLUTIONS = {

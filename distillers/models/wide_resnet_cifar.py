@@ -12,8 +12,7 @@ dropout: those papers train with a rate of 0.
 from torch import Tensor, nn
 
 from distillers.features.taps import Taps
-from distillers.models.init import init_kaiming_normal
-from distillers.models.stages import make_stage
+from distillers.models.stages import init_kaiming_normal, make_stage
 
 
 class WideBlock(nn.Module):

@@ -48,7 +48,7 @@ def remote(tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    monkeypatch.setattr(hub, "_check_reachable", lambda: None)
+    monkeypatch.setattr(hub, "check_hub", lambda *_: None)
     return folder
 
 

@@ -5,7 +5,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.models.init import init_kaiming_normal
+from distillers.models.stages import init_kaiming_normal
 
 HEADS = 4  # of attention; fewer if the width is no multiple
 
