@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from distillers.losses.ops import require
 from distillers.losses.ops.feature_maps import check_stages, same_size
-from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.validation import require_non_negative
+from distillers.losses.ops.numerics import at_least_fp32
 
 
 class AB(nn.Module):
@@ -53,7 +53,7 @@ class AB(nn.Module):
         warmup_epochs: int = 30,
         keep: bool = False,
     ) -> None:
-        require_non_negative(margin=margin, warmup_epochs=warmup_epochs)
+        require.non_negative(margin=margin, warmup_epochs=warmup_epochs)
         super().__init__()
         check_stages("AB", student_channels, teacher_channels)
         self.margin = margin

@@ -4,10 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers.losses.ops import require
 from distillers.losses.ops.feature_maps import check_stages, same_size
-from distillers.losses.ops.normalize import l2_normalize
-from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.validation import require_positive
+from distillers.losses.ops.numerics import at_least_fp32, l2_normalize
 
 
 class AT(nn.Module):
@@ -32,7 +31,7 @@ class AT(nn.Module):
     """
 
     def __init__(self, *, power: int = 2) -> None:
-        require_positive(power=power)
+        require.positive(power=power)
         super().__init__()
         self.power = power
 

@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.features.taps import Taps, module_at
+from distillers.losses.ops import require
 from distillers.losses.ops.feature_maps import downsample
-from distillers.losses.ops.normalize import l2_normalize
-from distillers.losses.ops.precision import at_least_fp32
+from distillers.losses.ops.numerics import at_least_fp32, l2_normalize
 
 
 class CATKD(nn.Module):
@@ -35,8 +35,7 @@ class CATKD(nn.Module):
     """
 
     def __init__(self, *, resolution: int = 2, normalise: bool = True, bias: bool = False) -> None:
-        if resolution < 1:
-            raise ValueError(f"resolution is {resolution}; it must be 1 or greater.")
+        require.positive(resolution=resolution)
         super().__init__()
         self.resolution = resolution
         self.normalise = normalise

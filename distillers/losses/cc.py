@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered
-from distillers.losses.ops.normalize import l2_normalize
-from distillers.losses.ops.precision import at_least_fp32, no_autocast
-from distillers.losses.ops.validation import require_choice, require_non_negative, require_positive
+from distillers.losses.ops import require
+from distillers.losses.ops.numerics import at_least_fp32, l2_normalize, no_autocast
 
 
 class CC(nn.Module):
@@ -62,9 +61,9 @@ class CC(nn.Module):
         order: int = 2,
         gather: bool = True,
     ) -> None:
-        require_positive(dim=dim)
-        require_non_negative(gamma=gamma, order=order)
-        require_choice(("consecutive", "matrix"), form=form)
+        require.positive(dim=dim)
+        require.non_negative(gamma=gamma, order=order)
+        require.choice(("consecutive", "matrix"), form=form)
         super().__init__()
         self.form = form
         self.normalise = normalise

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers.losses.ops import require
 from distillers.losses.ops.class_weight import check_class_weight, weight_row, weighted_mean
-from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.validation import require_fraction
+from distillers.losses.ops.numerics import at_least_fp32
 
 
 class CE(nn.Module):
@@ -26,7 +26,7 @@ class CE(nn.Module):
     """
 
     def __init__(self, *, label_smoothing: float = 0.0, class_weight: Sequence[float] = ()) -> None:
-        require_fraction(label_smoothing=label_smoothing)
+        require.fraction(label_smoothing=label_smoothing)
         super().__init__()
         self.class_weight = check_class_weight(class_weight)
         self.label_smoothing = label_smoothing

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import all_gather_rows, all_gather_stack, total_rows
+from distillers.losses.ops import require
 from distillers.losses.ops.memory_bank import row_products, weighted_row_sum, write_rows
 from distillers.losses.ops.negative_sampling import NegativeSampler
-from distillers.losses.ops.normalize import l2_normalize
-from distillers.losses.ops.precision import at_least_fp32, no_autocast
-from distillers.losses.ops.validation import require_choice, require_fraction, require_positive
+from distillers.losses.ops.numerics import at_least_fp32, l2_normalize, no_autocast
 
 
 class CRD(nn.Module):
@@ -90,9 +89,9 @@ class CRD(nn.Module):
         mode: str = "exact",
         partition_momentum: float | None = None,
     ) -> None:
-        require_positive(dim=dim, negatives=negatives, temperature=temperature)
-        require_fraction(momentum=momentum)
-        require_choice(("exact", "relax"), mode=mode)
+        require.positive(dim=dim, negatives=negatives, temperature=temperature)
+        require.fraction(momentum=momentum)
+        require.choice(("exact", "relax"), mode=mode)
         super().__init__()
         if partition_momentum is not None and not 0 < partition_momentum < 1:
             raise ValueError(f"partition_momentum is {partition_momentum}; it must be in (0, 1).")

@@ -2,13 +2,9 @@
 
 from torch import Tensor, nn
 
-from distillers.losses.ops.decoupled import kl_divergence
-from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.validation import (
-    require_fraction,
-    require_non_negative,
-    require_positive,
-)
+from distillers.losses.ops import require
+from distillers.losses.ops.divergence import kl_divergence
+from distillers.losses.ops.numerics import at_least_fp32
 
 
 class CRLD(nn.Module):
@@ -45,9 +41,9 @@ class CRLD(nn.Module):
         weak_threshold: float = 0.9,
         strong_threshold: float = 0.2,
     ) -> None:
-        require_positive(temperature=temperature)
-        require_non_negative(within=within, across=across)
-        require_fraction(weak_threshold=weak_threshold, strong_threshold=strong_threshold)
+        require.positive(temperature=temperature)
+        require.non_negative(within=within, across=across)
+        require.fraction(weak_threshold=weak_threshold, strong_threshold=strong_threshold)
         super().__init__()
         self.temperature = temperature
         self.within = within

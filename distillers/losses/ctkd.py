@@ -6,13 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.validation import (
-    require_finite,
-    require_fraction,
-    require_non_negative,
-    require_positive,
-)
+from distillers.losses.ops import require
+from distillers.losses.ops.numerics import at_least_fp32
 
 
 class CTKD(nn.Module):
@@ -49,10 +44,10 @@ class CTKD(nn.Module):
         rise: float = 10 / 240,
         initial: float = 1.0,
     ) -> None:
-        require_positive(low=low)
-        require_non_negative(span=span)
-        require_fraction(rise=rise)
-        require_finite(initial=initial)
+        require.positive(low=low)
+        require.non_negative(span=span)
+        require.fraction(rise=rise)
+        require.finite(initial=initial)
         super().__init__()
         self.low = low
         self.span = span

@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import first_row, gathered
-from distillers.losses.ops.normalize import l2_normalize
-from distillers.losses.ops.precision import at_least_fp32, no_autocast
-from distillers.losses.ops.validation import require_finite, require_non_negative, require_positive
+from distillers.losses.ops import require
+from distillers.losses.ops.numerics import at_least_fp32, l2_normalize, no_autocast
 
 
 class DCD(nn.Module):
@@ -60,9 +59,9 @@ class DCD(nn.Module):
         consistency: float = 0.5,
         gather: bool = True,
     ) -> None:
-        require_positive(dim=dim, max_scale=max_scale)
-        require_non_negative(consistency=consistency)
-        require_finite(initial_log_scale=initial_log_scale)
+        require.positive(dim=dim, max_scale=max_scale)
+        require.non_negative(consistency=consistency)
+        require.finite(initial_log_scale=initial_log_scale)
         super().__init__()
         self.consistency = consistency
         self.gather = gather

@@ -4,10 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered
-from distillers.losses.ops.normalize import centered
-from distillers.losses.ops.precision import at_least_fp32
+from distillers.losses.ops import require
+from distillers.losses.ops.numerics import at_least_fp32, centered
 from distillers.losses.ops.standardize import z_score
-from distillers.losses.ops.validation import require_non_negative, require_positive
 
 
 class DIST(nn.Module):
@@ -44,8 +43,8 @@ class DIST(nn.Module):
         standardise: bool = False,
         gather: bool = True,
     ) -> None:
-        require_positive(temperature=temperature)
-        require_non_negative(beta=beta, gamma=gamma, eps=eps)
+        require.positive(temperature=temperature)
+        require.non_negative(beta=beta, gamma=gamma, eps=eps)
         super().__init__()
         self.beta = beta
         self.gamma = gamma

@@ -4,9 +4,9 @@ from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered
 from distillers.losses.dist import DIST, pearson
+from distillers.losses.ops import require
 from distillers.losses.ops.feature_maps import same_size
-from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.validation import require_non_negative
+from distillers.losses.ops.numerics import at_least_fp32
 
 
 class DISTPlus(nn.Module):
@@ -54,7 +54,7 @@ class DISTPlus(nn.Module):
         temperature: float = 1.0,
         gather: bool = True,
     ) -> None:
-        require_non_negative(channel=channel, spatial=spatial)
+        require.non_negative(channel=channel, spatial=spatial)
         super().__init__()
         self.dist = DIST(beta=beta, gamma=gamma, temperature=temperature, gather=gather)
         self.channel = channel

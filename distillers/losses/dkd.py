@@ -1,20 +1,16 @@
 """DKD: KD split into a target-class and a non-target-class divergence."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.ops.decoupled import (
+from distillers.losses.ops import require
+from distillers.losses.ops.divergence import (
     kl_divergence,
     non_target_log_probs,
-    one_hot,
     target_log_probs,
 )
-from distillers.losses.ops.precision import at_least_fp32
+from distillers.losses.ops.numerics import at_least_fp32
 from distillers.losses.ops.standardize import z_score
-from distillers.losses.ops.validation import (
-    require_fraction,
-    require_non_negative,
-    require_positive,
-)
 
 
 class DKD(nn.Module):
@@ -56,9 +52,9 @@ class DKD(nn.Module):
         ramp: float = 0.0,
         standardise: bool = False,
     ) -> None:
-        require_positive(temperature=temperature)
-        require_non_negative(alpha=alpha, beta=beta)
-        require_fraction(ramp=ramp)
+        require.positive(temperature=temperature)
+        require.non_negative(alpha=alpha, beta=beta)
+        require.fraction(ramp=ramp)
         super().__init__()
         self.alpha = alpha
         self.beta = beta
@@ -78,7 +74,7 @@ class DKD(nn.Module):
         prepare = z_score if self.standardise else at_least_fp32
         student = prepare(student_logits) / self.temperature
         teacher = prepare(teacher_logits.detach()) / self.temperature
-        label = one_hot(labels, student)
+        label = F.one_hot(labels, student.shape[1]).bool()
         target = kl_divergence(target_log_probs(teacher, label), target_log_probs(student, label))
         others = kl_divergence(
             non_target_log_probs(teacher, label), non_target_log_probs(student, label)

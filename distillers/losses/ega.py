@@ -4,9 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered
-from distillers.losses.ops.normalize import centered, l2_normalize
-from distillers.losses.ops.precision import at_least_fp32, no_autocast
-from distillers.losses.ops.validation import require_non_negative
+from distillers.losses.ops import require
+from distillers.losses.ops.numerics import at_least_fp32, centered, l2_normalize, no_autocast
 
 
 class EGA(nn.Module):
@@ -45,7 +44,7 @@ class EGA(nn.Module):
         edge: float = 0.3,
         gather: bool = True,
     ) -> None:
-        require_non_negative(node=node, edge=edge)
+        require.non_negative(node=node, edge=edge)
         super().__init__()
         self.gather = gather
         self.node = node

@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
-from distillers.losses.ops.match import check_distance, distances
-from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.running_standardize import RunningStandardize
+from distillers.losses.ops import require
+from distillers.losses.ops.match import DISTANCES, RunningStandardize, distances
+from distillers.losses.ops.numerics import at_least_fp32
 
 
 class EmbedMatch(nn.Module):
@@ -38,7 +38,7 @@ class EmbedMatch(nn.Module):
         distance: str = "cosine",
         standardize: bool = True,
     ) -> None:
-        check_distance(distance)
+        require.choice(DISTANCES, distance=distance)
         super().__init__()
         self.distance = distance
         self.project = nn.Linear(student_dim, teacher_dim)

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers.losses.ops import require
 from distillers.losses.ops.feature_maps import check_stages, same_size
-from distillers.losses.ops.precision import at_least_fp32, no_autocast
-from distillers.losses.ops.validation import require_non_negative
+from distillers.losses.ops.numerics import at_least_fp32, no_autocast
 
 
 class FSP(nn.Module):
@@ -47,7 +47,7 @@ class FSP(nn.Module):
         warmup_epochs: int = 30,
         keep: bool = False,
     ) -> None:
-        require_non_negative(warmup_epochs=warmup_epochs)
+        require.non_negative(warmup_epochs=warmup_epochs)
         super().__init__()
         check_stages("FSP", student_channels, teacher_channels)
         pairs = enumerate(zip(student_channels, teacher_channels, strict=True), start=1)

@@ -6,10 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers.losses.ops import require
 from distillers.losses.ops.feature_maps import same_size
-from distillers.losses.ops.normalize import l2_normalize
-from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.validation import require_choice, require_non_negative, require_positive
+from distillers.losses.ops.numerics import at_least_fp32, l2_normalize
 
 
 class FT(nn.Module):
@@ -58,9 +57,9 @@ class FT(nn.Module):
         form: str = "attention",
         warmup_epochs: int = 30,
     ) -> None:
-        require_positive(rate=rate, power=power)
-        require_non_negative(warmup_epochs=warmup_epochs)
-        require_choice(("attention", "factor"), form=form)
+        require.positive(rate=rate, power=power)
+        require.non_negative(warmup_epochs=warmup_epochs)
+        require.choice(("attention", "factor"), form=form)
         super().__init__()
         student, teacher = student_channels[-1], teacher_channels[-1]
         factors = int(teacher * rate)

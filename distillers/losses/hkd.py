@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import first_row, gathered
+from distillers.losses.ops import require
 from distillers.losses.ops.feature_maps import flatten_rows
-from distillers.losses.ops.precision import at_least_fp32, no_autocast
-from distillers.losses.ops.validation import require_non_negative
+from distillers.losses.ops.numerics import at_least_fp32, no_autocast
 
 EPS = 1e-6
 ROUNDING = 8  # a squared distance below so many units in the last place is rounding noise
@@ -61,7 +61,7 @@ class HKD(nn.Module):
         released: bool = True,
         gather: bool = True,
     ) -> None:
-        require_non_negative(initial_weight=initial_weight, decay=decay, steps=steps)
+        require.non_negative(initial_weight=initial_weight, decay=decay, steps=steps)
         super().__init__()
         self.initial_weight = initial_weight
         self.decay = decay

@@ -2,8 +2,7 @@
 
 from torch import Tensor, nn
 
-from distillers.losses.ops.normalize import l2_normalize
-from distillers.losses.ops.precision import at_least_fp32, no_autocast
+from distillers.losses.ops.numerics import at_least_fp32, l2_normalize, no_autocast
 
 
 class ICKD(nn.Module):

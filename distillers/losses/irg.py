@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered
-from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.validation import require_non_negative
+from distillers.losses.ops import require
+from distillers.losses.ops.numerics import at_least_fp32
 
 FLOOR = 1e-12
 
@@ -56,7 +56,7 @@ class IRG(nn.Module):
         transform_edges: bool = True,
         gather: bool = True,
     ) -> None:
-        require_non_negative(graph_weight=graph_weight, transform_weight=transform_weight)
+        require.non_negative(graph_weight=graph_weight, transform_weight=transform_weight)
         if len(student_layers) != len(teacher_layers):
             raise ValueError(
                 f"student_layers has {len(student_layers)} layers and teacher_layers "

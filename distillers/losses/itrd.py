@@ -4,9 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered
-from distillers.losses.ops.normalize import centered, l2_normalize
-from distillers.losses.ops.precision import at_least_fp32, no_autocast
-from distillers.losses.ops.validation import require_non_negative, require_positive
+from distillers.losses.ops import require
+from distillers.losses.ops.numerics import at_least_fp32, centered, l2_normalize, no_autocast
 
 
 class ITRD(nn.Module):
@@ -48,8 +47,8 @@ class ITRD(nn.Module):
         alpha: float = 1.01,
         gather: bool = True,
     ) -> None:
-        require_non_negative(correlation=correlation, mutual=mutual)
-        require_positive(alpha=alpha)
+        require.non_negative(correlation=correlation, mutual=mutual)
+        require.positive(alpha=alpha)
         super().__init__()
         self.correlation = correlation
         self.mutual = mutual

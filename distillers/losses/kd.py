@@ -3,9 +3,10 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.ops.precision import at_least_fp32
+from distillers.losses.ops import require
+from distillers.losses.ops.divergence import kl_divergence
+from distillers.losses.ops.numerics import at_least_fp32
 from distillers.losses.ops.standardize import z_score
-from distillers.losses.ops.validation import require_positive
 
 
 class KD(nn.Module):
@@ -31,23 +32,25 @@ class KD(nn.Module):
     """
 
     def __init__(self, *, temperature: float = 4.0, standardise: bool = False) -> None:
-        require_positive(temperature=temperature)
+        require.positive(temperature=temperature)
         super().__init__()
         self.temperature = temperature
         self.standardise = standardise
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         """Compute the loss from two sets of logits (n, k)."""
-        prepare = z_score if self.standardise else at_least_fp32
-        student = (prepare(student_logits) / self.temperature).log_softmax(dim=1)
-        teacher = (prepare(teacher_logits.detach()) / self.temperature).log_softmax(dim=1)
+        student = self.log_probs(student_logits)
+        teacher = self.log_probs(teacher_logits.detach())
         divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
         return self.temperature**2 * divergence
 
     def per_image(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         """Return the loss of each image, (n,); its mean is that of `forward`."""
+        student = self.log_probs(student_logits)
+        teacher = self.log_probs(teacher_logits.detach())
+        return self.temperature**2 * kl_divergence(teacher, student)
+
+    def log_probs(self, logits: Tensor) -> Tensor:
+        """Return the log-probabilities (n, k) of logits (n, k) at the temperature."""
         prepare = z_score if self.standardise else at_least_fp32
-        student = (prepare(student_logits) / self.temperature).log_softmax(dim=1)
-        teacher = (prepare(teacher_logits.detach()) / self.temperature).log_softmax(dim=1)
-        divergence = F.kl_div(student, teacher, reduction="none", log_target=True)
-        return self.temperature**2 * divergence.sum(1)
+        return (prepare(logits) / self.temperature).log_softmax(dim=1)

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from distillers.losses.ops import require
 from distillers.losses.ops.feature_maps import check_stages
-from distillers.losses.ops.precision import at_least_fp32, no_autocast
-from distillers.losses.ops.validation import require_positive
+from distillers.losses.ops.numerics import at_least_fp32, no_autocast
 
 
 class KDSVD(nn.Module):
@@ -49,7 +49,7 @@ class KDSVD(nn.Module):
     def __init__(
         self, student_channels: list[int], teacher_channels: list[int], *, rank: int = 1
     ) -> None:
-        require_positive(rank=rank)
+        require.positive(rank=rank)
         super().__init__()
         check_stages("KDSVD", student_channels, teacher_channels)
         if list(student_channels) != list(teacher_channels):

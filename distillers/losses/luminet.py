@@ -4,12 +4,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import first_row, gathered
-from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.validation import (
-    require_fraction,
-    require_non_negative,
-    require_positive,
-)
+from distillers.losses.ops import require
+from distillers.losses.ops.numerics import at_least_fp32
 
 
 class LumiNet(nn.Module):
@@ -49,9 +45,9 @@ class LumiNet(nn.Module):
         ramp: float = 0.0,
         gather: bool = True,
     ) -> None:
-        require_positive(temperature=temperature, eps=eps)
-        require_non_negative(alpha=alpha)
-        require_fraction(ramp=ramp)
+        require.positive(temperature=temperature, eps=eps)
+        require.non_negative(alpha=alpha)
+        require.fraction(ramp=ramp)
         super().__init__()
         self.alpha = alpha
         self.temperature = temperature

@@ -3,9 +3,9 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.ops.match import check_distance, distances
-from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.running_standardize import RunningStandardize
+from distillers.losses.ops import require
+from distillers.losses.ops.match import DISTANCES, RunningStandardize, distances
+from distillers.losses.ops.numerics import at_least_fp32
 
 
 class MapMatch(nn.Module):
@@ -42,7 +42,7 @@ class MapMatch(nn.Module):
         distance: str = "cosine",
         standardize: bool = True,
     ) -> None:
-        check_distance(distance)
+        require.choice(DISTANCES, distance=distance)
         if not student_channels or not teacher_channels:
             raise ValueError("MapMatch needs a map of both networks.")
         super().__init__()

@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from distillers.distributed.collectives import first_row
+from distillers.losses.ops import require
 from distillers.losses.ops.feature_maps import same_size
 from distillers.losses.ops.negative_sampling import BITS, MASK, row_draws
-from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.validation import require_fraction
+from distillers.losses.ops.numerics import at_least_fp32
 
 
 class MGD(nn.Module):
@@ -45,7 +44,7 @@ class MGD(nn.Module):
         *,
         mask_ratio: float = 0.15,
     ) -> None:
-        require_fraction(mask_ratio=mask_ratio)
+        require.fraction(mask_ratio=mask_ratio)
         super().__init__()
         self.mask_ratio = mask_ratio
         width, teacher_width = student_channels[-1], teacher_channels[-1]
@@ -75,14 +74,9 @@ class MGD(nn.Module):
         """
         student, teacher = same_size(self.align(student_maps[-1]), teacher_maps[-1].detach())
         if mask is None and self.training:
-            mask = self.draw(student, first_row(student, rows_per_rank))
+            draws = row_draws(self.seed, self.step, student, rows_per_rank)
+            mask = (draws >= self.mask_ratio * 2**BITS)[:, :, None, None]
+            self.step.add_(1)
         masked = student if mask is None else student * mask
         generated = at_least_fp32(self.generation(masked))
         return (generated - at_least_fp32(teacher)).square().sum(dim=(1, 2, 3)).mean()
-
-    @torch.no_grad()
-    def draw(self, maps: Tensor, start: int) -> Tensor:
-        """Return a mask (n, c, 1, 1) for maps (n, c, h, w), rows `start` and up of the batch."""
-        draws = row_draws(self.seed, self.step, start, *maps.shape[:2])
-        self.step.add_(1)
-        return (draws >= self.mask_ratio * 2**BITS)[:, :, None, None]

@@ -3,10 +3,9 @@
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered
-from distillers.losses.ops.decoupled import kl_divergence
-from distillers.losses.ops.precision import at_least_fp32, no_autocast
-from distillers.losses.ops.shares import rare_share, uncertain_share
-from distillers.losses.ops.validation import require_positive
+from distillers.losses.ops import require
+from distillers.losses.ops.divergence import kl_divergence, rare_share, uncertain_share
+from distillers.losses.ops.numerics import at_least_fp32, no_autocast
 
 NUM_STRONG = 3  # temperatures that the public code uses for the strong view
 
@@ -50,7 +49,7 @@ class MLKD(nn.Module):
         if not temperatures:
             raise ValueError("temperatures is empty; it must name one at least.")
         for temperature in temperatures:
-            require_positive(temperatures=temperature)
+            require.positive(temperatures=temperature)
         super().__init__()
         self.temperatures = temperatures
         self.released = released

@@ -4,10 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.ops.decoupled import one_hot
-from distillers.losses.ops.precision import at_least_fp32
+from distillers.losses.ops import require
+from distillers.losses.ops.numerics import at_least_fp32
 from distillers.losses.ops.standardize import z_score
-from distillers.losses.ops.validation import require_non_negative, require_positive
 
 
 class NKD(nn.Module):
@@ -35,8 +34,8 @@ class NKD(nn.Module):
     def __init__(
         self, *, gamma: float = 1.5, temperature: float = 1.0, standardise: bool = False
     ) -> None:
-        require_positive(temperature=temperature)
-        require_non_negative(gamma=gamma)
+        require.positive(temperature=temperature)
+        require.non_negative(gamma=gamma)
         super().__init__()
         self.gamma = gamma
         self.temperature = temperature
@@ -53,7 +52,7 @@ class NKD(nn.Module):
         target = at_label * F.cross_entropy(student, labels, reduction="none")
         if self.standardise:
             student, teacher = z_score(student), z_score(teacher)
-        label = one_hot(labels, student)
+        label = F.one_hot(labels, student.shape[1]).bool()
         student = (student / self.temperature).masked_fill(label, -torch.inf).log_softmax(dim=1)
         teacher = (teacher / self.temperature).masked_fill(label, -torch.inf).softmax(dim=1)
         others = -(teacher * student.masked_fill(label, 0.0)).sum(dim=1)

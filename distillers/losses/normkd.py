@@ -1,12 +1,11 @@
 """NormKD: a temperature for each image, proportional to the spread of its logits."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.ops.normalize import centered
-from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.validation import require_positive
+from distillers.losses.ops import require
+from distillers.losses.ops.divergence import kl_divergence
+from distillers.losses.ops.numerics import at_least_fp32, centered
 
 
 class NormKD(nn.Module):
@@ -31,7 +30,7 @@ class NormKD(nn.Module):
     """
 
     def __init__(self, *, temperature: float = 2.0) -> None:
-        require_positive(temperature=temperature)
+        require.positive(temperature=temperature)
         super().__init__()
         self.temperature = temperature
 
@@ -39,13 +38,8 @@ class NormKD(nn.Module):
         """Compute the loss from two sets of logits (n, k)."""
         student, own = self.scaled(student_logits)
         teacher, scale = self.scaled(teacher_logits.detach())
-        divergence = F.kl_div(
-            student.log_softmax(dim=1),
-            teacher.log_softmax(dim=1),
-            reduction="none",
-            log_target=True,
-        )
-        return (scale.square() * (own > 0) * divergence.sum(dim=1)).mean()
+        divergence = kl_divergence(teacher.log_softmax(dim=1), student.log_softmax(dim=1))
+        return (scale.square() * (own > 0) * divergence).mean()
 
     def scaled(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (n, k) over their temperatures, and these (n,); 0 for equal logits."""

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from distillers.losses.ops.feature_maps import check_stages, same_size
-from distillers.losses.ops.normalize import l2_normalize
-from distillers.losses.ops.precision import at_least_fp32, no_autocast
+from distillers.losses.ops.numerics import at_least_fp32, l2_normalize, no_autocast
 
 
 class NST(nn.Module):

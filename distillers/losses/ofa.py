@@ -1,12 +1,12 @@
 """OFA: compare the logits of the stages with the teacher's, between any two architectures."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.ops.decoupled import one_hot
+from distillers.losses.ops import require
 from distillers.losses.ops.exits import convolutional_exit, token_exit
-from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.validation import require_positive
+from distillers.losses.ops.numerics import at_least_fp32
 
 
 class OFA(nn.Module):
@@ -51,7 +51,7 @@ class OFA(nn.Module):
         temperature: float = 1.0,
         exits: bool = True,
     ) -> None:
-        require_positive(power=power, temperature=temperature)
+        require.positive(power=power, temperature=temperature)
         super().__init__()
         self.power = power
         self.temperature = temperature
@@ -77,7 +77,7 @@ class OFA(nn.Module):
     ) -> Tensor:
         """Compute the loss from maps (n, c, h, w), two sets of logits (n, k) and labels (n,)."""
         teacher = at_least_fp32(teacher_logits.detach()) / self.temperature
-        label = one_hot(labels, teacher).to(teacher.dtype)
+        label = F.one_hot(labels, teacher.shape[1]).to(teacher.dtype)
         wanted = (teacher.softmax(dim=1) + label).pow(self.power) - label
         early = [
             early_head(maps) for early_head, maps in zip(self.exits, student_maps, strict=False)

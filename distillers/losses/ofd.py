@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from distillers.distributed.collectives import all_gather_stack
 from distillers.losses.ops.feature_maps import check_stages, same_size
-from distillers.losses.ops.precision import at_least_fp32
+from distillers.losses.ops.numerics import at_least_fp32
 
 
 class OFD(nn.Module):

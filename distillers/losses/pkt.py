@@ -3,9 +3,8 @@
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered
-from distillers.losses.ops.normalize import l2_normalize
-from distillers.losses.ops.precision import at_least_fp32, no_autocast
-from distillers.losses.ops.validation import require_non_negative
+from distillers.losses.ops import require
+from distillers.losses.ops.numerics import at_least_fp32, l2_normalize, no_autocast
 
 
 class PKT(nn.Module):
@@ -28,7 +27,7 @@ class PKT(nn.Module):
     """
 
     def __init__(self, *, eps: float = 1e-7, gather: bool = True) -> None:
-        require_non_negative(eps=eps)
+        require.non_negative(eps=eps)
         super().__init__()
         self.eps = eps
         self.gather = gather

@@ -4,10 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import all_gather_rows
+from distillers.losses.ops import require
 from distillers.losses.ops.memory_bank import write_fifo
-from distillers.losses.ops.normalize import l2_normalize
-from distillers.losses.ops.precision import at_least_fp32, no_autocast
-from distillers.losses.ops.validation import require_positive
+from distillers.losses.ops.numerics import at_least_fp32, l2_normalize, no_autocast
 
 
 class QueueKL(nn.Module):
@@ -49,7 +48,7 @@ class QueueKL(nn.Module):
         queue_size: int = 8192,
         temperature: float = 0.07,
     ) -> None:
-        require_positive(queue_size=queue_size, temperature=temperature)
+        require.positive(queue_size=queue_size, temperature=temperature)
         super().__init__()
         self.temperature = temperature
         self.project = nn.Linear(student_dim, teacher_dim)

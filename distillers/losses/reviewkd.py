@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers.losses.ops import require
 from distillers.losses.ops.feature_maps import check_stages, downsample
-from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.validation import require_fraction, require_positive
+from distillers.losses.ops.numerics import at_least_fp32
 
 
 class ReviewKD(nn.Module):
@@ -52,8 +52,8 @@ class ReviewKD(nn.Module):
         max_width: int = 512,
         ramp: float = 0.0,
     ) -> None:
-        require_positive(max_width=max_width)
-        require_fraction(ramp=ramp)
+        require.positive(max_width=max_width)
+        require.fraction(ramp=ramp)
         super().__init__()
         check_stages("ReviewKD", student_channels, teacher_channels)
         self.ramp = ramp

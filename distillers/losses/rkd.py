@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import first_row, gathered
-from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.validation import require_non_negative
+from distillers.losses.ops import require
+from distillers.losses.ops.numerics import at_least_fp32
 
 
 class RKD(nn.Module):
@@ -33,7 +33,7 @@ class RKD(nn.Module):
     """
 
     def __init__(self, *, distance: float = 25.0, angle: float = 50.0, gather: bool = True) -> None:
-        require_non_negative(distance=distance, angle=angle)
+        require.non_negative(distance=distance, angle=angle)
         super().__init__()
         self.distance = distance
         self.angle = angle

@@ -1,20 +1,16 @@
 """RLD: match the student's confidence in the label with the teacher's in its own top class."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.ops.decoupled import (
+from distillers.losses.ops import require
+from distillers.losses.ops.divergence import (
     kl_divergence,
     non_target_log_probs,
-    one_hot,
     target_log_probs,
 )
-from distillers.losses.ops.precision import at_least_fp32
+from distillers.losses.ops.numerics import at_least_fp32
 from distillers.losses.ops.standardize import z_score
-from distillers.losses.ops.validation import (
-    require_fraction,
-    require_non_negative,
-    require_positive,
-)
 
 
 class RLD(nn.Module):
@@ -60,9 +56,9 @@ class RLD(nn.Module):
         standardise: bool = False,
     ) -> None:
         target = temperature if target_temperature is None else target_temperature
-        require_positive(temperature=temperature, target_temperature=target)
-        require_non_negative(alpha=alpha, beta=beta)
-        require_fraction(ramp=ramp)
+        require.positive(temperature=temperature, target_temperature=target)
+        require.non_negative(alpha=alpha, beta=beta)
+        require.fraction(ramp=ramp)
         super().__init__()
         self.alpha = alpha
         self.beta = beta
@@ -77,7 +73,10 @@ class RLD(nn.Module):
         """Compute the loss from two (n, k), labels (n,) and the fraction of training done."""
         prepare = z_score if self.standardise else at_least_fp32
         student, teacher = prepare(student_logits), prepare(teacher_logits.detach())
-        label, top = one_hot(labels, student), one_hot(teacher.argmax(dim=1), teacher)
+        label, top = (
+            F.one_hot(classes, student.shape[1]).bool()
+            for classes in (labels, teacher.argmax(dim=1))
+        )
         of_target = kl_divergence(
             target_log_probs(teacher / self.target_temperature, top),
             target_log_probs(student / self.target_temperature, label),

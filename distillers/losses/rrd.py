@@ -4,10 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import all_gather_rows
+from distillers.losses.ops import require
 from distillers.losses.ops.memory_bank import write_fifo, write_rows
-from distillers.losses.ops.normalize import l2_normalize
-from distillers.losses.ops.precision import at_least_fp32, no_autocast
-from distillers.losses.ops.validation import require_choice, require_fraction, require_positive
+from distillers.losses.ops.numerics import at_least_fp32, l2_normalize, no_autocast
 
 PRESETS: dict[str, dict[str, float | str]] = {
     "recent": {"student_temperature": 0.1, "teacher_temperature": 0.02, "enqueue": "before"},
@@ -92,17 +91,17 @@ class RRD(nn.Module):
         empty: str = "keep",
         preset: str | None = None,
     ) -> None:
-        require_positive(
+        require.positive(
             dim=dim,
             queue_size=queue_size,
             student_temperature=student_temperature,
             teacher_temperature=teacher_temperature,
         )
-        require_fraction(momentum=momentum)
-        require_choice(("before", "after"), enqueue=enqueue)
-        require_choice(("fifo", "momentum"), memory=memory)
-        require_choice(("keep", "mask"), empty=empty)
-        require_choice((None, *PRESETS), preset=preset)
+        require.fraction(momentum=momentum)
+        require.choice(("before", "after"), enqueue=enqueue)
+        require.choice(("fifo", "momentum"), memory=memory)
+        require.choice(("keep", "mask"), empty=empty)
+        require.choice((None, *PRESETS), preset=preset)
         super().__init__()
         settings = _apply_preset(
             preset,

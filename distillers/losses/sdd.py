@@ -7,14 +7,10 @@ from torch import Tensor, nn
 
 from distillers.losses.dkd import DKD
 from distillers.losses.nkd import NKD
-from distillers.losses.ops.decoupled import kl_divergence
+from distillers.losses.ops import require
+from distillers.losses.ops.divergence import kl_divergence
 from distillers.losses.ops.feature_maps import downsample
-from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.validation import (
-    require_fraction,
-    require_non_negative,
-    require_positive,
-)
+from distillers.losses.ops.numerics import at_least_fp32
 
 GRID = 4  # regions are averages of cells of this grid
 
@@ -64,13 +60,12 @@ class SDD(nn.Module):
         gamma: float = 1.5,
         ramp: float = 0.0,
     ) -> None:
-        if base not in ("kd", "dkd", "nkd"):
-            raise ValueError(f'base is {base!r}; it must be "kd", "dkd" or "nkd".')
+        require.choice(("kd", "dkd", "nkd"), base=base)
         if not scales or not all(1 <= scale <= GRID for scale in scales):
             raise ValueError(f"scales is {scales}; it must name grids of 1 to {GRID} cells.")
-        require_positive(temperature=temperature)
-        require_non_negative(complementary=complementary, alpha=alpha, beta=beta, gamma=gamma)
-        require_fraction(ramp=ramp)
+        require.positive(temperature=temperature)
+        require.non_negative(complementary=complementary, alpha=alpha, beta=beta, gamma=gamma)
+        require.fraction(ramp=ramp)
         super().__init__()
         self.base = base
         self.scales = scales

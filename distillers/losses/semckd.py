@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered, num_ranks
+from distillers.losses.ops import require
 from distillers.losses.ops.feature_maps import flatten_rows, same_size
-from distillers.losses.ops.normalize import l2_normalize
-from distillers.losses.ops.precision import at_least_fp32, no_autocast
-from distillers.losses.ops.validation import require_positive
+from distillers.losses.ops.numerics import at_least_fp32, l2_normalize, no_autocast
 
 
 class SemCKD(nn.Module):
@@ -58,7 +57,7 @@ class SemCKD(nn.Module):
         reduction: int = 4,
         gather: bool = True,
     ) -> None:
-        require_positive(softness=softness, reduction=reduction)
+        require.positive(softness=softness, reduction=reduction)
         super().__init__()
         compared = batch_size * num_ranks() if gather else batch_size
         if compared < reduction:
@@ -88,7 +87,10 @@ class SemCKD(nn.Module):
         pairs = zip(self.queries, student_maps, strict=True)
         queries = [query(self.products(maps)) for query, maps in pairs]
         pairs = zip(self.keys, teacher_maps, strict=True)
-        return attention(queries, [key(self.products(maps)) for key, maps in pairs], self.softness)
+        keys = [key(self.products(maps)) for key, maps in pairs]
+        with no_autocast(queries[0]):
+            products = torch.stack(queries, dim=1) @ torch.stack(keys, dim=2)
+        return (products / self.softness).softmax(dim=2)
 
     def products(self, maps: Tensor) -> Tensor:
         """Return inner products (n, N) of flattened maps (n, c, h, w) with all N gathered."""
@@ -142,13 +144,6 @@ class Embedding(nn.Module):
         """Map (n, in_features) to (n, out_features)."""
         with no_autocast(described):
             return l2_normalize(self.linear2(self.linear1(described).relu()))
-
-
-def attention(queries: list[Tensor], keys: list[Tensor], softness: float) -> Tensor:
-    """Return softmax attention (n, student stages, teacher stages) from one (n, d) per stage."""
-    with no_autocast(queries[0]):
-        products = torch.stack(queries, dim=1) @ torch.stack(keys, dim=2)
-    return (products / softness).softmax(dim=2)
 
 
 def projection(in_channels: int, out_channels: int) -> nn.Sequential:

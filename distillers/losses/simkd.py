@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from distillers.features.taps import Taps
 from distillers.losses.ops.feature_maps import same_size
-from distillers.losses.ops.precision import at_least_fp32
+from distillers.losses.ops.numerics import at_least_fp32
 from distillers.losses.ops.reused_classifier import ReusedClassifier, projector, single_linear
 
 

@@ -4,11 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered
-from distillers.losses.ops.decoupled import kl_divergence
-from distillers.losses.ops.normalize import l2_normalize
-from distillers.losses.ops.precision import at_least_fp32, no_autocast
-from distillers.losses.ops.shares import rare_share, uncertain_share
-from distillers.losses.ops.validation import require_positive
+from distillers.losses.ops import require
+from distillers.losses.ops.divergence import kl_divergence, rare_share, uncertain_share
+from distillers.losses.ops.numerics import at_least_fp32, l2_normalize, no_autocast
 
 
 class SKD(nn.Module):
@@ -49,7 +47,7 @@ class SKD(nn.Module):
         released: bool = True,
         gather: bool = True,
     ) -> None:
-        require_positive(temperature=temperature, tikhonov=tikhonov)
+        require.positive(temperature=temperature, tikhonov=tikhonov)
         super().__init__()
         self.temperature = temperature
         self.tikhonov = tikhonov

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.losses.ops.class_weight import check_class_weight, weight_row, weighted_mean
-from distillers.losses.ops.precision import at_least_fp32
+from distillers.losses.ops.numerics import at_least_fp32
 
 
 class SoftCE(nn.Module):

@@ -5,8 +5,7 @@ from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered
 from distillers.losses.ops.feature_maps import flatten_rows
-from distillers.losses.ops.normalize import l2_normalize
-from distillers.losses.ops.precision import at_least_fp32, no_autocast
+from distillers.losses.ops.numerics import at_least_fp32, l2_normalize, no_autocast
 
 
 class SP(nn.Module):

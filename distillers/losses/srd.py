@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered
-from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.validation import require_non_negative, require_positive
+from distillers.losses.ops import require
+from distillers.losses.ops.numerics import at_least_fp32
 
 
 class SRD(nn.Module):
@@ -49,8 +49,8 @@ class SRD(nn.Module):
         eps: float = 1e-4,
         gather: bool = True,
     ) -> None:
-        require_positive(power=power, temperature=temperature, eps=eps)
-        require_non_negative(feature_weight=feature_weight)
+        require.positive(power=power, temperature=temperature, eps=eps)
+        require.non_negative(feature_weight=feature_weight)
         super().__init__()
         self.power = power
         self.feature_weight = feature_weight

@@ -1,10 +1,10 @@
 """TTM: KL divergence with powers of the teacher's probabilities, the student at temperature 1."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.validation import require_positive
+from distillers.losses.ops import require
+from distillers.losses.ops.divergence import kl_divergence
+from distillers.losses.ops.numerics import at_least_fp32
 
 
 class TTM(nn.Module):
@@ -27,7 +27,7 @@ class TTM(nn.Module):
     """
 
     def __init__(self, *, gamma: float = 0.1) -> None:
-        require_positive(gamma=gamma)
+        require.positive(gamma=gamma)
         super().__init__()
         self.gamma = gamma
 
@@ -40,4 +40,4 @@ def transformed_divergence(student: Tensor, teacher: Tensor, gamma: float) -> Te
     """Return KL(softmax(gamma teacher) || softmax(student)) (n,) of two sets of logits (n, k)."""
     target = (gamma * at_least_fp32(teacher.detach())).log_softmax(dim=1)
     predicted = at_least_fp32(student).log_softmax(dim=1)
-    return F.kl_div(predicted, target, reduction="none", log_target=True).sum(dim=1)
+    return kl_divergence(target, predicted)

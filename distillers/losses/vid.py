@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillers.losses.ops import require
 from distillers.losses.ops.feature_maps import check_stages, same_size
-from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.validation import require_non_negative, require_positive
+from distillers.losses.ops.numerics import at_least_fp32
 
 
 class VID(nn.Module):
@@ -47,8 +47,8 @@ class VID(nn.Module):
         initial_variance: float = 5.0,
         eps: float = 1e-5,
     ) -> None:
-        require_positive(initial_variance=initial_variance)
-        require_non_negative(eps=eps)
+        require.positive(initial_variance=initial_variance)
+        require.non_negative(eps=eps)
         super().__init__()
         check_stages("VID", student_channels, teacher_channels)
         pairs = zip(student_channels, teacher_channels, strict=True)

@@ -5,10 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from distillers.distributed.collectives import first_row
+from distillers.losses.ops import require
 from distillers.losses.ops.negative_sampling import MASK, row_draws
-from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.validation import require_fraction, require_non_negative
+from distillers.losses.ops.numerics import at_least_fp32
 
 
 class ViTKD(nn.Module):
@@ -53,10 +52,9 @@ class ViTKD(nn.Module):
         generate: float = 3e-6,
         mask_ratio: float = 0.5,
     ) -> None:
-        require_non_negative(mimic=mimic, generate=generate)
-        require_fraction(mask_ratio=mask_ratio)
-        if mask_ratio == 0:
-            raise ValueError("mask_ratio is 0; it must be greater than 0.")
+        require.non_negative(mimic=mimic, generate=generate)
+        require.positive(mask_ratio=mask_ratio)
+        require.fraction(mask_ratio=mask_ratio)
         super().__init__()
         self.mimic = mimic
         self.generate = generate
@@ -91,16 +89,15 @@ class ViTKD(nn.Module):
             rows_per_rank: images of each process, if they differ.
         """
         self.check_inputs(student_tokens, teacher_tokens)
-        student = [
-            align(each) for align, each in zip(self.align, chosen(student_tokens), strict=True)
-        ]
-        teacher = [at_least_fp32(each.detach()) for each in chosen(teacher_tokens)]
+        places = zip(self.align, self.teacher_blocks, strict=True)
+        student = [align(student_tokens[block]) for align, block in places]
+        teacher = [at_least_fp32(teacher_tokens[block].detach()) for block in self.teacher_blocks]
         mimicked = sum(
             (at_least_fp32(own) - target).square().sum()
             for own, target in zip(student[:2], teacher[:2], strict=True)
         )
         if noise is None:
-            noise = self.draw(student[-1], first_row(student[-1], rows_per_rank))
+            noise = self.draw(student[-1], rows_per_rank)
         masked = self.masked(noise)
         tokens = torch.where(masked, self.mask_token.to(student[-1].dtype), student[-1])
         side = math.isqrt(tokens.shape[1])
@@ -121,8 +118,8 @@ class ViTKD(nn.Module):
                 f"ViTKD needs two blocks in each network; the student has {blocks[0]} and the "
                 f"teacher {blocks[1]}."
             )
-        student, teacher = student_tokens[-1].shape, teacher_tokens[-1].shape
-        (count, width), (teacher_count, teacher_width) = student[1:], teacher[1:]
+        count, width = student_tokens[-1].shape[1:]
+        teacher_count, teacher_width = teacher_tokens[-1].shape[1:]
         if count != teacher_count or math.isqrt(count) ** 2 != count:
             raise ValueError(
                 f"ViTKD needs equally many tokens in a square grid; the student has {count} and "
@@ -136,19 +133,13 @@ class ViTKD(nn.Module):
 
     def masked(self, noise: Tensor) -> Tensor:
         """Return which tokens are masked, (n, t, 1), for noise (n, t)."""
-        count = noise.shape[1]
         rank = noise.argsort(dim=1, stable=True).argsort(dim=1)
-        return (rank >= int(count * (1 - self.mask_ratio)))[:, :, None]
+        return (rank >= int(noise.shape[1] * (1 - self.mask_ratio)))[:, :, None]
 
     @torch.no_grad()
-    def draw(self, tokens: Tensor, start: int) -> Tensor:
-        """Return noise (n, t) for tokens (n, t, d), rows `start` and up of the batch."""
-        draws = row_draws(self.seed, self.step, start, *tokens.shape[:2])
+    def draw(self, tokens: Tensor, rows_per_rank: tuple[int, ...] = ()) -> Tensor:
+        """Return noise (n, t) for tokens (n, t, d)."""
+        draws = row_draws(self.seed, self.step, tokens, rows_per_rank)
         if self.training:
             self.step.add_(1)
         return draws
-
-
-def chosen(tokens: list[Tensor]) -> list[Tensor]:
-    """Return the tokens of the first two blocks and of the last one."""
-    return [tokens[0], tokens[1], tokens[-1]]

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.ops.precision import at_least_fp32
+from distillers.losses.ops.numerics import at_least_fp32
 from distillers.losses.ops.reflections import Reflections
 
 

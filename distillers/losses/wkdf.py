@@ -4,12 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from distillers.losses.fitnet import adapter
-from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.validation import (
-    require_fraction,
-    require_non_negative,
-    require_positive,
-)
+from distillers.losses.ops import require
+from distillers.losses.ops.numerics import at_least_fp32
 from distillers.losses.wkdl import half_cosine
 
 BOTTLENECK = 256
@@ -69,9 +65,10 @@ class WKDF(nn.Module):
         projector: str = "conv1x1",
         decay_from: float = 150 / 240,
     ) -> None:
-        require_positive(eps=eps, grid=grid)
-        require_non_negative(mean_weight=mean_weight)
-        require_fraction(decay_from=decay_from)
+        require.positive(eps=eps, grid=grid)
+        require.non_negative(mean_weight=mean_weight)
+        require.fraction(decay_from=decay_from)
+        require.choice(("conv1x1", "bottleneck"), projector=projector)
         super().__init__()
         self.mean_weight = mean_weight
         self.eps = eps
@@ -81,7 +78,7 @@ class WKDF(nn.Module):
         channels = student_channels[-1], teacher_channels[-1]
         if projector == "conv1x1":
             self.project = adapter(*channels, *sizes)
-        elif projector == "bottleneck":
+        else:
             if sizes[0] != sizes[1]:
                 raise ValueError(f"the bottleneck needs maps of one size; they are {sizes}.")
             self.project = nn.Sequential(
@@ -89,12 +86,10 @@ class WKDF(nn.Module):
                 nn.Conv2d(BOTTLENECK, BOTTLENECK, 3, padding=1),
                 nn.Conv2d(BOTTLENECK, channels[1], 1),
             )
-        else:
-            raise ValueError(f"projector is {projector!r}; it must be 'conv1x1' or 'bottleneck'.")
         self.bn = nn.BatchNorm2d(channels[1])
         is_kept = isinstance(self.project, nn.Conv2d) and self.project.kernel_size == (1, 1)
         for height, width in (sizes[0] if is_kept else sizes[1], sizes[1]):
-            if any(area < 2 for area in areas(height, width, grid)):
+            if max(height, width) <= grid:
                 raise ValueError(
                     f"WKDF needs two positions in each cell, but grid={grid} on a map of {height} "
                     f"x {width} has cells of one."
@@ -127,12 +122,3 @@ class WKDF(nn.Module):
 def spans(length: int, count: int) -> list[tuple[int, int]]:
     """Return the ends of `count` windows, as those of adaptive pooling."""
     return [(i * length // count, -(-(i + 1) * length // count)) for i in range(count)]
-
-
-def areas(height: int, width: int, grid: int) -> list[int]:
-    """Return the number of positions of each cell."""
-    return [
-        (bottom - top) * (right - left)
-        for top, bottom in spans(height, grid)
-        for left, right in spans(width, grid)
-    ]

@@ -6,15 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.ops.decoupled import one_hot
-from distillers.losses.ops.normalize import centered, l2_normalize
-from distillers.losses.ops.precision import at_least_fp32, no_autocast
+from distillers.losses.ops import require
+from distillers.losses.ops.numerics import at_least_fp32, centered, l2_normalize, no_autocast
 from distillers.losses.ops.reused_classifier import single_linear
-from distillers.losses.ops.validation import (
-    require_fraction,
-    require_non_negative,
-    require_positive,
-)
 
 
 class WKDL(nn.Module):
@@ -67,9 +61,9 @@ class WKDL(nn.Module):
         sharpen: float = 1.0,
         decay_from: float = 150 / 240,
     ) -> None:
-        require_positive(temperature=temperature, blur=blur, sharpen=sharpen, iterations=iterations)
-        require_non_negative(gamma=gamma)
-        require_fraction(decay_from=decay_from)
+        require.positive(temperature=temperature, blur=blur, sharpen=sharpen, iterations=iterations)
+        require.non_negative(gamma=gamma)
+        require.fraction(decay_from=decay_from)
         super().__init__()
         self.temperature = temperature
         self.gamma = gamma
@@ -88,7 +82,7 @@ class WKDL(nn.Module):
         student, teacher = at_least_fp32(student_logits), at_least_fp32(teacher_logits.detach())
         at_label = teacher.softmax(dim=1).gather(1, labels[:, None]).squeeze(1)
         of_label = at_label * F.cross_entropy(student, labels, reduction="none")
-        label = one_hot(labels, student)
+        label = F.one_hot(labels, student.shape[1]).bool()
         with no_autocast(student):
             moved = self.transport(
                 (student / self.temperature).masked_fill(label, -torch.inf).softmax(dim=1),

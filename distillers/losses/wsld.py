@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillers.losses.ops.precision import at_least_fp32
+from distillers.losses.ops import require
+from distillers.losses.ops.numerics import at_least_fp32
 from distillers.losses.ops.standardize import z_score
-from distillers.losses.ops.validation import require_positive
 
 
 class WSLD(nn.Module):
@@ -34,7 +34,7 @@ class WSLD(nn.Module):
     """
 
     def __init__(self, *, temperature: float = 2.0, standardise: bool = False) -> None:
-        require_positive(temperature=temperature)
+        require.positive(temperature=temperature)
         super().__init__()
         self.temperature = temperature
         self.standardise = standardise

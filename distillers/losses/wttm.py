@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from distillers.losses.ops.precision import at_least_fp32
-from distillers.losses.ops.validation import require_positive
+from distillers.losses.ops import require
+from distillers.losses.ops.numerics import at_least_fp32
 from distillers.losses.ttm import transformed_divergence
 
 
@@ -27,7 +27,7 @@ class WTTM(nn.Module):
     """
 
     def __init__(self, *, gamma: float = 0.2) -> None:
-        require_positive(gamma=gamma)
+        require.positive(gamma=gamma)
         super().__init__()
         self.gamma = gamma
 

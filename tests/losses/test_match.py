@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distillers.losses import EmbedMatch, MapMatch
-from distillers.losses.ops.running_standardize import RunningStandardize
+from distillers.losses.ops.match import RunningStandardize
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -75,5 +75,7 @@ def test_running_statistics_become_those_of_all_values() -> None:
 
 
 def test_an_unknown_distance_is_refused() -> None:
-    with pytest.raises(ValueError, match="distance is 'l2'; it must be cosine or smooth_l1 or bot"):
+    with pytest.raises(
+        ValueError, match="distance is 'l2'; it must be 'cosine' or 'smooth_l1' or 'both"
+    ):
         EmbedMatch(3, 4, distance="l2")

@@ -301,7 +301,7 @@ def test_vitkd_is_its_formula(width, teacher_width, ratio):
 def test_vitkd_masks_its_share_of_the_tokens_anew_in_each_step():
     torch.manual_seed(0)
     loss, tokens = ViTKD(4, 4), normal("vit/draw", 6, 16, 4)
-    masks = [loss.masked(loss.draw(tokens, 0)) for _ in range(2)]
+    masks = [loss.masked(loss.draw(tokens)) for _ in range(2)]
     assert all((mask.sum(dim=1) == 8).all() for mask in masks)
     assert not torch.equal(*masks)
     assert len({tuple(row.flatten().tolist()) for row in masks[0]}) == 6

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from distillers.distributed.collectives import all_gather_rows
-from distillers.losses.ops.validation import require_positive
+from distillers.losses.ops import require
 
 
 def check_class_weight(class_weight: Sequence[float]) -> tuple[float, ...]:
@@ -15,7 +15,7 @@ def check_class_weight(class_weight: Sequence[float]) -> tuple[float, ...]:
         ValueError: if one is not a positive number.
     """
     for weight in class_weight:
-        require_positive(class_weight=weight)
+        require.positive(class_weight=weight)
     return tuple(class_weight)
 
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from distillers.distributed.collectives import first_row
+
 BITS = 31
 MASK = 2**BITS - 1
 
@@ -86,14 +88,15 @@ def _scaled(draws: Tensor, below: Tensor) -> Tensor:
     return draws.mul_(below).bitwise_right_shift_(BITS)
 
 
-def row_draws(seed: Tensor, step: Tensor, start: int, count: int, columns: int) -> Tensor:
-    """Return 31-bit integers (count, columns) for the rows `start` and up of the batch of a step.
+def row_draws(seed: Tensor, step: Tensor, x: Tensor, rows_per_rank: tuple[int, ...] = ()) -> Tensor:
+    """Return 31-bit integers (n, m) for the first two dimensions of `x` (n, m, ...) in a step.
 
-    They do not depend on how the rows are divided among processes.
+    They depend on the rows of the batch of all processes, not on how these are divided.
     """
     key = mixed(seed + mixed(step & MASK))
-    rows = torch.arange(start, start + count, device=seed.device)
-    places = torch.arange(columns, device=seed.device)
+    start = first_row(x, rows_per_rank)
+    rows = torch.arange(start, start + len(x), device=seed.device)
+    places = torch.arange(x.shape[1], device=seed.device)
     return mixed(mixed(key + rows)[:, None] + mixed(~key + places))
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from distillers.losses.ops.precision import no_autocast
+from distillers.losses.ops.numerics import no_autocast
 
 
 class Reflections(nn.Module):

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from distillers.losses.ops.normalize import centered
-from distillers.losses.ops.precision import at_least_fp32
+from distillers.losses.ops.numerics import at_least_fp32, centered
 
 
 def z_score(logits: Tensor, eps: float = 1e-7) -> Tensor:

@@ -1,12 +1,7 @@
-"""Log-probabilities of target and non-target classes, and divergences between them, as in DKD."""
+"""Divergences of log-probabilities, of all classes or some, and shares below the median."""
 
 import torch
 from torch import Tensor
-
-
-def one_hot(labels: Tensor, logits: Tensor) -> Tensor:
-    """Return the (n, k) mask of labels (n,), for logits (n, k)."""
-    return torch.zeros_like(logits, dtype=torch.bool).scatter(1, labels[:, None], True)
 
 
 def target_log_probs(logits: Tensor, label: Tensor) -> Tensor:
@@ -34,3 +29,25 @@ def non_target_log_probs(logits: Tensor, left_out: Tensor) -> Tensor:
 def kl_divergence(teacher: Tensor, student: Tensor) -> Tensor:
     """Return the (n,) Kullback-Leibler divergences of log-probabilities (n, k)."""
     return (teacher.exp() * (teacher - student)).sum(dim=1)
+
+
+def share_below_median(values: Tensor) -> Tensor:
+    """Return the fraction, a scalar, of values (n,) that are not above their median.
+
+    The median of an even number of values is the mean of the two in the middle.
+    """
+    ranked = values.sort().values
+    median = (ranked[(len(values) - 1) // 2] + ranked[len(values) // 2]) / 2
+    return (values <= median).to(values.dtype).mean()
+
+
+@torch.no_grad()
+def uncertain_share(teacher: Tensor) -> Tensor:
+    """Return the fraction of logits (n, k) with a confidence of at most the median."""
+    return share_below_median(teacher.softmax(dim=1).amax(dim=1))
+
+
+@torch.no_grad()
+def rare_share(teacher: Tensor) -> Tensor:
+    """Return the fraction of classes with at most the median of the probability in all rows."""
+    return share_below_median(teacher.softmax(dim=1).sum(dim=0))

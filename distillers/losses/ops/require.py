@@ -1,4 +1,4 @@
-"""Check the values of options.
+"""Check the values of options, as in `require.positive(temperature=temperature)`.
 
 Each function takes values by name and raises a ValueError that names the first invalid one.
 Infinity and NaN are never valid.
@@ -8,34 +8,34 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 
-def require_finite(**options: float) -> None:
+def finite(**options: float) -> None:
     """Check that all options are finite."""
-    _require(options, lambda _: True, "must be finite")
+    _check(options, lambda _: True, "must be finite")
 
 
-def require_positive(**options: float) -> None:
+def positive(**options: float) -> None:
     """Check that all options are greater than 0."""
-    _require(options, lambda value: value > 0, "must be greater than 0")
+    _check(options, lambda value: value > 0, "must be greater than 0")
 
 
-def require_non_negative(**options: float) -> None:
+def non_negative(**options: float) -> None:
     """Check that all options are at least 0."""
-    _require(options, lambda value: value >= 0, "must be 0 or greater")
+    _check(options, lambda value: value >= 0, "must be 0 or greater")
 
 
-def require_fraction(**options: float) -> None:
+def fraction(**options: float) -> None:
     """Check that all options are in [0, 1]."""
-    _require(options, lambda value: 0 <= value <= 1, "must be from 0 to 1")
+    _check(options, lambda value: 0 <= value <= 1, "must be from 0 to 1")
 
 
-def require_choice(allowed: Sequence[str | None], **options: str | None) -> None:
+def choice(allowed: Sequence[str | None], **options: str | None) -> None:
     """Check that all options have one of the allowed values."""
     for name, value in options.items():
         if value not in allowed:
             raise ValueError(f"{name} is {value!r}; it must be {' or '.join(map(repr, allowed))}.")
 
 
-def _require(options: Mapping[str, float], good: Callable[[float], bool], wanted: str) -> None:
+def _check(options: Mapping[str, float], good: Callable[[float], bool], wanted: str) -> None:
     for name, value in options.items():
         if not (math.isfinite(value) and good(value)):
             raise ValueError(f"{name} is {value}; it {wanted}.")
