@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from distillers.losses.ops import require
 from distillers.losses.ops.feature_maps import same_size
-from distillers.losses.ops.negative_sampling import BITS, MASK, row_draws
+from distillers.losses.ops.masking import generator, row_draws
+from distillers.losses.ops.negative_sampling import BITS, MASK
 from distillers.losses.ops.numerics import at_least_fp32
 
 
@@ -49,11 +50,7 @@ class MGD(nn.Module):
         self.mask_ratio = mask_ratio
         width, teacher_width = student_channels[-1], teacher_channels[-1]
         self.align = nn.Identity() if width == teacher_width else nn.Conv2d(width, teacher_width, 1)
-        self.generation = nn.Sequential(
-            nn.Conv2d(teacher_width, teacher_width, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(teacher_width, teacher_width, 3, padding=1),
-        )
+        self.generation = generator(teacher_width)
         self.register_buffer("seed", torch.randint(MASK, ()))
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from distillers.losses.ops import require
-from distillers.losses.ops.negative_sampling import MASK, row_draws
+from distillers.losses.ops.masking import generator, row_draws
+from distillers.losses.ops.negative_sampling import MASK
 from distillers.losses.ops.numerics import at_least_fp32
 
 
@@ -65,11 +66,7 @@ class ViTKD(nn.Module):
             nn.Identity() if is_same else nn.Linear(student_dim, teacher_dim) for _ in range(3)
         )
         self.mask_token = nn.Parameter(torch.zeros(1, 1, teacher_dim))
-        self.generation = nn.Sequential(
-            nn.Conv2d(teacher_dim, teacher_dim, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(teacher_dim, teacher_dim, 3, padding=1),
-        )
+        self.generation = generator(teacher_dim)
         self.register_buffer("seed", torch.randint(MASK, ()))
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
@@ -97,7 +94,9 @@ class ViTKD(nn.Module):
             for own, target in zip(student[:2], teacher[:2], strict=True)
         )
         if noise is None:
-            noise = self.draw(student[-1], rows_per_rank)
+            noise = row_draws(self.seed, self.step, student[-1], rows_per_rank)
+            if self.training:
+                self.step.add_(1)
         masked = self.masked(noise)
         tokens = torch.where(masked, self.mask_token.to(student[-1].dtype), student[-1])
         side = math.isqrt(tokens.shape[1])
@@ -135,11 +134,3 @@ class ViTKD(nn.Module):
         """Return which tokens are masked, (n, t, 1), for noise (n, t)."""
         rank = noise.argsort(dim=1, stable=True).argsort(dim=1)
         return (rank >= int(noise.shape[1] * (1 - self.mask_ratio)))[:, :, None]
-
-    @torch.no_grad()
-    def draw(self, tokens: Tensor, rows_per_rank: tuple[int, ...] = ()) -> Tensor:
-        """Return noise (n, t) for tokens (n, t, d)."""
-        draws = row_draws(self.seed, self.step, tokens, rows_per_rank)
-        if self.training:
-            self.step.add_(1)
-        return draws

@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from distillers.distributed.collectives import first_row
-
 BITS = 31
 MASK = 2**BITS - 1
 
@@ -86,18 +84,6 @@ class NegativeSampler(nn.Module):
 def _scaled(draws: Tensor, below: Tensor) -> Tensor:
     """Scale 31-bit integers (n, m) in place to the range 0 .. below (n, 1) - 1."""
     return draws.mul_(below).bitwise_right_shift_(BITS)
-
-
-def row_draws(seed: Tensor, step: Tensor, x: Tensor, rows_per_rank: tuple[int, ...] = ()) -> Tensor:
-    """Return 31-bit integers (n, m) for the first two dimensions of `x` (n, m, ...) in a step.
-
-    They depend on the rows of the batch of all processes, not on how these are divided.
-    """
-    key = mixed(seed + mixed(step & MASK))
-    start = first_row(x, rows_per_rank)
-    rows = torch.arange(start, start + len(x), device=seed.device)
-    places = torch.arange(x.shape[1], device=seed.device)
-    return mixed(mixed(key + rows)[:, None] + mixed(~key + places))
 
 
 def mixed(x: Tensor) -> Tensor:
