@@ -13,7 +13,7 @@ from distillers.distillation.distillation import Distillation
 from distillers.distillation.ema_teacher import EMATeacher
 from distillers.distillation.heads.prepare import KEEP, Batches, Head, prepare_teacher
 from distillers.distillation.multi_teacher import Combine, normalize_weights
-from distillers.distillation.readable import check_kinds, check_logits, reads
+from distillers.distillation.readable import check_readable, reads
 from distillers.distillation.terms import Term
 from distillers.errors import InputError
 from distillers.features.backbone import HeadedNetwork, has_logits
@@ -98,7 +98,7 @@ def distil(
     of_teachers = [_trace(prepare(net), images, teacher_taps) for net in _as_list(teacher)]
     traces = [one.trace for one in of_teachers]
     shares = normalize_weights(teacher_weights, len(traces))
-    _check_readable(classes, of_student, of_teachers)
+    check_readable(classes, of_student, of_teachers)
     facts = [_facts(of_student, one, train_labels, batch_size) for one in of_teachers]
     built = (_terms(cls, weights[n], facts, options, shares, combine) for n, cls in classes.items())
     task = Distillation(
@@ -125,24 +125,6 @@ def _check_options(
         if name not in known:
             raise InputError(f"options were given for {name!r}, which is not among the losses.")
     return options
-
-
-def _check_readable(
-    classes: Mapping[str, type[nn.Module]],
-    student: "_TracedNetwork",
-    teachers: Sequence["_TracedNetwork"],
-) -> None:
-    """Check that the networks have all that the losses read.
-
-    Raises:
-        InputError: if one does not.
-    """
-    of_student = has_logits(student.trace.net)
-    for one in teachers:
-        check_logits(classes, student=of_student, teacher=has_logits(one.trace.net))
-        for cls in classes.values():
-            check_kinds(cls, student=student, teacher=one)
-            wiring.check_readable(cls, student.taps, one.taps)
 
 
 def _terms(

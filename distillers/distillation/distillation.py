@@ -17,7 +17,7 @@ from distillers.distillation.multi_teacher import (
 )
 from distillers.distillation.task import Step, Task
 from distillers.distillation.teacher import FrozenTeacher
-from distillers.distillation.terms import Term, warmup_epochs
+from distillers.distillation.terms import Term
 from distillers.distillation.weighted_sum import (
     ValuesByTerm,
     WeightedSum,
@@ -81,7 +81,7 @@ class Distillation(Task):
         self._sum = WeightedSum(terms)
         self.losses, self.weights = self._sum.losses, self._sum.weights
         names = self._sum.names
-        self.warmup_epochs = max(warmup_epochs(term.loss) for term in terms)
+        self.warmup_epochs = max(getattr(term.loss, "warmup_epochs", 0) for term in terms)
         self.reads_progress = "progress" in names
         self._reads_targets = "targets" in names
         self.full_batches = any(
@@ -133,21 +133,16 @@ class Distillation(Task):
         """Where the first teacher is read."""
         return self.frozen.extractor.taps
 
-    def stages_of(self, number: int) -> frozenset[int]:
-        """Return the indices of a teacher's stage maps that the losses read.
+    def places_read(self, number: int) -> dict[str, frozenset[int]]:
+        """Return the indices of a teacher's stage maps and blocks of tokens that the losses read.
 
-        These are all stages, unless each loss that reads `teacher_maps` has `teacher_stages`.
+        These are all, unless each loss that reads them has `teacher_stages` or `teacher_blocks`.
         """
-        count = len(self.teachers[number].extractor.taps.maps)
-        return self._sum.places_read(number, "teacher_maps", "teacher_stages", count)
-
-    def blocks_of(self, number: int) -> frozenset[int]:
-        """Return the indices of a teacher's blocks whose tokens the losses read.
-
-        These are all blocks, unless each loss that reads `teacher_tokens` has `teacher_blocks`.
-        """
-        count = len(self.teachers[number].extractor.taps.tokens)
-        return self._sum.places_read(number, "teacher_tokens", "teacher_blocks", count)
+        taps, read = self.teachers[number].extractor.taps, self._sum.places_read
+        return {
+            "maps": read(number, "teacher_maps", "teacher_stages", len(taps.maps)),
+            "tokens": read(number, "teacher_tokens", "teacher_blocks", len(taps.tokens)),
+        }
 
     def forward(self, batch: Batch, progress: float = 0.0) -> Step:
         """Compute the weighted sum of the losses for one batch.

@@ -9,7 +9,6 @@ from distillers.distillation.terms import Term
 from distillers.distributed.collectives import all_gather_stack, total_rows
 from distillers.errors import InputError
 from distillers.losses import wiring
-from distillers.losses.hooks import as_per_image
 
 KEEP_PROBABILITY = 0.5
 BITS = 24  # of a draw, all of which float32 holds
@@ -72,8 +71,8 @@ def groups_of(terms: Sequence[Term]) -> dict[str, list[str]]:
     for term in terms:
         if term.teacher is not None:
             groups.setdefault(term.name.rpartition("_")[0], []).append(term.name)
-            if as_per_image(term.loss) is None:
-                able = [name for name, cls in wiring.losses().items() if as_per_image(cls)]
+            if not hasattr(term.loss, "per_image"):
+                able = [name for name, cls in wiring.losses().items() if hasattr(cls, "per_image")]
                 raise InputError(
                     f"teachers cannot be dropped for {type(term.loss).__name__}, which has no loss "
                     f"of each image (`per_image`); these have: {', '.join(sorted(able))}."

@@ -90,11 +90,7 @@ def choose(config: StudentConfig, teacher: str | None = None) -> Weights:
 
 
 def _check_second_view(config: StudentConfig, weights: Weights) -> None:
-    """Check that a second view can be made for the losses that read it.
-
-    Raises:
-        InputError: naming the flag and the loss.
-    """
+    """Check that a second view can be made for the losses that read it."""
     losses = [wiring.find(name) for name in weights.terms()]
     for loss in losses:
         if config.dali is not None and wiring.reads_strong(loss):
@@ -141,13 +137,10 @@ def _apply_flags(
         for name, cls in short.items():
             if "gather" in wiring.options(cls):
                 chosen[name]["gather"] = False
-    flags = dict.fromkeys(flag for flag, _, _ in FLAG_OPTIONS)
-    for flag in flags:
+    for flag, loss, option in FLAG_OPTIONS:
         value = getattr(config, flag)
-        targets = [(loss, option) for name, loss, option in FLAG_OPTIONS if name == flag]
-        for loss, option in targets:
-            if value is not None and loss in short:
-                chosen[loss][option] = value
+        if value is not None and loss in short:
+            chosen[loss][option] = value
     for entry in (part for group in config.option for part in group):
         loss, dot, rest = entry.partition(".")
         option, equals, text = rest.partition("=")

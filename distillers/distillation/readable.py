@@ -1,14 +1,17 @@
 """Check that losses read only what the networks have, and find losses that do."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
 from distillers.errors import InputError
+from distillers.features.backbone import has_logits
 from distillers.features.classifier import has_class_maps
 from distillers.features.taps import Taps
 from distillers.features.trace import ForwardTrace
 from distillers.losses import wiring
+
+Traced = tuple[ForwardTrace, Taps]  # a network that was run once, and where it is read
 
 NEEDS_STUDENT = {"student_logits", "student_class_maps", "targets", "num_classes"}
 NEEDS_TEACHER = {"teacher_logits", "teacher_class_maps", "teacher_head"}
@@ -45,28 +48,46 @@ def _missing(loss: type[nn.Module], lacking: set[str]) -> list[str]:
     return sorted(name for name in reads(loss) if name.removesuffix(wiring.STRONG) in lacking)
 
 
-def check_kinds(loss: type[nn.Module], **networks: tuple[ForwardTrace, Taps]) -> None:
-    """Check that both networks show the class maps and tokens that a loss reads.
-
-    Args:
-        loss: the class.
-        networks: trace and taps of "student" and "teacher".
+def check_readable(
+    classes: Mapping[str, type[nn.Module]], student: Traced, teachers: Sequence[Traced]
+) -> None:
+    """Check that the networks have all that losses read.
 
     Raises:
-        InputError: naming the first network that does not.
+        InputError: naming the first loss and the network that lacks what it reads.
     """
-    read = {name.removesuffix(wiring.STRONG) for name in wiring.inputs(loss)}
-    for side, (trace, taps) in networks.items():
-        name = type(trace.inner[1]).__name__
-        if f"{side}_class_maps" in read and not has_class_maps(trace, taps):
-            raise InputError(
-                f"{loss.__name__} reads {side}_class_maps, which the {side} {name} does not have: "
-                "they need one linear classifier behind an average pooling of the last map, which "
-                "must be the output of a module."
-            )
-        if f"{side}_tokens" in read and not taps.tokens:
-            raise InputError(
-                f"{loss.__name__} reads {side}_tokens, which the {side} {name} does not have: they "
-                "need transformer blocks whose outputs are tokens (n, t, d). Name others, as in "
-                f"{side}_taps=Taps(maps=(...), head=..., tokens=(...))."
-            )
+    for teacher in teachers:
+        check_logits(
+            classes, student=has_logits(student[0].net), teacher=has_logits(teacher[0].net)
+        )
+        for loss in classes.values():
+            for name in wiring.inputs(loss):
+                _check_feature(loss.__name__, name, {"student": student, "teacher": teacher})
+
+
+def _check_feature(loss: str, name: str, networks: Mapping[str, Traced]) -> None:
+    """Check that a network shows the feature `name`, as "student_maps", which a loss reads."""
+    side, _, kind = name.removesuffix(wiring.STRONG).partition("_")
+    if side not in networks or kind == "logits":
+        return
+    trace, taps = networks[side]
+    lacking = f"which the {side} {type(trace.inner[1]).__name__} does not have"
+    if kind == "class_maps" and not has_class_maps(trace, taps):
+        raise InputError(
+            f"{loss} reads {side}_class_maps, {lacking}: they need one linear classifier behind an "
+            "average pooling of the last map, which must be the output of a module."
+        )
+    if kind == "tokens" and not taps.tokens:
+        raise InputError(
+            f"{loss} reads {side}_tokens, {lacking}: they need transformer blocks whose outputs "
+            "are tokens (n, t, d). Name others, as in "
+            f"{side}_taps=Taps(maps=(...), head=..., tokens=(...))."
+        )
+    if not taps.places(kind):
+        named = "maps=(...), head=..." + ("" if kind in ("maps", "pooled") else f", {kind}=...")
+        why = ": no layer takes it" if kind == "pooled" else ""
+        flag = f", or --taps_{side[0]} PATH,PATH" if kind == "maps" else ""
+        raise InputError(
+            f"{loss} reads {name}, but the {side} has none{why}; name the modules, as in "
+            f"{side}_taps=Taps({named}){flag}."
+        )

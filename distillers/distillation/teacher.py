@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from distillers.features.extractor import FeatureExtractor, Features, version_of
 from distillers.features.taps import Taps
@@ -134,20 +134,15 @@ def _agrees(fused: nn.Module, trace: ForwardTrace, taps: Taps, kinds: frozenset[
     """Return whether the features of the copy are close to those of the traced network."""
     try:
         with FeatureExtractor(fused, taps, kinds) as extractor:
-            found = _flat(extractor(trace.images))
+            found = tree_leaves(extractor(trace.images))
     except AttributeError as error:  # it uses an attribute that the fused layer does not have
         log.info("%s: %s", type(fused).__name__, error)
         return False
     tolerance = TOLERANCE.get(trace.images.device.type, DEFAULT_TOLERANCE)
     return all(
         float((a - b).abs().max()) <= tolerance * float(a.abs().max())
-        for a, b in zip(_flat(trace.read(taps, kinds)), found, strict=True)
+        for a, b in zip(tree_leaves(trace.read(taps, kinds)), found, strict=True)
     )
-
-
-def _flat(features: Features) -> list[Tensor]:
-    lists = (value if isinstance(value, list) else [value] for value in features.values())
-    return [tensor for each in lists for tensor in each]
 
 
 def _tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from distillers.errors import InputError
 from distillers.features.extractor import eval_mode
-from distillers.losses.hooks import as_deploying
+from distillers.losses.hooks import as_deploying, as_warming_up
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,6 @@ class Term:
     teacher: int | None = None
 
 
-def warmup_epochs(loss: nn.Module) -> int:
-    """Return the number of epochs of the first stage of a loss."""
-    epochs: Any = getattr(loss, "warmup_epochs", 0)
-    return epochs
-
-
 def is_stateful(loss: nn.Module) -> bool:
     """Return whether a loss has parameters or buffers, which a call may change."""
     return next(chain(loss.parameters(), loss.buffers()), None) is not None
@@ -45,8 +39,7 @@ def is_stateful(loss: nn.Module) -> bool:
 
 def active_after_warmup(loss: nn.Module) -> bool:
     """Return whether a loss is active after its first stage; by default AB and FSP are not."""
-    keep: Any = getattr(loss, "keep", True)
-    return not warmup_epochs(loss) or keep
+    return as_warming_up(loss) is None or getattr(loss, "keep", True)
 
 
 def check_terms(terms: list[Term]) -> None:

@@ -21,7 +21,7 @@ from distillers.errors import InputError
 from distillers.features.extractor import Features
 from distillers.features.trace import ForwardTrace
 from distillers.losses import wiring
-from distillers.losses.hooks import HasWarmup, as_checking, as_warming_up
+from distillers.losses.hooks import HasWarmup, as_warming_up
 
 FEATURES = wiring.FROM_STUDENT.keys() | wiring.FROM_TEACHER.keys()
 ValuesByTerm = dict[str, dict[str, Any]]  # what the losses may read, by the names of the terms
@@ -47,9 +47,9 @@ class WeightedSum:
         self._terms = terms
         self.losses = nn.ModuleDict({term.name: term.loss for term in terms})
         self.weights = {term.name: term.weight for term in terms}
-        self.inputs = {term.name: _bound_inputs(term.loss.forward) for term in terms}
+        self.inputs = {term.name: wiring.bound_inputs(term.loss.forward) for term in terms}
         self.warmup_inputs = {
-            term.name: _bound_inputs(loss.warmup)
+            term.name: wiring.bound_inputs(loss.warmup)
             for term in terms
             if (loss := as_warming_up(term.loss))
         }
@@ -180,7 +180,7 @@ class WeightedSum:
         stateless = [name for name, loss in self.losses.items() if not is_stateful(loss)]
         try:
             for name, loss in self.losses.items():
-                if check := as_checking(loss):
+                if check := getattr(loss, "check_inputs", None):
                     check(**{key: values[name][key] for key in wiring.forward_inputs(check)})
             with torch.enable_grad():
                 parts = self.parts(values, batch, stateless)
@@ -239,8 +239,3 @@ def loop_values(batch: Batch, progress: float) -> dict[str, Any]:
 def prefixed(side: str, features: Features) -> Features:
     """Return features by the names of the losses' parameters, e.g. "student_logits"."""
     return {f"{side}_{kind}": value for kind, value in features.items()}
-
-
-def _bound_inputs(function: Callable) -> tuple[str, ...]:
-    """Return the names of the parameters of a `forward` or `warmup` that get a value."""
-    return (*wiring.forward_inputs(function), *wiring.optional_inputs(function))

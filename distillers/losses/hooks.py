@@ -69,17 +69,3 @@ def as_deploying(loss: nn.Module) -> Deploys | None:
 def as_warming_up(loss: nn.Module) -> HasWarmup | None:
     """Return the loss if it has a first stage, else None."""
     return cast(HasWarmup, loss) if getattr(loss, "warmup_epochs", 0) else None
-
-
-def as_checking(loss: object) -> Callable[..., None] | None:
-    """Return the function of a loss that raises a ValueError if `forward` would refuse its inputs,
-    of which it names some; None if it has none.
-    """
-    return getattr(loss, "check_inputs", None)
-
-
-def as_per_image(loss: object) -> Callable[..., Tensor] | None:
-    """Return the function of a loss that returns one number per image, with the inputs of
-    `forward`; None if it has none.
-    """
-    return getattr(loss, "per_image", None)

@@ -15,7 +15,7 @@ import yaml
 from torch import nn
 
 from distillers.errors import InputError, unknown
-from distillers.features.taps import ALL_KINDS, Taps
+from distillers.features.taps import ALL_KINDS
 
 # Parameters of `forward` and `warmup`: read from a network, the batch or the loop.
 FROM_STUDENT = {f"student_{kind}": kind for kind in ALL_KINDS}
@@ -90,11 +90,12 @@ def inputs(loss: type[nn.Module] | nn.Module) -> list[str]:
     return [name for function in functions for name in forward_inputs(function)]
 
 
-def optional_inputs(function: Callable) -> tuple[str, ...]:
-    """Return the parameters of a `forward` or `warmup` that are wired although optional."""
+def bound_inputs(function: Callable) -> tuple[str, ...]:
+    """Return all parameters of a `forward` or `warmup` that are wired, optional ones too."""
     parameters = inspect.signature(function).parameters
     required = forward_inputs(function)
-    return tuple(name for name in OPTIONAL if name in parameters and name not in required)
+    optional = (name for name in OPTIONAL if name in parameters and name not in required)
+    return (*required, *optional)
 
 
 def constructor_facts(loss: type[nn.Module]) -> tuple[str, ...]:
@@ -148,31 +149,6 @@ def build(
     except (ValueError, TypeError) as error:
         is_named = str(error).startswith(loss.__name__)
         raise InputError(str(error) if is_named else f"{loss.__name__}: {error}") from error
-
-
-def check_readable(loss: type[nn.Module], student: Taps, teacher: Taps) -> None:
-    """Check that the taps of both networks have all features that a loss reads.
-
-    Args:
-        loss: the class.
-        student: taps of the student.
-        teacher: taps of the teacher.
-
-    Raises:
-        InputError: if one is missing; the message explains how to name it.
-    """
-    for name in inputs(loss):
-        side, _, kind = name.removesuffix(STRONG).partition("_")
-        taps = {"student": student, "teacher": teacher}.get(side)
-        if taps is None or kind not in ALL_KINDS or kind == "logits" or taps.places(kind):
-            continue
-        named = "maps=(...), head=..." + ("" if kind in ("maps", "pooled") else f", {kind}=...")
-        why = ": no layer takes it" if kind == "pooled" else ""
-        flag = f", or --taps_{side[0]} PATH,PATH" if kind == "maps" else ""
-        raise InputError(
-            f"{loss.__name__} reads {name}, but the {side} has none{why}; name the modules, as in "
-            f"{side}_taps=Taps({named}){flag}."
-        )
 
 
 def needs_labels(loss: type[nn.Module] | nn.Module) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from distillers.distributed import collectives as ranks
 from distillers.losses import CRD
-from distillers.losses.wiring import optional_inputs
+from distillers.losses.wiring import bound_inputs
 from tests.losses.cases import CASES, exported, mapped
 from tests.processes import together
 
@@ -60,7 +60,7 @@ def run(name: str, counts: tuple[int, ...], rank: int) -> dict:
     for step in range(STEPS):
         whole = mapped(case.inputs(exported()[name], seed=step), lambda x: x.double())
         inputs = {key: part(value, rows) for key, value in whole.items()}
-        if uneven and "rows_per_rank" in optional_inputs(loss.forward):
+        if uneven and "rows_per_rank" in bound_inputs(loss.forward):
             inputs["rows_per_rank"] = counts
         value = loss(**inputs) * weight * world
         value.backward()

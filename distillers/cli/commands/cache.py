@@ -179,7 +179,6 @@ def work(config: StudentConfig, world: "World") -> "tuple[list[TeacherCache], Da
     """
     from distillers.data.loaders.views import num_views_of, resolve_views
     from distillers.distillation.cache import fill
-    from distillers.distillation.cache.request import CacheRequest
     from distillers.training import run_setup
     from distillers.training.student_setup import build_student, open_caches
     from distillers.training.teachers import load_teachers
@@ -199,8 +198,7 @@ def work(config: StudentConfig, world: "World") -> "tuple[list[TeacherCache], Da
         raise InputError("these flags leave no teacher outputs to cache.")
     batch_size = run_setup.batch_size_per_process(config, world)
     for cache in caches:
-        asked = CacheRequest(cache.folder.path, {}, len(train.train_labels), num_views)
-        fill.fill_cache(cache, train, asked, batch_size, world)
+        fill.fill_cache(cache, train, num_views, batch_size, world)
         computed = f"computed {cache.total_computed(world):,} views"
         world.say(f"{computed}; the cache is full: {cache.folder.path}")
     return caches, train, num_views

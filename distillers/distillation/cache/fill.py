@@ -5,7 +5,6 @@ import time
 import numpy as np
 
 from distillers.data.source import DataSource
-from distillers.distillation.cache.request import CacheRequest
 from distillers.distillation.cache.teacher_cache import TeacherCache
 from distillers.distributed.world import World
 from distillers.progress import Progress
@@ -14,23 +13,24 @@ SHOW_EVERY = 20  # batches between two updates of the progress bar
 
 
 def fill_cache(
-    cache: TeacherCache, source: DataSource, request: CacheRequest, batch_size: int, world: World
+    cache: TeacherCache, source: DataSource, num_views: int, batch_size: int, world: World
 ) -> None:
     """Run the teacher for all missing views, one view of all images after the other."""
+    num_images = len(source.train_labels)
     loader = source.train_loader(
         batch_size,
         seed=0,
         drop_last=False,
         device=world.device,
         shard=world.shard,
-        views=request.num_views,
+        views=num_views,
         shuffle=False,
     )
-    progress = Progress(request.num_views, len(loader), unit="view")
+    progress = Progress(num_views, len(loader), unit="view")
     try:
-        for number in range(1, request.num_views + 1):
+        for number in range(1, num_views + 1):
             start, seen = time.monotonic(), 0
-            rows = np.arange(request.num_images) + (number - 1) * request.num_images
+            rows = np.arange(num_images) + (number - 1) * num_images
             missing = np.flatnonzero(~cache.present(rows))
             first = int(missing[0]) // (batch_size * world.size) if len(missing) else len(loader)
             figures = {"images_per_second": 0.0}

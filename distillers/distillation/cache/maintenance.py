@@ -89,15 +89,15 @@ def verify(found: CacheInfo, repair: bool) -> tuple[list[str], int]:
     """
     lines, count = [found.title], 0
     for part in found.parts(read_only=not repair):
-        result = part.check()
-        damaged = _still_damaged(found.path, part, result.damaged, repair)
+        num_filled, damaged = part.check()
+        damaged = _still_damaged(found.path, part, damaged, repair)
         count += len(damaged)
         state = "all valid"
         if damaged:
             more = ", ..." if len(damaged) > MAX_ROWS else ""
             state = f"{len(damaged):,} DAMAGED ({', '.join(map(str, damaged[:MAX_ROWS]))}{more})"
             state += ", emptied" if repair else ""
-        lines.append(f"  {part.name}: {result.num_filled:,} rows, {state}")
+        lines.append(f"  {part.name}: {num_filled:,} rows, {state}")
     return lines, count
 
 

@@ -4,7 +4,6 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,13 +20,6 @@ LARGEST = 15  # exponent that the others are scaled to: below 32,768
 EXPONENTS = (-120, 113)  # of the scale; covers fp32 except for its smallest values
 BIAS = 128  # added to an exponent to store it in a byte above 0
 CHUNK = 65536  # records that are read at once in a pass over all
-
-
-class CheckResult(NamedTuple):
-    """The number of rows that are not empty, and the indices of those that are damaged."""
-
-    num_filled: int
-    damaged: list[int]
 
 
 class Part:
@@ -128,8 +120,8 @@ class Part:
         """Return the number of rows that are not empty."""
         return sum(int(np.count_nonzero(records["checksum"])) for _, records in self._all())
 
-    def check(self) -> CheckResult:
-        """Compare every row with its checksum."""
+    def check(self) -> tuple[int, list[int]]:
+        """Return the number of rows that are not empty, and the indices of the damaged ones."""
         count, damaged = 0, []
         for start, records in self._all():
             rows = np.arange(start, start + len(records))
@@ -137,7 +129,7 @@ class Part:
             rows, records = rows[filled], records[filled]
             damaged += rows[~self._are_valid(rows, records)].tolist()
             count += len(rows)
-        return CheckResult(count, damaged)
+        return count, damaged
 
     def empty(self, rows: list[int]) -> None:
         """Delete the checksums of rows, so that they are computed again."""

@@ -47,7 +47,7 @@ def cached_tensors(
         a list for each feature, with None for a stage map or tokens that no loss reads.
     """
     taps = task.teachers[number].extractor.taps
-    read = {"maps": task.stages_of(number), "tokens": task.blocks_of(number)}
+    read = task.places_read(number)
     layouts = dict(taps.layouts)
     found: dict[str, list[CachedTensor | None]] = {}
     for name, value in task.read_teacher(images, number).items():

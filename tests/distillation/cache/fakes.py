@@ -76,7 +76,7 @@ def build(
     source = image_set()
     asked = wanted(where, source)
     cache = open_at(asked, task_of(teacher_of(seconds, shift)))
-    fill_cache(cache, source, asked, 4, World(rank, size))
+    fill_cache(cache, source, 3, 4, World(rank, size))
     return cache.num_computed
 
 

@@ -59,7 +59,7 @@ def filled(where, source):
     """What a teacher computed of all views, and its facts."""
     asked = wanted(where, source, VIEWS)
     cache = open_at(asked, task_of(teacher_of(), WEIGHTS))
-    fill_cache(cache, source, asked, BATCH, World())
+    fill_cache(cache, source, VIEWS, BATCH, World())
     return cache, read_cache(cache, asked.num_images * VIEWS), asked.key["teacher"]
 
 
