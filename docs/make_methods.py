@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distillers.distillation import recipes
 from distillers.losses import wiring
-from distillers.losses.needs import needs
+from distillers.losses.wiring import needs
 
 RESULTS = Path(__file__).parents[1] / "benchmarks/results"
 PAGE = Path(__file__).with_name("methods.md")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, TypedDict, get_type_hints
 
-from distillers.config.schema import Bounds, Length, describe_value, find_problem
+from distillers.config.schema import Bounds, describe_value, find_problem
 from distillers.errors import InputError
 
 MAX_VALUES = 2 * 10**6
@@ -44,11 +44,11 @@ class Card(TypedDict, total=False):
     format: Annotated[int, Bounds(1, 10**6)]
     model: str
     num_classes: Annotated[int, Bounds(0, 10**6)]
-    class_names: Annotated[list[str], Length(1, 10**6)]
+    class_names: Annotated[list[str], Bounds(1, 10**6)]
     image_size: Pixels
     shorter_side: Pixels
-    mean: Annotated[list[Mean], Length(1, 16)]
-    std: Annotated[list[Std], Length(1, 16)]
+    mean: Annotated[list[Mean], Bounds(1, 16)]
+    std: Annotated[list[Std], Bounds(1, 16)]
     channels_last: bool
     dataset: str
     data: str
@@ -60,7 +60,7 @@ class Card(TypedDict, total=False):
     distilled: dict[str, Any]
     transferred: dict[str, Any]
     int8: dict[str, Any]
-    class_weight: Annotated[list[Annotated[float, Bounds(0, 1e12)]], Length(1, 10**6)]
+    class_weight: Annotated[list[Annotated[float, Bounds(0, 1e12)]], Bounds(1, 10**6)]
 
 
 def check_card(card: object, path: str | Path) -> dict[str, Any]:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any
 
-from distillers.config.flags import NOT_NEGATIVE, Fact, Numbers, Range, require
+from distillers.config.flags import NOT_NEGATIVE, UP_TO_1, Fact, Numbers, Range, require
 from distillers.errors import InputError, unknown
 
-UP_TO_1 = Range("in [0, 1]", lambda value: 0 <= value <= 1)
 SWITCH = Range("0 or 1", lambda value: value in (0, 1))
 COUNT = Range("a whole number from 1 to 10", lambda value: value in range(1, 11))
+REPEATS = Range("0 to 10", lambda value: 0 <= value <= 10)
 TOP = Range("from 1 to 30", lambda value: 1 <= value <= 30)
 NOISE = {"mstd": Range("0 or more", lambda value: value >= 0)}
 # The settings of each policy, and the numbers that each accepts.
@@ -151,12 +151,7 @@ class AugmentationFlags:
     of digits."""
     vflip: Annotated[float, UP_TO_1, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = 0.0
     """Probability that an image is turned upside down."""
-    aug_repeats: Annotated[
-        int,
-        Range("0 to 10", lambda value: 0 <= value <= 10),
-        Fact.SAME_COST,
-        Fact.PUBLISHED_SETTING,
-    ] = 0
+    aug_repeats: Annotated[int, REPEATS, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = 0
     """Number of consecutive augmentations of each image (repeated augmentation); an epoch then has
     fewer different images."""
 
@@ -223,11 +218,7 @@ def parse_policy(text: str, flag: str = "aa") -> PolicySpec:
 
 
 def _setting(section: str, text: str, flag: str) -> tuple[str, float]:
-    """Split a section such as "mstd0.5".
-
-    Raises:
-        InputError: if it is not letters and a number.
-    """
+    """Split a section such as "mstd0.5" into its name and its number."""
     found = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?|inf)", section)
     if found is None:
         raise InputError(

@@ -69,6 +69,8 @@ AT_LEAST_1 = at_least(1)
 NOT_NEGATIVE = Range("0 or more", lambda value: 0 <= value < math.inf)
 POSITIVE = Range("greater than 0", lambda value: 0 < value < math.inf)
 FRACTION = Range("in [0, 1)", lambda value: 0 <= value < 1)
+INSIDE = Range("in (0, 1)", lambda value: 0 < value < 1)
+UP_TO_1 = Range("in [0, 1]", lambda value: 0 <= value <= 1)
 
 
 def markers(config: type) -> dict[str, tuple[Any, ...]]:
@@ -198,17 +200,7 @@ def _parse_names(args: list[str]) -> tuple[str, ...]:
 Milestones = Annotated[tuple[int, ...], _list_parser("EPOCH,EPOCH,...", _parser_of(int))]
 Numbers = Annotated[tuple[float, ...], _list_parser("NUMBER,NUMBER,...", _parser_of(float))]
 ModulePaths = Annotated[tuple[str, ...], _list_parser("PATH,PATH,...", _parse_names)]
-
-Words = Annotated[
-    tuple[str, ...],
-    PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="[VALUE ...]",
-        instance_from_str=lambda args: tuple(args),
-        is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=lambda value: list(value),
-    ),
-]
+Words = Annotated[tuple[str, ...], _list_parser("[VALUE ...]", tuple)]
 
 PUBLISHED = "published"  # the value of --pretrained without a file
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from distillers.config.flags import (
     AT_LEAST_1,
+    INSIDE,
     NOT_NEGATIVE,
     POSITIVE,
     Fact,
@@ -22,7 +23,7 @@ NEEDS_SCHED = ("decay_epochs", "warmup_epochs", "warmup_lr", "min_lr", "sched_on
 # These update each weight by itself, so that a process can update its part of a parameter.
 SHARDABLE = ("adam", "adamw", "lion", "momentum", "nesterov", "sgd")
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-IN_0_1 = Range("between 0 and 1", lambda value: 0 < value < 1)
+DECAY = Range("greater than 0 and at most 1", lambda value: 0 < value <= 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +39,7 @@ class StepFlags:
     """Epsilon of --opt. Default: the optimizer's."""
     opt_betas: Annotated[Numbers, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = ()
     """Betas of --opt, as in 0.9,0.98. Default: the optimizer's."""
-    layer_decay: Annotated[
-        float | None,
-        Range("greater than 0 and at most 1", lambda value: 0 < value <= 1),
-        Fact.SAME_COST,
-        Fact.PUBLISHED_SETTING,
-    ] = None
+    layer_decay: Annotated[float | None, DECAY, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = None
     """Factor of the learning rate from each layer of a timm network to the one below, with --opt.
     Default: all layers have the same learning rate."""
     dot_delta: Annotated[float, NOT_NEGATIVE, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = 0.075
@@ -80,7 +76,7 @@ class StepFlags:
     ] = "norm"
     """What --clip_grad limits: the norm of the whole gradient, each value, or the norm of a unit's
     gradient as a fraction of that of its weights (adaptive gradient clipping)."""
-    ema: Annotated[float | None, IN_0_1, Fact.PUBLISHED_SETTING] = None
+    ema: Annotated[float | None, INSIDE, Fact.PUBLISHED_SETTING] = None
     """Decay of an exponential moving average of the weights, as in 0.999. If given, the averaged
     weights are evaluated and saved."""
     compile: bool = False

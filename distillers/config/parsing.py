@@ -83,11 +83,7 @@ def _config_file(args: Sequence[str]) -> str | None:
 
 
 def _read_file(path: str) -> dict[str, Any]:
-    """Return the flags in a file, by name.
-
-    Raises:
-        InputError: if the file cannot be read, or is not a mapping of flags to values.
-    """
+    """Return the flags in a file, by name."""
     from distillers.config.run_files import KEY
     from distillers.config.yaml_text import read_yaml
 

@@ -204,9 +204,8 @@ def describe(config: TrainConfig) -> str:
 
 
 def _words(flags: Mapping[str, Any]) -> str:
-    def word(name: str, value: Any) -> str:
-        return " ".join(flag_words(name, value)) or f"--{name} None"
-
-    return " ".join(
-        word(name, round(v, 8) if isinstance(v, float) else v) for name, v in flags.items()
-    )
+    words: list[str] = []
+    for name, value in flags.items():
+        shown = round(value, 8) if isinstance(value, float) else value
+        words += flag_words(name, shown) or [f"--{name}", "None"]
+    return " ".join(words)

@@ -123,13 +123,11 @@ def check_fields(content: Mapping[str, Any], schema: type, where: str) -> None:
         CorruptFileError: if one is missing, has the wrong type or is out of range.
     """
     for name, hint in field_hints(schema).items():
-        is_required = name in schema.__required_keys__
-        if name not in content and not is_required:
-            continue
-        if name not in content:
+        if name in content:
+            if problem := find_problem(content[name], hint):
+                raise CorruptFileError(f"{where}: {name} is {problem}.")
+        elif name in schema.__required_keys__:
             raise CorruptFileError(f"{where} has no {name}.")
-        if problem := find_problem(content[name], hint):
-            raise CorruptFileError(f"{where}: {name} is {problem}.")
 
 
 @cache

@@ -12,18 +12,10 @@ MAX_DEPTH = 8
 
 @dataclass(frozen=True)
 class Bounds:
-    """The smallest and the largest allowed number."""
+    """The smallest and the largest allowed number, or number of items of a list."""
 
     low: float
     high: float
-
-
-@dataclass(frozen=True)
-class Length:
-    """The smallest and the largest allowed number of items of a list."""
-
-    low: int
-    high: int
 
 
 def find_problem(value: object, hint: Any) -> str:
@@ -32,20 +24,18 @@ def find_problem(value: object, hint: Any) -> str:
     Args:
         value: what a file holds.
         hint: `str`, `bool`, `Any`, `dict[str, Any]`, `Annotated[int | float, Bounds]`,
-            `Annotated[list[...], Length]`, or one of these `| None`.
+            `Annotated[list[...], Bounds]`, or one of these `| None`.
     """
     if get_origin(hint) in (UnionType, Union):  # X | None
         return "" if value is None else find_problem(value, get_args(hint)[0])
     kind, *limits = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     if get_origin(kind) is list:
         return _list_problem(value, get_args(kind)[0], *limits)
-    if kind is Any or get_origin(kind) is dict:
-        is_valid = is_plain(value) and (kind is Any or isinstance(value, dict))
-        return (
-            ""
-            if is_valid
-            else f"{describe_value(value)}, not a {'plain value' if kind is Any else 'mapping'}"
-        )
+    if kind is Any:
+        return "" if is_plain(value) else f"{describe_value(value)}, not a plain value"
+    if get_origin(kind) is dict:
+        is_valid = isinstance(value, dict) and is_plain(value)
+        return "" if is_valid else f"{describe_value(value)}, not a mapping"
     if kind is str:
         is_valid = isinstance(value, str) and value.isprintable() and 0 < len(value) <= MAX_TEXT
         return "" if is_valid else f"{describe_value(value)}, not a text"
@@ -54,7 +44,7 @@ def find_problem(value: object, hint: Any) -> str:
     return _number_problem(value, kind, limits[0])
 
 
-def _list_problem(value: object, item: Any, length: Length) -> str:
+def _list_problem(value: object, item: Any, length: Bounds) -> str:
     if not isinstance(value, Sequence) or isinstance(value, str):
         return f"{describe_value(value)}, not a list"
     if not length.low <= len(value) <= length.high:

@@ -10,6 +10,7 @@ from distillers.config.augmentation import Augmentation, parse_policy
 from distillers.config.data import NO_DATASET, REST, LabelOptions, NumViews
 from distillers.config.flags import (
     AT_LEAST_1,
+    INSIDE,
     NOT_NEGATIVE,
     PUBLISHED,
     Fact,
@@ -17,7 +18,6 @@ from distillers.config.flags import (
     ModulePaths,
     NotInGrid,
     Protocol,
-    Range,
     require,
 )
 from distillers.config.sizes import num_bytes
@@ -25,7 +25,6 @@ from distillers.config.teachers import TeachersConfig, is_pack
 from distillers.errors import InputError
 from distillers.files import file_name
 
-INSIDE = Range("in (0, 1)", lambda value: 0 < value < 1)
 # Method names of the published code that differ from the names in this library.
 PUBLISHED_NAMES = {
     "hint": "fitnet",
@@ -112,8 +111,6 @@ class StudentConfig(TeachersConfig):
     """Epochs of the first stage of AB, FT and FSP. Default: 30."""
     gather: Annotated[bool, Fact.NEEDS_TEACHER] = True
     """Losses that compare the images of a batch compare those of all processes."""
-    taps_t: Annotated[ModulePaths, Fact.OWN_COLUMN] = ()
-    """Modules of the teacher whose outputs are its stage features. Default: found by rules."""
     taps_s: Annotated[ModulePaths, Fact.OWN_COLUMN] = ()
     """Modules of the student whose outputs are its stage features. Default: found by rules."""
     qat: Annotated[bool, Fact.PUBLISHED_SETTING] = False

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from distillers.config.flags import POSITIVE, Fact, NotInGrid, Numbers, Words, at_least
+from distillers.config.flags import POSITIVE, Fact, ModulePaths, NotInGrid, Numbers, Words, at_least
 from distillers.config.train import InitialNetworkConfig
 from distillers.errors import InputError
 
@@ -63,6 +63,8 @@ class TeachersConfig(InitialNetworkConfig):
     """A further teacher; a repeated --path_t is the same."""
     model_t: Annotated[str | None, Fact.OWN_COLUMN] = None
     """Architecture of the teacher, if its checkpoint does not name it."""
+    taps_t: Annotated[ModulePaths, Fact.OWN_COLUMN] = ()
+    """Modules of the teacher whose outputs are its stage features. Default: found by rules."""
     teacher_head: Words = ()
     """Classifier of a teacher that has other classes or none: fit (ridge regression on its
     embeddings of the labelled training images) or logistic; none (only losses that read no logits);
@@ -136,7 +138,7 @@ class TeachersConfig(InitialNetworkConfig):
             raise InputError(
                 "--standardize_teachers is for teachers with --teacher_head fit, logistic or none."
             )
-        if count > 1 and self.taps_of_one_teacher():
+        if count > 1 and self.taps_t:
             raise InputError("--taps_t is for a single teacher; leave it out.")
 
     def _check_pack(self) -> None:
@@ -158,16 +160,12 @@ class TeachersConfig(InitialNetworkConfig):
             "teacher_size": self.teacher_size is not None,
             "teacher_precision": self.teacher_precision != "float32",
             "standardize_teachers": self.standardize_teachers,
-            "taps_t": self.taps_of_one_teacher(),
+            "taps_t": bool(self.taps_t),
         }
         for flag in (name for name, is_given in given.items() if is_given):
             raise InputError(
                 f"--{flag} is for a network, but {pack} is a pack of soft labels; leave it out."
             )
-
-    def taps_of_one_teacher(self) -> bool:
-        """Return whether a flag names modules of the teacher."""
-        return bool(getattr(self, "taps_t", ()))
 
 
 def split_name(path: str, model: str | None) -> tuple[str, str | None]:

@@ -15,6 +15,7 @@ from distillers.config.flags import (
     FRACTION,
     NOT_NEGATIVE,
     POSITIVE,
+    UP_TO_1,
     Fact,
     Milestones,
     ModulePaths,
@@ -33,7 +34,6 @@ from distillers.config.hyperparameters import DOT, StepFlags
 from distillers.errors import InputError
 
 SEED = Range("0 to 9223372036854775807", lambda value: 0 <= value < 2**63)
-PROBABILITY = Range("in [0, 1]", lambda value: 0 <= value <= 1)
 ONE_DEVICE = NotInGrid("each run of a sweep has one device")
 
 
@@ -85,7 +85,7 @@ class TrainConfig(StepFlags, AugmentationFlags):
     """Alpha of mixup, as in 0.2; 0 for none. The teacher gets the mixed images, too."""
     cutmix: Annotated[float, NOT_NEGATIVE, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = 0.0
     """Alpha of CutMix, as in 1.0; 0 for none. With --mixup, each batch is mixed by one of both."""
-    mixup_prob: Annotated[float, PROBABILITY, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = 1.0
+    mixup_prob: Annotated[float, UP_TO_1, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = 1.0
     """Probability that a batch is mixed by mixup or CutMix."""
     mixup_off_epoch: Annotated[int, NOT_NEGATIVE, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = 0
     """Last epoch in which batches are mixed; 0 for all epochs."""
@@ -182,7 +182,8 @@ class TrainConfig(StepFlags, AugmentationFlags):
         if self.resume and self.overwrite:
             raise InputError("--resume and --overwrite exclude each other; choose one.")
         path = str(Path(self.save_dir).resolve())
-        require("save_dir", repr(path), _is_utf8(path), "a path in UTF-8")
+        is_utf8 = path.encode(errors="ignore").decode() == path
+        require("save_dir", repr(path), is_utf8, "a path in UTF-8")
         check_dali(self.dali)
         if self.wandb is not None and find_spec("wandb") is None:
             raise InputError('--wandb needs the package wandb: pip install "distillers[wandb]".')
@@ -271,19 +272,7 @@ class InitialNetworkConfig(TrainConfig):
         return LabelOptions(self.labels_per_class, self.trial)
 
 
-def _is_utf8(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def refuse_dot(config: TrainConfig) -> None:
-    """Refuse the optimizer DOT for a training without a teacher.
-
-    Raises:
-        InputError: if the flags ask for it.
-    """
+    """Raise an `InputError` if a training without a teacher asks for the optimizer DOT."""
     if config.opt == DOT:
         raise InputError("--opt dot keeps teacher and labels apart; it is for train_student.py.")

@@ -13,7 +13,7 @@ from distillers.distillation.distillation import Distillation
 from distillers.distillation.ema_teacher import EMATeacher
 from distillers.distillation.heads.prepare import KEEP, Batches, Head, prepare_teacher
 from distillers.distillation.multi_teacher import Combine, normalize_weights
-from distillers.distillation.readable import check_readable, reads
+from distillers.distillation.readable import check_readable
 from distillers.distillation.terms import Term
 from distillers.errors import InputError
 from distillers.features.backbone import HeadedNetwork, has_logits
@@ -95,7 +95,10 @@ def distil(
         num_classes=of_student.trace.logits.shape[1] if has_logits(student) else None,
         labelled=labelled,
     )
-    of_teachers = [_trace(prepare(net), images, teacher_taps) for net in _as_list(teacher)]
+    nets = [teacher] if isinstance(teacher, nn.Module) else teacher
+    if not nets:
+        raise InputError("no teacher was given; a network without one is trained by Supervised.")
+    of_teachers = [_trace(prepare(net), images, teacher_taps) for net in nets]
     traces = [one.trace for one in of_teachers]
     shares = normalize_weights(teacher_weights, len(traces))
     check_readable(classes, of_student, of_teachers)
@@ -135,18 +138,9 @@ def _terms(
     shares: Sequence[float],
     combine: Combine,
 ) -> Iterator[Term]:
-    """Yield the terms of a loss: one, or one for each of several teachers.
-
-    Args:
-        cls: class of the loss.
-        weight: its weight.
-        facts: about the student and each teacher.
-        options: of all losses by their names.
-        shares: weights of the teachers, with a sum of 1.
-        combine: how logits are combined.
-    """
+    """Yield the terms of a loss with facts about each teacher: one, or one for each of several."""
     name = cls.__name__.lower()
-    names = (each.removesuffix(wiring.STRONG) for each in reads(cls))
+    names = (each.removesuffix(wiring.STRONG) for each in wiring.reads(cls))
     of_teacher = {each for each in names if each.startswith("teacher_")}
     together = not of_teacher or (of_teacher == {"teacher_logits"} and combine != "each")
     if len(facts) == 1 or together:
@@ -163,14 +157,6 @@ def _terms(
 class _TracedNetwork(NamedTuple):
     trace: ForwardTrace
     taps: Taps
-
-
-def _as_list(teacher: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:
-    """Return one or several teachers as a list, which must not be empty."""
-    nets = [teacher] if isinstance(teacher, nn.Module) else list(teacher)
-    if not nets:
-        raise InputError("no teacher was given; a network without one is trained by Supervised.")
-    return nets
 
 
 def _trace(

@@ -96,8 +96,8 @@ class Distillation(Task):
         )
         nets = [teacher] if isinstance(teacher, nn.Module) else list(teacher)
         all_taps = [teacher_taps] if isinstance(teacher_taps, Taps) else list(teacher_taps)
-        is_one = teacher_trace is None or isinstance(teacher_trace, ForwardTrace)
-        traces = [teacher_trace] * len(nets) if is_one else teacher_trace
+        is_several = isinstance(teacher_trace, Sequence)
+        traces = teacher_trace if is_several else [teacher_trace] * len(nets)
         self.teachers = [
             FrozenTeacher(net, taps, self._sum.teacher_kinds(number, "", wiring.STRONG), trace)
             for number, (net, taps, trace) in enumerate(zip(nets, all_taps, traces, strict=True))
@@ -206,9 +206,7 @@ class Distillation(Task):
         self.followers.eval()
         return self
 
-    def check_losses(
-        self, student: ForwardTrace, teacher: ForwardTrace | Sequence[ForwardTrace]
-    ) -> None:
+    def check_losses(self, student: ForwardTrace, teachers: Sequence[ForwardTrace]) -> None:
         """Check before the training that each loss accepts the networks and trains the student.
 
         Raises:
@@ -216,14 +214,13 @@ class Distillation(Task):
         """
         rows = torch.arange(len(student.images), device=student.images.device)
         batch = Batch(student.images, rows * 0, rows)
-        traces = [teacher] if isinstance(teacher, ForwardTrace) else teacher
         extractor = self._student_extractor
         common = loop_values(batch, 0.0)
         common |= prefixed("student", student.read(extractor.taps, extractor.kinds))
         common["targets"] = batch.soft_targets(common["student_logits"].shape[1])
         of_teachers = [
             prefixed("teacher", frozen.read_trace(trace))
-            for frozen, trace in zip(self.teachers, traces, strict=True)
+            for frozen, trace in zip(self.teachers, teachers, strict=True)
         ]
         values = self._by_term(common, of_teachers)
         if self.reads_strong:

@@ -38,14 +38,11 @@ def check_logits(classes: Mapping[str, type[nn.Module]], *, student: bool, teach
         )
 
 
-def reads(loss: type[nn.Module]) -> set[str]:
-    """Return the names of all that a loss reads and of the facts that it requires."""
-    return {*wiring.inputs(loss), *wiring.constructor_facts(loss)}
-
-
 def _missing(loss: type[nn.Module], lacking: set[str]) -> list[str]:
     """Return what a loss reads, on any view, of what is lacking."""
-    return sorted(name for name in reads(loss) if name.removesuffix(wiring.STRONG) in lacking)
+    return sorted(
+        name for name in wiring.reads(loss) if name.removesuffix(wiring.STRONG) in lacking
+    )
 
 
 def check_readable(

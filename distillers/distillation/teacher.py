@@ -77,12 +77,8 @@ class FrozenTeacher:
 
     def sync_weights(self) -> None:
         """Update the copy if the weights of the teacher have changed, e.g. by `load_state_dict`."""
-        if self.fused is self.net:
-            return
-        versions = _versions(self.net)
-        if versions != self._versions:
+        if self.fused is not self.net and _versions(self.net) != self._versions:
             self._copy_weights()
-            self._versions = versions
 
     def apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> None:
         """Apply `nn.Module._apply`, and with it `.to(...)`, to the teacher and its copy."""
@@ -90,7 +86,6 @@ class FrozenTeacher:
         if self.fused is not self.net:
             self.fused._apply(fn, recurse)
             self._copy_weights()
-            self._versions = _versions(self.net)
 
     def _fuse(self, trace: ForwardTrace, taps: Taps, kinds: frozenset[str]) -> None:
         name = type(self.net).__name__
@@ -127,6 +122,7 @@ class FrozenTeacher:
             )
             layer.weight.copy_(weight)
             layer.bias.copy_(bias)
+        self._versions = _versions(self.net)
 
 
 @torch.no_grad()

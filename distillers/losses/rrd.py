@@ -179,11 +179,7 @@ class RRD(nn.Module):
 
 
 def _apply_preset(preset: str | None, settings: dict[str, float | str]) -> dict[str, float | str]:
-    """Return the settings of a preset, or the given ones without a preset.
-
-    Raises:
-        ValueError: if a setting has neither its default nor the preset's value.
-    """
+    """Return the settings of a preset, or the given ones without a preset."""
     if preset is None:
         return settings
     for name, value in PRESETS[preset].items():

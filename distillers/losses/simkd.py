@@ -90,11 +90,9 @@ class SimKD(nn.Module):
             )
 
     def deploy(self, student: nn.Module, taps: Taps) -> nn.Module:
-        """Return the network to evaluate, save and export, which shares all parameters.
+        """Return the network to evaluate, save and export; see `distillers.losses.hooks.Deploys`.
 
-        Args:
-            student: the trained student; it is not modified.
-            taps: where the student is read; its last stage map is the input of P.
+        It shares all parameters; P reads the last stage map of `taps`.
         """
         height, width = self.teacher_size.tolist()
         layout = dict(taps.layouts).get((taps.maps[-1], "out"))
@@ -114,12 +112,7 @@ class SimKD(nn.Module):
 
     @staticmethod
     def rebuild(student: nn.Module, card: dict[str, Any]) -> nn.Module:
-        """Return a network of the structure that `deploy` returned, to load its weights into.
-
-        Args:
-            student: a new network of the same architecture.
-            card: the `card` of that network, possibly read from JSON.
-        """
+        """Return a network of the structure that `deploy` returned, to load its weights into."""
         head = nn.Linear(card["teacher_dim"], card["num_classes"], bias=card["bias"])
         between = projector(card["student_channels"], card["teacher_dim"], card["factor"])
         return ReusedClassifier(student, between, head.requires_grad_(False), card)

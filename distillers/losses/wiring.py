@@ -39,6 +39,16 @@ FACTS = (
 )
 
 
+# What a loss needs, by the names of its parameters without "student_" or "teacher_".
+NEEDS = {
+    "labels": FROM_LABELS,
+    "classifier": ("logits", "head", "class_maps", "num_classes"),
+    "embeddings": ("pooled",),
+    "maps": ("maps", "final", "preacts", "stem"),
+    "class maps": ("class_maps",),
+    "tokens": ("tokens",),
+}
+
 WITHOUT_HEAD = "The teacher has no single layer that maps its embedding to its logits."
 
 
@@ -154,6 +164,24 @@ def build(
 def needs_labels(loss: type[nn.Module] | nn.Module) -> bool:
     """Return whether `forward` or `warmup` of a loss reads the labels of the images."""
     return not set(FROM_LABELS).isdisjoint(inputs(loss))
+
+
+def reads(loss: type[nn.Module]) -> set[str]:
+    """Return the names of all that a loss reads and of the facts that it requires."""
+    return {*inputs(loss), *constructor_facts(loss)}
+
+
+def needs(loss: type[nn.Module]) -> list[str]:
+    """Return what a loss needs, in words: those of `NEEDS`, "two views", "first stage"."""
+    named = reads(loss)
+    short = {
+        name.removeprefix("student_").removeprefix("teacher_").removesuffix(STRONG)
+        for name in named
+    }
+    found = [word for word, names in NEEDS.items() if short & set(names)]
+    if any(name.endswith(STRONG) for name in named):
+        found.append("two views")
+    return [*found, "first stage"] if hasattr(loss, "warmup") else found
 
 
 def check_has_labels(names: Iterable[str]) -> None:

@@ -13,7 +13,6 @@ from distillers.distillation.readable import check_logits
 from distillers.distillation.terms import Term
 from distillers.distillation.weighted_sum import WeightedSum
 from distillers.errors import InputError
-from distillers.losses import needs as said
 from distillers.losses import wiring
 from tests.losses.cases import CASES
 from tests.nets import Small
@@ -113,7 +112,7 @@ def title(name: str) -> str:
 
 
 def test_needs_are_said(name):
-    assert ", ".join(said.needs(wiring.find(name))) == NEEDS[name]
+    assert ", ".join(wiring.needs(wiring.find(name))) == NEEDS[name]
 
 
 def test_a_second_view_is_neither_cached_nor_made_by_dali(name):

@@ -31,7 +31,6 @@ def methods() -> list[str]:
     """Return a line for each loss: name, published weights, what it needs, title."""
     from distillers.distillation import recipes
     from distillers.losses import wiring
-    from distillers.losses.needs import needs
 
     lines = [f"{'name':<16}{'crd: CE KL method':<22}{'simkd: CE KL method':<22}{'needs':<34}title"]
     for name, loss in sorted(wiring.losses().items()):
@@ -40,7 +39,7 @@ def methods() -> list[str]:
             each = recipes.recipe(protocol, name)
             weights += f"{f'{each.ce:g} {each.kd:g} {each.method:g}':<22}"
         title = (loss.__doc__ or "").strip().splitlines()[0]
-        lines.append(f"{name:<16}{weights}{', '.join(needs(loss)):<34}{title}")
+        lines.append(f"{name:<16}{weights}{', '.join(wiring.needs(loss)):<34}{title}")
     return lines
 
 

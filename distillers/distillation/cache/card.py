@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
 from distillers.config.run_files import CorruptFileError, check_fields, dump_json, load_json
-from distillers.config.schema import Bounds, Length
+from distillers.config.schema import Bounds
 from distillers.distillation.cache.key import FORMAT
 from distillers.errors import InputError
 from distillers.files import file_name, write_atomically
@@ -35,7 +35,7 @@ class _Data(TypedDict):
 
 
 class _Part(TypedDict):
-    shape: Annotated[list[Count], Length(1, 3)]
+    shape: Annotated[list[Count], Bounds(1, 3)]
 
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:

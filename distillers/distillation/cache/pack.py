@@ -67,6 +67,7 @@ class Pack(StoredOutputs):
     Attributes:
         folder: as given.
         manifest: the content of `pack.json`.
+        widths: of what it has, by the names of the losses' parameters.
 
     Raises:
         CorruptFileError: if a byte of a file is not as it was written, or the content is not valid.
@@ -78,6 +79,10 @@ class Pack(StoredOutputs):
         self.manifest = read_manifest(self.folder)
         self._stored = read_shards(self.folder, self.manifest)
         self._hashes = self._stored.pop("image")
+        classes = self.manifest["num_classes"]
+        self.widths = {} if classes is None else {"teacher_logits": classes}
+        if "pooled" in self._stored:
+            self.widths["teacher_pooled"] = self._stored["pooled"].shape[-1]
 
     @property
     def num_views(self) -> int:
@@ -116,11 +121,11 @@ class Pack(StoredOutputs):
         Raises:
             InputError: naming what is missing.
         """
-        lacking = sorted(set(names) - set(self.names()))
+        lacking = sorted(set(names) - self.widths.keys())
         if lacking:
             raise InputError(
                 f"the losses read {', '.join(lacking)}, but the pack {self.folder} has only "
-                f"{', '.join(self.names())}."
+                f"{', '.join(self.widths)}."
             )
 
     def check_teacher(self, key: Mapping[str, Any]) -> None:
@@ -151,25 +156,11 @@ class Pack(StoredOutputs):
         number, row = view // len(self._hashes), view % len(self._hashes)
         part = {name: value[row, number] for name, value in self._stored.items()}
         found = {}
-        for name in self.names():
-            if name == "teacher_logits":
-                found[name] = decode_logits(part, self.manifest["num_classes"])
-            else:
-                found[name] = decode_embeddings(part)
+        if "teacher_logits" in self.widths:
+            found["teacher_logits"] = decode_logits(part, self.widths["teacher_logits"])
+        if "teacher_pooled" in self.widths:
+            found["teacher_pooled"] = decode_embeddings(part)
         return {name: value.to(device) for name, value in found.items()}
-
-    def width(self, name: str) -> int:
-        """Return the width of "teacher_logits" or "teacher_pooled"; 0 if the pack has none."""
-        if name not in self.names():
-            return 0
-        logits = name == "teacher_logits"
-        return self.manifest["num_classes"] if logits else self._stored["pooled"].shape[-1]
-
-    def names(self) -> tuple[str, ...]:
-        """Return what the pack has, by the names of the losses' parameters."""
-        has_logits = self.manifest["num_classes"] is not None
-        logits = ("teacher_logits",) if has_logits else ()
-        return (*logits, *(("teacher_pooled",) if "pooled" in self._stored else ()))
 
     @override
     def read(self, batch: Batch) -> Values:

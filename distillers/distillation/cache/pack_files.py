@@ -9,7 +9,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from distillers.config.run_files import check_fields, load_json
-from distillers.config.schema import Bounds, Length
+from distillers.config.schema import Bounds
 from distillers.config.teachers import PACK_FILE
 from distillers.data.image_hash import HASH_BYTES
 from distillers.errors import CorruptFileError, InputError, shorten
@@ -25,10 +25,10 @@ class _Manifest(TypedDict):
     views: Count
     num_classes: Annotated[int, Bounds(1, 10**6)] | None
     top_k: Annotated[int, Bounds(1, 10**6)] | None
-    class_names: Annotated[list[str], Length(0, 10**6)]
+    class_names: Annotated[list[str], Bounds(0, 10**6)]
     augmentation: dict[str, Any]
     teacher: dict[str, Any]
-    shards: Annotated[list[dict[str, Any]], Length(1, 10**6)]
+    shards: Annotated[list[dict[str, Any]], Bounds(1, 10**6)]
 
 
 class _Shard(TypedDict):

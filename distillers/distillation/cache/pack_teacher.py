@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from distillers.distillation.cache.pack import Pack
-from distillers.distillation.readable import reads
 from distillers.errors import InputError
 from distillers.features.backbone import HeadedNetwork
 from distillers.losses import wiring
@@ -45,8 +44,8 @@ class PackEmbedding(nn.Module):
 
 def pack_network(pack: Pack) -> HeadedNetwork:
     """Return a network whose outputs have the widths of a pack's, to build and check losses."""
-    classes = pack.width("teacher_logits")
-    dim = pack.width("teacher_pooled") or 1
+    classes = pack.widths.get("teacher_logits", 0)
+    dim = pack.widths.get("teacher_pooled", 1)
     with torch.random.fork_rng(devices=[]):  # the run draws what it would with the teacher itself
         embedding = PackEmbedding(dim)
         return HeadedNetwork(embedding, nn.Linear(dim, classes) if classes else None)
@@ -63,7 +62,7 @@ def pack_card(pack: Pack) -> dict[str, Any]:
     """Return what a pack says about its teacher, as a card."""
     return {
         "model": pack.manifest["teacher"]["model"],
-        "num_classes": pack.width("teacher_logits"),
+        "num_classes": pack.widths.get("teacher_logits", 0),
         "class_names": pack.manifest["class_names"],
     }
 
@@ -74,14 +73,16 @@ def check_losses(pack: Pack, names: Iterable[str]) -> None:
     Raises:
         InputError: naming the first that does, what it needs, and losses that need no more.
     """
-    have = set(pack.names()) | ({"teacher_dim"} if pack.width("teacher_pooled") else set())
+    have = pack.widths.keys() | ({"teacher_dim"} if "teacher_pooled" in pack.widths else set())
     lacking = OF_TEACHER - have
     for name in names:
-        missing = sorted(reads(wiring.find(name)) & lacking)
+        missing = sorted(wiring.reads(wiring.find(name)) & lacking)
         if missing:
-            others = [each for each, loss in wiring.losses().items() if not reads(loss) & lacking]
+            others = [
+                each for each, loss in wiring.losses().items() if not wiring.reads(loss) & lacking
+            ]
             raise InputError(
                 f"the loss {name} needs {', '.join(missing)}, but the pack {pack.folder} has only "
-                f"{', '.join(pack.names())}; these need no more: {', '.join(sorted(others))}. Or "
+                f"{', '.join(pack.widths)}; these need no more: {', '.join(sorted(others))}. Or "
                 "give the teacher itself with --path_t."
             )

@@ -68,8 +68,9 @@ def read_class_embeddings(path: Path, class_names: Sequence[str]) -> ClassEmbedd
     tensors, names = _read(path)
     table, scale = tensors.get(TENSOR), tensors.get(SCALE)
     if table is None or table.ndim != 2 or not _is_real(table):
+        shapes = ", ".join(f"{name} {tuple(each.shape)}" for name, each in tensors.items())
         raise InputError(
-            f"{path} has no matrix {TENSOR} of finite floats; it has {_shapes(tensors)}."
+            f"{path} has no matrix {TENSOR} of finite floats; it has {shapes or 'no tensors'}."
         )
     if len(names) != len(table) or len(set(names)) != len(names):
         raise InputError(
@@ -120,8 +121,3 @@ def _read(path: Path) -> tuple[dict[str, Tensor], list[str]]:
 def _is_real(tensor: Tensor) -> bool:
     """Return whether a tensor consists of finite floating-point numbers."""
     return tensor.is_floating_point() and bool(torch.isfinite(tensor.float()).all())
-
-
-def _shapes(tensors: dict[str, Tensor]) -> str:
-    found = [f"{name} {tuple(each.shape)}" for name, each in tensors.items()]
-    return ", ".join(found) or "no tensors"
