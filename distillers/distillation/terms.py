@@ -65,14 +65,9 @@ def check_terms(terms: list[Term]) -> None:
 
 
 def check_sole_readers(terms: list[Term], inputs: Mapping[str, Collection[str]]) -> None:
-    """Check that no loss reads what another one matches already; see `sole_reader_of` of a loss.
+    """Check that no loss reads what another one, which has `sole_reader_of`, matches already.
 
-    Args:
-        terms: the terms.
-        inputs: names of what each loss reads, by the names of the terms.
-
-    Raises:
-        InputError: if one does.
+    `inputs` are the names of what each loss reads, by the names of the terms.
     """
     for term in terms:
         names: Any = getattr(term.loss, "sole_reader_of", ())
@@ -88,16 +83,9 @@ def check_sole_readers(terms: list[Term], inputs: Mapping[str, Collection[str]])
 def check_trainable(
     name: str, inputs: Mapping[str, Any], student: nn.Module, *, backward: bool = False
 ) -> None:
-    """Check that a trainable parameter of the student affects some of what a loss reads.
+    """Check that a trainable parameter of the student affects some of what the loss `name` reads.
 
-    Args:
-        name: of the loss.
-        inputs: what it reads, by name.
-        student: the network.
-        backward: whether to compute the gradient, which may be zero, as behind a rounding.
-
-    Raises:
-        InputError: if none does.
+    With `backward` the gradient is computed, which may be zero, as behind a rounding.
     """
     read = {key: value for key, value in inputs.items() if key.startswith("student_")}
     found = [x for x in tree_leaves(read) if x.requires_grad]

@@ -77,13 +77,9 @@ class WeightedSum:
         }
 
     def places_read(self, number: int, name: str, member: str, count: int) -> frozenset[int]:
-        """Return which of `count` features of a teacher the losses read.
+        """Return which of `count` features of a teacher, as "teacher_maps", the losses read.
 
-        Args:
-            number: of the teacher.
-            name: of the features, as in "teacher_maps".
-            member: attribute of the losses that do not read all places, as in "teacher_stages".
-            count: number of places.
+        Losses that do not read all have the attribute `member`, as "teacher_stages".
         """
         found: set[int] = set()
         for term in self._terms_of(number):
@@ -97,10 +93,8 @@ class WeightedSum:
     ) -> ValuesByTerm:
         """Return the values that each loss may read, by the names of the terms.
 
-        Args:
-            common: what all losses may read.
-            together: what the losses that read all teachers may read of them.
-            of_teachers: what the losses that read one teacher may read of it.
+        All losses may read `common`, those of several teachers `together`, the others one of
+        `of_teachers`.
         """
         return {
             term.name: {

@@ -47,12 +47,7 @@ class Prepares(Protocol):
     """A loss that changes the student before the training."""
 
     def prepare(self, student: nn.Module, taps: Taps) -> None:
-        """Change the student in place.
-
-        Args:
-            student: the student.
-            taps: where it is read.
-        """
+        """Change the student, which is read at `taps`, in place."""
         ...
 
 

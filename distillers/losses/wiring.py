@@ -185,10 +185,7 @@ def needs(loss: type[nn.Module]) -> list[str]:
 
 
 def check_has_labels(names: Iterable[str]) -> None:
-    """Check that losses can be used without any label.
-
-    Args:
-        names: of the losses.
+    """Check that losses, by name, can be used without any label.
 
     Raises:
         InputError: naming a loss that reads labels.
@@ -203,20 +200,12 @@ def check_has_labels(names: Iterable[str]) -> None:
 
 
 def reads_strong(loss: type[nn.Module], side: str = "") -> bool:
-    """Return whether a loss reads a second, strongly augmented view of the images.
-
-    Args:
-        loss: the class.
-        side: "teacher" for what it reads of the teacher alone.
-    """
+    """Return whether a loss reads a second, strongly augmented view, of one `side` if given."""
     return any(name.startswith(side) and name.endswith(STRONG) for name in inputs(loss))
 
 
 def check_mixing(names: Iterable[str]) -> None:
-    """Check that losses can be used with mixed images, which have no hard labels.
-
-    Args:
-        names: of the losses.
+    """Check that losses, by name, can be used with mixed images, which have no hard labels.
 
     Raises:
         InputError: naming a loss that reads `labels`.

@@ -61,9 +61,6 @@ def augmentation_of(source: DataSource) -> dict[str, Any]:
 class Pack(StoredOutputs):
     """An opened pack, which replaces a teacher whose logits and embeddings are read.
 
-    Args:
-        folder: of the pack.
-
     Attributes:
         folder: as given.
         manifest: the content of `pack.json`.
@@ -129,10 +126,7 @@ class Pack(StoredOutputs):
             )
 
     def check_teacher(self, key: Mapping[str, Any]) -> None:
-        """Check that a teacher is the one that computed the pack, as far as that is known.
-
-        Args:
-            key: its `network_key`.
+        """Check that a teacher, by its `network_key`, computed the pack, as far as that is known.
 
         Raises:
             InputError: if it is another.

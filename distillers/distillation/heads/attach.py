@@ -160,12 +160,8 @@ def _joined(parts: list[Tensor]) -> Tensor:
 def fit(embeddings: Tensor, labels: Tensor, num_classes: int, method: str) -> LinearHead:
     """Fit a linear head to embeddings (N, d) with labels (N,); -1 is an image without label.
 
-    Args:
-        embeddings: (N, d).
-        labels: (N,) int64.
-        num_classes: k.
-        method: "fit" for ridge regression, or "logistic", for which the embeddings are first
-            divided by their root mean square, so that C = 1 means the same for every teacher.
+    The method is "fit" for ridge regression, or "logistic", for which the embeddings are first
+    divided by their root mean square, so that C = 1 means the same for every teacher.
     """
     if method == "fit":
         return fit_ridge(embeddings, labels, num_classes)

@@ -100,9 +100,7 @@ def prepare_teacher(
 def standardized(backbone: HeadedNetwork, batches: Batches) -> HeadedNetwork:
     """Return a network without head whose embeddings are standardized by PHI-S.
 
-    Args:
-        backbone: a network without head.
-        batches: of images (n, c, h, w) and labels, whose embeddings it is computed of.
+    The statistics are those of `batches` of images (n, c, h, w) and labels.
     """
     embeddings, _ = embed(backbone, batches)
     transform = fit_phi_s(embeddings).to(embeddings.device)

@@ -14,11 +14,8 @@ EPSILON = 1e-6
 def distances(student: Tensor, teacher: Tensor, distance: str) -> Tensor:
     """Return the distances (...) of vectors (..., d) of the student from the teacher's.
 
-    Args:
-        student: (..., d).
-        teacher: (..., d).
-        distance: "cosine" for 1 - cos; "smooth_l1" for its mean over the dimensions, with a
-            threshold of 1; "both" for the mean of these two.
+    They are "cosine", 1 - cos; "smooth_l1", its mean over the dimensions, with a threshold of 1; or
+    "both", the mean of these two.
     """
     cosine = 1 - F.cosine_similarity(student, teacher, dim=-1)
     if distance == "cosine":
