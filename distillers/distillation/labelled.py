@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from distillers.data.batch import Batch
 
-RANKS = "rows_per_rank"
+ROWS_PER_RANK = "rows_per_rank"
 
 
 def take_rows(values: Mapping[str, Any], rows: Tensor, num_rows: int) -> dict[str, Any]:
@@ -49,12 +49,12 @@ def call_for_labelled(
     if batch.labelled is None:
         return function(**inputs)
     inputs = dict(inputs)
-    others = RANKS in inputs and sum(batch.labelled_per_rank) > 0
+    others = ROWS_PER_RANK in inputs and sum(batch.labelled_per_rank) > 0
     if not batch.num_labelled and not others:
         return _zero([*tree_leaves(inputs), *trained])
     part = take_rows(inputs, batch.labelled, len(batch.labels))
-    if RANKS in inputs:
-        part[RANKS] = batch.labelled_per_rank
+    if ROWS_PER_RANK in inputs:
+        part[ROWS_PER_RANK] = batch.labelled_per_rank
     return function(**part)
 
 

@@ -61,7 +61,7 @@ class CRLD(nn.Module):
         """Compute the loss from the logits (n, k) of both networks on both views."""
         teachers = [at_least_fp32(x.detach()) for x in (teacher_logits, teacher_logits_strong)]
         students = [at_least_fp32(x) for x in (student_logits, student_logits_strong)]
-        is_sure, is_fair = (
+        is_sure, is_sure_strong = (
             teacher.softmax(dim=1).amax(dim=1) >= least
             for teacher, least in zip(
                 teachers, (self.weak_threshold, self.strong_threshold), strict=True
@@ -73,5 +73,5 @@ class CRLD(nn.Module):
         )
         within = kl_divergence(target[0], own[0]) + kl_divergence(target[1], own[1])
         across = kl_divergence(target[0], own[1]) + kl_divergence(target[1], own[0])
-        rows = self.within * is_sure * within + self.across * is_fair * across
+        rows = self.within * is_sure * within + self.across * is_sure_strong * across
         return self.temperature**2 * rows.mean()

@@ -32,7 +32,7 @@ class CacheFolder:
     def __init__(self, path: Path, key: Key) -> None:
         self.path = path
         with explain_disk_errors(path):
-            weakref.finalize(self, os.close, _held(path))
+            weakref.finalize(self, os.close, _mark_used(path))
             self._lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             weakref.finalize(self, os.close, self._lock)
             with self.locked():
@@ -112,7 +112,7 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
         raise InputError(f"cannot use the teacher cache {path}: {error}") from error
 
 
-def _held(path: Path) -> int:
+def _mark_used(path: Path) -> int:
     """Open the file that marks the cache as in use, by a shared lock, and when it was last used."""
     while True:
         path.mkdir(parents=True, exist_ok=True)

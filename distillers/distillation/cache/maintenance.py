@@ -45,7 +45,7 @@ class CacheInfo:
         """
         try:
             return [
-                Part(self.path, name, tuple(identity["shape"]), _reach(self.path, name), read_only)
+                Part(self.path, name, tuple(identity["shape"]), _rows(self.path, name), read_only)
                 for name, identity in self.card["parts"].items()
             ]
         except OSError as error:
@@ -62,7 +62,7 @@ def find_caches(where: Path) -> list[CacheInfo]:
         raise InputError(f"there is no folder {where}; name the folder of the caches.")
     inside = sorted(path for path in where.iterdir() if not path.name.startswith("."))
     paths = [path for path in (where, *inside) if (path / CARD).is_file()]
-    return [_found(path) for path in paths]
+    return [_read_info(path) for path in paths]
 
 
 def info(found: CacheInfo) -> list[str]:
@@ -160,7 +160,7 @@ def _pruned(found: CacheInfo, why: str | None, dry_run: bool) -> str:
     return f"deleted {found.path}, {size}: {why}"
 
 
-def _found(path: Path) -> CacheInfo:
+def _read_info(path: Path) -> CacheInfo:
     card = read_card(path)
     blocks = sum(file.stat().st_blocks for file in path.iterdir())
     used = path / USED
@@ -169,7 +169,8 @@ def _found(path: Path) -> CacheInfo:
     return CacheInfo(path, card, 512 * blocks, float(made), (time.time() - last) / DAY)
 
 
-def _reach(path: Path, name: str) -> int:
+def _rows(path: Path, name: str) -> int:
+    """Return the number of rows of a part, the last one possibly incomplete."""
     return -(-(path / f"{name}.rows").stat().st_size // RECORD.itemsize)
 
 

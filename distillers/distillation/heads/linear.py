@@ -81,7 +81,7 @@ def fit_ridge(
     Raises:
         InputError: if there are fewer than two images or classes, or a number is not finite.
     """
-    x, y = _checked(embeddings, labels)
+    x, y = _with_labels(embeddings, labels)
     problem = _RidgeProblem(x, y, num_classes)
     if strengths is None:
         average = float(problem.eigenvalues.mean()) or 1.0
@@ -196,7 +196,7 @@ def fit_logistic(embeddings: Tensor, labels: Tensor, num_classes: int) -> Linear
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    x, y = _checked(embeddings, labels)
+    x, y = _with_labels(embeddings, labels)
     x = x.double()
     if not torch.isfinite(x).all():
         raise InputError(NOT_FINITE)
@@ -222,7 +222,7 @@ def fit_logistic(embeddings: Tensor, labels: Tensor, num_classes: int) -> Linear
     return LinearHead(weight, full_bias, 1.0, 1.0, accuracy, "logistic")
 
 
-def _checked(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _with_labels(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return embeddings and labels without images that have no label (-1)."""
     labels = labels.to(embeddings.device)
     known = labels >= 0

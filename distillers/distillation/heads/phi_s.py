@@ -55,11 +55,11 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     mean = mean_of(x)
     eigenvalues, vectors = torch.linalg.eigh(scatter_of(x, mean) / len(x))
     eigenvalues = eigenvalues.clamp(min=0)
-    rotation = _even(eigenvalues)
+    rotation = _equalizing_rotation(eigenvalues)
     return mean, rotation @ vectors.T / eigenvalues.mean().sqrt()
 
 
-def _even(variances: Tensor) -> Tensor:
+def _equalizing_rotation(variances: Tensor) -> Tensor:
     """Return a rotation (d, d) after which independent dimensions have equal variances."""
     width = len(variances)
     if width & (width - 1) == 0:
