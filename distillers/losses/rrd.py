@@ -1,5 +1,7 @@
 """RRD: match similarities to a memory of teacher embeddings."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -8,10 +10,19 @@ from distillers.losses.ops import require
 from distillers.losses.ops.memory_bank import write_fifo, write_rows
 from distillers.losses.ops.numerics import at_least_fp32, l2_normalize, no_autocast
 
-PRESETS: dict[str, dict[str, float | str]] = {
-    "recent": {"student_temperature": 0.1, "teacher_temperature": 0.02, "enqueue": "before"},
-    "equal": {"student_temperature": 0.07, "teacher_temperature": 0.07, "enqueue": "before"},
-    "tables": {"student_temperature": 0.04, "teacher_temperature": 0.1, "enqueue": "after"},
+
+class Preset(NamedTuple):
+    """The options that a preset of RRD sets."""
+
+    student_temperature: float
+    teacher_temperature: float
+    enqueue: str
+
+
+PRESETS = {
+    "recent": Preset(0.1, 0.02, "before"),
+    "equal": Preset(0.07, 0.07, "before"),
+    "tables": Preset(0.04, 0.1, "after"),
 }
 
 
@@ -103,17 +114,16 @@ class RRD(nn.Module):
         require.choice(("keep", "mask"), empty=empty)
         require.choice((None, *PRESETS), preset=preset)
         super().__init__()
-        settings = _apply_preset(
-            preset,
-            {
-                "student_temperature": student_temperature,
-                "teacher_temperature": teacher_temperature,
-                "enqueue": enqueue,
-            },
-        )
-        self.student_temperature = float(settings["student_temperature"])
-        self.teacher_temperature = float(settings["teacher_temperature"])
-        self.enqueue = settings["enqueue"]
+        given = Preset(student_temperature, teacher_temperature, enqueue)
+        chosen = given if preset is None else PRESETS[preset]
+        options = zip(Preset._fields, given, PRESETS["recent"], chosen, strict=True)
+        for name, own, default, value in options:
+            if own not in (default, value):
+                raise ValueError(
+                    f"preset {preset!r} means {name}={value!r}, not {own!r}; "
+                    "leave out the preset or the option."
+                )
+        self.student_temperature, self.teacher_temperature, self.enqueue = chosen
         self.memory = memory
         self.momentum = momentum
         self.embed_student = nn.Linear(student_dim, dim)
@@ -176,16 +186,3 @@ class RRD(nn.Module):
             self.written.index_fill_(0, slots, True)
         else:
             write_fifo(self.queue, self.written, self.pointer, teacher)
-
-
-def _apply_preset(preset: str | None, settings: dict[str, float | str]) -> dict[str, float | str]:
-    """Return the settings of a preset, or the given ones without a preset."""
-    if preset is None:
-        return settings
-    for name, value in PRESETS[preset].items():
-        if settings[name] not in (value, PRESETS["recent"][name]):
-            raise ValueError(
-                f"preset {preset!r} means {name}={value!r}, not {settings[name]!r}; "
-                "leave out the preset or the option."
-            )
-    return PRESETS[preset]
