@@ -233,8 +233,7 @@ class Distillation(Task):
         It is the student, its backbone if it has no head, or what a loss with `deploy` makes of it.
         """
         for loss in self.losses.values():
-            deploying = as_deploying(loss)
-            if deploying:
+            if deploying := as_deploying(loss):
                 return deploying.deploy(self.student, self.student_taps)
         if isinstance(self.student, HeadedNetwork) and not self.student.has_logits:
             return self.student.net

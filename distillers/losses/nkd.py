@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.losses.ops import require
+from distillers.losses.ops.divergence import non_target_log_probs
 from distillers.losses.ops.numerics import at_least_fp32
 from distillers.losses.ops.standardize import z_score
 
@@ -53,7 +54,7 @@ class NKD(nn.Module):
         if self.standardise:
             student, teacher = z_score(student), z_score(teacher)
         label = F.one_hot(labels, student.shape[1]).bool()
-        student = (student / self.temperature).masked_fill(label, -torch.inf).log_softmax(dim=1)
+        student = non_target_log_probs(student / self.temperature, label)
         teacher = (teacher / self.temperature).masked_fill(label, -torch.inf).softmax(dim=1)
-        others = -(teacher * student.masked_fill(label, 0.0)).sum(dim=1)
+        others = -(teacher * student).sum(dim=1)
         return target + self.gamma * self.temperature**2 * others

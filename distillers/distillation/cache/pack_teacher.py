@@ -59,7 +59,7 @@ def close_pack_networks(nets: Iterable[nn.Module]) -> None:
 
 
 def pack_card(pack: Pack) -> dict[str, Any]:
-    """Return what a pack says about its teacher, as a card."""
+    """Return the card of the teacher of a pack."""
     return {
         "model": pack.manifest["teacher"]["model"],
         "num_classes": pack.widths.get("teacher_logits", 0),

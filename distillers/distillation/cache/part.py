@@ -55,11 +55,6 @@ class Part:
         self.num_damaged = 0
 
     @property
-    def row_bytes(self) -> int:
-        """Bytes of a row with its checksum."""
-        return self._data.row_bytes + self._records.row_bytes
-
-    @property
     def disk_bytes(self) -> int:
         """Bytes that both files take on the disk."""
         return self._data.disk_bytes + self._records.disk_bytes

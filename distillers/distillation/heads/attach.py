@@ -30,8 +30,8 @@ from distillers.features.unwrap import unwrap
 def as_backbone(net: nn.Module, images: Tensor) -> HeadedNetwork:
     """Return a network that maps images to embeddings: `net` without its classifier, if it has one.
 
-    The classifier is that of `infer_taps`. Where there is none and `net` has
-    no `num_classes`, its output is the embedding.
+    The classifier is that of `infer_taps`. Where there is none and `net` has no `num_classes`, its
+    output is the embedding.
 
     Args:
         net: maps images (n, c, h, w) to logits or embeddings; it is not changed, and its modules
