@@ -1,8 +1,6 @@
 """The flags that all training commands share; nothing here imports torch."""
 
 import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +29,7 @@ from distillers.config.flags import (
     result_flags,
 )
 from distillers.config.hyperparameters import DOT, StepFlags
+from distillers.config.run_files import json_digest
 from distillers.errors import InputError
 
 SEED = Range("0 to 9223372036854775807", lambda value: 0 <= value < 2**63)
@@ -249,7 +248,7 @@ class TrainConfig(StepFlags, AugmentationFlags):
         if flags.get("unlabelled") not in (None, REST):
             flags["unlabelled"] = str(Path(flags["unlabelled"]).resolve())
         changed = {n: v for n, v in flags.items() if n not in defaults or v != defaults[n]}
-        return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
+        return json_digest(changed)[:8]
 
 
 @dataclass(frozen=True, kw_only=True)

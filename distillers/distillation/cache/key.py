@@ -1,7 +1,6 @@
 """Identify a cache by its teacher, its data and their augmentation."""
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from distillers.checkpoints.input_adapter import InputAdapter
+from distillers.config.run_files import json_digest
 from distillers.data.fingerprint import hash_tensors
 from distillers.data.source import DataSource
 
@@ -42,7 +42,7 @@ def network_key(teacher: nn.Module) -> Key:
 
 def digest(key: Key) -> str:
     """Return a hash of a key, 12 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+    return json_digest(key)[:12]
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], above: str = "") -> list[str]:

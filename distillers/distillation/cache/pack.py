@@ -5,7 +5,6 @@ image is known by a hash of its file (of its pixels if it is in memory), so that
 same images in any order and under any name.
 """
 
-import json
 import shutil
 from collections.abc import Iterable, Mapping
 from itertools import zip_longest
@@ -17,6 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from distillers.config.data import NumViews
+from distillers.config.flags import as_json_types
 from distillers.config.run_files import json_digest
 from distillers.config.teachers import is_pack
 from distillers.data.batch import Batch, Values
@@ -189,8 +189,7 @@ class Pack(StoredOutputs):
         )
 
     def _check_augmentation(self, source: DataSource) -> None:
-        mine, others = self.manifest["augmentation"], augmentation_of(source)
-        others = json.loads(json.dumps(others))
+        mine, others = self.manifest["augmentation"], as_json_types(augmentation_of(source))
         names = sorted(n for n in {*mine, *others} if mine.get(n) != others.get(n))
         if names:
             shown = ", ".join(f"{n} {mine.get(n)} there, {others.get(n)} here" for n in names)
