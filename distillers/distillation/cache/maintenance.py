@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from distillers.config.sizes import format_bytes
+from distillers.data.datasets.listing import first_few
 from distillers.distillation.cache.card import CARD, read_card
 from distillers.distillation.cache.folder import LOCK, USED, fcntl
 from distillers.distillation.cache.part import RECORD, Part
@@ -18,7 +19,6 @@ from distillers.errors import InputError
 
 DAY = 24 * 3600
 DELETED = ".deleted-"  # prefix of a cache that is being deleted
-MAX_ROWS = 5  # damaged rows that are listed
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,7 @@ def verify(found: CacheInfo, repair: bool) -> tuple[list[str], int]:
         count += len(damaged)
         state = "all valid"
         if damaged:
-            more = ", ..." if len(damaged) > MAX_ROWS else ""
-            state = f"{len(damaged):,} DAMAGED ({', '.join(map(str, damaged[:MAX_ROWS]))}{more})"
+            state = f"{len(damaged):,} DAMAGED ({first_few(list(map(str, damaged)))})"
             state += ", emptied" if repair else ""
         lines.append(f"  {part.name}: {num_filled:,} rows, {state}")
     return lines, count

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from distillers.config.yaml_text import read_yaml
+from distillers.data.datasets.listing import first_few
 from distillers.errors import InputError, shorten, unknown
 
 IMAGENET = 1000  # classes
@@ -58,11 +59,8 @@ def describe(assignment: Sequence[int], class_names: Sequence[str]) -> str:
     line += f"{len(set(mapped))} of {len(class_names)}"
     without = [name for number, name in enumerate(class_names) if number not in mapped]
     if without:
-        more = ", ..." if len(without) > 5 else ""
-        line += (
-            f"; WARNING: the teacher has no class for {', '.join(without[:5])}{more}: their "
-            "probability is 1e-6"
-        )
+        line += f"; WARNING: the teacher has no class for {first_few(without)}: their "
+        line += "probability is 1e-6"
     return line
 
 
