@@ -95,10 +95,7 @@ def distil(
         num_classes=of_student.trace.logits.shape[1] if has_logits(student) else None,
         labelled=labelled,
     )
-    nets = [teacher] if isinstance(teacher, nn.Module) else teacher
-    if not nets:
-        raise InputError("no teacher was given; a network without one is trained by Supervised.")
-    of_teachers = [_trace(prepare(net), images, teacher_taps) for net in nets]
+    of_teachers = [_trace(prepare(net), images, teacher_taps) for net in _as_list(teacher)]
     traces = [one.trace for one in of_teachers]
     shares = normalize_weights(teacher_weights, len(traces))
     check_readable(classes, of_student, of_teachers)
@@ -157,6 +154,10 @@ def _terms(
 class _TracedNetwork(NamedTuple):
     trace: ForwardTrace
     taps: Taps
+
+
+def _as_list(teacher: nn.Module | Sequence[nn.Module]) -> Sequence[nn.Module]:
+    return [teacher] if isinstance(teacher, nn.Module) else teacher
 
 
 def _trace(

@@ -31,7 +31,7 @@ from distillers.features.extractor import FeatureExtractor, Features
 from distillers.features.taps import Taps
 from distillers.features.trace import ForwardTrace
 from distillers.losses import wiring
-from distillers.losses.hooks import as_deploying, as_preparing
+from distillers.losses.hooks import as_deploying, as_preparing, as_warming_up
 
 
 class Distillation(Task):
@@ -81,7 +81,8 @@ class Distillation(Task):
         self._sum = WeightedSum(terms)
         self.losses, self.weights = self._sum.losses, self._sum.weights
         names = self._sum.names
-        self.warmup_epochs = max(getattr(term.loss, "warmup_epochs", 0) for term in terms)
+        staged = filter(None, (as_warming_up(term.loss) for term in terms))
+        self.warmup_epochs = max((loss.warmup_epochs for loss in staged), default=0)
         self.reads_progress = "progress" in names
         self._reads_targets = "targets" in names
         self.full_batches = any(

@@ -18,8 +18,10 @@ def normalize_weights(weights: Sequence[float] | None, count: int) -> tuple[floa
     """Return the weights of teachers with a sum of 1; equal ones if none are given.
 
     Raises:
-        InputError: if there is not one for each teacher, or one is not positive.
+        InputError: if there is no teacher, or not one positive weight for each.
     """
+    if not count:
+        raise InputError("no teacher was given; a network without one is trained by Supervised.")
     given = [1.0] * count if weights is None or not len(weights) else list(weights)
     if len(given) != count:
         raise InputError(f"{len(given)} weights of teachers were given for {count} teachers.")

@@ -39,7 +39,7 @@ def is_stateful(loss: nn.Module) -> bool:
 
 def active_after_warmup(loss: nn.Module) -> bool:
     """Return whether a loss is active after its first stage; by default AB and FSP are not."""
-    return as_warming_up(loss) is None or getattr(loss, "keep", True)
+    return as_warming_up(loss) is None or bool(getattr(loss, "keep", True))
 
 
 def check_terms(terms: list[Term]) -> None:

@@ -174,7 +174,8 @@ class WeightedSum:
         stateless = [name for name, loss in self.losses.items() if not is_stateful(loss)]
         try:
             for name, loss in self.losses.items():
-                if check := getattr(loss, "check_inputs", None):
+                check: Any = getattr(loss, "check_inputs", None)
+                if check is not None:
                     check(**{key: values[name][key] for key in wiring.forward_inputs(check)})
             with torch.enable_grad():
                 parts = self.parts(values, batch, stateless)
