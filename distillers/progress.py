@@ -74,12 +74,18 @@ class Progress:
 
     def _line(self, epoch: int, number: int, figures: Mapping[str, float]) -> str:
         share = (epoch - 1 - self.done + number / self.batches) / max(self.epochs - self.done, 1)
-        left = int((time.monotonic() - self.start) * (1 / max(share, 1e-9) - 1))
+        left = (time.monotonic() - self.start) * (1 / max(share, 1e-9) - 1)
         parts = [
             f"{name.replace('_', ' ')} {figures[name]:.4g}" for name in SHOWN if name in figures
         ]
         speed = f"{figures['images_per_second']:,.0f} images/s"
         if figures.get("waited", 0.0) > WAITED:
             speed += f" ({100 * figures['waited']:.0f} % of the time waiting for data)"
-        clock = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+        clock = f"{format_duration(left)} left"
         return "  ".join([f"{self.unit} {epoch}/{self.epochs}", *parts, speed, clock])
+
+
+def format_duration(seconds: float) -> str:
+    """Return hours, minutes and seconds, as in 1:02:03."""
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"

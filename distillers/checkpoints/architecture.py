@@ -1,12 +1,14 @@
 """Build the network of a state dict without a card, by its name or by the shapes of its weights."""
 
 import logging
+import sys
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +25,6 @@ from distillers.checkpoints.shapes import (
     weight_shapes,
     without_extra_logits,
 )
-from distillers.checkpoints.timm_names import renamed_by_timm
 from distillers.errors import MODEL_FLAGS, SAVE_WEIGHTS, InputError
 from distillers.models.external import native_size
 
@@ -31,6 +32,8 @@ LORA = "lora_"  # in the names of the weights of adapters
 MAX_NAMES = 12  # of numbers that were left out
 SORTED = (".safetensors", ".json")  # files whose weights are in the order of their names
 LEAVES = ("weight", "bias", "running_mean", "running_var")
+# What a conversion of timm raises for the weights of another network.
+MISFITS = (AttributeError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
 BY_ORDER = (
     "%s: its weights have other names than those of %s; they were taken in their order, in which "
     "all shapes agree. Compare the accuracy before you trust it."
@@ -88,7 +91,7 @@ def recognize_network(
     size = image_size or (name and native_size(name)) or SIZES[0]
     taken, fit = _first_fit(name, candidates, size) or (candidates[0], None)
     if fit is None and name:
-        renamed = renamed_by_timm(name, candidates, native_size(name) or size)
+        renamed = _renamed_by_timm(name, candidates, native_size(name) or size)
         taken, fit = _first_fit(name, renamed, size) or (taken, None)
         if fit:
             log.warning("%s: its weights were renamed as timm does for this network.", path)
@@ -171,17 +174,12 @@ def load_weights(net: nn.Module, state: dict[str, Tensor], path: str | Path) -> 
 def _first_fit(
     name: str | None, candidates: Iterable[Weights], size: int
 ) -> tuple[Weights, Fit] | None:
-    """Return the first weights that a network can have, and how it has them."""
-    fits = ((weights, _fit(name, weights.state, size)) for weights in candidates)
-    return next(((weights, fit) for weights, fit in fits if fit), None)
-
-
-def _fit(name: str | None, state: dict[str, Tensor], image_size: int) -> Fit | None:
-    """Return how the named network has these weights, or else the only built-in one with them."""
-    if name:
-        return find_fit(name, state, image_size)
-    found = names_by_shapes(state)
-    return found[0] if len(found) == 1 else None
+    """Return the first weights of the named network, or else of exactly one built-in network."""
+    for weights in candidates:
+        found = [find_fit(name, weights.state, size)] if name else names_by_shapes(weights.state)
+        if len(found) == 1 and found[0]:
+            return weights, found[0]
+    return None
 
 
 def _log_choice(
@@ -256,3 +254,29 @@ def _rename_by_order(name: str, state: dict[str, Tensor], path: str | Path) -> d
     if len(given) != len(keys) or misordered or Path(path).suffix in SORTED:
         return {}
     return {own: state[key] for own, key in zip(keys, given, strict=True)}
+
+
+def _renamed_by_timm(name: str, candidates: Iterable[Weights], size: int) -> Iterator[Weights]:
+    """Yield sets of weights as timm reads them from the files of DINOv2, MAE, Swin and others.
+
+    Args:
+        name: of a network; nothing is yielded if it is not timm's.
+        candidates: the sets of weights in a file.
+        size: side of the images in pixels for which the network is built.
+    """
+    library, _, network = name.partition(":")
+    if library != "timm":
+        return
+    module = sys.modules[timm.model_entrypoint(network).__module__]
+    convert: Any = getattr(module, "checkpoint_filter_fn", None)
+    if convert is None:
+        return
+    net = models.create(name, image_size=size)
+    for weights in candidates:
+        try:
+            with torch.no_grad():
+                state = convert(dict(weights.state), net)
+        except MISFITS:
+            continue
+        if isinstance(state, dict):
+            yield replace(weights, state=state)

@@ -9,8 +9,10 @@ PROGRAM = "a program of torch.export"
 HEAD = 512  # bytes that are looked at
 MAX_EXPANSION = 100  # of a compressed archive
 
-DOWNLOAD = "The download stored a page instead of the file; use the direct link"
 INDEX = ".index.json"  # end of the name of the index of weights in several files
+AGAIN = "Copy or download it again"
+CONVERT = "Convert its weights with the code that wrote it"
+DOWNLOAD = "The download stored a page instead of the file; use the direct link"
 EXTRACT = "Extract it, and name a file in it"
 SIGNATURES = (
     (b"version https://git-lfs", "a Git LFS pointer", "Fetch the file itself with git lfs pull"),
@@ -28,19 +30,15 @@ SIGNATURES = (
     (b"(\xb5/\xfd", "a zstd archive", EXTRACT),
     (b"7z\xbc\xaf", "a 7z archive", EXTRACT),
     (b"rar!", "a RAR archive", EXTRACT),
-    (
-        b"\x89hdf",
-        "an HDF5 file, as Keras writes",
-        "Convert its weights with the code that wrote it",
-    ),
-    (b"\x93numpy", "a NumPy array", "Convert its weights with the code that wrote it"),
+    (b"\x89hdf", "an HDF5 file, as Keras writes", CONVERT),
+    (b"\x93numpy", "a NumPy array", CONVERT),
     (b"gguf", "a GGUF file", ""),
 )
 MEMBERS = (
     ("/constants.pkl", "a TorchScript program", "Save its weights with torch.save("
      "torch.jit.load(FILE).state_dict(), NEW_FILE), if you trust it, and name that file"),
     ("/archive_format", PROGRAM, "Give it the suffix .pt2"),
-    (".npy", "a NumPy archive", "Convert its weights with the code that wrote it"),
+    (".npy", "a NumPy archive", CONVERT),
 )  # fmt: skip
 
 
@@ -79,9 +77,9 @@ def is_safetensors(path: Path) -> bool:
 def _describe(path: Path, head: bytes) -> tuple[str, str]:
     """Return what a file is and what to do; ("", "") if it may be a file of weights."""
     if not head:
-        return "empty", "Copy or download it again"
+        return "empty", AGAIN
     if not head.strip(b"\0"):
-        return "full of zeros", "Copy or download it again"
+        return "full of zeros", AGAIN
     if head[5:9] == b"\0\0\0{":  # the length of a safetensors header may look like a signature
         return "", ""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
@@ -104,7 +102,7 @@ def _describe_zip(path: Path) -> tuple[str, str]:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
-        return "a damaged ZIP archive", "Copy or download it again"
+        return "a damaged ZIP archive", AGAIN
     names = [member.filename for member in members]
     for suffix, what, advice in MEMBERS:
         if any(name.endswith(suffix) for name in names):

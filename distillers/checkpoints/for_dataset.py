@@ -10,8 +10,7 @@ from torch import nn
 from distillers import data
 from distillers.checkpoints.input_adapter import adapt_input, class_mismatch, with_normalization
 from distillers.checkpoints.load import Classifier
-from distillers.checkpoints.onnx import OnnxNetwork
-from distillers.checkpoints.openvino import OpenVinoNetwork
+from distillers.checkpoints.onnx import RuntimeNetwork
 from distillers.config.scoring import EvalDataConfig, read_run_flags
 from distillers.data.source import DataSource
 from distillers.errors import InputError, complain
@@ -65,8 +64,7 @@ def for_dataset(
         raise InputError(mismatch)
     if mismatch:  # possibly the same classes under other names
         complain(f"WARNING: {mismatch}")
-    size = (source.image_size, source.image_size)
-    net = adapt_input(classifier.net, classifier.card, mean=source.mean, std=source.std, size=size)
+    net = adapt_input(classifier.net, classifier.card, source)
     if classifier.card.get("channels_last"):
         net = net.to(memory_format=torch.channels_last)
     return net.to(device).eval()
@@ -74,7 +72,7 @@ def for_dataset(
 
 def count_costs(classifier: Classifier, image_size: int) -> tuple[int | str, int | str]:
     """Return the numbers of parameters and multiply-accumulates, for ONNX and IR from the card."""
-    if isinstance(classifier.net, OnnxNetwork | OpenVinoNetwork):
+    if isinstance(classifier.net, RuntimeNetwork):
         unknown = "unknown (the file has no card)"
         return classifier.card.get("parameters", unknown), classifier.card.get("macs", unknown)
     size = classifier.card.get("image_size", image_size)

@@ -10,8 +10,7 @@ import yaml
 from distillers.checkpoints.card import complete_card
 from distillers.checkpoints.export import write_safetensors
 from distillers.checkpoints.load import Classifier, load
-from distillers.checkpoints.onnx import OnnxNetwork
-from distillers.checkpoints.openvino import OpenVinoNetwork
+from distillers.checkpoints.onnx import RuntimeNetwork
 from distillers.checkpoints.program import Program
 from distillers.errors import InputError, first_line
 from distillers.models.pretrained import check_hub
@@ -45,7 +44,7 @@ def push_to_hub(
         InputError: if the network cannot be loaded, or the hub does not answer or refuses.
     """
     classifier = network if isinstance(network, Classifier) else load(network)
-    if isinstance(classifier.net, Program | OnnxNetwork | OpenVinoNetwork):
+    if isinstance(classifier.net, Program | RuntimeNetwork):
         raise InputError(
             "a .pt2, .onnx or .xml file is a program without weights to upload; push the "
             "checkpoint or the safetensors file."

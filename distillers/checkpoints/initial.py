@@ -81,7 +81,7 @@ def build_initial(
         message += f", with a new classifier ({num_classes} classes instead of "
         message += f"{card['num_classes']})"
         if card["num_classes"]:
-            net = _replace_classifier(net, num_classes)
+            net = replace_classifier(net, num_classes)
         else:
             net = add_classifier(net, name, num_classes, own_size)
     if drop_path is not None:
@@ -161,12 +161,3 @@ def add_classifier(net: nn.Module, name: str, num_classes: int, image_size: int)
     whole = models.create(name, num_classes, image_size)
     whole.load_state_dict(net.state_dict(), strict=False)
     return whole
-
-
-def _replace_classifier(net: nn.Module, num_classes: int) -> nn.Module:
-    """Return the network with a new classifier."""
-    reset: Any = getattr(net, "reset_classifier", None)  # timm's, which handles several heads
-    if reset is None:
-        return replace_classifier(net, num_classes)
-    reset(num_classes)
-    return net

@@ -6,6 +6,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -76,22 +77,16 @@ class InputAdapter(nn.Module):
         return self.net(images)
 
 
-def adapt_input(
-    net: nn.Module,
-    card: dict[str, Any],
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    size: tuple[int, int],
-) -> nn.Module:
-    """Return `net`, in an `InputAdapter` if its card asks for other images than these."""
+def adapt_input(net: nn.Module, card: dict[str, Any], source: DataSource) -> nn.Module:
+    """Return `net`, in an `InputAdapter` if its card asks for other images than a data set has."""
+    mean, std = source.mean, source.std
     own_mean, own_std = card.get("mean") or mean, card.get("std") or std
-    side = card.get("image_size")
-    own_size = size if side is None else (int(side), int(side))
-    if own_size == size and same_statistics(mean, own_mean) and same_statistics(std, own_std):
+    side = card.get("image_size") or source.image_size
+    same = same_statistics(mean, own_mean) and same_statistics(std, own_std)
+    if side == source.image_size and same:
         return net
     interpolation = card.get("interpolation", "bilinear")
-    return InputAdapter(net, mean, std, own_mean, own_std, own_size, interpolation)
+    return InputAdapter(net, mean, std, own_mean, own_std, (side, side), interpolation)
 
 
 def with_normalization(
@@ -149,13 +144,7 @@ def class_mismatch(card: dict[str, Any], source: DataSource, path: Path | str) -
 
 def same_statistics(first: Sequence[float], second: Sequence[float]) -> bool:
     """Return whether two statistics agree to 1e-6; one number is for all channels."""
-    channels = max(len(first), len(second))
-    pairs = zip(_per_channel(first, channels), _per_channel(second, channels), strict=True)
-    return all(abs(one - other) <= 1e-6 for one, other in pairs)
-
-
-def _per_channel(numbers: Sequence[float], channels: int) -> list[float]:
-    return list(numbers) * channels if len(numbers) == 1 else list(numbers)
+    return np.allclose(first, second, rtol=0, atol=1e-6)
 
 
 def known_interpolation(interpolation: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -127,14 +128,18 @@ class Quantizer:
             augmented_model_path=str(self._folder / "augmented.onnx"),
             calibrate_method=CalibrationMethod.MinMax,
         )
-        calibrator.collect_data(_reader(self._model.graph.input[0].name, self._images))
+        name = self._model.graph.input[0].name
+        feeds = ({name: part.numpy()} for part in self._images.split(BATCH))
+        calibrator.collect_data(SimpleNamespace(get_next=lambda: next(feeds, None)))
         return calibrator.compute_data()
 
     def _write(self, path: Path, exclude: Sequence[str] = (), only: Sequence[str] = ()) -> None:
         import onnx
         from onnxruntime.quantization import QuantType
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+        from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
+        operations = sorted({*QDQRegistry, *QLinearOpsRegistry})
         # int8 operations around a layer in float would round its input and output nevertheless
         is_whole = not only and not exclude
         model = onnx.ModelProto()
@@ -149,7 +154,7 @@ class Quantizer:
                 tensors_range=self._ranges,
                 nodes_to_quantize=list(only),
                 nodes_to_exclude=list(exclude),
-                op_types_to_quantize=_operations() if is_whole else list(LAYERS),
+                op_types_to_quantize=operations if is_whole else list(LAYERS),
                 extra_options={},
             )
             quantizer.quantize_model()
@@ -216,28 +221,6 @@ def _find_layers(model: Any) -> dict[str, str]:
         for node in model.graph.node
         if node.op_type in LAYERS and len(node.input) > 1 and node.input[1] in weights
     }
-
-
-def _operations() -> list[str]:
-    """Return the operations that onnxruntime quantizes."""
-    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
-
-    return sorted({*QDQRegistry, *QLinearOpsRegistry})
-
-
-def _reader(name: str, images: Tensor) -> Any:
-    """Return a reader of calibration images as onnxruntime asks for it."""
-    from onnxruntime.quantization import CalibrationDataReader
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self._parts = iter(images.split(BATCH))
-
-        def get_next(self) -> Any:  # None at the end
-            part = next(self._parts, None)
-            return None if part is None else {name: part.numpy()}
-
-    return Reader()
 
 
 @contextmanager

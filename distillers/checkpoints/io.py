@@ -144,7 +144,9 @@ def _read_pickle(path: Path) -> object:
             warnings.filterwarnings("ignore", "Validating sparse tensor", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if _looks_damaged(path):
+        with path.open("rb") as file:
+            magic = file.read(2)
+        if magic not in (b"PK", b"\x80\x02"):
             raise CorruptFileError(f"{path} is damaged or not a checkpoint.") from error
         raise InputError(
             f"{path} holds Python objects{_unsafe_names(path)} and was not opened: that could run "
@@ -195,12 +197,6 @@ def _read_parts(index: Path) -> dict[str, Any]:
             )
         weights |= part
     return weights
-
-
-def _looks_damaged(path: Path) -> bool:
-    with path.open("rb") as file:
-        magic = file.read(2)
-    return magic not in (b"PK", b"\x80\x02")
 
 
 def _alternatives(path: Path) -> str:

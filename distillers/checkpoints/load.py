@@ -1,5 +1,6 @@
 """Load a network, ready to use, from any supported file or a run's folder."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,13 @@ from distillers.data.loaders.decode import resize_center_crop
 from distillers.data.normalization import Normalize
 from distillers.errors import InputError
 from distillers.features.taps import declare_inner_taps
+
+# Of programs by suffix: what the file is, the check of its checksum, and what opens it.
+OPENERS: dict[str, tuple[str, Callable[[Path], bool], Callable[[Path], Any]]] = {
+    ".onnx": ("an ONNX file", check_checksum, OnnxNetwork),
+    ".pt2": (PROGRAM, check_checksum, read_program),
+    openvino.XML: ("an XML document", openvino.check_checksum, openvino.OpenVinoNetwork),
+}
 
 
 class Classifier(nn.Module):
@@ -163,25 +171,10 @@ def file_bytes(path: Path) -> int:
 
 
 def _load_program(path: Path) -> Classifier:
-    """Load a `.onnx` or `.pt2` file."""
     check_exists(path)
-    if path.suffix == openvino.XML:
-        return _load_openvino(path)
-    is_onnx = path.suffix == ".onnx"
-    check_content(path, "an ONNX file" if is_onnx else PROGRAM)
-    if not check_checksum(path):
+    what, has_checksum, open_program = OPENERS[path.suffix]
+    check_content(path, what)
+    if not has_checksum(path):
         log_unverified(path)
-    if is_onnx:
-        net = OnnxNetwork(path)
-        return Classifier(net, check_card(net.card, path))
-    net, card = read_program(path)
-    return Classifier(net, check_card(card, path))
-
-
-def _load_openvino(path: Path) -> Classifier:
-    """Load OpenVINO IR."""
-    check_content(path, "an XML document")
-    if not openvino.check_checksum(path):
-        log_unverified(path)
-    net = openvino.OpenVinoNetwork(path)
+    net = open_program(path)
     return Classifier(net, check_card(net.card, path))

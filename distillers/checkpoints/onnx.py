@@ -10,24 +10,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from distillers.checkpoints.checksum import add_to_onnx
 from distillers.errors import CorruptFileError, InputError, first_line
 from distillers.files import write_atomically
 
 TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
-NEEDED = ("onnx", "onnxscript", "onnxruntime")
+NEEDED = {"export": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
 
 
-def require() -> None:
-    """Check that the extra is installed.
+def require(extra: str = "export") -> None:
+    """Check that an extra is installed.
 
     Raises:
         InputError: if it is not; the message has the command that installs it.
     """
-    missing = [name for name in NEEDED if find_spec(name) is None]
+    missing = [name for name in NEEDED[extra] if find_spec(name) is None]
     if missing:
-        raise InputError(f"{', '.join(missing)} missing: pip install distillers[export]")
+        raise InputError(f"{', '.join(missing)} missing: pip install distillers[{extra}]")
 
 
 def write(net: nn.Module, card: dict[str, Any], path: Path, images: Tensor) -> None:
@@ -79,8 +80,34 @@ def open_session(path: Path) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-class OnnxNetwork(nn.Module):
-    """An ONNX file as a module without parameters, run by onnxruntime on the CPU.
+class RuntimeNetwork(nn.Module):
+    """A file as a module without parameters, which another library runs on the CPU.
+
+    Attributes:
+        path: the file.
+        card: facts about the network.
+    """
+
+    path: Path
+    card: dict[str, Any]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (n, k) of images (n, 3, h, w), on their device."""
+        try:
+            return self.run(images.cpu()).to(images.device).float()
+        except Exception as error:  # these libraries raise several kinds, some private
+            shape = tuple(images.shape)
+            raise InputError(
+                f"{self.path} cannot run on images {shape}: {first_line(error)}"
+            ) from error
+
+    def run(self, images: Tensor) -> Tensor:
+        """Return logits (n, k) of images (n, 3, h, w), both on the CPU."""
+        raise NotImplementedError
+
+
+class OnnxNetwork(RuntimeNetwork):
+    """An ONNX file, run by onnxruntime.
 
     A file for a fixed number of images runs in batches of that number.
 
@@ -120,23 +147,13 @@ class OnnxNetwork(nn.Module):
             known = {key: number for key, number in sizes.items() if isinstance(number, int)}
             self.card = {"model": path.stem, **known}
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (n, k) of images (n, 3, h, w), on their device."""
+    @override
+    def run(self, images: Tensor) -> Tensor:
         count = self.batch_size or len(images)
         padding = images[-1:].expand(-len(images) % count, -1, -1, -1)
-        parts = torch.cat([images, padding]).cpu().to(self.dtype).split(count)
-        try:
-            logits = [self.session.run(None, {self._input: part.numpy()})[0] for part in parts]
-        except Exception as error:  # onnxruntime's own classes are private
-            shape = tuple(images.shape)
-            raise InputError(
-                f"{self.path} cannot run on images {shape}: {first_line(error)}"
-            ) from error
-        return (
-            torch.cat([torch.from_numpy(part) for part in logits])[: len(images)]
-            .to(images.device)
-            .float()
-        )
+        parts = torch.cat([images, padding]).to(self.dtype).split(count)
+        logits = [self.session.run(None, {self._input: part.numpy()})[0] for part in parts]
+        return torch.cat([torch.from_numpy(part) for part in logits])[: len(images)]
 
     def _find_input(self) -> tuple[str, torch.dtype, int | None, int | None]:
         """Return the input's name, type, and fixed numbers of images and of pixels on a side."""

@@ -7,13 +7,14 @@ of the XML file is a comment with the SHA-256 of the lines before it and of the 
 import hashlib
 import json
 import re
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from typing_extensions import override
 
+from distillers.checkpoints.onnx import RuntimeNetwork, require
 from distillers.errors import CorruptFileError, InputError, first_line
 from distillers.files import write_atomically
 
@@ -22,16 +23,6 @@ CARD = ["distillers", "card"]  # path in the graph's runtime information
 SUM = re.compile(rb"<!--distillers\.sha256:([0-9a-f]{64})-->\n\Z")
 # OpenVINO would compute in bfloat16 where the CPU can, and differ from other runtimes.
 PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
-
-
-def require() -> None:
-    """Check that the extra is installed.
-
-    Raises:
-        InputError: if it is not; the message has the command that installs it.
-    """
-    if find_spec("openvino") is None:
-        raise InputError("openvino missing: pip install distillers[openvino]")
 
 
 def convert(source: Path, card: dict[str, Any], path: Path) -> None:
@@ -45,7 +36,7 @@ def convert(source: Path, card: dict[str, Any], path: Path) -> None:
     Raises:
         InputError: if OpenVINO lacks an operation of the network.
     """
-    require()
+    require("openvino")
     import openvino
 
     try:
@@ -82,8 +73,8 @@ def check_checksum(path: Path) -> bool:
     return True
 
 
-class OpenVinoNetwork(nn.Module):
-    """OpenVINO IR as a module without parameters, run by OpenVINO on the CPU in float32.
+class OpenVinoNetwork(RuntimeNetwork):
+    """OpenVINO IR, run by OpenVINO in float32.
 
     Args:
         path: an XML file that maps normalized images (n, 3, h, w) to logits.
@@ -98,7 +89,7 @@ class OpenVinoNetwork(nn.Module):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        require()
+        require("openvino")
         import openvino
 
         self.path = path
@@ -119,16 +110,9 @@ class OpenVinoNetwork(nn.Module):
                 "map images to logits."
             )
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (n, k) of images (n, 3, h, w), on their device."""
-        try:
-            logits = self.compiled(images.float().cpu().numpy())[0]
-        except Exception as error:  # OpenVINO raises several kinds
-            shape = tuple(images.shape)
-            raise InputError(
-                f"{self.path} cannot run on images {shape}: {first_line(error)}"
-            ) from error
-        return torch.from_numpy(logits.copy()).to(images.device).float()
+    @override
+    def run(self, images: Tensor) -> Tensor:
+        return torch.from_numpy(self.compiled(images.float().numpy())[0].copy())
 
 
 def _digest(content: bytes, path: Path) -> str:

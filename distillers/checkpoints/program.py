@@ -48,11 +48,11 @@ OTHERS = re.compile(r"[\w.+:-]*")
 
 
 class Program(nn.Module):
-    """An exported program as a module; it always runs in evaluation mode."""
+    """An exported program as a module with its card; it always runs in evaluation mode."""
 
-    def __init__(self, program: torch.export.ExportedProgram) -> None:
+    def __init__(self, program: torch.export.ExportedProgram, card: object) -> None:
         super().__init__()
-        self.graph = program.module()
+        self.graph, self.card = program.module(), card
 
     def train(self, mode: bool = True) -> "Program":
         """Set the flag only: the graph cannot change its mode."""
@@ -64,8 +64,8 @@ class Program(nn.Module):
         return self.graph(images)
 
 
-def read_program(path: Path) -> tuple[Program, object]:
-    """Return the program in a `.pt2` file and its card.
+def read_program(path: Path) -> Program:
+    """Return the program in a `.pt2` file.
 
     Raises:
         InputError: if it could do more than compute.
@@ -79,7 +79,7 @@ def read_program(path: Path) -> tuple[Program, object]:
         _check_has_card(path)
         _check_safe(path)
         program = torch.export.load(path, extra_files=extra)
-        return Program(program), json.loads(extra[CARD])
+        return Program(program, json.loads(extra[CARD]))
     except InputError:
         raise
     except Exception as error:  # a damaged program can raise anything

@@ -63,18 +63,14 @@ def find_fit(name: str, state: dict[str, Tensor], image_size: int) -> Fit | None
     for size in _candidate_sizes(name, wanted, image_size):
         try:
             classes = num_classes_of(name, size, wanted)
-            if classes is None and may_lack_classifier(name):
+            is_own_code = ":" in name and not name.startswith(("timm:", "torchvision:"))
+            if classes is None and not is_own_code:  # it can be built without classifier
                 classes = 0
             if classes is not None and _has_shapes(fit := Fit(name, size, classes), wanted):
                 return fit
         except InputError:  # it has no version for this size
             continue
     return None
-
-
-def may_lack_classifier(name: str) -> bool:
-    """Return whether a network can be built without its classifier: all but the user's own."""
-    return ":" not in name or name.startswith(("timm:", "torchvision:"))
 
 
 def num_classes_of(name: str, image_size: int, wanted: Shapes) -> int | None:

@@ -19,9 +19,9 @@ from distillers.models.registry import SMALL_IMAGES
 
 
 def build(
-    student: RecognizedNetwork, projector: dict[str, Tensor], teacher: nn.Module, path: str | Path
+    projector: dict[str, Tensor], student: RecognizedNetwork, teacher: nn.Module, path: str | Path
 ) -> ReusedClassifier:
-    """Join the student's backbone, the file's projector and the teacher's classifier.
+    """Join the file's projector, the student's backbone and the teacher's classifier.
 
     Such a file holds the student and the projector, but neither the classifier nor the size of the
     teacher's map, to which a larger map of the student is average-pooled.

@@ -9,6 +9,7 @@ another layout, write a class with `matches` and `convert` and add it to `READER
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -88,14 +89,8 @@ class SimKDReader:
             "classifier was not trained; the accuracy in the file is not this network's. With the "
             "teacher (--path_t) the network that was scored is built."
         )
-
-        def rebuild(
-            student: RecognizedNetwork, teacher: nn.Module, path: str | Path
-        ) -> ReusedClassifier:
-            return simkd.build(student, payload["proj"], teacher, path)
-
         others = {key: value for key, value in payload.items() if key != "proj"}
-        return Converted(find_weights(others), warning, rebuild)
+        return Converted(find_weights(others), warning, partial(simkd.build, payload["proj"]))
 
 
 class StateDictReader:

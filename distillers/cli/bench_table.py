@@ -3,10 +3,9 @@
 import math
 import statistics
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
-from distillers.config.sizes import format_bytes
+from distillers.config.sizes import format_bytes, pluralize
 from distillers.training.benchmark import DEFAULT, PLAIN, STUDENT, TEACHER, VARIANTS, StepTiming
 
 
@@ -23,10 +22,6 @@ class Measurements:
     rows: dict[str, dict[str, StepTiming]] = field(default_factory=dict)
     peaks: dict[str, dict[str, float]] = field(default_factory=dict)
     cache_bytes: dict[str, int] = field(default_factory=dict)
-
-    def plain(self) -> dict[str, Any]:
-        """Return the measurements as JSON types."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,8 @@ def lines(measurements: Measurements, training: TrainingLength) -> Iterator[str]
             m: [f"{peaks[v]:,.0f}" for v in variants] for m, peaks in measurements.peaks.items()
         }
         yield from _table(shown, variants)
-    yield f"hours of {training.epochs:,} epochs of {training.steps:,} steps, evaluation aside:"
+    length = f"{pluralize(training.epochs, 'epoch')} of {pluralize(training.steps, 'step')}"
+    yield f"hours of {length}, evaluation aside:"
     hours = {m: {v: training.hours(rows, v) for v in variants} for m, rows in every.items()}
     yield from _table(
         {m: [_hours(each[v]) for v in variants] for m, each in hours.items()}, variants

@@ -6,20 +6,27 @@ The teacher's outputs on these 50 images carry information that their labels lac
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
-from scipy.stats import t
 from torch import Tensor, nn
 
-from distillers import models
-from distillers.data import ImageSet, Loader, load
+from distillers import data, models
+from distillers.checkpoints.card import complete_card, create_card
+from distillers.checkpoints.export import SUFFIXES, export
+from distillers.checkpoints.load import Classifier, load
+from distillers.checkpoints.onnx import NEEDED
+from distillers.data import ImageSet
 from distillers.distillation import recipes
 from distillers.distillation.build import distil
 from distillers.distillation.distillation import Distillation
 from distillers.distillation.task import Supervised
 from distillers.losses import CE
+from distillers.models.profile import latencies_ms
 from distillers.report.estimates import SampleStats
-from distillers.training import runner as run
+from distillers.training.evaluate import score
+from distillers.training.predictions import collect
 from distillers.training.trainer import Hyperparameters, fit
 
 TEACHER, STUDENT = "resnet20", "resnet8"
@@ -71,39 +78,11 @@ class Result:
         """Mean and standard deviation of the accuracies."""
         return SampleStats(self.accuracies)
 
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """Ends of the 95 % t interval of the mean accuracy; None for one seed."""
-        return t_interval(self.accuracies)
 
-
-@dataclass(frozen=True)
-class Gain:
-    """Mean gain in points over another method, and the ends of its 95 % interval if known."""
-
-    mean: float
-    interval: tuple[float, float] | None
-
-    def __str__(self) -> str:
-        """Return the gain with its interval."""
-        ends = f" [{self.interval[0]:+.1f}, {self.interval[1]:+.1f}]" if self.interval else ""
-        return f"{self.mean:+.1f}{ends}"
-
-
-def paired_gain(result: Result, alone: Result) -> Gain:
-    """Return the gain over the student alone; the seeds are paired by their labelled images."""
+def paired_gain(result: Result, alone: Result) -> SampleStats:
+    """Return the gains in points over the student alone with the same labelled images."""
     pairs = zip(result.accuracies, alone.accuracies, strict=True)
-    gains = [one - other for one, other in pairs]
-    return Gain(SampleStats(gains).mean, t_interval(gains))
-
-
-def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return the ends of the 95 % t interval of a mean; None for one value."""
-    stats = SampleStats(values)
-    if stats.sd is None:
-        return None
-    margin = float(t.ppf(0.975, stats.n - 1)) * stats.sd / stats.n**0.5
-    return stats.mean - margin, stats.mean + margin
+    return SampleStats([one - other for one, other in pairs])
 
 
 def train_teacher(images: ImageSet, device: torch.device) -> nn.Module:
@@ -133,29 +112,28 @@ def compare(
         The teacher's result, the result of each method, and the digits.
     """
     images = digits()
-    tests = {"test": images.test_loader(device)}
+    tests = images.test_loader(device)
     teacher = train_teacher(images, device)
-    of_teacher = Result(
-        "teacher", [run.evaluate_on_splits(teacher, tests)["test_acc"]], net=teacher
-    )
+    of_teacher = Result("teacher", [score(teacher, tests.epoch(1)).acc], net=teacher)
     report(f"teacher {TEACHER}: {of_teacher.accuracies[0]:.1f} %")
     results = [Result(name) for name in methods]
     for seed in seeds:
         few = images.keep(_balanced_rows(images.train_labels, LABELLED, seed).repeat(REPEAT))
         for result in results:
             net = train_student(result.name, teacher, few, seed, device)
-            result.accuracies.append(run.evaluate_on_splits(net, tests)["test_acc"])
+            result.accuracies.append(score(net, tests.epoch(1)).acc)
             result.net = net
             report(f"seed {seed}, {result.name}: {result.accuracies[-1]:.1f} %")
     for result in results:
         assert result.net is not None  # there is at least one seed
-        result.correct = _correct(result.net, tests["test"])
+        (seen,) = collect([result.net], tests.epoch(1))
+        result.correct = seen.classes() == seen.labels()
     return of_teacher, results, images
 
 
 def digits() -> ImageSet:
     """Return the digits at half their height and width, for a quarter of the computation."""
-    return load("digits").resized(SIDE)
+    return data.load("digits").resized(SIDE)
 
 
 def train_student(
@@ -200,7 +178,49 @@ def _balanced_rows(labels: Tensor, count: int, seed: int) -> Tensor:
     return torch.cat([order[labels[order] == number][:each] for number in classes])
 
 
-@torch.no_grad()
-def _correct(net: nn.Module, test: Loader) -> Tensor:
-    net.eval()
-    return torch.cat([net(b.images).argmax(1) == b.labels for b in test.epoch(1)]).cpu()
+@dataclass(frozen=True)
+class ExportedPair:
+    """The files of the teacher and of the best student.
+
+    Attributes:
+        teacher: file of the teacher.
+        student: file of the best student.
+        method: its method.
+        latencies: median milliseconds of a forward of one image, by file, interleaved.
+        runtime: what ran them.
+    """
+
+    teacher: Path
+    student: Path
+    method: str
+    latencies: dict[Path, float]
+    runtime: str
+
+
+def export_pair(folder: Path, teacher: Result, student: Result, images: ImageSet) -> ExportedPair:
+    """Export both networks as ONNX, or as safetensors without the extra `export`.
+
+    Args:
+        folder: an existing folder.
+        teacher: result of the teacher.
+        student: result of the student to export, whose network is that of the last seed.
+        images: the digits.
+    """
+    form = "onnx" if all(find_spec(name) for name in NEEDED["export"]) else "safetensors"
+    paths = {}
+    sample = next(images.test_loader(torch.device("cpu")).epoch(1)).images
+    for result, name in ((teacher, TEACHER), (student, STUDENT)):
+        assert result.net is not None  # set by compare
+        net = result.net.cpu().eval()
+        card = create_card(name, images, channels_last=False)
+        card["accuracy"] = result.accuracies[-1]
+        if deployed := getattr(net, "card", None):
+            card["deploy"] = deployed
+        classifier = Classifier(net, card)
+        path = folder / f"{'teacher' if result is teacher else 'student'}{SUFFIXES[form]}"
+        export(classifier, complete_card(classifier, images), path, form, sample)
+        paths[result.name] = path
+    both = (paths[teacher.name], paths[student.name])
+    latencies = latencies_ms({path: (load(path).net, images.image_size, 1) for path in both})
+    runtime = "onnxruntime" if form == "onnx" else "PyTorch; with the extra `export`: ONNX"
+    return ExportedPair(*both, student.name, latencies, runtime)

@@ -39,7 +39,7 @@ def _dots(figure: SubFigure, teacher: Result, results: Sequence[Result]) -> None
     order = [results[0], *sorted(results[1:], key=lambda r: r.stats.mean)]
     for row, result in enumerate(order):
         tint = "black" if row == 0 else BLUE
-        mean, ends = result.stats.mean, result.interval
+        mean, ends = result.stats.mean, result.stats.interval
         if ends is not None:
             axes.hlines(row, max(0.0, ends[0]), min(100.0, ends[1]), color=tint, lw=2, alpha=0.4)
         seeds = result.accuracies

@@ -13,6 +13,7 @@ from distillers.config.flags import (
     Range,
     require,
 )
+from distillers.config.sizes import pluralize
 from distillers.errors import InputError, unknown
 
 SCHEDULES = ("constant", "cosine", "multistep", "poly", "rsqrt", "step", "tanh", "wsd")
@@ -174,7 +175,7 @@ class Hyperparameters(StepFlags):
 
 def describe_hparams(hparams: Hyperparameters, batch_size: int, num_batches: int) -> str:
     """Return a line about the optimizer, the learning rate and the batches of all processes."""
-    steps = f"batch {batch_size}, {num_batches} batches an epoch"
+    steps = f"batch {batch_size}, {pluralize(num_batches, 'batch')} an epoch"
     if hparams.accumulate > 1:
         steps += f", {hparams.accumulate} batches a step"
     optimizer = "SGD" if hparams.opt is None else hparams.opt
@@ -183,7 +184,8 @@ def describe_hparams(hparams: Hyperparameters, batch_size: int, num_batches: int
         momentum = f"momentum {hparams.momentum:g} ± {hparams.dot_delta:g}, "
     return (
         f"{optimizer}: learning rate {hparams.learning_rate:g}{_describe_schedule(hparams)}; "
-        f"{momentum}weight decay {hparams.weight_decay:g}; {hparams.epochs} epochs, {steps}"
+        f"{momentum}weight decay {hparams.weight_decay:g}; {pluralize(hparams.epochs, 'epoch')}, "
+        f"{steps}"
     )
 
 
@@ -198,5 +200,6 @@ def _describe_schedule(hparams: Hyperparameters) -> str:
     else:
         schedule = str(hparams.sched)
     if hparams.warmup_epochs:
-        schedule += f", warm-up of {hparams.warmup_epochs} epochs from {hparams.warmup_lr:g}"
+        warmup = pluralize(hparams.warmup_epochs, "epoch")
+        schedule += f", warm-up of {warmup} from {hparams.warmup_lr:g}"
     return f", {schedule}"

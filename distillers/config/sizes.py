@@ -1,4 +1,4 @@
-"""Parsing and formatting of sizes and ages; nothing here imports torch."""
+"""Parsing and formatting of sizes, ages and counts; nothing here imports torch."""
 
 import re
 from collections.abc import Mapping
@@ -24,6 +24,12 @@ def _parse(text: str, unit: str, factors: Mapping[str, float], flag: str, form: 
     if not found:
         raise InputError(f"--{flag} is {text!r}; it must be {form}.")
     return float(found[1]) * factors[found[2].upper()]
+
+
+def pluralize(number: float, noun: str) -> str:
+    """Format a count with its noun, as in "1 run", "2 runs", "2 batches", "2 processes"."""
+    ending = "es" if noun.endswith(("tch", "ss")) else "s"
+    return f"{number:,} {noun}{ending * (number != 1)}"
 
 
 def format_bytes(count: float) -> str:

@@ -45,8 +45,12 @@ def replace_classifier(net: nn.Module, num_classes: int) -> nn.Module:
     """Replace the classifier of a network by a new one, unless it has `num_classes` logits.
 
     With 0 classes it is removed. The classifier is the last module that is a linear layer or a
-    1 x 1 convolution.
+    1 x 1 convolution. A network of timm, which may have several, replaces its own in any case.
     """
+    reset: Any = getattr(net, "reset_classifier", None)
+    if reset is not None:
+        reset(num_classes)
+        return net
     if not num_classes:
         return remove_classifier(net)
     path, head = _last_layer(net)

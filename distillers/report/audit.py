@@ -1,10 +1,13 @@
 """Audit teachers before they teach: accuracy, calibration, probable label errors, agreement."""
 
+import base64
+import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,10 +15,13 @@ from torch.nn import functional as F
 from distillers.data.source import DataSource
 from distillers.figures.calibration import expected_calibration_error
 from distillers.report.evaluation import check_finite, json_rows, per_class
+from distillers.report.formatting import MISSING
+from distillers.report.html import page_environment, template_source
 from distillers.training.predictions import Predictions, agreement
 
 TEMPERATURES = (0.05, 20.0)  # ends of the range that is searched
 SHOWN = 48  # suspects
+SIDE = 112  # pixels of a picture on the page
 
 
 def audit(names: Sequence[str], seen: Sequence[Predictions], source: DataSource) -> dict[str, Any]:
@@ -149,3 +155,32 @@ def _together(seen: Sequence[Predictions]) -> dict[str, float | None]:
         "unanimous": 100 * float(same.double().mean()),
         "unanimous_accuracy": 100 * float(right[same].double().mean()) if same.any() else None,
     }
+
+
+def render_audit(found: Mapping[str, Any], images: Mapping[int, Tensor]) -> str:
+    """Render a self-contained page, from `templates/audit.html`.
+
+    Args:
+        found: result of `audit`.
+        images: pictures of the suspects by row, (3, h, w) uint8.
+    """
+    environment = page_environment()
+    environment.filters["fixed"] = _fixed
+    return environment.get_template("audit.html").render(
+        found=found,
+        css=template_source(environment, "page.css"),
+        pictures={row: data_uri(image) for row, image in images.items()},
+    )
+
+
+def data_uri(image: Tensor) -> str:
+    """Return a picture (3, h, w) uint8 as a PNG in a data URI, at most 112 pixels wide and high."""
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    picture.thumbnail((SIDE, SIDE))
+    stream = io.BytesIO()
+    picture.save(stream, "png")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _fixed(value: float | None, digits: int = 2) -> str:
+    return MISSING if value is None else f"{value:.{digits}f}"

@@ -12,7 +12,7 @@ from distillers.data.source import DataSource
 from distillers.figures.calibration import expected_calibration_error
 from distillers.figures.class_gain import Gain, count_gains
 from distillers.report.evaluation import json_rows
-from distillers.training.class_scores import count_classes
+from distillers.training.evaluate import count_classes
 from distillers.training.predictions import Predictions
 
 

@@ -34,6 +34,16 @@ class SampleStats:
         return math.sqrt(squares / (self.n - 1))
 
     @property
+    def interval(self) -> tuple[float, float] | None:
+        """Ends of the 95 % t interval of the mean; None for one value."""
+        from scipy.stats import t  # slow to import
+
+        if self.sd is None:
+            return None
+        margin = float(t.ppf((1 + CONFIDENCE) / 2, self.n - 1)) * self.sd / self.n**0.5
+        return self.mean - margin, self.mean + margin
+
+    @property
     def rounded_mean(self) -> float:
         """The mean rounded to nine decimals, so that rounding errors do not break ties."""
         return round(self.mean, 9)

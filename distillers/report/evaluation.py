@@ -14,8 +14,7 @@ from distillers.errors import InputError
 from distillers.figures.calibration import expected_calibration_error
 from distillers.models.profile import forward_seconds
 from distillers.timing import LoadMeter
-from distillers.training.class_scores import count_classes
-from distillers.training.evaluate import Score
+from distillers.training.evaluate import Score, count_classes
 from distillers.training.predictions import Predictions
 
 RESAMPLES = 1000

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from distillers.config.sizes import pluralize
 from distillers.report.comparisons import PairTable
 from distillers.report.estimates import Difference, SampleStats
 from distillers.report.labels import format_value
@@ -71,7 +72,7 @@ def describe_training(table: PairTable) -> str:
     steps = format_value(flags["lr_decay_epochs"] or "no epoch").replace(",", ", ")
     rate = f" {format_value(flags['learning_rate'])}" if table.teacher else ""
     parts = [
-        f"{format_value(flags['epochs'])} epochs of batches of {format_value(flags['batch_size'])}",
+        f"{pluralize(flags['epochs'], 'epoch')} of batches of {format_value(flags['batch_size'])}",
         f"learning rate{rate} times {format_value(flags['lr_decay_rate'])} after {steps}",
         f"weight decay {format_value(flags['weight_decay'])}",
     ]
@@ -79,8 +80,3 @@ def describe_training(table: PairTable) -> str:
         if name not in SCHEDULE_FLAGS and flag != TRAINING_DEFAULTS.get(name):
             parts.append(f"{name} {format_value(flag)}")
     return ", ".join(parts)
-
-
-def pluralize(number: int, noun: str) -> str:
-    """Format a count with its noun, as in "1 run", "2 runs"."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -1,7 +1,8 @@
 """Row labels: the method, and what sets a row apart from the others of its table."""
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from statistics import mode
 from typing import Any
 
 from distillers.config.flags import Fact, flags_with
@@ -19,13 +20,13 @@ def most_common_flags(groups: Iterable[Group], without: str = "") -> dict[str, A
         {name: flag for name, flag in group[0].train_flags.items() if name != without}
         for group in groups
     ]
-    return candidates[_mode_index([repr(flags) for flags in candidates])]
+    texts = [repr(flags) for flags in candidates]
+    return candidates[texts.index(mode(texts))]
 
 
 def with_common_rate(groups: Sequence[Group], flags: dict[str, Any]) -> dict[str, Any]:
     """Add to training flags the learning rate that most groups of a table share."""
-    rates = [group[0].train_flags[RATE] for group in groups]
-    return {**flags, RATE: rates[_mode_index(rates)]}
+    return {**flags, RATE: mode(group[0].train_flags[RATE] for group in groups)}
 
 
 def method_label(run: RunRecord) -> str:
@@ -37,8 +38,8 @@ def method_label(run: RunRecord) -> str:
 def label_groups(groups: Sequence[Group], flags: dict[str, Any]) -> dict[str, Group]:
     """Return the groups of one table by unique labels."""
     no_teacher = groups[0][0].teacher is None
-    teacher_file = _mode([group[0].teacher_file for group in groups])
-    data = _mode([group[0].data for group in groups])
+    teacher_file = _most_common(group[0].teacher_file for group in groups)
+    data = _most_common(group[0].data for group in groups)
     labelled: dict[str, Group] = {}
     for group in groups:
         run = group[0]
@@ -82,12 +83,6 @@ def _make_unique(label: str, taken: Iterable[str]) -> str:
     return unique
 
 
-def _mode(values: Iterable[str | None]) -> str | None:
+def _most_common(values: Iterable[str | None]) -> str | None:
     """Return the most frequent non-empty value, or None."""
     return next((value for value, _ in Counter(filter(None, values)).most_common(1)), None)
-
-
-def _mode_index(values: Sequence[Hashable]) -> int:
-    """Return the index of the first of the most frequent values."""
-    ((value, _),) = Counter(values).most_common(1)
-    return values.index(value)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from types import SimpleNamespace
 
+from distillers.config.sizes import pluralize
 from distillers.report import charts, formatting
 from distillers.report.charts import (
     CostChart,
@@ -50,7 +51,7 @@ def render_page(report: Report) -> str:
         missing=MISSING,
         strip_width=STRIP_WIDTH,
         max_listed_runs=MAX_LISTED_RUNS,
-        pluralize=formatting.pluralize,
+        pluralize=pluralize,
     )
 
 

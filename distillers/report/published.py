@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from distillers.config.flags import Fact, flags_with
+from distillers.config.sizes import pluralize
 from distillers.config.student import StudentConfig
 from distillers.distillation import recipes
 from distillers.report.records import printable
@@ -84,7 +85,7 @@ def departures(entry: PublishedResult, flags: Mapping[str, Any]) -> list[str]:
     flags = {**flags, "image_size": flags.get("image_size") or side}
     found = []
     if entry.epochs and flags["epochs"] != entry.epochs:
-        found.append(f"{flags['epochs']} epochs, not {entry.epochs}")
+        found.append(f"{pluralize(flags['epochs'], 'epoch')}, not {entry.epochs}")
     return found + [
         f"{name} {printable(flags[name])}, not {usual[name]}"
         for name in COMPARED_FLAGS

@@ -30,6 +30,7 @@ from distillers.config.run_files import (
     reported_part,
 )
 from distillers.config.schema import Bounds, find_problem
+from distillers.config.sizes import pluralize
 from distillers.config.student import StudentConfig
 from distillers.config.teacher import TeacherConfig
 from distillers.config.train import TrainConfig
@@ -147,8 +148,7 @@ def _get(content: dict[str, Any], name: str) -> Any:
 def _device(summary: dict[str, Any]) -> str:
     if summary["device"] != "cpu":
         return summary["device"]
-    threads = _get(summary, "cpu_threads")
-    return f"cpu, {threads} thread{'s' * (threads != 1)}"
+    return f"cpu, {pluralize(_get(summary, 'cpu_threads'), 'thread')}"
 
 
 def _epochs(folder: Path, config: dict[str, Any]) -> tuple[list[dict[str, Any]], bool]:

@@ -15,9 +15,7 @@ from distillers.report.run_folder import read_run
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-RUN_FILES = (
-    *("config.json", "metrics.jsonl", "environment.json", "parameters.json", "summary.json"),
-)
+RUN_FILES = ("config.json", "metrics.jsonl", "environment.json", "parameters.json", "summary.json")
 PARALLEL_FROM = 500  # folders
 
 
@@ -71,11 +69,8 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord | UnreadableRun]:
 def _walk_run_dirs(root: Path) -> Iterator[Path]:
     for path, folders, files in os.walk(root):
         here = Path(path)
-        is_empty_run = not files and not folders and _has_run_name(here.name)
+        has_run_name = here.name.startswith("S_") or "_vanilla_" in here.name
+        is_empty_run = has_run_name and not files and not folders
         if is_empty_run or "tensorboard" in folders or any(name in files for name in RUN_FILES):
             yield here
         folders[:] = [name for name in folders if name != "tensorboard" and name[0] != "."]
-
-
-def _has_run_name(name: str) -> bool:
-    return name.startswith("S_") or "_vanilla_" in name

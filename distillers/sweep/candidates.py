@@ -1,7 +1,7 @@
 """Candidate students of `distillers compress`, and what each costs on this machine."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -116,7 +116,7 @@ def is_published(name: str) -> bool:
     return name.startswith(("timm:", "torchvision:"))
 
 
-def fetch_weights(names: Sequence[str], source: DataSource, log: Callable[[str], None]) -> None:
+def fetch_weights(names: Sequence[str], source: DataSource) -> None:
     """Fetch the published weights of candidates before training starts.
 
     Raises:
@@ -125,17 +125,13 @@ def fetch_weights(names: Sequence[str], source: DataSource, log: Callable[[str],
     published = [name for name in names if is_published(name)]
     for name in published:
         models.create(name, source.num_classes, source.image_size, pretrained=True)
-    log(f"{len(published)} of {len(names)} candidates start from published weights")
+    print(f"{len(published)} of {len(names)} candidates start from published weights", flush=True)
 
 
 def measure(
-    names: Sequence[str],
-    teacher: nn.Module,
-    source: DataSource,
-    limits: Limits,
-    log: Callable[[str], None],
+    names: Sequence[str], teacher: nn.Module, source: DataSource, limits: Limits
 ) -> tuple[float, list[Measured]]:
-    """Measure the teacher's latency in onnxruntime and the costs of candidates.
+    """Measure the teacher's latency in onnxruntime and the costs of candidates, and print them.
 
     Candidates that exceed the limits on size or MACs are not exported, and only those within all
     limits are timed in training. The forwards of all are interleaved.
@@ -145,7 +141,6 @@ def measure(
         teacher: the teacher's network, on the CPU.
         source: the data set.
         limits: of the student.
-        log: receives a line for each candidate.
 
     Returns:
         The teacher's latency in milliseconds, and the candidates in the order of `names`.
@@ -170,7 +165,7 @@ def measure(
         meter = LoadMeter()
         latency = latencies_ms(work)
         if busy := meter.warning():
-            log(
+            print(
                 f"WARNING: {busy}: latencies are too high, so fewer candidates may be in the limits"
             )
     for name, each in found.items():
@@ -178,7 +173,7 @@ def measure(
         if name in latency and not timed.exceeds(limits):
             timed = replace(timed, seconds_per_image=_seconds_per_image(nets[name], images, source))
         found[name] = timed
-        log(f"  {name:<42}{describe(timed, limits)}")
+        print(f"  {name:<42}{describe(timed, limits)}", flush=True)
     return latency[""], list(found.values())
 
 

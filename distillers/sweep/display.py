@@ -8,6 +8,8 @@ from statistics import mean
 from typing import TextIO
 
 from distillers.config.run_files import reported_part
+from distillers.config.sizes import pluralize
+from distillers.progress import format_duration
 from distillers.sweep.driver import PENDING, RunState, RunStatus, Sweep
 
 PLAIN_SECONDS = 60.0  # between two plain lines
@@ -61,7 +63,7 @@ def format_run(status: RunStatus) -> str:
         part = reported_part(status.metrics)
         parts.append(f"{part} {status.metrics[f'{part}_acc']:.2f} %")
     if status.started:
-        parts.append(_format_duration(status.elapsed()))
+        parts.append(format_duration(status.elapsed()))
     return "  ".join(parts)
 
 
@@ -70,9 +72,9 @@ def format_summary(sweep: Sweep) -> str:
     counts = {state: len(sweep.in_state(state)) for state in RunState}
     parts = [f"{count} {state}" for state, count in counts.items() if count]
     seconds = seconds_left(sweep)
-    rest = "" if seconds is None else f", about {_format_duration(seconds)} left"
-    parts.append(f"{_format_duration(time.monotonic() - sweep.started)} so far{rest}")
-    return "  ".join([f"{len(sweep.statuses)} runs:", *parts])
+    rest = "" if seconds is None else f", about {format_duration(seconds)} left"
+    parts.append(f"{format_duration(time.monotonic() - sweep.started)} so far{rest}")
+    return "  ".join([f"{pluralize(len(sweep.statuses), 'run')}:", *parts])
 
 
 def seconds_left(sweep: Sweep) -> float | None:
@@ -106,8 +108,3 @@ def format_failures(sweep: Sweep) -> list[str]:
     if sweep.in_state(RunState.FAILED):
         lines.append("\n--retry_failed starts the failed ones again.")
     return lines
-
-
-def _format_duration(seconds: float) -> str:
-    """Return hours, minutes and seconds, as in 1:02:03."""
-    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02}"

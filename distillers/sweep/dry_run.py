@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from distillers import models
+from distillers.config.sizes import pluralize
 from distillers.config.train import TrainConfig
 from distillers.data.source import DataSource
 from distillers.errors import InputError
@@ -48,14 +50,15 @@ def check_networks(runs: Sequence[Run], open_source: OpenSource) -> None:
 
 
 def print_dry_run(
-    expanded: ExpandedGrid, ledger: Ledger, save_dir: str, slots: Slots, num_concurrent: int
+    expanded: ExpandedGrid, ledger: Ledger, slots: Slots, num_concurrent: int
 ) -> None:
     """Print the commands of all runs, and the cost of those to do in "#" lines: a shell script."""
     runs = expanded.runs
     to_do = [run for run in runs if not ledger.is_done(run.folder)]
     num_failed = sum(ledger.has_failed(run.folder) for run in to_do)
     print(
-        f"# {expanded.num_points} points of the grid, {len(runs)} runs with their teachers: "
+        f"# {pluralize(expanded.num_points, 'point')} of the grid, "
+        f"{pluralize(len(runs), 'run')} with their teachers: "
         f"{len(runs) - len(to_do)} done, {num_failed} failed before, {len(to_do)} to do"
     )
     for run in runs:
@@ -64,10 +67,10 @@ def print_dry_run(
         print(f"# {'done: ' if done else ''}{' '.join(labels.split())}")  # without line breaks
         print(f"{'# ' if done else ''}{run.command_line()}")
     if to_do:
-        _print_costs(to_do, save_dir, slots, num_concurrent)
+        _print_costs(to_do, ledger.save_dir, slots, num_concurrent)
 
 
-def _print_costs(runs: list[Run], save_dir: str, slots: Slots, num_concurrent: int) -> None:
+def _print_costs(runs: list[Run], save_dir: Path, slots: Slots, num_concurrent: int) -> None:
     open_source = source_opener(download=False)
     try:
         for run in runs:
@@ -80,16 +83,18 @@ def _print_costs(runs: list[Run], save_dir: str, slots: Slots, num_concurrent: i
     num_threads = torch.get_num_threads()
     torch.set_num_threads(slots.threads)
     try:
-        total = estimate(runs, save_dir, open_source, device, lambda text: print(f"# {text}"))
+        total = estimate(runs, save_dir, open_source, device)
     finally:
         torch.set_num_threads(num_threads)
     hours = max(total.hours / num_concurrent, total.longest)
     print(
-        f"# {total.hours:.2f} h of training, {hours:.2f} h with {num_concurrent} runs at once, "
+        f"# {total.hours:.2f} h of training, {hours:.2f} h with "
+        f"{pluralize(num_concurrent, 'run')} at once, "
         f"{total.size / 1e9:.2f} GB of disk"
     )
     print(
-        f"# from finished runs of the same kind: {total.num_finished} kinds; from about a second "
-        f"of training with random weights, alone on {device} with {slots.threads} threads: "
-        f"{total.num_measured} kinds. The start of a process is not included."
+        f"# from finished runs of the same kind: {pluralize(total.num_finished, 'kind')}; from "
+        f"about a second of training with random weights, alone on {device} with "
+        f"{pluralize(slots.threads, 'thread')}: {pluralize(total.num_measured, 'kind')}. The start "
+        "of a process is not included."
     )

@@ -34,6 +34,7 @@ from distillers.features.backbone import has_logits
 from distillers.losses import CE
 from distillers.sweep.expand import Run
 from distillers.sweep.ledger import DONE
+from distillers.timing import synchronize
 from distillers.training.evaluate import score
 from distillers.training.run_setup import build_hparams
 from distillers.training.trainer import Trainer, TrainProgress
@@ -89,19 +90,15 @@ def cost_key(flags: Mapping[str, Any]) -> str:
 
 
 def estimate(
-    runs: Sequence[Run],
-    save_dir: str,
-    open_source: OpenSource,
-    device: torch.device,
-    log: Callable[[str], None],
+    runs: Sequence[Run], save_dir: str | Path, open_source: OpenSource, device: torch.device
 ) -> Estimate:
-    """Estimate the cost of runs."""
+    """Estimate the cost of runs, and print a "#" line for each that is measured."""
     keys = {run.folder: cost_key(run.config.as_json_types()) for run in runs}
     costs = costs_of_finished_runs(save_dir)
     num_finished = len(costs.keys() & set(keys.values()))
     unknown = {keys[run.folder]: run for run in reversed(runs) if keys[run.folder] not in costs}
     for number, (key, run) in enumerate(unknown.items(), start=1):
-        log(f"measuring {number} of {len(unknown)}: {run.label}")
+        print(f"# measuring {number} of {len(unknown)}: {run.label}")
         costs[key] = measure_cost(run, open_source(run.config), device)
     hours: dict[Path, float] = {}
     longest = size = 0.0
@@ -115,7 +112,7 @@ def estimate(
     return Estimate(sum(hours.values()), longest, size, num_finished, len(unknown))
 
 
-def costs_of_finished_runs(save_dir: str) -> dict[str, Cost]:
+def costs_of_finished_runs(save_dir: str | Path) -> dict[str, Cost]:
     """Return the costs of the finished runs in a folder by `cost_key`, of each the slowest."""
     costs: dict[str, Cost] = {}
     for path in Path(save_dir).glob(f"*/models/*/{DONE}"):
@@ -177,8 +174,7 @@ class LoaderTimer(WrappedLoader):
     def epoch(self, number: int, start_batch: int = 0) -> Iterator[Batch]:
         for batch in islice(self._loader.epoch(number, start_batch), MAX_BATCHES):
             yield batch
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
+            synchronize(self.device)
             self._times.append(time.monotonic())
             if len(self._times) > 1 and self._times[-1] - self._times[0] > MEASURED_SECONDS:
                 return

@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class Run:
     @property
     def network(self) -> str:
         """Name of the network that is trained."""
-        return _network(self.config)
+        return self.config.network
 
     def command_line(self) -> str:
         """Return the command that executes the run by hand."""
@@ -107,9 +108,8 @@ class _Expansion:
 
     def __init__(self, grid: Grid) -> None:
         self.grid, self.expanded = grid, ExpandedGrid()
-        self._configs: dict[tuple[str, ...], Any] = {}
+        self._parse, self._architecture = cache(_parse), cache(_architecture)
         self._weights: dict[tuple[str, ...], weights.Weights] = {}
-        self._architectures: dict[tuple[str, str | None], str] = {}
         self._by_folder: dict[Path, Run] = {}
         for trial, pair, method in itertools.product(grid.trials, grid.pairs, grid.methods):
             if method.applies_to(pair):
@@ -170,11 +170,8 @@ class _Expansion:
         teacher = find_teacher(self.grid, pair)
         if teacher.path:
             model = flags.get("model_t") and str(flags["model_t"])
-            key = teacher.path, model
-            if key not in self._architectures:
-                with _error_context(pair.label):
-                    self._architectures[key] = _architecture(teacher.path, model)
-            return teacher.path, self._architectures[key], None
+            with _error_context(pair.label):
+                return teacher.path, self._architecture(teacher.path, model), None
         label, flags = f"{pair.teacher}  teacher", {**self.grid.fixed, **teacher.flags}
         run = self._add(self._teacher_run(label, teacher.model, flags, teacher.trial))
         return str(run.folder / f"{file_name(teacher.model)}_best.pth"), teacher.model, run
@@ -184,14 +181,17 @@ class _Expansion:
         return tuple(word for name, value in flags.items() for word in flag_words(name, value))
 
     def _config(self, command: str, label: str, args: tuple[str, ...], trial: int) -> Any:
-        if args not in self._configs:
-            kind = StudentConfig if command == "student" else TeacherConfig
-            with _error_context(label):
-                config = parse(kind, _with_trial(args, trial), SCRIPTS[command])
-                config.check()
-                _check_names(config)
-            self._configs[args] = config
-        return replace(self._configs[args], trial=trial)
+        with _error_context(label):
+            return replace(self._parse(command, args), trial=trial)
+
+
+def _parse(command: str, args: tuple[str, ...]) -> TeacherConfig | StudentConfig:
+    """Parse and check flags."""
+    kind = StudentConfig if command == "student" else TeacherConfig
+    config = parse(kind, args, SCRIPTS[command])
+    config.check()
+    _check_names(config)
+    return config
 
 
 def _architecture(path: str, model: str | None) -> str:
@@ -225,13 +225,8 @@ def _check_names(config: TeacherConfig | StudentConfig) -> None:
     """Check the names of the data set and the network; networks with ":" are checked later."""
     if config.dataset not in data.names():
         raise unknown("dataset", config.dataset, data.names())
-    network = _network(config)
-    if ":" not in network and network not in models.names():
-        models.create(network)  # raises, with the nearest name
-
-
-def _network(config: TeacherConfig | StudentConfig) -> str:
-    return config.model_s if isinstance(config, StudentConfig) else config.model
+    if ":" not in config.network and config.network not in models.names():
+        models.create(config.network)  # raises, with the nearest name
 
 
 def _differences(a: Run, b: Run) -> str:

@@ -13,19 +13,16 @@ from scipy.stats import binomtest
 
 from distillers.checkpoints.card import complete_card
 from distillers.checkpoints.export import export
-from distillers.checkpoints.for_dataset import for_dataset
 from distillers.checkpoints.load import Classifier, load
 from distillers.checkpoints.onnx import OnnxNetwork
 from distillers.data.source import DataSource
 from distillers.errors import LimitExceededError
 from distillers.files import file_name, write_atomically, write_json, write_text
-from distillers.models.profile import latencies_ms
 from distillers.report.comparison import Comparison, compare
 from distillers.report.html import page_environment
 from distillers.sweep.candidates import Limits
 from distillers.sweep.halving import FINALISTS, Plan, Trained
-from distillers.timing import LoadMeter
-from distillers.training.predictions import Predictions, collect
+from distillers.training.predictions import Predictions, run_files
 
 ALPHA = 0.05  # significance level of a difference between two finalists
 
@@ -78,9 +75,10 @@ def finish(
     paths = {each.name: out / f"{file_name(each.name)}.onnx" for each in finalists}
     classifiers = {each.name: load(each.run) for each in finalists}
     files = {"teacher": out / "teacher.onnx", **paths}
+    images = source.sample(torch.device("cpu"))
     for name, classifier in {"teacher": teacher, **classifiers}.items():
-        _export(classifier, source, files[name])
-    seen, latency, busy = _measure(files, source)
+        export(classifier, complete_card(classifier, source), files[name], "onnx", images)
+    seen, latency, busy = run_files(files, source)
     rows = [_final_row("teacher", teacher, files, seen, latency, None)]
     rows += [_final_row(t.name, classifiers[t.name], files, seen, latency, t) for t in finalists]
     rest = [each for each in trained if each not in finalists]
@@ -88,7 +86,13 @@ def finish(
     chosen, why = choose(rows[1 : 1 + len(finalists)], seen, source)
     against = compare(seen["teacher"], seen[chosen.name], source.class_names)
     write_atomically(out / "student.onnx", paths[chosen.name].read_bytes())
-    lines = [why, *_limit_notes(chosen, limits), _describe_drop(against)]
+    low, high = against.interval
+    lines = [
+        why,
+        *_limit_notes(chosen, limits),
+        f"Against the teacher the accuracy changes by {against.change:+.2f} points, 95 % interval "
+        f"[{low:+.2f}, {high:+.2f}].",
+    ]
     if busy:
         lines.append(f"While the latencies were measured, {busy}.")
     (run,) = (each.run for each in finalists if each.name == chosen.name)
@@ -127,29 +131,6 @@ def wilson(accuracy: float, count: int) -> tuple[float, float]:
     """Return the ends of Wilson's 95 % interval of an accuracy in percent on `count` images."""
     found = binomtest(round(accuracy * count / 100), count).proportion_ci(method="wilson")
     return 100 * float(found.low), 100 * float(found.high)
-
-
-def _export(classifier: Classifier, source: DataSource, path: Path) -> None:
-    """Write a network as ONNX, checked on test images."""
-    images = source.sample(torch.device("cpu"))
-    export(classifier, complete_card(classifier, source), path, "onnx", images)
-
-
-def _measure(
-    files: dict[str, Path], source: DataSource
-) -> tuple[dict[str, Predictions], dict[str, float], str]:
-    """Run the exported files on the test images, time them in turn, and note other load."""
-    device = torch.device("cpu")
-    networks = {name: OnnxNetwork(path) for name, path in files.items()}
-    nets = [
-        for_dataset(Classifier(net, net.card), source, files[name], device)
-        for name, net in networks.items()
-    ]
-    found = collect(nets, source.test_loader(device).epoch(1))
-    work = {name: (net, int(net.card["image_size"]), 1) for name, net in networks.items()}
-    meter = LoadMeter()
-    latency = latencies_ms(work)
-    return dict(zip(files, found, strict=True)), latency, meter.warning()
 
 
 def _final_row(
@@ -200,14 +181,6 @@ def _limit_notes(chosen: Row, limits: Limits) -> list[str]:
             verb = "is within" if value <= limit else "EXCEEDS"
             lines.append(f"measured again, {value:.3g} {unit} {verb} the limit of {limit:g}.")
     return lines
-
-
-def _describe_drop(against: Comparison) -> str:
-    low, high = against.interval
-    return (
-        f"Against the teacher the accuracy changes by {against.change:+.2f} points, 95 % interval "
-        f"[{low:+.2f}, {high:+.2f}]."
-    )
 
 
 def _write(

@@ -6,19 +6,19 @@ better half is trained further in the next one, each network from the weights th
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from distillers.config.flags import PUBLISHED
 from distillers.config.run_files import METRICS, dump_json, load_json, load_metrics
+from distillers.config.sizes import pluralize
 from distillers.errors import InputError
 from distillers.files import file_name, write_atomically
 from distillers.sweep.candidates import Limits, Measured, is_published
 from distillers.sweep.driver import RunState, RunStatus, Sweep
-from distillers.sweep.executors.local import LocalExecutor
+from distillers.sweep.executors.local import LocalExecutor, Slots
 from distillers.sweep.expand import Run, expand
 from distillers.sweep.grid import Grid, Pair
 from distillers.sweep.ledger import Ledger
@@ -160,18 +160,16 @@ def train(
     teacher: str,
     save_dir: Path,
     fixed: Mapping[str, Any],
-    executor: Callable[[], LocalExecutor],
-    log: Callable[[str], None],
+    slots: Slots,
 ) -> list[Trained]:
-    """Train the candidates; runs that are done are not repeated.
+    """Train the candidates, and print their progress; runs that are done are not repeated.
 
     Args:
         plan: which candidates, and how long.
         teacher: file of the teacher.
         save_dir: folder of the runs.
         fixed: flags of all runs.
-        executor: makes the executor of a rung.
-        log: receives lines of text.
+        slots: places for runs.
 
     Returns:
         All candidates that could be trained, the best of the last rung first.
@@ -182,13 +180,14 @@ def train(
     names = plan.chosen
     for number, rung in enumerate(plan.rungs, start=1):
         names = names[: rung.size]
-        log(f"rung {number} of {len(plan.rungs)}: {len(names)} networks, {rung.epochs} epochs each")
+        what = f"{pluralize(len(names), 'network')}, {pluralize(rung.epochs, 'epoch')} each"
+        print(f"rung {number} of {len(plan.rungs)}: {what}", flush=True)
         pairs = tuple(Pair(teacher, name, _start(plan, name, found.get(name))) for name in names)
         flags = {**fixed, "epochs": rung.epochs}
         runs = expand(Grid(save_dir=str(save_dir), fixed=flags, pairs=pairs)).runs
-        sweep = Sweep(runs, ledger, executor())
-        sweep.run(partial(_log_state, log))
-        _check_done(sweep, ledger, log)
+        sweep = Sweep(runs, ledger, LocalExecutor(slots))
+        sweep.run(_print_state)
+        _check_done(sweep)
         for status in sweep.in_state(RunState.DONE):
             name = status.run.network
             found[name] = _after(status.run, found.get(name), number, rung.epochs)
@@ -199,17 +198,15 @@ def train(
     return sorted(found.values(), key=lambda each: (-each.rungs, -each.accuracy))
 
 
-def _log_state(log: Callable[[str], None], _: Sweep, status: RunStatus | None) -> None:
-    if status is not None:
-        log(f"  {status.run.network}: {status.state}")
-
-
 def _after(run: Run, before: Trained | None, number: int, epochs: int) -> Trained:
-    """Return the results of a candidate after a rung."""
+    """Return the results of a candidate after a rung, with the accuracy of its best epoch."""
+    rows = load_metrics(run.folder / METRICS)[0]
+    name = "val_acc" if "val_acc" in rows[-1] else "test_acc"
+    accuracy = max(float(row[name]) for row in rows if name in row)
     minutes = 60 * float(load_json(run.folder / "summary.json")[0]["hours"])
     if before is not None:
         epochs, minutes = epochs + before.epochs, minutes + before.minutes
-    return Trained(run.network, run.folder, _accuracy(run), number, epochs, minutes)
+    return Trained(run.network, run.folder, accuracy, number, epochs, minutes)
 
 
 def _start(plan: Plan, name: str, before: Trained | None) -> dict[str, str]:
@@ -221,7 +218,12 @@ def _start(plan: Plan, name: str, before: Trained | None) -> dict[str, str]:
     return {}
 
 
-def _check_done(sweep: Sweep, ledger: Ledger, log: Callable[[str], None]) -> None:
+def _print_state(_: Sweep, status: RunStatus | None) -> None:
+    if status is not None:
+        print(f"  {status.run.network}: {status.state}", flush=True)
+
+
+def _check_done(sweep: Sweep) -> None:
     """Report runs that failed.
 
     Raises:
@@ -229,14 +231,8 @@ def _check_done(sweep: Sweep, ledger: Ledger, log: Callable[[str], None]) -> Non
     """
     failed = sweep.in_state(RunState.FAILED, RunState.BLOCKED, RunState.STOPPED)
     for status in failed:
-        last = (ledger.tail(status.run.folder) or [""])[-1]
-        log(f"  {status.run.network} failed and is left out: {last}")
+        last = (sweep.ledger.tail(status.run.folder) or [""])[-1]
+        print(f"  {status.run.network} failed and is left out: {last}", flush=True)
     if not sweep.in_state(RunState.DONE):
-        raise InputError(f"no candidate could be trained; their output is in {ledger.folder}/logs.")
-
-
-def _accuracy(run: Run) -> float:
-    """Return the accuracy of the best epoch that was reported."""
-    rows = load_metrics(run.folder / METRICS)[0]
-    name = "val_acc" if "val_acc" in rows[-1] else "test_acc"
-    return max(float(row[name]) for row in rows if name in row)
+        logs = sweep.ledger.folder / "logs"
+        raise InputError(f"no candidate could be trained; their output is in {logs}.")

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from distillers.config.hyperparameters import Hyperparameters, Precision
+from distillers.config.sizes import pluralize
 from distillers.data.batch import Batch
 from distillers.distillation.task import Task
 from distillers.timing import synchronize, time_interleaved
-from distillers.training.rng_state import generator_state, set_generators
+from distillers.training.state import generator_state, set_generators
 from distillers.training.trainer import Trainer
 
 ROUNDS = 5
@@ -98,7 +99,8 @@ class CompileCost:
         text = f"--compile took {self.seconds:,.1f} s, for {steps}: "
         if self.epochs_to_pay == math.inf:
             return text + "it saves nothing here; leave it out"
-        text += f"it pays after {self.epochs_to_pay:,} epochs of {self.num_steps:,} steps"
+        steps = pluralize(self.num_steps, "step")
+        text += f"it pays after {pluralize(self.epochs_to_pay, 'epoch')} of {steps}"
         if self.epochs_to_pay <= self.num_epochs:
             return text
         return f"{text}, and this run has {self.num_epochs:,}; leave it out"

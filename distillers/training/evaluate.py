@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,6 @@ from distillers.data.batch import Batch
 from distillers.distributed.world import World
 from distillers.errors import InputError
 from distillers.features.extractor import eval_mode
-from distillers.training.class_scores import ClassCounts, count_classes
 
 
 @dataclass(frozen=True)
@@ -119,3 +119,43 @@ def top_classes(logits: Tensor) -> Tensor:
     can be ranked otherwise by another function.
     """
     return logits.topk(min(5, logits.shape[1])).indices
+
+
+class ClassCounts(NamedTuple):
+    """Counts of each class, (k,) float64.
+
+    Attributes:
+        right: right predictions.
+        predicted: predictions.
+        labelled: images.
+    """
+
+    right: Tensor
+    predicted: Tensor
+    labelled: Tensor
+
+    def balanced_accuracy(self) -> float:
+        """Compute the mean accuracy of the classes that have images, in percent."""
+        return 100 * float((self.right / self.labelled)[self.labelled > 0].mean())
+
+    def macro_f1(self) -> float:
+        """Compute the mean F1 score of the classes that have images or predictions, in percent.
+
+        F1 = 2 * right / (predicted + labelled)
+        """
+        total = self.predicted + self.labelled
+        return 100 * float((2 * self.right / total)[total > 0].mean())
+
+
+def count_classes(predictions: Tensor, labels: Tensor, num_classes: int) -> ClassCounts:
+    """Count the images of each class, for predicted classes (n,) and labels (n,), both int64.
+
+    This does not wait for the device.
+    """
+    weights = (predictions == labels).double()
+    ones, zeros = torch.ones_like(weights), weights.new_zeros(num_classes)
+    return ClassCounts(
+        zeros.index_add(0, labels, weights),
+        zeros.index_add(0, predictions, ones),
+        zeros.index_add(0, labels, ones),
+    )

@@ -75,7 +75,6 @@ def _copies(splits: Splits) -> list[str]:
 
 
 def _unlabelled_warnings(train: DataSource, batch_size: int) -> list[str]:
-    """Return a warning about batches with few labels."""
     labels = train.train_labels
     share = train.unlabelled_share or float((labels < 0).float().mean())
     each = batch_size * (1 - share)

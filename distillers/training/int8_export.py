@@ -10,18 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from distillers.checkpoints.export import SUFFIXES, export
-from distillers.checkpoints.for_dataset import for_dataset
 from distillers.checkpoints.input_adapter import adapt_input
 from distillers.checkpoints.int8 import AUTO, Quantizer, write_card
 from distillers.checkpoints.load import Classifier
-from distillers.checkpoints.onnx import OnnxNetwork
 from distillers.data.datasets.folder_set import FolderSet
 from distillers.data.source import DataSource
 from distillers.errors import InputError
 from distillers.files import write_atomically
-from distillers.models.profile import latencies_ms
-from distillers.timing import LoadMeter
-from distillers.training.predictions import agreement, collect
+from distillers.training.predictions import agreement, run_files
 
 
 @dataclass(frozen=True)
@@ -85,14 +81,26 @@ def export_int8(
         kept = _choose_kept(quantizer, keep)
         quantizer.write(small, kept)
         write_card(small, card)
-        report = _measure(full, small, card, source, kept, len(quantizer.layers))
+        seen, latency, load = run_files({"float": full, "int8": small}, source)
+        same = agreement(seen["float"], seen["int8"])
+        accuracy, float_accuracy = seen["int8"].accuracy(), seen["float"].accuracy()
         facts = {"kept": list(kept), "calibration_images": len(images)}
-        facts |= {"agreement": report.agreement, "float_accuracy": report.float_accuracy}
-        write_card(small, {**card, "accuracy": report.accuracy, "int8": facts})
-        content = small.read_bytes()
+        facts |= {"agreement": same, "float_accuracy": float_accuracy}
+        write_card(small, {**card, "accuracy": accuracy, "int8": facts})
+        content, float_bytes = small.read_bytes(), full.stat().st_size
     write_atomically(path, content)
-    ratio = report.size_ratio * len(content) / report.file_bytes  # the card has grown
-    return replace(report, file_bytes=len(content), size_ratio=ratio)
+    return Int8Report(
+        accuracy=accuracy,
+        float_accuracy=float_accuracy,
+        agreement=same,
+        file_bytes=len(content),
+        size_ratio=len(content) / float_bytes,
+        latency_ms=latency["int8"],
+        latency_ratio=latency["int8"] / latency["float"],
+        kept=kept,
+        num_layers=len(quantizer.layers),
+        load=load,
+    )
 
 
 def _choose_kept(quantizer: Quantizer, keep: Sequence[str]) -> tuple[str, ...]:
@@ -106,39 +114,6 @@ def _choose_kept(quantizer: Quantizer, keep: Sequence[str]) -> tuple[str, ...]:
         what = "float" if each.layer in kept else "int8"
         print(f"  {each.layer:<40}{each.divergence:10.3g}  {what}")
     return tuple(kept)
-
-
-def _measure(
-    full: Path,
-    small: Path,
-    card: dict[str, Any],
-    source: DataSource,
-    kept: tuple[str, ...],
-    num_layers: int,
-) -> Int8Report:
-    """Evaluate and time both files."""
-    device = torch.device("cpu")
-    networks = [OnnxNetwork(path) for path in (full, small)]
-    classifiers = [Classifier(network, card) for network in networks]
-    nets = [for_dataset(each, source, full, device) for each in classifiers]
-    before, after = collect(nets, source.test_loader(device).epoch(1))
-    side = int(card["image_size"])
-    work = {name: (net, side, 1) for name, net in zip("fi", networks, strict=True)}
-    meter = LoadMeter()
-    latency = latencies_ms(work)
-    sizes = [path.stat().st_size for path in (full, small)]
-    return Int8Report(
-        accuracy=after.accuracy(),
-        float_accuracy=before.accuracy(),
-        agreement=agreement(before, after),
-        file_bytes=sizes[1],
-        size_ratio=sizes[1] / sizes[0],
-        latency_ms=latency["i"],
-        latency_ratio=latency["i"] / latency["f"],
-        kept=kept,
-        num_layers=num_layers,
-        load=meter.warning(),
-    )
 
 
 def calibration_images(source: DataSource, card: dict[str, Any], count: int) -> Tensor:
@@ -165,6 +140,5 @@ def calibration_images(source: DataSource, card: dict[str, Any], count: int) -> 
         held_out = source.split(count / total, seed=0)[1]
         assert held_out is not None  # it is None only for a fraction of 0
         loader = held_out.test_loader(torch.device("cpu"))
-    size = (source.image_size, source.image_size)
-    adapted = adapt_input(nn.Identity(), card, mean=source.mean, std=source.std, size=size)
+    adapted = adapt_input(nn.Identity(), card, source)
     return torch.cat([adapted(batch.images) for batch in loader.epoch(1)])

@@ -1,5 +1,6 @@
 """Write the flags, environment and metrics of a run to its folder."""
 
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -21,27 +22,28 @@ from distillers.config.run_files import (
 )
 from distillers.errors import CorruptFileError, InputError, complain
 from distillers.files import write_atomically
-from distillers.training.wandb import Tracker
 
 
 class RunLogger:
     """Write the logs of one run.
 
     These are `config.json` and `environment.json` at the start and, after every epoch, a line of
-    `metrics.jsonl` and the TensorBoard scalars.
+    `metrics.jsonl`, the TensorBoard scalars and, in the project `wandb`, a row on the run's page.
     """
 
     def __init__(
         self, folder: Path, config: Mapping[str, Any], epoch: int = 0, wandb: str | None = None
     ) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.rows = [row for row in read_metrics(folder, epoch) if row["epoch"] <= epoch]
         self.write_json("config.json", config)
         self.write_json("environment.json", environment())
         self._write_rows()
-        self._board = _board(folder, purge_step=epoch + 1)
-        self._tracker = Tracker(wandb, folder, config) if wandb else None
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=epoch + 1)
+        self._page = _open_page(wandb, folder, config) if wandb else None
 
     def epoch(self, row: Mapping[str, float]) -> None:
         """Log the metrics of an epoch."""
@@ -51,8 +53,8 @@ class RunLogger:
             if name != "epoch":
                 self._board.add_scalar(name, value, int(row["epoch"]))
         self._board.flush()
-        if self._tracker:
-            self._tracker.log(row)
+        if self._page:
+            self._page.log(dict(row))
 
     def write_json(self, name: str, content: Mapping[str, Any], *, checksum: bool = True) -> None:
         """Write a JSON file to the folder, with its checksum unless `checksum` is False."""
@@ -62,8 +64,8 @@ class RunLogger:
     def close(self) -> None:
         """Close the TensorBoard file and the page on Weights & Biases."""
         self._board.close()
-        if self._tracker:
-            self._tracker.close()
+        if self._page:
+            self._page.finish()
 
     def _write_rows(self) -> None:
         write_atomically(self.folder / METRICS, dump_metrics(self.rows))
@@ -128,7 +130,17 @@ def revision() -> str | None:
     return commit.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
 
 
-def _board(folder: Path, purge_step: int) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
+def _open_page(project: str, folder: Path, config: Mapping[str, Any]) -> Any:
+    """Open the page of a run on Weights & Biases; a run that is resumed continues its page."""
+    import wandb
 
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
+    page = wandb.init(
+        project=project,
+        dir=str(folder),
+        name=folder.name,
+        id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16],
+        config=dict(config),
+        resume="allow",
+    )
+    page.define_metric("*", step_metric="epoch")  # those of a warm-up stage are below 1
+    return page

@@ -33,20 +33,20 @@ def check_fits(name: str, num_bytes: int, device: torch.device) -> None:
     """
     free = free_bytes(device)
     if free is not None and num_bytes > free:
-        less = "" if device.type == "cpu" else "add --teacher_precision bfloat16, --shard over "
-        less += "" if device.type == "cpu" else "several devices, or "
+        advice = "take a smaller teacher"
+        if device.type != "cpu":
+            advice = f"add --teacher_precision bfloat16, --shard over several devices, or {advice}"
         raise InputError(
             f"the teacher {name} has {format_bytes(num_bytes)} of weights, and {device} has "
-            f"{format_bytes(free)} of free memory; {less}take a smaller teacher."
+            f"{format_bytes(free)} of free memory; {advice}."
         )
 
 
 def check_published_fits(name: str, device: torch.device, width: float = FLOAT32) -> None:
     """Check that a network by name fits the memory before it is built.
 
-    `width` is the number of bytes of a weight on the device.
-
-    It is built in single precision on the CPU, and then moved to the device.
+    It is built in single precision on the CPU, and then moved to the device, where a weight has
+    `width` bytes.
 
     Raises:
         InputError: if it does not fit, or there is no such network.

@@ -116,15 +116,11 @@ def clip_gradient(task: Task, limit: float, mode: str) -> None:
 
     As in timm, "agc" leaves out the last two parameters of a network, its classifier.
     """
-    if mode == "norm":
-        nn.utils.clip_grad_norm_(task.parameters(), limit)
-    elif mode == "value":
-        nn.utils.clip_grad_value_(task.parameters(), limit)
-    else:
-        from timm.utils.agc import adaptive_clip_grad
+    from timm.utils import dispatch_clip_grad
 
-        heads = {id(p) for net in task.networks() for p in list(net.parameters())[-2:]}
-        adaptive_clip_grad([p for p in task.parameters() if id(p) not in heads], limit)
+    nets = task.networks() if mode == "agc" else []
+    heads = {id(p) for net in nets for p in list(net.parameters())[-2:]}
+    dispatch_clip_grad([p for p in task.parameters() if id(p) not in heads], limit, mode)
 
 
 def _exempt_parameters(task: nn.Module) -> Iterable[nn.Parameter]:

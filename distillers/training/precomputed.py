@@ -1,6 +1,6 @@
 """A data set whose images are mapped to embeddings once, by a frozen network."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Self, Unpack
 
@@ -12,7 +12,7 @@ from distillers.config.augmentation import Augmentation
 from distillers.data.batch import Batch
 from distillers.data.loaders.sharded import Sampling, ShardedLoader
 from distillers.data.sampling import check_epoch
-from distillers.data.source import BatchLoader, DataSource, TrainOptions
+from distillers.data.source import BatchLoader, DataSource, TrainOptions, WrappedLoader
 from distillers.distributed.world import Shard
 from distillers.errors import InputError
 from distillers.progress import counted
@@ -33,17 +33,15 @@ class PrecomputedEmbeddings(DataSource):
     std: tuple[float, ...]
     train_labels: Tensor
     test_labels: Tensor
-    num_crops: int
+    num_crops: int | None
     unlabelled_share: float | None
 
     def __init__(self, source: DataSource, embed: Callable[[Tensor], Tensor]) -> None:
-        self.source, self.embed = source, embed
-        self.name, self.class_names = source.name, source.class_names
-        self.image_size, self.shorter_side = source.image_size, source.shorter_side
-        self.mean, self.std = source.mean, source.std
-        self.train_labels, self.test_labels = source.train_labels, source.test_labels
-        self.num_crops, self.unlabelled_share = 1, source.unlabelled_share
-        self.is_split = source.is_split
+        self.source, self.embed, self.is_split = source, embed, source.is_split
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a fact about the images."""
+        return getattr(self.source, name)
 
     @override
     def fingerprint(self) -> dict[str, Any]:
@@ -70,18 +68,18 @@ class PrecomputedEmbeddings(DataSource):
             raise InputError("embeddings have no second view.")
         if options.pop("views", None) is not None or not shuffle:
             raise InputError("embeddings have no views, and come in a new order in each epoch.")
-        batches = self._embedded(self.source.train_eval_loader(options["device"]))
+        batches = list(self.train_eval_loader(options["device"]).epoch(1))
         vectors = torch.cat([batch.images for batch in batches])
         labels = torch.cat([batch.labels for batch in batches])
         return EmbeddingLoader(vectors, labels, batch_size, **options)
 
     @override
     def test_loader(self, device: torch.device, shard: Shard = Shard()) -> BatchLoader:
-        return ListLoader(self._embedded(self.source.test_loader(device, shard)), device)
+        return EmbeddedLoader(self.source.test_loader(device, shard), self.embed)
 
     @override
     def train_eval_loader(self, device: torch.device, shard: Shard = Shard()) -> BatchLoader:
-        return ListLoader(self._embedded(self.source.train_eval_loader(device, shard)), device)
+        return EmbeddedLoader(self.source.train_eval_loader(device, shard), self.embed)
 
     @override
     def shuffled_test(self, seed: int) -> Self:
@@ -113,28 +111,14 @@ class PrecomputedEmbeddings(DataSource):
     def with_unlabelled_share(self, share: float) -> Self:
         return type(self)(self.source.with_unlabelled_share(share), self.embed)
 
-    def _embedded(self, loader: BatchLoader) -> list[Batch]:
+
+class EmbeddedLoader(WrappedLoader):
+    """The batches of an evaluation with embeddings instead of images, which are computed once."""
+
+    def __init__(self, loader: BatchLoader, embed: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(loader)
         batches = counted(loader.epoch(1), "embedding", len(loader))
-        return [replace(batch, images=self.embed(batch.images)) for batch in batches]
-
-
-class ListLoader(BatchLoader):
-    """A loader that yields the same batches in every epoch."""
-
-    def __init__(self, batches: Sequence[Batch], device: torch.device) -> None:
-        self.batch_size = max((len(batch.labels) for batch in batches), default=1)
-        self._device = device
-        self.num_images = sum(len(batch.labels) for batch in batches)
-        self._batches = batches
-
-    @property
-    @override
-    def device(self) -> torch.device:
-        return self._device
-
-    @override
-    def __len__(self) -> int:
-        return len(self._batches)
+        self._batches = [replace(batch, images=embed(batch.images)) for batch in batches]
 
     @override
     def epoch(self, number: int, start_batch: int = 0) -> Iterator[Batch]:

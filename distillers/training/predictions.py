@@ -1,14 +1,21 @@
 """Predictions of a network, recorded during an evaluation."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from distillers.checkpoints.for_dataset import for_dataset
+from distillers.checkpoints.load import Classifier
+from distillers.checkpoints.onnx import OnnxNetwork
 from distillers.data.batch import Batch
+from distillers.data.source import DataSource
 from distillers.errors import InputError
 from distillers.features.extractor import eval_mode
+from distillers.models.profile import latencies_ms
+from distillers.timing import LoadMeter
 from distillers.training.evaluate import top_classes
 
 
@@ -85,6 +92,32 @@ def collect(nets: Sequence[nn.Module], batches: Iterable[Batch]) -> list[Predict
     if not found[0].has_images:
         raise InputError("there is nothing to score: no image could be read.")
     return found
+
+
+def run_files(
+    files: Mapping[str, Path], source: DataSource
+) -> tuple[dict[str, Predictions], dict[str, float], str]:
+    """Run exported ONNX files on the test images, and time their forwards of one image in turn.
+
+    Args:
+        files: by name.
+        source: the data set.
+
+    Returns:
+        the predictions and the median milliseconds by name, and a note on other programs that
+        slowed the forwards, "" if there were none.
+    """
+    device = torch.device("cpu")
+    networks = {name: OnnxNetwork(path) for name, path in files.items()}
+    nets = [
+        for_dataset(Classifier(net, net.card), source, files[name], device)
+        for name, net in networks.items()
+    ]
+    seen = collect(nets, source.test_loader(device).epoch(1))
+    work = {name: (net, int(net.card["image_size"]), 1) for name, net in networks.items()}
+    meter = LoadMeter()
+    latency = latencies_ms(work)
+    return dict(zip(files, seen, strict=True)), latency, meter.warning()
 
 
 def agreement(first: Predictions, second: Predictions) -> float:

@@ -1,7 +1,7 @@
-"""Score embeddings by a labelled data set: its nearest images, or a linear classifier of them."""
+"""Score embeddings: by a classifier that labelled images define, or by those of the teacher."""
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -50,8 +50,7 @@ class Probe:
         net = HeadedNetwork(net) if self.is_backbone else net
         labelled = self.bank.keep((self.bank.train_labels >= 0).nonzero().flatten())
         loader = labelled.train_eval_loader(world.device, world.shard)
-        with FeatureExtractor(net, self.taps, ["pooled"]) as extractor:
-            embeddings = embed(extractor, loader, world)
+        embeddings = embed(net, self.taps, loader, world)
         if not bool(embeddings.isfinite().all()):
             raise InputError("the student's embeddings are not finite; lower the learning rate.")
         labels, classes = labelled.train_labels.to(embeddings.device), self.bank.num_classes
@@ -100,16 +99,17 @@ class NearestNeighbors(nn.Module):
 
 
 @torch.no_grad()
-def embed(read: FeatureExtractor, loader: BatchLoader, world: World) -> Tensor:
+def embed(net: nn.Module, taps: Taps, loader: BatchLoader, world: World) -> Tensor:
     """Return the embeddings of all images of an evaluation, (N, d) in their order.
 
     Args:
-        read: a `FeatureExtractor` of "pooled".
+        net: the network.
+        taps: where it is read.
         loader: of this process's part of the images.
         world: the processes; all get the same result.
     """
     rows, found = [], []
-    with eval_mode(read.net):
+    with FeatureExtractor(net, taps, ["pooled"]) as read, eval_mode(net):
         for batch in loader.epoch(1):
             found.append(_pooled(read, batch.images).cpu())
             rows.append(batch.index.cpu())
@@ -134,3 +134,60 @@ class _OnEmbeddings(nn.Module):
         """Return scores (n, k) of images (n, c, h, w)."""
         with FeatureExtractor(self.net, self.taps, ["pooled"]) as extractor:
             return self.decide(_pooled(extractor, images))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How to score a backbone where no image has a label: by its agreement with the teacher.
+
+    Attributes:
+        source: the test images are compared.
+        taps: where the network is read.
+        teacher: embeddings (n, d) of the test images by the teacher.
+    """
+
+    kind: ClassVar[str] = "agreement"
+
+    source: DataSource
+    taps: Taps
+    teacher: Tensor
+
+    def figures(self, net: nn.Module, world: World) -> dict[str, float]:
+        """Return the agreement of a network's embeddings with the teacher's; a collective call.
+
+        `test_acc` is the share of an image's 20 nearest neighbors (by cosine, of the test images)
+        that are among the teacher's, in percent: the mutual k-NN alignment of Huh et al., "The
+        Platonic Representation Hypothesis", 2024, https://arxiv.org/abs/2405.07987. `test_acc_top5`
+        is the share of images whose nearest neighbor is among the teacher's 5 nearest. `test_loss`
+        is 1 minus the linear CKA (Kornblith et al., 2019, https://arxiv.org/abs/1905.00414).
+        """
+        net = net if isinstance(net, HeadedNetwork) else HeadedNetwork(net)
+        loader = self.source.test_loader(world.device, world.shard)
+        student = embed(net, self.taps, loader, world)
+        mine, its = nearest(student), nearest(self.teacher)
+        same = (mine[:, :, None] == its[:, None, :]).any(2)
+        first = (mine[:, :1] == its[:, :5]).any(1)
+        return {
+            "test_loss": 1 - linear_cka(student, self.teacher),
+            "test_acc": 100 * float(same.double().mean()),
+            "test_acc_top5": 100 * float(first.double().mean()),
+        }
+
+
+def nearest(embeddings: Tensor, neighbors: int = NEIGHBORS) -> Tensor:
+    """Return the rows of the nearest other embeddings by cosine, (n, k) int64, nearest first.
+
+    Args:
+        embeddings: (n, d).
+        neighbors: k; n - 1 if there are fewer.
+    """
+    unit = F.normalize(embeddings.double())
+    similarity = (unit @ unit.T).fill_diagonal_(-torch.inf)
+    return similarity.topk(min(neighbors, len(unit) - 1)).indices
+
+
+def linear_cka(one: Tensor, other: Tensor) -> float:
+    """Return the linear centered kernel alignment of embeddings (n, d) and (n, e), in [0, 1]."""
+    x, y = (each.double() - each.double().mean(0) for each in (one, other))
+    across, own, its = ((a.T @ b).square().sum() for a, b in ((x, y), (x, x), (y, y)))
+    return float(across / (own * its).sqrt().clamp(min=1e-300))

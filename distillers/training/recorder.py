@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import nn
 
 from distillers.checkpoints import io as checkpoint
 from distillers.config.hyperparameters import Hyperparameters
 from distillers.config.run_files import SELECTED, reported_part
 from distillers.config.train import TrainConfig
+from distillers.distributed.collectives import num_ranks
 from distillers.models.profile import count_macs, count_parameters, latency_ms, peak_memory_mib
 from distillers.progress import Progress
 from distillers.timing import LoadMeter
@@ -78,7 +79,8 @@ class RunRecorder:
         if better:
             self.best = row
         self._note_memory(deployed)
-        accuracy = row[f"{reported_part(row)}_acc"]
+        part = reported_part(row)
+        accuracy = row[f"{part}_acc"]
         payload = {**self._payload(epoch, deployed), "accuracy": accuracy}
         if better:
             checkpoint.save(self.run_dir.best, {**payload, "best_acc": accuracy})
@@ -86,7 +88,9 @@ class RunRecorder:
             checkpoint.save(self.run_dir.folder / f"ckpt_epoch_{epoch}.pth", payload)
         self.logger.epoch(row)
         if better:
-            self.logger.write_json("test_best_metrics.json", _reported(row), checksum=False)
+            names = (f"{part}_loss", f"{part}_acc", f"{part}_acc_top5", "epoch")
+            reported = {name: row[name] for name in names}
+            self.logger.write_json("test_best_metrics.json", reported, checksum=False)
         self._save_last(payload, state)
         self.progress.epoch(epoch, row)
 
@@ -137,12 +141,6 @@ class RunRecorder:
         return row[name] < self.best[name] if figure == "loss" else rises
 
 
-def _reported(row: dict[str, float]) -> dict[str, float]:
-    part = reported_part(row)
-    names = (f"{part}_loss", f"{part}_acc", f"{part}_acc_top5", "epoch")
-    return {name: row[name] for name in names}
-
-
 def costs(deployed: nn.Module, image_size: int) -> dict[str, Any]:
     """Measure the costs of a deployed network.
 
@@ -152,7 +150,6 @@ def costs(deployed: nn.Module, image_size: int) -> dict[str, Any]:
         together; `cpu_threads`.
     """
     device = next(deployed.parameters()).device
-    together = distributed.is_available() and distributed.is_initialized()
     meter = LoadMeter()
     latency = latency_ms(deployed, image_size)
     return {
@@ -161,6 +158,6 @@ def costs(deployed: nn.Module, image_size: int) -> dict[str, Any]:
         "latency_ms": latency,
         "busy_cores": meter.busy_cores(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "devices": distributed.get_world_size() if together else 1,
+        "devices": num_ranks(),
         "cpu_threads": torch.get_num_threads(),
     }

@@ -6,11 +6,11 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from distillers.checkpoints import io as checkpoint
 from distillers.checkpoints.shards import weights_sha256
 from distillers.config.run_files import METRICS
+from distillers.config.sizes import pluralize
 from distillers.config.train import TrainConfig
 from distillers.distributed.world import World
 from distillers.errors import CorruptFileError, InputError, complain
@@ -101,19 +101,14 @@ def resolve_run_dir(folder: Path, network: str, config: TrainConfig, world: Worl
     """
     run_dir = RunDir(folder, file_name(network), None)
     run_dir = dataclasses.replace(run_dir, read_at=run_dir.last_saved)
-    content = world.run_on_rank0(lambda: _plain(find_checkpoint(run_dir, config)))
-    state = RunState.from_dict(content, run_dir.last) if content else None
+    state = world.run_on_rank0(lambda: find_checkpoint(run_dir, config))
     if state and state.trainer.world_size != world.size:
         world.say(
-            f"resumed by {world.size} processes instead of {state.trainer.world_size}: the "
-            "order of the images is the same; random draws and batch statistics of each process "
-            "are not."
+            f"resumed by {pluralize(world.size, 'process')} instead of {state.trainer.world_size}: "
+            "the order of the images is the same; random draws and batch statistics of each "
+            "process are not."
         )
     return dataclasses.replace(run_dir, state=state)
-
-
-def _plain(state: RunState | None) -> dict[str, Any] | None:
-    return state.as_dict() if state else None
 
 
 def check_same_source(

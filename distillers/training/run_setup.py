@@ -114,6 +114,11 @@ def to_device(net: nn.Module, config: TrainConfig, world: World) -> nn.Module:
     return net.to(world.device)
 
 
+def memory_format(config: TrainConfig) -> torch.memory_format:
+    """Return the order of channels in memory that --channels_last asks for."""
+    return torch.channels_last if config.channels_last else torch.contiguous_format
+
+
 def enable_checkpointing(net: nn.Module) -> None:
     """Let a network recompute its activations in the backward pass."""
     try:

@@ -22,17 +22,16 @@ from distillers.distillation.task import Task
 from distillers.distributed.world import World
 from distillers.errors import InputError, first_line, shorten
 from distillers.files import DISK_FULL
-from distillers.training.agreement import Agreement
 from distillers.training.autotune import choose, compile_cost
 from distillers.training.class_weight import check_same_weights, class_weight_options
 from distillers.training.evaluate import score
 from distillers.training.images import Splits, check_same_images, describe
 from distillers.training.memory import release_freed_memory
 from distillers.training.preemption import PreemptionHandler, ignore
-from distillers.training.probe import Probe
+from distillers.training.probe import Agreement, Probe
 from distillers.training.recorder import open_recorder
 from distillers.training.run_dir import RunDir
-from distillers.training.run_setup import batch_size_per_process, build_hparams
+from distillers.training.run_setup import batch_size_per_process, build_hparams, memory_format
 from distillers.training.trainer import Hyperparameters, fit
 
 # Attributes of a `Score` that are recorded after each epoch.
@@ -68,8 +67,7 @@ def train(
     for cache in caches:
         loader = CachedTeacherLoader(loader, cache)
     loader = _with_soft_labels(loader, config, splits)
-    order = torch.channels_last if config.channels_last else torch.contiguous_format
-    task.to(memory_format=order)  # the fused copy of the teacher, too
+    task.to(memory_format=memory_format(config))  # the fused copy of the teacher, too
     if world.rank:  # rank 0 draws what a single process would draw
         seeds = np.random.SeedSequence([config.trial, world.rank])
         torch.manual_seed(int(seeds.generate_state(1)[0]))
@@ -188,7 +186,8 @@ def drops_last(config: TrainConfig, task: Task, num_images: int, world: World) -
     least = max(2, world.size) if config.sync_bn else 2 * world.size
     few = 0 < left < least <= config.batch_size and uses_batch_statistics(task)
     if few:
-        world.say(f"the last {left} images of an epoch are left out, too few for batch statistics")
+        what = "image of an epoch is" if left == 1 else f"{left} images of an epoch are"
+        world.say(f"the last {what} left out, too few for batch statistics")
     return few
 
 

@@ -23,14 +23,12 @@ from distillers.distillation.distillation import Distillation
 from distillers.distributed.world import World
 from distillers.errors import InputError
 from distillers.features.backbone import has_logits
-from distillers.features.extractor import FeatureExtractor
 from distillers.models.fake_quantize import fake_quantize_layers
 from distillers.training import run_setup
-from distillers.training.agreement import Agreement
 from distillers.training.class_weight import class_weight_options
 from distillers.training.ddp import convert_sync_batchnorm
 from distillers.training.images import Splits, split_images
-from distillers.training.probe import Probe, embed
+from distillers.training.probe import Agreement, Probe, embed
 from distillers.training.teachers import LoadedTeachers, prepare
 
 
@@ -86,8 +84,7 @@ def choose_probe(
 def _agreement(task: Distillation, splits: Splits, world: World) -> Agreement:
     """Return how a student is compared with its first teacher on the test images."""
     loader = splits.test.test_loader(world.device, world.shard)
-    with FeatureExtractor(task.teacher, task.teacher_taps, ["pooled"]) as extractor:
-        embeddings = embed(extractor, loader, world)
+    embeddings = embed(task.teacher, task.teacher_taps, loader, world)
     world.say(
         "test acc is the agreement with the teacher: how many % of the 20 nearest images of each "
         "held-out image are the same"

@@ -174,8 +174,7 @@ def prepare(
         net = ReducedPrecision(net, torch.bfloat16)
     if config.teacher_size is not None:
         card = {**card, "image_size": config.teacher_size}
-    size = (source.image_size, source.image_size)
-    net = adapt_input(net, card, mean=source.mean, std=source.std, size=size).to(world.device)
+    net = adapt_input(net, card, source).to(world.device)
     if flags.is_named and not card.get("mean"):
         world.say(f"{teacher.name} does not say how images are normalized: as for the student")
     head: Any = flags.head

@@ -23,9 +23,8 @@ from distillers.training.metrics import EpochMetrics
 from distillers.training.nan_guard import NaNGuard
 from distillers.training.optim import build_optimizer
 from distillers.training.preemption import PreemptionHandler, ignore
-from distillers.training.rng_state import generator_state, set_generators
 from distillers.training.schedule import Schedule
-from distillers.training.state import TrainProgress, TrainState
+from distillers.training.state import TrainProgress, TrainState, generator_state, set_generators
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 

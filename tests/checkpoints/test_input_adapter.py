@@ -1,4 +1,5 @@
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,11 @@ HERE = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.1)}
 THERE = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
+def images_of(side, mean, std):
+    """What an adapter reads of a data set."""
+    return SimpleNamespace(image_size=side, mean=mean, std=std)
+
+
 def normalized(raw, numbers):
     mean, std = (torch.tensor(numbers[name])[:, None, None] for name in ("mean", "std"))
     return (raw - mean) / std
@@ -22,7 +28,7 @@ def normalized(raw, numbers):
 
 def test_a_network_sees_the_normalisation_that_it_knows():
     net, raw = Small().eval(), torch.rand(2, 3, 8, 8)
-    both = adapt_input(net, THERE, **HERE, size=(8, 8))
+    both = adapt_input(net, THERE, images_of(8, **HERE))
     assert isinstance(both, InputAdapter)
     torch.testing.assert_close(both(normalized(raw, HERE)), net(normalized(raw, THERE)))
 
@@ -30,24 +36,23 @@ def test_a_network_sees_the_normalisation_that_it_knows():
 def test_a_network_sees_the_size_that_it_knows():
     net, images = Small().eval(), torch.randn(2, 3, 16, 16)
     expected = net(F.interpolate(images, (8, 8), mode="bilinear", antialias=True))
-    assert torch.equal(
-        adapt_input(net, HERE | {"image_size": 8}, **HERE, size=(16, 16))(images), expected
-    )
+    adapted = adapt_input(net, HERE | {"image_size": 8}, images_of(16, **HERE))
+    assert torch.equal(adapted(images), expected)
     assert torch.equal(InputAdapter(net, [0], [1], [0], [1], None)(images), net(images))
 
 
 def test_one_number_stands_for_every_channel():
     net, images = Small().eval(), torch.randn(2, 3, 8, 8)
     grey = {"mean": [0.5], "std": [0.25]}
-    assert adapt_input(net, grey, mean=(0.5,) * 3, std=(0.25,) * 3, size=(8, 8)) is net
-    both = adapt_input(net, grey, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), size=(8, 8))
+    assert adapt_input(net, grey, images_of(8, (0.5,) * 3, (0.25,) * 3)) is net
+    both = adapt_input(net, grey, images_of(8, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
     torch.testing.assert_close(both(images), net((images - 0.5) / 0.25))
 
 
 @pytest.mark.parametrize("card", [{}, {"mean": None}, HERE, HERE | {"image_size": 8}])
 def test_a_network_that_knows_such_images_is_left_alone(card):
     net = Small()
-    assert adapt_input(net, card, **HERE, size=(8, 8)) is net
+    assert adapt_input(net, card, images_of(8, **HERE)) is net
 
 
 def test_numbers_that_cannot_be_are_refused():

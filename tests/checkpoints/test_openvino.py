@@ -6,7 +6,7 @@ import torch
 import distillers
 from distillers import data, models
 from distillers.checkpoints import io as checkpoint
-from distillers.checkpoints import openvino
+from distillers.checkpoints import onnx
 from distillers.cli import main as cli
 from distillers.errors import CorruptFileError, InputError
 
@@ -25,7 +25,10 @@ def checkpoint_of(folder):
 def test_without_the_extra_the_command_that_installs_it_is_named(tmp_path, monkeypatch, capsys):
     pytest.importorskip("onnxscript")
     path = checkpoint_of(tmp_path)
-    monkeypatch.setattr(openvino, "find_spec", lambda _: None)
+    find_spec = onnx.find_spec
+    monkeypatch.setattr(
+        onnx, "find_spec", lambda name: None if name == "openvino" else find_spec(name)
+    )
     assert cli.run("export", [path, "--format", "openvino"]) == 2
     assert "pip install distillers[openvino]" in capsys.readouterr().err
     (tmp_path / "x.xml").write_text('<?xml version="1.0"?>')

@@ -447,6 +447,6 @@ def test_a_last_batch_of_one_image_is_left_out_and_said(there, capsys):
     flags = [*STUDENT, "--path_t", PATH_T, "--epochs", "1", "--distill", "srrl"]
     flags += ["--protocol", "crd", "--batch_size", "16", "--save_dir", "last_of_one"]
     assert cli.run("student", flags) == 0
-    assert "the last 1 images of an epoch are left out" in capsys.readouterr().out
+    assert "the last image of an epoch is left out" in capsys.readouterr().out
     folder = run_folder(there / "last_of_one")
     assert (folder / "resnet8_best.pth").exists()

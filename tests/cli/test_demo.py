@@ -40,7 +40,7 @@ def test_intervals_are_those_of_scipy_and_gains_are_paired():
     gain = demo.paired_gain(kd, alone)
     assert gain.interval == pytest.approx((expected.low, expected.high))
     assert gain.mean == pytest.approx((8 + 7.5 + 9) / 3)
-    assert demo.t_interval([1.0]) is None
+    assert demo.SampleStats([1.0]).interval is None
 
 
 def test_a_method_that_does_not_win_is_named():

@@ -137,7 +137,7 @@ def test_another_number_of_processes_goes_on_and_says_what_differs(whole, tmp_pa
     process.send_signal(signal.SIGUSR1)
     ended(process, 75)
     told = ended(started(tmp_path, "--resume", devices="cpu"))
-    assert "resumed by 1 processes instead of 2" in told
+    assert "resumed by 1 process instead of 2" in told
     assert state(tmp_path)["epoch"] == 30
 
 

@@ -11,8 +11,7 @@ from torch import nn
 from distillers import data
 from distillers.cli import main as cli
 from distillers.data.loaders.memory import Loader
-from distillers.report.audit import audit, calibrating_temperature, pictures
-from distillers.report.audit_page import render_audit
+from distillers.report.audit import audit, calibrating_temperature, pictures, render_audit
 from distillers.training.evaluate import score
 from distillers.training.predictions import Predictions
 from distillers.training.probe import NearestNeighbors

@@ -6,7 +6,7 @@ import torch
 from sklearn import metrics
 
 from distillers.report import evaluation
-from distillers.training.class_scores import count_classes
+from distillers.training.evaluate import count_classes
 
 NAMES = ("a", "b", "c", "d", "e")
 

@@ -72,8 +72,8 @@ def test_a_small_sweep(grid, tmp_path, capsys):
     assert "3 points of the grid, 3 runs with their teachers: 2 done, 1 failed before, 1" in text
     assert text.count("\npython train_student.py --path_t ") == 1
     assert text.count("# done: ") == 2
-    assert "from finished runs of the same kind: 1 kinds" in text  # of the other rate
-    assert "with random weights, alone on cpu with 1 threads: 0 kinds" in text
+    assert "from finished runs of the same kind: 1 kind;" in text  # of the other rate
+    assert "with random weights, alone on cpu with 1 thread: 0 kinds" in text
 
 
 def check_sizes(grid, tmp_path):
@@ -117,7 +117,7 @@ def test_a_dry_run_is_a_shell_script_and_writes_nothing(tmp_path, capsys, monkey
     assert all("--lr_decay_epochs 3,4" in line for line in commands)
     assert sum("--epochs 6" in line for line in commands) == 4
     assert "h with 3 runs at once" in lines[-2]
-    assert "alone on cpu with 1 threads: 3 kinds" in lines[-1]  # the teacher, the student alone, sp
+    assert "alone on cpu with 1 thread: 3 kinds" in lines[-1]  # the teacher, the student alone, sp
     assert list(tmp_path.iterdir()) == []
 
 

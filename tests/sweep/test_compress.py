@@ -161,8 +161,8 @@ def test_networks_with_published_weights_start_from_them_and_go_on_from_their_ow
     assert halving._start(replace(plan, flags={}), "timm:lcnet_050", None) == {}
 
 
-def test_published_weights_are_fetched_before_training(monkeypatch):
-    fetched, lines = [], []
+def test_published_weights_are_fetched_before_training(monkeypatch, capsys):
+    fetched = []
 
     def create(name, num_classes, image_size, pretrained):
         fetched.append((name, num_classes, pretrained))
@@ -171,11 +171,11 @@ def test_published_weights_are_fetched_before_training(monkeypatch):
 
     monkeypatch.setattr(candidates.models, "create", create)
     source = data.source_of("digits")
-    candidates.fetch_weights(["timm:lcnet_050", "resnet8"], source, lines.append)
+    candidates.fetch_weights(["timm:lcnet_050", "resnet8"], source)
     assert fetched == [("timm:lcnet_050", 10, True)]
-    assert lines == ["1 of 2 candidates start from published weights"]
+    assert capsys.readouterr().out == "1 of 2 candidates start from published weights\n"
     with pytest.raises(InputError, match="no weights of timm:unknown"):
-        candidates.fetch_weights(["timm:unknown"], source, lines.append)
+        candidates.fetch_weights(["timm:unknown"], source)
 
 
 def test_a_folder_of_other_flags_is_refused(tmp_path, capsys):

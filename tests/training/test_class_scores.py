@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distillers.training.class_scores import count_classes
+from distillers.training.evaluate import count_classes
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -11,9 +11,8 @@ from distillers import data
 from distillers.data.unlabelled import with_few_labels
 from distillers.distributed.world import World
 from distillers.features.taps import Taps
-from distillers.training.agreement import linear_cka, nearest
 from distillers.training.evaluate import score
-from distillers.training.probe import NearestNeighbors, Probe
+from distillers.training.probe import NearestNeighbors, Probe, linear_cka, nearest
 from distillers.training.runner import evaluate_on_splits
 
 

@@ -55,8 +55,7 @@ def main(args: Sequence[str]) -> None:
         raise InputError(f"--out is {out}, a file; name a folder.")
 
     from distillers.distributed.rendezvous import device_of
-    from distillers.report.audit import audit, pictures
-    from distillers.report.audit_page import render_audit
+    from distillers.report.audit import audit, pictures, render_audit
 
     device = device_of(config.devices())
     seen, source = _predictions(config, device)
@@ -134,8 +133,7 @@ def _prepared(
                 f"{images.num_classes}; add --teacher_head fit, or --class_map FILE."
             )
         return for_dataset(classifier, images, path, device)
-    size = (images.image_size, images.image_size)
-    net = adapt_input(classifier.net, card, mean=images.mean, std=images.std, size=size)
+    net = adapt_input(classifier.net, card, images)
     loader = images.train_eval_loader(device) if flags.head in FITTED else None
     try:
         net = prepare_teacher(

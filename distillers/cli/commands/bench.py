@@ -133,7 +133,7 @@ def _measure(config: BenchConfig, setup: "BenchmarkSetup", variants: list[str]) 
             )
             if config.out:  # after every method, in case the benchmark is stopped
                 about = {"settings": asdict(config), "environment": environment()}
-                write_json(Path(config.out), about | {"results": measurements.plain()})
+                write_json(Path(config.out), about | {"results": asdict(measurements)})
     return measurements
 
 

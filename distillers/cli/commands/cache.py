@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from distillers.config.flags import AT_LEAST_1
 from distillers.config.parsing import parse
-from distillers.config.sizes import format_bytes, num_bytes, num_days
+from distillers.config.sizes import format_bytes, num_bytes, num_days, pluralize
 from distillers.config.student import StudentConfig
 from distillers.errors import InputError, unknown
 
@@ -143,7 +143,7 @@ def export_pack(args: Sequence[str]) -> None:
         size = sum(path.stat().st_size for path in folder.iterdir())
         world.say(
             f"wrote {folder}: {', '.join(manifest['tensors'])} of {len(train.train_labels):,} "
-            f"images x {num_views} views, {format_bytes(size)}"
+            f"images x {pluralize(num_views, 'view')}, {format_bytes(size)}"
         )
 
     launch.run(config, "cache", ["export", *args], export)
@@ -166,8 +166,8 @@ def import_pack(args: Sequence[str]) -> None:
     there = pack.copy(Path(config.save_dir) / FOLDER)
     print(
         f"{config.pack} by {pack.manifest['teacher']['model']} fits the "
-        f"{len(train.train_labels):,} training images, {pack.num_views} views each; use it with "
-        f"--path_t {there}"
+        f"{len(train.train_labels):,} training images, {pluralize(pack.num_views, 'view')} each; "
+        f"use it with --path_t {there}"
     )
 
 
@@ -199,8 +199,8 @@ def work(config: StudentConfig, world: "World") -> "tuple[list[TeacherCache], Da
     batch_size = run_setup.batch_size_per_process(config, world)
     for cache in caches:
         fill.fill_cache(cache, train, num_views, batch_size, world)
-        computed = f"computed {cache.total_computed(world):,} views"
-        world.say(f"{computed}; the cache is full: {cache.folder.path}")
+        computed = pluralize(cache.total_computed(world), "view")
+        world.say(f"computed {computed}; the cache is full: {cache.folder.path}")
     return caches, train, num_views
 
 
@@ -213,7 +213,7 @@ def info(args: Sequence[str]) -> None:
     caches = maintenance.find_caches(Path(config.where).expanduser())
     for found in caches:
         print("\n".join(maintenance.info(found)))
-    print(f"{len(caches)} caches in {config.where}")
+    print(f"{pluralize(len(caches), 'cache')} in {config.where}")
 
 
 def verify(args: Sequence[str]) -> None:
@@ -233,7 +233,7 @@ def verify(args: Sequence[str]) -> None:
         print("\n".join(lines))
     if num_damaged and not config.repair:
         raise InputError(f"{num_damaged:,} rows are damaged; --repair clears them.")
-    print(f"{len(caches)} caches in {config.where}")
+    print(f"{pluralize(len(caches), 'cache')} in {config.where}")
 
 
 def prune(args: Sequence[str]) -> None:

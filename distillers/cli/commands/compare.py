@@ -10,6 +10,7 @@ import tyro
 from distillers.config.flags import NOT_NEGATIVE, Fact, require_folder_of
 from distillers.config.parsing import parse
 from distillers.config.scoring import ScoringConfig
+from distillers.config.sizes import pluralize
 from distillers.errors import LimitExceededError
 from distillers.files import write_json, write_text
 
@@ -144,8 +145,8 @@ def _print(
         print(f"{name:<16}{format_figure(old):>14}{format_figure(new):>14}{change:>14}")
     low, high = found.interval
     print(f"\naccuracy        {found.change:+.2f} points, 95 % interval [{low:+.2f}, {high:+.2f}]")
-    print(f"won             {found.won} images")
-    print(f"negative_flips  {found.lost} images, {found.negative_flips:.2f} %")
+    print(f"won             {pluralize(found.won, 'image')}")
+    print(f"negative_flips  {pluralize(found.lost, 'image')}, {found.negative_flips:.2f} %")
     print(f"mcnemar_p       {found.p_value:.4g} (exact)")
     if load:
         print(f"latency         {load}; the forwards of both are interleaved")

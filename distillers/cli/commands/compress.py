@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from distillers.config.flags import AT_LEAST_1, FRACTION, NOT_NEGATIVE, POSITIVE, Fact, check_ranges
 from distillers.config.parsing import parse
+from distillers.config.sizes import pluralize
 from distillers.errors import InputError
 
 if TYPE_CHECKING:
     from distillers.checkpoints.load import Classifier
     from distillers.data.source import DataSource
     from distillers.sweep.candidates import Limits
+    from distillers.sweep.executors.local import Slots
     from distillers.sweep.halving import Plan
 
 # Flags that may differ when a compression is continued.
@@ -92,7 +94,7 @@ def main(args: Sequence[str]) -> None:
     if config.dry_run:
         return
     plan.save(out / "plan.json")
-    trained = train(plan, str(path), out / "save", _fixed(config, source), _executor(config), _say)
+    trained = train(plan, str(path), out / "save", _fixed(config, source), _slots(config))
     from distillers.sweep.finish import finish
 
     finish(plan, trained, teacher, source, out, config.limits(), config.max_drop)
@@ -161,12 +163,13 @@ def _plan(config: CompressConfig, teacher: "Classifier", source: "DataSource", o
     if not config.dry_run:
         out.mkdir(parents=True, exist_ok=True)
     names = config.candidates or default_candidates(teacher.card["model"], source.image_size)
-    _say(f"measuring {len(names)} candidates on this machine (onnxruntime, one image):")
+    count = pluralize(len(names), "candidate")
+    _say(f"measuring {count} on this machine (onnxruntime, one image):")
     limits = config.limits()
-    teacher_ms, measured = measure(names, teacher.net, source, limits, _say)
+    teacher_ms, measured = measure(names, teacher.net, source, limits)
     within = within_limits(measured, limits)
     if config.pretrained:
-        fetch_weights([each.name for each in within], source, _say)
+        fetch_weights([each.name for each in within], source)
     model = teacher.card["model"]
     within.sort(key=lambda each: (not is_relative(each.name, model), -each.macs))
     images = len(source.train_labels)
@@ -190,7 +193,8 @@ def _print_plan(config: CompressConfig, plan: "Plan", out: Path) -> None:
     if left_out:
         _say(f"left out, because the budget has no epoch for them: {', '.join(left_out)}")
     for number, rung in enumerate(plan.rungs, start=1):
-        _say(f"  rung {number}: {rung.size} networks, {rung.epochs} epochs each")
+        what = f"{pluralize(rung.size, 'network')}, {pluralize(rung.epochs, 'epoch')} each"
+        _say(f"  rung {number}: {what}")
     _say(f"training takes about {plan.minutes:.0f} minutes (budget {config.minutes:g})")
     _say(
         f"writes {out}/: plan.json, save/ (runs, the teacher cache), student.onnx, compress.json, "
@@ -216,11 +220,10 @@ def _fixed(config: CompressConfig, source: "DataSource") -> dict[str, Any]:
     }
 
 
-def _executor(config: CompressConfig) -> Any:
-    """Return what makes the executor of a rung: processes on the GPUs, or on the CPU."""
+def _slots(config: CompressConfig) -> "Slots":
+    """Return the places for runs: the GPUs, or --jobs on the CPU."""
     from distillers.config.cpus import usable_cpus
-    from distillers.sweep.executors.local import LocalExecutor, divide_machine, selected_gpus
+    from distillers.sweep.executors.local import divide_machine, selected_gpus
 
     gpus = selected_gpus(None)
-    slots = divide_machine(gpus, usable_cpus(), 1, None if gpus else config.jobs, None)
-    return lambda: LocalExecutor(slots)
+    return divide_machine(gpus, usable_cpus(), 1, None if gpus else config.jobs, None)

@@ -14,8 +14,7 @@ from distillers.distillation.recipes import ELEVEN
 from distillers.errors import InputError
 
 if TYPE_CHECKING:
-    from distillers.cli.demo import Result
-    from distillers.cli.demo_files import ExportedPair
+    from distillers.cli.demo import ExportedPair, Result
 
 METHODS = ("kd", "rrd", "simkd")
 
@@ -43,9 +42,8 @@ def main(args: Sequence[str]) -> None:
     methods = ELEVEN if config.all else config.methods
     config = replace(config, methods=tuple(map(canonical_method, methods)))
 
-    from distillers.cli.demo import LABELLED, compare
+    from distillers.cli.demo import LABELLED, compare, export_pair
     from distillers.cli.demo_figure import draw
-    from distillers.cli.demo_files import export_pair
     from distillers.distributed.rendezvous import device_of
     from distillers.losses import wiring
 
@@ -78,7 +76,7 @@ def table(teacher: "Result", results: Sequence["Result"], size: int) -> str:
         results: one for each method, the student trained alone first.
         size: height and width of the images.
     """
-    from distillers.cli.demo import STUDENT, TEACHER, paired_gain
+    from distillers.cli.demo import STUDENT, TEACHER
     from distillers.models.profile import count_macs, count_parameters
 
     head = f"{'':<18}{'accuracy %':>14}{'gain over alone':>28}{'parameters':>12}{'MACs':>13}"
@@ -87,7 +85,7 @@ def table(teacher: "Result", results: Sequence["Result"], size: int) -> str:
         assert result.net is not None  # set by compare
         net, stats = result.net.cpu(), result.stats
         accuracy = f"{stats.mean:.1f}" + (f" ± {stats.sd:.1f}" if stats.sd is not None else "")
-        gain = "" if result in (teacher, results[0]) else str(paired_gain(result, results[0]))
+        gain = "" if result in (teacher, results[0]) else _gain(result, results[0])
         name = TEACHER if result is teacher else STUDENT
         lines.append(
             f"{name + ' ' + result.name:<18}{accuracy:>14}{gain:>28}"
@@ -98,6 +96,15 @@ def table(teacher: "Result", results: Sequence["Result"], size: int) -> str:
     if worse:
         lines.append(f"\nNot better than the student alone here: {', '.join(worse)}.")
     return "\n".join(lines)
+
+
+def _gain(result: "Result", alone: "Result") -> str:
+    """Return the mean gain over the student alone, and its 95 % interval."""
+    from distillers.cli.demo import paired_gain
+
+    gains = paired_gain(result, alone)
+    ends = gains.interval
+    return f"{gains.mean:+.1f}" + (f" [{ends[0]:+.1f}, {ends[1]:+.1f}]" if ends else "")
 
 
 def describe_files(files: "ExportedPair") -> str:

@@ -128,7 +128,7 @@ def _check_files(config: ExportConfig, path: Path, out: Path) -> None:
     if config.format in ("onnx", "openvino"):
         onnx.require()
     if config.format == "openvino":
-        openvino.require()
+        onnx.require("openvino")
     if path.suffix in (".onnx", openvino.XML) or (
         path.suffix == ".pt2" and config.format != "torch_export"
     ):
@@ -158,6 +158,4 @@ def _images(source: "DataSource | None", card: dict[str, Any]) -> "tuple[Tensor,
 
     source = source or data.source_of("digits")
     images = next(source.test_loader(torch.device("cpu")).epoch(1)).images[:NUM_IMAGES]
-    size = (source.image_size, source.image_size)
-    adapted = adapt_input(nn.Identity(), card, mean=source.mean, std=source.std, size=size)
-    return adapted(images), f"test images of {source.name}"
+    return adapt_input(nn.Identity(), card, source)(images), f"test images of {source.name}"

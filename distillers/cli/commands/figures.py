@@ -167,14 +167,13 @@ def _load(text: str, model: str | None, teacher: _Loaded | None = None) -> _Load
 def _on_device(loaded: _Loaded, source: "DataSource", device: "torch.device") -> "Network":
     """Prepare a network for the images of a data set and find its taps."""
     from distillers.checkpoints.for_dataset import for_dataset
-    from distillers.checkpoints.onnx import OnnxNetwork
-    from distillers.checkpoints.openvino import OpenVinoNetwork
+    from distillers.checkpoints.onnx import RuntimeNetwork
     from distillers.checkpoints.program import Program
     from distillers.features.infer import find_taps
     from distillers.features.taps import Taps
     from distillers.figures.responses import Network
 
     net = for_dataset(loaded.classifier, source, loaded.path, device)
-    if isinstance(loaded.classifier.net, Program | OnnxNetwork | OpenVinoNetwork):
+    if isinstance(loaded.classifier.net, Program | RuntimeNetwork):
         return Network(loaded.name, net, Taps(maps=(), head=""))
     return Network(loaded.name, net, find_taps(net, source.sample(device)))

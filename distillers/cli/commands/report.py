@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from distillers.config.parsing import parse
+from distillers.config.sizes import pluralize
 from distillers.errors import InputError
 
 NAMED = 20  # folders that the terminal names
@@ -38,7 +39,6 @@ def main(args: Sequence[str]) -> None:
     if not config.format:
         raise InputError("--format names nothing to write: html, markdown, csv, latex.")
 
-    from distillers.report.formatting import pluralize
     from distillers.report.report import build_report
     from distillers.report.writer import write_report
 

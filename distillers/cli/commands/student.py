@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from distillers.config.parsing import parse
+from distillers.config.sizes import pluralize
 from distillers.config.student import StudentConfig
 
 if TYPE_CHECKING:
@@ -69,5 +70,6 @@ def work(config: StudentConfig, world: "World") -> None:
         probe=probe,
     )
     for cache in outputs:
-        world.say(f"teacher cache: the teacher ran for {cache.total_computed(world):,} images")
+        count = pluralize(cache.total_computed(world), "image")
+        world.say(f"teacher cache: the teacher ran for {count}")
     world.say(f"saved {run_dir.best}")

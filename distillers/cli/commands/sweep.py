@@ -112,7 +112,7 @@ def main(args: Sequence[str]) -> None:
         is_local = config.engine == "local"
         slots = local_slots(config if is_local else replace(config, jobs=None, gpu_id=None))
         num_concurrent = config.jobs or len(slots.gpus)
-        print_dry_run(expanded, ledger, grid.save_dir, slots, num_concurrent)
+        print_dry_run(expanded, ledger, slots, num_concurrent)
         return
     check_networks(expanded.runs, source_opener())
     execute(config, expanded.runs, ledger, grid.save_dir)

@@ -30,11 +30,10 @@ def main(args: Sequence[str]) -> None:
 
 def work(config: TransferConfig, world: "World") -> None:
     """Train the network in one process."""
-    import torch
-
     from distillers.checkpoints.card import create_card
     from distillers.checkpoints.input_adapter import with_normalization
     from distillers.checkpoints.load import best_checkpoint, load
+    from distillers.checkpoints.shards import weights_sha256
     from distillers.distillation import recipes
     from distillers.losses import CE
     from distillers.training import run_setup
@@ -49,7 +48,9 @@ def work(config: TransferConfig, world: "World") -> None:
     path = best_checkpoint(Path(config.path_s))
     loaded = load(path, model=config.model_s, teacher=config.path_t, programs=False)
     name = loaded.card["model"]
-    config = _with_run_flags(config, path, world)
+    if taken := config.run_flags(read_run_flags(path)):
+        world.say(describe_run_flags(taken))
+        config = replace(config, **taken)
     options = replace(config.decode_options(), image_size=_image_size(config, loaded.card))
     images = run_setup.load_data(config, world, options)
     source = with_normalization(images, loaded.card.get("mean"), loaded.card.get("std"))
@@ -57,9 +58,8 @@ def work(config: TransferConfig, world: "World") -> None:
     run_dir = resolve_run_dir(config.folder(name), name, config, world)
     check_same_source(run_dir, ("transferred", "sha256"), path)
     run_setup.seed_everything(config)
-    order = torch.channels_last if config.channels_last else torch.contiguous_format
     net = run_setup.to_device(_trainable(loaded, config, source), config, world)
-    net = net.to(memory_format=order)  # before features are computed
+    net = net.to(memory_format=run_setup.memory_format(config))  # before features are computed
     head = classifier_of(net, source.sample(world.device))
     replace_classifier(net, head, source.num_classes)
     splits = split_images(source, config)
@@ -76,24 +76,9 @@ def work(config: TransferConfig, world: "World") -> None:
     run_setup.print_start(f"{name} of {path}", config, run_dir.folder, world)
     world.say(_describe(config, source))
     card = create_card(name, source, channels_last=config.channels_last)
-    card["transferred"] = _origin(path)
+    card["transferred"] = {"path": str(path), "sha256": weights_sha256(path)}
     train(config, task, splits, run_dir, card, world)
     world.say(f"saved {run_dir.best}")
-
-
-def _origin(path: Path) -> dict[str, str]:
-    """Return which network is transferred, as an entry of the card."""
-    from distillers.checkpoints.shards import weights_sha256
-
-    return {"path": str(path), "sha256": weights_sha256(path)}
-
-
-def _with_run_flags(config: TransferConfig, path: Path, world: "World") -> TransferConfig:
-    """Return the flags with those of the network's run that apply, which are printed."""
-    taken = config.run_flags(read_run_flags(path))
-    if taken:
-        world.say(describe_run_flags(taken))
-    return replace(config, **taken)
 
 
 def _image_size(config: TransferConfig, card: dict[str, Any]) -> int | None:
