@@ -68,11 +68,9 @@ class Reader(Protocol):
 
     def matches(self, payload: dict[str, Any]) -> bool:
         """Return whether a file's content has this layout."""
-        ...
 
     def convert(self, payload: dict[str, Any]) -> Converted:
         """Return the network in a file's content."""
-        ...
 
 
 class SimKDReader:

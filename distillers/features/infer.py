@@ -12,9 +12,8 @@ from distillers.features.backbone import headed, num_classes
 from distillers.features.class_map import ClassMap
 from distillers.features.extractor import embedding
 from distillers.features.layout import PLAIN, Layout
-from distillers.features.stages import as_map, layout_of, outermost, stages_of
+from distillers.features.stages import as_map, layout_of, outermost, stages_of, token_paths
 from distillers.features.taps import Place, Taps, module_at, with_maps
-from distillers.features.tokens import token_paths
 from distillers.features.trace import Call, ForwardTrace
 
 
@@ -50,7 +49,7 @@ def infer_taps(trace: ForwardTrace, taps: Taps | None = None, *, maps: Sequence[
     * The pre-activation of a stage is the input of the activation whose output is the stage map. A
       map with negative values that is not the output of an activation module is its own
       pre-activation. If one stage has none, there are none.
-    * The tokens are those of `distillers.features.tokens.token_paths`.
+    * The tokens are those of `distillers.features.stages.token_paths`.
 
     Outputs that are later overwritten in place are skipped. Tokens and channels-last maps are maps
     if their number or size fits the image. What cannot be inferred is left empty.

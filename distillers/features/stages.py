@@ -1,4 +1,4 @@
-"""Infer which modules of a network output the maps of its stages."""
+"""Infer which modules of a network output the maps of its stages, or the tokens of its blocks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,6 +74,29 @@ def outermost(trace: ForwardTrace, call: Call, holding_none_of: Sequence[str]) -
     return min(with_weights or same or [call], key=lambda other: other.depth).path
 
 
+def token_paths(trace: ForwardTrace) -> tuple[str, ...]:
+    """Return the modules whose outputs are the tokens (n, t, d) of each block, in order.
+
+    The blocks are the longest sequence of modules of one type in one parent whose outputs are
+    tokens with a position in the image. If a normalization of the last output follows, it takes
+    the place of the last block. Empty if there is no such sequence, or if modules of this type have
+    outputs of several shapes, as in networks with stages.
+    """
+    calls = [call for call in trace.readable() if _token_layout(trace, call) is not None]
+    blocks = _longest_repeated(
+        [call for call in calls if _is_block(call.module) and trace.is_computed(call.output)]
+    )
+    if not blocks:
+        return ()
+    last = blocks[-1]
+    same_type = (call for call in trace.calls if type(call.module) is type(last.module))
+    if len({call.output.shape for call in same_type}) > 1:
+        return ()
+    after = calls[calls.index(last) + 1 :]
+    end = next((call for call in after if _normalizes(trace, call, last)), last)
+    return (*(call.path for call in blocks[:-1]), end.path)
+
+
 def _named_by_timm(trace: ForwardTrace) -> list[Call]:
     """Return the calls named by the `feature_info` of timm, none if one of them cannot be read."""
     readable = {call.path: call for call in trace.readable()}
@@ -99,7 +122,7 @@ def _named_by_timm(trace: ForwardTrace) -> list[Call]:
 def _by_size(trace: ForwardTrace, head: str) -> list[Call]:
     """Return the last block of each size, or a sequence of blocks if there is only one size."""
     maps = _maps(trace, head)
-    blocks = [each for each in maps if is_block(each.call.module)]
+    blocks = [each for each in maps if _is_block(each.call.module)]
     stages = [
         each
         for each in blocks
@@ -125,7 +148,7 @@ def _by_size(trace: ForwardTrace, head: str) -> list[Call]:
             chosen.append(early[-1].call)
     if len(chosen) > 1:
         return chosen
-    return longest_repeated([each.call for each in blocks]) or chosen
+    return _longest_repeated([each.call for each in blocks]) or chosen
 
 
 @dataclass(frozen=True)
@@ -154,7 +177,7 @@ def _maps(trace: ForwardTrace, head: str) -> list[_Map]:
         if values is None:
             continue
         area = values.shape[2] * values.shape[3]
-        if area > 1 or (is_block(call.module) and _has_map_input(call.input, found)):
+        if area > 1 or (_is_block(call.module) and _has_map_input(call.input, found)):
             found.append(_Map(call, order, area, convolutions))
     return found
 
@@ -178,12 +201,12 @@ def _pooled(trace: ForwardTrace) -> list[Tensor]:
     ]
 
 
-def is_block(module: nn.Module) -> bool:
+def _is_block(module: nn.Module) -> bool:
     """Return whether a module contains two or more layers."""
     return sum(weight.ndim > 1 for weight in module.parameters()) > 1
 
 
-def longest_repeated(blocks: list[Call]) -> list[Call]:
+def _longest_repeated(blocks: list[Call]) -> list[Call]:
     """Return the longest sequence, of two or more, of blocks of one type in one parent module."""
     rows: dict[tuple[str, type[nn.Module]], list[Call]] = {}
     for call in blocks:
@@ -218,3 +241,19 @@ def _in_raster_order(trace: ForwardTrace, calls: list[Call]) -> bool:
         for call in tokens
         if (values := as_map(trace, call)) is not None
     )
+
+
+def _token_layout(trace: ForwardTrace, call: Call) -> Layout | None:
+    """Return the layout of an output that is tokens of the image, else None."""
+    layout = layout_of(trace, call.output) if call.output.ndim == 3 else None
+    return layout if layout and layout.grid else None
+
+
+def _normalizes(trace: ForwardTrace, call: Call, last: Call) -> bool:
+    """Return whether a call normalizes the output of the last block, perhaps with more tokens."""
+    layout, own = _token_layout(trace, call), _token_layout(trace, last)
+    is_same = layout and own and layout.grid == own.grid
+    is_norm = "Norm" in type(call.module).__name__ and not _is_block(call.module)
+    is_outside = call.depth < last.depth  # of the blocks, also of other ones that follow
+    same_width = call.output.shape[2] == last.output.shape[2]
+    return bool(is_same and is_norm and is_outside and same_width)

@@ -30,7 +30,6 @@ class Deploys(Protocol):
             student: the trained student; it is not modified.
             taps: where the student is read.
         """
-        ...
 
     @staticmethod
     def rebuild(student: nn.Module, card: dict[str, Any]) -> nn.Module:
@@ -40,7 +39,6 @@ class Deploys(Protocol):
             student: a new network of the student's architecture.
             card: the description, possibly read from JSON.
         """
-        ...
 
 
 class Prepares(Protocol):
@@ -48,7 +46,6 @@ class Prepares(Protocol):
 
     def prepare(self, student: nn.Module, taps: Taps) -> None:
         """Change the student, which is read at `taps`, in place."""
-        ...
 
 
 def as_preparing(loss: nn.Module) -> Prepares | None:

@@ -16,15 +16,12 @@ class StoredOutputs(Protocol):
 
     def read(self, batch: Batch) -> Values:
         """Return the outputs for the views of a batch, by their keys in `Batch.teacher`."""
-        ...
 
     def report_damage(self) -> None:
         """Print how much was damaged and computed again since the last call."""
-        ...
 
     def total_computed(self, world: World) -> int:
         """Return for how many views the teacher ran; a collective call."""
-        ...
 
 
 class CachedTeacherLoader(WrappedLoader):
