@@ -87,16 +87,12 @@ def check_epoch_size(
     """
     whole = batch_size * world_size
     if drop_last and num < whole:
+        each = f" in each of {world_size} processes" if world_size > 1 else ""
+        fitting = num // world_size * world_size
+        smaller = f"--batch_size {fitting} or less, or " if fitting else ""
         raise InputError(
-            f"{num} images do not fill one batch of {batch_size}"
-            + (f" in each of {world_size} processes" if world_size > 1 else "")
-            + ", and smaller batches are left out; use "
-            + (
-                f"--batch_size {num // world_size * world_size} or less, or "
-                if num >= world_size
-                else ""
-            )
-            + "--protocol crd (drop_last=False), which keeps them."
+            f"{num} images do not fill one batch of {batch_size}{each}, and smaller batches are "
+            f"left out; use {smaller}--protocol crd (drop_last=False), which keeps them."
         )
     if shuffle and not drop_last and 0 < num % whole < world_size:
         raise InputError(

@@ -104,8 +104,7 @@ def plot(
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.grid(axis="x", color="#dddddd", lw=0.4)
     axes.set_axisbelow(True)
-    handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=min(3, len(networks)))
+    figure.legend(loc="outside upper center", ncols=min(3, len(networks)))
     caption = _caption(networks, baseline, len(shown))
     tables = [_table(n.name, g, class_names) for n, g in zip(networks, gains, strict=True)]
     return FigureData("class_gain", figure, caption, pd.concat(tables))

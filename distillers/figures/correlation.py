@@ -7,9 +7,7 @@ the student has learned. Public scripts plot another quantity under this name; s
 
 from collections.abc import Sequence
 
-import torch
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from pandas import DataFrame
 from torch import Tensor
 
@@ -93,10 +91,9 @@ def plot_matrices(
     columns = num_columns(len(matrices))
     height = {1: 2.6, 2: 1.6, 3: 1.15}[columns]
     figure, axes = make_panels(len(matrices), panel_height=height, extra=0.45)
-    largest = max(float(torch.as_tensor(matrix).abs().max()) for matrix in matrices)
-    image: AxesImage | None = None
+    largest = max(float(matrix.abs().max()) for matrix in matrices)
     for number, (panel, matrix) in enumerate(zip(axes, matrices, strict=True)):
-        image = panel.imshow(
+        panel.imshow(
             matrix.numpy(),
             cmap="PuOr" if signed else "cividis",
             vmin=-largest if signed else 0,
@@ -108,8 +105,8 @@ def plot_matrices(
         if len(class_names) <= MAX_CLASS_NAMES and number % columns == 0:
             panel.set_yticks(range(len(class_names)), class_names, fontsize=5.5)
             panel.tick_params(length=0)
-    assert image is not None, "there is no matrix"
-    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.7, aspect=30, pad=0.02)
+    shown = axes[0].images[0]  # all have its scale
+    bar = figure.colorbar(shown, ax=axes, location="bottom", shrink=0.7, aspect=30, pad=0.02)
     bar.set_label(label)
     bar.outline.set_linewidth(0.5)
     return figure

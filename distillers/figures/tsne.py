@@ -101,11 +101,11 @@ def plot(
         columnspacing=0.8,
         markerscale=1.6,
     )
-    which = f"{len(kinds)} of {len(class_names)} classes" if len(kinds) < len(class_names) else ""
+    part = f" of {len(kinds)} of {len(class_names)} classes"
+    which = part if len(kinds) < len(class_names) else ""
     caption = (
-        f"t-SNE of the pooled features (classifier inputs) of {len(rows):,} test images"
-        + (f" of {which}" if which else "")
-        + f", perplexity {perplexity:g}, initialized by PCA, seed {seed}."
+        f"t-SNE of the pooled features (classifier inputs) of {len(rows):,} test images{which}, "
+        f"perplexity {perplexity:g}, initialized by PCA, seed {seed}."
     )
     return FigureData("tsne", figure, caption, concat(table))
 
