@@ -142,15 +142,14 @@ def _from_user(
         "pretrained": pretrained,
         **options,
     }
-    parameters = inspect.signature(build).parameters
-    missing = [
-        name
-        for name, parameter in parameters.items()
-        if name not in facts
-        and parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    if "num_classes" not in parameters or missing:
+    signature = inspect.signature(build)
+    parameters = signature.parameters
+    given = {name: fact for name, fact in facts.items() if name in parameters}
+    try:
+        signature.bind(**given)
+    except TypeError:  # another parameter has no default
+        given = {}
+    if "num_classes" not in given:
         asks = f"it takes {', '.join(parameters) or 'nothing'}"
         raise InputError(
             f"{path} must take num_classes, may take image_size and pretrained, and must have "
@@ -160,7 +159,7 @@ def _from_user(
         raise without_drop_path(path)
     if pretrained and "pretrained" not in parameters:
         raise InputError(f"{path} takes no pretrained, so it has no pretrained weights.")
-    net = build(**{name: fact for name, fact in facts.items() if name in parameters})
+    net = build(**given)
     if not isinstance(net, nn.Module):
         raise InputError(f"{path} returns a {type(net).__name__}, not a torch.nn.Module.")
     return net

@@ -57,11 +57,10 @@ def load_encoder(name: str) -> tuple[nn.Module, dict[str, Any]]:
     with _loading(name) as transformers:
         encoder: Any = transformers.AutoModel.from_pretrained(name, trust_remote_code=False)
         processor: Any = transformers.AutoImageProcessor.from_pretrained(name)
-    if getattr(encoder, "main_input_name", "") != "pixel_values" and not hasattr(
-        encoder, "get_image_features"
-    ):
+    has_text = hasattr(encoder, "get_image_features")
+    if not has_text and getattr(encoder, "main_input_name", "") != "pixel_values":
         raise InputError(f"transformers:{name} is a {type(encoder).__name__}, no vision encoder.")
-    if hasattr(encoder, "get_image_features") and hasattr(encoder, "text_model"):
+    if has_text and hasattr(encoder, "text_model"):
         encoder.text_model = None  # only images are encoded
     return VisionEncoder(encoder), _facts(processor)
 

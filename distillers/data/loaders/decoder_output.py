@@ -65,8 +65,7 @@ def _taken() -> bytes:
     size = os.lseek(scratch, 0, os.SEEK_CUR) if scratch is not None else 0
     if scratch is None or not size:
         return b""
-    os.lseek(scratch, 0, os.SEEK_SET)
-    text = os.read(scratch, size)
+    text = os.pread(scratch, size, 0)
     os.lseek(scratch, 0, os.SEEK_SET)
     os.ftruncate(scratch, 0)
     return text
