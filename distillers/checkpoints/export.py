@@ -16,7 +16,7 @@ from distillers.checkpoints.checksum import BLANK, KEY, add_to_safetensors, add_
 from distillers.checkpoints.load import Classifier, load
 from distillers.checkpoints.program import CARD
 from distillers.errors import InputError, first_line
-from distillers.files import write_atomically
+from distillers.files import write_atomically, write_text
 
 SUFFIXES = {
     "safetensors": ".safetensors",
@@ -62,8 +62,7 @@ def export(
             _write_program(classifier, card, temporary, example)
         difference = _compare(classifier, temporary, card["model"], images)
         if form == "torch_export":
-            text = json.dumps(card, indent=2).encode()
-            write_atomically(path.with_suffix(".json"), text)
+            write_text(path.with_suffix(".json"), json.dumps(card, indent=2))
         if form == "openvino":
             temporary.with_suffix(openvino.WEIGHTS).replace(path.with_suffix(openvino.WEIGHTS))
         temporary.replace(path)

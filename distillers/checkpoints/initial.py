@@ -120,11 +120,17 @@ def _fits_size(name: str, card: dict[str, Any], own_size: int, image_size: int) 
 
 
 def check_forward(net: nn.Module, name: str, images: Tensor, num_classes: int) -> None:
-    """Check that a network takes images (n, c, h, w) and returns logits (n, num_classes)."""
+    """Check that a network takes images (n, c, h, w) and returns logits (n, num_classes).
+
+    With 0 classes it must return embeddings (n, d) or maps (n, d, h, w).
+
+    Raises:
+        InputError: if it does not.
+    """
     side = "{2} x {3}".format(*images.shape)
     try:
         with torch.no_grad(), eval_mode(net):
-            logits = net(images)
+            found = net(images)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # the network may be the user's
@@ -132,27 +138,16 @@ def check_forward(net: nn.Module, name: str, images: Tensor, num_classes: int) -
         raise InputError(
             f"{name} cannot take images of {side} ({reason}); another --image_size may do."
         ) from error
-    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if not num_classes:
-        check_backbone(name, images, logits)
-    elif shape != (len(images), num_classes):
-        raise InputError(
-            f"{name} gives {shape} for {len(images)} images of {side}; logits of {num_classes} "
-            "classes are needed."
-        )
-
-
-def check_backbone(name: str, images: Tensor, found: object) -> None:
-    """Check that a network without classifier returns embeddings (n, d), or maps (n, d, h, w).
-
-    Raises:
-        InputError: if it does not.
-    """
     shape = tuple(found.shape) if isinstance(found, Tensor) else ()
-    if len(shape) not in (2, 4) or shape[0] != len(images) or 0 in shape:
+    what = f"{shape or type(found).__name__} for {len(images)} images"
+    if num_classes and shape != (len(images), num_classes):
         raise InputError(
-            f"{name} has no network without classifier (--student_head none): it gives "
-            f"{shape or type(found).__name__} for {len(images)} images."
+            f"{name} gives {what} of {side}; logits of {num_classes} classes are needed."
+        )
+    is_backbone = len(shape) in (2, 4) and shape[0] == len(images) and 0 not in shape
+    if not num_classes and not is_backbone:
+        raise InputError(
+            f"{name} has no network without classifier (--student_head none): it gives {what}."
         )
 
 
