@@ -186,7 +186,7 @@ def timm_loop(
     return {"images_per_second": statistics.median(speeds), "acc": meter.avg}
 
 
-def sized(model: str, image_size: int) -> dict[str, int]:
+def sized(model: str, image_size: int) -> dict[str, Any]:
     """Return the argument that only networks with positions take."""
     return {"img_size": image_size} if model.startswith("vit") else {}
 
