@@ -13,13 +13,11 @@ from distillers.data.datasets.folder import folder_set
 from distillers.data.datasets.folder_set import FolderSet
 from distillers.data.datasets.images import ImageSet
 from distillers.data.datasets.listing import Listing, PathList, first_few, list_images
-from distillers.data.fingerprint import MANY_FILES
 from distillers.data.label_mix import UNLABELLED
 from distillers.data.loaders.decode import OnBad, read, resize_center_crop
 from distillers.data.sampling import generator, occurrences
 from distillers.data.source import DataSource
 from distillers.errors import InputError, complain
-from distillers.files import sha256
 
 FEWEST = 20  # images of a run without labels
 MOST = 1000  # images that are held out by default
@@ -153,32 +151,6 @@ def with_unlabelled(source: DataSource, folder: Path, on_bad: OnBad) -> DataSour
     return replace(source, train=listing, train_rows=rows)
 
 
-def copies_of_test_images(source: DataSource, test: DataSource) -> list[str]:
-    """Return training images that are test images, too, found by a hash of the content.
-
-    In files the bytes are compared, in memory the pixels of images without labels: published data
-    sets have a few copies of their own. Of more than `MANY_FILES` only those without labels are.
-
-    Returns:
-        paths, or the numbers of the training images.
-    """
-    rows = (source.train_labels < 0).nonzero().flatten()
-    if isinstance(source, FolderSet) and isinstance(test, FolderSet):
-        every = source.train_rows
-        ours = _sizes(source.train.paths, every if len(every) <= MANY_FILES else every[rows])
-        theirs = _sizes(test.test.paths, test.test_rows) if ours else {}
-        common = set(ours.values()) & set(theirs.values())
-        known = {sha256(path) for path, size in theirs.items() if size in common}
-        return [path for path, size in ours.items() if size in common and sha256(path) in known]
-    if not len(rows):
-        return []
-    assert isinstance(source, ImageSet)
-    assert isinstance(test, ImageSet)
-    known = {image.numpy().tobytes() for image in test.test_images.contiguous()}
-    images = source.train_images
-    return [f"image {row}" for row in rows.tolist() if images[row].numpy().tobytes() in known]
-
-
 def _in_memory(source: ImageSet, paths: PathList, on_bad: OnBad) -> ImageSet:
     """Decode all images at the size of a data set in memory."""
     side, channels = source.image_size, source.train_images.shape[1]
@@ -210,7 +182,3 @@ def _grey(image: Tensor) -> Tensor:
     """Return (1, h, w) uint8, the luma of (3, h, w) by ITU-R 601."""
     weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
     return (image.float() * weights).sum(0, keepdim=True).round().to(torch.uint8)
-
-
-def _sizes(paths: PathList, rows: Tensor) -> dict[str, int]:
-    return {path: os.path.getsize(path) for path in map(paths.__getitem__, rows.tolist())}

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from distillers.config.train import TrainConfig
+from distillers.data.copies import copies_in_other_classes, copies_of_test_images
 from distillers.data.datasets.listing import first_few
 from distillers.data.source import DataSource
-from distillers.data.unlabelled import copies_of_test_images
 from distillers.errors import InputError
 from distillers.training.run_dir import RunDir
 
@@ -62,7 +62,7 @@ def describe(splits: Splits, batch_size: int) -> list[str]:
 
 
 def _copies(splits: Splits) -> list[str]:
-    """Return warnings about training images that are scored, too."""
+    """Return warnings about training images that are scored, or that two classes have."""
     lines = []
     for part, test in ((splits.test.test_part, splits.test), ("validation", splits.val)):
         copies = copies_of_test_images(splits.train, test) if test else []
@@ -71,6 +71,11 @@ def _copies(splits: Splits) -> list[str]:
                 f"WARNING: {len(copies):,} training images are {part} images, too (equal by their "
                 f"hash), so the {part} accuracy will be too good: {first_few(copies)}"
             )
+    if conflicts := copies_in_other_classes(splits.train):
+        lines.append(
+            f"WARNING: {len(conflicts):,} training images lie in several classes (equal by their "
+            f"hash); keep each in one: {first_few(conflicts)}"
+        )
     return lines
 
 

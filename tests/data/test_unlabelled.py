@@ -8,9 +8,10 @@ from PIL import Image
 
 from distillers import data
 from distillers.config.data import DecodeOptions, LabelOptions
+from distillers.data.copies import copies_in_other_classes, copies_of_test_images
 from distillers.data.label_mix import LabelMix
 from distillers.data.loaders.memory import Loader
-from distillers.data.unlabelled import apply_label_options, copies_of_test_images, with_few_labels
+from distillers.data.unlabelled import apply_label_options, with_few_labels
 from distillers.distributed.world import Shard
 from distillers.errors import InputError
 
@@ -30,6 +31,10 @@ def folder_source(tmp_path, **options):
     train = [f"{c}/{n}.png" for c in "ab" for n in range(6)]
     write_tree(tmp_path / "set" / "train", train)
     write_tree(tmp_path / "set" / "val", ["a/0.png", "b/0.png"], seed=1)
+    return folder_of(tmp_path, **options)
+
+
+def folder_of(tmp_path, **options):
     reading = DecodeOptions(image_size=8, **options)
     return data.source_of("folder", tmp_path / "set", reading=reading)
 
@@ -205,6 +210,22 @@ def test_copies_of_test_images_are_found_by_their_content(tmp_path):
     leaky = replace(digits, train_images=images, train_labels=labels)
     assert copies_of_test_images(leaky, digits) == [f"image {len(digits.train_images)}"]
     assert copies_of_test_images(digits, digits) == []
+
+
+def test_copies_in_other_classes_are_found_by_their_content(tmp_path):
+    source = folder_source(tmp_path)
+    assert copies_in_other_classes(source) == []
+    first = tmp_path / "set" / "train" / "a" / "0.png"
+    first.with_name("copy.png").write_bytes(first.read_bytes())  # in its own class: no conflict
+    assert copies_in_other_classes(folder_of(tmp_path)) == []
+    (tmp_path / "set" / "train" / "b" / "other.png").write_bytes(first.read_bytes())
+    same_size = bytearray(first.read_bytes())
+    same_size[-1] ^= 1
+    (tmp_path / "set" / "train" / "b" / "same_size.png").write_bytes(same_size)
+    source = folder_of(tmp_path)
+    assert copies_in_other_classes(source) == ["a/0.png = a/copy.png = b/other.png"]
+    train_rows = source.train_rows[: len(source.train_rows) - 2]  # without those of class b
+    assert copies_in_other_classes(replace(source, train_rows=train_rows)) == []
 
 
 def test_no_label_and_no_other_image_is_refused(tmp_path):
