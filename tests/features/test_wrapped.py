@@ -308,7 +308,7 @@ def test_an_embedding_that_is_filled_in_or_scripted_is_computed():
     images = make_batch().images
     assert find_taps(Filled(), images).head == "fc"
     layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten())
-    with pytest.warns(FutureWarning):
+    with pytest.warns((FutureWarning, DeprecationWarning)):
         traced = torch.jit.trace(layers, images)
     assert find_taps(nn.Sequential(traced, nn.Linear(288, 5)), images).head == "1"
 
