@@ -69,6 +69,8 @@ def lines(measurements: Measurements, training: TrainingLength) -> Iterator[str]
     yield from _table(
         {m: [_hours(each[v]) for v in variants] for m, each in hours.items()}, variants
     )
+    if DEFAULT not in variants:  # the advice compares with it
+        return
     for method, each in hours.items():
         yield f"{method}: {advice(each, training, measurements.cache_bytes[method])}"
 

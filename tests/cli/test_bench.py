@@ -131,3 +131,10 @@ def test_a_peak_is_that_of_the_step_alone(tmp_path):
 def test_what_cannot_be_measured_is_named(flags, words, capsys):
     assert cli.run("bench", flags) == 2
     assert words in capsys.readouterr().err
+
+
+def test_the_plain_step_alone_gets_no_advice(capsys):
+    flags = ["--model_t", "resnet8", "--model_s", "resnet8", "--batch_size", "2", "--rounds", "1"]
+    flags += ["--methods", "kd", "--variants", "plain", "--gpu_id", "cpu", "--epochs", "1"]
+    assert cli.run("bench", flags) == 0
+    assert "instead of" not in capsys.readouterr().out
