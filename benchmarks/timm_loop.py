@@ -1,6 +1,6 @@
 """Side by side with a loop of timm's functions: speed, memory and accuracy of KD on photographs.
 
-    python benchmarks/timm_loop.py --data_dir photos --epochs 12 --seeds 0 1 2
+    python benchmarks/timm_loop.py --data_dir photos --image_size 128 --epochs 6 --weights FILE
 
 Each case trains the same student from the same teacher on the same images, once by the documented
 command and once by a loop that does what timm's `train.py` does, with timm's own data sets,
@@ -59,6 +59,7 @@ def main() -> None:
                 found[name].setdefault(side, []).append(run(args, case))
                 print(name, side, found[name][side][-1], flush=True)
                 write(args, found)
+    print(table(json.loads(Path(args.out).read_text())))
 
 
 def ours(args: argparse.Namespace, kind: str, flags: list[str]) -> tuple[Path, float, float]:
@@ -226,6 +227,24 @@ def write(args: argparse.Namespace, found: dict[str, dict[str, list[dict]]]) -> 
         "results": results,
     }
     Path(args.out).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def table(content: dict) -> str:
+    """Return the results as a Markdown table, means over the seeds."""
+    lines = [
+        "| student | images/s | timm's | ratio | peak memory, ratio | accuracy | timm's |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in content["results"].items():
+        sides = [row["distillers"], row["timm"]]
+        speeds = [f"{statistics.mean(side['images_per_second']):.0f}" for side in sides]
+        ratios = [f"{row['ratio']['images_per_second']:.1f}", f"{row['ratio']['peak_mib']:.2f}"]
+        accuracies = [
+            f"{statistics.mean(side['acc']):.1f} ± {statistics.stdev(side['acc']):.1f}"
+            for side in sides
+        ]
+        lines.append(f"| {' | '.join([name, *speeds, *ratios, *accuracies])} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -387,9 +387,10 @@ def test_names_that_are_nearly_one_are_said(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("where", ["train", "."])
-def test_labels_in_a_table_are_not_read(where, tmp_path):
+@pytest.mark.parametrize("table", ["labels.csv", "LABELS.CSV"])
+def test_labels_in_a_table_are_not_read(where, table, tmp_path):
     (tmp_path / "train").mkdir()
     picture(1).save(tmp_path / "train" / "1.png")
-    (tmp_path / where / "labels.csv").write_text("file,label")
-    with pytest.raises(InputError, match=r"no folder per class.*tables \(labels\.csv\) are not"):
+    (tmp_path / where / table).write_text("file,label")
+    with pytest.raises(InputError, match=rf"no folder per class.*tables \({table}\) are not"):
         data.source_of("folder", tmp_path)

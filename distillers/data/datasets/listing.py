@@ -153,7 +153,8 @@ def no_classes(part: Path) -> InputError:
     """Return the error for a folder of images without a folder for each class."""
     archives = [path.name for path in sorted(part.iterdir()) if path.suffix.lower() in ARCHIVES]
     tables = {path.name for path in part.iterdir() if path.suffix.lower() in TABLES}
-    tables |= {path.name for path in part.parent.iterdir() if path.suffix in (".csv", ".tsv")}
+    beside = (path for path in part.parent.iterdir() if path.suffix.lower() in (".csv", ".tsv"))
+    tables |= {path.name for path in beside}
     hint = f" Extract {first_few(archives)} first." if archives else ""
     if tables and not archives:
         names = first_few(sorted(tables), 2)
