@@ -121,9 +121,11 @@ def in_memory(args: argparse.Namespace) -> dict:
     }
 
 
-def trainer(student: str, teacher: str, side: int, *, soft: bool) -> Trainer:
+def trainer(student: str, teacher: str, side: int, *, soft: bool, num_classes: int = 10) -> Trainer:
     torch.manual_seed(0)
-    first, second = (models.create(x, num_classes=10, image_size=side) for x in (student, teacher))
+    first, second = (
+        models.create(name, num_classes=num_classes, image_size=side) for name in (student, teacher)
+    )
     weights = {"softce" if soft else "ce": 1.0, "kd": 1.0}
     task = distil(first, second, weights, images=torch.zeros(2, 3, side, side))
     return Trainer(task.train(), Hyperparameters(1, learning_rate=1e-3))
@@ -181,7 +183,13 @@ def in_folder(args: argparse.Namespace) -> dict:
         where = Path(args.data_dir) if args.data_dir else write_photographs(Path(folder))
         reading = DecodeOptions(image_size=224, num_workers=args.workers, val_fraction=0.1)
         source = data.source_of("folder", where, reading=reading)
-        made = trainer("timm:mobilenetv3_small_050", "timm:mobilenetv3_large_100", 224, soft=False)
+        made = trainer(
+            "timm:mobilenetv3_small_050",
+            "timm:mobilenetv3_large_100",
+            224,
+            soft=False,
+            num_classes=source.num_classes,
+        )
         runs = {}
         for name, options in (("plain", Augmentation()), (TIMM, Augmentation(aa=TIMM))):
             loader = source.augmented(options).train_loader(
