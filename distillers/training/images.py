@@ -68,13 +68,13 @@ def _copies(splits: Splits) -> list[str]:
         copies = copies_of_test_images(splits.train, test) if test else []
         if copies:
             lines.append(
-                f"WARNING: {len(copies):,} training images are {part} images, too (equal by their "
-                f"hash), so the {part} accuracy will be too good: {first_few(copies)}"
+                f"WARNING: of the training images {len(copies):,} are also in the {part} set (by "
+                f"their hash), so the {part} accuracy will be too good: {first_few(copies)}"
             )
     if conflicts := copies_in_other_classes(splits.train):
         lines.append(
-            f"WARNING: {len(conflicts):,} training images lie in several classes (equal by their "
-            f"hash); keep each in one: {first_few(conflicts)}"
+            f"WARNING: of the training images {len(conflicts):,} lie in several classes (equal by "
+            f"their hash); keep each in one: {first_few(conflicts)}"
         )
     return lines
 

@@ -241,7 +241,7 @@ def test_a_jpeg_that_is_repaired_is_named_once(tmp_path, capfd, workers):
     )
     list(loader.epoch(1))
     printed = capfd.readouterr().err
-    assert re.search(rf"1 images are damaged but were used.*{WNIDS[0]}_1.JPEG", printed)
+    assert re.search(rf"damaged, but used \(1 image\).*{WNIDS[0]}_1.JPEG", printed)
     assert "Corrupt JPEG data" not in printed.splitlines()[0].split(":")[0]
     assert len(printed.splitlines()) == 1
     list(loader.epoch(2))

@@ -232,7 +232,7 @@ def verify(args: Sequence[str]) -> None:
         num_damaged += damaged
         print("\n".join(lines))
     if num_damaged and not config.repair:
-        raise InputError(f"{num_damaged:,} rows are damaged; --repair clears them.")
+        raise InputError(f"damaged: {pluralize(num_damaged, 'row')}; --repair clears them.")
     print(f"{pluralize(len(caches), 'cache')} in {config.where}")
 
 

@@ -12,6 +12,7 @@ from typing_extensions import override
 from distillers.config.augmentation import Augmentation
 from distillers.config.cpus import usable_cpus
 from distillers.config.data import Dali, NumViews, check_dali
+from distillers.config.sizes import pluralize
 from distillers.data.augment.views import ViewMaker
 from distillers.data.batch import Batch
 from distillers.data.datasets.listing import first_few
@@ -129,7 +130,7 @@ class FolderLoader(ShardedLoader):
         self._noted |= set(new)
         if new:
             complain(
-                f"{len(new)} images are damaged but were used, replace or delete them: "
+                f"damaged, but used ({pluralize(len(new), 'image')}); replace or delete: "
                 f"{first_few(new)}"
             )
 

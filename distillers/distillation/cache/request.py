@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from distillers.config.data import NumViews
-from distillers.config.sizes import format_bytes, num_bytes
+from distillers.config.sizes import format_bytes, num_bytes, pluralize
 from distillers.config.student import StudentConfig
 from distillers.data.loaders.views import num_views_of
 from distillers.data.source import DataSource
@@ -89,12 +89,13 @@ def open_cache(
     row = sum(part.row_bytes for part in parts)
     full_size = row * request.num_images * request.num_views
     what = f"{', '.join(part.name for part in parts)} of {request.num_images:,} images"
+    views = pluralize(request.num_views, "view")
     budget = num_bytes(config.cache_budget, "cache_budget")
     if full_size > budget:
         fitting = budget // (row * request.num_images)
         size = format_bytes(full_size)
         world.say(
-            f"teacher cache: {what} x {request.num_views} views may take {size}, "
+            f"teacher cache: {what} x {views} may take {size}, "
             f"more than --cache_budget {config.cache_budget}, so the teacher runs in every step"
             + (f"; --views {fitting} would fit" if fitting else "")
         )
@@ -103,7 +104,7 @@ def open_cache(
     cache = TeacherCache(folder, task, reads, request.num_images * request.num_views, number)
     filled = world.run_on_rank0(cache.num_filled) / (request.num_images * request.num_views)
     world.say(
-        f"teacher cache: {what} x {request.num_views} views, {100 * filled:.3g} % filled, "
+        f"teacher cache: {what} x {views}, {100 * filled:.3g} % filled, "
         f"{format_bytes(full_size)} when full, in {request.path}"
     )
     num_fills = min(num_fills, request.num_views)

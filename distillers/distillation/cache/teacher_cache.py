@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from distillers.config.sizes import pluralize
 from distillers.data.batch import Batch, Values
 from distillers.distillation.cache.folder import CacheFolder, explain_disk_errors
 from distillers.distillation.cache.loader import StoredOutputs
@@ -176,8 +177,8 @@ class TeacherCache(StoredOutputs):
         if new:
             self._num_reported += new
             print(
-                f"teacher cache: {new:,} rows in {self.folder.path} did not match their checksum "
-                "and were computed again",
+                f"teacher cache: computed again, since the checksum did not match: "
+                f"{pluralize(new, 'row')} in {self.folder.path}",
                 file=sys.stderr,
                 flush=True,
             )

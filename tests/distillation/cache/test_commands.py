@@ -180,7 +180,7 @@ def test_a_cache_is_built_ahead_shown_checked_and_pruned(there, capsys, monkeypa
     assert cli.run("cache", ["verify"]) == 2
     told = capsys.readouterr()
     assert "1 DAMAGED (7)" in told.out
-    assert "1 rows are damaged; --repair clears them" in told.err
+    assert "damaged: 1 row; --repair clears them" in told.err
     assert cli.run("cache", ["verify", "--repair"]) == 0
     assert cli.run("cache", ["verify"]) == 0
     assert "logits: 191 rows, all valid" in capsys.readouterr().out
