@@ -5,7 +5,7 @@
 Runs the documented commands, each in a separate process, on the first images of CIFAR-10; earlier
 runs are continued with `--resume`. All recipes have the same number of epochs, and `patient` also
 has `--longer` times as many. Writes the accuracies of the last epoch and the hours of every run
-to `benchmarks/results/recipes.json`.
+to `benchmarks/results/recipes.json`, and prints the table of docs/recipes.md.
 """
 
 import argparse
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--longer", type=int, default=4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--precision", default="fp32", help="of the students")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once")
     parser.add_argument("--out", default=str(ROOT / "benchmarks/results/recipes.json"))
     args = parser.parse_args()
@@ -59,6 +60,19 @@ def main() -> None:
         for (name, _), row in zip(runs, done, strict=True):
             rows.setdefault(name, []).append(row)
             write(args, teacher, rows)
+    print(table(json.loads(Path(args.out).read_text())))
+
+
+def table(content: dict) -> str:
+    """Return the accuracies as a Markdown table, mean ± standard deviation over the seeds."""
+    lines = ["| method, recipe | epochs | test accuracy, % |", "|---|---|---|"]
+    settings = content["settings"]
+    for name, row in content["results"].items():
+        times = settings["longer"] if " x " in name else 1
+        accuracy = f"{row['mean']:.2f} ± {row['sd']:.2f}"
+        what = name.split(" x ")[0].replace(" ", ", ", 1)
+        lines.append(f"| {what} | {settings['epochs'] * times} | {accuracy} |")
+    return "\n".join(lines)
 
 
 def student_flags(
@@ -67,7 +81,7 @@ def student_flags(
     """Return the flags of a student, without those of all runs."""
     flags = ["--path_t", teacher["best"], "--model_s", args.student, "--distill", method]
     flags += ["--recipe", recipe, "--batch_size", "64", "--trial", str(seed)]
-    flags += ["--epochs", str(args.epochs * times)]
+    flags += ["--epochs", str(args.epochs * times), "--precision", args.precision]
     return flags + (["--lr_decay_epochs", milestones(args.epochs)] if recipe == "published" else [])
 
 
