@@ -26,7 +26,7 @@ def test_scores_of_each_class_are_those_of_scikit_learn(seed):
     predictions, labels = drawn(seed)
     found = evaluation.per_class(predictions, labels, NAMES)
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
-        labels, predictions, labels=range(5), zero_division=np.nan
+        labels.numpy(), predictions.numpy(), labels=range(5), zero_division=np.nan
     )
     for name, expected in (("precision", precision), ("recall", recall)):
         np.testing.assert_allclose(found[name], 100 * expected, rtol=1e-12)
@@ -34,7 +34,7 @@ def test_scores_of_each_class_are_those_of_scikit_learn(seed):
     np.testing.assert_allclose(found["f1"][kept], 100 * np.nan_to_num(f1[kept]), rtol=1e-12)
     assert found["support"].tolist() == support.tolist()
     cells = evaluation.confusion_matrix(predictions, labels, NAMES)
-    expected = metrics.confusion_matrix(labels, predictions, labels=range(5))
+    expected = metrics.confusion_matrix(labels.numpy(), predictions.numpy(), labels=range(5))
     np.testing.assert_array_equal(cells.to_numpy(), expected)
 
 
