@@ -16,7 +16,7 @@ from distillers.distillation.cache.folder import CacheFolder
 from distillers.training.loggers import environment
 
 RESULT = Path(__file__).parent / "results" / "cache.json"
-KEY = {"format": 1, "teacher": {"model": "any"}, "data": {"name": "random", "images": 0}}
+KEY = {"format": 1, "teacher": {"model": "any"}, "data": {"name": "random", "images": 1}}
 SHAPE = (256, 8, 8)  # the last map of resnet32x4
 
 
