@@ -5,7 +5,7 @@
 Runs the documented commands, each in a separate process, on the first images of CIFAR-10; earlier
 runs are continued with `--resume`. All recipes have the same number of epochs, and `patient` also
 has `--longer` times as many. Writes the accuracies of the last epoch and the hours of every run
-to `benchmarks/results/recipes.json`, and prints the table of docs/recipes.md.
+to `benchmarks/results/recipes.json`, and prints them as a table.
 """
 
 import argparse
@@ -64,12 +64,12 @@ def main() -> None:
 
 
 def table(content: dict) -> str:
-    """Return the accuracies as a Markdown table, mean ± standard deviation over the seeds."""
+    """Return the accuracies as a Markdown table, mean ± standard deviation over several seeds."""
     lines = ["| method, recipe | epochs | test accuracy, % |", "|---|---|---|"]
     settings = content["settings"]
     for name, row in content["results"].items():
         times = settings["longer"] if " x " in name else 1
-        accuracy = f"{row['mean']:.2f} ± {row['sd']:.2f}"
+        accuracy = f"{row['mean']:.2f}" + (f" ± {row['sd']:.2f}" if row["sd"] is not None else "")
         what = name.split(" x ")[0].replace(" ", ", ", 1)
         lines.append(f"| {what} | {settings['epochs'] * times} | {accuracy} |")
     return "\n".join(lines)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from distillers.config.sizes import pluralize
 from distillers.config.train import TrainConfig
 from distillers.data.copies import copies_in_other_classes, copies_of_test_images
 from distillers.data.datasets.listing import first_few
@@ -68,13 +69,13 @@ def _copies(splits: Splits) -> list[str]:
         copies = copies_of_test_images(splits.train, test) if test else []
         if copies:
             lines.append(
-                f"WARNING: of the training images {len(copies):,} are also in the {part} set (by "
-                f"their hash), so the {part} accuracy will be too good: {first_few(copies)}"
+                f"WARNING: {pluralize(len(copies), 'training image')} also in the {part} set (equal "
+                f"by hash), so the {part} accuracy will be too good: {first_few(copies)}"
             )
     if conflicts := copies_in_other_classes(splits.train):
         lines.append(
-            f"WARNING: of the training images {len(conflicts):,} lie in several classes (equal by "
-            f"their hash); keep each in one: {first_few(conflicts)}"
+            f"WARNING: {pluralize(len(conflicts), 'training image')} in several classes (equal by "
+            f"hash); keep each in one: {first_few(conflicts)}"
         )
     return lines
 

@@ -107,7 +107,7 @@ def test_a_folder_of_unlabelled_images_with_a_copy_of_a_test_image(there, capsys
     student(*flags, "--epochs", "1")
     printed = capsys.readouterr().out
     assert "2 training without labels" in printed
-    assert "WARNING: of the training images 1 are also in the test set" in printed
+    assert "WARNING: 1 training image also in the test set" in printed
     (config,) = Path("save").rglob("config.json")
     assert json.loads(config.read_text())["unlabelled"] == "more"
 

@@ -54,7 +54,8 @@ def test_training_images_that_are_scored_are_warned_of(tmp_path, how):
     made = source(root)
     line = describe(Splits(made, None, made), 4)[-1]
     count = 18 if how == "folder" else 1
-    assert line.startswith(f"WARNING: of the training images {count} are also in the test set (by")
+    images = "image" if count == 1 else "images"
+    assert line.startswith(f"WARNING: {count} training {images} also in the test set (equal by")
 
 
 def flags(root, save):
