@@ -69,8 +69,8 @@ def _copies(splits: Splits) -> list[str]:
         copies = copies_of_test_images(splits.train, test) if test else []
         if copies:
             lines.append(
-                f"WARNING: {pluralize(len(copies), 'training image')} also in the {part} set (equal "
-                f"by hash), so the {part} accuracy will be too good: {first_few(copies)}"
+                f"WARNING: {pluralize(len(copies), 'training image')} also in the {part} set "
+                f"(equal by hash), so the {part} accuracy will be too good: {first_few(copies)}"
             )
     if conflicts := copies_in_other_classes(splits.train):
         lines.append(
