@@ -45,7 +45,13 @@ def main() -> int:
             source_of(
                 "folder",
                 root,
-                reading=DecodeOptions(args.image_size, args.num_workers, "skip", 0.1, dali),
+                reading=DecodeOptions(
+                    image_size=args.image_size,
+                    num_workers=args.num_workers,
+                    on_bad_image="skip",
+                    val_fraction=0.1,
+                    dali=dali,
+                ),
             ).train_loader(BATCH_SIZE, seed=0, drop_last=False, device=device)
             for dali in (None, args.where)
         ]
