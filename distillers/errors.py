@@ -50,7 +50,7 @@ def complain(text: str) -> None:
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> InputError:
-    """Return an `InputError` for an unknown name that suggests the nearest known one.
+    """Return an `InputError` for an unknown name that suggests the nearest known ones.
 
     Args:
         kind: kind of name, as in "loss" or "network".
@@ -59,10 +59,17 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> InputError:
     """
     names = sorted(known)
     by_lower = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(given.lower(), by_lower, n=1, cutoff=0.5)
-    hint = f", did you mean {by_lower[near[0]]!r}?" if near else "."
+    near = [repr(by_lower[name]) for name in nearest(given.lower(), by_lower)]
+    hint = f", did you mean {' or '.join(near)}?" if near else "."
     listed = names if len(names) <= MAX_NAMES else [*names[:MAX_NAMES], "..."]
     return InputError(f"no {kind} {shorten(repr(given))}{hint} There are: {', '.join(listed)}.")
+
+
+def nearest(given: str, known: Iterable[str]) -> list[str]:
+    """Return the most similar of the known names: several, at most three, if equally similar."""
+    found = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
+    ratios = [difflib.SequenceMatcher(None, name, given).ratio() for name in found]
+    return [name for name, ratio in zip(found, ratios, strict=True) if ratio == ratios[0]]
 
 
 class CorruptFileError(InputError):

@@ -85,8 +85,10 @@ def test_every_number_that_is_a_default_can_be_given_as_it_is_printed():
 def test_losses_are_found_by_name_and_by_path():
     assert wiring.find("KD") is wiring.find("kd") is wiring.losses()["kd"]
     assert wiring.find("tests.losses.test_wiring:Wide") is Wide
-    with pytest.raises(InputError, match="no loss 'kdd', did you mean 'kd'"):
+    with pytest.raises(InputError, match=r"no loss 'kdd', did you mean 'kd'\?"):
         wiring.find("kdd")
+    with pytest.raises(InputError, match="did you mean 'srd' or 'sdd' or 'rrd'"):  # equally near
+        wiring.find("rdd")
     for wrong in (":KD", "no.such:Thing", "tests.losses.test_wiring:Nothing", "math:pi"):
         with pytest.raises(InputError, match=wrong):
             wiring.find(wrong)
