@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from distillers.config.teachers import TeachersConfig
+from distillers.config.teachers import KEEP, TeacherFlags, TeachersConfig, split_name
 from distillers.errors import InputError, shorten
 
 NAME_FLAGS = ("model", "model_s", "model_t", "loss", "distill")  # flags that may import their value
@@ -16,11 +16,20 @@ def own_code(*values: object) -> Iterator[str]:
         yield from (name for name in names if ":" in name and not name.startswith(LIBRARIES))
 
 
+def own_code_of_teacher(text: str | None) -> Iterator[str]:
+    """Yield the name of code outside of distillers that a value of --path_t imports, if it does."""
+    if text is not None:
+        path, model = split_name(text, None)
+        is_named = TeacherFlags(path, model, KEEP, None).is_named
+        yield from own_code(path if is_named else model)
+
+
 def own_code_of(config: object) -> set[str]:
     """Return the names of code outside of distillers in the flags of a command."""
     found = set(own_code(*(getattr(config, flag, None) for flag in NAME_FLAGS)))
     if isinstance(config, TeachersConfig):
-        found |= set(own_code(*(one.path for one in config.teachers() if one.is_named)))
+        for text in (config.path_t, *config.also_t):
+            found.update(own_code_of_teacher(text))
     return found
 
 

@@ -140,10 +140,12 @@ def measure_cost(run: Run, source: DataSource, device: torch.device) -> Cost:
     train, _ = source.augmented(config.augmentation()).split(config.val_fraction, config.trial)
     task = _build_task(run, source, train.train_labels, device)
     trainer = Trainer(task, build_hparams(config, run.network, source.image_size))
+    keeps_last = not (config.as_published_by_simkd or task.full_batches)
+    is_small = len(train.train_labels) < config.batch_size
     loader = train.train_loader(
         config.batch_size,
         seed=0,
-        drop_last=True,
+        drop_last=not (keeps_last and is_small),
         device=device,
         second_view=task.reads_strong,
     )
@@ -199,7 +201,7 @@ def _build_task(
     chosen = weights.choose(config, run.teacher)
     return distil(
         net,
-        models.create(run.teacher, **facts).eval().to(device),
+        [models.create(name, **facts).eval().to(device) for name in run.teacher.split("+")],
         chosen.terms(),
         images=source.sample(device),
         train_labels=labels.to(device),
@@ -207,6 +209,9 @@ def _build_task(
         options=weights.options(config, chosen, run.teacher),
         student_taps=config.taps_s,
         teacher_taps=config.taps_t,
+        teacher_weights=config.teacher_weights,
+        combine=config.combine_teachers,
+        drop_teachers=config.drop_teachers,
     )
 
 

@@ -17,7 +17,8 @@ from distillers.config.flags import flag_words
 from distillers.config.parsing import parse
 from distillers.config.student import StudentConfig
 from distillers.config.teacher import TeacherConfig
-from distillers.config.teachers import KEEP, TeacherFlags
+from distillers.config.teachers import TeacherFlags
+from distillers.config.trust import check_trusted, own_code_of
 from distillers.distillation import loss_weights as weights
 from distillers.distillation.cache.pack_files import read_manifest
 from distillers.errors import InputError, shorten, unknown
@@ -28,6 +29,7 @@ from distillers.sweep.grid_file import TEACHER_FLAGS
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors", ".tar", ".bin", ".ckpt")
 MAX_PRINTED = 4_000  # characters of what the parser of flags prints
 SCRIPTS = {"teacher": "train_teacher.py", "student": "train_student.py"}
+TrainedConfig = TeacherConfig | StudentConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,14 +42,14 @@ class Run:
         args: the flags.
         config: the parsed flags.
         folder: folder of the run.
-        teacher: architecture of the teacher, None without one.
+        teacher: architectures of the teachers, joined by "+"; None without one.
         teacher_run: the run that trains the teacher, None if none has to.
     """
 
     label: str
     command: str
     args: tuple[str, ...]
-    config: TeacherConfig | StudentConfig
+    config: TrainedConfig
     folder: Path
     teacher: str | None = None
     teacher_run: "Run | None" = None
@@ -108,7 +110,7 @@ class _Expansion:
 
     def __init__(self, grid: Grid) -> None:
         self.grid, self.expanded = grid, ExpandedGrid()
-        self._parse, self._architecture = cache(_parse), cache(_architecture)
+        self._parse, self._architecture = cache(self._parse_and_check), cache(_architecture)
         self._weights: dict[tuple[str, ...], weights.Weights] = {}
         self._by_folder: dict[Path, Run] = {}
         for trial, pair, method in itertools.product(grid.trials, grid.pairs, grid.methods):
@@ -153,9 +155,11 @@ class _Expansion:
         return Run(label, "teacher", _with_trial(args, trial), config, config.folder())
 
     def _student_run(self, label: str, pair: Pair, flags: Mapping[str, Any], trial: int) -> Run:
-        path, teacher, teacher_run = self._teacher_of(pair, flags)
+        path, teacher_run = self._teacher_of(pair)
         args = self._args({"path_t": path, "model_s": pair.student, **flags})
         config = self._config("student", label, args, trial)
+        with _error_context(pair.label):
+            teacher = self._architectures(config, teacher_run)
         if args not in self._weights:
             with _error_context(label):
                 self._weights[args] = weights.choose(config, teacher)
@@ -165,43 +169,47 @@ class _Expansion:
         args = _with_trial(args, trial)
         return Run(label, "student", args, config, folder, teacher, teacher_run)
 
-    def _teacher_of(self, pair: Pair, flags: Mapping[str, Any]) -> tuple[str, str, Run | None]:
-        """Return the teacher's checkpoint, its architecture, and the run that trains it."""
+    def _teacher_of(self, pair: Pair) -> tuple[str, Run | None]:
+        """Return the teacher's checkpoint, and the run that trains it."""
         teacher = find_teacher(self.grid, pair)
         if teacher.path:
-            model = flags.get("model_t") and str(flags["model_t"])
-            with _error_context(pair.label):
-                return teacher.path, self._architecture(teacher.path, model), None
+            return teacher.path, None
         label, flags = f"{pair.teacher}  teacher", {**self.grid.fixed, **teacher.flags}
         run = self._add(self._teacher_run(label, teacher.model, flags, teacher.trial))
-        return str(run.folder / f"{file_name(teacher.model)}_best.pth"), teacher.model, run
+        return str(run.folder / f"{file_name(teacher.model)}_best.pth"), run
+
+    def _architectures(self, config: StudentConfig, teacher_run: Run | None) -> str:
+        """Return the architectures of the teachers; the first may have to be trained yet."""
+        first, *others = config.teachers()
+        name = teacher_run.network if teacher_run else self._architecture(first)
+        return "+".join([name, *map(self._architecture, others)])
 
     def _args(self, flags: Mapping[str, Any]) -> tuple[str, ...]:
         flags = {**flags, "save_dir": self.grid.save_dir}
         return tuple(word for name, value in flags.items() for word in flag_words(name, value))
+
+    def _parse_and_check(self, command: str, args: tuple[str, ...]) -> TrainedConfig:
+        kind = StudentConfig if command == "student" else TeacherConfig
+        config = parse(kind, args, SCRIPTS[command])
+        if self.grid.trusted is not None:  # before anything is imported
+            check_trusted(own_code_of(config), self.grid.trusted, "the grid")
+        config.check()
+        _check_names(config)
+        return config
 
     def _config(self, command: str, label: str, args: tuple[str, ...], trial: int) -> Any:
         with _error_context(label):
             return replace(self._parse(command, args), trial=trial)
 
 
-def _parse(command: str, args: tuple[str, ...]) -> TeacherConfig | StudentConfig:
-    """Parse and check flags."""
-    kind = StudentConfig if command == "student" else TeacherConfig
-    config = parse(kind, args, SCRIPTS[command])
-    config.check()
-    _check_names(config)
-    return config
-
-
-def _architecture(path: str, model: str | None) -> str:
+def _architecture(teacher: TeacherFlags) -> str:
     """Return the architecture of a teacher: a file, a pack, or a network with published weights."""
-    teacher = TeacherFlags(path, model, KEEP, None)
     if teacher.is_named:
-        return path
+        return teacher.path
+    path = Path(teacher.path).expanduser()
     if teacher.is_pack:
-        return read_manifest(Path(path).expanduser())["teacher"]["model"]
-    return load(Path(path).expanduser(), model=model, programs=False).card["model"]
+        return read_manifest(path)["teacher"]["model"]
+    return load(path, model=teacher.model, programs=False).card["model"]
 
 
 def _with_trial(args: tuple[str, ...], trial: int) -> tuple[str, ...]:
@@ -221,7 +229,7 @@ def _error_context(label: str) -> Iterator[None]:
         raise InputError(f"{label}:\n{printed.getvalue()[:MAX_PRINTED]}") from error
 
 
-def _check_names(config: TeacherConfig | StudentConfig) -> None:
+def _check_names(config: TrainedConfig) -> None:
     """Check the names of the data set and the network; networks with ":" are checked later."""
     if config.dataset not in data.names():
         raise unknown("dataset", config.dataset, data.names())

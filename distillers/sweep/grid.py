@@ -1,12 +1,12 @@
 """The grid of a sweep; imports no torch."""
 
 import math
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from distillers.config.trust import NAME_FLAGS, check_trusted, own_code
+from distillers.config.flags import flag_words
+from distillers.config.trust import NAME_FLAGS, check_trusted, own_code, own_code_of_teacher
 from distillers.errors import InputError, shorten
 
 MAX_POINTS = 10_000  # combinations of a grid
@@ -95,15 +95,15 @@ class Grid:
 
     def named_code(self) -> set[str]:
         """Return the names of code outside of distillers that its runs import."""
-        flags = [self.fixed, *(each.flags for each in (*self.pairs, *self.methods))]
-        flags += [teacher.flags for teacher in self.teachers.values()]
-        values = [mapping.get(name) for mapping in flags for name in NAME_FLAGS]
-        values += [value for name in NAME_FLAGS for value in self.sets.get(name, ())]
-        values += [pair.student for pair in self.pairs]
-        teachers = {pair.teacher for pair in self.pairs} - self.teachers.keys()
-        values += [name for name in teachers if not os.path.exists(name)]
-        values += [teacher.model for teacher in self.teachers.values()]
-        return set(own_code(*values))
+        teachers = self.teachers.values()
+        flags = [self.fixed, *(each.flags for each in (*self.pairs, *self.methods, *teachers))]
+        flags += [{name: value} for name, values in self.sets.items() for value in values]
+        names = [word for name in NAME_FLAGS for word in _words_of(name, flags)]
+        names += [pair.student for pair in self.pairs]
+        names += [teacher.model for teacher in teachers]
+        paths = [*_words_of("also_t", flags), *(teacher.path for teacher in teachers)]
+        paths += {pair.teacher for pair in self.pairs} - self.teachers.keys()
+        return {*own_code(*names), *(name for path in paths for name in own_code_of_teacher(path))}
 
     def check(self) -> None:
         """Check that the grid has runs, not too many, and that no two axes set the same flag.
@@ -135,6 +135,11 @@ class Grid:
 def format_flags(flags: Mapping[str, Any]) -> str:
     """Return flags in parentheses, to follow a name."""
     return f" ({', '.join(f'{n} {shorten(v)}' for n, v in flags.items())})" if flags else ""
+
+
+def _words_of(name: str, flags: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the values of a flag as the words of command lines."""
+    return [word for each in flags for word in flag_words(name, each.get(name))[1:]]
 
 
 def _check_disjoint(

@@ -23,6 +23,9 @@ CONFIGS = {
     "transfer": (TransferConfig, {"model_s": NETWORK}),
     "its own trust": (StudentConfig, {"loss": LOSS, "trust": ["stranger"]}),
     "a value that is a flag": (StudentConfig, {"loss": LOSS, "taps_t": ["--trust", "stranger"]}),
+    "teacher": (StudentConfig, {"path_t": NETWORK}),
+    "teacher's architecture": (StudentConfig, {"path_t": f"{NETWORK}=there.pth"}),
+    "further teacher": (StudentConfig, {"path_t": "there.pth", "also_t": [NETWORK]}),
 }
 
 
@@ -72,6 +75,11 @@ GRIDS = {
     "flag of a pair": {"pairs": [{"pair": "there.pth -> resnet8", "model_t": NETWORK}]},
     "flag of a method": {"methods": [{"distill": "kd", "model_t": NETWORK}]},
     "set": {"set": {"model_t": ["resnet8", NETWORK]}},
+    "list of one": {"fixed": {"model_t": [NETWORK]}},
+    "path of a teacher": {"teachers": {"resnet8": NETWORK}},
+    "architecture of a teacher's file": {"teachers": {"resnet8": f"{NETWORK}=there.pth"}},
+    "further teacher": {"fixed": {"also_t": NETWORK}},
+    "further teachers": {"set": {"also_t": [["there.pth", f"{NETWORK}=there.pth"]]}},
 }
 
 

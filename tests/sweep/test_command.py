@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from distillers import models
 from distillers.cli import main as cli
 from distillers.sweep import estimate
 from distillers.sweep.dry_run import source_opener
@@ -101,6 +102,17 @@ def test_an_estimate_counts_unlabelled_images(tmp_path, monkeypatch):
     assert [len(each.train_labels) for each in sources] == [30, 1297]
     assert open_source(runs[1].config) is sources[1]
     cost = estimate.measure_cost(runs[1], sources[1], torch.device("cpu"))  # of a backbone
+    assert cost.epoch_seconds > 0
+
+
+def test_an_estimate_of_several_teachers_and_a_single_small_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr(estimate, "MEASURED_SECONDS", 0.05)
+    file = tmp_path / "t.pth"
+    torch.save(models.create("resnet8", num_classes=10).state_dict(), file)
+    text = f"pairs: [{file} -> resnet8]\nfixed: {{dataset: digits, also_t: {file}, "
+    text += "batch_size: 2000, protocol: crd}\n"
+    (run,) = expand(parse_grid(text, "here")).runs
+    cost = estimate.measure_cost(run, source_opener()(run.config), torch.device("cpu"))
     assert cost.epoch_seconds > 0
 
 

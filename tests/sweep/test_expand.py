@@ -12,9 +12,11 @@ from distillers.config.student import StudentConfig
 from distillers.config.teacher import TeacherConfig
 from distillers.distillation import loss_weights as weights
 from distillers.distillation.cache.pack_write import PackOptions, write_pack
+from distillers.distributed.world import World
 from distillers.errors import InputError
 from distillers.sweep.expand import expand
 from distillers.sweep.grid_file import read_grid, update_grid
+from distillers.training.teachers import load_teachers
 from tests.sweep.fakes import parse_grid
 
 SMALL = """
@@ -125,6 +127,20 @@ def test_a_checkpoint_is_a_teacher(tmp_path):
     plan = plan_of("fixed: {dataset: digits}", pairs=[f"{path} -> resnet8"])
     (run,) = plan.runs
     assert (run.teacher, run.config.path_t, run.teacher_run) == ("resnet20", str(path), None)
+
+
+def test_several_teachers_name_the_folder_as_their_run_does(tmp_path):
+    """A grid gives further teachers by also_t; NAME=FILE names the architecture of a file."""
+    names = ("torchvision:shufflenet_v2_x0_5", "resnet8")
+    files = [tmp_path / "first.pth", tmp_path / "second.pth"]
+    for name, path in zip(names, files, strict=True):
+        torch.save(models.create(name, num_classes=10).state_dict(), path)
+    text = f"fixed: {{dataset: digits, also_t: {files[1]}}}\n"
+    text += f"teachers: {{first: '{names[0]}={files[0]}'}}"
+    (run,) = plan_of(text, pairs=["first -> resnet8"], methods=["kd"]).runs
+    loaded = load_teachers(run.config, data.source_of("digits"), World())
+    assert run.teacher == loaded.name == "+".join(names)
+    assert run.folder == loaded.run_folder(run.config)
 
 
 WRONG = {
