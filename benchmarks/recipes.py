@@ -4,8 +4,8 @@
 
 Runs the documented commands, each in a separate process, on the first images of CIFAR-10; earlier
 runs are continued with `--resume`. All recipes have the same number of epochs, and `patient` also
-has `--longer` times as many. Writes the accuracies of the last epoch and the hours of every run
-to `benchmarks/results/recipes.json`, and prints them as a table.
+has each of `--longer` times as many. Writes the accuracies of the last epoch and the hours of every
+run to `benchmarks/results/recipes.json`, and prints them as a table.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--teacher", default="resnet20")
     parser.add_argument("--student", default="resnet8")
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--longer", type=int, default=4)
+    parser.add_argument("--longer", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--precision", default="fp32", help="of the students")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once")
@@ -51,7 +51,8 @@ def main() -> None:
         (f"{method} {recipe}" + (f" x {times}" if times > 1 else ""), flags)
         for seed in args.seeds  # outermost, so that a stopped benchmark has whole comparisons
         for method in ("kd", "rrd")
-        for recipe, times in [*((name, 1) for name in RECIPES), ("patient", args.longer)]
+        for recipe in RECIPES
+        for times in [1, *(args.longer if recipe == "patient" else [])]
         for flags in [student_flags(args, teacher, method, recipe, times, seed)]
     ]
     rows: dict[str, list[dict]] = {}
@@ -68,10 +69,10 @@ def table(content: dict) -> str:
     lines = ["| method, recipe | epochs | test accuracy, % |", "|---|---|---|"]
     settings = content["settings"]
     for name, row in content["results"].items():
-        times = settings["longer"] if " x " in name else 1
+        what, _, times = name.partition(" x ")
         accuracy = f"{row['mean']:.2f}" + (f" ± {row['sd']:.2f}" if row["sd"] is not None else "")
-        what = name.split(" x ")[0].replace(" ", ", ", 1)
-        lines.append(f"| {what} | {settings['epochs'] * times} | {accuracy} |")
+        epochs = settings["epochs"] * int(times or 1)
+        lines.append(f"| {what.replace(' ', ', ', 1)} | {epochs} | {accuracy} |")
     return "\n".join(lines)
 
 
