@@ -114,6 +114,14 @@ class RunRecorder:
         totals = {"Total params": round(size, 6), "Total time": round(hours, 6)}
         self.logger.write_json("parameters.json", {**self.config.as_json_types(), **totals})
 
+    def outcome(self) -> str:
+        """Return a line with the accuracy of the reported epoch, and of the last if it is another."""
+        assert self.best is not None, "a run has an epoch at least"
+        name, epoch = f"{reported_part(self.best)}_acc", int(self.best["epoch"])
+        line = f"reported: {name.replace('_', ' ')} {self.best[name]:.2f}, epoch {epoch}"
+        last = self.logger.rows[-1] if self.logger.rows else self.best
+        return line if last["epoch"] == epoch else f"{line} (last epoch: {last[name]:.2f})"
+
     def _payload(self, epoch: int, deployed: nn.Module) -> dict[str, Any]:
         card = {**self.card, "deploy": getattr(deployed, "card", None)}
         return {"epoch": epoch, "model": deployed.state_dict(), "card": card}

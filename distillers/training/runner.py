@@ -172,6 +172,7 @@ def _fit_and_record(
             )
         if recorder:
             recorder.finish(deployed)
+            world.say(recorder.outcome())
 
 
 def drops_last(config: TrainConfig, task: Task, num_images: int, world: World) -> bool:

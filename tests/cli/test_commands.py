@@ -186,24 +186,25 @@ def test_nothing_is_overwritten_silently(there, capsys):
     assert (folder / "resnet8_best.pth").stat().st_mtime_ns > before
 
 
-def test_the_best_epoch_follows_the_protocol(there):
+def test_the_best_epoch_follows_the_protocol(there, capsys):
     """simkd: the best test epoch; crd: the last; with held-out images: the best of those."""
     rules = {"simkd": "test_acc", "crd": "epoch"}
     for protocol, rule in rules.items():
         flags = [*TEACHER, "--epochs", "3", "--protocol", protocol, "--save_dir", protocol]
         assert cli.run("teacher", flags) == 0
-        check_best(there / protocol, rule)
+        check_best(there / protocol, rule, capsys.readouterr().out)
     flags = [*TEACHER, "--epochs", "3", "--val_fraction", "0.2", "--save_dir", "held"]
     assert cli.run("teacher", flags) == 0
-    check_best(there / "held", "val_acc")
+    check_best(there / "held", "val_acc", capsys.readouterr().out)
 
 
-def check_best(save_dir, rule):
+def check_best(save_dir, rule, printed):
     folder = run_folder(save_dir, "resnet8_vanilla_")
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     best = max(rows, key=lambda row: row[rule])
     assert json.loads((folder / "test_best_metrics.json").read_text())["epoch"] == best["epoch"]
     assert saved(folder / "resnet8_best.pth")["epoch"] == best["epoch"]
+    assert f"reported: test acc {best['test_acc']:.2f}, epoch {best['epoch']}" in printed
 
 
 WRONG = {
