@@ -32,15 +32,15 @@ COMMANDS = {
     "audit": "examine teachers: accuracy, calibration, labels that they doubt, agreement",
     "compare": "compare a network with the one that it would replace, within limits",
     "figures": "plot comparisons of saved networks",
-    "export": "export a saved network as safetensors, ONNX or a torch.export program",
+    "export": "export a saved network as safetensors, ONNX, OpenVINO or a torch.export program",
     "report": "compare finished runs with each other and with published results",
     "list": "list methods, networks and data sets",
-    "cache": "build, inspect, verify and prune caches of teacher outputs",
+    "cache": "build, inspect, verify, prune and share caches of teacher outputs",
     "bench": "time a training step of each method for two networks on this device",
     "data": "extract the archives of ImageNet or Tiny ImageNet",
     "sweep": "train every run of a grid of pairs, methods, trials and flags",
     "compress": "find, train and export the best student within the limits of a device",
-    "demo": "distil real handwritten digits in about a minute, without a network or a GPU",
+    "demo": "distil handwritten digits in about a minute, offline and without a GPU",
 }
 
 PATIENCE = 3.0  # seconds before ranks other than the first print an error

@@ -200,6 +200,7 @@ def _parse_names(args: list[str]) -> tuple[str, ...]:
 Milestones = Annotated[tuple[int, ...], _list_parser("EPOCH,EPOCH,...", _parser_of(int))]
 Numbers = Annotated[tuple[float, ...], _list_parser("NUMBER,NUMBER,...", _parser_of(float))]
 ModulePaths = Annotated[tuple[str, ...], _list_parser("PATH,PATH,...", _parse_names)]
+Names = Annotated[tuple[str, ...], _list_parser("NAME,NAME,...", _parse_names)]
 Words = Annotated[tuple[str, ...], _list_parser("[VALUE ...]", tuple)]
 
 PUBLISHED = "published"  # the value of --pretrained without a file

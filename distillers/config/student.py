@@ -57,8 +57,8 @@ class StudentConfig(TeachersConfig):
     option: Annotated[tuple[tuple[str, ...], ...], UseAppendAction, Fact.OWN_COLUMN] = ()
     """Options of losses, as in crd.negatives=4096 rrd.dim=64; can be repeated."""
     protocol: Protocol = "simkd"
-    """Published loss weights and evaluation protocol: simkd reports the best test epoch, crd the
-    last epoch."""
+    """Published loss weights and evaluation protocol: simkd reports the best test epoch and leaves
+    out the last batch of an epoch if it is smaller, crd reports the last epoch."""
     weight_decay: float = 5e-4
     """L2 penalty of SGD, or weight decay of --opt."""
     trial: Annotated[int, arg(aliases=["-t"])] = 1
@@ -72,11 +72,12 @@ class StudentConfig(TeachersConfig):
     ] = None
     """Weight of the KL divergence to the teacher's logits. Default: the protocol's."""
     beta: Annotated[float | None, arg(aliases=["-b"]), NOT_NEGATIVE, Fact.OWN_COLUMN] = None
-    """Weight of the method's loss. Default: the protocol's."""
+    """Weight of the method's loss, of each in a sum. Default: the protocol's."""
     kd_T: Annotated[float | None, LossOption(("kd.temperature",))] = None  # noqa: N815, published
-    """Temperature of KD. Default: 4."""
+    """Temperature of KD. Default: 4, unless the method's source has another."""
     hint_layer: Annotated[int | None, LossOption(("fitnet.hint_layer",))] = None
-    """Stage that FitNet compares, counted from 1."""
+    """Stage that FitNet compares, counted from 1. Default: the protocol's, 1 for simkd and 2 for
+    crd."""
     factor: Annotated[int | None, arg(aliases=["-f"]), LossOption(("simkd.factor",))] = None
     """Reduction factor of the hidden width of SimKD's projector. Default: 2."""
     soft: Annotated[float | None, arg(aliases=["-s"]), LossOption(("semckd.softness",))] = None
@@ -86,7 +87,8 @@ class StudentConfig(TeachersConfig):
     ] = None
     """Embedding width of CRD, RRD, DCD and CC. Default: 128."""
     mode: Annotated[Literal["exact", "relax"] | None, LossOption(("crd.mode",))] = None
-    """Positive of CRD: the image itself, or any image of its class."""
+    """Positive of CRD: the image itself (exact), or any image of its class (relax). Default:
+    exact."""
     nce_k: Annotated[int | None, LossOption(("crd.negatives", "rrd.queue_size"))] = None
     """Number of negatives of CRD, or queue size of RRD. Default: 16384."""
     nce_t: Annotated[float | None, LossOption(("crd.temperature",))] = None
@@ -104,13 +106,13 @@ class StudentConfig(TeachersConfig):
     nce_m: Annotated[float | None, LossOption(("rrdmomentum.momentum", "crd.momentum"))] = None
     """Momentum of CRD's memory banks. Default: 0.5."""
     memory_type: Annotated[Literal["fifo", "momentum"] | None, Fact.OWN_COLUMN] = None
-    """Memory of RRD: a first-in first-out queue, or a bank with momentum."""
+    """Memory of RRD: a first-in first-out queue, or a bank with momentum. Default: fifo."""
     init_epochs: Annotated[
         int | None, LossOption(("ab.warmup_epochs", "ft.warmup_epochs", "fsp.warmup_epochs"))
     ] = None
     """Epochs of the first stage of AB, FT and FSP. Default: 30."""
     gather: Annotated[bool, Fact.NEEDS_TEACHER] = True
-    """Losses that compare the images of a batch compare those of all processes."""
+    """Losses that compare the images of a batch compare those of all processes together."""
     taps_s: Annotated[ModulePaths, Fact.OWN_COLUMN] = ()
     """Modules of the student whose outputs are its stage features. Default: found by rules."""
     qat: Annotated[bool, Fact.PUBLISHED_SETTING] = False
@@ -136,7 +138,7 @@ class StudentConfig(TeachersConfig):
     folder."""
     views: Annotated[NumViews | None, AT_LEAST_1, Fact.PUBLISHED_SETTING] = None
     """Number of augmented views of each training image, or all (every crop and flip). Default: a
-    new random view in every epoch."""
+    new random view in every epoch; all with --teacher_cache."""
     teacher_view: Annotated[Literal["same", "weak"], Fact.PUBLISHED_SETTING] = "same"
     """Images that the teacher gets: those of the student, or weak, the same crops without --aa,
     --color_jitter and --reprob."""
@@ -145,7 +147,8 @@ class StudentConfig(TeachersConfig):
     --aa. Default: that of their public code, RandAugment with random magnitudes and a square cut
     out."""
     cache_budget: Annotated[str, Fact.NO_EFFECT] = "20GB"
-    """Maximum size of the cache on disk; if it would be larger, the teacher runs in every step."""
+    """Maximum size of the cache on disk, as in 500MB; if it would be larger when full, the teacher
+    runs in every step."""
 
     def __post_init__(self) -> None:
         """Expand paths, write methods in lower case, and drop an empty --option."""

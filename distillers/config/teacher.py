@@ -22,7 +22,8 @@ class TeacherConfig(InitialNetworkConfig):
     )
     """Network to train (see `distillers list`)."""
     protocol: Protocol = "simkd"
-    """Published evaluation protocol: simkd reports the best test epoch, crd the last epoch."""
+    """Published evaluation protocol: simkd reports the best test epoch and leaves out the last
+    batch of an epoch if it is smaller, crd reports the last epoch."""
     weight_decay: float = 5e-4
     """L2 penalty of SGD, or weight decay of --opt."""
     trial: Annotated[int, arg(aliases=["-t"])] = 0

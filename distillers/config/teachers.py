@@ -54,11 +54,10 @@ class TeachersConfig(InitialNetworkConfig):
     path_t: Annotated[
         str | None, Fact.PATH, Fact.OWN_COLUMN, NotInGrid("`teachers` and `pairs` name it")
     ] = None
-    """Checkpoint or run folder of the teacher:
-    ./save/teachers/models/resnet32x4_vanilla/resnet32x4_best.pth; or a network with published
-    weights: timm:NAME, torchvision:NAME, transformers:NAME, package.module:callable; NAME=FILE is
-    that network with weights from a file; or a pack of soft labels (`distillers cache export`).
-    Repeat it for several teachers."""
+    """Teacher: a checkpoint or run folder, as in save/teachers/models/resnet32x4_vanilla; a network
+    with published weights (timm:NAME, torchvision:NAME, transformers:NAME,
+    package.module:callable), or with those of a file (NAME=FILE); or a pack of soft labels
+    (`distillers cache export`). Repeat it for several teachers."""
     also_t: Annotated[Words, Fact.OWN_COLUMN] = ()
     """A further teacher; a repeated --path_t is the same."""
     model_t: Annotated[str | None, Fact.OWN_COLUMN] = None
@@ -68,8 +67,8 @@ class TeachersConfig(InitialNetworkConfig):
     teacher_head: Words = ()
     """Classifier of a teacher that has other classes or none: fit (ridge regression on its
     embeddings of the labelled training images) or logistic; none (only losses that read no logits);
-    a safetensors file of class embeddings; keep, its own. Repeat it for several teachers, in their
-    order; one value is for all."""
+    a safetensors file of class embeddings. Default: keep, its own. Repeat it for several teachers,
+    in their order; one value is for all."""
     class_map: Words = ()
     """File (YAML, JSON, CSV) that maps the teacher's classes to those of the data set, whose
     probabilities are summed. Repeat it for several teachers; none is a teacher without a map."""

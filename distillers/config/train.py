@@ -81,7 +81,7 @@ class TrainConfig(StepFlags, AugmentationFlags):
     smoothing: Annotated[float, FRACTION, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = 0.0
     """Label smoothing: fraction of each label that is spread over all classes."""
     mixup: Annotated[float, NOT_NEGATIVE, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = 0.0
-    """Alpha of mixup, as in 0.2; 0 for none. The teacher gets the mixed images, too."""
+    """Alpha of mixup, as in 0.2; 0 for none. A student's teacher gets the mixed images, too."""
     cutmix: Annotated[float, NOT_NEGATIVE, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = 0.0
     """Alpha of CutMix, as in 1.0; 0 for none. With --mixup, each batch is mixed by one of both."""
     mixup_prob: Annotated[float, UP_TO_1, Fact.SAME_COST, Fact.PUBLISHED_SETTING] = 1.0
@@ -138,7 +138,8 @@ class TrainConfig(StepFlags, AugmentationFlags):
     """Weights & Biases project to log to; with WANDB_MODE=offline the logs stay in the run
     folder."""
     save_freq: Annotated[int, NOT_NEGATIVE, Fact.NO_EFFECT] = 40
-    """Epochs between checkpoints that are kept; 0 keeps only the last and the best."""
+    """Epochs between checkpoints that are kept, ckpt_epoch_N.pth; 0 keeps only the last and the
+    best."""
     dali: Dali = None
     """Decode training images from folders with NVIDIA DALI, on the CPU or on the training GPU."""
     multiprocessing_distributed: Annotated[bool, Fact.NO_EFFECT, ONE_DEVICE] = False
@@ -159,7 +160,8 @@ class TrainConfig(StepFlags, AugmentationFlags):
     recipe: Annotated[str | None, Fact.NO_EFFECT] = None
     """Training recipe, which sets flags that are not given: published, finetune, distil, patient,
     a1, a2, a3 or deit (see docs/recipes.md). Default: for --dataset folder, finetune with
-    --pretrained, else distil for students; published in all other cases."""
+    --pretrained or a transfer's --mode finetune, else distil for students; published in all other
+    cases."""
 
     def __post_init__(self) -> None:
         """Expand ~ in paths."""
@@ -257,7 +259,7 @@ class InitialNetworkConfig(TrainConfig):
 
     pretrained: Pretrained = None
     """Initial weights: a file, or without a value those published by timm or torchvision. A
-    classifier for another number of classes is replaced."""
+    classifier for another number of classes is replaced. Default: random weights."""
     labels_per_class: Annotated[int | None, NOT_NEGATIVE, Fact.PUBLISHED_SETTING] = None
     """Train on the labels of only so many images of each class, drawn by --trial; the other
     training images are left out, or stay without labels with --unlabelled rest."""

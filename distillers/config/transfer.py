@@ -54,7 +54,8 @@ class TransferConfig(TrainConfig):
     """L2 penalty of SGD, or weight decay of --opt. Default: 5e-4 for --mode finetune and --protocol
     public, else 0."""
     save_freq: int = 50
-    """Epochs between checkpoints that are kept; 0 keeps only the last and the best."""
+    """Epochs between checkpoints that are kept, ckpt_epoch_N.pth; 0 keeps only the last and the
+    best."""
     trial: Annotated[int, arg(aliases=["-t"])] = 0
     """Random seed; part of the run folder's name."""
 

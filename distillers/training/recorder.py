@@ -115,7 +115,7 @@ class RunRecorder:
         self.logger.write_json("parameters.json", {**self.config.as_json_types(), **totals})
 
     def outcome(self) -> str:
-        """Return a line with the accuracy of the reported epoch, and of the last if it is another."""
+        """Return a line with the accuracy of the reported epoch, and of the last epoch."""
         assert self.best is not None, "a run has an epoch at least"
         name, epoch = f"{reported_part(self.best)}_acc", int(self.best["epoch"])
         line = f"reported: {name.replace('_', ' ')} {self.best[name]:.2f}, epoch {epoch}"

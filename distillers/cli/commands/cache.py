@@ -1,4 +1,4 @@
-"""`distillers cache`: build, inspect, verify and prune caches of teacher outputs."""
+"""`distillers cache`: build, inspect, verify, prune and share caches of teacher outputs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 WHERE = "./save/teacher_cache"
 USAGE = """usage: distillers cache ACTION [FLAGS]
 
-Caches of teacher outputs for every augmented view of every image (--teacher_cache).
+Caches of teacher outputs for every augmented view of every image (--teacher_cache), and portable
+packs of soft labels made from them. build, export and import take the flags of `distillers
+student`.
 
-  build     fill a cache before training; takes the flags of `distillers student`
+  build     fill a cache before training
   info      list the caches in a folder
   verify    compare every row with its checksum
   prune     delete caches by age and size
-  export    write a portable pack of soft labels, filling the cache first; takes the flags of
-            `distillers student`, too
-  import    check a pack against images and copy it to the folder of the caches; takes the flags of
-            `distillers student`, too
+  export    write a pack, filling the cache first
+  import    check a pack against images and copy it to the folder of the caches
 
 `distillers cache ACTION --help` lists the flags of an action."""
 
@@ -83,7 +83,7 @@ class ExportConfig(StudentConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ImportConfig(StudentConfig):
-    """Check that a pack fits the images, the classes and the augmentation of a run."""
+    """Check a pack against a run's images, classes and augmentation, and copy it to the caches."""
 
     pack: Positional[str]
     """Folder of the pack."""

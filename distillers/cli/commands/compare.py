@@ -27,7 +27,7 @@ MAX_CLASSES = 50  # in the printed table
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig(ScoringConfig):
-    """Compare a network with the one that it would replace; exceeded limits are exit status 1."""
+    """Compare a network with the one that it would replace; exit status 1 beyond a limit."""
 
     old: tyro.conf.Positional[str]
     """Checkpoint, run folder or exported file of the network in use."""

@@ -44,7 +44,7 @@ class CompressConfig:
     max_drop: Annotated[float | None, NOT_NEGATIVE] = None
     """Largest loss of accuracy against the teacher in percentage points; exit status 1 beyond."""
     minutes: Annotated[float, POSITIVE] = 60.0
-    """Budget of training."""
+    """Budget of training in minutes."""
     candidates: tuple[str, ...] = ()
     """Networks to try. Default: about 20 of timm, torchvision or, for small images, this library,
     those of the teacher's family first."""

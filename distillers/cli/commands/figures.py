@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import tyro
 
-from distillers.config.flags import ModulePaths, Range, at_least
+from distillers.config.flags import Names, Range, at_least
 from distillers.config.parsing import parse
 from distillers.config.scoring import ScoringConfig, method_of_run
 from distillers.errors import InputError, unknown
@@ -45,7 +45,7 @@ class FiguresConfig(ScoringConfig):
     """Teacher that the networks are compared with: PATH or NAME=PATH."""
     baseline: str | None = None
     """Network to improve upon, such as the student trained alone: PATH or NAME=PATH."""
-    kinds: ModulePaths = ()
+    kinds: Names = ()
     """Figures to plot: correlation, mean_logits, tsne, cka, reliability, class_gain, changed_hands.
     Default: all whose teacher or baseline is given."""
     out: str = "figures"
