@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from distillers.distillation.distillation import Distillation
 from distillers.distillation.ema_teacher import EMATeacher
 from distillers.distillation.heads.prepare import KEEP, Batches, Head, prepare_teacher
 from distillers.distillation.multi_teacher import Combine, normalize_weights
-from distillers.distillation.readable import check_readable
+from distillers.distillation.readable import Traced, check_readable
 from distillers.distillation.terms import Term
 from distillers.errors import InputError
 from distillers.features.backbone import HeadedNetwork, has_logits
@@ -84,7 +84,9 @@ def distil(
             that has none, or gives the student no gradient.
     """
     classes = {name: wiring.find(name) for name, weight in weights.items() if weight != 0}
-    options = _check_options(options or {}, classes)
+    options = options or {}
+    for name in sorted(options.keys() - {cls.__name__.lower() for cls in classes.values()}):
+        raise InputError(f"options were given for {name!r}, which is not among the losses.")
     of_student = _trace(student, images, student_taps, with_grad=True)
     prepare = functools.partial(
         prepare_teacher,
@@ -95,7 +97,8 @@ def distil(
         num_classes=of_student.trace.logits.shape[1] if has_logits(student) else None,
         labelled=labelled,
     )
-    of_teachers = [_trace(prepare(net), images, teacher_taps) for net in _as_list(teacher)]
+    nets = [teacher] if isinstance(teacher, nn.Module) else teacher
+    of_teachers = [_trace(prepare(net), images, teacher_taps) for net in nets]
     traces = [one.trace for one in of_teachers]
     shares = normalize_weights(teacher_weights, len(traces))
     check_readable(classes, of_student, of_teachers)
@@ -114,17 +117,6 @@ def distil(
     )
     task.to(images.device).check_losses(of_student.trace, traces)
     return task
-
-
-def _check_options(
-    options: Mapping[str, Mapping[str, Any]], classes: Mapping[str, type[nn.Module]]
-) -> Mapping[str, Mapping[str, Any]]:
-    """Check that options are those of given losses, and return them."""
-    known = {cls.__name__.lower() for cls in classes.values()}
-    for name in options:
-        if name not in known:
-            raise InputError(f"options were given for {name!r}, which is not among the losses.")
-    return options
 
 
 def _terms(
@@ -151,32 +143,24 @@ def _terms(
         yield Term(f"{name}_{number + 1}", loss, weight * share, number)
 
 
-class _TracedNetwork(NamedTuple):
-    trace: ForwardTrace
-    taps: Taps
-
-
-def _as_list(teacher: nn.Module | Sequence[nn.Module]) -> Sequence[nn.Module]:
-    return [teacher] if isinstance(teacher, nn.Module) else teacher
-
-
 def _trace(
     net: nn.Module,
     images: Tensor,
     taps: Taps | Sequence[str] | None,
     *,
     with_grad: bool = False,
-) -> _TracedNetwork:
+) -> Traced:
     """Run a network, in a `HeadedNetwork` if it has no classifier, and find its taps."""
     is_headed = has_logits(net) or isinstance(net, HeadedNetwork)
     trace = ForwardTrace(net if is_headed else HeadedNetwork(net), images, with_grad=with_grad)
-    given = (taps, ()) if isinstance(taps, Taps) else (None, taps or ())
-    return _TracedNetwork(trace, infer_taps(trace, given[0], maps=given[1]))
+    if isinstance(taps, Taps):
+        return Traced(trace, infer_taps(trace, taps))
+    return Traced(trace, infer_taps(trace, maps=taps or ()))
 
 
 def _facts(
-    student: _TracedNetwork,
-    teacher: _TracedNetwork,
+    student: Traced,
+    teacher: Traced,
     train_labels: Tensor | None,
     batch_size: int | None,
 ) -> dict[str, Any]:

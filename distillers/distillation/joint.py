@@ -41,11 +41,12 @@ class JointTask(Task):
         for task in self._all:
             task.stage = self.stage
             steps.append(task(batch, progress))
-        parts = dict(steps[0].parts)
+        parts, labelled = dict(steps[0].parts), [*steps[0].labelled]
         for number, step in enumerate(steps[1:], start=2):
             parts |= {f"{name}_{number}": part for name, part in step.parts.items()}
+            labelled += [f"{name}_{number}" for name in step.labelled]
         loss = torch.stack([step.loss for step in steps]).sum()
-        return steps[0]._replace(loss=loss, parts=parts)
+        return Step(loss, parts, steps[0].logits, tuple(labelled))
 
     @override
     def deployed(self) -> nn.Module:

@@ -161,7 +161,7 @@ def settings(weights: Weights, chosen: Mapping[str, Mapping[str, Any]]) -> dict[
     for cls in map(wiring.find, weights.terms()):
         short = cls.__name__.lower()
         every = {**wiring.options(cls), **chosen.get(short, {})}
-        # An empty list is an option that is off; runs from before there was one count as equal.
+        # An empty list is an option that is off; runs from before it existed count as equal.
         flat |= {f"{short}.{name}": value for name, value in every.items() if value != ()}
     return flat
 
@@ -176,7 +176,7 @@ def departures(
     usual = settings(published, options(plain, published, teacher))
     usual = {**settings(weights, {}), **dict.fromkeys(weights.terms(), 0.0), **usual}
     every = {**dict.fromkeys(published.terms(), 0.0), **given}
-    return {name: value for name, value in every.items() if usual[name] != value}
+    return {name: value for name, value in every.items() if usual.get(name, ()) != value}
 
 
 def _recipe(config: StudentConfig, method: str, teacher: str | None) -> recipes.Recipe:

@@ -1,6 +1,7 @@
 """Check that losses read only what the networks have, and find losses that do."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from torch import nn
 
@@ -11,10 +12,15 @@ from distillers.features.taps import Taps
 from distillers.features.trace import ForwardTrace
 from distillers.losses import wiring
 
-Traced = tuple[ForwardTrace, Taps]  # a network that was run once, and where it is read
-
 NEEDS_STUDENT = {"student_logits", "student_class_maps", "targets", "num_classes"}
 NEEDS_TEACHER = {"teacher_logits", "teacher_class_maps", "teacher_head"}
+
+
+class Traced(NamedTuple):
+    """A network that was run once, and where it is read."""
+
+    trace: ForwardTrace
+    taps: Taps
 
 
 def check_logits(classes: Mapping[str, type[nn.Module]], *, student: bool, teacher: bool) -> None:
@@ -55,7 +61,7 @@ def check_readable(
     """
     for teacher in teachers:
         check_logits(
-            classes, student=has_logits(student[0].net), teacher=has_logits(teacher[0].net)
+            classes, student=has_logits(student.trace.net), teacher=has_logits(teacher.trace.net)
         )
         for loss in classes.values():
             for name in wiring.inputs(loss):

@@ -7,7 +7,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
 from distillers.distillation import pair_recipes
@@ -39,8 +38,8 @@ class Recipe:
     ce: float = 1.0
     kd: float = 0.0
     method: float = 1.0
-    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    kd_options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    options: Mapping[str, Any] = field(default_factory=dict)
+    kd_options: Mapping[str, Any] = field(default_factory=dict)
     source: str = "no published run; the protocol's weights beside 1"
 
     def weights(self, method: str) -> dict[str, float]:

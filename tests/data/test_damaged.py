@@ -17,7 +17,7 @@ from distillers import data
 from distillers.data import DecodeOptions
 from distillers.data.loaders import decode
 from distillers.data.loaders.decode import read, resize_center_crop
-from distillers.data.loaders.decoder_output import Capture
+from distillers.data.loaders.decoder_output import captured
 from distillers.errors import InputError
 from tests.data.trees import WNIDS, picture, tree
 
@@ -221,14 +221,14 @@ def zeros_inside(path):
 
 
 def test_what_others_print_during_a_decode_is_forwarded(capfd):
-    with Capture() as printed:
+    with captured() as printed:
         os.write(2, b"Corrupt JPEG data: bad Huffman code\nsomething else\n")
         os.write(2, b"no end of line")
-    assert printed.lines == ["Corrupt JPEG data: bad Huffman code"]
+    assert printed == ["Corrupt JPEG data: bad Huffman code"]
     assert capfd.readouterr().err == "something else\nno end of line"
-    with Capture() as printed:
+    with captured() as printed:
         pass
-    assert not printed.lines
+    assert not printed
 
 
 @pytest.mark.parametrize("workers", [0, 2])

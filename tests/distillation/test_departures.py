@@ -26,6 +26,7 @@ CASES = {
     "simkd cls=0 div=0 beta=1 factor=2": {},
     "simkd factor=8": {"simkd.factor": 8},
     "at cls=1 beta=0": {"at": 0.0},
+    "kd option=ce.class_weight=[1.0,2.0]": {"ce.class_weight": (1.0, 2.0)},  # () by default
 }
 READ = {**dict.fromkeys(("cls", "div", "beta", "kd_T"), float), "option": lambda text: ((text,),)}
 

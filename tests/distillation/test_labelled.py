@@ -11,6 +11,7 @@ from torch import nn
 from distillers.config.hyperparameters import Hyperparameters
 from distillers.data.batch import Batch
 from distillers.distillation.build import distil
+from distillers.distillation.joint import JointTask
 from distillers.distillation.labelled import call_for_labelled
 from distillers.distillation.task import Supervised
 from distillers.distributed.world import World
@@ -103,6 +104,11 @@ def test_labels_act_on_their_images_and_the_teacher_on_all():
     torch.testing.assert_close(step.parts["ce"], ce.detach())
     torch.testing.assert_close(step.loss, ce + 0.5 * 16 * kd)
     assert step.labelled == ("ce",)
+
+
+def test_the_parts_of_joint_tasks_that_are_means_over_labelled_images_are_named():
+    task = JointTask([task_of({"ce": 1.0, "kd": 1.0}) for _ in range(2)])
+    assert task(batch_of(LABELS)).labelled == ("ce", "ce_2")
 
 
 @pytest.mark.parametrize("mode", ["exact", "relax"])

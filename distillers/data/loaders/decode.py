@@ -1,7 +1,6 @@
 """Decode, crop, resize and flip image files, in worker processes."""
 
 import math
-import os
 import random
 import warnings
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 
 from distillers.data.augment.boxes import AREA, RATIO, Box, central_box
 from distillers.data.datasets.listing import PathList
-from distillers.data.loaders.decoder_output import Capture
+from distillers.data.loaders.decoder_output import captured
 from distillers.data.loaders.jpeg import frame_size
 from distillers.data.loaders.other_formats import describe
 from distillers.data.loaders.png import SIGNATURE, parse_png, verify_pixels
@@ -175,7 +174,7 @@ def read(path: str, notes: list[str] | None = None, verified: bool = False) -> T
     try:
         content = _content(path)
         orientation = _verify(content, verified)
-        with Capture() as printed:
+        with captured() as printed:
             image = _decoded(content)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
@@ -184,7 +183,7 @@ def read(path: str, notes: list[str] | None = None, verified: bool = False) -> T
     except RuntimeError as error:
         why = str(error).splitlines()[0].rpartition(", ")[2].rstrip(".")
         raise InputError(f"{path} cannot be read as an image: {why}.") from error
-    damage = [line for line in printed.lines if not line.startswith("libpng")]
+    damage = [line for line in printed if not line.startswith("libpng")]
     if damage and notes is not None:
         notes.append(f"{path} ({damage[0]})")
     if image.dtype == torch.uint16:  # 65,535 is white
@@ -195,10 +194,8 @@ def read(path: str, notes: list[str] | None = None, verified: bool = False) -> T
 
 
 def _content(path: str) -> bytearray:
-    with open(path, "rb", buffering=0) as stream:
-        content = bytearray(os.fstat(stream.fileno()).st_size)
-        size = stream.readinto(content)
-        return content if size == len(content) else content[:size]
+    with open(path, "rb") as stream:
+        return bytearray(stream.read())
 
 
 def _verify(content: bytearray, verified: bool) -> int:

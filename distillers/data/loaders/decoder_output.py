@@ -4,9 +4,9 @@ import os
 import re
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Self
 
 # As libjpeg words its warnings.
 LINE = re.compile(
@@ -16,41 +16,32 @@ LINE = re.compile(
 _LOCK = threading.Lock()  # a process has one stderr
 
 
-class Capture:
-    """Context manager that collects what decoders print; the rest is forwarded at its end.
+@contextmanager
+def captured() -> Iterator[list[str]]:
+    """Collect what decoders print inside the context; the rest is forwarded at its end.
 
-    Attributes:
-        lines: the decoders' lines, complete when the block has ended.
+    Yields:
+        the decoders' lines, complete when the context has ended.
     """
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self._stderr = -1
-
-    def __enter__(self) -> Self:
-        _LOCK.acquire()
+    lines: list[str] = []
+    stderr = None
+    with _LOCK:
         scratch = _scratch()
         if scratch is not None:
             with suppress(OSError):  # stderr is closed
-                self._stderr = os.dup(2)
+                stderr = os.dup(2)
                 os.dup2(scratch, 2)
-        return self
-
-    def __exit__(self, *_: object) -> None:
         try:
-            if self._stderr >= 0:
-                os.dup2(self._stderr, 2)
-                os.close(self._stderr)
-                self._sort(_taken())
+            yield lines
         finally:
-            _LOCK.release()
-
-    def _sort(self, text: bytes) -> None:
-        for line in text.decode(errors="replace").splitlines(keepends=True):
-            if LINE.match(line):
-                self.lines.append(line.strip())
-            else:
-                print(line, end="", file=sys.stderr, flush=True)
+            if scratch is not None and stderr is not None:
+                os.dup2(stderr, 2)
+                os.close(stderr)
+                for line in _taken(scratch).decode(errors="replace").splitlines(keepends=True):
+                    if LINE.match(line):
+                        lines.append(line.strip())
+                    else:
+                        print(line, end="", file=sys.stderr, flush=True)
 
 
 @cache
@@ -59,13 +50,9 @@ def _scratch() -> int | None:
     return os.memfd_create("stderr") if hasattr(os, "memfd_create") else None
 
 
-def _taken() -> bytes:
+def _taken(scratch: int) -> bytes:
     """Return what was written to the file in memory, and empty it."""
-    scratch = _scratch()
-    size = os.lseek(scratch, 0, os.SEEK_CUR) if scratch is not None else 0
-    if scratch is None or not size:
-        return b""
-    text = os.pread(scratch, size, 0)
+    text = os.pread(scratch, os.lseek(scratch, 0, os.SEEK_CUR), 0)
     os.lseek(scratch, 0, os.SEEK_SET)
     os.ftruncate(scratch, 0)
     return text
