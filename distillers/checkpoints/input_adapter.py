@@ -103,7 +103,7 @@ def with_normalization(
         return source
     channels, given = len(source.mean), cast(Any, source)
     if channels == 1 and len(mean) == len(std) == 3:
-        given, channels = given.in_colour(), 3
+        given, channels = given.in_color(), 3
     if len(mean) == len(std) == 1:
         mean, std = [*mean] * channels, [*std] * channels
     if not channels == len(mean) == len(std):

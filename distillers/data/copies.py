@@ -18,7 +18,8 @@ def copies_of_test_images(source: DataSource, test: DataSource) -> list[str]:
     """Return training images that are test images, too, found by a hash of the content.
 
     In files the bytes are compared, in memory the pixels of images without labels: published data
-    sets have a few copies of their own. Of more than `MANY_FILES` only those without labels are.
+    sets have a few copies of their own. Of more than `MANY_FILES` files, too, only those without
+    labels are compared.
 
     Returns:
         paths, or the numbers of the training images.

@@ -28,9 +28,9 @@ class Normalize:
         channels_last: bool = False,
     ) -> None:
         self._format = torch.channels_last if channels_last else torch.contiguous_format
-        centre, spread = (torch.tensor(x, dtype=torch.float64).view(-1, 1, 1) for x in (mean, std))
+        center, spread = (torch.tensor(x, dtype=torch.float64).view(-1, 1, 1) for x in (mean, std))
         self._scale = (1 / (255 * spread)).to(device, torch.float32)
-        self._shift = (-centre / spread).to(device, torch.float32)
+        self._shift = (-center / spread).to(device, torch.float32)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Return (n, 3, h, w) from `pixels`, (n, c, h, w) uint8 with c 1 or 3."""

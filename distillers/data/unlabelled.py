@@ -19,14 +19,14 @@ from distillers.data.sampling import generator, occurrences
 from distillers.data.source import DataSource
 from distillers.errors import InputError, complain
 
-FEWEST = 20  # images of a run without labels
-MOST = 1000  # images that are held out by default
+MIN_IMAGES = 20  # of a run without labels
+MAX_HELD_OUT = 1000  # images, by default
 
 
 def rows_of_few_labels(
     labels: Tensor, class_names: Sequence[str], per_class: int, seed: int
 ) -> Tensor:
-    """Return `per_class` random rows of each class, ascending; they are nested in `per_class`.
+    """Return `per_class` random rows of each class, ascending.
 
     Args:
         labels: (N,) int64.
@@ -82,10 +82,10 @@ def only_unlabelled(folder: Path, options: DecodeOptions) -> FolderSet:
     """
     paths = list_images(folder)
     count = len(paths)
-    if count < FEWEST:
-        raise InputError(f"{folder} has {count} images; at least {FEWEST} are needed.")
+    if count < MIN_IMAGES:
+        raise InputError(f"{folder} has {count} images; at least {MIN_IMAGES} are needed.")
     share = options.val_fraction
-    held_out = round(share * count) if share else min(round(count / 10), MOST)
+    held_out = round(share * count) if share else min(round(count / 10), MAX_HELD_OUT)
     held_out = min(max(held_out, 2), count - 2)
     order = torch.randperm(count, generator=generator("unlabelled", 0))
     listing = Listing(paths, torch.full((count,), UNLABELLED), ())

@@ -165,7 +165,7 @@ class Distillation(Task):
         if self.reads_strong:
             add_strong(values, self._read_strong(batch))
         if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            self._sum.check_step(values, self.student)
+            self._sum.check_gradients(values, self.student)
         if self.stage == "warmup":
             parts = self._sum.warmup_parts(values, batch)
             weights = dict.fromkeys(parts, 1.0)  # as published

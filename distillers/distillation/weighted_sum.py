@@ -168,9 +168,7 @@ class WeightedSum:
             InputError: with the message of the ValueError of a loss, or if its value is not a
                 scalar or gives the student no gradient.
         """
-        for name in self.losses:
-            read = {key: values[name][key] for key in self.reads(name) if key != "targets"}
-            check_trainable(name, read, student.net, backward=True)
+        self.check_gradients(values, student.net, backward=True)
         stateless = [name for name, loss in self.losses.items() if not is_stateful(loss)]
         try:
             for name, loss in self.losses.items():
@@ -185,16 +183,17 @@ class WeightedSum:
             if not part.requires_grad:
                 raise InputError(f"the loss {name} has no gradient with respect to the student.")
 
-    def check_step(self, values: ValuesByTerm, student: nn.Module) -> None:
-        """Check that what each loss reads in a step has a gradient, as it had in evaluation mode.
+    def check_gradients(
+        self, values: ValuesByTerm, student: nn.Module, *, backward: bool = False
+    ) -> None:
+        """Check that what each loss reads has a gradient; see `check_trainable`.
 
         Raises:
-            InputError: if the gradient does not reach the student in training mode.
+            InputError: if the gradient does not reach the student.
         """
         for name in self.losses:
-            check_trainable(
-                name, {k: v for k, v in values[name].items() if k in self.reads(name)}, student
-            )
+            inputs = {key: values[name][key] for key in self.reads(name)}
+            check_trainable(name, inputs, student, backward=backward)
 
     def _terms_of(self, number: int) -> list[str]:
         """Return the names of the terms that read a teacher, alone or with the others."""

@@ -182,7 +182,7 @@ def test_a_bad_unlabelled_image_is_replaced_by_an_unlabelled_one(tmp_path):
 @pytest.mark.parametrize("name", ["digits", "cifar"])
 def test_a_folder_of_images_joins_a_data_set_in_memory(name, tmp_path):
     source = data.source_of("digits")
-    source = source.in_colour() if name == "cifar" else source
+    source = source.in_color() if name == "cifar" else source
     write_tree(tmp_path, ["a.png", "b/c.png"], side=8)
     write_tree(tmp_path, ["wide/d.png"], side=20)
     mixed = apply_label_options(source, LabelOptions(unlabelled=str(tmp_path)), "error")

@@ -27,12 +27,11 @@ from distillers.data.augment.policies import (
     Policy,
     RandomPolicy,
     SequencePolicy,
+    uniform_choice,
 )
 
 UNIFORM_ABOVE = 100  # of timm's mstd: magnitudes are then uniform from 0
 BINS = 31  # magnitudes of an operation of TrivialAugment
-
-Rounding = Callable[[np.ndarray], np.ndarray]
 
 
 def build_policy(policy: PolicySpec) -> Policy:
@@ -80,22 +79,17 @@ def _augmix(policy: PolicySpec) -> Policy:
     return AugMixPolicy(choices, width, depth, given.get("a", 1.0))
 
 
-def _uniform(kernel: str, low: float, high: float, round_: Rounding = np.asarray) -> Choice:
-    """Return an operation whose argument is uniform between two numbers."""
-    return Choice(Operation(kernel, lambda _, draw: round_(low + (high - low) * draw)), LEVELS)
-
-
 def _fixmatch(_: PolicySpec) -> Policy:
     enhanced = ("brightness", "color", "contrast", "sharpness")
     return FixMatchPolicy(
         [
-            *(_uniform(kernel, 0.05, 0.95) for kernel in enhanced),
-            *(_uniform(kernel, -0.3, 0.3) for kernel in ("shear_x", "shear_y")),
-            *(_uniform(kernel, -0.3, 0.3) for kernel in ("translate_x", "translate_y")),
-            _uniform("rotate", -30, 30),
-            _uniform("posterize", 4, 8, np.floor),
-            _uniform("solarize", 0, 256),
-            *(_uniform(kernel, 0, 1) for kernel in ("autocontrast", "equalize", "")),
+            *(uniform_choice(kernel, 0.05, 0.95) for kernel in enhanced),
+            *(uniform_choice(kernel, -0.3, 0.3) for kernel in ("shear_x", "shear_y")),
+            *(uniform_choice(kernel, -0.3, 0.3) for kernel in ("translate_x", "translate_y")),
+            uniform_choice("rotate", -30, 30),
+            uniform_choice("posterize", 4, 8, np.floor),
+            uniform_choice("solarize", 0, 256),
+            *(uniform_choice(kernel, 0, 1) for kernel in ("autocontrast", "equalize", "")),
         ]
     )
 

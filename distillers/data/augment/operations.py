@@ -12,10 +12,16 @@ import numpy as np
 from distillers.config.augmentation import LEVELS
 
 Argument = Callable[[np.ndarray, np.ndarray], np.ndarray]
-GEOMETRIC = (
-    *("rotate", "shear_x", "shear_y"),
-    *("translate_x", "translate_y", "move_x", "move_y"),
-)
+# Which of the six numbers of an affine map an operation sets.
+COLUMNS = {
+    "shear_x": 1,
+    "shear_y": 3,
+    "translate_x": 2,
+    "translate_y": 5,
+    "move_x": 2,
+    "move_y": 5,
+}
+GEOMETRIC = ("rotate", *COLUMNS)
 TRANSLATION = 0.45  # of the side of an image, at magnitude 10
 
 
@@ -109,13 +115,6 @@ def matrices(kernel: str, values: np.ndarray, height: int, width: int) -> np.nda
         cos, sin, x, y = np.cos(angle), np.sin(angle), width / 2, height / 2
         rows = [cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y]
         return np.stack(rows, axis=1)
-    column, scale = {
-        "shear_x": (1, 1),
-        "shear_y": (3, 1),
-        "translate_x": (2, width),
-        "translate_y": (5, height),
-        "move_x": (2, 1),
-        "move_y": (5, 1),
-    }[kernel]
-    found[:, column] = values * scale
+    side = {"translate_x": width, "translate_y": height}.get(kernel, 1)
+    found[:, COLUMNS[kernel]] = values * side
     return found

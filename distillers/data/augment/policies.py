@@ -1,6 +1,6 @@
 """How policies decide on the operations of each image, from its random numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -214,10 +214,7 @@ class ColorJitterPolicy(Policy):
 
     def __init__(self, strength: float) -> None:
         low, high = max(0.0, 1 - strength), 1 + strength
-        self._choices = [
-            Choice(Operation(kernel, lambda _, draw: low + (high - low) * draw), LEVELS)
-            for kernel in self.KERNELS
-        ]
+        self._choices = [uniform_choice(kernel, low, high) for kernel in self.KERNELS]
 
     @override
     def draw(self, draws: np.ndarray) -> Draw:
@@ -240,6 +237,13 @@ class FixMatchPolicy(RandomPolicy):
         chain = super().draw(draws[:, : self._first]).chains[0]
         square = draws[:, self._first :] * np.array([0.5, 1.0, 1.0])
         return Draw([[*chain, [Group("cutout", np.arange(len(draws)), square)]]])
+
+
+def uniform_choice(
+    kernel: str, low: float, high: float, round_: Callable[[np.ndarray], np.ndarray] = np.asarray
+) -> Choice:
+    """Return an operation that is always applied, with an argument uniform in (low, high)."""
+    return Choice(Operation(kernel, lambda _, draw: round_(low + (high - low) * draw)), LEVELS)
 
 
 def choose(choices: Sequence[Choice], chosen: np.ndarray, draws: np.ndarray) -> list[Group]:

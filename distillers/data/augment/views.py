@@ -22,7 +22,8 @@ class ViewMaker:
     """Make the views of images from their crops.
 
     Everything is a function of the seed, the image and the turn, so that it depends on neither the
-    batch nor the process.
+    batch nor the process. In all methods, `rows` (n,) int64 on the CPU are rows of the training
+    set, and `turns`, the same, the epoch or the fixed view of each image.
 
     Args:
         options: the augmentation.
@@ -63,13 +64,9 @@ class ViewMaker:
     def make(
         self, crops: Tensor, second: Tensor | None, rows: Tensor, turns: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return the views of the images of a batch, normalized.
+        """Return the normalized views of images from their `crops`, (n, c, h, w) uint8.
 
-        Args:
-            crops: (n, c, h, w) uint8.
-            second: other crops of the same images, if there is a second view.
-            rows: (n,) int64 on the CPU, rows of the images in the training set.
-            turns: (n,) int64 on the CPU, the epoch, or the fixed view of each.
+        For a second view, `second` are other crops of the same images.
 
         Returns:
             (n, c, h, w) each: the input of the student; the second view, None if there is none; the
@@ -92,13 +89,9 @@ class ViewMaker:
     def crop_boxes(
         self, rows: Tensor, turns: Tensor, size: tuple[int, int], second: bool
     ) -> Tensor:
-        """Return the boxes of --scale and --ratio of images of one size, (n, 4) int64.
+        """Return the boxes of --scale and --ratio for the first or `second` view, (n, 4) int64.
 
-        Args:
-            rows: (n,) int64 on the CPU, rows of the images in the training set.
-            turns: (n,) int64 on the CPU, the epoch, or the fixed view of each.
-            size: height and width of the images.
-            second: whether they are for the second view.
+        `size` is the height and width of the images.
         """
         options, drawn = self._options, self._draws(rows, turns, NUM_DRAWS, second)
         ratio = options.ratio or RATIO
@@ -107,13 +100,9 @@ class ViewMaker:
         return torch.from_numpy(values)
 
     def offsets(self, rows: Tensor, turns: Tensor, count: int, second: bool) -> Tensor:
-        """Return top, left and whether mirrored of crops, (n, 3) int64.
+        """Return top, left and whether mirrored of the first or `second` view, (n, 3) int64.
 
-        Args:
-            rows: (n,) int64 on the CPU, rows of the images in the training set.
-            turns: (n,) int64 on the CPU, the epoch, or the fixed view of each.
-            count: how many places a crop may have, along each side.
-            second: whether they are for the second view.
+        A crop may have `count` places along each side.
         """
         drawn = self._draws(rows, turns, NUM_DRAWS + 3, second)[:, NUM_DRAWS:]
         return torch.from_numpy((drawn * [count, count, 2]).astype(np.int64))

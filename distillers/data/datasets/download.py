@@ -161,7 +161,7 @@ def _append(url: str, part: Path) -> None:
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
         if not sys.stderr.isatty():
-            print(f"downloading {url} to {part.parent}", file=sys.stderr, flush=True)
+            complain(f"downloading {url} to {part.parent}")
         with (
             part.open("ab" if have else "wb") as out,
             tqdm(

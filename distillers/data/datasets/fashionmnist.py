@@ -87,7 +87,7 @@ def _pair(folder: Path, part: str) -> tuple[Tensor, Tensor]:
             f"the images of {folder} have {images.shape[1]}x{images.shape[2]} pixels; "
             "Fashion-MNIST's have 28x28."
         )
-    if len(labels) != len(images) or (len(labels) and labels.max() >= len(CLASSES)):
+    if len(labels) != len(images) or labels.max() >= len(CLASSES):
         raise _damaged(
             _find(folder, f"{part}-labels-idx1-ubyte") or folder,
             f"it has {len(labels)} labels up to {labels.max()} for {len(images)} images of "

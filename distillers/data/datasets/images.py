@@ -157,7 +157,7 @@ class ImageSet(DataSource):
             test_images=_resized(self.test_images, side),
         )
 
-    def in_colour(self) -> "ImageSet":
+    def in_color(self) -> "ImageSet":
         """Return this dataset with its grey channel repeated three times, without copying."""
         shape = (-1, 3, -1, -1)
         return replace(

@@ -151,10 +151,8 @@ def _check_names(root: Path, folders: list[str], classes: tuple[str, ...]) -> No
 
 def no_classes(part: Path) -> InputError:
     """Return the error for a folder of images without a folder for each class."""
-    archives = [path.name for path in sorted(part.iterdir()) if path.suffix.lower() in ARCHIVES]
-    tables = {path.name for path in part.iterdir() if path.suffix.lower() in TABLES}
-    beside = (path for path in part.parent.iterdir() if path.suffix.lower() in (".csv", ".tsv"))
-    tables |= {path.name for path in beside}
+    archives = _ending_in(ARCHIVES, part)
+    tables = {*_ending_in(TABLES, part), *_ending_in((".csv", ".tsv"), part.parent)}
     hint = f" Extract {first_few(archives)} first." if archives else ""
     if tables and not archives:
         names = first_few(sorted(tables), 2)
@@ -163,6 +161,10 @@ def no_classes(part: Path) -> InputError:
         f"{part} has no folder per class; the images of each class must be in a folder of their "
         f"own, as in {part}/CLASS/image.jpg.{hint}"
     )
+
+
+def _ending_in(endings: tuple[str, ...], folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.suffix.lower() in endings)
 
 
 def composed(name: str) -> str:

@@ -28,11 +28,12 @@ def find_parts(root: Path) -> tuple[Path | None, list[Path]]:
     """
     _check_links(root)
     folders = class_folders(root)
-    named = list(dict.fromkeys([*_with(folders, TRAIN_WORDS), *_with(folders, TEST_WORDS)]))
+    named = list(dict.fromkeys([*_matching(folders, TRAIN_WORDS), *_matching(folders, TEST_WORDS)]))
     parts = [name for name in named if class_folders(root / name)]
-    trains = _with(parts, TRAIN_NAMES, whole=True) or _with(parts, TRAIN_WORDS)
-    tests = _with(parts, TEST_NAMES, whole=True)
-    tests = tests or [name for name in _with(parts, TEST_WORDS) if trains and name not in trains]
+    trains = _matching(parts, TRAIN_NAMES, whole=True) or _matching(parts, TRAIN_WORDS)
+    tests = _matching(parts, TEST_NAMES, whole=True)
+    if trains and not tests:
+        tests = [name for name in _matching(parts, TEST_WORDS) if name not in trains]
     if len(trains) > 1:
         raise InputError(
             f"{root} has {' and '.join(trains)}, two folders of training images; rename one."
@@ -45,7 +46,7 @@ def find_parts(root: Path) -> tuple[Path | None, list[Path]]:
     flat = [name for name in named if name not in parts]
     if flat and not trains:
         by_name = list(filter(is_part, flat))
-        if set(named) == set(folders) and (by_name or _with(flat, TRAIN_WORDS)):
+        if set(named) == set(folders) and (by_name or _matching(flat, TRAIN_WORDS)):
             raise no_classes(root / flat[0])
         for name in by_name:
             complain(f"{root}: {name} has no folders, so it is a class.")
@@ -120,7 +121,7 @@ def wrong_layout(data_dir: Path, wanted: str, advice: str) -> InputError:
     return InputError(f"{data_dir} does not hold {wanted}; {hint}")
 
 
-def _with(names: Iterable[str], words: tuple[str, ...], whole: bool = False) -> list[str]:
+def _matching(names: Iterable[str], words: tuple[str, ...], whole: bool = False) -> list[str]:
     """Return the names that are (`whole`) or have one of some words, those of the first first."""
     found: list[tuple[int, str]] = []
     for name in names:

@@ -43,12 +43,12 @@ def imagenet(source: Path, to: Path, check: bool) -> None:
             if devkit.exists():
                 _archive(source, devkit.name, to, check)
             with _opened(val) as tar:
-                images = sorted(m.name for m in tar.getmembers() if m.isfile())
+                images = sorted(member.name for member in _files(tar))
                 _require_end(tar, str(val))
                 synsets = val_synsets(source, [os.path.basename(name) for name in images])
                 _unpack_val(tar, to, synsets)
         with _opened(train) as tar:
-            classes = [each for each in _files(tar) if each.name.endswith(".tar")]
+            classes = [member for member in _files(tar) if member.name.endswith(".tar")]
             _require_end(tar, str(train))
             if not classes:
                 raise InputError(f"{train} holds no archive of a class; download it again.")
@@ -130,7 +130,7 @@ def _unpack_val(tar: tarfile.TarFile, to: Path, synsets: dict[str, str]) -> None
     os.replace(scratch, to / "val")
 
 
-def _files(tar: tarfile.TarFile) -> Iterable[tarfile.TarInfo]:
+def _files(tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
     return [member for member in tar.getmembers() if member.isfile()]
 
 

@@ -85,12 +85,8 @@ class ImageFiles(Dataset):
     ratio: Span = RATIO
     flip: bool = True
     verified: Tensor = field(init=False, repr=False)
-    _kinds: tuple[Tensor, Tensor] | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        known = self.labels[self.rows] >= 0
-        kinds = known.nonzero().flatten(), (~known).nonzero().flatten()
-        object.__setattr__(self, "_kinds", None if known.all() else kinds)
         object.__setattr__(self, "verified", torch.zeros(len(self.rows), dtype=torch.int8))
 
     def __len__(self) -> int:
@@ -136,10 +132,9 @@ class ImageFiles(Dataset):
 
     def _substitute(self, row: int, chooser: random.Random) -> int:
         """Draw a row to take in place of a bad one; labelled if and only if that one is."""
-        if self._kinds is None:
-            return chooser.randrange(len(self.rows))
-        kind = self._kinds[int(self.labels[self.rows[row]] < 0)]
-        return int(kind[chooser.randrange(len(kind))])
+        is_labelled = self.labels[self.rows] >= 0
+        alike = (is_labelled == is_labelled[row]).nonzero().flatten()
+        return int(alike[chooser.randrange(len(alike))])
 
     def draw_crop(self, height: int, width: int, rng: random.Random) -> tuple[Box, bool]:
         """Draw the crop of an image of the given size, and whether it is mirrored."""

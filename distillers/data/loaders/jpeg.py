@@ -19,7 +19,7 @@ def upright_size(content: bytes) -> tuple[int, int] | None:
 
     Ordinary is one of 8 bits, grey or YCbCr, all markers of which are in order up to the one that
     ends it. Such a file is decoded the same by every decoder; what only some can read, or read as
-    other colours, and what is truncated or damaged between its markers, is not.
+    other colors, and what is truncated or damaged between its markers, is not.
 
     Returns:
         None where the file is no ordinary JPEG of at least 2 x 2 pixels.
@@ -29,7 +29,7 @@ def upright_size(content: bytes) -> tuple[int, int] | None:
     except (ValueError, IndexError):
         return None
     frames = [data for marker, data in segments if marker in FRAMES]
-    if len(frames) != 1 or not _usual_colours(frames[0], segments):
+    if len(frames) != 1 or not _usual_colors(frames[0], segments):
         return None
     height, width = int.from_bytes(frames[0][1:3]), int.from_bytes(frames[0][3:5])
     exif = [data[6:] for marker, data in segments if marker == APP1 and data[:6] == b"Exif\0\0"]
@@ -87,7 +87,7 @@ def _segments(content: bytes) -> Iterator[Segment]:
             place = found.start()
 
 
-def _usual_colours(frame: bytes, segments: list[Segment]) -> bool:
+def _usual_colors(frame: bytes, segments: list[Segment]) -> bool:
     """Return whether the samples are 8-bit grey or certainly YCbCr."""
     if len(frame) < 6 or frame[0] != 8 or len(frame) != 6 + 3 * frame[5]:
         return False

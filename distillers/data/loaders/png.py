@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by color type
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 # Left, top, and the steps to the right and down, of the passes of an interlaced image.
 PASSES = (
@@ -29,7 +29,7 @@ class Header(NamedTuple):
     width: int
     height: int
     depth: int
-    colour: int
+    color: int
     interlaced: int
 
 
@@ -109,10 +109,10 @@ def _header(body: bytes) -> Header:
     if len(body) != 13:
         raise ValueError("its header is damaged")
     width, height = int.from_bytes(body[:4]), int.from_bytes(body[4:8])
-    depth, colour, compression, filtering, interlaced = body[8:]
-    if depth not in DEPTHS.get(colour, ()) or compression or filtering or interlaced > 1:
+    depth, color, compression, filtering, interlaced = body[8:]
+    if depth not in DEPTHS.get(color, ()) or compression or filtering or interlaced > 1:
         raise ValueError("its header is damaged")
-    return Header(width, height, depth, colour, interlaced)
+    return Header(width, height, depth, color, interlaced)
 
 
 def _passes(header: Header) -> Iterator[tuple[int, int, int]]:
@@ -121,7 +121,7 @@ def _passes(header: Header) -> Iterator[tuple[int, int, int]]:
     for left, top, right, down in PASSES if header.interlaced else ((0, 0, 1, 1),):
         wide, high = -(-(header.width - left) // right), -(-(header.height - top) // down)
         if wide > 0 and high > 0:
-            stride = 1 + -(-wide * CHANNELS[header.colour] * header.depth // 8)
+            stride = 1 + -(-wide * CHANNELS[header.color] * header.depth // 8)
             yield place, place + stride * high, stride
             place += stride * high
 

@@ -33,7 +33,7 @@ class CacheFolder:
         self.path = path
         with explain_disk_errors(path):
             weakref.finalize(self, os.close, _mark_used(path))
-            self._lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
             weakref.finalize(self, os.close, self._lock)
             with self.locked():
                 if not (path / CARD).exists():
@@ -117,7 +117,7 @@ def _mark_used(path: Path) -> int:
     while True:
         path.mkdir(parents=True, exist_ok=True)
         try:
-            used = os.open(path / USED, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            used = os.open(path / USED, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # the cache was pruned at this moment
             continue
         fcntl.flock(used, fcntl.LOCK_SH)

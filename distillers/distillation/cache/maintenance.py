@@ -144,7 +144,7 @@ def _pruned(found: CacheInfo, why: str | None, dry_run: bool) -> str:
     size = format_bytes(found.num_bytes)
     if why is None:
         return f"kept {found.path}, {size}"
-    used = os.open(found.path / USED, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    used = os.open(found.path / USED, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if dry_run:
@@ -177,7 +177,7 @@ def _still_damaged(path: Path, part: Part, rows: list[int], repair: bool) -> lis
     """Return the rows that are damaged while the lock is held, and empty them if asked to."""
     if not rows:
         return []
-    lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         numbers = np.array(rows)

@@ -1,4 +1,4 @@
-"""Portable packs of soft labels: what a teacher computed of views of images, without the teacher.
+"""Portable packs of soft labels: a teacher's outputs for views of images, without the teacher.
 
 A pack is a folder of safetensors shards and `pack.json`, which holds their SHA-256 and its own. An
 image is known by a hash of its file (of its pixels if it is in memory), so that a pack fits the

@@ -37,9 +37,7 @@ class CacheRequest(NamedTuple):
 
 
 def cache_folder(config: StudentConfig) -> Path:
-    """Return the folder of --teacher_cache, in which each cache has its own; that of auto, if it is
-    not given.
-    """
+    """Return the folder of all caches, that of --teacher_cache or of its value auto."""
     given = config.teacher_cache or AUTO
     return Path(config.save_dir) / FOLDER if given == AUTO else Path(given).expanduser()
 

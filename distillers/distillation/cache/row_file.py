@@ -20,7 +20,7 @@ class RowFile:
         self.path = path
         self.row_bytes = row_bytes
         flags = os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT
-        self._file = os.open(path, flags | os.O_CLOEXEC, 0o666)
+        self._file = os.open(path, flags, 0o666)
         weakref.finalize(self, os.close, self._file)
 
     def __len__(self) -> int:

@@ -1,6 +1,5 @@
 """Read the teacher's features from a cache, and compute those that are missing."""
 
-import sys
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ from distillers.distillation.cache.part import Part
 from distillers.distillation.distillation import Distillation
 from distillers.distillation.multi_teacher import renamed
 from distillers.distributed.world import World
+from distillers.errors import complain
 from distillers.features.taps import LISTS
 from distillers.files import file_name
 
@@ -176,9 +176,7 @@ class TeacherCache(StoredOutputs):
         new = self.num_damaged - self._num_reported
         if new:
             self._num_reported += new
-            print(
+            complain(
                 f"teacher cache: computed again, since the checksum did not match: "
-                f"{pluralize(new, 'row')} in {self.folder.path}",
-                file=sys.stderr,
-                flush=True,
+                f"{pluralize(new, 'row')} in {self.folder.path}"
             )

@@ -174,12 +174,10 @@ def fit(embeddings: Tensor, labels: Tensor, num_classes: int, method: str) -> Li
 def describe(head: LinearHead, num_images: int) -> str:
     """Return one line about a fitted head."""
     classes, width = head.weight.shape
-    how = (
-        f"ridge regression, strength {head.strength:.3g} by leave-one-out"
-        if head.method == "ridge"
-        else "logistic regression"
-    )
-    where = "of the images left out" if head.method == "ridge" else "of these images"
+    how, where = "logistic regression", "of these images"
+    if head.method == "ridge":
+        how = f"ridge regression, strength {head.strength:.3g} by leave-one-out"
+        where = "of the images left out"
     return (
         f"teacher head: {how}, on embeddings of {width:,} numbers of {num_images:,} labelled "
         f"images of {classes} classes: {100 * head.accuracy:.2f} % {where} are right"

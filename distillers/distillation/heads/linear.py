@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from distillers.distillation.heads.moments import ROWS, centred_blocks, mean_of, scatter_of
+from distillers.distillation.heads.moments import ROWS, centered_blocks, mean_of, scatter_of
 from distillers.errors import InputError
 
 # Strengths of ridge regression that are tried, relative to the mean eigenvalue of the embeddings.
@@ -76,7 +76,7 @@ def fit_ridge(
         labels: (N,) int64.
         num_classes: k.
         strengths: candidates of alpha; by default 19 from 1e-6 to 1e3 times the mean eigenvalue of
-            the centred embeddings' scatter matrix.
+            the centered embeddings' scatter matrix.
 
     Raises:
         InputError: if there are fewer than two images or classes, or a number is not finite.
@@ -139,9 +139,9 @@ class _RidgeProblem:
         """Return the mean squared error of the images left out, for each strength."""
         total = self.mean.new_zeros(len(strengths))
         for rows, labels in self._blocks():
-            rotated, centred = rows @ self.axes, self._targets(labels) - self.offset
+            rotated, centered = rows @ self.axes, self._targets(labels) - self.offset
             for number, alpha in enumerate(strengths):
-                total[number] += self._left_out(rotated, centred, alpha).square().sum()
+                total[number] += self._left_out(rotated, centered, alpha).square().sum()
         return total / (len(self._x) * self._classes)
 
     def scores(self, alpha: float) -> tuple[Tensor, float]:
@@ -156,8 +156,8 @@ class _RidgeProblem:
         return torch.cat(kept), correct / len(self._x)
 
     def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield blocks of centred embeddings and their labels."""
-        yield from zip(centred_blocks(self._x, self.mean), self._y.split(ROWS), strict=True)
+        """Yield blocks of centered embeddings and their labels."""
+        yield from zip(centered_blocks(self._x, self.mean), self._y.split(ROWS), strict=True)
 
     def _targets(self, labels: Tensor) -> Tensor:
         return 2 * one_hot(labels, self._classes).double() - 1
@@ -165,23 +165,23 @@ class _RidgeProblem:
     def _principal(self) -> tuple[Tensor, Tensor]:
         """Return principal axes (d, r) and eigenvalues (r,) of the scatter matrix."""
         if len(self._x) < self._x.shape[1]:
-            centred = self._x.double() - self.mean
-            _, singular, right = torch.linalg.svd(centred, full_matrices=False)
+            centered = self._x.double() - self.mean
+            _, singular, right = torch.linalg.svd(centered, full_matrices=False)
             return right.T, singular.square()
         eigenvalues, axes = torch.linalg.eigh(scatter_of(self._x, self.mean))
         return axes, eigenvalues.clamp(min=0)
 
-    def _left_out(self, rotated: Tensor, centred: Tensor, alpha: float) -> Tensor:
+    def _left_out(self, rotated: Tensor, centered: Tensor, alpha: float) -> Tensor:
         """Return the errors (n, k) at some images of the fits without each of them.
 
         Args:
-            rotated: (n, r) centred embeddings in the principal axes.
-            centred: (n, k) targets less their mean.
+            rotated: (n, r) centered embeddings in the principal axes.
+            centered: (n, k) targets less their mean.
             alpha: the strength.
         """
         shrunk = 1 / (self.eigenvalues + alpha)
         leverage = rotated.square() @ shrunk + 1 / len(self._x)
-        residual = centred - rotated @ (self._projected * shrunk[:, None])
+        residual = centered - rotated @ (self._projected * shrunk[:, None])
         return residual / (1 - leverage).clamp(min=1e-12)[:, None]
 
 

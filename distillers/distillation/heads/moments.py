@@ -16,7 +16,7 @@ def mean_of(x: Tensor) -> Tensor:
     return total / len(x)
 
 
-def centred_blocks(x: Tensor, mean: Tensor) -> Iterator[Tensor]:
+def centered_blocks(x: Tensor, mean: Tensor) -> Iterator[Tensor]:
     """Yield blocks (n, d) of embeddings (N, d) less their mean (d,)."""
     for rows in x.split(ROWS):
         yield rows.double() - mean
@@ -25,6 +25,6 @@ def centred_blocks(x: Tensor, mean: Tensor) -> Iterator[Tensor]:
 def scatter_of(x: Tensor, mean: Tensor) -> Tensor:
     """Return the scatter matrix (d, d) of embeddings (N, d) around their mean (d,)."""
     scatter = mean.new_zeros(len(mean), len(mean))
-    for rows in centred_blocks(x, mean):
+    for rows in centered_blocks(x, mean):
         scatter.addmm_(rows.T, rows)
     return scatter

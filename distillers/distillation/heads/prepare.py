@@ -63,7 +63,7 @@ def prepare_teacher(
         labelled: batches of images (n, c, h, w) and labels (n,) to fit a head to, prepared as
             `images` are; a label of -1 is none.
         temperature: what cosines are divided by; by default that of the file, else 0.01.
-        standardize: whether to standardize the embeddings by PHI-S, computed of those of the images
+        standardize: whether to standardize the embeddings by PHI-S, fitted to those of the images
             in `labelled`; for the heads "fit", "logistic" and "none".
         say: receives what was assumed and measured.
 
