@@ -198,14 +198,7 @@ class ExportedPair:
 
 
 def export_pair(folder: Path, teacher: Result, student: Result, images: ImageSet) -> ExportedPair:
-    """Export both networks as ONNX, or as safetensors without the extra `export`.
-
-    Args:
-        folder: an existing folder.
-        teacher: result of the teacher.
-        student: result of the student to export, whose network is that of the last seed.
-        images: the digits.
-    """
+    """Export both networks as ONNX, or as safetensors without the extra `export`."""
     form = "onnx" if all(find_spec(name) for name in NEEDED["export"]) else "safetensors"
     paths = {}
     sample = next(images.test_loader(torch.device("cpu")).epoch(1)).images

@@ -16,14 +16,7 @@ ROW = 0.42  # inches
 
 
 def draw(path: Path, teacher: Result, results: Sequence[Result], images: ImageSet) -> None:
-    """Plot the results as a PNG.
-
-    Args:
-        path: output file.
-        teacher: result of the teacher.
-        results: one for each method, the student trained alone first.
-        images: the digits.
-    """
+    """Plot the results of the methods, the student trained alone first, as a PNG."""
     dots = 1.3 + ROW * len(results)
     figure = Figure(figsize=(9, dots + 1.4), layout="constrained")
     FigureCanvasAgg(figure)

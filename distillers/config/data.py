@@ -91,9 +91,7 @@ class SoftLabels:
 def check_dali(dali: Dali, device: str | None = None) -> None:
     """Check that DALI is installed and has the device it decodes on.
 
-    Args:
-        dali: as in `DecodeOptions`.
-        device: type of the training device, "cpu" or "cuda"; None if not known yet.
+    `device` is the type of the training device, "cpu" or "cuda"; None if it is not known yet.
 
     Raises:
         InputError: saying how to install it, or what to use instead.

@@ -158,11 +158,8 @@ def resolve(config: Config, given: Collection[str]) -> Config | None:
 
     They are those of the recipe, adapted to flags that the user has given: the learning rate
     follows the batch size, a warm-up takes at most a fifth of fewer epochs, milestones get a
-    schedule that has them, and only networks of timm and torchvision get stochastic depth.
-
-    Args:
-        config: the flags without a recipe.
-        given: names of the flags that the user has given.
+    schedule that has them, and only networks of timm and torchvision get stochastic depth. `given`
+    names the flags that the user has given.
 
     Raises:
         InputError: if the recipe is unknown or not for this command.

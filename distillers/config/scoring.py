@@ -98,10 +98,8 @@ def describe_run_flags(flags: Mapping[str, Any]) -> str:
 def read_run_flags(path: Path | str) -> dict[str, Any]:
     """Return the flags that decide which images a run used, from its `config.json`.
 
-    A relative data folder that does not exist here is looked for where the run was started.
-
-    Args:
-        path: run folder, or a file in it.
+    `path` is a run folder or a file in it. A relative data folder that does not exist here is
+    looked for where the run was started.
 
     Returns:
         The flags in `RUN_FLAGS` by name; {} if it is not in a run folder.

@@ -13,12 +13,9 @@ MAX_VALUE = 4096  # characters of one value or name, as of a path
 
 
 def read_yaml(path: str | Path, what: str, loader: "type[BoundedLoader] | None" = None) -> object:
-    """Read a YAML or JSON file.
+    """Read a YAML or JSON file, by `BoundedLoader` unless another loader is given.
 
-    Args:
-        path: the file.
-        what: name of the file in messages, as in "the grid sweep.yml".
-        loader: what makes values of it; `BoundedLoader` by default.
+    `what` names the file in messages, as in "the grid sweep.yml".
 
     Raises:
         InputError: if it cannot be read, see also `parse_yaml`.

@@ -36,9 +36,7 @@ def first_row(x: Tensor, rows_per_rank: tuple[int, ...] = ()) -> int:
 def all_gather_rows(x: Tensor, rows_per_rank: tuple[int, ...] = ()) -> Tensor:
     """Return the rows of `x` (n, ...) of all processes in the order of ranks, without gradient.
 
-    Args:
-        x: the rows of this process.
-        rows_per_rank: number of rows of each process, where they differ.
+    `rows_per_rank` is the number of rows of each process, where they differ.
     """
     if num_ranks() == 1:
         return x.detach()
@@ -63,12 +61,8 @@ def gathered(x: Tensor, rows_per_rank: tuple[int, ...] = (), gather: bool = True
 
     The gradient is that of the sum of the losses of all processes. As the gradients are averaged
     afterwards, each process may take the mean over its own rows, compared with all, or the whole
-    loss of all rows: both give the gradient of one process that has all rows.
-
-    Args:
-        x: rows of this process.
-        rows_per_rank: number of rows of each process; empty if they are equal.
-        gather: if False, `x` is returned.
+    loss of all rows: both give the gradient of one process that has all rows. If `gather` is False,
+    `x` is returned.
     """
     return _Gather.apply(x, rows_per_rank) if gather and num_ranks() > 1 else x
 

@@ -9,6 +9,7 @@ from pandas import DataFrame
 from torch import Tensor
 
 from distillers.data.batch import Batch
+from distillers.data.source import DataSource
 from distillers.figures.paper import VERMILION, WIDTH, FigureData, shorten
 from distillers.figures.responses import Responses
 
@@ -29,8 +30,8 @@ def changed_images(network: Responses, baseline: Responses) -> tuple[Tensor, Ten
     return won[(-by[won]).argsort(stable=True)], lost[by[lost].argsort(stable=True)]
 
 
-def images_at(places: Tensor, batches: Iterable[Batch], mean: Tensor, std: Tensor) -> Tensor:
-    """Return images (m, 3, h, w) in [0, 1] at places (m,) of a pass, not normalized."""
+def images_at(places: Tensor, batches: Iterable[Batch], source: DataSource) -> Tensor:
+    """Return images (m, 3, h, w) in [0, 1] at places (m,) of a pass over a source's images."""
     order = places.argsort()
     parts, start = [], 0
     for batch in batches:
@@ -39,7 +40,8 @@ def images_at(places: Tensor, batches: Iterable[Batch], mean: Tensor, std: Tenso
         parts.append(batch.images[rows.to(batch.images.device)].cpu())
         start += len(batch.labels)
     stacked = torch.cat(parts)[order.argsort()]
-    return (stacked * std[:, None, None] + mean[:, None, None]).clamp(0, 1)
+    mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (source.mean, source.std))
+    return (stacked * std + mean).clamp(0, 1)
 
 
 def select_examples(network: Responses, baseline: Responses) -> tuple[Tensor, Tensor]:

@@ -28,8 +28,7 @@ def unbiased_hsic(grams: Tensor) -> Tensor:
 
         (tr(K L) + sum(K) sum(L) / ((n - 1)(n - 2)) - 2 sum(K L) / (n - 2)) / (n (n - 3))
 
-    Args:
-        grams: (p, n, n) Gram matrices of p representations of n images, n at least 4.
+    `grams` (p, n, n) are Gram matrices of p representations of n images, n at least 4.
     """
     n = grams.shape[1]
     grams = grams - torch.diag_embed(grams.diagonal(dim1=1, dim2=2))

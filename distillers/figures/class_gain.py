@@ -53,11 +53,7 @@ class Gain:
 def count_gains(labels: Tensor, correct: Tensor, baseline: Tensor, num_classes: int) -> Gain:
     """Count by class the images won and lost against a baseline.
 
-    Args:
-        labels: (n,) int64.
-        correct: (n,) bool, whether the network classifies each image correctly.
-        baseline: (n,) bool, whether the baseline does.
-        num_classes: k.
+    `correct` and `baseline`, (n,) bool, are whether each of both classifies an image correctly.
     """
     counted = (labels, labels[correct & ~baseline], labels[baseline & ~correct])
     return Gain(*(torch.bincount(each, minlength=num_classes).double() for each in counted))

@@ -9,12 +9,7 @@ MAX_NAMED = 30  # classes, of which names and counts can be read
 
 
 def plot(confusion: pd.DataFrame, name: str) -> FigureData:
-    """Plot the share of the predictions of each class.
-
-    Args:
-        confusion: images by label (row) and prediction (column).
-        name: of the network.
-    """
+    """Plot the share of the predictions of each class, from images by label and prediction."""
     cells = confusion.to_numpy()
     support = cells.sum(1, keepdims=True)
     share = np.divide(cells, support, out=np.zeros(cells.shape), where=support > 0)

@@ -5,7 +5,7 @@ https://arxiv.org/abs/1910.10699: the paler the matrix, the more of the teacher'
 the student has learned. Public scripts plot another quantity under this name; see `mean_logits`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 from pandas import DataFrame
@@ -51,9 +51,9 @@ def plot(
     """Plot one matrix of student minus teacher correlations for each student."""
     reference = class_correlation(teacher.logits)
     matrices = [class_correlation(each.logits) - reference for each in students]
+    pairs = list(zip(students, matrices, strict=True))
     figure = plot_matrices(
-        matrices,
-        [f"{s.name} ({mean_difference(m):.3f})" for s, m in zip(students, matrices, strict=True)],
+        {f"{student.name} ({mean_difference(matrix):.3f})": matrix for student, matrix in pairs},
         class_names,
         signed=True,
         label="correlation, student − teacher",
@@ -67,7 +67,7 @@ def plot(
             "teacher_correlation": float(reference[a, b]),
             "difference": float(matrix[a, b]),
         }
-        for student, matrix in zip(students, matrices, strict=True)
+        for student, matrix in pairs
         for a in range(len(class_names))
         for b in range(a + 1, len(class_names))
     ]
@@ -80,26 +80,25 @@ def plot(
 
 
 def plot_matrices(
-    matrices: Sequence[Tensor],
-    titles: Sequence[str],
+    matrices: Mapping[str, Tensor],
     class_names: Sequence[str],
     *,
     signed: bool,
     label: str,
 ) -> Figure:
-    """Plot (k, k) matrices in panels with a common colour scale up to the largest entry."""
+    """Plot (k, k) matrices by title, in panels with one colour scale up to the largest entry."""
     columns = num_columns(len(matrices))
     height = {1: 2.6, 2: 1.6, 3: 1.15}[columns]
     figure, axes = make_panels(len(matrices), panel_height=height, extra=0.45)
-    largest = max(float(matrix.abs().max()) for matrix in matrices)
-    for number, (panel, matrix) in enumerate(zip(axes, matrices, strict=True)):
+    largest = max(float(matrix.abs().max()) for matrix in matrices.values())
+    for number, (panel, (title, matrix)) in enumerate(zip(axes, matrices.items(), strict=True)):
         panel.imshow(
             matrix.numpy(),
             cmap="PuOr" if signed else "cividis",
             vmin=-largest if signed else 0,
             vmax=largest,
         )
-        panel.set_title(titles[number])
+        panel.set_title(title)
         panel.set_xticks([])
         panel.set_yticks([])
         if len(class_names) <= MAX_CLASS_NAMES and number % columns == 0:

@@ -102,9 +102,8 @@ class NetworkComparison:
         return figures
 
     def _images(self, places: Tensor) -> Tensor:
-        mean, std = torch.tensor(self.source.mean), torch.tensor(self.source.std)
         batches = self._batches("looking for images")
-        return changed_hands.images_at(places, batches, mean, std)
+        return changed_hands.images_at(places, batches, self.source)
 
     def _batches(self, what: str, source: DataSource | None = None) -> Iterator[Batch]:
         """Iterate once over the test images with a progress bar."""

@@ -19,11 +19,7 @@ from distillers.figures.responses import Responses
 
 
 def mean_logits(logits: Tensor, labels: Tensor) -> Tensor:
-    """Compute the mean logits of the images of each class, (k, k) float64, one row a class.
-
-    Args:
-        logits: (n, k).
-        labels: (n,) int64.
+    """Compute the mean of logits (n, k) over the images of each class, (k, k), one row a class.
 
     Raises:
         InputError: if a class has no image.
@@ -41,10 +37,12 @@ def plot(
 ) -> FigureData:
     """Plot one matrix of absolute differences of the mean logits for each student."""
     reference = mean_logits(teacher.logits, teacher.labels)
-    matrices, rows = [], []
+    matrices, largest, rows = {}, [], []
     for student in students:
         own = mean_logits(student.logits, student.labels)
-        matrices.append((own - reference).abs().fill_diagonal_(0))
+        matrix = (own - reference).abs().fill_diagonal_(0)
+        matrices[f"{student.name} ({float(matrix.mean()):.2f})"] = matrix
+        largest.append(f"{student.name} {float(matrix.max()):.2f}")
         rows += [
             {
                 "network": student.name,
@@ -57,19 +55,12 @@ def plot(
             for j in range(len(own))
         ]
     figure = plot_matrices(
-        matrices,
-        [f"{s.name} ({float(m.mean()):.2f})" for s, m in zip(students, matrices, strict=True)],
-        class_names,
-        signed=False,
-        label="mean logit, |student − teacher|",
-    )
-    largest = ", ".join(
-        f"{s.name} {float(m.max()):.2f}" for s, m in zip(students, matrices, strict=True)
+        matrices, class_names, signed=False, label="mean logit, |student − teacher|"
     )
     caption = (
         "Mean logit of each class (columns) over the test images of each true class (rows), "
         f"absolute difference of student and teacher ({teacher.name}), diagonal set to zero; "
         f"{len(teacher.labels):,} test images. This is what public scripts call a correlation "
-        f"matrix; it is none. In brackets the mean entry; largest entry: {largest}."
+        f"matrix; it is none. In brackets the mean entry; largest entry: {', '.join(largest)}."
     )
     return FigureData("mean_logits", figure, caption, DataFrame(rows))

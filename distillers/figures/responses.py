@@ -65,10 +65,7 @@ def read_features(
 ) -> Iterator[tuple[Batch, list[Features]]]:
     """Yield each batch with the features of each network, which run in evaluation mode.
 
-    Args:
-        networks: the networks.
-        kinds: what to read of each, see `FeatureExtractor`.
-        batches: of images on the device of the networks.
+    `kinds` names what to read of each, see `FeatureExtractor`.
     """
     with ExitStack() as stack:
         readers = []

@@ -29,14 +29,9 @@ TINTS = (
 
 
 def embed(features: Tensor, *, seed: int = 0, perplexity: float = PERPLEXITY) -> Tensor:
-    """Compute scikit-learn's t-SNE embedding, (n, 2) float64, initialized by PCA.
+    """Compute scikit-learn's t-SNE embedding (n, 2) of features (n, d), initialized by PCA.
 
     Reproducible on one machine with the same number of threads.
-
-    Args:
-        features: (n, d).
-        seed: non-negative.
-        perplexity: the effective number of neighbors.
     """
     from sklearn.manifold import TSNE  # slow to import
 

@@ -25,12 +25,9 @@ SIDE = 112  # pixels of a picture on the page
 
 
 def audit(names: Sequence[str], seen: Sequence[Predictions], source: DataSource) -> dict[str, Any]:
-    """Return all figures of an audit, as JSON types.
+    """Return all figures of an audit of named teachers, as JSON types.
 
-    Args:
-        names: of the teachers.
-        seen: the predictions of each teacher for the same images, in the same order.
-        source: their data set; the images are its test images.
+    `seen` has the predictions of each for the test images of `source`, in the same order.
 
     Returns:
         "teachers": for each `teacher_figures`; "suspects": see `suspects`; "agreement": percent of
@@ -158,11 +155,9 @@ def _together(seen: Sequence[Predictions]) -> dict[str, float | None]:
 
 
 def render_audit(found: Mapping[str, Any], images: Mapping[int, Tensor]) -> str:
-    """Render a self-contained page, from `templates/audit.html`.
+    """Render a self-contained page of the result of `audit`, from `templates/audit.html`.
 
-    Args:
-        found: result of `audit`.
-        images: pictures of the suspects by row, (3, h, w) uint8.
+    `images` has the pictures of the suspects by row, (3, h, w) uint8.
     """
     environment = page_environment()
     environment.filters["fixed"] = _fixed

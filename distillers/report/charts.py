@@ -23,6 +23,7 @@ SHAPES = (
 DASHES = ("", "6 3", "2 3", "9 3 2 3")
 LONG = 20  # epochs from which on the accuracy axis ignores the first quarter of training
 CHARACTER_WIDTH = 6.1  # of a label, approximately
+MAX_LABEL = 18  # characters
 MAX_CURVE_POINTS = 240
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -95,7 +96,7 @@ class CostChart(Chart):
         taken: list[Box] = [(x - 7, y - 7, x + 7, y + 7) for x, y in at]
         placed: list[tuple[float, float, str] | None] = []
         for point, (x, y) in zip(self.points, at, strict=True):
-            width = CHARACTER_WIDTH * len(shorten(point.label, 18))
+            width = CHARACTER_WIDTH * min(len(point.label), MAX_LABEL)
             placed.append(self._free_place(x, y, width, taken))
         return placed
 
@@ -162,11 +163,6 @@ def separate(positions: Sequence[float], gap: float, top: float, bottom: float) 
         moved[number] = ceiling = min(moved[number], ceiling)
         ceiling -= gap
     return moved
-
-
-def shorten(text: str, length: int) -> str:
-    """Truncate a text to `length` characters, the last an ellipsis."""
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _overlap(a: Box, b: Box) -> bool:

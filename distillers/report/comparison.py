@@ -79,13 +79,7 @@ class Comparison:
 
 
 def compare(old: Predictions, new: Predictions, class_names: tuple[str, ...]) -> Comparison:
-    """Compare two networks.
-
-    Args:
-        old: predictions of the old network.
-        new: predictions of the new network for the same images.
-        class_names: one for each class.
-    """
+    """Compare two networks by their predictions for the same images."""
     labels = old.labels()
     before, after = old.classes() == labels, new.classes() == labels
     gains = count_gains(labels, after, before, len(class_names))
@@ -110,11 +104,7 @@ def mcnemar(won: int, lost: int) -> float:
     Of the images that exactly one of them classifies correctly, each would be won with probability
     1/2; the binomial distribution is used for any number of them, not only for few (McNemar, "Note
     on the Sampling Error of the Difference between Correlated Proportions", Psychometrika 12,
-    1947).
-
-    Args:
-        won: images that only the new network classifies correctly.
-        lost: images that only the old network classifies correctly.
+    1947). See `Comparison` for `won` and `lost`.
     """
     return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
 

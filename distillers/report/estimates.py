@@ -1,6 +1,6 @@
 """Sample statistics over seeds and confidence intervals of their differences."""
 
-import math
+import statistics
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,15 +23,12 @@ class SampleStats:
     @cached_property
     def mean(self) -> float:
         """The arithmetic mean, correctly rounded."""
-        return self.values[0] if self.is_constant else math.fsum(self.values) / self.n
+        return statistics.mean(self.values)
 
     @cached_property
     def sd(self) -> float | None:
         """The standard deviation with n - 1 degrees of freedom; None for one value."""
-        if self.n < 2:
-            return None
-        squares = math.fsum((value - self.mean) ** 2 for value in self.values)
-        return math.sqrt(squares / (self.n - 1))
+        return statistics.stdev(self.values) if self.n > 1 else None
 
     @property
     def interval(self) -> tuple[float, float] | None:

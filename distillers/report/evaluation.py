@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from distillers.data.source import DataSource
@@ -105,8 +104,7 @@ def evaluation(
     intervals[f"{part}_acc"] = intervals.pop("test_acc")
     if source.num_classes == 2 and len(labels.unique()) == 2:
         positive = seen.probabilities()[:, 1].numpy()
-        metrics["auroc"] = auroc(positive, labels.numpy())
-        intervals["auroc"] = bootstrap_auroc(positive, labels.numpy())
+        metrics["auroc"], intervals["auroc"] = auroc(positive, labels.numpy())
     rows = per_class(classes, labels, source.class_names)
     return Evaluation(metrics, intervals, rows, confusion, *measure_latency(net, image_size))
 
@@ -156,10 +154,8 @@ def bootstrap(confusion: np.ndarray) -> dict[str, tuple[float, float]]:
     """Return 95 % percentile intervals of accuracy, balanced accuracy and macro-F1, in percent.
 
     Drawing images with replacement draws cells of the confusion matrix (Efron and Tibshirani, An
-    Introduction to the Bootstrap, 1993, chapter 13).
-
-    Args:
-        confusion: (k, k) images by label and prediction.
+    Introduction to the Bootstrap, 1993, chapter 13); `confusion` (k, k) has the images by label and
+    prediction.
     """
     label, predicted = confusion.nonzero()
     counts, k = confusion[label, predicted], len(confusion)
@@ -179,28 +175,21 @@ def bootstrap(confusion: np.ndarray) -> dict[str, tuple[float, float]]:
     return {name: _ends(100 * np.array(each)) for name, each in values.items()}
 
 
-def auroc(positive: np.ndarray, labels: np.ndarray) -> float:
-    """Compute the area under the ROC curve: how often an image of class 1 ranks above one of 0.
+def auroc(positive: np.ndarray, labels: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """Compute the area under the ROC curve, and its 95 % percentile interval over resamples.
 
-    Ties count one half (Hanley and McNeil, "The Meaning and Use of the Area under a ROC Curve",
-    Radiology 143, 1982).
+    Resamples in which all images have one class are left out.
 
     Args:
         positive: (n,) probability of class 1.
         labels: (n,) 0 or 1, both at least once.
     """
-    n1 = int((labels == 1).sum())
-    n0 = len(labels) - n1
-    return float((rankdata(positive)[labels == 1].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
+    from sklearn.metrics import roc_auc_score  # slow to import
 
-
-def bootstrap_auroc(positive: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % percentile interval of `auroc`; resamples with one class are left out."""
     rng = np.random.default_rng(SEED)
     rows = (rng.integers(0, len(labels), len(labels)) for _ in range(RESAMPLES))
-    return _ends(
-        np.array([auroc(positive[r], labels[r]) for r in rows if 0 < labels[r].mean() < 1])
-    )
+    areas = [roc_auc_score(labels[r], positive[r]) for r in rows if 0 < labels[r].mean() < 1]
+    return float(roc_auc_score(labels, positive)), _ends(np.array(areas))
 
 
 def _ends(values: np.ndarray) -> tuple[float, float]:

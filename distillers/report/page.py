@@ -37,7 +37,6 @@ def render_page(report: Report) -> str:
         name: getattr(formatting, f"format_{name}")
         for name in ("count", "interval", "percent", "signed", "stats")
     }
-    environment.filters["shorten"] = charts.shorten
     return environment.get_template("page.html").render(
         report=report,
         title=_title(report),
@@ -51,6 +50,7 @@ def render_page(report: Report) -> str:
         missing=MISSING,
         strip_width=STRIP_WIDTH,
         max_listed_runs=MAX_LISTED_RUNS,
+        max_label=charts.MAX_LABEL,
         pluralize=pluralize,
     )
 

@@ -1,5 +1,6 @@
 """The report's tables as data frames of text, and their Markdown and LaTeX."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,7 +37,7 @@ LATEX = {
     "×": r"$\times$",
     "–": "--",
 }
-MARKDOWN = "\\`*_[]<>|#"
+MARKDOWN = r"[\\`*\[\]<>|#]|(?<![^\W_])_|_(?![^\W_])"
 
 
 @dataclass(frozen=True)
@@ -172,13 +173,7 @@ def cost_table(table: PairTable) -> TextTable:
 
 def escape_markdown(text: str) -> str:
     """Escape Markdown syntax; underscores inside words need no escape."""
-    escaped = []
-    for place, char in enumerate(text):
-        inside = (
-            char == "_" and text[place - 1 : place].isalnum() and text[place + 1 :][:1].isalnum()
-        )
-        escaped.append(f"\\{char}" if char in MARKDOWN and not inside else char)
-    return "".join(escaped).replace("&", "&amp;")
+    return re.sub(MARKDOWN, r"\\\g<0>", text).replace("&", "&amp;")
 
 
 def escape_latex(text: str) -> str:

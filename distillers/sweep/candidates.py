@@ -134,13 +134,7 @@ def measure(
     """Measure the teacher's latency in onnxruntime and the costs of candidates, and print them.
 
     Candidates that exceed the limits on size or MACs are not exported, and only those within all
-    limits are timed in training. The forwards of all are interleaved.
-
-    Args:
-        names: of the candidates.
-        teacher: the teacher's network, on the CPU.
-        source: the data set.
-        limits: of the student.
+    limits are timed in training. The forwards of all, on the CPU, are interleaved.
 
     Returns:
         The teacher's latency in milliseconds, and the candidates in the order of `names`.

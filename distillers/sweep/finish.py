@@ -82,7 +82,7 @@ def finish(
     rows = [_final_row("teacher", teacher, files, seen, latency, None)]
     rows += [_final_row(t.name, classifiers[t.name], files, seen, latency, t) for t in finalists]
     rest = [each for each in trained if each not in finalists]
-    rows += [_other_row(each, plan, len(source.train_labels)) for each in rest]
+    rows += [_other_row(each, plan, source) for each in rest]
     chosen, why = choose(rows[1 : 1 + len(finalists)], seen, source)
     against = compare(seen["teacher"], seen[chosen.name], source.class_names)
     write_atomically(out / "student.onnx", paths[chosen.name].read_bytes())
@@ -151,15 +151,16 @@ def _final_row(
     return Row(title, accuracy, *ends, "test", latency[name], size, macs, epochs, minutes)
 
 
-def _other_row(trained: Trained, plan: Plan, num_images: int) -> Row:
-    """Return the row of a network that was left behind, as it was measured."""
+def _other_row(trained: Trained, plan: Plan, source: DataSource) -> Row:
+    """Return the row of a network that was left behind, with the accuracy that it was chosen by."""
     (costs,) = (each for each in plan.measured if each.name == trained.name)
-    held_out = max(1, round(float(plan.flags["val_fraction"]) * num_images))
+    held_out = source.split(plan.flags["val_fraction"], plan.flags["trial"])[1]
+    scored = source if held_out is None else held_out
     return Row(
         trained.name,
         trained.accuracy,
-        *wilson(trained.accuracy, held_out),
-        "held out",
+        *wilson(trained.accuracy, len(scored.test_labels)),
+        "test" if held_out is None else "held out",
         costs.latency_ms,
         costs.file_bytes,
         costs.macs,

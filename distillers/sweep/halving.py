@@ -164,12 +164,7 @@ def train(
 ) -> list[Trained]:
     """Train the candidates, and print their progress; runs that are done are not repeated.
 
-    Args:
-        plan: which candidates, and how long.
-        teacher: file of the teacher.
-        save_dir: folder of the runs.
-        fixed: flags of all runs.
-        slots: places for runs.
+    `fixed` has the flags of all runs, in the folder `save_dir`; `teacher` is a file.
 
     Returns:
         All candidates that could be trained, the best of the last rung first.
@@ -184,7 +179,8 @@ def train(
         print(f"rung {number} of {len(plan.rungs)}: {what}", flush=True)
         pairs = tuple(Pair(teacher, name, _start(plan, name, found.get(name))) for name in names)
         flags = {**fixed, "epochs": rung.epochs}
-        runs = expand(Grid(save_dir=str(save_dir), fixed=flags, pairs=pairs)).runs
+        trials = (int(plan.flags["trial"]),)
+        runs = expand(Grid(save_dir=str(save_dir), fixed=flags, pairs=pairs, trials=trials)).runs
         sweep = Sweep(runs, ledger, LocalExecutor(slots))
         sweep.run(_print_state)
         _check_done(sweep)

@@ -119,10 +119,7 @@ def _choose_kept(quantizer: Quantizer, keep: Sequence[str]) -> tuple[str, ...]:
 def calibration_images(source: DataSource, card: dict[str, Any], count: int) -> Tensor:
     """Return training images as the network of a card takes them, about equally many of each class.
 
-    Args:
-        source: the data set.
-        card: of the network.
-        count: number of images; all of the training images if there are fewer.
+    There are `count` of them, or all training images if these are fewer.
 
     Returns:
         (n, c, h, w) float32.

@@ -21,11 +21,7 @@ def step_peak_mib(setup: BenchmarkSetup, method: str, variant: str, folder: Path
     On a CPU this is resident memory, including what compilation leaves behind; on a GPU, memory
     that PyTorch allocated.
 
-    Args:
-        setup: the networks and sizes; must be picklable.
-        method: name of a loss.
-        variant: one of `VARIANTS`.
-        folder: for a cache.
+    `setup` must be picklable, and `variant` is one of `VARIANTS`; a cache is written to `folder`.
 
     Raises:
         InputError: on a CPU without Linux, where the peak is not known.

@@ -78,22 +78,12 @@ class PrecomputedEmbeddings(DataSource):
         return EmbeddedLoader(self.source.test_loader(device, shard), self.embed)
 
     @override
-    def train_eval_loader(self, device: torch.device, shard: Shard = Shard()) -> BatchLoader:
-        return EmbeddedLoader(self.source.train_eval_loader(device, shard), self.embed)
-
-    @override
     def shuffled_test(self, seed: int) -> Self:
         return type(self)(self.source.shuffled_test(seed), self.embed)
 
     @override
     def sample(self, device: torch.device) -> Tensor:
         return self.embed(self.source.sample(device))
-
-    @override
-    def split(self, fraction: float, seed: int) -> tuple[Self, Self | None]:
-        kept, held_out = self.source.split(fraction, seed)
-        rest = None if held_out is None else type(self)(held_out, self.embed)
-        return type(self)(kept, self.embed), rest
 
     @override
     def train_as_test(self) -> Self:

@@ -99,10 +99,6 @@ def run_files(
 ) -> tuple[dict[str, Predictions], dict[str, float], str]:
     """Run exported ONNX files on the test images, and time their forwards of one image in turn.
 
-    Args:
-        files: by name.
-        source: the data set.
-
     Returns:
         the predictions and the median milliseconds by name, and a note on other programs that
         slowed the forwards, "" if there were none.

@@ -40,9 +40,7 @@ class Probe:
     def classifier(self, net: nn.Module, world: World) -> nn.Module:
         """Return a classifier that a network's present embeddings of the bank define.
 
-        Args:
-            net: the network.
-            world: processes that embed a part of the images each; a collective call.
+        A collective call: each process embeds a part of the images.
 
         Raises:
             InputError: if the embeddings are not finite, or the bank has too few labels.
@@ -102,11 +100,7 @@ class NearestNeighbors(nn.Module):
 def embed(net: nn.Module, taps: Taps, loader: BatchLoader, world: World) -> Tensor:
     """Return the embeddings of all images of an evaluation, (N, d) in their order.
 
-    Args:
-        net: the network.
-        taps: where it is read.
-        loader: of this process's part of the images.
-        world: the processes; all get the same result.
+    A collective call; `loader` has this process's part of the images.
     """
     rows, found = [], []
     with FeatureExtractor(net, taps, ["pooled"]) as read, eval_mode(net):
@@ -175,11 +169,9 @@ class Agreement:
 
 
 def nearest(embeddings: Tensor, neighbors: int = NEIGHBORS) -> Tensor:
-    """Return the rows of the nearest other embeddings by cosine, (n, k) int64, nearest first.
+    """Return the rows of the nearest other embeddings by cosine, nearest first.
 
-    Args:
-        embeddings: (n, d).
-        neighbors: k; n - 1 if there are fewer.
+    For embeddings (n, d) they are (n, k) int64; k is at most n - 1.
     """
     unit = F.normalize(embeddings.double())
     similarity = (unit @ unit.T).fill_diagonal_(-torch.inf)

@@ -116,11 +116,8 @@ def check_same_source(
 ) -> None:
     """Refuse to resume a run if the network that it started from has changed.
 
-    Args:
-        run_dir: folder of the run.
-        where: keys of the checksum in the card of the run.
-        path: the network, for the message; its file, if its checksum is not given.
-        here: its checksum.
+    `where` has the keys of the network's checksum in the card of the run; `here` is its checksum
+    now, by default that of the file `path`.
     """
     section, key = where
     known = run_dir.state.card.get(section, {}).get(key) if run_dir.state else None

@@ -78,13 +78,7 @@ def batch_size_per_process(config: TrainConfig, world: World) -> int:
 def build_network(
     config: InitialNetworkConfig, source: DataSource, num_classes: int, world: World
 ) -> tuple[nn.Module, DataSource]:
-    """Build the network to train, on its device.
-
-    Args:
-        config: the flags.
-        source: the images.
-        num_classes: number of logits; 0 for a network without classifier.
-        world: the processes.
+    """Build the network to train, on its device; with `num_classes` 0 it has no classifier.
 
     Returns:
         the network; and the images with the normalization that its weights expect.

@@ -99,14 +99,7 @@ def build_student(
     world: World,
     pack: Pack | None = None,
 ) -> StudentSetup:
-    """Build the student and its losses.
-
-    Args:
-        config: the flags.
-        teachers: the teachers.
-        source: the images.
-        world: the processes.
-        pack: what the teacher computed; the training images get its order.
+    """Build the student and its losses; the training images get the order of the pack, if any.
 
     Raises:
         InputError: if the networks do not fit the data or the losses.

@@ -92,9 +92,7 @@ class LoadedTeachers(NamedTuple):
     def card(self, config: StudentConfig, accuracy: float | None) -> dict[str, Any]:
         """Return the description of a distillation in the student's card, as JSON types.
 
-        Args:
-            config: the flags.
-            accuracy: of the teachers on the test images, in percent, if known.
+        `accuracy` is that of the teachers on the test images, in percent, if known.
         """
         settings = loss_weights.settings(self.weights, self.options)
         departures = loss_weights.departures(config, self.weights, settings, self.name)
@@ -125,11 +123,7 @@ def load_teachers(
 ) -> LoadedTeachers:
     """Load the teachers, and choose the weights and options of the losses.
 
-    Args:
-        config: the flags.
-        source: the images.
-        world: the processes.
-        pack: of the teacher's outputs; it is the teacher if --path_t names it.
+    `pack` has the teacher's outputs; it is the teacher if --path_t names it.
 
     Raises:
         InputError: if one cannot be loaded, or does not fit the memory, the data set or the losses.
@@ -157,12 +151,8 @@ def prepare(
 ) -> nn.Module:
     """Return a teacher on the device that takes the student's images, with the data set's classes.
 
-    Args:
-        teacher: as it was loaded.
-        config: the flags.
-        source: the training images, with the student's normalization.
-        sample: (n, c, h, w), a few of these images on the device.
-        world: the processes; the first fits a head.
+    `source` has the training images with the student's normalization, and `sample` (n, c, h, w) is
+    a few of them on the device. The first process fits a head.
 
     Raises:
         InputError: if its classes or embeddings do not fit.

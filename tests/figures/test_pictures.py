@@ -5,6 +5,7 @@ import io
 import itertools
 import re
 import zlib
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import pytest
@@ -52,9 +53,9 @@ def similarity():
 
 def hands():
     batches = [Batch(IMAGES, LABELS, torch.arange(N))]
-    zero, one = torch.zeros(3), torch.ones(3)
+    plain = SimpleNamespace(mean=(0.0,) * 3, std=(1.0,) * 3)
     return tuple(
-        changed_hands.images_at(places, batches, zero, one)
+        changed_hands.images_at(places, batches, plain)
         for places in changed_hands.select_examples(ONE, ALONE)
     )
 
@@ -206,14 +207,14 @@ def test_images_won_and_lost_are_sorted_by_probability_difference():
 
 
 def test_images_are_found_in_any_batch_and_denormalized():
-    mean, std = torch.tensor([0.4]), torch.tensor([0.25])
-    seen = (IMAGES - mean) / std
+    source = SimpleNamespace(mean=(0.4,) * 3, std=(0.25,) * 3)
+    seen = (IMAGES - 0.4) / 0.25
     rows = torch.arange(N).split(32)
     batches = [Batch(seen[part], LABELS[part], part) for part in rows]
     places = torch.tensor([70, 3, 119])
-    found = changed_hands.images_at(places, iter(batches), mean, std)
+    found = changed_hands.images_at(places, iter(batches), source)
     torch.testing.assert_close(found, IMAGES[places])
-    assert not len(changed_hands.images_at(places[:0], batches, mean, std))
+    assert not len(changed_hands.images_at(places[:0], batches, source))
 
 
 def test_two_networks_that_agree_give_an_empty_table(tmp_path):

@@ -39,15 +39,16 @@ def test_scores_of_each_class_are_those_of_scikit_learn(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_area_under_the_curve_is_that_of_scikit_learn_with_ties(seed):
+def test_the_area_under_the_curve_is_the_share_of_pairs_in_order_with_ties(seed):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, 60)
     positive = (rng.random(60) + 0.4 * labels).round(1)
-    expected = metrics.roc_auc_score(labels, positive)
-    assert evaluation.auroc(positive, labels) == pytest.approx(expected, abs=1e-12)
-    low, high = evaluation.bootstrap_auroc(positive, labels)
+    pairs = positive[labels == 1][:, None] - positive[labels == 0]
+    expected = ((pairs > 0) + (pairs == 0) / 2).mean()
+    area, (low, high) = evaluation.auroc(positive, labels)
+    assert area == pytest.approx(expected, abs=1e-12)
     assert low < expected < high
-    assert evaluation.bootstrap_auroc(positive, labels) == (low, high)
+    assert evaluation.auroc(positive, labels) == (area, (low, high))
 
 
 def test_bootstrapping_cells_is_bootstrapping_images():

@@ -18,8 +18,9 @@ from distillers.checkpoints import io as checkpoint
 from distillers.cli import main as cli
 from distillers.data.batch import Batch
 from distillers.errors import InputError
-from distillers.sweep import candidates, halving
+from distillers.sweep import candidates, finish, halving
 from distillers.sweep.candidates import Limits, Measured
+from distillers.sweep.executors.local import Slots
 from distillers.sweep.finish import Row, choose, wilson
 from distillers.sweep.halving import Plan, Rung, Trained, make_rungs, within_limits
 from distillers.training.predictions import Predictions
@@ -176,6 +177,33 @@ def test_published_weights_are_fetched_before_training(monkeypatch, capsys):
     assert capsys.readouterr().out == "1 of 2 candidates start from published weights\n"
     with pytest.raises(InputError, match="no weights of timm:unknown"):
         candidates.fetch_weights(["timm:unknown"], source)
+
+
+def test_the_seed_of_the_command_is_that_of_its_runs(tmp_path, monkeypatch):
+    grids = []
+
+    def stop(grid):
+        grids.append(grid)
+        raise InputError("stopped")
+
+    monkeypatch.setattr(halving, "expand", stop)
+    plan = Plan({"trial": 7}, 8.0, [SMALL], ["small"], [Rung(1, 3)], 2.0)
+    with pytest.raises(InputError, match="stopped"):
+        halving.train(plan, "teacher.pth", tmp_path, {}, Slots(("cpu",), 1))
+    assert grids[0].trials == (7,)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "images", "count"), [(0.1, "held out", 130), (0.0, "test", 500)]
+)
+def test_the_interval_of_a_network_left_behind_is_of_the_images_that_scored_it(
+    fraction, images, count
+):
+    flags = {"trial": 0, "val_fraction": fraction}
+    plan = Plan(flags, 8.0, [SMALL], ["small"], [Rung(1, 3)], 2.0)
+    row = finish._other_row(Trained("small", Path(), 90.0, 1, 3, 2.0), plan, data.load("digits"))
+    assert row.images == images
+    assert (row.low, row.high) == finish.wilson(90.0, count)
 
 
 def test_a_folder_of_other_flags_is_refused(tmp_path, capsys):

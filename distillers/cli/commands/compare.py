@@ -165,8 +165,6 @@ def _write(
     device: "torch.device",
 ) -> None:
     """Write the figures, the list of flips, and their pictures."""
-    import torch
-
     from distillers.figures import changed_hands
     from distillers.figures.paper import paper_style, save_figure
     from distillers.figures.responses import Responses
@@ -174,19 +172,16 @@ def _write(
 
     write_json(out / "comparison.json", {**found.as_json(), **costs})
     flips = flips_table(*seen, source)
-    text = flips.to_csv(index=False, lineterminator="\n")
-    write_text(out / "flips.csv", text)
+    write_text(out / "flips.csv", flips.to_csv(index=False, lineterminator="\n"))
     old, new = (
         Responses(name, each.logits(), None, each.labels())
         for name, each in zip(("old", "new"), seen, strict=True)
     )
-    mean, std = torch.tensor(source.mean), torch.tensor(source.std)
-    pictures = [
-        changed_hands.images_at(rows, source.test_loader(device).epoch(1), mean, std)
-        for rows in changed_hands.select_examples(new, old)
-    ]
+    won, lost = (
+        changed_hands.images_at(places, source.test_loader(device).epoch(1), source)
+        for places in changed_hands.select_examples(new, old)
+    )
     with paper_style():
-        names = source.class_names
-        figure = changed_hands.plot(new, old, names, (pictures[0], pictures[1]))
+        figure = changed_hands.plot(new, old, source.class_names, (won, lost))
         save_figure(figure, out)
     print(f"\nsaved {out}: comparison.json, flips.csv, {figure.name}.png")

@@ -71,10 +71,7 @@ def main(args: Sequence[str]) -> None:
 def table(teacher: "Result", results: Sequence["Result"], size: int) -> str:
     """Format accuracy, gain over the student alone, and cost of every deployed network.
 
-    Args:
-        teacher: result of the teacher.
-        results: one for each method, the student trained alone first.
-        size: height and width of the images.
+    `results` begins with the student trained alone; `size` is the height and width of the images.
     """
     from distillers.cli.demo import STUDENT, TEACHER
     from distillers.models.profile import count_macs, count_parameters
