@@ -1,8 +1,7 @@
 """Build a distillation from a student, its teachers and the names of losses."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +83,7 @@ def distil(
             that has none, or gives the student no gradient.
     """
     classes = {name: wiring.find(name) for name, weight in weights.items() if weight != 0}
-    options = options or {}
-    for name in sorted(options.keys() - {cls.__name__.lower() for cls in classes.values()}):
-        raise InputError(f"options were given for {name!r}, which is not among the losses.")
+    _check_names(options or {}, classes.values())
     of_student = _trace(student, images, student_taps, with_grad=True)
     prepare = functools.partial(
         prepare_teacher,
@@ -103,11 +100,10 @@ def distil(
     shares = normalize_weights(teacher_weights, len(traces))
     check_readable(classes, of_student, of_teachers)
     facts = [_facts(of_student, one, train_labels, batch_size) for one in of_teachers]
-    built = (_terms(cls, weights[n], facts, options, shares, combine) for n, cls in classes.items())
     task = Distillation(
         of_student.trace.net,
         [trace.net for trace in traces],
-        list(chain.from_iterable(built)),
+        list(_terms(classes, weights, facts, options or {}, shares, combine)),
         student_taps=of_student.taps,
         teacher_taps=[one.taps for one in of_teachers],
         teacher_trace=[None if isinstance(t.net, EMATeacher) else t for t in traces],
@@ -119,28 +115,37 @@ def distil(
     return task
 
 
+def _check_names(options: Iterable[str], classes: Iterable[type[nn.Module]]) -> None:
+    """Check that options are those of given losses."""
+    known = {cls.__name__.lower() for cls in classes}
+    for name in options:
+        if name not in known:
+            raise InputError(f"options were given for {name!r}, which is not among the losses.")
+
+
 def _terms(
-    cls: type[nn.Module],
-    weight: float,
+    classes: Mapping[str, type[nn.Module]],
+    weights: Mapping[str, float],
     facts: Sequence[Mapping[str, Any]],
     options: Mapping[str, Mapping[str, Any]],
     shares: Sequence[float],
     combine: Combine,
 ) -> Iterator[Term]:
-    """Yield the terms of a loss with facts about each teacher: one, or one for each of several."""
-    name = cls.__name__.lower()
-    names = (each.removesuffix(wiring.STRONG) for each in wiring.reads(cls))
-    of_teacher = {each for each in names if each.startswith("teacher_")}
-    together = not of_teacher or (of_teacher == {"teacher_logits"} and combine != "each")
-    if len(facts) == 1 or together:
-        yield Term(name, wiring.build(cls, facts[0], options.get(name)), weight)
-        return
-    state = torch.get_rng_state()
-    for number, (about, share) in enumerate(zip(facts, shares, strict=True)):
-        with torch.random.fork_rng(devices=[], enabled=number > 0):
-            torch.set_rng_state(state)
-            loss = wiring.build(cls, about, options.get(name))
-        yield Term(f"{name}_{number + 1}", loss, weight * share, number)
+    """Yield one term for each loss, or one for each loss and teacher, from facts about teachers."""
+    for given, cls in classes.items():
+        name, weight = cls.__name__.lower(), weights[given]
+        names = (each.removesuffix(wiring.STRONG) for each in wiring.reads(cls))
+        of_teacher = {each for each in names if each.startswith("teacher_")}
+        together = not of_teacher or (of_teacher == {"teacher_logits"} and combine != "each")
+        if len(facts) == 1 or together:
+            yield Term(name, wiring.build(cls, facts[0], options.get(name)), weight)
+            continue
+        state = torch.get_rng_state()
+        for number, (about, share) in enumerate(zip(facts, shares, strict=True)):
+            with torch.random.fork_rng(devices=[], enabled=number > 0):
+                torch.set_rng_state(state)
+                loss = wiring.build(cls, about, options.get(name))
+            yield Term(f"{name}_{number + 1}", loss, weight * share, number)
 
 
 def _trace(
