@@ -1,7 +1,7 @@
 # %% [markdown]
-# # Distil your own photographs
+# # Distill your own photographs
 #
-# From a folder of images to a small network: fine-tune a teacher, distil a student from it,
+# From a folder of images to a small network: fine-tune a teacher, distill a student from it,
 # export it, and look at its predictions. Two photographs, cut into squares, stand for a data set;
 # the task is to tell from which one a square is. Each command is what you would type in a shell
 # after `distillers`.

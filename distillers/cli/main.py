@@ -25,7 +25,7 @@ from distillers.files import DISK_FULL
 
 COMMANDS = {
     "teacher": "train a network on labels alone (train_teacher.py)",
-    "student": "distil a student from a trained teacher (train_student.py)",
+    "student": "distill a student from a trained teacher (train_student.py)",
     "transfer": "train a network's classifier, or all of it, on other data (transfer_student.py)",
     "evaluate": "evaluate a saved network on test images",
     "predict": "predict the classes of pictures without labels",
@@ -40,7 +40,7 @@ COMMANDS = {
     "data": "extract the archives of ImageNet or Tiny ImageNet",
     "sweep": "train every run of a grid of pairs, methods, trials and flags",
     "compress": "find, train and export the best student within the limits of a device",
-    "demo": "distil handwritten digits in about a minute, offline and without a GPU",
+    "demo": "distill handwritten digits in about a minute, offline and without a GPU",
 }
 
 PATIENCE = 3.0  # seconds before ranks other than the first print an error

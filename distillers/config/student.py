@@ -44,7 +44,7 @@ def canonical_method(method: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class StudentConfig(TeachersConfig):
-    """Distil a student from a trained teacher."""
+    """Distill a student from a trained teacher."""
 
     COMMAND: ClassVar[str] = "student"
 

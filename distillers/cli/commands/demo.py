@@ -21,7 +21,7 @@ METHODS = ("kd", "rrd", "simkd")
 
 @dataclass(frozen=True)
 class DemoConfig(DeviceConfig):
-    """Distil handwritten digits: the student has 50 labelled images, its teacher 1,297."""
+    """Distill handwritten digits: the student has 50 labelled images, its teacher 1,297."""
 
     methods: tuple[str, ...] = METHODS
     """Methods to compare with the student trained alone."""

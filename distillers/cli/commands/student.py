@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def main(args: Sequence[str]) -> None:
-    """Distil a student from a trained teacher."""
+    """Distill a student from a trained teacher."""
     config = parse(StudentConfig, args, "train_student.py")
     config.check()
 
@@ -26,7 +26,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def work(config: StudentConfig, world: "World") -> None:
-    """Distil the student in one process."""
+    """Distill the student in one process."""
     from distillers.distillation.cache.pack import open_pack
     from distillers.training import run_setup
     from distillers.training.run_dir import check_same_source, resolve_run_dir
