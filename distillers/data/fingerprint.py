@@ -32,13 +32,10 @@ def hash_labels(labels: Tensor) -> str:
 
 
 def hash_files(paths: PathList, rows: Tensor, *, times: bool = True) -> str:
-    """Hash the names, sizes and modification times of files, without reading their content.
+    """Hash the names, sizes and modification times of some files, without reading their content.
 
-    Args:
-        paths: of files.
-        rows: (m,) int64, the files to hash, in order.
-        times: False leaves out the modification times, which a copy of the files does not keep, and
-            of more than `MANY_FILES` the sizes.
+    Without `times` the modification times are left out, which a copy of the files does not keep,
+    and of more than `MANY_FILES` the sizes.
 
     Raises:
         InputError: for a file that does not exist any more.

@@ -12,17 +12,11 @@ from distillers.errors import InputError
 def held_out_rows(
     labels: Tensor, num_classes: int, fraction: float, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the rows to hold out and the remaining rows, each ascending.
+    """Return the rows of images with labels (N,) int64 to hold out and the others, each ascending.
 
     The total is `fraction` of the images with a label, rounded. Each class gives its exact share,
     rounded down or up (ties are broken by `seed`), but always keeps one image for training; larger
-    classes give what it cannot. Images without a label are not held out.
-
-    Args:
-        labels: (N,) int64, -1 for images without a label.
-        num_classes: number of classes.
-        fraction: to hold out of every class, in [0, 1).
-        seed: any integer.
+    classes give what it cannot. Images without a label (-1) are not held out.
 
     Raises:
         InputError: if a part would be empty although `fraction` is not 0, or a class would have

@@ -56,14 +56,9 @@ def rank_indices(
 ) -> Tensor:
     """Return the positions in the order of an epoch that one process loads, (m,) int64.
 
-    Args:
-        num: number of images.
-        batch_size: in each process.
-        rank: of this process.
-        world_size: number of processes.
-        drop_last: whether to leave out the last batch if it does not fill every process's.
-        whole_batches: deal out the batches of a single process in turn, instead of splitting
-            batches of `world_size * batch_size` among the processes.
+    Batches of `world_size * batch_size` of the `num` images are split among the processes;
+    `drop_last` leaves out the last one if it is smaller. With `whole_batches` the batches of a
+    single process are dealt out in turn instead.
     """
     if whole_batches:
         mine = torch.arange(num).split(batch_size)[rank::world_size]

@@ -26,13 +26,9 @@ MAX_HELD_OUT = 1000  # images, by default
 def rows_of_few_labels(
     labels: Tensor, class_names: Sequence[str], per_class: int, seed: int
 ) -> Tensor:
-    """Return `per_class` random rows of each class, ascending.
+    """Return `per_class` random rows, perhaps 0, of each class that has images, ascending.
 
-    Args:
-        labels: (N,) int64.
-        class_names: k names; a class without any image is left out.
-        per_class: of each class; 0 for no row.
-        seed: which images are chosen; the same seed with more per class keeps these.
+    The same seed with more per class keeps these.
 
     Raises:
         InputError: if a class has some images, but fewer.
@@ -51,15 +47,10 @@ def rows_of_few_labels(
 
 
 def apply_label_options(source: DataSource, options: LabelOptions, on_bad: OnBad) -> DataSource:
-    """Return a data set whose training images have the labels that a run asks for.
-
-    Args:
-        source: the data set, with all its labels.
-        options: which training images have labels.
-        on_bad: see `with_unlabelled`.
+    """Return a data set whose training images have the labels that the options ask for.
 
     Raises:
-        InputError: if they do not fit the data set.
+        InputError: if they do not fit the data set; or for an image, see `with_unlabelled`.
     """
     if options.unlabelled not in (None, REST):
         source = with_unlabelled(source, Path(options.unlabelled), on_bad)
@@ -97,12 +88,8 @@ def only_unlabelled(folder: Path, options: DecodeOptions) -> FolderSet:
 def with_few_labels(source: DataSource, per_class: int, seed: int, keep_rest: bool) -> DataSource:
     """Return a data set of which `per_class` training images of each class have labels.
 
-    Args:
-        source: the data set.
-        per_class: number of labelled images of each class.
-        seed: see `rows_of_few_labels`.
-        keep_rest: whether the other training images stay, without labels. Images that have no label
-            stay in any case.
+    With `keep_rest` the other training images stay, without labels. Images that have no label stay
+    in any case. For `seed` see `rows_of_few_labels`.
 
     Raises:
         InputError: if a class has fewer images, or no training image is left.
@@ -120,13 +107,10 @@ def with_few_labels(source: DataSource, per_class: int, seed: int, keep_rest: bo
 
 
 def with_unlabelled(source: DataSource, folder: Path, on_bad: OnBad) -> DataSource:
-    """Return a data set with the images of a folder as further training images without labels.
+    """Return a data set with the images below a folder as further training images without labels.
 
-    Args:
-        source: a data set in memory or in files.
-        folder: images at any depth.
-        on_bad: for a data set in memory, "error" stops at an image that cannot be read, "skip"
-            prints how many there are.
+    For a data set in memory, `on_bad` "error" stops at an image that cannot be read, "skip" prints
+    how many there are.
 
     Raises:
         InputError: if the folder has no image, or for one that cannot be read.

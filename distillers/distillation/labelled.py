@@ -40,11 +40,8 @@ def call_for_labelled(
     images of all processes is called nevertheless if other processes have some, because all must
     take part in what it gathers.
 
-    Args:
-        function: `forward` or `warmup` of the loss.
-        inputs: what it receives for the whole batch.
-        batch: the batch.
-        trained: parameters of the loss.
+    `function` is the `forward` or `warmup` of the loss, `inputs` are what it receives for the whole
+    batch, and `trained` the parameters of the loss.
     """
     if batch.labelled is None:
         return function(**inputs)

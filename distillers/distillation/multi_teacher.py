@@ -33,13 +33,10 @@ def normalize_weights(weights: Sequence[float] | None, count: int) -> tuple[floa
 def combine_logits(
     logits: Sequence[Tensor], weights: Sequence[float], how: Combine = "probabilities"
 ) -> Tensor:
-    """Return the logits (n, k) of several teachers together.
+    """Return the logits (n, k) of several teachers, whose weights have a sum of 1, together.
 
-    Args:
-        logits: (n, k) of each teacher.
-        weights: of the teachers, with a sum of 1.
-        how: "logits" for their weighted mean; "probabilities" for the logarithm of the weighted
-            mean of the teachers' class probabilities.
+    They are the weighted mean of the teachers' "logits", or the logarithm of the weighted mean of
+    their class "probabilities".
     """
     if len(logits) == 1:
         return logits[0]
@@ -63,13 +60,7 @@ def combine_features(
 
 
 class AverageNetwork(nn.Module):
-    """Several networks whose logits are combined, as one.
-
-    Args:
-        nets: map images (n, c, h, w) to logits (n, k).
-        weights: of the networks, with a sum of 1.
-        how: see `combine_logits`.
-    """
+    """Several networks as one, whose logits are combined by `combine_logits`."""
 
     def __init__(
         self, nets: Sequence[nn.Module], weights: Sequence[float], how: Combine = "probabilities"

@@ -22,12 +22,8 @@ def draw_boxes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw boxes as RandomResizedCrop does: the first of ten that fits, at a random place.
 
-    Args:
-        draws: (n, NUM_DRAWS) in (0, 1).
-        height: of the images, in pixels.
-        width: of the images, in pixels.
-        scale: smallest and largest area, where 1 is that of the image.
-        ratio: smallest and largest width divided by height.
+    The draws are (n, NUM_DRAWS) in (0, 1). `scale` and `ratio` are the ranges of the area, where 1
+    is that of the image, and of the width divided by the height.
 
     Returns:
         (n, 4) int64, top, left, height and width in pixels; and (n,) bool, whether one of the drawn
@@ -55,12 +51,7 @@ def central_box(height: int, width: int, ratio: Sequence[float]) -> tuple[int, i
 
 
 def resized_crops(images: Tensor, boxes: Tensor) -> Tensor:
-    """Return the boxes of images, enlarged bilinearly to the size of the images.
-
-    Args:
-        images: (n, c, h, w) uint8.
-        boxes: (n, 4) int64 on the same device.
-    """
+    """Return boxes (n, 4) of images (n, c, h, w) uint8, enlarged bilinearly to the images' size."""
     height, width = images.shape[-2:]
     top, left, tall, wide = boxes.float()[..., None, None].unbind(1)
     y = torch.arange(height, device=images.device)[:, None] + 0.5

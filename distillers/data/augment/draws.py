@@ -12,14 +12,8 @@ def uniforms(seed: int, stream: int, turn: np.ndarray, rows: np.ndarray, count: 
     """Return random numbers in (0, 1) for each image, (m, count) float64.
 
     They are a hash of the arguments, so that they depend neither on the batch nor on the process in
-    which an image is loaded.
-
-    Args:
-        seed: any integer.
-        stream: which of several sets of numbers of the same image.
-        turn: (m,) int64, the epoch, or the fixed view.
-        rows: (m,) int64, the images.
-        count: numbers for each image.
+    which an image is loaded. `stream` is one of several sets of numbers of the same image, `turn`
+    (m,) int64 the epoch or the fixed view of each image, and `rows` (m,) int64 are the images.
     """
     state = _hash(np.array([seed % 2**64], dtype=np.uint64) + STEP)
     for part in (np.array([stream]), turn, rows):

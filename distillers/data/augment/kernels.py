@@ -109,11 +109,7 @@ def cutout(images: Tensor, argument: Tensor, fill: Tensor) -> Tensor:
 
 
 def kernels(fill: Tensor) -> dict[str, Kernel]:
-    """Return all operations by name.
-
-    Args:
-        fill: (c,) uint8, the value of pixels from outside of the image.
-    """
+    """Return all operations by name; pixels from outside of the image are `fill` (c,) uint8."""
     from torchvision.transforms.v2.functional import equalize  # is slow to import
 
     fill = fill.view(-1, 1, 1)

@@ -100,14 +100,10 @@ OPERATIONS = {
 
 
 def matrices(kernel: str, values: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return the arguments of `kernels.affine` for a geometric operation, (m, 6).
+    """Return the arguments of `kernels.affine` for an operation of `GEOMETRIC`, (m, 6).
 
-    Args:
-        kernel: one of `GEOMETRIC`.
-        values: (m,) degrees counter-clockwise about the center; pixels across for each down, or the
-            reverse, from the corner; a share of the side; or, for "move_x" and "move_y", pixels.
-        height: of the images, in pixels.
-        width: of the images, in pixels.
+    The values (m,) are degrees counter-clockwise about the center; pixels across for each down, or
+    the reverse, from the corner; a share of the side; or, for "move_x" and "move_y", pixels.
     """
     found = np.tile(np.array([1.0, 0.0, 0.0, 0.0, 1.0, 0.0]), (len(values), 1))
     if kernel == "rotate":

@@ -210,15 +210,10 @@ class HeldOut(NamedTuple):
 
 
 def hold_out(image_set: ImageSet, fraction: float, seed: int) -> HeldOut:
-    """Hold out a fraction of the training images for validation, stratified by class.
+    """Hold out a fraction of the training images of `image_set`, stratified by class.
 
     The total is `fraction` of the images, rounded; of each class it is the exact share, rounded
     down or up. Which images are held out is a pure function of `seed`.
-
-    Args:
-        image_set: the data set whose training images are divided.
-        fraction: between 0 and 1.
-        seed: any integer.
     """
     labels = image_set.train_labels
     rows, train_rows = held_out_rows(labels, image_set.num_classes, fraction, seed)

@@ -97,12 +97,9 @@ def report_parts(root: Path, train: Path, test: Path | None) -> None:
 
 
 def wrong_layout(data_dir: Path, wanted: str, advice: str) -> InputError:
-    """Return the error for a folder without parts, with a hint where they may be.
+    """Return the error for a folder that lacks what is `wanted`, with a hint where it may be.
 
-    Args:
-        data_dir: the folder.
-        wanted: what it should hold.
-        advice: a command or flag that reads what is there.
+    `advice` is a command or flag that reads what is there.
     """
     inside = class_folders(data_dir)
     below = [name for name in inside if has_train(data_dir / name)]

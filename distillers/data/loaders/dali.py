@@ -147,13 +147,9 @@ class DaliBatches:
 
 
 def pipeline(size: int, batch_size: int, device: torch.device, num_threads: int) -> Any:
-    """Build a DALI pipeline that decodes, crops, resizes and flips images.
+    """Build a DALI pipeline that decodes, crops, resizes and flips at most `batch_size` images.
 
-    Args:
-        size: side of the output images (3, size, size) uint8, in pixels.
-        batch_size: the largest number of images in a batch.
-        device: where it works.
-        num_threads: on the CPU.
+    The output is (3, size, size) uint8.
     """
     dali: Any = import_module("nvidia.dali")  # an extra, which the type check must not need
     fn, types = dali.fn, dali.types

@@ -180,15 +180,10 @@ class Loader(ShardedLoader):
 
 
 def check_images_and_labels(what: str, images: Tensor, labels: Tensor) -> None:
-    """Check shapes and types of images and labels.
-
-    Args:
-        what: beginning of the error message.
-        images: must be (N, c, h, w) uint8, N at least 1, c 1 or 3.
-        labels: must be (N,) int64.
+    """Check that images are (N, c, h, w) uint8, c 1 or 3, and labels (N,) int64, N at least 1.
 
     Raises:
-        InputError: if they are invalid or there are none.
+        InputError: if they are not; the message begins with `what`.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise InputError(

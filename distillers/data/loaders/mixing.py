@@ -81,14 +81,10 @@ class SoftLabelLoader(WrappedLoader):
 
 
 def draw_mix(options: SoftLabels, height: int, width: int, rng: np.random.Generator) -> Mix | None:
-    """Draw how a batch is mixed; None if it is not.
+    """Draw how a batch of images of a size in pixels is mixed; None if it is not.
 
-    Args:
-        options: probabilities, and parameters of the Beta distributions.
-        height: of the images, in pixels.
-        width: of the images, in pixels.
-        rng: draws, in this order, whether to mix, whether to cut, the weight, and the center of the
-            box.
+    `rng` draws, in this order, whether to mix, whether to cut, the weight, and the center of the
+    box.
     """
     if rng.random() >= options.mixup_prob:
         return None

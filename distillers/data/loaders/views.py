@@ -13,11 +13,7 @@ ROWS = 4096  # images whose crops are put in order at once: bounded memory
 
 
 def check_views(views: NumViews | None, num_crops: int | None) -> None:
-    """Check the number of views.
-
-    Args:
-        views: as given.
-        num_crops: how many different crops an image has; None where they cannot be counted.
+    """Check that images of which each has `num_crops` crops, None for no limit, can have `views`.
 
     Raises:
         InputError: saying what is allowed.
@@ -36,12 +32,7 @@ def check_views(views: NumViews | None, num_crops: int | None) -> None:
 
 
 def resolve_views(views: NumViews | None, cached: bool, source: DataSource) -> NumViews | None:
-    """Return the number of views of a run: as given, or all of them if it uses a cache.
-
-    Args:
-        views: as given.
-        cached: whether a cache is to hold something of each view.
-        source: the images.
+    """Return the number of views of a run: as given, or all of them if it has a cache of each view.
 
     Raises:
         InputError: if there cannot be that many, or a cache needs a number.
@@ -78,14 +69,10 @@ def view_crops(num_images: int, num_crops: int) -> Tensor:
 
 
 class CropViews:
-    """The views of images whose crops can be counted: each offset, mirrored or not.
+    """The views of images whose crops can be counted: each offset, with `flip` mirrored or not.
 
-    Args:
-        num_images: N.
-        offsets: how many places a crop may have, along each side.
-        flip: whether mirrored crops count.
-        views: how many of an image's views are shown; "all" if each crop is drawn at random, and
-            its view only identified.
+    A crop may have `offsets` places along each side. `views` is how many of an image's views are
+    shown; "all" if each crop is drawn at random, and its view only identified.
     """
 
     def __init__(self, num_images: int, offsets: int, flip: bool, views: NumViews) -> None:

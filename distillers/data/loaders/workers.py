@@ -50,10 +50,8 @@ def worker_death(
 ) -> InputError:
     """Return the error for a worker process that died: which file it died of, or why else.
 
-    Args:
-        images: the files.
-        batches: (turn, row) of the images of the batches that were not received, in order.
-        workers: iterator of the `DataLoader`.
+    `batches` are (turn, row) of the images of each batch that was not received, in order; `workers`
+    is the iterator of the `DataLoader`.
     """
     row = _fatal_row(images, [each for batch in batches[:SUSPECTS] for each in batch])
     if row is not None:

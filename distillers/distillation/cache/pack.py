@@ -143,9 +143,7 @@ class Pack(StoredOutputs):
     def values(self, view: Tensor, device: torch.device) -> dict[str, Tensor]:
         """Return what the teacher computed, by the names of the losses' parameters, in float32.
 
-        Args:
-            view: (n,) int64 numbers of views, as in `Batch.view`: v N + i is view v of image i.
-            device: where to put it.
+        `view`, (n,) int64, is as in `Batch.view`: v N + i is view v of image i.
         """
         number, row = view // len(self._hashes), view % len(self._hashes)
         part = {name: value[row, number] for name, value in self._stored.items()}

@@ -46,12 +46,7 @@ def decode_logits(stored: Mapping[str, Tensor], num_classes: int) -> Tensor:
 
 
 def encode_embeddings(pooled: Tensor, precision: Precision) -> dict[str, Tensor]:
-    """Return embeddings (n, d) as tensors to store: half, or int8 with the largest value of a row.
-
-    Args:
-        pooled: (n, d).
-        precision: "half", "int8" or "none", which stores nothing.
-    """
+    """Return embeddings (n, d) as tensors to store: half, int8 scaled row by row, or nothing."""
     if precision == "none":
         return {}
     if precision == "half":

@@ -21,9 +21,6 @@ class PackEmbedding(nn.Module):
 
     They are no embeddings of the teacher. Training reads the pack.
 
-    Args:
-        dim: width of the embeddings.
-
     Attributes:
         is_closed: whether it is an error to run this.
     """

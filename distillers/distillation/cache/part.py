@@ -86,11 +86,9 @@ class Part:
         return values.view(-1, height, width, channels).permute(0, 3, 1, 2)
 
     def write(self, rows: np.ndarray, values: Tensor) -> None:
-        """Fill rows that are empty or damaged; the caller must hold the lock of the folder.
+        """Fill rows (n,) int64 that are empty or damaged with values (n, *shape) of any device.
 
-        Args:
-            rows: indices, (n,) int64.
-            values: (n, *shape), floating point, on any device.
+        The caller must hold the lock of the folder.
 
         Raises:
             InputError: if a value is not finite.
@@ -172,13 +170,10 @@ def _bytes(array: np.ndarray) -> memoryview:
 
 @torch.no_grad()
 def to_half(values: Tensor) -> tuple[Tensor, np.ndarray]:
-    """Convert rows to fp16 with a power of two as the scale of each.
+    """Convert rows (n, d) or (n, c, h, w) to fp16 with a power of two as the scale of each.
 
     The scale is 1 unless the largest value of the row is too large for fp16, or so small that
     digits would be lost.
-
-    Args:
-        values: (n, d) or (n, c, h, w), floating point, on any device.
 
     Returns:
         (n, size) float16 on the CPU, maps as (h, w, c), and (n,) int32 exponents of the scales.

@@ -45,14 +45,7 @@ def cache_folder(config: StudentConfig) -> Path:
 def cache_request(
     config: StudentConfig, teacher: nn.Module, name: str, source: DataSource, views: NumViews
 ) -> CacheRequest:
-    """Return the cache that the flags ask for.
-
-    Args:
-        config: the flags.
-        teacher: with its input adapter, neither fused nor compiled.
-        name: of its architecture.
-        source: the training images.
-        views: number of views of each image.
+    """Return the cache that the flags ask for; see `cache_key` for teacher, name and source.
 
     Raises:
         InputError: if the folder holds another cache.

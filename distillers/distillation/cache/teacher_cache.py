@@ -80,12 +80,8 @@ class TeacherCache(StoredOutputs):
     Features that are computed are stored and then read back. So all epochs, and all runs that share
     the cache, use the same values: those of the first process that stored them.
 
-    Args:
-        folder: of the cache.
-        task: the task whose teacher computes missing views.
-        tensors: result of `cached_tensors`.
-        num_rows: number of images times number of views.
-        number: of the teacher, from 0.
+    Missing views are computed by the task's teacher `number`, from 0. The `tensors` are the result
+    of `cached_tensors`, and `num_rows` is the number of images times the number of views.
     """
 
     def __init__(

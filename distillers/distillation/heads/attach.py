@@ -134,9 +134,7 @@ def num_logits(net: nn.Module, images: Tensor) -> int:
 def embed(net: nn.Module, batches: Iterable[Iterable[Tensor]]) -> tuple[Tensor, Tensor]:
     """Return the outputs (N, d) of a network in float32, and the labels (N,), of all batches.
 
-    Args:
-        net: maps images (n, c, h, w) to embeddings (n, d).
-        batches: of images (n, c, h, w) and labels (n,), possibly followed by more.
+    A batch begins with images (n, c, h, w) and labels (n,).
     """
     vectors, labels = [], []
     with torch.no_grad(), eval_mode(net):

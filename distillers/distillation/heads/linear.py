@@ -174,10 +174,8 @@ class _RidgeProblem:
     def _left_out(self, rotated: Tensor, centered: Tensor, alpha: float) -> Tensor:
         """Return the errors (n, k) at some images of the fits without each of them.
 
-        Args:
-            rotated: (n, r) centered embeddings in the principal axes.
-            centered: (n, k) targets less their mean.
-            alpha: the strength.
+        `rotated` (n, r) are their embeddings in the principal axes, `centered` (n, k) their targets
+        less the mean.
         """
         shrunk = 1 / (self.eigenvalues + alpha)
         leverage = rotated.square() @ shrunk + 1 / len(self._x)
@@ -239,12 +237,8 @@ def _calibrate(scores: Tensor, labels: Tensor, count: int) -> float:
     """Return the factor of scores (n, k) with the smallest cross-entropy.
 
     The labels are smoothed by k / (N + k), as if there were one more image with all classes for
-    each class, since the factor has no optimum where every image is classified correctly.
-
-    Args:
-        scores: (n, k), of some of the images.
-        labels: (n,) int64.
-        count: N, number of all images.
+    each class, since the factor has no optimum where every image is classified correctly. The
+    scores and labels (n,) are those of some of the N images, `count`.
     """
     from scipy.optimize import minimize_scalar
 
