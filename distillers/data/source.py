@@ -225,18 +225,10 @@ class DataSource(Protocol):
         return self.keep(kept), self.keep(held_out).train_as_test()
 
     def keep(self, rows: Tensor) -> Self:
-        """Return this dataset with a subset of its training images, and all test images.
-
-        Args:
-            rows: (m,) int64 rows of the training set, in the new order.
-        """
+        """Return this dataset with the training images of `rows` (m,) int64, in this order."""
 
     def relabelled(self, labels: Tensor) -> Self:
-        """Return this dataset with other labels of its training images.
-
-        Args:
-            labels: (N,) int64, -1 for an image without a label.
-        """
+        """Return this dataset with other labels (N,) int64 of its training images, -1 for none."""
 
     def with_unlabelled_share(self, share: float) -> Self:
         """Return this dataset with a share of unlabelled images in each batch; see `LabelMix`."""

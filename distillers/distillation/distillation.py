@@ -148,11 +148,8 @@ class Distillation(Task):
     def forward(self, batch: Batch, progress: float = 0.0) -> Step:
         """Compute the weighted sum of the losses for one batch.
 
-        In the warm-up stage it is the unweighted sum of the `warmup` losses.
-
-        Args:
-            batch: images, labels and index; and the teachers' features, if they were cached.
-            progress: fraction of the current stage that is done, in [0, 1).
+        In the warm-up stage it is the unweighted sum of the `warmup` losses. A teacher whose
+        features are in the batch is not run. For `progress` see `Task.forward`.
         """
         for follower in self.followers if self.training else ():
             cast(EMATeacher, follower).follow(self.student)

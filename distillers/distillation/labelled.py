@@ -13,12 +13,10 @@ ROWS_PER_RANK = "rows_per_rank"
 
 
 def take_rows(values: Mapping[str, Any], rows: Tensor, num_rows: int) -> dict[str, Any]:
-    """Return values with only some rows of each tensor that has one row for each image.
+    """Return tensors (n, ...) and lists of them with only some rows (m,) int64.
 
-    Args:
-        values: tensors (n, ...), lists of such, and anything else, which is kept.
-        rows: (m,) int64, the rows to take.
-        num_rows: n. Tensors of another length, as of stage maps that no loss reads, are kept.
+    Anything else, and tensors of another length than `num_rows`, as of stage maps that no loss
+    reads, are kept.
     """
 
     def take(value: Any) -> Any:

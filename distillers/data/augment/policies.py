@@ -75,11 +75,9 @@ class Choice:
     highest: float = LEVELS
 
     def group(self, rows: np.ndarray, draws: np.ndarray) -> Group:
-        """Return those of `rows` to which it is applied.
+        """Return those of `rows` (m,) int64, for which it was chosen, to which it is applied.
 
-        Args:
-            rows: (m,) int64, the images for which it was chosen.
-            draws: (n, 3), for all images: whether it is applied, the magnitude, the sign.
+        The draws (n, 3) of all images are for whether it is applied, the magnitude, and the sign.
         """
         rows = rows[draws[rows, 0] < self.prob]
         at, draw = draws[rows, 1], draws[rows, 2]
@@ -122,11 +120,7 @@ class RandomPolicy(Policy):
 
 
 class SequencePolicy(Policy):
-    """Apply one of several sequences of operations to each image.
-
-    Args:
-        sequences: the operations of each, equally many.
-    """
+    """Apply one of several equally long sequences of operations to each image."""
 
     def __init__(self, sequences: Sequence[Sequence[Choice]]) -> None:
         self._sequences = sequences
@@ -181,12 +175,7 @@ class AugMixPolicy(Policy):
 
 
 class FlipPolicy(Policy):
-    """Mirror images.
-
-    Args:
-        horizontal: probability to mirror left and right.
-        vertical: probability to mirror top and bottom.
-    """
+    """Mirror images left and right, and top and bottom, each with a probability."""
 
     num_draws = 2
 
@@ -205,8 +194,7 @@ class FlipPolicy(Policy):
 class ColorJitterPolicy(Policy):
     """Change brightness, contrast and saturation, in random order.
 
-    Args:
-        strength: each factor is uniform from 1 - strength, at least 0, to 1 + strength.
+    Each factor is uniform from 1 - strength, at least 0, to 1 + strength.
     """
 
     KERNELS = ("brightness", "contrast", "color")
@@ -247,12 +235,9 @@ def uniform_choice(
 
 
 def choose(choices: Sequence[Choice], chosen: np.ndarray, draws: np.ndarray) -> list[Group]:
-    """Return the groups of a layer.
+    """Return the groups of a layer; `chosen` (n,) int64 are the images' choices, -1 for none.
 
-    Args:
-        choices: the operations.
-        chosen: (n,) int64, number of the choice of each image; -1 for none.
-        draws: (n, 3 or more), see `Choice.group`.
+    The draws are (n, 3 or more); see `Choice.group`.
     """
     groups = []
     for number, choice in enumerate(choices):

@@ -91,9 +91,7 @@ def _is_system(name: str) -> bool:
 def list_classes(root: Path, known: tuple[str, ...] | None = None) -> Listing:
     """List a folder with one folder of images per class, at any depth below it.
 
-    Args:
-        root: the folder.
-        known: all classes, of which `root` may lack some; None takes the names of the folders.
+    `known` are all classes, of which `root` may lack some; None takes the names of the folders.
 
     Raises:
         InputError: if there are fewer than two classes, a class has no image or is not known, a

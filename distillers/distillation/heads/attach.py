@@ -73,13 +73,8 @@ def with_class_embeddings(
     """Return the network with the cosines to class embeddings as its logits.
 
     The embedding is the network's output, as that of CLIP after its projection, or else the input
-    of its classifier, whichever has the width of the class embeddings.
-
-    Args:
-        net: maps images (n, c, h, w) to embeddings or logits.
-        images: (n, c, h, w), any content, of the size that it will get.
-        class_embeddings: (k, d).
-        temperature: what the cosines are divided by.
+    of its classifier, whichever has the width of the class embeddings (k, d). The images are as for
+    `as_backbone`.
 
     Raises:
         InputError: if neither has width d.

@@ -20,12 +20,7 @@ def read_class_map(
 
     The file is YAML or JSON, a mapping `teacher class: our class` or `our class: [teacher class,
     ...]`, or a `.csv` file of two columns, teacher class and our class. A teacher's class is its
-    number, from 0, or one of its names.
-
-    Args:
-        path: of the file.
-        teacher_classes: for each class of the teacher the names that it goes by.
-        class_names: of the data set.
+    number, from 0, or one of its names in `teacher_classes`.
 
     Raises:
         InputError: if a class does not exist or is mapped twice, or none is mapped.

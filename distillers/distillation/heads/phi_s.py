@@ -18,11 +18,7 @@ class PhiS(nn.Module):
     ratios, and teachers of different scales weigh alike. R is the normalized Hadamard matrix where
     the width is a power of two; otherwise it is made of plane rotations, each of which gives one
     dimension the mean variance, so that any width is exact; the paper takes Hadamard matrices of
-    other constructions.
-
-    Args:
-        mean: m, (d,).
-        matrix: A, (d, d).
+    other constructions. `mean` is m (d,), and `matrix` is A (d, d).
     """
 
     mean: Tensor
