@@ -44,6 +44,11 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra, for a message."""
+    return f'pip install -e ".[{extra}]" in the clone of distillers'
+
+
 def complain(text: str) -> None:
     """Print a line to stderr, in any process."""
     print(text, file=sys.stderr, flush=True)

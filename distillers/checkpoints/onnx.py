@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from distillers.checkpoints.checksum import add_to_onnx
-from distillers.errors import CorruptFileError, InputError, first_line
+from distillers.errors import CorruptFileError, InputError, first_line, install_command
 from distillers.files import write_atomically
 
 TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
@@ -28,7 +28,7 @@ def require(extra: str = "export") -> None:
     """
     missing = [name for name in NEEDED[extra] if find_spec(name) is None]
     if missing:
-        raise InputError(f"{', '.join(missing)} missing: pip install distillers[{extra}]")
+        raise InputError(f"{', '.join(missing)} missing: {install_command(extra)}")
 
 
 def write(net: nn.Module, card: dict[str, Any], path: Path, images: Tensor) -> None:

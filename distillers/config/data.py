@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 from distillers.config.flags import require
-from distillers.errors import InputError
+from distillers.errors import InputError, install_command
 
 Dali = Literal["cpu", "gpu"] | None
 MAX_SIZE = 4096  # pixels on a side, as in a card
@@ -100,8 +100,8 @@ def check_dali(dali: Dali, device: str | None = None) -> None:
         return
     if find_spec("nvidia") is None or find_spec("nvidia.dali") is None:
         raise InputError(
-            f"--dali {dali} needs NVIDIA DALI, which is not installed: pip install "
-            "distillers[dali], or leave the flag out."
+            f"--dali {dali} needs NVIDIA DALI, which is not installed: {install_command('dali')}, "
+            "or leave the flag out."
         )
     if dali == "gpu" and device not in (None, "cuda"):
         raise InputError(

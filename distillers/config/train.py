@@ -30,7 +30,7 @@ from distillers.config.flags import (
 )
 from distillers.config.hyperparameters import DOT, StepFlags
 from distillers.config.run_files import json_digest
-from distillers.errors import InputError
+from distillers.errors import InputError, install_command
 
 SEED = Range("0 to 9223372036854775807", lambda value: 0 <= value < 2**63)
 ONE_DEVICE = NotInGrid("each run of a sweep has one device")
@@ -187,7 +187,7 @@ class TrainConfig(StepFlags, AugmentationFlags):
         require("save_dir", repr(path), is_utf8, "a path in UTF-8")
         check_dali(self.dali)
         if self.wandb is not None and find_spec("wandb") is None:
-            raise InputError('--wandb needs the package wandb: pip install "distillers[wandb]".')
+            raise InputError(f"--wandb needs the package wandb: {install_command('wandb')}.")
         self.check_step(self.epochs)
         self.check_augmentation()
         if self.patience is not None and not self.val_fraction:

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from distillers.errors import InputError, first_line
+from distillers.errors import InputError, first_line, install_command
 from distillers.models.pretrained import check_hub
 
-EXTRA = "it needs the transformers library: pip install distillers[hf]"
+EXTRA = f"it needs the transformers library: {install_command('hf')}"
 
 
 class VisionEncoder(nn.Module):

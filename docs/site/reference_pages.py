@@ -23,7 +23,10 @@ PUBLIC = {
     "distillers.report": ("Reports", ["load_runs"]),
     "distillers.errors": (
         "Errors and exit statuses",
-        ["CorruptFileError", "InputError", "NonFiniteLossError", "PeerLostError", "PreemptedError"],
+        [
+            *("CorruptFileError", "InputError", "LimitExceededError", "NonFiniteLossError"),
+            *("PeerLostError", "PreemptedError"),
+        ],
     ),
     "distillers.distributed.collectives": (
         "Collectives with gradient",

@@ -127,7 +127,7 @@ def test_without_the_extra_it_is_told_how_to_install_it(tmp_path, monkeypatch, c
     run_folder(tmp_path / "run")
     monkeypatch.setattr(onnx_file, "find_spec", lambda _: None)
     assert cli.run("export", [str(tmp_path / "run"), "--format", "onnx"]) == 2
-    assert "pip install distillers[export]" in capsys.readouterr().err
+    assert 'pip install -e ".[export]"' in capsys.readouterr().err
 
 
 def test_images_of_the_digits_stand_in_for_a_set_that_is_not_here(tmp_path, capsys):

@@ -290,5 +290,5 @@ def test_dali_is_refused_where_it_can_do_nothing(root, monkeypatch):
     with pytest.raises(InputError, match="digits is a dataset in memory, where nothing is decoded"):
         data.source_of("digits", reading=DecodeOptions(dali="cpu"))
     monkeypatch.setattr("distillers.config.data.find_spec", lambda _: None)
-    with pytest.raises(InputError, match=r"pip install distillers\[dali\]"):
+    with pytest.raises(InputError, match=r"pip install -e \"\.\[dali\]\""):
         loader(root, dali="cpu")

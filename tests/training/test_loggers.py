@@ -100,5 +100,5 @@ def test_wandb_that_is_not_installed_is_told_before_training(tmp_path, monkeypat
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     flags = ["--dataset", "digits", "--model", "resnet8", "--save_dir", str(tmp_path)]
     assert cli.run("teacher", [*flags, "--wandb", "mine"]) == 2
-    assert 'pip install "distillers[wandb]"' in capsys.readouterr().err
+    assert 'pip install -e ".[wandb]"' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -8,8 +8,6 @@ from distillers.sweep.executors.job import Job
 
 Handle = TypeVar("Handle")
 
-INSTALL = 'pip install "distillers[sweep]"'
-
 
 @dataclass(frozen=True)
 class Resources:

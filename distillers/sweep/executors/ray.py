@@ -11,8 +11,8 @@ from typing import Any
 from typing_extensions import override
 
 from distillers.config.cpus import usable_cpus
-from distillers.errors import InputError
-from distillers.sweep.executors import INSTALL, Executor, Resources
+from distillers.errors import InputError, install_command
+from distillers.sweep.executors import Executor, Resources
 from distillers.sweep.executors.job import Job
 
 SHUTDOWN_SECONDS = 60
@@ -31,7 +31,7 @@ class RayExecutor(Executor[Any]):
         try:
             import ray
         except ImportError as error:
-            raise InputError(f"--engine ray needs Ray: {INSTALL}") from error
+            raise InputError(f"--engine ray needs Ray: {install_command('sweep')}") from error
         self._ray = ray
         try:
             ray.init(

@@ -13,8 +13,8 @@ from typing import Any
 
 from typing_extensions import override
 
-from distillers.errors import PREEMPTED_STATUS, InputError
-from distillers.sweep.executors import INSTALL, Executor, Resources
+from distillers.errors import PREEMPTED_STATUS, InputError, install_command
+from distillers.sweep.executors import Executor, Resources
 from distillers.sweep.executors.job import Job
 
 DEFAULT_TIMEOUT = 24 * 60  # minutes
@@ -40,7 +40,9 @@ class SlurmExecutor(Executor[Any]):
         try:
             import submitit
         except ImportError as error:
-            raise InputError(f"--engine slurm needs submitit: {INSTALL}") from error
+            raise InputError(
+                f"--engine slurm needs submitit: {install_command('sweep')}"
+            ) from error
         self._folder = Path(save_dir).resolve() / "sweep" / "slurm"
         options = {
             "timeout_min": DEFAULT_TIMEOUT,
