@@ -114,8 +114,8 @@ def compare(
     images = digits()
     tests = images.test_loader(device)
     teacher = train_teacher(images, device)
-    of_teacher = Result("teacher", [score(teacher, tests.epoch(1)).acc], net=teacher)
-    report(f"teacher {TEACHER}: {of_teacher.accuracies[0]:.1f} %")
+    teacher_result = Result("teacher", [score(teacher, tests.epoch(1)).acc], net=teacher)
+    report(f"teacher {TEACHER}: {teacher_result.accuracies[0]:.1f} %")
     results = [Result(name) for name in methods]
     for seed in seeds:
         few = images.keep(_balanced_rows(images.train_labels, LABELLED, seed).repeat(REPEAT))
@@ -128,7 +128,7 @@ def compare(
         assert result.net is not None  # there is at least one seed
         (seen,) = collect([result.net], tests.epoch(1))
         result.correct = seen.classes() == seen.labels()
-    return of_teacher, results, images
+    return teacher_result, results, images
 
 
 def digits() -> ImageSet:

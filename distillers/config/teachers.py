@@ -14,6 +14,11 @@ KEEP = "keep"
 PACK_FILE = "pack.json"  # in the folder of a pack of soft labels
 BY_NAME = re.compile(r"[A-Za-z_]\w*(\.\w+)*:.+")  # timm:NAME, package.module:callable
 REPEATED = ("--path_t", "--also_t", "--teacher_head", "--class_map")
+# Flags that a teacher that is a pack does not have.
+OF_NETWORKS = (
+    *("teacher_head", "class_map", "model_t", "teacher_size", "teacher_precision"),
+    *("standardize_teachers", "taps_t"),
+)
 
 
 class TeacherFlags(NamedTuple):
@@ -131,9 +136,8 @@ class TeachersConfig(InitialNetworkConfig):
             raise InputError(f"--teacher_weights {given} must have one number for each of {count}.")
         if any(weight <= 0 for weight in self.teacher_weights):
             raise InputError("--teacher_weights must be greater than 0.")
-        if self.standardize_teachers and any(
-            one.head not in ("fit", "logistic", "none") for one in self.teachers()
-        ):
+        heads = {one.head for one in self.teachers()}
+        if self.standardize_teachers and not heads <= {"fit", "logistic", "none"}:
             raise InputError(
                 "--standardize_teachers is for teachers with --teacher_head fit, logistic or none."
             )
@@ -142,29 +146,22 @@ class TeachersConfig(InitialNetworkConfig):
 
     def _check_pack(self) -> None:
         """Check that nothing is asked of a pack that only a network can do."""
-        for one in self.teachers():
-            if Path(one.path).name == PACK_FILE:
-                raise InputError(f"{one.path} is a file of a pack; name its folder.")
-        pack = next((one.path for one in self.teachers() if one.is_pack), None)
+        paths = [one.path for one in self.teachers()]
+        for path in paths:
+            if Path(path).name == PACK_FILE:
+                raise InputError(f"{path} is a file of a pack; name its folder.")
+        pack = next(filter(is_pack, paths), None)
         if pack is None:
             return
-        if len(self.teachers()) > 1:
+        if len(paths) > 1:
             raise InputError(
                 f"{pack} is a pack of soft labels, which can only be the only teacher."
             )
-        given = {
-            "teacher_head": self.teachers()[0].head != KEEP,
-            "class_map": self.teachers()[0].class_map is not None,
-            "model_t": self.model_t is not None,
-            "teacher_size": self.teacher_size is not None,
-            "teacher_precision": self.teacher_precision != "float32",
-            "standardize_teachers": self.standardize_teachers,
-            "taps_t": bool(self.taps_t),
-        }
-        for flag in (name for name, is_given in given.items() if is_given):
-            raise InputError(
-                f"--{flag} is for a network, but {pack} is a pack of soft labels; leave it out."
-            )
+        for flag in OF_NETWORKS:
+            if getattr(self, flag) != getattr(TeachersConfig, flag):
+                raise InputError(
+                    f"--{flag} is for a network, but {pack} is a pack of soft labels; leave it out."
+                )
 
 
 def split_name(path: str, model: str | None) -> tuple[str, str | None]:

@@ -70,7 +70,8 @@ class NetworkComparison:
             return ""
         place, name = REQUIRED_OUTPUT[kind]
         lacking = [each.name for each in self.all_networks if not each.taps.places(place)]
-        return f"{' and '.join(lacking)} has no {name}" if lacking else ""
+        verb = "has" if len(lacking) == 1 else "have"
+        return f"{' and '.join(lacking)} {verb} no {name}" if lacking else ""
 
     @property
     def students(self) -> list[Network]:

@@ -220,16 +220,14 @@ def _figure(rows: Sequence[Row], chosen: Row) -> str:
             tint = VERMILION if row is chosen else BLACK if row.minutes is None else BLUE
             errors = [[row.accuracy - row.low], [row.high - row.accuracy]]
             axes.errorbar(row.latency_ms, row.accuracy, errors, fmt="o", color=tint, ms=3, lw=0.8)
-            axes.annotate(row.name, (row.latency_ms, row.accuracy), (4, 2), **_LABEL)
+            place = (row.latency_ms, row.accuracy)
+            axes.annotate(row.name, place, (4, 2), textcoords="offset points", fontsize=5)
         axes.set_xscale("log")
         axes.set_xlabel("latency of one image in onnxruntime, ms")
         axes.set_ylabel("accuracy, %")
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=200, metadata={"Software": None})
     return base64.b64encode(file.getvalue()).decode()
-
-
-_LABEL: dict[str, Any] = {"textcoords": "offset points", "fontsize": 5}
 
 
 def _print(rows: Sequence[Row], chosen: Row, lines: Sequence[str]) -> None:

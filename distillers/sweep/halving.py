@@ -223,7 +223,7 @@ def _check_done(sweep: Sweep) -> None:
     """Report runs that failed.
 
     Raises:
-        InputError: if none has succeeded, or one was stopped.
+        InputError: if none has succeeded.
     """
     failed = sweep.in_state(RunState.FAILED, RunState.BLOCKED, RunState.STOPPED)
     for status in failed:

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import json
 import platform
 import subprocess
 import sys
@@ -56,10 +55,9 @@ class RunLogger:
         if self._page:
             self._page.log(dict(row))
 
-    def write_json(self, name: str, content: Mapping[str, Any], *, checksum: bool = True) -> None:
-        """Write a JSON file to the folder, with its checksum unless `checksum` is False."""
-        plain = (json.dumps(content, indent=2) + "\n").encode()
-        write_atomically(self.folder / name, dump_json(content) if checksum else plain)
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file with its checksum to the folder."""
+        write_atomically(self.folder / name, dump_json(content))
 
     def close(self) -> None:
         """Close the TensorBoard file and the page on Weights & Biases."""

@@ -158,9 +158,9 @@ class Agreement:
         net = net if isinstance(net, HeadedNetwork) else HeadedNetwork(net)
         loader = self.source.test_loader(world.device, world.shard)
         student = embed(net, self.taps, loader, world)
-        mine, its = nearest(student), nearest(self.teacher)
-        same = (mine[:, :, None] == its[:, None, :]).any(2)
-        first = (mine[:, :1] == its[:, :5]).any(1)
+        rows, teacher_rows = nearest(student), nearest(self.teacher)
+        same = (rows[:, :, None] == teacher_rows[:, None, :]).any(2)
+        first = (rows[:, :1] == teacher_rows[:, :5]).any(1)
         return {
             "test_loss": 1 - linear_cka(student, self.teacher),
             "test_acc": 100 * float(same.double().mean()),
@@ -178,8 +178,8 @@ def nearest(embeddings: Tensor, neighbors: int = NEIGHBORS) -> Tensor:
     return similarity.topk(min(neighbors, len(unit) - 1)).indices
 
 
-def linear_cka(one: Tensor, other: Tensor) -> float:
+def linear_cka(x: Tensor, y: Tensor) -> float:
     """Return the linear centered kernel alignment of embeddings (n, d) and (n, e), in [0, 1]."""
-    x, y = (each.double() - each.double().mean(0) for each in (one, other))
-    across, own, its = ((a.T @ b).square().sum() for a, b in ((x, y), (x, x), (y, y)))
-    return float(across / (own * its).sqrt().clamp(min=1e-300))
+    x, y = (each.double() - each.double().mean(0) for each in (x, y))
+    xy, xx, yy = ((a.T @ b).square().sum() for a, b in ((x, y), (x, x), (y, y)))
+    return float(xy / (xx * yy).sqrt().clamp(min=1e-300))

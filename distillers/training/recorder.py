@@ -1,5 +1,6 @@
 """Write the logs and checkpoints of a run while it trains."""
 
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from distillers.config.hyperparameters import Hyperparameters
 from distillers.config.run_files import SELECTED, reported_part
 from distillers.config.train import TrainConfig
 from distillers.distributed.collectives import num_ranks
+from distillers.files import write_text
 from distillers.models.profile import count_macs, count_parameters, latency_ms, peak_memory_mib
 from distillers.progress import Progress
 from distillers.timing import LoadMeter
@@ -89,8 +91,8 @@ class RunRecorder:
         self.logger.epoch(row)
         if better:
             names = (f"{part}_loss", f"{part}_acc", f"{part}_acc_top5", "epoch")
-            reported = {name: row[name] for name in names}
-            self.logger.write_json("test_best_metrics.json", reported, checksum=False)
+            reported = json.dumps({name: row[name] for name in names}, indent=2)
+            write_text(self.run_dir.folder / "test_best_metrics.json", f"{reported}\n")
         self._save_last(payload, state)
         self.progress.epoch(epoch, row)
 
@@ -154,8 +156,8 @@ def costs(deployed: nn.Module, image_size: int) -> dict[str, Any]:
 
     Returns:
         `parameters`; `macs` of one image; `latency_ms`, the median of 30 forward passes of one
-        image on this device; the name of the `device`; the number of `devices` that trained
-        together; `cpu_threads`.
+        image on this device; `busy_cores`, used by other programs meanwhile; the name of the
+        `device`; the number of `devices` that trained together; `cpu_threads`.
     """
     device = next(deployed.parameters()).device
     meter = LoadMeter()

@@ -207,12 +207,7 @@ def _load(
         path = best_checkpoint(Path(flags.path))
         if path.exists():
             check_fits(str(path), file_bytes(path), torch.device("cpu"))
-        found = load(
-            path,
-            model=flags.model,
-            image_size=source.image_size,
-            programs=False,
-        )
+        found = load(path, model=flags.model, image_size=source.image_size, programs=False)
         identity = weights_sha256(path)
     classes = found.card["num_classes"]
     if flags.keeps_classes and classes != source.num_classes:

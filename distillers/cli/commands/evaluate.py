@@ -58,15 +58,15 @@ def main(args: Sequence[str]) -> None:
     teacher = load(config.path_t, model=config.model_t) if config.path_t else None
     classifier = load(path, model=config.model, teacher=teacher and teacher.net)
     source = find_test_source(config, classifier.card, path)
-    seen, of_teacher = Predictions(), Predictions()
+    seen, teacher_seen = Predictions(), Predictions()
     net = for_dataset(classifier, source, path, device)
     result = score(net, source.test_loader(device).epoch(1), on_batch=seen.add)
     found = evaluation(result, seen, source, net, source.image_size)
     if teacher is not None:
-        other = for_dataset(teacher, source, config.path_t or "", device)
-        its = score(other, source.test_loader(device).epoch(1), on_batch=of_teacher.add)
-        found.metrics["teacher_acc"] = its.acc
-        found.metrics["agreement"] = agreement(seen, of_teacher)
+        teacher_net = for_dataset(teacher, source, config.path_t or "", device)
+        batches = source.test_loader(device).epoch(1)
+        found.metrics["teacher_acc"] = score(teacher_net, batches, on_batch=teacher_seen.add).acc
+        found.metrics["agreement"] = agreement(seen, teacher_seen)
     parameters, macs = count_costs(classifier, source.image_size)
     costs = {"parameters": parameters, "MACs": macs, "file_bytes": file_bytes(path)}
     facts = {"file": str(path), "dataset": source.name, "images": result.total, **costs}

@@ -1,7 +1,6 @@
 """`distillers predict`: predict the classes of pictures without labels."""
 
 import glob
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from distillers.config.flags import AT_LEAST_1, Fact, check_ranges, output_paths
 from distillers.config.parsing import parse
 from distillers.config.scoring import DeviceConfig
 from distillers.errors import InputError, escape
-from distillers.files import write_text
+from distillers.files import write_json, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -150,21 +149,15 @@ def _write(
     import pandas as pd
 
     if "json" in outputs:
-        found = [
-            {
-                "path": path,
-                "prediction": names[best],
-                "probabilities": dict(zip(names, p, strict=True)),
-            }
-            for path, best, p in rows
-        ]
-        write_text(outputs["json"], json.dumps(found, indent=2))
+        found = []
+        for path, best, chances in rows:
+            named = dict(zip(names, chances, strict=True))
+            found.append({"path": path, "prediction": names[best], "probabilities": named})
+        write_json(outputs["json"], found)
     if "csv" in outputs:
         columns = ["path", "prediction", *(f"p({name})" for name in names)]
-        table = pd.DataFrame(
-            [(p, names[best], *chances) for p, best, chances in rows], columns=columns
-        )
-        content = table.to_csv(index=False, lineterminator="\n")
-        write_text(outputs["csv"], content)
+        lines = [(path, names[best], *chances) for path, best, chances in rows]
+        table = pd.DataFrame(lines, columns=columns)
+        write_text(outputs["csv"], table.to_csv(index=False, lineterminator="\n"))
     for path in outputs.values():
         print(f"saved {path}")
