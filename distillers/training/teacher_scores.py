@@ -18,9 +18,9 @@ def chance_warnings(accuracy: float, test: DataSource) -> list[str]:
     if not is_near_chance(accuracy, count, len(names)):
         return []
     lines = [
-        f"WARNING: the teacher is no better than chance ({accuracy:.2f} % of {count} test images, "
-        f"chance is {100 / len(names):.2f} %): it may not be trained for these classes, or for "
-        "images of this size and normalization."
+        f"WARNING: the teacher is no better than chance ({accuracy:.2f} % of {count} "
+        f"{test.test_part} images, chance is {100 / len(names):.2f} %): it may not be trained for "
+        "these classes, or for images of this size and normalization."
     ]
     natural = sorted(names, key=_natural_key)
     if natural != list(names):

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from distillers.config.flags import AT_LEAST_1, at_least, check_ranges, require
+from distillers.config.flags import AT_LEAST_1, at_least, check_ranges, output_paths, require
 from distillers.config.parsing import parse
 from distillers.config.scoring import DeviceConfig
 from distillers.config.student import canonical_method
@@ -70,8 +70,6 @@ class BenchConfig(DeviceConfig):
         """Check the flags."""
         check_ranges(self)
         require("methods", self.methods, bool(self.methods), "at least one")
-        folder = Path(self.out).parent if self.out else Path()
-        require("out", self.out, folder.is_dir(), "a file in an existing folder")
 
 
 def main(args: Sequence[str]) -> None:
@@ -79,6 +77,7 @@ def main(args: Sequence[str]) -> None:
     config = parse(BenchConfig, args, "distillers bench")
     config = replace(config, methods=tuple(map(canonical_method, config.methods)))
     config.check()
+    outputs = output_paths(config, ("out",))
 
     import torch
 
@@ -99,7 +98,7 @@ def main(args: Sequence[str]) -> None:
         if variant not in known:
             raise unknown("kind of step", variant, known)
     meter = LoadMeter()
-    measurements = _measure(config, setup, list(config.variants) or known)
+    measurements = _measure(config, setup, list(config.variants) or known, outputs.get("out"))
     steps = -(-config.num_images // config.batch_size)
     training = bench_table.TrainingLength(steps, config.epochs, config.views)
     print("\n".join(bench_table.lines(measurements, training)))
@@ -107,8 +106,10 @@ def main(args: Sequence[str]) -> None:
         print(f"WARNING: {note}; the ratios are of interleaved rounds, the times too long")
 
 
-def _measure(config: BenchConfig, setup: "BenchmarkSetup", variants: list[str]) -> "Measurements":
-    """Measure all methods, and write what is known after each of them."""
+def _measure(
+    config: BenchConfig, setup: "BenchmarkSetup", variants: list[str], out: Path | None
+) -> "Measurements":
+    """Measure all methods, and write what is known after each of them to `out`."""
     import tempfile
 
     from distillers.cli.bench_table import Measurements
@@ -131,9 +132,9 @@ def _measure(config: BenchConfig, setup: "BenchmarkSetup", variants: list[str]) 
             measurements.rows[method] = bench.measure(
                 setup, method, variants, config.rounds, folder, clock
             )
-            if config.out:  # after every method, in case the benchmark is stopped
+            if out:  # after every method, in case the benchmark is stopped
                 about = {"settings": asdict(config), "environment": environment()}
-                write_json(Path(config.out), about | {"results": asdict(measurements)})
+                write_json(out, about | {"results": asdict(measurements)})
     return measurements
 
 

@@ -81,7 +81,9 @@ def main(args: Sequence[str]) -> None:
         "latency_ms": latency,
         "file_bytes": {n: file_bytes(p) for n, p in zip(("old", "new"), paths, strict=True)},
     }
-    _print(found, costs, [str(path) for path in paths], source.name, load_note)
+    print(f"old {paths[0]}\nnew {paths[1]}")
+    print(f"on the {found.num_images} {source.test_part} images of {source.name}\n")
+    _print(found, costs, load_note)
     if out is not None:
         out.mkdir(exist_ok=True)
         _write(out, found, costs, (old, new), source, device)
@@ -126,17 +128,10 @@ def _latencies(
     return latencies_ms(work), meter.warning()
 
 
-def _print(
-    found: "Comparison",
-    costs: dict[str, dict[str, float]],
-    paths: list[str],
-    dataset: str,
-    load: str,
-) -> None:
+def _print(found: "Comparison", costs: dict[str, dict[str, float]], load: str) -> None:
     """Print the table of both networks and that of the classes."""
     from distillers.report.formatting import format_figure
 
-    print(f"old {paths[0]}\nnew {paths[1]}\non the {found.num_images} test images of {dataset}\n")
     print(f"{'':<16}{'old':>14}{'new':>14}{'new - old':>14}")
     rows = {name: (found.old[name], found.new[name]) for name in found.old}
     rows |= {name: (values["old"], values["new"]) for name, values in costs.items()}
