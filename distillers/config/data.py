@@ -8,6 +8,7 @@ from distillers.config.flags import require
 from distillers.errors import InputError, install_command
 
 Dali = Literal["cpu", "gpu"] | None
+OnBad = Literal["error", "skip"]
 MAX_SIZE = 4096  # pixels on a side, as in a card
 # Number of fixed augmented views of each training image; "all" is every possible crop and flip.
 NumViews = int | Literal["all"]
@@ -29,7 +30,7 @@ class DecodeOptions:
 
     image_size: int | None = None
     num_workers: int = 0
-    on_bad_image: Literal["error", "skip"] = "error"
+    on_bad_image: OnBad = "error"
     val_fraction: float = 0.0
     class_names: tuple[str, ...] | None = None
     dali: Dali = None

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
-from distillers.config.data import DecodeOptions
+from distillers.config.data import DecodeOptions, OnBad
 from distillers.config.flags import FRACTION, NOT_NEGATIVE, at_least, check_ranges
 from distillers.config.run_files import NotAnObjectError, load_json
 from distillers.errors import CorruptFileError, InputError, escape
@@ -55,7 +55,7 @@ class EvalDataConfig:
     """Height and width of the images in pixels. Default: that of the network's training."""
     num_workers: Annotated[int | None, NOT_NEGATIVE] = None
     """Processes that decode images from folders. Default: that of the run, else 8."""
-    on_bad_image: Literal["error", "skip"] | None = None
+    on_bad_image: OnBad | None = None
     """What to do with an image that cannot be read: stop, or count it and leave it out. Default:
     that of the run, else stop."""
     val_fraction: Annotated[float | None, FRACTION] = None

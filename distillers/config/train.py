@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from distillers.config.augmentation import AugmentationFlags
-from distillers.config.data import REST, Dali, DecodeOptions, LabelOptions, SoftLabels, check_dali
+from distillers.config.data import (
+    REST,
+    Dali,
+    DecodeOptions,
+    LabelOptions,
+    OnBad,
+    SoftLabels,
+    check_dali,
+)
 from distillers.config.flags import (
     AT_LEAST_1,
     FRACTION,
@@ -60,7 +68,7 @@ class TrainConfig(StepFlags, AugmentationFlags):
     image_size: Annotated[int | None, at_least(8), Fact.PUBLISHED_SETTING] = None
     """Height and width of the images in pixels. Default: 64 for tinyimagenet, 224 for other
     folders of images, else the data set's own."""
-    on_bad_image: Literal["error", "skip"] = "error"
+    on_bad_image: OnBad = "error"
     """What to do with an image that cannot be read: stop, or count it and use another image."""
     batch_size: Annotated[int, AT_LEAST_1, Fact.PUBLISHED_SETTING] = 64
     """Images per step, summed over all devices."""

@@ -79,8 +79,8 @@ class Batch:
 
     def map_views(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """Return the batch with each of its views (n, c, h, w) changed."""
-        others = (None if view is None else change(view) for view in (self.strong, self.weak))
-        strong, weak = others
+        others = (self.strong, self.weak)
+        strong, weak = (None if view is None else change(view) for view in others)
         return replace(self, images=change(self.images), strong=strong, weak=weak)
 
     @property

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distillers.config.data import REST, DecodeOptions, LabelOptions
+from distillers.config.data import REST, DecodeOptions, LabelOptions, OnBad
 from distillers.data.datasets.folder import folder_set
 from distillers.data.datasets.folder_set import FolderSet
 from distillers.data.datasets.images import ImageSet
 from distillers.data.datasets.listing import Listing, PathList, first_few, list_images
 from distillers.data.label_mix import UNLABELLED
-from distillers.data.loaders.decode import OnBad, read, resize_center_crop
+from distillers.data.loaders.decode import read, resize_center_crop
 from distillers.data.sampling import generator, occurrences
 from distillers.data.source import DataSource
 from distillers.errors import InputError, complain

@@ -43,7 +43,7 @@ def draw_boxes(
     return values.astype(np.int64), fits
 
 
-def central_box(height: int, width: int, ratio: Sequence[float]) -> tuple[int, int, int, int]:
+def central_box(height: int, width: int, ratio: Sequence[float]) -> Box:
     """Return top, left, height and width of the largest central box with a ratio in a range."""
     shape = min(max(width / height, ratio[0]), ratio[1])
     tall, wide = min(height, round(width / shape)), min(width, round(height * shape))

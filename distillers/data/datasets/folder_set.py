@@ -8,11 +8,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from distillers.config.augmentation import Augmentation
-from distillers.config.data import Dali
+from distillers.config.data import Dali, OnBad
 from distillers.data.augment.boxes import AREA, RATIO
 from distillers.data.datasets.listing import Listing
 from distillers.data.fingerprint import hash_files, hash_labels, hash_tensors
-from distillers.data.loaders.decode import ImageFiles, OnBad, shorter_side
+from distillers.data.loaders.decode import ImageFiles, shorter_side
 from distillers.data.loaders.folder import FolderLoader
 from distillers.data.loaders.views import VIEW_SEED
 from distillers.data.normalization import IMAGENET_MEAN, IMAGENET_STD

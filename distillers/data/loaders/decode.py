@@ -5,7 +5,7 @@ import random
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
+from distillers.config.data import OnBad
 from distillers.data.augment.boxes import AREA, RATIO, Box, central_box
 from distillers.data.datasets.listing import PathList
 from distillers.data.loaders.decoder_output import captured
@@ -27,7 +28,6 @@ MAX_RATIO = 16  # of the sides of an image
 TRIES = 100  # other images to try instead of a bad one
 NO_IMAGES = torch.empty(0, 3, 1, 1, dtype=torch.uint8)
 Span = Sequence[float]  # two numbers
-OnBad = Literal["error", "skip"]
 
 
 class DecodedBatch(NamedTuple):

@@ -25,10 +25,11 @@ from distillers.data.image_hash import image_hashes, image_name
 from distillers.data.loaders.views import num_views_of
 from distillers.data.source import DataSource
 from distillers.distillation.cache.loader import StoredOutputs
-from distillers.distillation.cache.pack_files import read_manifest, read_shards
+from distillers.distillation.cache.pack_files import MANIFEST, read_manifest, read_shards
 from distillers.distillation.cache.pack_format import decode_embeddings, decode_logits
 from distillers.distributed.world import World
 from distillers.errors import InputError
+from distillers.files import write_atomically
 
 # Entries of a data set's fingerprint that say which images there are, not how they are augmented.
 OF_IMAGES = ("name", "images", "pixels", "files", "labels", "mean", "std")
@@ -171,8 +172,9 @@ class Pack(StoredOutputs):
         """Copy the pack into a folder of caches, and return where it is."""
         there = above / f"pack-{json_digest(self.manifest)[:12]}"
         if not is_pack(there):
-            above.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(self.folder, there, dirs_exist_ok=True)
+            shards = shutil.ignore_patterns(MANIFEST)  # which is last, so that a part is no pack
+            shutil.copytree(self.folder, there, ignore=shards, dirs_exist_ok=True)
+            write_atomically(there / MANIFEST, (self.folder / MANIFEST).read_bytes())
         return there
 
     def _check_classes(self, source: DataSource) -> None:

@@ -171,6 +171,20 @@ def test_shards_are_one_pack(packed, tmp_path, monkeypatch):
 # ---- what is refused ----------------------------------------------------------------------------
 
 
+def test_a_pack_whose_copy_was_interrupted_is_copied_again(packed, tmp_path, monkeypatch):
+    pack = Pack(packed[2])
+
+    def interrupted(*_args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("distillers.distillation.cache.pack.write_atomically", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pack.copy(tmp_path / "caches")
+    assert not any(map(is_pack, (tmp_path / "caches").iterdir()))
+    assert Pack(pack.copy(tmp_path / "caches")).manifest == pack.manifest
+
+
 def test_every_flipped_byte_is_found(packed, tmp_path):
     files = sorted(packed[2].iterdir())
     for path in files:
