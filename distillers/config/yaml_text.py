@@ -97,17 +97,25 @@ class BoundedLoader(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         names: set[str] = set()
         for key, _ in node.value:
-            name = str(key.value).replace("-", "_") if isinstance(key, yaml.ScalarNode) else ""
+            name = self._name(str(key.value)) if isinstance(key, yaml.ScalarNode) else ""
             if name in names and name != "<<":
                 raise _error(f"{name} is given twice", node)
             names.add(name)
         return node
+
+    def _name(self, key: str) -> str:
+        """Return what a key names; that of a flag may be written with hyphens."""
+        return key.replace("-", "_")
 
 
 class TextLoader(BoundedLoader):
     """A `BoundedLoader` that reads every name and value as text."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012, as its base class declares it
+
+    @override
+    def _name(self, key: str) -> str:
+        return key
 
 
 def _error(problem: str, node: yaml.Node) -> yaml.YAMLError:

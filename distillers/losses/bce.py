@@ -38,6 +38,8 @@ class BCE(nn.Module):
         logits = at_least_fp32(student_logits)
         targets = targets.to(logits.dtype)
         if not self.class_weight:
+            if not len(targets):  # no labelled image in this process
+                return logits.sum() * 0
             return F.binary_cross_entropy_with_logits(logits, targets)
         weight = weight_row(self.class_weight, logits)
         each = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)

@@ -39,6 +39,8 @@ class SoftCE(nn.Module):
         logits = at_least_fp32(student_logits)
         targets = targets.to(logits.dtype)
         if not self.class_weight:
+            if not len(targets):  # no labelled image in this process
+                return logits.sum() * 0
             return F.cross_entropy(logits, targets)
         weight = weight_row(self.class_weight, logits)
         each = F.cross_entropy(logits, targets, weight, reduction="none")

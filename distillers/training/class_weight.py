@@ -19,7 +19,7 @@ MAX_WEIGHT = 1e12  # as in a card
 def class_weight_options(config: TrainConfig, splits: Splits) -> dict[str, Any]:
     """Return the option of the loss with the labels that --class_weight sets; {} without the flag.
 
-    "balanced" is n / (k n_c) for the n_c of n training images in class c, with k classes that have
+    "balanced" is n / (k n_c) for the n_c of n labelled images in class c, with k classes that have
     images (King and Zeng, "Logistic Regression in Rare Events Data", 2001), as in scikit-learn.
 
     Raises:
@@ -30,7 +30,8 @@ def class_weight_options(config: TrainConfig, splits: Splits) -> dict[str, Any]:
     names = splits.train.class_names
     if config.class_weight != BALANCED:
         return {"class_weight": _from_file(config.class_weight, names)}
-    counts = torch.bincount(splits.train.train_labels, minlength=len(names)).double()
+    labels = splits.train.train_labels
+    counts = torch.bincount(labels[labels >= 0], minlength=len(names)).double()
     weights = counts.sum() / (counts > 0).sum() / counts
     return {"class_weight": tuple(weights.where(counts > 0, 1.0).tolist())}
 

@@ -179,7 +179,13 @@ def test_an_epoch_without_labels_has_no_training_accuracy():
 
 # images of both processes, and the labelled ones: uneven; none in the second; none at all
 PARTS = [((6, 6), (3, 2)), ((7, 5), (4, 0)), ((6, 6), (0, 0)), ((6, 6), (1, 5))]
-METHODS = {"ce": 1.0, "kd": 0.5}, {"crd": 0.8, "dcd": 1.0}, {"ce": 1.0, "rrd": 0.1}
+METHODS = (
+    {"ce": 1.0, "kd": 0.5},
+    {"crd": 0.8, "dcd": 1.0},
+    {"ce": 1.0, "rrd": 0.1},
+    {"softce": 1.0, "kd": 0.5},
+    {"bce": 1.0},
+)
 
 
 def labels_of(counts, known):

@@ -99,10 +99,12 @@ def splits(labels: torch.Tensor, names: tuple[str, ...]) -> SimpleNamespace:
     return SimpleNamespace(train=SimpleNamespace(train_labels=labels, class_names=names))
 
 
-def test_balanced_weights_are_those_of_scikit_learn():
+@pytest.mark.parametrize("unlabelled", [0, 4])
+def test_balanced_weights_are_those_of_scikit_learn(unlabelled):
     labels = torch.tensor([0] * 7 + [1] * 2 + [3] * 5)
+    every = torch.cat([labels, torch.full((unlabelled,), -1)])
     config = TeacherConfig(class_weight="balanced")
-    found = class_weight_options(config, splits(labels, ("a", "b", "c", "d")))["class_weight"]
+    found = class_weight_options(config, splits(every, ("a", "b", "c", "d")))["class_weight"]
     classes = np.unique(labels)
     expected = compute_class_weight("balanced", classes=classes, y=labels.numpy())
     assert [found[label] for label in classes] == pytest.approx(expected)
@@ -131,6 +133,14 @@ def test_weights_from_a_file(content, tmp_path):
         return
     with pytest.raises(InputError, match=FILES[content].replace("[", r"\[")):
         class_weight_options(config, parts)
+
+
+def test_names_of_classes_may_differ_in_a_hyphen_only(tmp_path):
+    file = tmp_path / "weights.yml"
+    file.write_text("a-1: 2\na_1: 3")
+    config = TeacherConfig(class_weight=str(file))
+    found = class_weight_options(config, splits(None, ("a-1", "a_1")))
+    assert found == {"class_weight": (2.0, 3.0)}
 
 
 def test_a_missing_file_of_weights_is_named():
