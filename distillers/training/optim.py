@@ -8,6 +8,7 @@ from torch import nn
 
 from distillers.config.hyperparameters import DOT as DOT_NAME
 from distillers.config.hyperparameters import LOOKAHEAD, Hyperparameters
+from distillers.config.sizes import pluralize
 from distillers.distillation.task import Task
 from distillers.errors import InputError
 from distillers.training.dot import DOT
@@ -45,6 +46,9 @@ def _build_timm_optimizer(task: Task, hparams: Hyperparameters, name: str) -> to
     for option in given:
         if not getattr(info, f"has_{option}"):
             raise InputError(f"--opt {name} has no {option}; leave out --opt_{option}.")
+    if len(hparams.opt_betas) not in (0, info.num_betas):  # some fail only in their first step
+        number = pluralize(len(hparams.opt_betas), "number")
+        raise InputError(f"--opt {name} has {info.num_betas} betas; --opt_betas has {number}.")
     groups = timm_parameter_groups(task, hparams.weight_decay, hparams.layer_decay)
     rate, momentum = hparams.learning_rate, hparams.momentum
     try:

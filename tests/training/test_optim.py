@@ -116,7 +116,9 @@ def test_an_optimizer_takes_eps_and_betas():
     [
         ({"opt": "lion", "opt_eps": 1e-6}, "--opt lion has no eps"),
         ({"opt": "sgd", "opt_betas": (0.9,)}, "--opt sgd has no betas"),
-        ({"opt": "adan", "opt_betas": (0.9,)}, "--opt adan cannot be created"),
+        ({"opt": "adan", "opt_betas": (0.9,)}, "--opt adan has 3 betas; .* has 1 number."),
+        ({"opt": "lion", "opt_betas": (0.9, 0.9, 0.9)}, "--opt lion has 2 .* has 3 numbers."),
+        ({"opt": "nesterov", "momentum": 0.0}, "--opt nesterov cannot be created"),
         ({"opt": "adamw", "layer_decay": 0.7}, "--layer_decay needs a network .* Small does not"),
     ],
 )
