@@ -67,7 +67,7 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> InputError:
     near = [repr(by_lower[name]) for name in nearest(given.lower(), by_lower)]
     hint = f", did you mean {' or '.join(near)}?" if near else "."
     listed = names if len(names) <= MAX_NAMES else [*names[:MAX_NAMES], "..."]
-    return InputError(f"no {kind} {shorten(repr(given))}{hint} There are: {', '.join(listed)}.")
+    return InputError(f"no {kind} {shorten(repr(given))}{hint} There are: {', '.join(listed) or 'none'}.")
 
 
 def nearest(given: str, known: Iterable[str]) -> list[str]:

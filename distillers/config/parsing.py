@@ -11,7 +11,7 @@ from distillers.config.flags import flag_words
 from distillers.config.teachers import collect_repeated
 from distillers.config.train import TrainConfig
 from distillers.config.trust import check_trusted, own_code_of
-from distillers.errors import InputError
+from distillers.errors import InputError, unknown
 
 Config = TypeVar("Config")
 
@@ -30,7 +30,7 @@ def parse(config: type[Config], args: Sequence[str], prog: str) -> Config:
     _set_help(config)
     args = collect_repeated(args) if hasattr(config, "also_t") else args
     path = _config_file(args)
-    from_file = {} if path is None else _read_file(path)
+    from_file = {} if path is None else _read_file(path, config)
     if "path_t" in _names(args):  # overrides all teachers of the file
         from_file.pop("also_t", None)
     words = [word for name, value in from_file.items() for word in flag_words(name, value)]
@@ -82,8 +82,8 @@ def _config_file(args: Sequence[str]) -> str | None:
     return path
 
 
-def _read_file(path: str) -> dict[str, Any]:
-    """Return the flags in a file, by name."""
+def _read_file(path: str, config: Any) -> dict[str, Any]:
+    """Return the flags in a file, by name with underscores."""
     from distillers.config.run_files import KEY
     from distillers.config.yaml_text import read_yaml
 
@@ -91,4 +91,9 @@ def _read_file(path: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"--config {path} must hold a mapping of flags to values.")
     content.pop(KEY, None)  # the checksum in a run's config.json, which people may edit
-    return {str(name): value for name, value in content.items()}
+    flags = {str(name).replace("-", "_"): value for name, value in content.items()}
+    known = {field.name for field in dataclasses.fields(config)}
+    for name, value in flags.items():
+        if value is None and name not in known:  # others are words of the command line
+            raise unknown(f"flag in --config {path}", name, known)
+    return flags

@@ -164,7 +164,9 @@ def resolve(config: Config, given: Collection[str]) -> Config | None:
     Raises:
         InputError: if the recipe is unknown or not for this command.
     """
-    name = config.recipe or (None if "recipe" in given else config.default_recipe())
+    name = config.recipe
+    if name is None and "recipe" not in given:
+        name = config.default_recipe()
     if name is None:
         return None
     if name not in RECIPES:

@@ -198,6 +198,9 @@ class TrainConfig(StepFlags, AugmentationFlags):
             raise InputError(f"--wandb needs the package wandb: {install_command('wandb')}.")
         self.check_step(self.epochs)
         self.check_augmentation()
+        for name in () if self.mixup or self.cutmix else ("mixup_prob", "mixup_off_epoch"):
+            if getattr(self, name) != getattr(SoftLabels, name):
+                raise InputError(f"--{name} needs --mixup or --cutmix.")
         if self.patience is not None and not self.val_fraction:
             raise InputError("--patience needs held-out images; add --val_fraction, as in 0.1.")
 

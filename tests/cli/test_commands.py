@@ -231,6 +231,8 @@ WRONG = {
     "teacher --smoothing 1": "--smoothing is 1.0; it must be in [0, 1)",
     "teacher --mixup=-1": "--mixup is -1.0; it must be 0 or more",
     "teacher --mixup_prob 2": "--mixup_prob is 2.0; it must be in [0, 1]",
+    "teacher --mixup_prob 0.5": "--mixup_prob needs --mixup or --cutmix",
+    "teacher --mixup_off_epoch 3 --smoothing 0.1": "--mixup_off_epoch needs --mixup or --cutmix",
     "transfer --path_s x --cutmix 1": "--bce_loss are not supported for a transfer",
     "student --path_t PATH_T --cutmix 1 --teacher_cache auto": "sees other images in every epoch",
     "student --path_t PATH_T --mixup 1 --distill dkd": "DKD reads hard labels",

@@ -96,6 +96,11 @@ def test_none_takes_a_flag_of_a_recipe_away(tmp_path):
     config = parsed(f"--config {file}")
     assert (config.clip_grad, config.opt) == (None, "nesterov")
     assert "--clip_grad None" in recipes.describe(config)
+    file.write_text('{"recipe": "distil", "clip-grad": null}')
+    assert parsed(f"--config {file}") == config
+    file.write_text('{"recipe": "distil", "clip_gard": null}')
+    with pytest.raises(InputError, match=r"flags\.json 'clip_gard', did you mean 'clip_grad'"):
+        parsed(f"--config {file}")
 
 
 @pytest.mark.parametrize(
@@ -151,5 +156,7 @@ def test_recipes_are_adapted_to_flags_of_the_user(words, flag, expected):
 def test_an_unknown_recipe_and_a_warmup_as_long_as_the_run_are_refused():
     with pytest.raises(InputError, match="no recipe 'patent', did you mean 'patient'"):
         parsed("--recipe patent")
+    with pytest.raises(InputError, match="no recipe ''"):
+        parse(StudentConfig, ["--path_t", "x", "--recipe", ""], "x")
     with pytest.raises(InputError, match="--warmup_epochs is 5; it must be less than --epochs 5"):
         parsed("--recipe distil --epochs 5 --warmup_epochs 5")

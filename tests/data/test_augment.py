@@ -431,7 +431,7 @@ WRONG = {
     "rand-twheights": "no set of operations in --aa rand-twheights 'wheights', did you mean",
     "augmixx": "did you mean 'augmix'",
     "original-m9": "no setting of original",
-    "trivial-m9": "no setting of trivial in --aa trivial-m9 'm'",
+    "trivial-m9": "no setting of trivial in --aa trivial-m9 'm'. There are: none.",
     "augmix-w0": "w is 0; it must be a whole number",
     "": "no policy in --aa ''",
 }
