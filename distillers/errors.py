@@ -66,8 +66,9 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> InputError:
     by_lower = {name.lower(): name for name in names}
     near = [repr(by_lower[name]) for name in nearest(given.lower(), by_lower)]
     hint = f", did you mean {' or '.join(near)}?" if near else "."
-    listed = names if len(names) <= MAX_NAMES else [*names[:MAX_NAMES], "..."]
-    return InputError(f"no {kind} {shorten(repr(given))}{hint} There are: {', '.join(listed) or 'none'}.")
+    shown = names if len(names) <= MAX_NAMES else [*names[:MAX_NAMES], "..."]
+    listed = ", ".join(shown) or "none"
+    return InputError(f"no {kind} {shorten(repr(given))}{hint} There are: {listed}.")
 
 
 def nearest(given: str, known: Iterable[str]) -> list[str]:
