@@ -24,9 +24,9 @@ def total_rows(x: Tensor, rows_per_rank: tuple[int, ...] = ()) -> int:
     return sum(rows_per_rank) if _is_uneven(rows_per_rank) else len(x) * num_ranks()
 
 
-def first_row(x: Tensor, rows_per_rank: tuple[int, ...] = ()) -> int:
-    """Return the position of the first row of `x` (n, ...) among the rows of all processes."""
-    if num_ranks() == 1:
+def first_row(x: Tensor, rows_per_rank: tuple[int, ...] = (), gather: bool = True) -> int:
+    """Return the position of the first row of `x` (n, ...) in `gathered` of the same arguments."""
+    if not gather or num_ranks() == 1:
         return 0
     rank = dist.get_rank()
     return sum(rows_per_rank[:rank]) if _is_uneven(rows_per_rank) else len(x) * rank

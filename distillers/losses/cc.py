@@ -82,8 +82,8 @@ class CC(nn.Module):
         if self.normalise or self.form == "matrix":
             student, teacher = l2_normalize(student), l2_normalize(teacher)
         if self.form == "consecutive":
-            apart = gathered((student - teacher).abs(), rows_per_rank, self.gather)
-            return (apart[:-1] * apart[1:]).sum() / max(len(apart) - 1, 1)
+            errors = gathered((student - teacher).abs(), rows_per_rank, self.gather)
+            return (errors[:-1] * errors[1:]).sum() / max(len(errors) - 1, 1)
         kernels = [self.kernel(rows, rows_per_rank) for rows in (student, teacher)]
         return (kernels[0] - kernels[1]).square().mean()
 

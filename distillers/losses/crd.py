@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from distillers.distributed.collectives import all_gather_rows, all_gather_stack, total_rows
 from distillers.losses.ops import require
-from distillers.losses.ops.memory_bank import row_products, weighted_row_sum, write_rows
+from distillers.losses.ops.memory_bank import average_rows, row_products, weighted_row_sum
 from distillers.losses.ops.negative_sampling import NegativeSampler
 from distillers.losses.ops.numerics import at_least_fp32, l2_normalize, no_autocast
 
@@ -141,8 +141,9 @@ class CRD(nn.Module):
         loss = loss + self.nce_loss(self.student_bank, teacher, rows, 1, num_rows)
         if self.training:
             seen = all_gather_rows(index, rows_per_rank)
-            self.update_bank(self.student_bank, all_gather_rows(student, rows_per_rank), seen)
-            self.update_bank(self.teacher_bank, all_gather_rows(teacher, rows_per_rank), seen)
+            for bank, anchors in ((self.student_bank, student), (self.teacher_bank, teacher)):
+                new = all_gather_rows(anchors, rows_per_rank)
+                average_rows(bank, seen, new, self.momentum)
             self.estimated.fill_(True)
             self.sampler.advance()
         return loss
@@ -193,12 +194,6 @@ class CRD(nn.Module):
         if self.training:
             self.log_partition[which] = new
         return new
-
-    @torch.no_grad()
-    def update_bank(self, bank: Tensor, anchors: Tensor, index: Tensor) -> None:
-        """Update the rows `index` (n,) of a bank with anchors (n, dim)."""
-        new = l2_normalize(self.momentum * bank[index] + (1 - self.momentum) * anchors)
-        write_rows(bank, index, new)
 
 
 def softplus(x: Tensor) -> Tensor:

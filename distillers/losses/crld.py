@@ -3,8 +3,7 @@
 from torch import Tensor, nn
 
 from distillers.losses.ops import require
-from distillers.losses.ops.divergence import kl_divergence
-from distillers.losses.ops.numerics import at_least_fp32
+from distillers.losses.ops.divergence import confidence, softened_divergence
 
 
 class CRLD(nn.Module):
@@ -59,19 +58,14 @@ class CRLD(nn.Module):
         teacher_logits_strong: Tensor,
     ) -> Tensor:
         """Compute the loss from the logits (n, k) of both networks on both views."""
-        teachers = [at_least_fp32(x.detach()) for x in (teacher_logits, teacher_logits_strong)]
-        students = [at_least_fp32(x) for x in (student_logits, student_logits_strong)]
-        is_sure, is_sure_strong = (
-            teacher.softmax(dim=1).amax(dim=1) >= least
-            for teacher, least in zip(
-                teachers, (self.weak_threshold, self.strong_threshold), strict=True
-            )
-        )
-        own, target = (
-            [(x / self.temperature).log_softmax(dim=1) for x in each]
-            for each in (students, teachers)
-        )
-        within = kl_divergence(target[0], own[0]) + kl_divergence(target[1], own[1])
-        across = kl_divergence(target[0], own[1]) + kl_divergence(target[1], own[0])
-        rows = self.within * is_sure * within + self.across * is_sure_strong * across
-        return self.temperature**2 * rows.mean()
+
+        def divergence(student: Tensor, teacher: Tensor) -> Tensor:
+            return self.temperature**2 * softened_divergence(student, teacher, self.temperature)
+
+        within = divergence(student_logits, teacher_logits)
+        within = within + divergence(student_logits_strong, teacher_logits_strong)
+        across = divergence(student_logits_strong, teacher_logits)
+        across = across + divergence(student_logits, teacher_logits_strong)
+        is_sure = confidence(teacher_logits) >= self.weak_threshold
+        is_sure_strong = confidence(teacher_logits_strong) >= self.strong_threshold
+        return (self.within * is_sure * within + self.across * is_sure_strong * across).mean()

@@ -3,11 +3,11 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.losses.ops import require
-from distillers.losses.ops.numerics import at_least_fp32
+from distillers.losses.ops.divergence import softened_divergence
+from distillers.losses.ops.schedule import linear_warmup
 
 
 class CTKD(nn.Module):
@@ -56,12 +56,9 @@ class CTKD(nn.Module):
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, progress: float) -> Tensor:
         """Compute the loss from two (n, k) and the fraction of training done."""
-        done = min(progress / self.rise, 1.0) if self.rise > 0 else 1.0
-        reversal = 0.5 * (1 - math.cos(math.pi * done))
+        reversal = 0.5 * (1 - math.cos(math.pi * linear_warmup(progress, self.rise)))
         fixed = self.theta.detach()
         theta = fixed - reversal * (self.theta - fixed)  # the value of theta, another gradient
         temperature = self.low + self.span * theta.sigmoid()
-        student = (at_least_fp32(student_logits) / temperature).log_softmax(dim=1)
-        teacher = (at_least_fp32(teacher_logits.detach()) / temperature).log_softmax(dim=1)
-        divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
-        return temperature.square() * divergence
+        divergence = softened_divergence(student_logits, teacher_logits, temperature)
+        return temperature.square() * divergence.mean()

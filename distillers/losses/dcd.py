@@ -3,11 +3,11 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import first_row, gathered
 from distillers.losses.ops import require
+from distillers.losses.ops.divergence import kl_divergence
 from distillers.losses.ops.numerics import at_least_fp32, l2_normalize, no_autocast
 
 
@@ -81,8 +81,8 @@ class DCD(nn.Module):
         with no_autocast(student):
             forth = (self.scale() * (student @ teachers.T)).log_softmax(dim=1)
             back = (self.scale() * (teacher @ students.T)).log_softmax(dim=1)
-        consistency = F.kl_div(forth, back, reduction="batchmean", log_target=True)
-        start = first_row(student, rows_per_rank) if self.gather else 0
+        consistency = kl_divergence(back, forth).mean()
+        start = first_row(student, rows_per_rank, self.gather)
         return self.consistency * consistency - forth.diagonal(start).mean()
 
     def scale(self) -> Tensor:

@@ -97,9 +97,9 @@ class HKD(nn.Module):
 
     def kernels(self, features: Tensor, rows_per_rank: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Return both kernels (n, N) between these images and those of all processes."""
-        rows = flatten_rows(at_least_fp32(features)) if features.ndim == 4 else features
-        rows = at_least_fp32(rows)
-        start = first_row(rows, rows_per_rank) if self.gather else 0
+        features = at_least_fp32(features)
+        rows = flatten_rows(features) if features.ndim == 4 else features
+        start = first_row(rows, rows_per_rank, self.gather)
         everyone = gathered(rows, rows_per_rank, self.gather)
         with no_autocast(rows):
             products = rows @ everyone.T
@@ -108,13 +108,11 @@ class HKD(nn.Module):
         own = slice(start, start + len(rows))
         cosines = products / lengths[own, None] / lengths
         sums = squares[own, None] + squares
-        apart = sums - 2 * products
-        itself = torch.arange(len(everyone), device=rows.device)
-        is_same = (itself[own, None] == itself) | (
-            apart < ROUNDING * torch.finfo(sums.dtype).eps * sums
-        )
-        apart = apart.masked_fill(is_same, 0.0)
-        near = 1 / (1 + (apart + EPS).sqrt())
+        distances = sums - 2 * products  # squared
+        image = torch.arange(len(everyone), device=rows.device)
+        is_rounding = distances < ROUNDING * torch.finfo(sums.dtype).eps * sums
+        is_same = (image[own, None] == image) | is_rounding
+        near = 1 / (1 + (distances.masked_fill(is_same, 0.0) + EPS).sqrt())
         similar = ((cosines + 1) / 2).clamp(min=math.sqrt(torch.finfo(rows.dtype).tiny))
         return normalized(similar), normalized(near)
 

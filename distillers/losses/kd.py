@@ -1,11 +1,9 @@
 """KD: KL divergence of softened class probabilities."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.losses.ops import require
-from distillers.losses.ops.divergence import kl_divergence
-from distillers.losses.ops.numerics import at_least_fp32
+from distillers.losses.ops.divergence import softened_divergence
 from distillers.losses.ops.standardize import z_score
 
 
@@ -39,18 +37,11 @@ class KD(nn.Module):
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         """Compute the loss from two sets of logits (n, k)."""
-        student = self.log_probs(student_logits)
-        teacher = self.log_probs(teacher_logits.detach())
-        divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
-        return self.temperature**2 * divergence
+        return self.per_image(student_logits, teacher_logits).mean()
 
     def per_image(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         """Return the loss of each image, (n,); its mean is that of `forward`."""
-        student = self.log_probs(student_logits)
-        teacher = self.log_probs(teacher_logits.detach())
-        return self.temperature**2 * kl_divergence(teacher, student)
-
-    def log_probs(self, logits: Tensor) -> Tensor:
-        """Return the log-probabilities (n, k) of logits (n, k) at the temperature."""
-        prepare = z_score if self.standardise else at_least_fp32
-        return (prepare(logits) / self.temperature).log_softmax(dim=1)
+        if self.standardise:
+            student_logits, teacher_logits = z_score(student_logits), z_score(teacher_logits)
+        divergence = softened_divergence(student_logits, teacher_logits, self.temperature)
+        return self.temperature**2 * divergence

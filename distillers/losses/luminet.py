@@ -1,11 +1,12 @@
 """LumiNet: KD of logits that are standardized per class over the batch."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import first_row, gathered
 from distillers.losses.ops import require
+from distillers.losses.ops.divergence import kl_divergence
 from distillers.losses.ops.numerics import at_least_fp32
+from distillers.losses.ops.schedule import linear_warmup
 
 
 class LumiNet(nn.Module):
@@ -65,15 +66,14 @@ class LumiNet(nn.Module):
         """Compute the loss from two (n, k) and the fraction of training done."""
         student = self.standardized(at_least_fp32(student_logits), rows_per_rank)
         teacher = self.standardized(at_least_fp32(teacher_logits.detach()), rows_per_rank)
-        divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
-        loss = self.alpha**2 * divergence
-        return loss * min(progress / self.ramp, 1.0) if self.ramp > 0 else loss
+        loss = self.alpha**2 * kl_divergence(teacher, student).mean()
+        return loss * linear_warmup(progress, self.ramp)
 
     def standardized(self, logits: Tensor, rows_per_rank: tuple[int, ...]) -> Tensor:
         """Return the (n, k) log-probabilities of the standardized logits of this process."""
-        start = first_row(logits, rows_per_rank) if self.gather else 0
+        start = first_row(logits, rows_per_rank, self.gather)
         rows = gathered(logits, rows_per_rank, self.gather)
-        apart = rows - rows.mean(dim=0)
-        scaled = apart / (apart.square().mean(dim=0) + self.eps).sqrt()
+        deviations = rows - rows.mean(dim=0)
+        scaled = deviations / (deviations.square().mean(dim=0) + self.eps).sqrt()
         own = scaled[start : start + len(logits)]
         return (own / self.temperature).log_softmax(dim=1)

@@ -43,8 +43,8 @@ class NormKD(nn.Module):
 
     def scaled(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (n, k) over their temperatures, and these (n,); 0 for equal logits."""
-        apart = centered(at_least_fp32(logits), dim=1)
-        variance = apart.square().sum(dim=1) / max(logits.shape[1] - 1, 1)
+        deviations = centered(at_least_fp32(logits), dim=1)
+        variance = deviations.square().sum(dim=1) / max(logits.shape[1] - 1, 1)
         is_flat = variance == 0
         temperature = self.temperature * torch.where(is_flat, 1.0, variance).sqrt()
-        return apart / temperature[:, None], temperature * ~is_flat
+        return deviations / temperature[:, None], temperature * ~is_flat

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from distillers.distributed.collectives import all_gather_rows
 from distillers.losses.ops import require
-from distillers.losses.ops.memory_bank import write_fifo
-from distillers.losses.ops.numerics import at_least_fp32, l2_normalize, no_autocast
+from distillers.losses.ops.memory_bank import log_similarities, write_fifo
+from distillers.losses.ops.numerics import at_least_fp32, l2_normalize
 
 
 class QueueKL(nn.Module):
@@ -69,10 +69,6 @@ class QueueKL(nn.Module):
         queue = self.queue.clone()  # may change before the backward
         # also rows that were copied into the buffer
         written = self.written | (queue.square().sum(dim=1) > 0)
-        with no_autocast(queue):
-            of_student = student @ queue.T / self.temperature
-            of_teacher = teacher @ queue.T / self.temperature
-        nothing = torch.finfo(of_student.dtype).min / 2
-        predicted = of_student.masked_fill(~written, nothing).log_softmax(dim=1)
-        target = of_teacher.masked_fill(~written, nothing).log_softmax(dim=1)
+        predicted = log_similarities(student, queue, written, self.temperature)
+        target = log_similarities(teacher, queue, written, self.temperature)
         return (target.exp() * (target - predicted) * written).sum(dim=1).mean()

@@ -43,7 +43,7 @@ class RKD(nn.Module):
         self, student_pooled: Tensor, teacher_pooled: Tensor, rows_per_rank: tuple[int, ...] = ()
     ) -> Tensor:
         """Compute the loss from pooled embeddings (n, d_s) and (n, d_t)."""
-        start = first_row(student_pooled, rows_per_rank) if self.gather else 0
+        start = first_row(student_pooled, rows_per_rank, self.gather)
         own = slice(start, start + len(student_pooled))
         students = gathered(student_pooled, rows_per_rank, self.gather)
         teachers = gathered(teacher_pooled.detach(), rows_per_rank, self.gather)

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from distillers.distributed.collectives import all_gather_rows
 from distillers.losses.ops import require
-from distillers.losses.ops.memory_bank import write_fifo, write_rows
-from distillers.losses.ops.numerics import at_least_fp32, l2_normalize, no_autocast
+from distillers.losses.ops.memory_bank import average_rows, log_similarities, write_fifo
+from distillers.losses.ops.numerics import at_least_fp32, l2_normalize
 
 
 class Preset(NamedTuple):
@@ -155,13 +155,9 @@ class RRD(nn.Module):
         rows, written = self.queue.clone(), self.written.clone()
         if self.enqueue == "after":
             self.store(teacher, index, rows_per_rank)
-        with no_autocast(rows):
-            of_student = student @ rows.T / self.student_temperature
-            of_teacher = teacher @ rows.T / self.teacher_temperature
-        nothing = torch.finfo(of_student.dtype).min / 2
-        predicted = of_student.masked_fill(~written, nothing).log_softmax(dim=1)
-        target = of_teacher.masked_fill(~written, nothing).softmax(dim=1) * written
-        return -(target * predicted).sum(dim=1).mean()
+        predicted = log_similarities(student, rows, written, self.student_temperature)
+        target = log_similarities(teacher, rows, written, self.teacher_temperature).exp()
+        return -(target * predicted * written).sum(dim=1).mean()
 
     @torch.no_grad()
     def store(
@@ -181,8 +177,7 @@ class RRD(nn.Module):
                     "RRDMomentum (--memory_type momentum)."
                 )
             slots = all_gather_rows(index, rows_per_rank)
-            rows = l2_normalize(self.momentum * self.queue[slots] + (1 - self.momentum) * teacher)
-            write_rows(self.queue, slots, rows)
+            average_rows(self.queue, slots, teacher, self.momentum)
             self.written.index_fill_(0, slots, True)
         else:
             write_fifo(self.queue, self.written, self.pointer, teacher)

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from distillers.losses.dkd import DKD
 from distillers.losses.nkd import NKD
 from distillers.losses.ops import require
-from distillers.losses.ops.divergence import kl_divergence
+from distillers.losses.ops.divergence import softened_divergence
 from distillers.losses.ops.feature_maps import downsample
 from distillers.losses.ops.numerics import at_least_fp32
+from distillers.losses.ops.schedule import linear_warmup
 
 GRID = 4  # regions are averages of cells of this grid
 
@@ -92,7 +93,7 @@ class SDD(nn.Module):
         every = labels.repeat_interleave(weight.shape[1])
         rows = self.of_rows(student[:, 1:].flatten(0, 1), teacher[:, 1:].flatten(0, 1), every)
         loss = (weight.flatten() * rows).mean()
-        return loss * min(progress / self.ramp, 1.0) if self.ramp > 0 else loss
+        return loss * linear_warmup(progress, self.ramp)
 
     def regions(self, logits: Tensor, maps: Tensor) -> Tensor:
         """Return the logits (n, 1 + R, k) of the whole and of each cell.
@@ -113,5 +114,4 @@ class SDD(nn.Module):
             return self.nkd.rows(student, teacher, labels)
         if self.base == "dkd":
             return self.temperature**2 * self.dkd.rows(student, teacher, labels)
-        student, teacher = student / self.temperature, teacher / self.temperature
-        return self.temperature**2 * kl_divergence(teacher.log_softmax(1), student.log_softmax(1))
+        return self.temperature**2 * softened_divergence(student, teacher, self.temperature)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered
 from distillers.losses.ops import require
-from distillers.losses.ops.divergence import kl_divergence, rare_share, uncertain_share
+from distillers.losses.ops.divergence import rare_share, softened_divergence, uncertain_share
 from distillers.losses.ops.numerics import at_least_fp32, l2_normalize, no_autocast
 
 
@@ -60,8 +60,7 @@ class SKD(nn.Module):
         """Compute the loss from two sets of logits (n, k)."""
         student = gathered(at_least_fp32(student_logits), rows_per_rank, self.gather)
         teacher = gathered(at_least_fp32(teacher_logits.detach()), rows_per_rank, self.gather)
-        own, target = ((x / self.temperature).log_softmax(dim=1) for x in (student, teacher))
-        instance = kl_divergence(target, own).mean()
+        instance = softened_divergence(student, teacher, self.temperature).mean()
         with no_autocast(student):
             direction = self.direction(student, teacher)
         if not self.released:
@@ -72,11 +71,12 @@ class SKD(nn.Module):
     def direction(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the mean Mahalanobis length of the rows of D, for two sets of logits (n, k)."""
         similar, wanted = (x @ x.T for x in map(l2_normalize, (student, teacher)))
-        apart = (similar - wanted) / (student.shape[1] if self.released else 1)
-        centred = apart - apart.mean(dim=0)
-        covariance = centred.T @ centred / max(len(apart) - 1, 1)
-        ridge = self.tikhonov * torch.eye(len(apart), dtype=apart.dtype, device=apart.device)
-        factor = torch.linalg.cholesky_ex(covariance + ridge).L
-        lengths = torch.linalg.solve_triangular(factor, apart.T, upper=False).square().sum(dim=0)
-        there = lengths > 0
-        return (torch.where(there, lengths, 1.0).sqrt() * there).mean()
+        difference = (similar - wanted) / (student.shape[1] if self.released else 1)
+        centered = difference - difference.mean(dim=0)
+        covariance = centered.T @ centered / max(len(difference) - 1, 1)
+        identity = torch.eye(len(difference), dtype=difference.dtype, device=difference.device)
+        factor = torch.linalg.cholesky_ex(covariance + self.tikhonov * identity).L
+        whitened = torch.linalg.solve_triangular(factor, difference.T, upper=False)
+        squares = whitened.square().sum(dim=0)
+        is_positive = squares > 0
+        return (torch.where(is_positive, squares, 1.0).sqrt() * is_positive).mean()

@@ -1,11 +1,11 @@
 """SRD: match projected, standardized embeddings by the logarithm of a power of the difference."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered
 from distillers.losses.ops import require
+from distillers.losses.ops.divergence import softened_divergence
 from distillers.losses.ops.numerics import at_least_fp32
 
 
@@ -73,7 +73,5 @@ class SRD(nn.Module):
         sums = gathered((student - teacher).abs().pow(self.power).sum()[None], (), self.gather)
         smallest = torch.finfo(sums.dtype).tiny
         of_features = sums.sum().clamp(min=smallest).log()
-        own = (at_least_fp32(student_logits) / self.temperature).log_softmax(dim=1)
-        target = (at_least_fp32(teacher_logits.detach()) / self.temperature).log_softmax(dim=1)
-        divergence = F.kl_div(own, target, reduction="batchmean", log_target=True)
+        divergence = softened_divergence(student_logits, teacher_logits, self.temperature).mean()
         return self.feature_weight * of_features + self.temperature**2 * divergence

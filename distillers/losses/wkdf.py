@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from distillers.losses.fitnet import adapter
 from distillers.losses.ops import require
 from distillers.losses.ops.numerics import at_least_fp32
-from distillers.losses.wkdl import half_cosine
+from distillers.losses.ops.schedule import half_cosine
 
 BOTTLENECK = 256
 

@@ -1,7 +1,5 @@
 """WKDL: transport cost between the probabilities of the other classes."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +7,7 @@ from torch import Tensor, nn
 from distillers.losses.ops import require
 from distillers.losses.ops.numerics import at_least_fp32, centered, l2_normalize, no_autocast
 from distillers.losses.ops.reused_classifier import single_linear
+from distillers.losses.ops.schedule import half_cosine
 
 
 class WKDL(nn.Module):
@@ -102,13 +101,6 @@ class WKDL(nn.Module):
             right = teacher / (left @ kernel + 1e-8)
             left = student / (right @ kernel.T + 1e-8)
         return (left * (right @ (kernel * cost).T)).sum(dim=1)
-
-
-def half_cosine(progress: float, start: float) -> float:
-    """Return a factor that is 1 until `start` and decays to 0 by half a cosine at progress 1."""
-    if progress <= start:
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (progress - start) / (1 - start)))
 
 
 def cka_cost(features: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
-"""Divergences of log-probabilities, of all classes or some, and shares below the median."""
+"""Divergences of probabilities, of all classes or some, and shares below the median."""
 
 import torch
 from torch import Tensor
+
+from distillers.losses.ops.numerics import at_least_fp32
 
 
 def target_log_probs(logits: Tensor, label: Tensor) -> Tensor:
@@ -31,20 +33,28 @@ def kl_divergence(teacher: Tensor, student: Tensor) -> Tensor:
     return (teacher.exp() * (teacher - student)).sum(dim=1)
 
 
-def share_below_median(values: Tensor) -> Tensor:
-    """Return the fraction, a scalar, of values (n,) that are not above their median.
+def softened_divergence(student: Tensor, teacher: Tensor, temperature: float | Tensor) -> Tensor:
+    """Return KL(softmax(teacher / T) || softmax(student / T)) (n,) of two sets of logits (n, k)."""
+    predicted = (at_least_fp32(student) / temperature).log_softmax(dim=1)
+    target = (at_least_fp32(teacher.detach()) / temperature).log_softmax(dim=1)
+    return kl_divergence(target, predicted)
 
-    The median of an even number of values is the mean of the two in the middle.
-    """
-    ranked = values.sort().values
-    median = (ranked[(len(values) - 1) // 2] + ranked[len(values) // 2]) / 2
+
+def confidence(logits: Tensor) -> Tensor:
+    """Return the largest probability of each row of logits (n, k), (n,)."""
+    return at_least_fp32(logits).softmax(dim=1).amax(dim=1)
+
+
+def share_below_median(values: Tensor) -> Tensor:
+    """Return the fraction, a scalar, of values (n,) that are not above their median."""
+    median = values.quantile(0.5, interpolation="midpoint")
     return (values <= median).to(values.dtype).mean()
 
 
 @torch.no_grad()
 def uncertain_share(teacher: Tensor) -> Tensor:
     """Return the fraction of logits (n, k) with a confidence of at most the median."""
-    return share_below_median(teacher.softmax(dim=1).amax(dim=1))
+    return share_below_median(confidence(teacher))
 
 
 @torch.no_grad()

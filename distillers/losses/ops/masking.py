@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from distillers.distributed.collectives import first_row
-from distillers.losses.ops.negative_sampling import MASK, mixed
+from distillers.losses.ops.negative_sampling import mixed
 
 
 def generator(width: int) -> nn.Sequential:
@@ -19,7 +19,7 @@ def row_draws(seed: Tensor, step: Tensor, x: Tensor, rows_per_rank: tuple[int, .
 
     They depend on the rows of the batch of all processes, not on how these are divided.
     """
-    key = mixed(seed + mixed(step & MASK))
+    key = mixed(seed + mixed(step))
     start = first_row(x, rows_per_rank)
     rows = torch.arange(start, start + len(x), device=seed.device)
     places = torch.arange(x.shape[1], device=seed.device)

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distillers.losses.ops.numerics import l2_normalize, no_autocast
+
 CHUNK = 2**24  # elements gathered at once: 64 MiB
 
 
@@ -28,6 +30,28 @@ def weighted_row_sum(weights: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
         spread = weights.new_zeros(len(rows), len(bank)).scatter_add_(1, rows, weights)
         return spread @ bank
     return F.embedding_bag(rows, bank, per_sample_weights=weights, mode="sum")
+
+
+def log_similarities(
+    anchors: Tensor, memory: Tensor, written: Tensor, temperature: float
+) -> Tensor:
+    """Return the log-softmax (n, N) of inner products over a temperature, among the written rows.
+
+    Args:
+        anchors: (n, d) embeddings.
+        memory: (N, d) embeddings.
+        written: (N,) which rows of the memory count. The others get a finite value, so that the
+            result is finite even if there is none.
+        temperature: divisor of the inner products.
+    """
+    with no_autocast(memory):
+        products = anchors @ memory.T / temperature
+    return products.masked_fill(~written, torch.finfo(products.dtype).min / 2).log_softmax(dim=1)
+
+
+def average_rows(memory: Tensor, index: Tensor, rows: Tensor, momentum: float) -> None:
+    """Move the rows `index` (n,) of a memory (N, d) towards new ones (n, d), all of unit length."""
+    write_rows(memory, index, l2_normalize(momentum * memory[index] + (1 - momentum) * rows))
 
 
 def write_rows(memory: Tensor, index: Tensor, rows: Tensor) -> None:

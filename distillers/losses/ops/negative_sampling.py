@@ -75,7 +75,7 @@ class NegativeSampler(nn.Module):
 
     def _draws(self, index: Tensor, num_draws: int) -> Tensor:
         """Return 31-bit integers (n, num_draws)."""
-        key = mixed(self.seed + mixed(self.step & MASK))
+        key = mixed(self.seed + mixed(self.step))
         columns = mixed(key + torch.arange(num_draws, device=index.device))
         rows = mixed(~key + mixed(index)) | 1
         return (rows[:, None] * columns).bitwise_and_(MASK)

@@ -21,12 +21,12 @@ def l2_normalize(x: Tensor, dim: int = -1) -> Tensor:
     of a zero vector by 1 / eps.
     """
     squares = x.square().sum(dim, keepdim=True)
-    there = squares > 1e-24
-    return x * torch.where(there, squares, 1.0).rsqrt() * there
+    is_nonzero = squares > 1e-24
+    return x * torch.where(is_nonzero, squares, 1.0).rsqrt() * is_nonzero
 
 
 def centered(x: Tensor, dim: int = -1) -> Tensor:
     """Subtract the mean along `dim`; vectors that are constant up to rounding give zeros."""
-    apart = x - x.mean(dim, keepdim=True)
+    deviations = x - x.mean(dim, keepdim=True)
     rounding = (8 * torch.finfo(x.dtype).eps) ** 2 * x.square().sum(dim, keepdim=True)
-    return apart * (apart.square().sum(dim, keepdim=True) > rounding)
+    return deviations * (deviations.square().sum(dim, keepdim=True) > rounding)
