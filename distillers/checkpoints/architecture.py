@@ -187,8 +187,7 @@ def _log_choice(
 ) -> None:
     """Log which weights were taken and which were left out, with `extra` single numbers."""
     keys = [weights.key for weights in candidates]
-    taken_and_parts = [key for key in keys if _contains(taken.key, key)]
-    others = [k for k in keys if k not in taken_and_parts and not _contains(k, taken.key)]
+    others = [k for k in keys if not _contains(taken.key, k) and not _contains(k, taken.key)]
     others = [k for k in others if not any(_contains(o, k) for o in others if o != k)]
     siblings = taken.key.rpartition(".")[0]
     left = ", ".join(sorted(key.removeprefix(f"{siblings}.") for key in others))

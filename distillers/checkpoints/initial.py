@@ -76,11 +76,10 @@ def build_initial(
             f"{pretrained} is for images of {own_size} x {own_size}, not {image_size} x "
             f"{image_size}; add --image_size {own_size}."
         )
-    message = f"{name} starts from {pretrained}"
-    if card["num_classes"] != num_classes:
-        message += f", with a new classifier ({num_classes} classes instead of "
-        message += f"{card['num_classes']})"
-        if card["num_classes"]:
+    message, classes = f"{name} starts from {pretrained}", card["num_classes"]
+    if classes != num_classes:
+        message += f", with a new classifier ({num_classes} classes instead of {classes})"
+        if classes:
             net = replace_classifier(net, num_classes)
         else:
             net = add_classifier(net, name, num_classes, own_size)
@@ -93,14 +92,7 @@ def build_initial(
 def with_drop_path(
     net: nn.Module, name: str, num_classes: int, image_size: int, rate: float
 ) -> nn.Module:
-    """Return a network with the weights of `net` and stochastic depth.
-
-    Args:
-        net: network `name` on the CPU, as it was built by its name.
-        name: as in `distillers.models.create`.
-        num_classes: number of its logits.
-        image_size: side of its images in pixels.
-        rate: of stochastic depth.
+    """Return network `name` with the weights of `net` and stochastic depth of this rate.
 
     Raises:
         InputError: if such a network has no stochastic depth.
@@ -114,9 +106,8 @@ def _fits_size(name: str, card: dict[str, Any], own_size: int, image_size: int) 
     """Return whether a network's weights fit images of another size, too."""
     if "format" not in card:  # another project's; its card has a size only if no other fits
         return False
-    classes = card["num_classes"]
-    own = shapes_of(name, own_size, classes)
-    return own == shapes_of(name, image_size, classes)
+    own, wanted = (shapes_of(name, size, card["num_classes"]) for size in (own_size, image_size))
+    return own == wanted
 
 
 def check_forward(net: nn.Module, name: str, images: Tensor, num_classes: int) -> None:

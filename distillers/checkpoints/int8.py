@@ -6,7 +6,6 @@ have on calibration images, as pairs of QuantizeLinear and DequantizeLinear (Jac
 CVPR 2018, https://arxiv.org/abs/1712.05877).
 """
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,10 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillers.checkpoints.checksum import add_to_onnx
-from distillers.checkpoints.onnx import open_session, require
+from distillers.checkpoints.onnx import open_session, require, write_model
 from distillers.errors import InputError, first_line, unknown
-from distillers.files import write_atomically
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 AUTO = "auto"
@@ -169,9 +166,7 @@ def write_card(path: Path, card: dict[str, Any]) -> None:
     _compact(model)
     del model.metadata_props[:]
     del model.graph.value_info[:]  # onnxruntime infers the shapes again
-    entry = model.metadata_props.add()
-    entry.key, entry.value = "card", json.dumps(card)
-    write_atomically(path, add_to_onnx(model.SerializeToString()))
+    write_model(model, card, path)
 
 
 def _compact(model: Any) -> None:

@@ -65,6 +65,11 @@ def write(net: nn.Module, card: dict[str, Any], path: Path, images: Tensor) -> N
     model = program.model_proto
     for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.functions):
         del part.metadata_props[:]  # they have stack traces with the paths of this machine
+    write_model(model, card, path)
+
+
+def write_model(model: Any, card: dict[str, Any], path: Path) -> None:
+    """Write an `onnx.ModelProto` with a card in its metadata and a checksum, atomically."""
     entry = model.metadata_props.add()
     entry.key, entry.value = "card", json.dumps(card)
     write_atomically(path, add_to_onnx(model.SerializeToString()))

@@ -79,11 +79,11 @@ def _load(name: str, num_classes: int, image_size: int) -> tuple[nn.Module, dict
         net = models.create(name, facts["num_classes"], facts["image_size"], pretrained=True)
         facts = {**statistics(net, name), **facts}
     else:
-        classes = inspect.signature(find_callable(name)).parameters.get("num_classes")
-        own = num_classes if classes is None or not isinstance(classes.default, int) else None
-        facts = {"num_classes": classes.default if own is None and classes else num_classes}
-        net = models.create(name, facts["num_classes"], image_size, pretrained=True)
-        facts.update(_declared_facts(net))
+        parameter = inspect.signature(find_callable(name)).parameters.get("num_classes")
+        default = parameter.default if parameter else None
+        classes = default if isinstance(default, int) else num_classes
+        net = models.create(name, classes, image_size, pretrained=True)
+        facts = {"num_classes": classes, **_declared_facts(net)}
     return net, facts
 
 

@@ -118,28 +118,25 @@ def arrange(
         if kind == "logits":
             features[kind] = logits
             continue
-        places = taps.places(kind)
         try:
-            found = [values[place] for place in places]
+            found = [(layouts.get(place, PLAIN), values[place]) for place in taps.places(kind)]
         except KeyError as missing:
             raise InputError(
                 f"{missing.args[0][0]} did not run in the forward; tap another module."
             ) from None
         if kind == "pooled":
-            features[kind] = embedding(head, found[0])
+            features[kind] = embedding(head, found[0][1])
         elif kind == "final" and taps.final == taps.head:
-            features[kind] = embedding(head, found[0])[:, :, None, None]
+            features[kind] = embedding(head, found[0][1])[:, :, None, None]
         elif kind == "tokens":
-            pairs = zip(places, found, strict=True)
-            features[kind] = [layouts.get(place, PLAIN).tokens(value) for place, value in pairs]
+            features[kind] = [layout.tokens(value) for layout, value in found]
+        elif kind == "class_maps":
+            assert head is not None  # there are no places without it
+            layout, value = found[0]
+            features[kind] = class_maps(head, layout.arrange(value))
         else:
-            for i, place in enumerate(places):
-                if place in layouts:
-                    found[i] = layouts[place].arrange(found[i])
-            features[kind] = found if kind in LISTS else found[0]
-            if kind == "class_maps":
-                assert head is not None  # there are no places without it
-                features[kind] = class_maps(head, found[0])
+            maps = [layout.arrange(value) for layout, value in found]
+            features[kind] = maps if kind in LISTS else maps[0]
     return features
 
 

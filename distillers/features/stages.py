@@ -111,7 +111,7 @@ def _named_by_timm(trace: ForwardTrace) -> list[Call]:
             path = f"{prefix}.{row['module']}" if prefix else row["module"]
             call = readable.get(path)
             layout = layout_of(trace, call.output, row["num_chs"]) if call else None
-            if call is None or not any(call.output is each for each in pooled):
+            if call is None or id(call.output) not in pooled:
                 found.append(None if layout is None else call)
         if None in found[-MAX_STAGES:]:
             return []
@@ -171,7 +171,7 @@ def _maps(trace: ForwardTrace, head: str) -> list[_Map]:
         convolutions += isinstance(call.module, nn.Conv2d)
         if call not in readable or f"{head}.".startswith(f"{call.path}."):
             continue
-        if any(call.output is each for each in pooled):
+        if id(call.output) in pooled:
             continue
         values = as_map(trace, call)
         if values is None:
@@ -189,16 +189,16 @@ def _has_map_input(value: Tensor | None, found: list[_Map]) -> bool:
     return value.shape[2] * value.shape[3] > 1 or any(each.call.output is value for each in found)
 
 
-def _pooled(trace: ForwardTrace) -> list[Tensor]:
-    """Return the maps that a module without weights made smaller; a stage ends before it."""
-    return [
-        call.output
+def _pooled(trace: ForwardTrace) -> set[int]:
+    """Return the ids of maps that a module without weights made smaller; a stage ends before it."""
+    return {
+        id(call.output)
         for call in trace.calls
         if call.input is not None
         and not any(True for _ in call.module.parameters())
         and call.input.ndim == call.output.ndim
         and call.input.numel() > call.output.numel()
-    ]
+    }
 
 
 def _is_block(module: nn.Module) -> bool:

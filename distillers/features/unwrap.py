@@ -14,12 +14,11 @@ def unwrap(net: nn.Module) -> tuple[str, nn.Module]:
     path = ""
     while True:
         with_layers = [(name, child) for name, child in net.named_children() if _has_layers(child)]
-        own = any(weight.ndim > 1 for weight in net.parameters(recurse=False))
-        if own or len(with_layers) != 1 or isinstance(net, nn.ModuleList | nn.ModuleDict):
+        is_layer = any(weight.ndim > 1 for weight in net.parameters(recurse=False))
+        is_wrapper = len(with_layers) == 1 and not is_layer and not _declares(net)
+        if not is_wrapper or isinstance(net, nn.ModuleList | nn.ModuleDict):
             return path, net
         name, child = with_layers[0]
-        if _declares(net):
-            return path, net
         path, net = f"{path}.{name}" if path else name, child
 
 

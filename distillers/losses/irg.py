@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from distillers.distributed.collectives import gathered
 from distillers.losses.ops import require
-from distillers.losses.ops.numerics import at_least_fp32
+from distillers.losses.ops.numerics import at_least_fp32, pairwise_distances
 
 FLOOR = 1e-12
 
@@ -121,9 +121,7 @@ def distance(first: Tensor, second: Tensor) -> Tensor:
 
 def edges(features: Tensor) -> Tensor:
     """Return the (n, n) squared distances of features (n, ...) over the largest one."""
-    rows = features.flatten(1)
-    # not by matrix products, which lose precision for nearby points
-    between = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").square()
-    itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+    between = pairwise_distances(features.flatten(1)).square()
+    itself = torch.eye(len(features), dtype=torch.bool, device=features.device)
     between = between.clamp(min=FLOOR).masked_fill(itself, 0.0)
     return between / (between.max() + FLOOR)

@@ -1,5 +1,7 @@
 """KDSVD: match relations between the singular vectors of consecutive stages."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -65,15 +67,16 @@ class KDSVD(nn.Module):
 
     def forward(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> Tensor:
         """Compute the loss from one map (n, c, h, w) per stage of each network."""
-        relations, before = [], None
-        for student, teacher in zip(student_maps, teacher_maps, strict=True):
-            with no_autocast(student):
-                pair = self.directions(at_least_fp32(student), at_least_fp32(teacher.detach()))
-            if before is not None:
-                relations.append(relation(pair, before))
-            before = pair
-        student, teacher = (torch.cat([r[i].flatten() for r in relations]) for i in (0, 1))
-        return (student - teacher).square().sum() / len(student_maps[0])
+        with no_autocast(student_maps[0]):
+            stages = [
+                self.directions(at_least_fp32(student), at_least_fp32(teacher.detach()))
+                for student, teacher in zip(student_maps, teacher_maps, strict=True)
+            ]
+        losses = []
+        for (student_before, teacher_before), (student, teacher) in pairwise(stages):
+            difference = relation(student, student_before) - relation(teacher, teacher_before)
+            losses.append(difference.square().sum())
+        return torch.stack(losses).sum() / len(student_maps[0])
 
     def directions(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Return the student's vectors (n, c, rank), aligned to the teacher's, and these."""
@@ -94,11 +97,9 @@ class KDSVD(nn.Module):
         return chosen * scale[:, None], reference * scale[:, None]
 
 
-def relation(after: tuple[Tensor, Tensor], before: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the relations (n, c, c', rank) of two stages, for student and teacher."""
-    pairs = zip(after, before, strict=True)
-    student, teacher = (torch.exp(-((a[:, :, None] - b[:, None]) ** 2) / 8) for a, b in pairs)
-    return student, teacher
+def relation(after: Tensor, before: Tensor) -> Tensor:
+    """Return the relations (n, c, c', rank) of vectors (n, c, rank) and (n, c', rank)."""
+    return torch.exp(-((after[:, :, None] - before[:, None]) ** 2) / 8)
 
 
 def right_vectors(maps: Tensor, count: int) -> tuple[Tensor, Tensor]:

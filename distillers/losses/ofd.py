@@ -50,11 +50,8 @@ class OFD(nn.Module):
     def forward(self, student_preacts: list[Tensor], teacher_preacts: list[Tensor]) -> Tensor:
         """Compute the loss from one pre-activation map (n, c, h, w) per stage of each network."""
         parts = []
-        heads = zip(self.connectors, self.margins, strict=True)
-        maps = zip(student_preacts, teacher_preacts, strict=True)
-        for stage, ((connector, margin), (student, teacher)) in enumerate(
-            zip(heads, maps, strict=True), start=1
-        ):
+        stages = zip(self.connectors, self.margins, student_preacts, teacher_preacts, strict=True)
+        for stage, (connector, margin, student, teacher) in enumerate(stages, start=1):
             teacher = at_least_fp32(teacher.detach())
             least = margin(teacher)
             response, teacher = same_size(at_least_fp32(connector(student)), teacher)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from distillers.distributed.collectives import first_row, gathered
 from distillers.losses.ops import require
-from distillers.losses.ops.numerics import at_least_fp32
+from distillers.losses.ops.numerics import at_least_fp32, pairwise_distances
 
 
 class RKD(nn.Module):
@@ -55,9 +55,7 @@ class RKD(nn.Module):
 
 def relative_distances(pooled: Tensor) -> Tensor:
     """Return the (n, n) distances of the rows of (n, d), over the mean of the positive ones."""
-    rows = at_least_fp32(pooled)
-    # not by matrix products, which lose precision for nearby points
-    between = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
+    between = pairwise_distances(at_least_fp32(pooled))
     mean = between.sum() / (between > 0).sum().clamp(min=1)
     return between / torch.where(mean > 0, mean, 1.0)
 
@@ -69,8 +67,8 @@ def cosines(between: Tensor, vertices: slice = slice(None)) -> Tensor:
         between: (n, n) distances.
         vertices: the m of the n images that i ranges over.
     """
-    apart = between[vertices] > 1e-6
-    inverse = torch.where(apart, 1 / torch.where(apart, between[vertices], 1.0), 0.0)
+    is_apart = between[vertices] > 1e-6
+    inverse = torch.where(is_apart, 1 / torch.where(is_apart, between[vertices], 1.0), 0.0)
     squares = between.square()
     own = squares[vertices]
     twice = own[:, :, None] + own[:, None, :] - squares[None]

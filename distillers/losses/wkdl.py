@@ -111,6 +111,6 @@ def cka_cost(features: Tensor) -> Tensor:
     Args:
         features: (k, m, d), m samples of each of k classes.
     """
-    apart = centered(at_least_fp32(features), dim=1)
-    grams = l2_normalize((apart @ apart.mT).flatten(1))
+    deviations = centered(at_least_fp32(features), dim=1)
+    grams = l2_normalize((deviations @ deviations.mT).flatten(1))
     return 1 - grams @ grams.T

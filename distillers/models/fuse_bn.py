@@ -47,6 +47,8 @@ def find_pairs(trace: ForwardTrace, places: Collection[Place]) -> list[FusiblePa
         before = made_by.get(id(call.input))
         if before is None or not trace.ran_once(call.path) or not _is_norm(call.module):
             continue
+        if isinstance(before.module, nn.Linear) and before.output.ndim != 2:
+            continue  # the normalization is of the second dimension, not of the layer's features
         if id(before.output) in read or trace.dataflow.num_uses(before.output) != 1:
             continue
         if trace.dataflow.num_uses(before.module.get_parameter("weight")) == 1:

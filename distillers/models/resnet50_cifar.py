@@ -9,6 +9,7 @@ arXiv:1512.03385, table 1. As in the public code of distillation papers, and unl
 from torch import Tensor, nn
 
 from distillers.features.taps import Taps
+from distillers.models.resnet_cifar import project
 from distillers.models.stages import init_kaiming_normal, last_relus, make_stage
 
 EXPANSION = 4
@@ -30,17 +31,15 @@ class Bottleneck(nn.Module):
         self.relu2 = nn.ReLU(inplace=True)
         self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or in_channels != out_channels:
-            self.shortcut.append(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False))
-            self.shortcut.append(nn.BatchNorm2d(out_channels))
+        self.shortcut = project(in_channels, out_channels, stride)
         self.last_relu = nn.ReLU()  # not in place: its input is read as a feature
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, in_channels, h, w) to (n, out_channels, h / stride, w / stride)."""
-        out = self.relu1(self.bn1(self.conv1(x)))
-        out = self.relu2(self.bn2(self.conv2(out)))
-        return self.last_relu(self.bn3(self.conv3(out)) + self.shortcut(x))
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        x = self.relu1(self.bn1(self.conv1(x)))
+        x = self.relu2(self.bn2(self.conv2(x)))
+        return self.last_relu(self.bn3(self.conv3(x)) + shortcut)
 
 
 class ResNet50(nn.Module):

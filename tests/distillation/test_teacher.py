@@ -137,6 +137,15 @@ class WeightToo(Net):
         return self.norm(self.conv(x)) * self.conv.weight.mean()
 
 
+class OfTokens(Net):
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(3, 4), nn.BatchNorm1d(64))
+
+    def between(self, x: Tensor) -> Tensor:
+        tokens = self.norm(self.conv(x.flatten(2).mT))
+        return tokens.mT.unflatten(2, (8, 8))
+
+
 class Scaled(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * self.weight.norm()
@@ -158,6 +167,7 @@ TRAPS = {
     "run twice": Shared,
     "weight used elsewhere": WeightToo,
     "another kind of convolution": lambda: Net(conv=Scaled(3, 4, 3, padding=1)),
+    "another dimension normalized": OfTokens,
     "weight computed": lambda: Net(
         conv=nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3, padding=1))
     ),

@@ -25,6 +25,14 @@ def l2_normalize(x: Tensor, dim: int = -1) -> Tensor:
     return x * torch.where(is_nonzero, squares, 1.0).rsqrt() * is_nonzero
 
 
+def pairwise_distances(rows: Tensor) -> Tensor:
+    """Return the (n, n) Euclidean distances of the rows of (n, d).
+
+    They are not computed by matrix products, which lose precision for nearby points.
+    """
+    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
+
+
 def centered(x: Tensor, dim: int = -1) -> Tensor:
     """Subtract the mean along `dim`; vectors that are constant up to rounding give zeros."""
     deviations = x - x.mean(dim, keepdim=True)
