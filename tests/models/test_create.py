@@ -104,7 +104,7 @@ def test_resnet50_goes_by_the_image_size():
         ("timm:resnet51", "no timm network 'resnet51', did you mean 'resnet5"),
         ("timm:resnet50.a9_in1k", "did you mean 'resnet50."),
         ("timm:###", "no timm network '###'"),
-        ("torchvision:resnet51", "no torchvision network 'resnet51', did you mean 'resnet50'?"),
+        ("torchvision:resnet51", "no torchvision network 'resnet51', did you mean 'resnet50'"),
         ("no_such_module:Net", "no module 'no_such_module' for the network"),
         ("torch.no_such_module:Net", "no module 'torch.no_such_module' for the network"),
         ("torch.nn:Linea", "no class or function in torch.nn called 'Linea', did you mean"),
