@@ -43,7 +43,7 @@ MEMBERS = (
 
 
 def check_content(path: Path, kind: str) -> None:
-    """Check that a file is not empty, nor recognisably something else than weights.
+    """Check that a file is not empty, nor recognizably something else than weights.
 
     Args:
         path: the file.

@@ -49,9 +49,9 @@ def export(
     """
     if path.suffix != SUFFIXES[form]:
         raise InputError(f"--out is {path}; files of --format {form} end in {SUFFIXES[form]}.")
-    temporary = path.with_name(f"{path.stem}.part{path.suffix}")
     example = images[:2].clone()  # not a view: torch.export saves the whole storage
-    try:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.stem}.part") as folder:
+        temporary = Path(folder) / path.name
         if form == "safetensors":
             write_safetensors(classifier.net, card, temporary)
         elif form == "onnx":
@@ -61,15 +61,10 @@ def export(
         else:
             _write_program(classifier, card, temporary, example)
         difference = _compare(classifier, temporary, card["model"], images)
-        if form == "torch_export":
-            write_text(path.with_suffix(".json"), json.dumps(card, indent=2))
-        if form == "openvino":
-            temporary.with_suffix(openvino.WEIGHTS).replace(path.with_suffix(openvino.WEIGHTS))
+        for file in Path(folder).iterdir():
+            if file != temporary:  # weights of openvino, card of torch_export
+                file.replace(path.with_name(file.name))
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-        if form == "openvino":
-            temporary.with_suffix(openvino.WEIGHTS).unlink(missing_ok=True)
     return difference
 
 
@@ -96,6 +91,7 @@ def _write_program(
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={CARD: json.dumps(card)})
     write_atomically(path, add_to_zip(buffer.getbuffer()))
+    write_text(path.with_suffix(".json"), json.dumps(card, indent=2))
 
 
 def _write_openvino(

@@ -17,7 +17,7 @@ from distillers.features.taps import declare_inner_taps
 
 
 class InputAdapter(nn.Module):
-    """Resize and renormalise images before a network.
+    """Resize and renormalize images before a network.
 
     It lets a teacher and a student that expect different inputs share one augmented image. Steps
     that would change nothing are skipped.

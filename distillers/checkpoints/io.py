@@ -49,6 +49,8 @@ _BY_MODULE = {
     "uuid": ("UUID",),
 }
 IGNORED = tuple(f"{module}.{name}" for module, names in _BY_MODULE.items() for name in names)
+# These are filled with items after they are built.
+CONTAINERS = ((lambda *_: {}, "collections.defaultdict"), (lambda *_: [], "collections.deque"))
 
 
 def save(path: Path, payload: dict[str, Any], previous: Path | None = None) -> None:
@@ -117,10 +119,6 @@ def read(path: str | Path) -> dict[str, Any]:
 def log_unverified(path: Path) -> None:
     """Log that a file has no checksum, so that damage to it may go unnoticed."""
     log.warning("%s: not verified, since it has no checksum.", path)
-
-
-# These are filled with items after they are built.
-CONTAINERS = ((lambda *_: {}, "collections.defaultdict"), (lambda *_: [], "collections.deque"))
 
 
 class Ignored:

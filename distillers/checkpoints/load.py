@@ -71,7 +71,7 @@ class Classifier(nn.Module):
         `image_size`, and normalizes with the card's mean and standard deviation.
 
         Args:
-            pixels: (n, c, h, w) or (c, h, w) uint8, with 1 (grey) or 3 (RGB) channels, as from
+            pixels: (n, c, h, w) or (c, h, w) uint8, with 1 (gray) or 3 (RGB) channels, as from
                 `torchvision.io.decode_image`.
 
         Raises:

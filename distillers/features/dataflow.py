@@ -19,10 +19,6 @@ class Dataflow(TorchFunctionMode):
     It observes torch functions while it is entered. Tensors with the same storage, such as views,
     are affected together. What happens inside a compiled or scripted module is not observed;
     `add_call` assumes that its parameters affect its output.
-
-    Args:
-        net: the network.
-        images: its input.
     """
 
     def __init__(self, net: nn.Module, images: Tensor) -> None:

@@ -30,7 +30,7 @@ class CATKD(nn.Module):
 
     Args:
         resolution: r.
-        normalise: whether to normalise the map of each class.
+        normalise: whether to normalize the map of each class.
         bias: whether the student's classifier keeps its bias.
     """
 

@@ -98,9 +98,7 @@ class SDD(nn.Module):
     def regions(self, logits: Tensor, maps: Tensor) -> Tensor:
         """Return the logits (n, 1 + R, k) of the whole and of each cell.
 
-        Args:
-            logits: (n, k).
-            maps: class maps (n, k, h, w).
+        They are those of class maps (n, k, h, w), with the bias that logits (n, k) show.
         """
         maps = at_least_fp32(maps)
         bias = at_least_fp32(logits) - maps.mean((2, 3))
@@ -109,7 +107,7 @@ class SDD(nn.Module):
         return (torch.cat(cells, dim=2) + bias[:, :, None]).transpose(1, 2)
 
     def of_rows(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss inside for each row of two (r, k) and labels (r,), as (r,)."""
+        """Return the loss of each region (r,), from two sets of logits (r, k) and labels (r,)."""
         if self.base == "nkd":
             return self.nkd.rows(student, teacher, labels)
         if self.base == "dkd":

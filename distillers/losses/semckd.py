@@ -100,12 +100,7 @@ class SemCKD(nn.Module):
 
 
 class CrossStage(nn.Module):
-    """Distances between all student and teacher stages, by one learned projection per pair.
-
-    Args:
-        student_channels: channels of each student stage.
-        teacher_channels: channels of each teacher stage.
-    """
+    """Distances between all student and teacher stages, by one learned projection per pair."""
 
     def __init__(self, student_channels: list[int], teacher_channels: list[int]) -> None:
         super().__init__()
@@ -128,12 +123,7 @@ class CrossStage(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Two linear layers with unit-length output, in float32.
-
-    Args:
-        in_features: number of inputs.
-        out_features: number of outputs; the hidden layer is twice as wide.
-    """
+    """Two linear layers, the hidden one twice as wide as the unit-length output, in float32."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()

@@ -114,7 +114,8 @@ def constructor_facts(loss: type[nn.Module]) -> tuple[str, ...]:
     Raises:
         InputError: if a name is not a fact; the message suggests the nearest.
     """
-    return tuple(_required(loss, FACTS)) if _has_constructor(loss) else ()
+    has_constructor = loss.__init__ is not nn.Module.__init__
+    return tuple(_required(loss, FACTS)) if has_constructor else ()
 
 
 def options(loss: type[nn.Module]) -> dict[str, Any]:
@@ -174,11 +175,11 @@ def reads(loss: type[nn.Module]) -> set[str]:
 def needs(loss: type[nn.Module]) -> list[str]:
     """Return what a loss needs, in words: those of `NEEDS`, "two views", "first stage"."""
     named = reads(loss)
-    short = {
+    kinds = {
         name.removeprefix("student_").removeprefix("teacher_").removesuffix(STRONG)
         for name in named
     }
-    found = [word for word, names in NEEDS.items() if short & set(names)]
+    found = [word for word, names in NEEDS.items() if kinds & set(names)]
     if any(name.endswith(STRONG) for name in named):
         found.append("two views")
     return [*found, "first stage"] if hasattr(loss, "warmup") else found
@@ -256,14 +257,8 @@ def _literal(text: str) -> Any:
 
 
 def _defaults(loss: type[nn.Module]) -> dict[str, Any]:
-    if not _has_constructor(loss):
-        return {}
     parameters = inspect.signature(loss).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
-
-
-def _has_constructor(loss: type[nn.Module]) -> bool:
-    return loss.__init__ is not nn.Module.__init__
 
 
 def _required(function: Callable, known: tuple[str, ...]) -> list[str]:

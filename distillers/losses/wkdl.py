@@ -104,12 +104,9 @@ class WKDL(nn.Module):
 
 
 def cka_cost(features: Tensor) -> Tensor:
-    """Return one minus the linear CKA of the features of each two classes, (k, k).
+    """Return one minus the linear CKA (k, k) between classes with m samples each (k, m, d).
 
     The i-th sample of a class is paired with the i-th of the other, so it depends on their order.
-
-    Args:
-        features: (k, m, d), m samples of each of k classes.
     """
     deviations = centered(at_least_fp32(features), dim=1)
     grams = l2_normalize((deviations @ deviations.mT).flatten(1))

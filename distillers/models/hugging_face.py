@@ -19,9 +19,6 @@ class VisionEncoder(nn.Module):
 
     The embedding is that of `get_image_features`, as of CLIP and SigLIP, else the pooled output,
     else the first token of the last hidden state.
-
-    Args:
-        encoder: the model.
     """
 
     num_classes = 0

@@ -63,11 +63,7 @@ def replace_classifier(net: nn.Module, num_classes: int) -> nn.Module:
 
 
 def remove_classifier(net: nn.Module) -> nn.Module:
-    """Replace the classifier of a network by the identity, so that it returns its embeddings.
-
-    Args:
-        net: the network, changed in place; its `num_classes` is 0 afterwards.
-    """
+    """Replace the classifier of a network, in place, by the identity; it has 0 classes then."""
     net.set_submodule(_last_layer(net)[0], nn.Identity())
     cast(Any, net).num_classes = 0
     return net
@@ -83,11 +79,7 @@ def _last_layer(net: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
 
 
 def statistics(net: nn.Module, name: str) -> dict[str, list[float]]:
-    """Return the mean and std of the normalization that published weights expect.
-
-    Returns:
-        A dict with "mean" and "std"; empty if they are unknown.
-    """
+    """Return "mean" and "std" of the normalization that published weights expect, {} if unknown."""
     config = getattr(net, "pretrained_cfg", None)
     if isinstance(config, dict) and config.get("mean") and config.get("std"):
         return {"mean": list(config["mean"]), "std": list(config["std"])}

@@ -13,11 +13,7 @@ HEADS = 4  # of attention; fewer if the width is no multiple
 def convolutional_exit(width: int, last: int, num_blocks: int, num_classes: int) -> nn.Sequential:
     """Return blocks that halve the size and double the width, average pooling and a linear layer.
 
-    Args:
-        width: channels of the map.
-        last: channels after the last block.
-        num_blocks: number of blocks; without any, a 1 x 1 convolution changes the width.
-        num_classes: number of logits.
+    The last block has `last` channels; without any block, a 1 x 1 convolution changes the width.
     """
     blocks: list[nn.Module] = [] if num_blocks else [nn.Conv2d(width, last, 1)]
     for number in range(num_blocks):
@@ -29,13 +25,7 @@ def convolutional_exit(width: int, last: int, num_blocks: int, num_classes: int)
 
 
 def token_exit(width: int, num_blocks: int, num_classes: int) -> nn.Sequential:
-    """Return a merging of 2 x 2 positions, transformer blocks, their mean and a linear layer.
-
-    Args:
-        width: channels of the map, and width of the blocks.
-        num_blocks: number of blocks.
-        num_classes: number of logits.
-    """
+    """Return a merging of 2 x 2 positions, transformer blocks, their mean and a linear layer."""
     blocks = [
         nn.TransformerEncoderLayer(
             width,

@@ -29,9 +29,6 @@ class RunningStandardize(nn.Module):
 
     In training mode the statistics move towards those of the batch, of all processes together: by
     the factor 1 / t in the t-th step, so that they are averages at first, and by at least 0.001.
-
-    Args:
-        width: d.
     """
 
     mean: Tensor

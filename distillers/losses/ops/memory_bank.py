@@ -35,14 +35,10 @@ def weighted_row_sum(weights: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
 def log_similarities(
     anchors: Tensor, memory: Tensor, written: Tensor, temperature: float
 ) -> Tensor:
-    """Return the log-softmax (n, N) of inner products over a temperature, among the written rows.
+    """Return the log-softmax (n, N) of the inner products of anchors (n, d) and a memory (N, d).
 
-    Args:
-        anchors: (n, d) embeddings.
-        memory: (N, d) embeddings.
-        written: (N,) which rows of the memory count. The others get a finite value, so that the
-            result is finite even if there is none.
-        temperature: divisor of the inner products.
+    Rows of the memory that were not written have a probability of 0, but a finite logarithm, so
+    that the result is finite even if none was.
     """
     with no_autocast(memory):
         products = anchors @ memory.T / temperature
@@ -67,12 +63,7 @@ def write_rows(memory: Tensor, index: Tensor, rows: Tensor) -> None:
 
 def write_fifo(queue: Tensor, written: Tensor, pointer: Tensor, rows: Tensor) -> None:
     """Write rows (n, d) to a queue (N, d) over the oldest ones; the last N if there are more.
-
-    Args:
-        queue: the memory.
-        written: (N,) which of its rows were written.
-        pointer: index of the oldest row, a scalar.
-        rows: the new rows.
+    `written` (N,) marks the rows that were written, and `pointer` () is the index of the oldest.
     """
     size, n = len(queue), len(rows)
     kept = rows[-size:]
