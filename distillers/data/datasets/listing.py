@@ -187,7 +187,7 @@ def _classes(root: Path, skipped: list[str]) -> list[str]:
             if _is_system(entry.name):
                 _skip(entry, entry.name, skipped)
                 continue
-            if _is(entry, "dir"):
+            if _leads_to(entry, "dir"):
                 twin = classes.setdefault(composed(entry.name), entry.name)
                 if twin != entry.name:
                     raise InputError(
@@ -258,11 +258,11 @@ def _walk(root: Path, name: str, skipped: list[str], above: tuple[str, ...]) -> 
         if _is_system(entry.name):
             _skip(entry, path, skipped)
             continue
-        if _is(entry, "dir"):
+        if _leads_to(entry, "dir"):
             yield from _walk(root, path, skipped, (*above, real))
             continue
         ending = os.path.splitext(entry.name)[1].lower()
-        if ending in READABLE and _is(entry, "file"):
+        if ending in READABLE and _leads_to(entry, "file"):
             yield path
         elif ending in OTHER_IMAGES:
             raise InputError(
@@ -276,7 +276,8 @@ def _walk(root: Path, name: str, skipped: list[str], above: tuple[str, ...]) -> 
             skipped.append(path)
 
 
-def _is(entry: os.DirEntry, what: str) -> bool:
+def _leads_to(entry: os.DirEntry, what: str) -> bool:
+    """Return whether an entry is a folder ("dir") or a "file", itself or by a symbolic link."""
     try:
         return entry.is_dir() if what == "dir" else entry.is_file()
     except OSError as error:

@@ -73,7 +73,7 @@ def tinyimagenet(source: Path, to: Path, check: bool) -> None:
                 scratch = to / f".{part}.part"
                 for info in tqdm(infos, desc=part, unit="file", disable=None):
                     names = info.filename.split("/")[1:]
-                    if names[:1] == [part] and _safe(names):
+                    if names[:1] == [part] and _is_below(names):
                         target = scratch.joinpath(*names[1:])
                         with archive.open(info) as stream:
                             _write(stream, target, info.file_size)
@@ -213,7 +213,8 @@ def _check_sizes(path: Path, infos: Iterable[zipfile.ZipInfo], to: Path) -> None
         )
 
 
-def _safe(names: list[str]) -> bool:
+def _is_below(names: list[str]) -> bool:
+    """Return whether a path, by its parts, leads below the first, not out of it."""
     return len(names) > 1 and not {"", ".", ".."} & set(names)
 
 

@@ -111,12 +111,13 @@ class Part:
 
     def num_filled(self) -> int:
         """Return the number of rows that are not empty."""
-        return sum(int(np.count_nonzero(records["checksum"])) for _, records in self._all())
+        chunks = (records for _, records in self._record_chunks())
+        return sum(int(np.count_nonzero(records["checksum"])) for records in chunks)
 
     def check(self) -> tuple[int, list[int]]:
         """Return the number of rows that are not empty, and the indices of the damaged ones."""
         count, damaged = 0, []
-        for start, records in self._all():
+        for start, records in self._record_chunks():
             rows = np.arange(start, start + len(records))
             filled = records["checksum"] != 0
             rows, records = rows[filled], records[filled]
@@ -129,7 +130,7 @@ class Part:
         self._records.write(rows, memoryview(bytes(RECORD.itemsize * len(rows))))
         self._known[rows] = 0
 
-    def _all(self) -> Iterator[tuple[int, np.ndarray]]:
+    def _record_chunks(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the records of all rows in chunks, each with the index of its first row."""
         reached = min(len(self._records), len(self._known))
         for start in range(0, reached, CHUNK):
