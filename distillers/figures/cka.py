@@ -76,9 +76,9 @@ class CKA:
 
 
 def _gram(values: Tensor) -> Tensor:
-    """Compute the Gram matrix of centred features, (n, n) float64.
+    """Compute the Gram matrix of centered features, (n, n) float64.
 
-    Centring does not change the estimate but improves its precision.
+    Centering does not change the estimate but improves its precision.
     """
     flat = values.flatten(1)
     flat = flat - flat.mean(0)

@@ -9,7 +9,7 @@ import torch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from distillers.figures.paper import COLOURS, MARKERS, FigureData, make_panels, shorten
+from distillers.figures.paper import COLORS, MARKERS, FigureData, make_panels, shorten
 from distillers.figures.responses import Responses
 
 MAX_CLASSES = 40  # with more, only those with the largest losses and gains are shown
@@ -80,7 +80,7 @@ def plot(
         shift = (number - (len(networks) - 1) / 2) * -step
         low, high = (end[shown].numpy() for end in each.interval)
         gained = f"{network.accuracy - baseline.accuracy:+.1f}".replace("-", "−")
-        tint = COLOURS[number % len(COLOURS)]
+        tint = COLORS[number % len(COLORS)]
         axes.hlines(places + shift, low, high, color=tint, lw=0.7, alpha=0.6)
         axes.plot(
             each.points[shown].numpy(),

@@ -31,6 +31,6 @@ def plot(confusion: pd.DataFrame, name: str) -> FigureData:
     axes.set_ylabel("label")
     caption = (
         f"Confusion matrix of {name} on {cells.sum():,} test images: the number of images by label "
-        "and prediction, coloured by the share of the label's images."
+        "and prediction, colored by the share of the label's images."
     )
     return FigureData("confusion", figure, caption, confusion.rename_axis("label").reset_index())

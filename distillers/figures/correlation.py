@@ -31,11 +31,11 @@ def class_correlation(logits: Tensor) -> Tensor:
     Raises:
         InputError: if the logit of a class is constant.
     """
-    centred = logits.double() - logits.double().mean(0)
-    length = centred.norm(dim=0)
+    centered = logits.double() - logits.double().mean(0)
+    length = centered.norm(dim=0)
     if not bool((length > 0).all()):
         raise InputError(f"the logit of class {int(length.argmin())} is the same for all images.")
-    unit = centred / length
+    unit = centered / length
     return unit.T @ unit
 
 
@@ -86,7 +86,7 @@ def plot_matrices(
     signed: bool,
     label: str,
 ) -> Figure:
-    """Plot (k, k) matrices by title, in panels with one colour scale up to the largest entry."""
+    """Plot (k, k) matrices by title, in panels with one color scale up to the largest entry."""
     columns = num_columns(len(matrices))
     height = {1: 2.6, 2: 1.6, 3: 1.15}[columns]
     figure, axes = make_panels(len(matrices), panel_height=height, extra=0.45)

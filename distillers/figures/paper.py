@@ -20,10 +20,10 @@ WIDTH = 3.3  # inches
 DPI = 400  # of the PNG
 SMALL = 6.0  # points
 
-# Okabe and Ito's colour-blind safe palette without yellow, which is too pale.
+# Okabe and Ito's color-blind safe palette without yellow, which is too pale.
 BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, BLACK = "#E69F00", "#56B4E9", "#000000"
-COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 MARKERS = "osv^D<>Pp*"
 
 STYLE: dict[str, Any] = {

@@ -21,7 +21,7 @@ NUM_IMAGES = 1000
 PERPLEXITY = 30.0
 MAX_ITER = 1000
 
-# Tol's colour-blind safe "muted" scheme and a grey; the markers differ too.
+# Tol's color-blind safe "muted" scheme and a gray; the markers differ too.
 TINTS = (
     *("#332288", "#CC6677", "#117733", "#88CCEE", "#AA4499"),
     *("#999933", "#882255", "#44AA99", "#DDCC77", "#777777"),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from distillers.report.comparisons import MethodRow
 
-NUM_COLOURS = 7  # Okabe and Ito's palette without yellow, which is too pale on white paper
+NUM_COLORS = 7  # Okabe and Ito's palette without yellow, which is too pale on white paper
 SHAPES = (
     "M-4,0A4,4 0 1 0 4,0A4,4 0 1 0 -4,0Z",
     "M-3.7,-3.7H3.7V3.7H-3.7Z",
@@ -30,9 +30,9 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class Style(NamedTuple):
-    """Look of a method in every chart: CSS class of the colour, SVG marker and dash pattern."""
+    """Look of a method in every chart: CSS class of the color, SVG marker and dash pattern."""
 
-    colour: str
+    color: str
     shape: str
     dash: str
 
@@ -41,8 +41,8 @@ def style_of(number: int | None) -> Style:
     """Return the style of a method by its index on the page; None for a network trained alone."""
     if number is None:
         return Style("plain", SHAPES[0], "2 3")
-    shape, dash = SHAPES[number % len(SHAPES)], DASHES[number // NUM_COLOURS % len(DASHES)]
-    return Style(f"s{number % NUM_COLOURS}", shape, dash)
+    shape, dash = SHAPES[number % len(SHAPES)], DASHES[number // NUM_COLORS % len(DASHES)]
+    return Style(f"s{number % NUM_COLORS}", shape, dash)
 
 
 class Chart:

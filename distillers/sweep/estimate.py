@@ -24,7 +24,7 @@ from distillers.config.student import StudentConfig
 from distillers.config.train import TrainConfig
 from distillers.data.batch import Batch
 from distillers.data.source import BatchLoader, DataSource, WrappedLoader
-from distillers.distillation import loss_weights as weights
+from distillers.distillation import loss_weights
 from distillers.distillation.build import distil
 from distillers.distillation.distillation import Distillation
 from distillers.distillation.heads.attach import embed
@@ -198,7 +198,7 @@ def _build_task(
         facts["num_classes"] = 0
     net = models.create(run.network, **facts).to(device)
     assert run.teacher is not None  # a student's run has one
-    chosen = weights.choose(config, run.teacher)
+    chosen = loss_weights.choose(config, run.teacher)
     return distil(
         net,
         [models.create(name, **facts).eval().to(device) for name in run.teacher.split("+")],
@@ -206,7 +206,7 @@ def _build_task(
         images=source.sample(device),
         train_labels=labels.to(device),
         batch_size=config.batch_size,
-        options=weights.options(config, chosen, run.teacher),
+        options=loss_weights.options(config, chosen, run.teacher),
         student_taps=config.taps_s,
         teacher_taps=config.taps_t,
         teacher_weights=config.teacher_weights,

@@ -19,7 +19,7 @@ from distillers.config.student import StudentConfig
 from distillers.config.teacher import TeacherConfig
 from distillers.config.teachers import TeacherFlags
 from distillers.config.trust import check_trusted, own_code_of
-from distillers.distillation import loss_weights as weights
+from distillers.distillation import loss_weights
 from distillers.distillation.cache.pack_files import read_manifest
 from distillers.errors import InputError, shorten, unknown
 from distillers.files import file_name
@@ -111,7 +111,7 @@ class _Expansion:
     def __init__(self, grid: Grid) -> None:
         self.grid, self.expanded = grid, ExpandedGrid()
         self._parse, self._architecture = cache(self._parse_and_check), cache(_architecture)
-        self._weights: dict[tuple[str, ...], weights.Weights] = {}
+        self._weights: dict[tuple[str, ...], loss_weights.Weights] = {}
         self._by_folder: dict[Path, Run] = {}
         for trial, pair, method in itertools.product(grid.trials, grid.pairs, grid.methods):
             if method.applies_to(pair):
@@ -162,8 +162,8 @@ class _Expansion:
             teacher = self._architectures(config, teacher_run)
         if args not in self._weights:
             with _error_context(label):
-                self._weights[args] = weights.choose(config, teacher)
-                weights.options(config, self._weights[args], teacher)
+                self._weights[args] = loss_weights.choose(config, teacher)
+                loss_weights.options(config, self._weights[args], teacher)
         chosen = self._weights[args]
         folder = config.folder(chosen.ce, chosen.kd, chosen.method, teacher)
         args = _with_trial(args, trial)

@@ -26,7 +26,7 @@ class Transfer(Task):
         head: path of its classifier, a linear layer, which is always trained.
         loss: of logits (n, k) and labels (n,).
         finetune: whether to train the backbone, too.
-        update_bn_stats: whether BatchNorm layers of a frozen backbone normalise by the batch while
+        update_bn_stats: whether BatchNorm layers of a frozen backbone normalize by the batch while
             training and update their running statistics, as in the public code. Otherwise a frozen
             backbone is in evaluation mode.
         precompute_features: whether batches hold the input of the classifier (n, d), computed once,

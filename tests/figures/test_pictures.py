@@ -1,4 +1,4 @@
-"""Figures: size, fonts, colours, reproducible bytes, and the selection of what is shown."""
+"""Figures: size, fonts, colors, reproducible bytes, and the selection of what is shown."""
 
 import csv
 import io
@@ -132,7 +132,7 @@ def test_the_settings_of_matplotlib_are_restored():
         assert mpl.rcParams["font.size"] == 23
 
 
-# Simulated colour vision deficiency of severity 1: Machado, Oliveira and Fernandes 2009.
+# Simulated color vision deficiency of severity 1: Machado, Oliveira and Fernandes 2009.
 BLINDNESS = {
     "none": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
     "protanopia": (
@@ -148,9 +148,9 @@ BLINDNESS = {
 }
 
 
-def lab(colour, blindness):
-    """Return the perceived CIE L*a*b* values of an sRGB colour."""
-    srgb = torch.tensor([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)], dtype=torch.float64)
+def lab(color, blindness):
+    """Return the perceived CIE L*a*b* values of an sRGB color."""
+    srgb = torch.tensor([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)], dtype=torch.float64)
     linear = torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     seen = (torch.tensor(blindness, dtype=torch.float64) @ linear).clamp(0, 1)
     to_xyz = torch.tensor(
@@ -163,11 +163,11 @@ def lab(colour, blindness):
 
 
 @pytest.mark.parametrize("kind", BLINDNESS)
-def test_colours_are_distinguishable_without_red_or_green(kind):
-    seen = [lab(colour, BLINDNESS[kind]) for colour in paper.COLOURS]
+def test_colors_are_distinguishable_without_red_or_green(kind):
+    seen = [lab(color, BLINDNESS[kind]) for color in paper.COLORS]
     assert min(float((a - b).norm()) for a, b in itertools.combinations(seen, 2)) > 11
     # Ten tints cannot all differ; each has its own marker.
-    tints = [lab(colour, BLINDNESS[kind]) for colour in tsne.TINTS]
+    tints = [lab(color, BLINDNESS[kind]) for color in tsne.TINTS]
     pairs = list(itertools.combinations(range(len(tints)), 2))
     assert sum(float((tints[a] - tints[b]).norm()) > 11 for a, b in pairs) >= 0.9 * len(pairs)
     assert len(set(paper.MARKERS)) == len(tsne.TINTS)
