@@ -29,10 +29,9 @@ def plot(responses: Sequence[Responses]) -> FigureData:
     figure, axes = make_panels(len(responses), panel_height=height, extra=0.15)
     tables = []
     for number, (panel, each) in enumerate(zip(axes, responses, strict=True)):
-        confidence, classes = each.logits.double().softmax(1).max(1)
-        is_correct = classes == each.labels
-        bins = bin_by_confidence(confidence, is_correct)
-        error = expected_calibration_error(confidence, is_correct)
+        confidence = each.logits.double().softmax(1).amax(1)
+        bins = bin_by_confidence(confidence, each.correct)
+        error = expected_calibration_error(confidence, each.correct)
         _diagram(panel, bins)
         panel.set_title(each.name)
         panel.text(0.97, 0.04, f"ECE {100 * error:.1f} %", ha="right", fontsize=SMALL)

@@ -68,14 +68,14 @@ def teacher_figures(name: str, seen: Predictions, source: DataSource) -> dict[st
     cooled = (logits / temperature).softmax(1).gather(1, classes[:, None])[:, 0]
     rows = json_rows(per_class(classes, labels, source.class_names))
     for number, row in enumerate(rows):
-        mine = labels == number
+        is_class = labels == number
         row |= {"confidence": None, "ece": None}
-        if bool(mine.any()):
-            row["confidence"] = 100 * float(confidence[mine].mean())
-            row["ece"] = expected_calibration_error(confidence[mine], correct[mine])
+        if bool(is_class.any()):
+            row["confidence"] = 100 * float(confidence[is_class].mean())
+            row["ece"] = expected_calibration_error(confidence[is_class], correct[is_class])
     return {
         "name": name,
-        "accuracy": 100 * float(correct.double().mean()),
+        "accuracy": seen.accuracy(),
         "confidence": 100 * float(confidence.mean()),
         "loss": float(F.cross_entropy(logits, labels)),
         "ece": expected_calibration_error(confidence, correct),

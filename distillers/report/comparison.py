@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 from torch import Tensor
+from torch.nn import functional as F
 
 from distillers.data.source import DataSource
 from distillers.figures.calibration import expected_calibration_error
@@ -112,14 +113,12 @@ def mcnemar(won: int, lost: int) -> float:
 def metrics(seen: Predictions) -> dict[str, float]:
     """Return accuracy and balanced accuracy in percent, mean loss, and calibration error."""
     classes, labels = seen.classes(), seen.labels()
-    is_right = classes == labels
     logits = seen.logits()
-    loss = -logits.double().log_softmax(1).gather(1, labels[:, None]).mean()
     return {
-        "test_acc": 100 * int(is_right.sum()) / len(labels),
+        "test_acc": seen.accuracy(),
         "balanced_acc": count_classes(classes, labels, logits.shape[1]).balanced_accuracy(),
-        "test_loss": float(loss),
-        "ece": expected_calibration_error(seen.confidence(), is_right),
+        "test_loss": float(F.cross_entropy(logits.double(), labels)),
+        "ece": expected_calibration_error(seen.confidence(), classes == labels),
         "mean_confidence": float(seen.confidence().mean()),
     }
 

@@ -210,17 +210,17 @@ def _load(
         found = load(path, model=flags.model, image_size=source.image_size, programs=False)
         identity = weights_sha256(path)
     classes = found.card["num_classes"]
-    if flags.keeps_classes and classes != source.num_classes:
-        raise InputError(
-            f"{path} has {classes or 'no'} classes, the data set has {source.num_classes}. Give "
-            "the teacher a head with --teacher_head fit, none for losses that read no logits, or "
-            "--class_map FILE."
-        )
+    if flags.keeps_classes:
+        if classes != source.num_classes:
+            raise InputError(
+                f"{path} has {classes or 'no'} classes, the data set has {source.num_classes}. "
+                "Give the teacher a head with --teacher_head fit, none for losses that read no "
+                "logits, or --class_map FILE."
+            )
+        check_classes(found.card, source, path)
     num_bytes = width * sum(p.numel() for p in found.parameters())
     if world.device.type != "cpu":
         check_fits(flags.path, num_bytes // per_process, world.device)
-    if flags.keeps_classes:
-        check_classes(found.card, source, path)
     return LoadedTeacher(flags, found, identity)
 
 
