@@ -1,0 +1,1 @@
+"""Grids of runs: expansion, execution, and the search for a student."""
