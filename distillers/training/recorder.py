@@ -1,6 +1,7 @@
 """Write the logs and checkpoints of a run while it trains."""
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -147,8 +148,10 @@ class RunRecorder:
         if part == "test" and figure is None and not self.config.as_published_by_simkd:
             return True
         name = f"{part}_{SELECTED[figure]}"
-        rises = row[name] > self.best[name]
-        return row[name] < self.best[name] if figure == "loss" else rises
+        now, best = row[name], self.best[name]
+        if math.isnan(best):  # the loss of logits that are not finite; nothing compares with it
+            return True
+        return now < best if figure == "loss" else now > best
 
 
 def costs(deployed: nn.Module, image_size: int) -> dict[str, Any]:

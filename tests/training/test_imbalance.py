@@ -250,6 +250,12 @@ def test_the_figure_that_chooses_the_best_epoch(select, protocol, part, expected
     assert recorder.best["epoch"] == expected
 
 
+def test_a_first_loss_that_is_not_finite_is_not_the_best_for_ever():
+    config = TeacherConfig(select="loss")
+    recorder = SimpleNamespace(config=config, best={"val_acc": 10.0, "val_loss": float("nan")})
+    assert RunRecorder._is_better(recorder, {"val_acc": 10.0, "val_loss": 2.0})
+
+
 FLAGS = [
     *("--dataset", "folder", "--num_workers", "0", "--image_size", "16", "--batch_size", "4"),
     *("--model", "tests.nets:tiny", "--gpu_id", "cpu", "--lr_decay_epochs", "", "--epochs", "3"),
