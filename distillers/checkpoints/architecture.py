@@ -258,10 +258,7 @@ def _rename_by_order(name: str, state: dict[str, Tensor], path: str | Path) -> d
 def _renamed_by_timm(name: str, candidates: Iterable[Weights], size: int) -> Iterator[Weights]:
     """Yield sets of weights as timm reads them from the files of DINOv2, MAE, Swin and others.
 
-    Args:
-        name: of a network; nothing is yielded if it is not timm's.
-        candidates: the sets of weights in a file.
-        size: side of the images in pixels for which the network is built.
+    Nothing is yielded if `name` is no network of timm; it is built for images of `size` pixels.
     """
     library, _, network = name.partition(":")
     if library != "timm":

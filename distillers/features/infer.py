@@ -89,7 +89,7 @@ def _declared(trace: ForwardTrace) -> Taps | None:
 
 def _check_head(trace: ForwardTrace, taps: Taps) -> None:
     """Check that the input of the head is computed by the network, for each image."""
-    inputs = next((call.input for call in trace.calls if call.path == taps.head), None)
+    inputs = trace.input_of(taps.head)
     if inputs is None:
         return
     name, count = type(trace.net).__name__, len(trace.images)
@@ -201,7 +201,7 @@ def _timm_classifier(trace: ForwardTrace) -> tuple[str, ...]:
 
 
 def _final(trace: ForwardTrace, head: str, maps: tuple[str, ...]) -> str | None:
-    inputs = next((call.input for call in trace.calls if call.path == head), None)
+    inputs = trace.input_of(head)
     if inputs is None:
         return None
     if _is_transformed(trace, inputs):

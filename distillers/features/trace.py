@@ -142,6 +142,10 @@ class ForwardTrace:
         """Return whether a module ran exactly once."""
         return self._num_calls[path] == 1
 
+    def input_of(self, path: str) -> Tensor | None:
+        """Return the input of a module's first call; None if it did not run or took no tensor."""
+        return next((call.input for call in self.calls if call.path == path), None)
+
     def readable(self) -> list[Call]:
         """Return the calls of modules that ran once, with an intact output of one row per image."""
         n = len(self.images)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from distillers.losses.ops import require
 from distillers.losses.ops.divergence import softened_divergence
-from distillers.losses.ops.schedule import linear_warmup
+from distillers.losses.ops.schedule import linear_ramp
 
 
 class CTKD(nn.Module):
@@ -56,7 +56,7 @@ class CTKD(nn.Module):
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, progress: float) -> Tensor:
         """Compute the loss from two (n, k) and the fraction of training done."""
-        reversal = 0.5 * (1 - math.cos(math.pi * linear_warmup(progress, self.rise)))
+        reversal = 0.5 * (1 - math.cos(math.pi * linear_ramp(progress, self.rise)))
         fixed = self.theta.detach()
         theta = fixed - reversal * (self.theta - fixed)  # the value of theta, another gradient
         temperature = self.low + self.span * theta.sigmoid()

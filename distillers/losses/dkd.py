@@ -10,7 +10,7 @@ from distillers.losses.ops.divergence import (
     target_log_probs,
 )
 from distillers.losses.ops.numerics import at_least_fp32
-from distillers.losses.ops.schedule import linear_warmup
+from distillers.losses.ops.schedule import linear_ramp
 from distillers.losses.ops.standardize import z_score
 
 
@@ -68,7 +68,7 @@ class DKD(nn.Module):
     ) -> Tensor:
         """Compute the loss from two (n, k), labels (n,) and the fraction of training done."""
         loss = self.temperature**2 * self.rows(student_logits, teacher_logits, labels).mean()
-        return loss * linear_warmup(progress, self.ramp)
+        return loss * linear_ramp(progress, self.ramp)
 
     def rows(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
         """Return the weighted sum of both divergences (n,), without the factor T^2."""

@@ -6,7 +6,7 @@ from distillers.distributed.collectives import first_row, gathered
 from distillers.losses.ops import require
 from distillers.losses.ops.divergence import kl_divergence
 from distillers.losses.ops.numerics import at_least_fp32
-from distillers.losses.ops.schedule import linear_warmup
+from distillers.losses.ops.schedule import linear_ramp
 
 
 class LumiNet(nn.Module):
@@ -67,7 +67,7 @@ class LumiNet(nn.Module):
         student = self.standardized(at_least_fp32(student_logits), rows_per_rank)
         teacher = self.standardized(at_least_fp32(teacher_logits.detach()), rows_per_rank)
         loss = self.alpha**2 * kl_divergence(teacher, student).mean()
-        return loss * linear_warmup(progress, self.ramp)
+        return loss * linear_ramp(progress, self.ramp)
 
     def standardized(self, logits: Tensor, rows_per_rank: tuple[int, ...]) -> Tensor:
         """Return the (n, k) log-probabilities of the standardized logits of this process."""

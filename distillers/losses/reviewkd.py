@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from distillers.losses.ops import require
 from distillers.losses.ops.feature_maps import check_stages, downsample
 from distillers.losses.ops.numerics import at_least_fp32
-from distillers.losses.ops.schedule import linear_warmup
+from distillers.losses.ops.schedule import linear_ramp
 
 
 class ReviewKD(nn.Module):
@@ -89,7 +89,7 @@ class ReviewKD(nn.Module):
             fused, carried = fusion(own, carried, wanted.shape[-2:])
             parts.append(pyramid(at_least_fp32(fused), at_least_fp32(wanted.detach())))
         loss = torch.stack(parts).sum()
-        return loss * linear_warmup(progress, self.ramp)
+        return loss * linear_ramp(progress, self.ramp)
 
 
 class Fusion(nn.Module):

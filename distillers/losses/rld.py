@@ -10,7 +10,7 @@ from distillers.losses.ops.divergence import (
     target_log_probs,
 )
 from distillers.losses.ops.numerics import at_least_fp32
-from distillers.losses.ops.schedule import linear_warmup
+from distillers.losses.ops.schedule import linear_ramp
 from distillers.losses.ops.standardize import z_score
 
 
@@ -91,4 +91,4 @@ class RLD(nn.Module):
         )
         target = self.alpha * self.target_temperature**2 * of_target
         loss = (target + self.beta * self.temperature**2 * below * exists).mean()
-        return loss * linear_warmup(progress, self.ramp)
+        return loss * linear_ramp(progress, self.ramp)

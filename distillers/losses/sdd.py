@@ -11,7 +11,7 @@ from distillers.losses.ops import require
 from distillers.losses.ops.divergence import softened_divergence
 from distillers.losses.ops.feature_maps import downsample
 from distillers.losses.ops.numerics import at_least_fp32
-from distillers.losses.ops.schedule import linear_warmup
+from distillers.losses.ops.schedule import linear_ramp
 
 GRID = 4  # regions are averages of cells of this grid
 
@@ -93,7 +93,7 @@ class SDD(nn.Module):
         every = labels.repeat_interleave(weight.shape[1])
         rows = self.of_rows(student[:, 1:].flatten(0, 1), teacher[:, 1:].flatten(0, 1), every)
         loss = (weight.flatten() * rows).mean()
-        return loss * linear_warmup(progress, self.ramp)
+        return loss * linear_ramp(progress, self.ramp)
 
     def regions(self, logits: Tensor, maps: Tensor) -> Tensor:
         """Return the logits (n, 1 + R, k) of the whole and of each cell.

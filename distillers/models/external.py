@@ -136,24 +136,18 @@ def _from_user(
     path: str, num_classes: int, image_size: int, pretrained: bool, options: dict[str, Any]
 ) -> nn.Module:
     build = find_callable(path)
-    facts = {
-        "num_classes": num_classes,
-        "image_size": image_size,
-        "pretrained": pretrained,
-        **options,
-    }
+    facts = {"num_classes": num_classes, "image_size": image_size, "pretrained": pretrained}
     signature = inspect.signature(build)
     parameters = signature.parameters
-    given = {name: fact for name, fact in facts.items() if name in parameters}
+    given = {name: fact for name, fact in (facts | options).items() if name in parameters}
     try:
         signature.bind(**given)
     except TypeError:  # another parameter has no default
         given = {}
     if "num_classes" not in given:
-        asks = f"it takes {', '.join(parameters) or 'nothing'}"
         raise InputError(
             f"{path} must take num_classes, may take image_size and pretrained, and must have "
-            f"defaults for all other parameters; {asks}."
+            f"defaults for all other parameters; it takes {', '.join(parameters) or 'nothing'}."
         )
     if options and "drop_path" not in parameters:
         raise without_drop_path(path)

@@ -3,7 +3,7 @@
 import math
 
 
-def linear_warmup(progress: float, ramp: float) -> float:
+def linear_ramp(progress: float, ramp: float) -> float:
     """Return a factor that rises linearly from 0 to 1 until `ramp`; always 1 if that is 0."""
     return min(progress / ramp, 1.0) if ramp > 0 else 1.0
 
