@@ -30,14 +30,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="resnet8")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--busy", type=int, nargs="+", default=[0, usable_cpus()])
     args = parser.parse_args()
-    for number_busy in (0, usable_cpus()):
+    for number_busy in args.busy:
         busy = [
             subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number_busy)
         ]
         try:
             for number in range(args.rounds):
-                times = {name: time_training(args.model, wait) for name, wait in SETTINGS.items()}
+                times = {
+                    name: time_training(args.model, args.epochs, wait)
+                    for name, wait in SETTINGS.items()
+                }
                 shown = ", ".join(f"{name} {took:.1f} s" for name, took in times.items())
                 print(f"beside {number_busy} busy processes, round {number}: {shown}", flush=True)
         finally:
@@ -45,11 +50,11 @@ def main() -> None:
                 process.kill()
 
 
-def time_training(model: str, wait: dict[str, str]) -> float:
-    """Return the duration of a training of two epochs."""
+def time_training(model: str, epochs: int, wait: dict[str, str]) -> float:
+    """Return the duration of a training."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "KMP_"))}
     words = [sys.executable, str(ROOT / "train_teacher.py"), "--dataset", "digits"]
-    words += ["--model", model, "--epochs", "2", "--lr_decay_epochs", "", "--gpu_id", "cpu"]
+    words += ["--model", model, "--epochs", str(epochs), "--lr_decay_epochs", "", "--gpu_id", "cpu"]
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         subprocess.run(

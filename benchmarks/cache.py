@@ -6,6 +6,7 @@ What a step costs that reads a cache is measured by `speed.py`. Writes
 `benchmarks/results/cache.json`.
 """
 
+import argparse
 import json
 import tempfile
 from pathlib import Path
@@ -22,11 +23,15 @@ SHAPE = (256, 8, 8)  # the last map of resnet32x4
 
 def main() -> None:
     """Measure, print and write."""
-    rows = [measure_growth(num_rows) for num_rows in (1_000, 16_000)]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1_000, 16_000])
+    parser.add_argument("--out", type=Path, default=RESULT)
+    args = parser.parse_args()
+    rows = [measure_growth(num_rows) for num_rows in args.rows]
     for row in rows:
         print(f"{row['file_mb']:.0f} MB read; resident memory grew by {row['grown_mb']:.1f} MB")
     content = {"environment": environment(), "memory": rows}
-    RESULT.write_text(json.dumps(content, indent=1) + "\n")
+    args.out.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def measure_growth(num_rows: int) -> dict[str, float]:

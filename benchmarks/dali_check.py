@@ -31,15 +31,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("where", choices=["cpu", "gpu"])
     parser.add_argument("--data_dir")
+    parser.add_argument("--images", type=int, default=800, help="without --data_dir")
     parser.add_argument("--num_workers", type=int, default=8)
     parser.add_argument("--image_size", type=int, default=224)
     args = parser.parse_args()
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as scratch:
         if args.data_dir is None:
-            importlib.import_module("folder").write_images(
-                Path(scratch), 800
-            )  # the script beside this one
+            beside = importlib.import_module("folder")  # the script beside this one
+            beside.write_images(Path(scratch), args.images)
         root = args.data_dir or scratch
         loaders = [
             source_of(

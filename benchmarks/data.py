@@ -32,6 +32,7 @@ from distillers.data import Loader, load
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 BATCH_SIZE = 64
+NUM_USUAL = 10_000  # images of the slower pipeline in an epoch
 RESULT = Path(__file__).parent / "results" / "data.json"
 
 
@@ -68,13 +69,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", help="take the real CIFAR-10 from here; else random bytes")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--images", type=int, default=10000, help="an epoch of the usual pipeline")
+    parser.add_argument("--images", type=int, help="an epoch of the usual pipeline, or JPEGs")
     parser.add_argument("--folder", action="store_true", help="JPEGs in folders; see folder.py")
     parser.add_argument("--workers", type=int, default=2, help="with --folder")
+    parser.add_argument("--out", type=Path, help="default: data.json or folder.json")
     given = parser.parse_args()
     if given.folder:
-        importlib.import_module("folder").compare(given.rounds, given.workers)
+        folder = importlib.import_module("folder")
+        images, out = given.images or folder.NUM_IMAGES, given.out or folder.RESULT
+        folder.compare(given.rounds, given.workers, images, out)
         return
+    num_usual = given.images or NUM_USUAL
     images, labels = _load_images(given.data_dir)
     threads, load_before = torch.get_num_threads(), os.getloadavg()[0]
     ours = {
@@ -86,10 +91,10 @@ def main() -> None:
     }
     usual = {
         "torchvision, PIL, 2 workers, batch 64": _torchvision_loader(
-            images, labels, given.images, workers=2
+            images, labels, num_usual, workers=2
         ),
         "torchvision, PIL, one thread, batch 64": _torchvision_loader(
-            images, labels, given.images, workers=0
+            images, labels, num_usual, workers=0
         ),
     }
     found: dict[str, list[Speed]] = {key: [] for key in (*usual, *ours)}
@@ -105,7 +110,7 @@ def main() -> None:
                 speeds.append(_measure_speed(epoch, lambda batch: len(batch.labels)))
     counted = {key: speeds[1:] for key, speeds in found.items()}  # the first warms up
     what = "CIFAR-10" if given.data_dir else "random bytes, 50,000 x 3 x 32 x 32"
-    _write_results(counted, what, load_before)
+    _write_results(counted, what, load_before, given.out or RESULT)
 
 
 def _load_images(data_dir: str | None) -> tuple[Tensor, Tensor]:
@@ -159,7 +164,7 @@ def _measure_speed(batches: Callable[[], Iterable], size: Callable) -> Speed:
     return Speed(num / (time.perf_counter() - start), num / (time.process_time() - work))
 
 
-def _write_results(found: dict[str, list[Speed]], what: str, load_before: float) -> None:
+def _write_results(found: dict[str, list[Speed]], what: str, load_before: float, out: Path) -> None:
     rows = {}
     print(f"{'':40} {'images/s':>10} {'lowest':>10} {'highest':>10} {'images/core s':>14}")
     for key, speeds in found.items():
@@ -182,9 +187,8 @@ def _write_results(found: dict[str, list[Speed]], what: str, load_before: float)
         "data": what,
         "images_per_second": rows,
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(content, indent=2) + "\n")
-    print(f"written to benchmarks/results/{RESULT.name}")
+    out.write_text(json.dumps(content, indent=2) + "\n")
+    print(f"written to {out}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from distillers.data import ImageSet
 from distillers.distillation.recipes import ELEVEN
 from distillers.training import runner
 
-OUT = Path(__file__).parent / "results/demo_weights.json"
+RESULT = Path(__file__).parent / "results/demo_weights.json"
 FACTORS = (1.0, 0.1, 0.01)
 SIMKD_FACTORS = (10.0, *FACTORS)  # it has no other loss
 SEEDS = (100, 101)
@@ -43,14 +43,17 @@ def factors(method: str) -> tuple[float, ...]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--methods", nargs="+", default=[m for m in ELEVEN if m != "kd"])
-    methods = parser.parse_args().methods
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    args = parser.parse_args()
+    methods, out = args.methods, args.out
     device = torch.device("cpu")
     images = demo.digits()
     teacher = demo.train_teacher(images, device)
-    found = json.loads(OUT.read_text()) if OUT.exists() else {}
+    found = json.loads(out.read_text()) if out.exists() else {}
     for method in ["alone", "kd", *methods]:
         for factor in factors(method) if method in methods else (1.0,):
-            for seed in SEEDS:
+            for seed in args.seeds:
                 key = f"{method} x {factor} seed {seed}"
                 if key in found:
                     continue
@@ -59,11 +62,11 @@ def main() -> None:
                 tests = {"test": part.test_loader(device)}
                 net = demo.train_student(method, teacher, part, seed, device)
                 found[key] = runner.evaluate_on_splits(net, tests)["test_acc"]
-                OUT.write_text(json.dumps(found, indent=1) + "\n")
+                out.write_text(json.dumps(found, indent=1) + "\n")
                 print(f"{key}: {found[key]:.1f}", flush=True)
     for method in methods:
         means = {
-            f: statistics.mean(found[f"{method} x {f} seed {s}"] for s in SEEDS)
+            f: statistics.mean(found[f"{method} x {f} seed {s}"] for s in args.seeds)
             for f in factors(method)
         }
         print(method, max(means, key=means.__getitem__), means)

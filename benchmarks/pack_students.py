@@ -50,7 +50,7 @@ def main() -> None:
     images = load("cifar10", args.data_dir, download=False)
     few = images.keep(torch.arange(args.images))
     teacher = load_or_train_teacher(few, work / "teacher.pt", TEACHER_EPOCHS)
-    content = json.loads(out.read_text())
+    content = json.loads(out.read_text()) if out.exists() else {}
     found = content.setdefault("students", {"teacher": accuracy(teacher, images), "runs": []})
     logits = logits_of(teacher, few)
     for seed in args.seeds:  # outermost, so that a stopped benchmark has whole comparisons

@@ -10,6 +10,7 @@ are interleaved; the result is the median over rounds of the ratio of the two.
 import argparse
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -45,13 +46,14 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=recipes.ELEVEN)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    mp.spawn(run_rank, args=(args,), nprocs=args.processes)
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(run_rank, args=(args, f"{folder}/store"), nprocs=args.processes)
 
 
-def run_rank(rank: int, args: argparse.Namespace) -> None:
+def run_rank(rank: int, args: argparse.Namespace, path: str) -> None:
     """Measure all methods in one process of the group."""
     torch.set_num_threads(1)
-    store = dist.TCPStore("127.0.0.1", 29_871, args.processes, is_master=rank == 0)
+    store = dist.FileStore(path, args.processes)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=args.processes)
     ratios = {method: measure(method, args) for method in args.methods}
     if rank == 0 and args.out:

@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--tests", type=int, default=10_000)
     parser.add_argument("--teacher", default="resnet20")
     parser.add_argument("--student", default="resnet8")
+    parser.add_argument("--methods", nargs="+", default=["kd", "rrd"])
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--longer", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -50,7 +51,7 @@ def main() -> None:
     runs = [
         (f"{method} {recipe}" + (f" x {times}" if times > 1 else ""), flags)
         for seed in args.seeds  # outermost, so that a stopped benchmark has whole comparisons
-        for method in ("kd", "rrd")
+        for method in args.methods
         for recipe in RECIPES
         for times in [1, *(args.longer if recipe == "patient" else [])]
         for flags in [student_flags(args, teacher, method, recipe, times, seed)]
@@ -87,8 +88,9 @@ def student_flags(
 
 
 def milestones(epochs: int) -> str:
-    """Return the published milestones 150, 180, 210 of 240, scaled."""
-    return ",".join(str(max(1, round(epochs * each / 8))) for each in (5, 6, 7))
+    """Return the published milestones 150, 180, 210 of 240, scaled; short runs have fewer."""
+    scaled = {max(1, round(epochs * each / 8)) for each in (5, 6, 7)}
+    return ",".join(map(str, sorted(scaled)))
 
 
 def cut(data_dir: Path, save_dir: Path, images: int, tests: int) -> Path:

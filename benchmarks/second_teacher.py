@@ -5,6 +5,7 @@
 resnet8x4 from resnet32x4 alone, and from resnet32x4 and wrn_40_2, with CE, KD and EmbedMatch, batch
 64 of 32 x 32 images. The difference of both steps is the forward pass of wrn_40_2 and its head. CPU
 time of this process is measured, since other programs keep the cores of a shared machine busy.
+Writes `benchmarks/results/second_teacher.json`.
 """
 
 import argparse
@@ -24,8 +25,8 @@ RESULT = Path(__file__).with_name("results") / "second_teacher.json"
 BATCH, CLASSES = 64, 100
 
 
-def main(rounds: int) -> dict[str, float]:
-    """Return the ratios and write them to `benchmarks/results/second_teacher.json`."""
+def measure(rounds: int) -> dict[str, float]:
+    """Return the ratios."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     images = torch.randn(BATCH, 3, 32, 32)
@@ -58,17 +59,19 @@ def main(rounds: int) -> dict[str, float]:
     found = time_interleaved(runs, rounds, images.device, 1, time.process_time)
     extra = [b - a for a, b in zip(found["one"], found["two"], strict=True)]
     medians = {name: statistics.median(values) for name, values in found.items()}
-    result = {
+    return {
         "second_over_its_forward": statistics.median(extra) / medians["forward"],
         "cached_over_one": medians["cached"] / medians["one"],
         "seconds_of_one": medians["one"],
         "rounds": rounds,
     }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
-    return result
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=30)
-    print(json.dumps(main(parser.parse_args().rounds), indent=2))
+    parser.add_argument("--out", type=Path, default=RESULT)
+    args = parser.parse_args()
+    text = json.dumps(measure(args.rounds), indent=2)
+    args.out.write_text(text + "\n")
+    print(text)

@@ -55,12 +55,13 @@ def main() -> None:
     parser.add_argument("what", choices=("prepare", "collect"))
     parser.add_argument("--data_dir", default="data", help="where CIFAR-10 lies, or is fetched to")
     parser.add_argument("--grid", type=Path, default=GRID)
+    parser.add_argument("--out", type=Path, help="default: named like the grid, in results/")
     args = parser.parse_args()
     grid = yaml.safe_load(args.grid.read_text())
     if args.what == "prepare":
         prepare(Path(args.data_dir), Path(grid["fixed"]["data_dir"]))
     else:
-        collect(grid, RESULTS / f"{args.grid.stem}.json")
+        collect(grid, args.out or RESULTS / f"{args.grid.stem}.json")
 
 
 def prepare(source: Path, target: Path) -> None:

@@ -239,12 +239,15 @@ def table(content: dict) -> str:
         sides = [row["distillers"], row["timm"]]
         speeds = [f"{statistics.mean(side['images_per_second']):.0f}" for side in sides]
         ratios = [f"{row['ratio']['images_per_second']:.1f}", f"{row['ratio']['peak_mib']:.2f}"]
-        accuracies = [
-            f"{statistics.mean(side['acc']):.1f} ± {statistics.stdev(side['acc']):.1f}"
-            for side in sides
-        ]
+        accuracies = [mean_and_deviation(side["acc"]) for side in sides]
         lines.append(f"| {' | '.join([name, *speeds, *ratios, *accuracies])} |")
     return "\n".join(lines)
+
+
+def mean_and_deviation(values: list[float]) -> str:
+    """Return the mean, with the standard deviation over several seeds."""
+    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{deviation}"
 
 
 if __name__ == "__main__":

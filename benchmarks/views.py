@@ -38,7 +38,7 @@ from distillers.training.trainer import Hyperparameters, fit
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 BATCH, RATE = 64, 0.05
-TEACHER_IMAGES, TEACHER_EPOCHS = 10_000, 10
+TEACHER_EPOCHS = 10
 
 
 def main() -> None:
@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--work", default="save/views", help="for the teacher and the cache")
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--teacher_images", type=int, default=10_000)
     parser.add_argument("--views", nargs="+", default=["none", "all", "16", "4", "1"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", default=str(ROOT / "benchmarks/results/views.json"))
@@ -56,7 +57,8 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     images = load("cifar10", args.data_dir, download=False)
     content = json.loads(out.read_text()) if out.exists() else {"runs": []}
-    teacher = load_or_train_teacher(images.keep(torch.arange(TEACHER_IMAGES)), work / "teacher.pt")
+    known = images.keep(torch.arange(args.teacher_images))
+    teacher = load_or_train_teacher(known, work / "teacher.pt", TEACHER_EPOCHS)
     content["teacher"] = accuracy(teacher, images)
     few = images.keep(torch.arange(args.images))
     for seed in args.seeds:
@@ -76,7 +78,7 @@ def build_hparams(epochs: int) -> Hyperparameters:
     return Hyperparameters(epochs=epochs, learning_rate=RATE, milestones=milestones)
 
 
-def load_or_train_teacher(images: ImageSet, path: Path, epochs: int = TEACHER_EPOCHS) -> nn.Module:
+def load_or_train_teacher(images: ImageSet, path: Path, epochs: int) -> nn.Module:
     """Return a resnet20, read from `path` if an earlier process has trained it."""
     torch.manual_seed(0)
     net = models.create("resnet20", num_classes=10).to(memory_format=torch.channels_last)
