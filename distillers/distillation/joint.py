@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
 from distillers.data.batch import Batch
@@ -39,14 +39,15 @@ class JointTask(Task):
     def forward(self, batch: Batch, progress: float = 0.0) -> Step:
         steps = []
         for task in self._all:
-            task.stage = self.stage
+            task.stage, task.splits_loss = self.stage, self.splits_loss
             steps.append(task(batch, progress))
         parts, labelled = dict(steps[0].parts), [*steps[0].labelled]
         for number, step in enumerate(steps[1:], start=2):
             parts |= {f"{name}_{number}": part for name, part in step.parts.items()}
             labelled += [f"{name}_{number}" for name in step.labelled]
         loss = torch.stack([step.loss for step in steps]).sum()
-        return Step(loss, parts, steps[0].logits, tuple(labelled))
+        halves = _split(steps) if self.splits_loss else ()
+        return Step(loss, parts, steps[0].logits, tuple(labelled), *halves)
 
     @override
     def deployed(self) -> nn.Module:
@@ -55,3 +56,19 @@ class JointTask(Task):
     @override
     def networks(self) -> list[nn.Module]:
         return [net for task in self._all for net in task.networks()]
+
+
+def _split(steps: Sequence[Step]) -> tuple[Tensor | None, Tensor | None]:
+    """Return the sums of the losses that read no teacher, and of the others.
+
+    The loss of a task without a teacher is one whole.
+    """
+    labels: list[Tensor] = []
+    teachers: list[Tensor] = []
+    for step in steps:
+        if step.label_loss is None and step.teacher_loss is None:
+            labels.append(step.loss)
+        labels += [] if step.label_loss is None else [step.label_loss]
+        teachers += [] if step.teacher_loss is None else [step.teacher_loss]
+    first, second = (torch.stack(half).sum() if half else None for half in (labels, teachers))
+    return first, second

@@ -16,8 +16,11 @@ from distillers.config.parsing import parse
 from distillers.config.student import StudentConfig
 from distillers.config.teacher import TeacherConfig
 from distillers.distillation.build import distil
+from distillers.distillation.joint import JointTask
+from distillers.distillation.task import Supervised
 from distillers.distributed.world import World
 from distillers.errors import InputError
+from distillers.losses import CE
 from distillers.training.dot import DOT
 from distillers.training.trainer import Trainer
 from tests.golden.fill import draw
@@ -108,6 +111,22 @@ def test_without_a_delta_it_is_sgd():
         for number in range(4):
             trainer.training_step(batch_of(number), 0.0, number + 1)
     torch.testing.assert_close(flat(found), flat(expected), rtol=1e-9, atol=1e-12)
+
+
+def test_a_joint_task_trains_each_of_its_tasks_by_both_momenta():
+    def tasks():
+        return [task_of(), task_of({"ce": 1.0, "kd": 0.5}), Supervised(Small().double(), CE())]
+
+    torch.manual_seed(0)
+    alone = tasks()
+    torch.manual_seed(0)
+    joint = JointTask(tasks())
+    for task in (*alone, joint):
+        trainer = Trainer(task, HPARAMS)
+        for number in range(3):
+            trainer.training_step(batch_of(number), 0.0, number + 1)
+    expected = torch.cat([flat(task) for task in alone])
+    torch.testing.assert_close(flat(joint), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_accumulated_batches_are_one_batch():
