@@ -4,8 +4,8 @@
 
 Runs the documented commands, each in a separate process, on the first images of CIFAR-10; earlier
 runs are continued with `--resume`. All recipes have the same number of epochs, and `patient` also
-has each of `--longer` times as many. Writes the accuracies of the last epoch and the hours of every
-run to `benchmarks/results/recipes.json`, and prints them as a table.
+has each of `--longer` times as many. Writes the accuracies of the last epochs to
+`benchmarks/results/recipes.json`, and prints them as a table.
 """
 
 import argparse
@@ -110,16 +110,15 @@ def cut(data_dir: Path, save_dir: Path, images: int, tests: int) -> Path:
 
 
 def train(kind: str, flags: list[str]) -> dict:
-    """Train by the documented command; return accuracy and hours, and the path of the weights."""
+    """Train by the documented command; return its accuracy and the path of its weights."""
     command = [sys.executable, str(ROOT / f"train_{kind}.py"), *flags]
     print(" ".join(command[1:]), flush=True)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     best = Path(done.stdout.splitlines()[-1].removeprefix("saved "))
     last = json.loads((best.parent / "metrics.jsonl").read_text().splitlines()[-1])
-    hours = json.loads((best.parent / "parameters.json").read_text())["Total time"]
-    print(f"{last['test_acc']:.2f} %, {60 * hours:.1f} minutes", flush=True)
-    return {"best": str(best), "test_acc": last["test_acc"], "hours": hours}
+    print(f"{last['test_acc']:.2f} %", flush=True)
+    return {"best": str(best), "test_acc": last["test_acc"]}
 
 
 def write(args: argparse.Namespace, teacher: dict, rows: dict[str, list[dict]]) -> None:
@@ -131,7 +130,6 @@ def write(args: argparse.Namespace, teacher: dict, rows: dict[str, list[dict]]) 
             "test_acc": accuracies,
             "mean": round(statistics.mean(accuracies), 2),
             "sd": round(statistics.stdev(accuracies), 2) if len(accuracies) > 1 else None,
-            "hours": [round(run["hours"], 4) for run in runs],
         }
     content = {
         "what": "test accuracy in percent after the last epoch, a number for each seed",

@@ -4,6 +4,8 @@ import importlib.util
 import json
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/results"
 
@@ -17,10 +19,10 @@ def test_the_readme_shows_rows_of_the_study():
     assert values == f"| {shown} |"
 
 
-def test_the_page_shows_the_training_beside_timms_loop():
-    path = ROOT / "benchmarks/timm_loop.py"
-    spec = importlib.util.spec_from_file_location("timm_loop", path)
-    timm_loop = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(timm_loop)
-    content = json.loads((RESULTS / "timm_loop.json").read_text())
-    assert timm_loop.table(content) in (ROOT / "docs/recipes.md").read_text()
+@pytest.mark.parametrize("name", ["recipes", "timm_loop"])
+def test_the_page_of_recipes_shows_the_table_of_a_benchmark(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"benchmarks/{name}.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    content = json.loads((RESULTS / f"{name}.json").read_text())
+    assert benchmark.table(content) in (ROOT / "docs/recipes.md").read_text()
