@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from distillers.distributed.collectives import all_gather_rows
 from distillers.losses.ops import require
-from distillers.losses.ops.memory_bank import log_similarities, write_fifo
+from distillers.losses.ops.memory_bank import similarities, write_fifo
 from distillers.losses.ops.numerics import at_least_fp32, l2_normalize
 
 
@@ -69,6 +69,6 @@ class QueueKL(nn.Module):
         queue = self.queue.clone()  # may change before the backward
         # also rows that were copied into the buffer
         written = self.written | (queue.square().sum(dim=1) > 0)
-        predicted = log_similarities(student, queue, written, self.temperature)
-        target = log_similarities(teacher, queue, written, self.temperature)
+        predicted = similarities(student, queue, written, self.temperature).log_softmax(dim=1)
+        target = similarities(teacher, queue, written, self.temperature).log_softmax(dim=1)
         return (target.exp() * (target - predicted) * written).sum(dim=1).mean()

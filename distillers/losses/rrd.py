@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from distillers.distributed.collectives import all_gather_rows
 from distillers.losses.ops import require
-from distillers.losses.ops.memory_bank import average_rows, log_similarities, write_fifo
+from distillers.losses.ops.memory_bank import average_rows, similarities, write_fifo
 from distillers.losses.ops.numerics import at_least_fp32, l2_normalize
 
 
@@ -155,9 +155,10 @@ class RRD(nn.Module):
         rows, written = self.queue.clone(), self.written.clone()
         if self.enqueue == "after":
             self.store(teacher, index, rows_per_rank)
-        predicted = log_similarities(student, rows, written, self.student_temperature)
-        target = log_similarities(teacher, rows, written, self.teacher_temperature).exp()
-        return -(target * predicted * written).sum(dim=1).mean()
+        of_student = similarities(student, rows, written, self.student_temperature)
+        of_teacher = similarities(teacher, rows, written, self.teacher_temperature)
+        target = of_teacher.softmax(dim=1) * written
+        return -(target * of_student.log_softmax(dim=1)).sum(dim=1).mean()
 
     @torch.no_grad()
     def store(

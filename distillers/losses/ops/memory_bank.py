@@ -32,17 +32,15 @@ def weighted_row_sum(weights: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
     return F.embedding_bag(rows, bank, per_sample_weights=weights, mode="sum")
 
 
-def log_similarities(
-    anchors: Tensor, memory: Tensor, written: Tensor, temperature: float
-) -> Tensor:
-    """Return the log-softmax (n, N) of the inner products of anchors (n, d) and a memory (N, d).
+def similarities(anchors: Tensor, memory: Tensor, written: Tensor, temperature: float) -> Tensor:
+    """Return the logits (n, N) of anchors (n, d) against the rows of a memory (N, d).
 
-    Rows of the memory that were not written have a probability of 0, but a finite logarithm, so
-    that the result is finite even if none was.
+    They are inner products over the temperature; where a row was not written, a finite number so
+    low that its probability is 0, unless no row was written.
     """
     with no_autocast(memory):
         products = anchors @ memory.T / temperature
-    return products.masked_fill(~written, torch.finfo(products.dtype).min / 2).log_softmax(dim=1)
+    return products.masked_fill(~written, torch.finfo(products.dtype).min / 2)
 
 
 def average_rows(memory: Tensor, index: Tensor, rows: Tensor, momentum: float) -> None:
