@@ -273,7 +273,7 @@ WRONG = {
     "evaluate PATH_T --image_size -5": "--image_size is -5; it must be at least 8",
     "evaluate PATH_T --val_fraction 7": "--val_fraction is 7.0",
     "report . --format": "--format names nothing to write",
-    "bench --methods kd --out nowhere/x.json": "--out is nowhere/x.json; it must be",
+    "bench --methods kd --out nowhere/x.json": "but the folder nowhere does not exist",
     "studnt": "no command 'studnt', did you mean 'student'",
 }
 
