@@ -181,7 +181,7 @@ class AugmentationFlags:
 def parse_policy(text: str, flag: str = "aa") -> PolicySpec:
     """Read the name of a policy and its settings, in the way of timm's --aa.
 
-    As in "rand-m9-mstd0.5-inc1", "augmix-m5-w4-d2", "original" or "trivial".
+    Examples are "rand-m9-mstd0.5-inc1", "augmix-m5-w4-d2", "original" and "trivial".
 
     Raises:
         InputError: if the name or a setting is unknown, or a number out of its range.

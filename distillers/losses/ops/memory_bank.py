@@ -61,6 +61,7 @@ def write_rows(memory: Tensor, index: Tensor, rows: Tensor) -> None:
 
 def write_fifo(queue: Tensor, written: Tensor, pointer: Tensor, rows: Tensor) -> None:
     """Write rows (n, d) to a queue (N, d) over the oldest ones; the last N if there are more.
+
     `written` (N,) marks the rows that were written, and `pointer` () is the index of the oldest.
     """
     size, n = len(queue), len(rows)
